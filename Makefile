@@ -1,0 +1,73 @@
+# Every target sets up what it needs first; `make help` lists them.
+#
+# Which Python runs it:
+#   make test                                  .venv, made here with python3 and torch $(TORCH)
+#   V2EDIT_PYTHON=/path/to/python make test    that one; its own torch (2.6 or newer) is kept
+#   an activated virtual environment           the same, if it has such a torch; otherwise .venv
+# What .venv is made from:
+#   make PYTHON=python3.12                     another interpreter
+#   make TORCH='torch==2.13.0 --index-url URL' another build of torch, such as one for your GPU
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+HAS_TORCH := import torch, sys; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6))
+ifeq ($(V2EDIT_PYTHON)$(filter help,$(or $(MAKECMDGOALS),help)),)
+  ifneq ($(VIRTUAL_ENV),)
+    ifneq ($(realpath $(VIRTUAL_ENV)),$(realpath .venv))
+      V2EDIT_PYTHON := $(shell '$(VIRTUAL_ENV)/bin/python' -c '$(HAS_TORCH)' 2>/dev/null && echo '$(VIRTUAL_ENV)/bin/python')
+    endif
+  endif
+endif
+
+ifeq ($(V2EDIT_PYTHON),)
+  PY := .venv/bin/python
+  READY := .venv/.v2edit-ready
+else
+  PY := $(V2EDIT_PYTHON)
+  READY := .setup/$(shell printf %s '$(V2EDIT_PYTHON)' | cksum | cut -d ' ' -f 1)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-heavy check format
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(READY) ## make a little video, edit it, and say where the pictures are
+	@out=runs/demo; n=1; while [ -e "$$out" ]; do n=$$((n+1)); out=runs/demo-$$n; done; \
+	'$(PY)' -m v2edit world sample --seed $(DEMO_SEED) -o "$$out" && \
+	'$(PY)' -m v2edit edit "$$out/clip.mp4" "$(DEMO_INSTRUCTION)" -o "$$out/edit" && \
+	echo && echo "before and after: $$out/edit/contact.png   as a video: $$out/edit/compare.mp4"
+DEMO_SEED ?= 7
+DEMO_INSTRUCTION ?= make the ball red
+
+test: $(READY) ## the tests (minutes at most, no GPU, no network)
+	'$(PY)' -m pytest -q
+
+test-heavy: $(READY) ## the tests that take long or want a GPU
+	'$(PY)' -m pytest -q -m heavy
+
+check: $(READY) ## lint, formatting and types
+	'$(PY)' -m ruff check .
+	'$(PY)' -m ruff format --check .
+	'$(PY)' -m pyright --pythonpath "$$('$(PY)' -c 'import sys; print(sys.executable)')"
+
+format: $(READY) ## put formatting and imports in order
+	'$(PY)' -m ruff check --fix .
+	'$(PY)' -m ruff format .
+
+# torch goes in first and by itself: what is already there is kept, and which build comes is TORCH's choice alone.
+$(READY): pyproject.toml
+ifeq ($(V2EDIT_PYTHON),)
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "v2edit needs Python 3.11 or newer, and $(PYTHON) is '$$('$(PYTHON)' --version 2>&1)'; try: make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PY)' -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear .venv
+	@'$(PY)' -c '$(HAS_TORCH)' 2>/dev/null || '$(PY)' -m pip install $(TORCH)
+else
+	@'$(PY)' -c '$(HAS_TORCH)' 2>/dev/null || { echo "$(PY) has no torch 2.6 or newer; install one there first" >&2; exit 1; }
+endif
+	@echo "installing v2edit and its tools for $(PY)"
+	@'$(PY)' -m pip install --quiet -e '.[dev]'
+	@mkdir -p '$(dir $(READY))' && touch '$(READY)'

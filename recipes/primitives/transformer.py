@@ -1,0 +1,232 @@
+"""Step 4: train the transformer and its text encoder together on the latents.
+
+    python recipes/primitives/transformer.py --minutes 90              (a CPU)
+    python recipes/primitives/transformer.py --size large --minutes 20 --batch 256     (a GPU)
+
+v-prediction on CogVideoX-5b's schedule, one stratified timestep a clip, 10 % of the prompts dropped, a new wording of
+the caption at every visit, averaged weights. The blocks' matrices go by Muon, the rest by AdamW. Resumes from
+out/transformer/state.pt; without one, and with `--from-model`, from the committed weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+)
+from torch import Tensor, nn
+from training import (
+    OUT,
+    Averaged,
+    Clock,
+    Muon,
+    batches,
+    device_and_autocast,
+    load_shards,
+    pick,
+    save_state,
+    sheet,
+)
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from v2edit.world.captions import WORDS, caption, sample_wording
+from v2edit.world.scene import COLOURS, FLOORS, SKIES, Scene, sample_scene
+
+MODEL = Path(__file__).parents[2] / "src/v2edit/models/primitives"
+TEXT_LENGTH = 40
+DROPPED = 0.1
+SIZES = {"small": (6, 8), "large": (10, 8)}  # layers, heads of 32
+SHEET_SEEDS = range(1_000_000_000, 1_000_000_008)
+
+
+def new_tokenizer() -> T5Tokenizer:
+    """One token a word that the world's grammar uses; other words fall apart into letters."""
+    phrases = [w for words in WORDS.values() for w in words] + [*COLOURS, *FLOORS, *SKIES]
+    words = sorted(
+        {word for phrase in phrases for word in phrase.split()} | {"a", "and", "sky", "under", "nothing", "stands"}
+    )
+    letters = [chr(c) for c in range(33, 127)]
+    scores = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    scores += [(f"▁{word}", -1.0) for word in words] + [(letter, -4.0) for letter in letters]
+    return T5Tokenizer(vocab=list(dict(scores).items()), extra_ids=0, model_max_length=TEXT_LENGTH)
+
+
+def new_text_encoder(vocabulary: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(vocab_size=vocabulary, d_model=128, d_kv=32, num_heads=4, d_ff=256, num_layers=2, num_decoder_layers=0,
+                 feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1)
+    )  # fmt: skip
+
+
+def new_transformer(size: str, channels: int) -> CogVideoXTransformer3DModel:
+    layers, heads = SIZES[size]
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=heads,
+        attention_head_dim=32,
+        in_channels=channels,
+        out_channels=channels,
+        time_embed_dim=128,
+        text_embed_dim=128,
+        num_layers=layers,
+        sample_width=16,
+        sample_height=16,
+        sample_frames=9,
+        patch_size=2,
+        max_text_seq_length=TEXT_LENGTH,
+        use_rotary_positional_embeddings=True,
+    )
+    # Every block starts as the identity and the output as zero (diffusers starts them at random).
+    silent = [model.norm_out.linear, model.proj_out]
+    for block in model.transformer_blocks:
+        silent += [block.norm1.linear, block.norm2.linear]
+    for linear in silent:
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return model
+
+
+def new_scheduler() -> CogVideoXDPMScheduler:
+    """CogVideoX-5b's published configuration."""
+    return CogVideoXDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+class Denoiser(nn.Module):
+    """Text encoder and transformer as one trainable thing."""
+
+    def __init__(self, text_encoder: T5EncoderModel, transformer: CogVideoXTransformer3DModel) -> None:
+        super().__init__()
+        self.text_encoder, self.transformer = text_encoder, transformer
+
+    def forward(self, latents: Tensor, ids: Tensor, timestep: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        text = self.text_encoder(ids)[0]
+        return self.transformer(latents, text, timestep, image_rotary_emb=rotary, return_dict=False)[0]
+
+
+def captions_of(scenes: list[Scene], indices: np.ndarray, rng: Random) -> list[str]:
+    return ["" if rng.random() < DROPPED else caption(scenes[i], sample_wording(rng)) for i in indices]
+
+
+def optimizers(denoiser: Denoiser, lr: float) -> list[torch.optim.Optimizer]:
+    matrices = [
+        p for n, p in denoiser.transformer.transformer_blocks.named_parameters() if p.ndim == 2 and ".norm" not in n
+    ]
+    inside = {id(p) for p in matrices}
+    rest = [p for p in denoiser.parameters() if id(p) not in inside]
+    return [
+        Muon(matrices, lr=lr),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def pipeline_of(denoiser: Denoiser, tokenizer: T5Tokenizer, vae: AutoencoderKLCogVideoX) -> CogVideoXPipeline:
+    return CogVideoXPipeline(tokenizer, denoiser.text_encoder, vae, denoiser.transformer, new_scheduler())
+
+
+@torch.no_grad()
+def look(pipeline: CogVideoXPipeline, path: Path) -> None:
+    """A sheet of clips generated from prompts alone, and the prompts beside it."""
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = [caption(sample_scene(Random(seed))) for seed in SHEET_SEEDS]
+    clips = pipeline(
+        prompts, height=64, width=64, num_frames=9, num_inference_steps=25, guidance_scale=5.0, output_type="np",
+        max_sequence_length=TEXT_LENGTH, generator=torch.Generator().manual_seed(0),
+    ).frames  # fmt: skip
+    sheet([(clip[::2] * 255).round().astype(np.uint8) for clip in clips], path)
+    path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=90)
+    parser.add_argument("--size", choices=tuple(SIZES), default="small")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--look", type=float, default=8, help="minutes between sample sheets")
+    parser.add_argument("--from-model", action="store_true")
+    options = parser.parse_args()
+    folder = OUT / "transformer"
+    folder.mkdir(parents=True, exist_ok=True)
+    device, autocast = device_and_autocast()
+    torch.manual_seed(0)
+    rng, words = np.random.default_rng(time.time_ns()), Random()
+    shards = load_shards(OUT / "latents")
+    count, channels = len(shards) * len(shards[0]), shards[0].shape[2]
+    scenes = [sample_scene(Random(seed)) for seed in range(count)]
+    vae = AutoencoderKLCogVideoX.from_pretrained(OUT / "vae/vae").to(device).eval()
+    tokenizer = new_tokenizer()
+    if options.from_model:
+        parts = (
+            T5EncoderModel.from_pretrained(MODEL / "text_encoder", dtype=torch.float32),
+            (CogVideoXTransformer3DModel.from_pretrained(MODEL / "transformer", torch_dtype=torch.float32)),
+        )
+    else:
+        parts = new_text_encoder(len(tokenizer)), new_transformer(options.size, channels)
+    denoiser = Denoiser(*parts).to(device).train()
+    averaged = Averaged(denoiser, 0.9993)
+    steppers = optimizers(denoiser, options.lr)
+    scheduler = new_scheduler()
+    alphas = scheduler.alphas_cumprod.float().to(device)
+    rotary = pipeline_of(denoiser, tokenizer, vae)._prepare_rotary_positional_embeddings(
+        64, 64, shards[0].shape[1], device
+    )
+    clock, step, seen = Clock(options.minutes), 0, 0
+    if (folder / "state.pt").exists():
+        state = torch.load(folder / "state.pt", map_location=device)
+        denoiser.load_state_dict(state["model"])
+        averaged.model.load_state_dict(state["averaged"])
+        for stepper, saved in zip(steppers, state["optimizers"], strict=True):
+            stepper.load_state_dict(saved)
+        clock.before, step, seen = state["minutes"], state["step"], state["seen"]
+    looked, saved_at, running = clock.elapsed, clock.elapsed, 1.0
+    for indices in batches(rng, count, options.batch):
+        if clock.elapsed - saved_at > 3 or clock.done >= 1:
+            saved_at = clock.elapsed
+            line = {"minutes": round(saved_at, 1), "step": step, "seen": seen, "loss": round(running, 4)}
+            print(json.dumps(line), flush=True)
+            saved = [stepper.state_dict() for stepper in steppers]
+            save_state(folder / "state.pt", model=denoiser.state_dict(), averaged=averaged.model.state_dict(),
+                       optimizers=saved, minutes=saved_at, step=step, seen=seen)  # fmt: skip
+        if clock.elapsed - looked > options.look or clock.done >= 1:
+            looked = clock.elapsed
+            look(pipeline_of(averaged.model, tokenizer, vae), folder / f"sheet-{seen:08d}.png")
+        if clock.done >= 1:
+            break
+        x0 = torch.from_numpy(pick(shards, indices)).to(device).float()
+        ids = tokenizer(captions_of(scenes, indices, words), padding="max_length", max_length=TEXT_LENGTH,
+                        truncation=True, return_tensors="pt").input_ids.to(device)  # fmt: skip
+        # Stratified: one timestep out of each of B equal parts of 0..999.
+        t = ((torch.rand(len(x0)) + torch.randperm(len(x0))) * (1000 / len(x0))).long().to(device)
+        a, s = (x.sqrt().view(-1, 1, 1, 1, 1) for x in (alphas[t], 1 - alphas[t]))
+        eps = torch.randn_like(x0)
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = options.lr * clock.factor(step)
+        with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+            out = denoiser(a * x0 + s * eps, ids, t, rotary)
+        loss = (out.float() - (a * eps - s * x0)).square().mean()
+        for stepper in steppers:
+            stepper.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+        averaged.update(denoiser, step)
+        running += (float(loss.detach()) - running) * 0.01
+        step, seen = step + 1, seen + len(x0)
+
+
+if __name__ == "__main__":
+    main()

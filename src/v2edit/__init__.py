@@ -1,0 +1,41 @@
+"""V2Edit: training-free, instruction-guided video editing on existing video diffusion models.
+
+The names below are loaded on first use: `import v2edit` costs nothing, torch comes with the first edit.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from v2edit.api import edit_video
+    from v2edit.editing.config import EditConfig
+    from v2edit.editing.editor import Editor
+    from v2edit.prompts import PromptPair
+    from v2edit.video import Video
+
+    __version__: str
+
+__all__ = ["EditConfig", "Editor", "PromptPair", "Video", "__version__", "edit_video"]
+
+_HOMES = {
+    "edit_video": "v2edit.api",
+    "EditConfig": "v2edit.editing.config",
+    "Editor": "v2edit.editing.editor",
+    "PromptPair": "v2edit.prompts",
+    "Video": "v2edit.video",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("v2edit")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,156 @@
+"""One edit, from a video file to a run folder: what `v2edit edit` and `v2edit.edit_video` both are."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
+
+from v2edit.editing.config import EditConfig
+from v2edit.errors import UserError
+from v2edit.prompts import PromptPair
+from v2edit.runs import RunWriter, default_run_folder, describe_input
+
+if TYPE_CHECKING:
+    from v2edit.editing.editor import Progress
+    from v2edit.video import Video
+else:
+    Progress = Any  # Its module loads torch; the command line that is made from the signature needs no more.
+
+BUILT_IN = "primitives"
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """A finished edit: where it lies, the edited video, and the prompts that made it."""
+
+    folder: Path
+    edited: "Video"
+    prompts: PromptPair
+
+
+def edit_video(
+    video: Annotated[str | Path, Positional, arg(metavar="VIDEO")],
+    instruction: Annotated[str | None, Positional, arg(metavar="INSTRUCTION", help_behavior_hint="")] = None,
+    *,
+    source_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    target_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
+    out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    offload: Literal["none", "model", "group"] = "none",
+    vae_tiling: bool = False,
+    revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
+    on_progress: Annotated[Callable[[Progress], None] | None, Suppress] = None,
+    command: Annotated[Sequence[str] | None, Suppress] = None,
+) -> EditRun:
+    """Edit a video so that it shows what an instruction or a target prompt says.
+
+    Args:
+        video: The video to edit: a file, or a folder of images.
+        instruction: What to change, in one sentence; the built-in model turns it into the target prompt.
+        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video.
+        target_prompt: What the video is to show, as like the source prompt as the edit allows.
+        model: The built-in model, a Hugging Face id or a local diffusers folder.
+        out: The run folder to make (default: runs/<video>-<instruction>); it must not exist.
+        device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
+        dtype: Number format; auto is what suits the device.
+        offload: Bring whole parts (model) or single layers (group) to the device as needed: smaller, slower.
+        vae_tiling: Encode and decode in tiles: smaller, slower.
+        revision: Branch, tag or commit of a Hugging Face model.
+        config: How to edit.
+        on_progress: Called after every step.
+        command: The command line to note in the manifest.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    path = Path(video)
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    prompts = resolve_prompts(path, instruction, source_prompt, target_prompt, builtin=model == BUILT_IN)
+    with RunWriter(Path(out) if out else default_run_folder(path, instruction or prompts.target)) as run:
+        from v2edit import video as videos
+
+        source, identity = videos.read(path), describe_input(path)
+
+        from v2edit import backbones
+        from v2edit.editing.editor import Editor
+
+        backbone = backbones.load(model, device, dtype, offload, vae_tiling, revision)
+        result = Editor(backbone).edit(source.frames, prompts, config, on_progress)
+        *stations, edited = (replace(source, frames=frames) for frames in result.subtasks)
+
+        rows = {"source": source.frames}
+        for number, station in enumerate(stations, start=1):
+            videos.write(station, run.folder / f"subtask-{number}.mp4")
+            rows[f"subtask {number}"] = station.frames
+        rows[f"edited: {instruction or prompts.target}"] = edited.frames
+        videos.write(edited, run.folder / "edited.mp4")
+        videos.write_compare(
+            source.frames, edited.frames, run.folder / "compare.mp4", source.fps, source.path, source.times
+        )
+        videos.contact_sheet(rows, run.folder / "contact.png")
+        run.write_manifest(
+            {
+                "input": identity,
+                "instruction": instruction,
+                "prompts": prompts,
+                "model": {
+                    "name": model,
+                    "revision": revision,
+                    "device": str(backbone.device),
+                    "dtype": dtype,
+                },
+                "offload": offload,
+                "vae_tiling": vae_tiling,
+                "config": config,
+                "seed": config.seed,
+                "guidance": backbone.guidance if config.guidance is None else config.guidance,
+                "solver": backbone.solver if config.solver == "auto" else config.solver,
+            },
+            command,
+        )
+    return EditRun(run.out, edited, prompts)
+
+
+def resolve_prompts(
+    video: Path, instruction: str | None, source_prompt: str | None, target_prompt: str | None, builtin: bool
+) -> PromptPair:
+    """The prompt pair of an edit, from what the user said and what lies beside the video.
+
+    Raises `UserError` that names the option to give when something is missing.
+    """
+    if source_prompt is None:
+        source_prompt = _source_prompt_beside(video)
+    if source_prompt is None:
+        raise UserError(f"what does {video.name} show? Say it with --source-prompt (there is none beside the video)")
+    if target_prompt is not None:
+        return PromptPair(source_prompt, target_prompt)
+    if not instruction or not instruction.strip():
+        raise UserError("what is to change? Give an INSTRUCTION, or describe the edited video with --target-prompt")
+    from v2edit.world.grammar import edit_prompt
+
+    try:
+        return edit_prompt(source_prompt, instruction)
+    except UserError as error:
+        if builtin:
+            raise
+        raise UserError(f"{error}; what is not of the built-in world needs a --target-prompt, too") from error
+
+
+def _source_prompt_beside(video: Path) -> str | None:
+    """`source_prompt` in the JSON file of the same name, as `v2edit world sample` writes it."""
+    sidecar = video.with_suffix(".json")
+    if not sidecar.is_file():
+        return None
+    try:
+        facts = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{sidecar} is no JSON ({error}); mend it or give --source-prompt") from error
+    prompt = facts.get("source_prompt") if isinstance(facts, dict) else None
+    return prompt if isinstance(prompt, str) else None

@@ -1,0 +1,83 @@
+"""The protocol of a video model: all that the editing above it knows of any family.
+
+Letters: R rows of a lockstep batch (branches x guidance halves), F latent frames, C channels, L text slots, D width.
+Rows are evaluated together so that a row's attention may take maps from another row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v2edit.attention import Replacement
+from v2edit.noise import Schedule
+
+
+@dataclass(frozen=True)
+class Size:
+    """A clip's size in frames and pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """An encoded prompt: `embedding` [L, D], and the ids of its tokens without padding."""
+
+    embedding: Tensor
+    ids: tuple[int, ...]
+
+
+class Backbone(Protocol):
+    """A text-to-video model as a denoiser of latents."""
+
+    name: str
+    guidance: float  # the family's own classifier-free guidance for editing
+    solver: str  # the solver that the model's own scheduler amounts to
+    trained: Size  # the clip it was trained on
+    text_length: int  # L
+    pad_id: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents live and noise is drawn."""
+        ...
+
+    def fit(self, size: Size) -> Size:
+        """The nearest size that the model takes: as many frames or more, the aspect kept, the trained area."""
+        ...
+
+    def encode(self, frames: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+        """uint8 [T, H, W, 3] of a valid size to scaled latents [1, F, C, h, w], float32: the posterior's mode,
+        or a sample of it where a generator is given."""
+        ...
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents [1, F, C, h, w] to uint8 [T, H, W, 3]."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> list[Text]:
+        """Each prompt padded to L slots and encoded; what is longer is cut, with one warning."""
+        ...
+
+    def schedule(self, steps: int) -> Schedule:
+        """The noise levels of `steps` denoising steps, from the model's own scheduler."""
+        ...
+
+    def denoise(
+        self,
+        latents: Tensor,
+        step: int,
+        schedule: Schedule,
+        text: Tensor,
+        replacement: Replacement | None = None,
+    ) -> Tensor:
+        """The network's x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape."""
+        ...

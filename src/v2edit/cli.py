@@ -1,0 +1,157 @@
+"""The `v2edit` command: parse, call, show.
+
+Options are made from the signatures of the functions called. Exit codes: 0 done, 1 a bug (with a traceback),
+2 a mistake in the command or its input, in one line, 130 interrupted.
+"""
+
+import functools
+import io
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+from tyro.extras import SubcommandApp
+
+from v2edit.api import edit_video
+from v2edit.errors import UserError
+from v2edit.runs import RunWriter
+
+if TYPE_CHECKING:
+    from v2edit.editing.editor import Progress
+
+
+def edit(words: Sequence[str], /, *args: Any, **options: Any) -> None:
+    """Run `edit_video`, showing how far it is."""
+    with progress_display() as show:
+        run = edit_video(*args, **options | {"on_progress": show, "command": ["v2edit", *words]})
+    print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}")
+    for path in sorted(run.folder.iterdir()):
+        print(path)
+
+
+def sample(out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")], seed: int = 0) -> None:
+    """Make a clip of the built-in world, with its prompts, an edit to try and that edit's true result.
+
+    Args:
+        out: The folder to make.
+        seed: Which clip.
+    """
+    from v2edit.world.sample import write_sample
+
+    with RunWriter(out) as run:
+        write_sample(seed, run.folder)
+    for path in sorted(run.out.iterdir()):
+        print(path)
+    instruction = json.loads((run.out / "clip.json").read_text(encoding="utf-8"))["instruction"]
+    print(f'try: v2edit edit {shlex.quote(str(out / "clip.mp4"))} "{instruction}"')
+
+
+def parse(words: Sequence[str]) -> functools.partial[None]:
+    """What a command line asks for, ready to be called.
+
+    Raises `SystemExit` as every parser does, `UserError` for values that the dataclasses refuse.
+    """
+
+    def deferred(function: Callable[..., Any], call: Callable[..., None]) -> Callable[..., functools.partial[None]]:
+        @functools.wraps(function)  # Options and help come from this one's signature and docstring.
+        def bind(*args: Any, **options: Any) -> functools.partial[None]:
+            return functools.partial(call, *args, **options)
+
+        return bind
+
+    app, world = SubcommandApp(), SubcommandApp()
+    app.command(name="edit")(deferred(edit_video, functools.partial(edit, words)))
+    world.__doc__ = "The built-in world: little videos whose edits have a known true result."
+    world.command(name="sample")(deferred(sample, sample))
+    app.command(world, name="world")
+
+    read = functools.partial(app.cli, prog="v2edit", description="Edit a video with one sentence.", args=words)
+    try:
+        with redirect_stderr(io.StringIO()):
+            return read()
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # A dataclass's own refusal is one line already: it needs no box around it.
+        cause: BaseException | None = stop
+        while cause := cause.__context__:
+            if isinstance(cause, UserError):
+                raise cause from None
+    return read()  # Once more, aloud.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (the process's own by default) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if words == ["--version"]:
+        from v2edit import __version__
+
+        print(f"v2edit {__version__}")
+        return 0
+    try:
+        parse(words)()
+    except (UserError, OSError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("v2edit: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; not worth loading torch to name it.
+            raise
+        return fail("out of memory; try --offload model, then --offload group, and --vae-tiling")
+    return 0
+
+
+def fail(message: str) -> int:
+    print(f"v2edit: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def progress_display() -> Iterator[Callable[["Progress"], None]]:
+    """A bar on a terminal's stderr; elsewhere a plain line now and then."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainProgress()
+        return
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("reading and loading", total=None)
+
+        def show(at: "Progress") -> None:
+            done = (at.subtask - 1) * at.steps + at.step
+            bar.update(task, description=_where(at), completed=done, total=at.subtasks * at.steps)
+
+        yield show
+
+
+class PlainProgress:
+    """Ten lines a subtask, for logs."""
+
+    def __init__(self) -> None:
+        self.first: tuple[float, int] | None = None
+
+    def __call__(self, at: "Progress") -> None:
+        now, done, total = time.monotonic(), (at.subtask - 1) * at.steps + at.step, at.subtasks * at.steps
+        if self.first is None:
+            self.first = now, done  # Timed from the end of the first step: what comes before it is loading.
+        since, before = self.first
+        if at.step * 10 // at.steps == (at.step - 1) * 10 // at.steps:
+            return
+        left = f", {(now - since) / (done - before) * (total - done):.0f} s left" if done > before else ""
+        print(f"{_where(at)}{left}", file=sys.stderr, flush=True)
+
+
+def _where(at: "Progress") -> str:
+    return f"subtask {at.subtask}/{at.subtasks}, step {at.step}/{at.steps}"

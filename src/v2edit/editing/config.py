@@ -1,0 +1,59 @@
+"""The settings of an edit. Defaults are written here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from v2edit.errors import UserError
+
+SolverName = Literal["auto", "ddim", "ddpm", "dpm-ode", "dpm-sde"]
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """How a video is edited. `inc`, `pnc`, `amr` and `subtasks=1` are the ablations of the paper's Table C."""
+
+    steps: int = 50
+    """Denoising steps of the whole noise range (the edit runs alpha of them)."""
+    alpha: float = 0.9
+    """Initial noise control: noise is added, and denoising starts, at this share of the model's timesteps."""
+    beta: float = 0.5
+    """The controls act down to this share of the timesteps; below it the edit runs free, refining texture."""
+    subtasks: int = 1
+    """Mild steps that the edit is taken in, 1 to 6 as in the paper. Each is a video in the run folder."""
+    mixture: float = 0.7
+    """From the second subtask on: how much of the control comes from the original video, not the current."""
+    guidance: float | None = None
+    """Classifier-free guidance; the model family's own where none is given (CogVideoX: 7)."""
+    solver: SolverName = "auto"
+    """The denoising solver; auto is the one of the model's own scheduler."""
+    ending: Literal["deterministic", "same"] = "deterministic"
+    """Below beta: deterministic steps, which keep more of the source, or the same solver as above."""
+    inc: bool = True
+    """Initial noise control. Off: start from pure noise (as alpha = 1)."""
+    pnc: bool = True
+    """Per-step noise control: each step's noise is the one that would have rebuilt the source."""
+    amr: bool = True
+    """Attention-map replacement: the words that both prompts share attend as they do in the source."""
+    amr_unconditional: bool = False
+    """Replace the maps in guidance's unconditional half too."""
+    padding_shared: bool = True
+    """Count padding beside padding among the shared words."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    seed: int = 0
+    """The same seed gives the same video on the same machine."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("alpha", 0.0, 1.0), ("beta", 0.0, 1.0), ("mixture", 0.0, 1.0)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"--{name} is {getattr(self, name)}, expected {low} to {high}")
+        if self.alpha == 0:
+            raise UserError("--alpha is 0: nothing would be denoised; the paper's value is 0.9")
+        if not 1 <= self.subtasks <= 6:
+            raise UserError(f"--subtasks is {self.subtasks}, expected 1 to 6")
+        if not 1 <= self.steps <= 1000:
+            raise UserError(f"--steps is {self.steps}, expected 1 to 1000 (50 is usual)")
+        if self.guidance is not None and self.guidance < 1:
+            raise UserError(f"--guidance is {self.guidance}, expected 1 (no guidance) or more")

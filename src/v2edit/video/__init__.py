@@ -1,0 +1,12 @@
+"""Video in and out through PyAV: the frames that a player shows, and files that any player plays.
+
+Frames are numpy uint8 [T, H, W, 3], RGB, everywhere. What `read` gives, `write` gives back: the frame
+count, the frame rate, the timestamps, the duration and the sound.
+"""
+
+from v2edit.video.clip import Video
+from v2edit.video.reading import read
+from v2edit.video.sheets import contact_sheet, write_compare
+from v2edit.video.writing import write
+
+__all__ = ["Video", "contact_sheet", "read", "write", "write_compare"]

@@ -1,0 +1,372 @@
+"""Files, image folders and stills to frames."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from v2edit.errors import UserError
+from v2edit.video.clip import Video, frame_times
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame, VideoStream
+    from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
+
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded frames; no editor takes anything near this many
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+SIZE_TAG = "v2edit_size"  # in a file's metadata: "WxH" before the sides were made even for H.264
+
+BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's numbers
+MATRIX = {
+    1: BT709,
+    4: FCC,
+    5: BT601,
+    6: BT601,
+    7: SMPTE240M,
+    9: BT2020,
+    10: BT2020,
+}  # what a file's tag means
+LIMITED, FULL = 1, 2
+HDR_CURVES = {16, 18}  # PQ and HLG
+
+
+def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | int = 8) -> Video:
+    """Reads a video, a GIF, a folder of images (in natural order) or a still image as a player shows it.
+
+    Rotation and mirroring tags are applied and pixels made square (by stretching, so that nothing is lost).
+    Transparency is laid over black. Colours follow the file's matrix and range; where it names no matrix,
+    BT.709 from 1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is mapped to BT.709.
+    Of several video streams the first that is not a cover picture counts. Damaged stretches are passed
+    over, and the frames after them keep their times.
+
+    `max_frames` stops early; `image_fps` is the rate of images, which have none of their own.
+    Raises UserError, one line, for anything that cannot be shown or would fill more than 4 GiB.
+    """
+    path = Path(path)
+    if max_frames is not None and max_frames < 1:
+        raise UserError(f"max_frames is {max_frames}; it must be 1 or more")
+    if path.is_dir():
+        files = [f for f in path.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".")]
+        if not files:
+            raise UserError(f"{path} is a folder without images ({', '.join(sorted(IMAGES))})")
+        return _read_images(sorted(files, key=_natural), max_frames, Fraction(image_fps))
+    _refuse_on_sight(path)
+    if path.suffix.lower() in IMAGES and not _moves(path):
+        return _read_images([path], max_frames, Fraction(image_fps))
+    return _read_video(path, max_frames)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts 2.png before 10.png."""
+    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.findall(r"\d+|\D+", path.name)]
+
+
+def _refuse_on_sight(path: Path) -> None:
+    """Raises UserError for what the first bytes already tell."""
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file or a folder of images")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if not head:
+        raise UserError(f"{path} is an empty file")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer, not the video itself: fetch it with `git lfs pull`")
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _moves(path: Path) -> bool:
+    """Whether an image file is an animation that PyAV reads."""
+    from PIL import Image
+
+    with _pillow_errors(path), Image.open(path) as image:
+        kind, moves = image.format, getattr(image, "is_animated", False)
+    if moves and kind == "WEBP":
+        raise UserError(f"{path} is an animated WebP, which cannot be read: convert it to GIF or MP4")
+    return moves and kind == "PNG"
+
+
+@contextmanager
+def _pillow_errors(path: Path) -> Iterator[None]:
+    """Turns Pillow's complaints about a file into UserErrors."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} is too large an image") from None
+    except (OSError, SyntaxError):  # SyntaxError is how Pillow says that a PNG is broken
+        raise UserError(f"{path} is not an image that can be read") from None
+
+
+def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Video:
+    from PIL import Image, ImageOps
+
+    if fps <= 0:
+        raise UserError(f"the frame rate is {fps}; it must be above 0")
+    frames: list[np.ndarray] = []
+    for file in files[:max_frames]:
+        _refuse_on_sight(file)
+        with _pillow_errors(file), Image.open(file) as image:
+            if not frames:
+                _check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))
+            frame = _pillow_rgb(ImageOps.exif_transpose(image))
+        if frames and frame.shape != frames[0].shape:
+            first, here = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
+            raise UserError(f"images of one video must be of one size: {files[0]} is {first}, {file} is {here}")
+        frames.append(frame)
+    return Video(np.stack(frames), fps)
+
+
+def _pillow_rgb(image) -> np.ndarray:
+    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey, which convert() would clip
+        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        return _over_black(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
+
+
+# --- video files ----------------------------------------------------------------------------------
+
+
+def _read_video(path: Path, max_frames: int | None) -> Video:
+    from av.video.reformatter import VideoReformatter
+
+    frames: list[np.ndarray] = []
+    starts: list[Fraction] = []
+    with opened(path) as container:
+        stream = picture_stream(container)
+        if stream is None:
+            what = "only sound" if container.streams.audio else "no pictures that can be decoded"
+            raise UserError(f"{path} is no video: it holds {what}")
+        tick = stream.time_base or Fraction(1, 1000)
+        rates = [r for r in (stream.guessed_rate, stream.average_rate, stream.base_rate) if r and r <= 1000]
+        usual = 1 / rates[0] if rates else Fraction(1, 25)  # seconds of a frame that does not say
+        claimed = stream.frames or int(Fraction(container.duration or 0, 1_000_000) * (stream.average_rate or 0))
+        _check_memory(path, (stream.width, stream.height), min(max(claimed, 1), max_frames or claimed or 1))
+        size, end, reformatter = None, Fraction(0), VideoReformatter()
+        for frame in _decoded(container, stream, path):
+            if size is None:
+                size = _square_pixel_size(frame.width, frame.height, stream.sample_aspect_ratio)
+            _check_memory(path, size, len(frames) + 1)
+            frames.append(_turned(_rgb(frame, size, reformatter), _display_matrix(frame)))
+            start = frame.pts * (frame.time_base or tick) if frame.pts is not None else end
+            starts.append(start if not starts or start > starts[-1] else end)
+            end = starts[-1] + ((frame.duration or 0) * (frame.time_base or tick) or usual)
+            if len(frames) == max_frames:
+                break
+        else:
+            # A frame's own duration is a guess where frames are stored out of order; the stream's is not.
+            whole = ((stream.start_time or 0) + (stream.duration or 0)) * tick
+            if starts and starts[-1] < whole < end:
+                end = whole
+        crop = re.fullmatch(r"(\d+)x(\d+)", container.metadata.get(SIZE_TAG, ""))
+    if not frames:
+        raise UserError(
+            f"{path} holds no frame that can be decoded: it is damaged, encrypted or an initialisation part"
+        )
+    height, width = frames[0].shape[:2]
+    if crop and (w := int(crop[1])) in (width, width - 1) and (h := int(crop[2])) in (height, height - 1):
+        height, width = h, w
+    fps, times = _timing(starts, end, rates, tick)
+    return Video(_stacked(frames, height, width), fps, times, path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """The file, open for demuxing; UserError where FFmpeg makes nothing of it."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        # An absolute path is never taken for a protocol, and a playlist inside the file reaches no network.
+        container = av.open(
+            str(path.absolute()), container_options={"protocol_whitelist": "file"}, metadata_errors="ignore"
+        )
+    except (FFmpegError, OSError):
+        if _is_cut_mp4(path):
+            raise UserError(
+                f"{path} is cut off: its index (moov) is missing or unfinished; get or export the file again"
+            ) from None
+        raise UserError(f"{path} is not a video that can be read (of an unknown kind, or damaged)") from None
+    with container:
+        if container.format.name == "tty":  # FFmpeg plays any .txt as a text terminal
+            raise UserError(f"{path} is text, not a video")
+        yield container
+
+
+def picture_stream(container: InputContainer) -> VideoStream | None:
+    """The first video stream that is not a cover picture and has a decoder."""
+    from av.stream import Disposition
+
+    still = Disposition.attached_pic | Disposition.timed_thumbnails
+    return next((s for s in container.streams.video if not s.disposition & still and s.codec_context), None)
+
+
+def _is_cut_mp4(path: Path) -> bool:
+    """Whether an MP4 or MOV file ends too early: walks its top boxes, of which moov is the index."""
+    kinds, size, at = set(), path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at + 8 <= size and len(kinds) < 64:
+            file.seek(at)
+            header = file.read(16)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+            kinds.add(kind)
+            if length == 0:  # to the end of the file
+                break
+            at += max(8, int.from_bytes(header[8:], "big") if length == 1 else length)
+    return bool(kinds & {b"ftyp", b"mdat"}) and (b"moov" not in kinds or at > size)
+
+
+def _decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
+    """The stream's frames in the order shown; packets that cannot be decoded are passed over."""
+    import av
+    from av.error import FFmpegError
+
+    decoder = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
+        # FFmpeg's own decoders ignore the second layer that holds the alpha; libvpx reads both.
+        decoder = av.CodecContext.create("libvpx-vp9" if decoder.name == "vp9" else "libvpx", "r")
+    for packet in packets(container, stream):
+        if packet is not None and packet.has_sidedata("encryption_info"):
+            raise UserError(f"{path} is encrypted, so its pictures cannot be read")
+        try:
+            yield from decoder.decode(packet)
+        except FFmpegError:
+            continue
+
+
+def packets(container: InputContainer, *streams) -> Iterator[Packet | None]:
+    """Packets as far as the file goes, then None to flush a decoder."""
+    from av.error import FFmpegError
+
+    try:
+        for packet in container.demux(*streams):
+            if packet.size:
+                yield packet
+    except FFmpegError:
+        pass  # cut off here: what came before is what a player shows
+    yield None
+
+
+# --- one frame ------------------------------------------------------------------------------------
+
+
+def _square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """(width, height) for square pixels: the side that is squeezed in storage is stretched."""
+    aspect = aspect or Fraction(1)
+    if aspect > 1:
+        width = int(width * aspect + Fraction(1, 2))
+    elif 0 < aspect < 1:
+        height = int(height / aspect + Fraction(1, 2))
+    return width, height
+
+
+def _rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
+    """uint8 [H, W, 3] of a decoded frame, its colours by its own matrix, range and transfer curve."""
+    from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation
+
+    kind, colours = frame.format, {}
+    transparent = kind.name == "pal8" or any(c.is_alpha for c in kind.components)
+    if not kind.is_rgb and len(kind.components) > 2:
+        guess = BT709 if frame.width >= 1280 or frame.height > 576 else BT601
+        full = frame.color_range == FULL or kind.name.startswith("yuvj")
+        colours = {
+            "src_colorspace": MATRIX.get(frame.colorspace, guess),
+            "src_color_range": FULL if full else LIMITED,
+            "dst_color_range": FULL,
+        }
+    if frame.color_trc in HDR_CURVES:
+        colours |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
+    smooth = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    shown = reformatter.reformat(
+        frame, *size, "rgba" if transparent else "rgb24", interpolation=smooth, threads=1, **colours
+    ).to_ndarray()
+    return _over_black(shown) if transparent else shown
+
+
+def _over_black(rgba: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: what shows of straight-alpha uint8 [H, W, 4] on a black background."""
+    rgb, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
+    return ((rgb * alpha + 127) // 255).astype(np.uint8)
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d): a stored pixel at (x, y) is shown at (a x + c y, b x + d y), up to scale and shift."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _turned(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """[H, W, 3] turned and mirrored by a display matrix, to the nearest quarter turn."""
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _stacked(frames: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """np.stack of the cropped frames that lets each go once copied, so as not to need the memory twice."""
+    out = np.empty((len(frames), height, width, 3), np.uint8)
+    for k in range(len(frames)):
+        out[k], frames[k] = frames[k][:height, :width], out[:0]
+    return out
+
+
+def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
+    width, height = size
+    if (need := width * height * 3 * count) > MEMORY_LIMIT:
+        raise UserError(
+            f"{path} is too big: {count} frames of {width}x{height} take {need / 2**30:.1f} GiB in memory, "
+            f"and the limit is {MEMORY_LIMIT / 2**30:g}; read fewer frames, or make it smaller first"
+        )
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def _timing(
+    starts: list[Fraction], end: Fraction, rates: list[Fraction], tick: Fraction
+) -> tuple[Fraction, np.ndarray]:
+    """The frame rate, and the times [T] at which frames appear, from timestamps that are whole ticks.
+
+    Containers round timestamps to their tick (Matroska: 1 ms). Where those fit a rate that the file names,
+    the times are exactly k / fps; where they only waver around it, the rate stands and the times are their
+    own; otherwise (and where the last frame is held long) the frame rate is variable, and fps is the average.
+    """
+    count, since, duration = len(starts), [start - starts[0] for start in starts], end - starts[0]
+    times = np.array([float(t) for t in since])
+    average = count / duration
+    evenly = (count - 1) / since[-1] if count > 1 else average
+
+    def fits(fps: Fraction, slack: Fraction) -> bool:
+        lasts = abs(duration - count / fps) <= (1 / (2 * fps) if count > 1 else tick)
+        return lasts and all(abs(t - k / fps) <= slack for k, t in enumerate(since))
+
+    for fps in [*rates, evenly]:
+        if fits(fps, tick if fps * tick < Fraction(1, 4) else Fraction(0)):
+            return fps, frame_times(count, fps)
+    for fps in rates:
+        if fits(fps, 1 / (2 * fps)):
+            return fps, times
+    return average.limit_denominator(1_000_000), times

@@ -1,0 +1,33 @@
+"""What every test shares: few threads, and the way to real material where there is some."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Timing belongs in benchmarks: a busy machine must not fail a test.
+settings.register_profile("v2edit", deadline=None)
+settings.load_profile("v2edit")
+
+# Two cores are enough for everything here, and torch reads these when it is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real videos, prompts and scenes; the test is skipped where there is none."""
+    folder = Path(os.environ.get("V2EDIT_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real material at {folder}: set V2EDIT_DATA to a folder that has it")
+    return folder

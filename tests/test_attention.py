@@ -1,0 +1,268 @@
+"""Attention-map replacement: the merge of two attentions against explicit maps, and bits where inputs are equal."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from v2edit.attention import (
+    Replacement,
+    attend,
+    attend_reference,
+    merge,
+    replace_maps,
+    replaced_attention,
+    replaced_attention_reference,
+)
+from v2edit.attention import (
+    replacement as module,
+)
+
+# How far apart two evaluations may be, by the type of the inputs.
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+    torch.float64: {"rtol": 1e-10, "atol": 1e-10},
+    torch.float16: {"rtol": 4e-3, "atol": 4e-3},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
+}
+dtypes = st.sampled_from(list(TOLERANCE))
+
+
+def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
+    """Numbers as they come from a projection: [batch, tokens, heads, channels] in memory."""
+    b, h, n, d = shape
+    x = scale * torch.randn(b, n, h, d, generator=torch.Generator().manual_seed(seed))
+    return x.to(dtype).transpose(1, 2)
+
+
+@dataclass(repr=False)
+class Case:
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    text_tokens: int
+    replacement: Replacement
+
+    def __repr__(self) -> str:
+        return f"Case(q {tuple(self.q.shape)} {self.q.dtype}, {self.text_tokens} of text, {self.replacement})"
+
+    def fast(self) -> Tensor:
+        return replaced_attention(self.q, self.k, self.v, self.replacement, self.text_tokens)
+
+    def reference(self) -> Tensor:
+        return replaced_attention_reference(self.q, self.k, self.v, self.replacement, self.text_tokens)
+
+    @property
+    def tolerance(self) -> dict[str, float]:
+        return TOLERANCE[self.q.dtype]
+
+
+@st.composite
+def weighted_sources(draw: st.DrawFn, rows: int) -> tuple[tuple[int, float], ...]:
+    chosen = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=3))
+    shares = [draw(st.integers(1, 9)) for _ in chosen]
+    return tuple((row, share / sum(shares)) for row, share in zip(chosen, shares, strict=True))
+
+
+@st.composite
+def cases(draw: st.DrawFn, mask: bool = True) -> Case:
+    rows, heads, dim = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 4, 8, 24, 64]))
+    text, video = draw(st.integers(1, 12)), draw(st.integers(1, 40))
+    shared: int | Tensor = draw(st.integers(0, text))
+    if mask and draw(st.booleans()):
+        shared = torch.tensor(draw(st.lists(st.booleans(), min_size=text, max_size=text)))
+    seed, scale, dtype = draw(st.integers(0, 2**20)), draw(st.sampled_from([1.0, 3.0])), draw(dtypes)
+    q, k, v = (
+        randn(rows, heads, text + video, dim, seed=seed + i, dtype=dtype, scale=(scale, scale, 1.0)[i])
+        for i in range(3)
+    )
+    sources = tuple(draw(weighted_sources(rows)) for _ in range(rows))
+    return Case(q, k, v, text, Replacement(shared, sources))
+
+
+def own_maps(rows: int) -> tuple[tuple[tuple[int, float], ...], ...]:
+    return tuple(((row, 1.0),) for row in range(rows))
+
+
+@given(cases())
+@settings(max_examples=200)
+def test_the_merge_equals_explicit_maps(case):
+    got = case.fast()
+    assert got.shape == case.q.shape and got.dtype == case.q.dtype
+    torch.testing.assert_close(got, case.reference(), **case.tolerance)
+
+
+@given(cases())
+def test_no_shared_columns_is_plain_attention(case):
+    case.replacement = Replacement(0, case.replacement.sources)
+    plain = F.scaled_dot_product_attention(case.q, case.k, case.v)
+    torch.testing.assert_close(case.fast(), plain, **case.tolerance)
+
+
+@given(cases())
+def test_rows_that_name_themselves_get_plain_attention(case):
+    case.replacement = Replacement(case.replacement.shared, own_maps(len(case.q)))
+    plain = F.scaled_dot_product_attention(case.q, case.k, case.v)
+    torch.testing.assert_close(case.fast(), plain, **case.tolerance)
+
+
+@given(cases())
+def test_text_queries_are_left_alone(case):
+    plain = F.scaled_dot_product_attention(case.q, case.k, case.v)
+    torch.testing.assert_close(case.fast()[:, :, : case.text_tokens], plain[:, :, : case.text_tokens], **case.tolerance)
+
+
+@given(cases(mask=False), st.randoms())
+def test_a_mask_anywhere_equals_the_shared_columns_laid_first(case, random):
+    """Text is a set: the order of its columns means nothing to a video query."""
+    text, shared = case.text_tokens, case.replacement.shared
+    order = random.sample(range(text), text)
+    index = torch.tensor([*order, *range(text, case.k.shape[2])])
+    mask = torch.tensor([column < shared for column in order])
+    video = case.q[:, :, text:]
+    straight = replace_maps(video, case.k, case.v, case.replacement)
+    shuffled = replace_maps(
+        video, case.k[:, :, index], case.v[:, :, index], Replacement(mask, case.replacement.sources)
+    )
+    torch.testing.assert_close(shuffled, straight, **case.tolerance)
+
+
+@given(cases())
+def test_keys_may_be_text_alone(case):
+    """Cross-attention: no text queries, no video keys; all columns may be replaced."""
+    text = case.text_tokens
+    q, k, v = case.q[:, :, text:], case.k[:, :, :text], case.v[:, :, :text]
+    got = replace_maps(q, k, v, case.replacement)
+    torch.testing.assert_close(
+        got, replaced_attention_reference(q, k, v, case.replacement, text_tokens=0), **case.tolerance
+    )
+
+
+@given(st.floats(0.01, 0.99), st.integers(0, 2**20))
+def test_two_sources_mix_as_probabilities(mu, seed):
+    q, k, v = (randn(3, 2, 30, 8, seed=seed + i, dtype=torch.float64) for i in range(3))
+    one, two, both = (
+        replaced_attention(q, k, v, Replacement(6, (*own_maps(2), sources)), 9)[2]
+        for sources in (((0, 1.0),), ((1, 1.0),), ((0, mu), (1, 1 - mu)))
+    )
+    torch.testing.assert_close(both, mu * one + (1 - mu) * two, rtol=1e-12, atol=1e-12)
+
+
+# Which rows share query and key with which, by the editor's layouts: guidance halves of (original, current, edit).
+LAYOUTS = [
+    (((0, 1.0),), ((0, 1.0),)),
+    (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)),
+    (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((3, 1.0),), ((4, 1.0),), ((4, 1.0),)),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=len)
+@pytest.mark.parametrize("as_mask", [False, True])
+@given(
+    heads=st.integers(1, 3),
+    dim=st.sampled_from([1, 3, 16, 64]),
+    text=st.integers(1, 20),
+    video=st.integers(1, 900),
+    share=st.floats(0, 1),
+    dtype=dtypes,
+    seed=st.integers(0, 2**20),
+)
+@settings(max_examples=25, deadline=None)
+def test_equal_rows_give_equal_bits(layout, as_mask, heads, dim, text, video, share, dtype, seed):
+    """A row that takes a source's maps and has its query, key and value gets the source's output, bit for bit."""
+    rows = len(layout)
+    q, k, v = (randn(rows, heads, text + video, dim, seed=seed + i, dtype=dtype) for i in range(3))
+    for x in (q, k, v):
+        x[-1] = x[layout[-1][0][0]]
+    shared: int | Tensor = round(share * text)
+    shared = torch.arange(text) % text < shared if as_mask else shared
+    out = replaced_attention(q, k, v, Replacement(shared, layout), text)
+    assert out[-1].equal(out[layout[-1][0][0]])
+
+
+@given(cases())
+def test_attend_gives_the_output_and_its_log_sum_exp(case):
+    (out, lse), (expected, expected_lse) = attend(case.q, case.k, case.v), attend_reference(case.q, case.k, case.v)
+    assert lse.shape == case.q.shape[:3] and lse.dtype in (torch.float32, torch.float64)
+    torch.testing.assert_close(out, expected, **case.tolerance)
+    torch.testing.assert_close(lse.float(), expected_lse, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("function", [attend, attend_reference])
+def test_attention_over_no_keys_weighs_nothing(function):
+    q, k, v = (randn(2, 2, 5, 4, seed=i) for i in range(3))
+    out, lse = function(q, k[:, :, :0], v[:, :, :0])
+    assert out.equal(torch.zeros_like(q)) and lse.eq(-math.inf).all()
+    whole, whole_lse = attend(q, k, v)
+    assert merge(whole, whole_lse, out, lse).equal(whole) and merge(out, lse, whole, whole_lse).equal(whole)
+
+
+@given(cases(), st.data())
+def test_merging_the_attentions_over_any_split_of_the_keys_is_the_whole(case, data):
+    cut = data.draw(st.integers(0, case.k.shape[2]))
+    left, right = (attend(case.q, case.k[:, :, part], case.v[:, :, part]) for part in (slice(cut), slice(cut, None)))
+    whole = F.scaled_dot_product_attention(case.q, case.k, case.v)
+    torch.testing.assert_close(merge(*left, *right), whole, **case.tolerance)
+
+
+def test_devices_without_a_kernel_take_queries_in_parts(monkeypatch):
+    """Tensors on such devices have a type that is neither "cpu" nor "cuda"; here one that only says so."""
+    q, k, v = (randn(2, 2, 50, 8, seed=i) for i in range(3))
+
+    class Elsewhere(Tensor):
+        device = torch.device("meta")  # pyright: ignore
+
+    monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2 * 2 * 50 * 7)
+    with Watch() as watch:
+        out, lse = attend(q.as_subclass(Elsewhere), k, v)
+    expected, expected_lse = attend(q, k, v)
+    torch.testing.assert_close(out.as_subclass(Tensor), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lse.as_subclass(Tensor), expected_lse, rtol=1e-5, atol=1e-5)
+    assert watch.largest == 2 * 2 * 50 * 8, "parts of 7 queries x 50 keys are smaller than the output"
+
+
+class Watch(TorchDispatchMode):
+    """Sees the size of every tensor that any operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, Tensor)]
+        self.largest = max(self.largest, *sizes, 0)
+        return out
+
+
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_no_map_is_ever_built(as_mask):
+    rows, heads, text, video, dim = 3, 2, 40, 600, 8
+    q, k, v = (randn(rows, heads, text + video, dim, seed=i) for i in range(3))
+    shared = torch.arange(text) % 2 == 0 if as_mask else 20
+    replacement = Replacement(shared, (*own_maps(2), ((0, 0.4), (1, 0.6))))
+    with Watch() as watch:
+        replaced_attention(q, k, v, replacement, text)
+    assert watch.largest == q.numel(), "the output itself is the largest tensor"
+    with Watch() as watch:
+        replaced_attention_reference(q, k, v, replacement, text)
+    assert watch.largest >= rows * heads * (text + video) ** 2, "the watch sees maps where there are some"
+
+
+def test_a_prefix_of_shared_columns_copies_no_video_keys():
+    q, k = (randn(4, 2, 320, 8, seed=i) for i in range(2))
+    kept, replaced = module.split_columns(k, 20)
+    assert kept.data_ptr() == k[:, :, 20:].data_ptr() and replaced.data_ptr() == k.data_ptr()
+    own = module.take(q, range(4))
+    assert own.data_ptr() == q.data_ptr() and own.shape == q.shape
+
+
+@pytest.mark.parametrize("sources", [(((1, 1.0),),), (((0, 0.5),),), (((0, 0.0), (0, 1.0)),)], ids=str)
+def test_sources_that_make_no_sense_are_a_bug_of_the_caller(sources):
+    with pytest.raises(AssertionError):
+        Replacement(3, sources)

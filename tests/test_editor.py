@@ -1,0 +1,227 @@
+"""The editor on real CogVideoX classes: exactness, parity with diffusers, cost, and what each switch does."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXPipeline, CogVideoXVideoToVideoPipeline
+from PIL import Image
+from tiny import PUBLISHED, TEXT_LENGTH, pipeline_of
+
+from v2edit.backbones import Size
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.editing.controls import Source, sources_of
+from v2edit.editing.editor import to_size
+from v2edit.editing.progression import AlignedText, aligned_text
+from v2edit.errors import UserError
+from v2edit.prompts import PromptPair
+
+PAIR = PromptPair("a red ball on the floor", "a blue cube on the floor")
+SAME = PromptPair(PAIR.source, PAIR.source)
+
+
+@pytest.fixture(params=["2b", "5b"])
+def backbone(request) -> CogVideoX:
+    return CogVideoX(pipeline_of(request.param))
+
+
+def frames_of(seed: int, count: int = 9, height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def edited(backbone: CogVideoX, config: EditConfig, pair: PromptPair = PAIR) -> tuple[torch.Tensor, torch.Tensor]:
+    """The source's latents and the edit's."""
+    x0 = backbone.encode(frames_of(0))
+    text = aligned_text(backbone, pair, padding_shared=config.padding_shared)
+    return x0, list(Editor(backbone).subtasks(x0, text, config))[-1]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpm-ode", "dpm-sde"])
+@pytest.mark.parametrize("subtasks", [1, 3])
+@pytest.mark.parametrize("mixture", [0.0, 0.7, 1.0])
+def test_the_source_prompt_gives_the_source_back(backbone, solver, subtasks, mixture):
+    """With the target prompt equal to the source's and the controls on throughout, nothing may change."""
+    config = EditConfig(steps=10, beta=0.0, solver=solver, subtasks=subtasks, mixture=mixture)
+    x0, back = edited(backbone, config, SAME)
+    assert (back - x0).norm() <= 1e-4 * x0.norm()
+
+
+def pillow(frames: np.ndarray) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def draws_of_diffusers(generator: torch.Generator, like: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The stream that CogVideoXDPMScheduler uses: from the second step on it draws twice and uses the second."""
+    yield torch.randn(like.shape, generator=generator)
+    yield torch.randn(like.shape, generator=generator)
+    while True:
+        torch.randn(like.shape, generator=generator)
+        yield torch.randn(like.shape, generator=generator)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_without_the_controls_it_is_diffusers_video_to_video(backbone, guidance):
+    """PNC and AMR off, one subtask: SDEdit, as the pipeline of diffusers does it on the same weights."""
+    frames, steps = frames_of(1), 10
+    peer = CogVideoXVideoToVideoPipeline(**backbone.pipeline.components)
+    peer.set_progress_bar_config(disable=True)
+    expected = peer(
+        video=pillow(frames), prompt=PAIR.target, height=32, width=32, num_inference_steps=steps, strength=0.9,
+        guidance_scale=guidance, max_sequence_length=TEXT_LENGTH, output_type="latent",
+        generator=torch.Generator().manual_seed(5),
+    ).frames  # fmt: skip
+    generator = torch.Generator().manual_seed(5)
+    x0 = backbone.encode(frames, generator)
+    got = run_free(backbone, x0, draws_of_diffusers(generator, x0), EditConfig(steps=steps, guidance=guidance))
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-4)
+
+
+def test_from_pure_noise_it_is_diffusers_text_to_video(backbone):
+    """alpha = 1 and no source: generation."""
+    peer = CogVideoXPipeline(**backbone.pipeline.components)
+    peer.set_progress_bar_config(disable=True)
+    expected = peer(
+        prompt=PAIR.target, height=32, width=32, num_frames=9, num_inference_steps=10, guidance_scale=6.0,
+        max_sequence_length=TEXT_LENGTH, output_type="latent", generator=torch.Generator().manual_seed(5),
+    ).frames  # fmt: skip
+    x0 = torch.zeros_like(expected)
+    draws = draws_of_diffusers(torch.Generator().manual_seed(5), x0)
+    got = run_free(backbone, x0, draws, EditConfig(steps=10, guidance=6.0, inc=False))
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-4)
+
+
+def run_free(backbone: CogVideoX, x0: torch.Tensor, draws: Iterator[torch.Tensor], config: EditConfig) -> torch.Tensor:
+    text = aligned_text(backbone, PAIR)
+    config = replace(config, pnc=False, amr=False, ending="same")
+    return Editor(backbone).subtask(x0, [Source(x0, text.source)], text.target, text, config, draws)
+
+
+@pytest.mark.parametrize(
+    ("changes", "subtasks", "forwards"),
+    [
+        ({}, 1, 130),  # 20 guided steps x 4 rows + 25 free steps x 2
+        ({}, 2, 130 + 170),  # later subtasks have a third branch
+        ({"mixture": 0.0}, 2, 130 + 130),  # unless the original has no weight
+        ({"pnc": False, "amr": False}, 1, 90),
+        ({"inc": False}, 1, 25 * 4 + 25 * 2),
+        ({"guidance": 1.0}, 1, 65),
+    ],
+)
+def test_the_number_of_forwards(changes, subtasks, forwards):
+    backbone, rows = CogVideoX(pipeline_of("5b")), []
+    backbone.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    edited(backbone, replace(EditConfig(subtasks=subtasks), **changes))
+    assert sum(rows) == forwards
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(backbone):
+    config = EditConfig(steps=8, subtasks=2)
+    one, two = (Editor(backbone).edit(frames_of(2), PAIR, config).subtasks for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    other = Editor(backbone).edit(frames_of(2), PAIR, replace(config, seed=1)).frames
+    assert not np.array_equal(other, one[-1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inc": False},
+        {"pnc": False},
+        {"amr": False},
+        {"amr_unconditional": True},
+        {"padding_shared": False},
+        {"ending": "same"},
+        {"solver": "ddpm"},
+        {"beta": 0.8},
+        {"subtasks": 2},
+        {"guidance": 3.0},
+    ],
+    ids=str,
+)
+def test_each_switch_does_something(change):
+    backbone = CogVideoX(pipeline_of("5b"))
+    config = EditConfig(steps=8)
+    _, with_default = edited(backbone, config)
+    _, with_change = edited(backbone, replace(config, **change))
+    assert torch.isfinite(with_change).all() and not torch.equal(with_change, with_default)
+
+
+def test_text_is_a_set():
+    """Reordering encoded tokens changes nothing: what lets both prompts be laid on common slots."""
+    for variant in ("2b", "5b"):
+        backbone = CogVideoX(pipeline_of(variant))
+        text = backbone.encode_text([PAIR.source])[0].embedding[None]
+        schedule, v = (
+            backbone.schedule(10),
+            torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        )
+        order = torch.randperm(TEXT_LENGTH, generator=torch.Generator().manual_seed(1))
+        straight, shuffled = (backbone.denoise(v, 4, schedule, t) for t in (text, text[:, order]))
+        torch.testing.assert_close(shuffled, straight, rtol=1e-4, atol=1e-5)
+
+
+def test_sources_weigh_one_in_all():
+    x, p = torch.zeros(1), torch.zeros(1)
+    for mixture in (0.0, 0.3, 1.0):
+        for subtask in (1, 2):
+            assert sum(s.weight for s in sources_of(x, x, p, p, mixture, subtask)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(1, 32, 32), (7, 45, 31), (10, 20, 60)])
+def test_any_clip_comes_back_with_its_own_length_and_size(count, height, width):
+    backbone = CogVideoX(pipeline_of("5b"))
+    frames = frames_of(3, count, height, width)
+    assert Editor(backbone).edit(frames, PAIR, EditConfig(steps=2)).frames.shape == frames.shape
+
+
+def test_fitting_keeps_the_area_and_the_aspect():
+    backbone = CogVideoX(pipeline_of("5b"))
+    assert backbone.fit(Size(9, 32, 32)) == Size(9, 32, 32)
+    assert backbone.fit(Size(10, 100, 100)) == Size(17, 32, 32)
+    tall = backbone.fit(Size(1, 1280, 320))
+    assert tall.frames == 1 and tall.height == 64 and tall.width == 16
+
+
+def test_frames_at_their_own_size_are_left_alone():
+    frames = frames_of(4)
+    assert np.array_equal(to_size(frames, Size(9, 32, 32)), frames)
+    longer = to_size(frames, Size(12, 32, 32))
+    assert np.array_equal(longer[:9], frames) and (longer[9:] == frames[-1]).all()
+    assert np.array_equal(to_size(longer, Size(9, 32, 32)), frames)
+
+
+def test_progress_counts_every_step_once():
+    seen: list[Progress] = []
+    Editor(CogVideoX(pipeline_of("5b"))).edit(frames_of(5), PAIR, EditConfig(steps=10, subtasks=2), seen.append)
+    assert [(p.subtask, p.step) for p in seen] == [(s, k) for s in (1, 2) for k in range(1, 10)]
+    assert {(p.subtasks, p.steps) for p in seen} == {(2, 9)}
+
+
+@pytest.mark.parametrize("variant", ["2b", "5b"])
+def test_the_published_configurations_run_through_the_same_editor(variant):
+    """CogVideoX-2b's and 5b's own transformer configuration, two layers of it, random weights."""
+    backbone = CogVideoX(pipeline_of(variant, num_layers=2, **PUBLISHED[variant]))
+    assert backbone.trained == Size(49, 240, 360) and backbone.text_length == 226  # a 4x autoencoder stands in
+    x0 = torch.randn(1, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    text: AlignedText = aligned_text(backbone, SAME)
+    config = EditConfig(steps=4, alpha=0.9, beta=0.0)
+    (back,) = Editor(backbone).subtasks(x0, text, config)
+    assert (back - x0).norm() <= 1e-4 * x0.norm()
+    text = aligned_text(backbone, PAIR)
+    (other,) = Editor(backbone).subtasks(x0, text, config)
+    assert torch.isfinite(other).all() and (other - x0).norm() > 1e-3 * x0.norm()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"alpha": 1.5}, {"alpha": 0.0}, {"subtasks": 7}, {"steps": 0}, {"guidance": 0.5}, {"mixture": -0.1}],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+        EditConfig(**wrong)

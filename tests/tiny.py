@@ -1,0 +1,96 @@
+"""Real diffusers pipelines at tiny sizes with random weights, seeded."""
+
+from typing import Literal
+
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+)
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+Variant = Literal["2b", "5b"]
+TEXT_LENGTH = 16
+
+# What zai-org publishes with CogVideoX-2b and -5b: the parts that differ from diffusers' own defaults.
+PUBLISHED = {
+    "2b": {"num_attention_heads": 30, "use_rotary_positional_embeddings": False},
+    "5b": {"num_attention_heads": 48, "use_rotary_positional_embeddings": True},
+}
+SNR_SHIFT = {"2b": 3.0, "5b": 1.0}
+
+
+def scheduler_of(variant: Variant) -> CogVideoXDDIMScheduler | CogVideoXDPMScheduler:
+    """The published scheduler: DDIM for 2b, DPM for 5b."""
+    kind = CogVideoXDDIMScheduler if variant == "2b" else CogVideoXDPMScheduler
+    return kind(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=SNR_SHIFT[variant],
+        timestep_spacing="trailing",
+    )
+
+
+def tokenizer_of(length: int) -> T5Tokenizer:
+    words = ["a", "red", "blue", "ball", "cube", "on", "the", "floor"]
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{w}" for w in words), *map(chr, range(97, 123)), ".", ","]
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=length)
+
+
+def pipeline_of(variant: Variant, seed: int = 0, **published: object) -> CogVideoXPipeline:
+    """A tiny pipeline of a variant; with `published` transformer settings, one of that size."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        length = 226 if published else TEXT_LENGTH
+        width = 4096 if published else 16
+        tokenizer = tokenizer_of(length)
+        text = T5Config(
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=8,
+            num_heads=2,
+            d_ff=32,
+            num_layers=1,
+            dropout_rate=0.0,
+        )
+        settings = published or {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "in_channels": 4,
+            "out_channels": 4,
+            "time_embed_dim": 8,
+            "text_embed_dim": width,
+            "num_layers": 2,
+            "sample_width": 8,
+            "sample_height": 8,
+            "sample_frames": 9,
+            "max_text_seq_length": length,
+            "use_rotary_positional_embeddings": variant == "5b",
+        }
+        channels = 16 if published else 4
+        vae = AutoencoderKLCogVideoX(
+            down_block_types=("CogVideoXDownBlock3D",) * 3,
+            up_block_types=("CogVideoXUpBlock3D",) * 3,
+            block_out_channels=(8, 8, 8),
+            latent_channels=channels,
+            layers_per_block=1,
+            norm_num_groups=2,
+            sample_height=32,
+            sample_width=32,
+            scaling_factor=0.7,
+        )
+        return CogVideoXPipeline(
+            tokenizer,
+            T5EncoderModel(text),
+            vae,
+            CogVideoXTransformer3DModel(**settings),
+            scheduler_of(variant),
+        )
