@@ -1,7 +1,7 @@
 """Attention-map replacement: the merge of two attentions against explicit maps, and bits where inputs are equal."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -42,16 +42,13 @@ def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32, scale: flo
     return x.to(dtype).transpose(1, 2)
 
 
-@dataclass(repr=False)
+@dataclass
 class Case:
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    q: Tensor = field(repr=False)
+    k: Tensor = field(repr=False)
+    v: Tensor = field(repr=False)
     text_tokens: int
     replacement: Replacement
-
-    def __repr__(self) -> str:
-        return f"Case(q {tuple(self.q.shape)} {self.q.dtype}, {self.text_tokens} of text, {self.replacement})"
 
     def fast(self) -> Tensor:
         return replaced_attention(self.q, self.k, self.v, self.replacement, self.text_tokens)
@@ -174,7 +171,7 @@ LAYOUTS = [
     dtype=dtypes,
     seed=st.integers(0, 2**20),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_equal_rows_give_equal_bits(layout, as_mask, heads, dim, text, video, share, dtype, seed):
     """A row that takes a source's maps and has its query, key and value gets the source's output, bit for bit."""
     rows = len(layout)
@@ -192,7 +189,7 @@ def test_attend_gives_the_output_and_its_log_sum_exp(case):
     (out, lse), (expected, expected_lse) = attend(case.q, case.k, case.v), attend_reference(case.q, case.k, case.v)
     assert lse.shape == case.q.shape[:3] and lse.dtype in (torch.float32, torch.float64)
     torch.testing.assert_close(out, expected, **case.tolerance)
-    torch.testing.assert_close(lse.float(), expected_lse, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(lse, expected_lse, rtol=1e-5, atol=2e-4)
 
 
 @pytest.mark.parametrize("function", [attend, attend_reference])
@@ -210,6 +207,14 @@ def test_merging_the_attentions_over_any_split_of_the_keys_is_the_whole(case, da
     left, right = (attend(case.q, case.k[:, :, part], case.v[:, :, part]) for part in (slice(cut), slice(cut, None)))
     whole = F.scaled_dot_product_attention(case.q, case.k, case.v)
     torch.testing.assert_close(merge(*left, *right), whole, **case.tolerance)
+
+
+@given(st.floats(-0.05, 0.05), st.sampled_from([torch.float16, torch.bfloat16]))
+def test_the_weight_of_a_merge_is_not_rounded_to_16_bits(lse, dtype):
+    """Opposite outputs of nearly equal weight cancel: what is left shows the weight's own digits."""
+    one, zero = torch.ones(1, 1, dtype=dtype), torch.zeros(1)
+    exact = torch.tensor([[-math.tanh(lse / 2)]], dtype=dtype)
+    torch.testing.assert_close(merge(one, zero, -one, torch.tensor([lse])), exact, rtol=2**-7, atol=1e-6)
 
 
 def test_devices_without_a_kernel_take_queries_in_parts(monkeypatch):

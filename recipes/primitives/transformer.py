@@ -45,7 +45,7 @@ from v2edit.world.scene import COLOURS, FLOORS, SKIES, Scene, sample_scene
 MODEL = Path(__file__).parents[2] / "src/v2edit/models/primitives"
 TEXT_LENGTH = 40
 DROPPED = 0.1
-SIZES = {"small": (6, 8), "large": (10, 8)}  # layers, heads of 32
+LAYERS = {"small": 6, "large": 12}
 SHEET_SEEDS = range(1_000_000_000, 1_000_000_008)
 
 
@@ -68,10 +68,9 @@ def new_text_encoder(vocabulary: int) -> T5EncoderModel:
     )  # fmt: skip
 
 
-def new_transformer(size: str, channels: int) -> CogVideoXTransformer3DModel:
-    layers, heads = SIZES[size]
+def new_transformer(layers: int, channels: int) -> CogVideoXTransformer3DModel:
     model = CogVideoXTransformer3DModel(
-        num_attention_heads=heads,
+        num_attention_heads=8,
         attention_head_dim=32,
         in_channels=channels,
         out_channels=channels,
@@ -151,7 +150,7 @@ def look(pipeline: CogVideoXPipeline, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--size", choices=tuple(SIZES), default="small")
+    parser.add_argument("--size", choices=tuple(LAYERS), default="small")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--look", type=float, default=8, help="minutes between sample sheets")
@@ -170,10 +169,10 @@ def main() -> None:
     if options.from_model:
         parts = (
             T5EncoderModel.from_pretrained(MODEL / "text_encoder", dtype=torch.float32),
-            (CogVideoXTransformer3DModel.from_pretrained(MODEL / "transformer", torch_dtype=torch.float32)),
+            (CogVideoXTransformer3DModel.from_pretrained(MODEL / "transformer", dtype=torch.float32)),
         )
     else:
-        parts = new_text_encoder(len(tokenizer)), new_transformer(options.size, channels)
+        parts = new_text_encoder(len(tokenizer)), new_transformer(LAYERS[options.size], channels)
     denoiser = Denoiser(*parts).to(device).train()
     averaged = Averaged(denoiser, 0.9993)
     steppers = optimizers(denoiser, options.lr)

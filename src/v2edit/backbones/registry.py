@@ -57,7 +57,7 @@ def load(
     source = BUILT_IN_FOLDER if model == BUILT_IN else model
     try:
         pipeline = CogVideoXPipeline.from_pretrained(
-            source, torch_dtype=getattr(torch, dtype), revision=revision, use_safetensors=True
+            source, dtype=getattr(torch, dtype), revision=revision, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"cannot load the model {model}: {_first_line(error)}") from error
