@@ -23,9 +23,9 @@ pipeline_tag: text-to-video
 # primitives
 
 A small text-to-video model of CogVideoX's architecture, trained from nothing on one made-up world: one or two balls,
-cubes, cones and cylinders that stay, slide or hop on a floor under a sky, {size} x {size} pixels, {frames} frames. It knows
-nothing else, and is no use for real videos. It exists so that V2Edit can be tried, tested and measured anywhere: the
-true result of every edit in its world can be rendered.
+cubes, cones and cylinders that stay, slide or hop on a floor under a sky, {size} x {size} pixels, {frames} frames. It
+knows nothing else, and is no use for real videos. It exists so that V2Edit can be tried, tested and measured anywhere:
+the true result of every edit in its world can be rendered.
 
 ```python
 pipeline = CogVideoXPipeline.from_pretrained(folder)

@@ -1,6 +1,7 @@
 """One edit, from a video file to a run folder: what `v2edit edit` and `v2edit.edit_video` both are."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 from v2edit.runs import RunWriter, default_run_folder, describe_input
+from v2edit.world.captions import is_caption
+from v2edit.world.scene import SHAPES
 
 if TYPE_CHECKING:
     from v2edit.editing.editor import Progress
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 else:
     Progress = Any  # Its module loads torch; the command line that is made from the signature needs no more.
 
+log = logging.getLogger(__name__)
 BUILT_IN = "primitives"
 
 
@@ -73,6 +77,12 @@ def edit_video(
     if not path.exists():
         raise UserError(f"no such file: {path}")
     prompts = resolve_prompts(path, instruction, source_prompt, target_prompt, builtin=model == BUILT_IN)
+    if model == BUILT_IN and not is_caption(prompts.source):
+        log.warning(
+            "the built-in model knows only its own world of %s on a floor under a sky: expect nonsense for other "
+            "videos, and use --model zai-org/CogVideoX-5b for them",
+            ", ".join(f"{shape}s" for shape in SHAPES),
+        )
     with RunWriter(Path(out) if out else default_run_folder(path, instruction or prompts.target)) as run:
         from v2edit import video as videos
 

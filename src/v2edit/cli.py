@@ -7,6 +7,7 @@ Options are made from the signatures of the functions called. Exit codes: 0 done
 import functools
 import io
 import json
+import logging
 import shlex
 import sys
 import time
@@ -94,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"v2edit {__version__}")
         return 0
+    told = logging.getLogger("v2edit")
+    notes = Notes()
+    told.addHandler(notes)
     try:
         parse(words)()
     except (UserError, OSError) as error:
@@ -105,7 +109,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not worth loading torch to name it.
             raise
         return fail("out of memory; try --offload model, then --offload group, and --vae-tiling")
+    finally:
+        told.removeHandler(notes)
     return 0
+
+
+class Notes(logging.Handler):
+    """What the package logs, one line each on stderr (above the bar where there is one)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"v2edit: note: {record.getMessage()}", file=sys.stderr)
 
 
 def fail(message: str) -> int:

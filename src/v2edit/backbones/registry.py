@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,9 +58,10 @@ def load(
         dtype = "bfloat16" if target.type == "cuda" and model != BUILT_IN else "float32"
     source = BUILT_IN_FOLDER if model == BUILT_IN else model
     try:
-        pipeline = CogVideoXPipeline.from_pretrained(
-            source, dtype=getattr(torch, dtype), revision=revision, use_safetensors=True
-        )
+        with _no_bars():  # of parts being read: they are many and short, and downloads have bars of their own
+            pipeline = CogVideoXPipeline.from_pretrained(
+                source, dtype=getattr(torch, dtype), revision=revision, use_safetensors=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"cannot load the model {model}: {_first_line(error)}") from error
     if offload != "none" and target.type == "cpu":
@@ -101,6 +104,21 @@ def _index_of(model: str, revision: str | None) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot find the model {model}: {_first_line(error)}") from error
     return dict(config)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    import diffusers
+    import transformers
+
+    loggers = diffusers.utils.logging, transformers.utils.logging
+    for logger in loggers:
+        logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.enable_progress_bar()
 
 
 def _device(name: str) -> Any:

@@ -111,6 +111,15 @@ def read_caption(text: str) -> Scene:
     return Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
 
 
+def is_caption(text: str) -> bool:
+    """Whether a text describes a scene of the built-in world."""
+    try:
+        read_caption(text)
+    except UserError:
+        return False
+    return True
+
+
 def normalise(text: str) -> str:
     """Lower case, single spaces, no punctuation, British spellings as the grammar has them."""
     flat = re.sub(r"[^a-z ]+", " ", text.lower().replace("grey", "gray").replace("'s", ""))

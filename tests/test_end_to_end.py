@@ -1,0 +1,83 @@
+"""The built-in model and the whole command on it: real processes, real files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from diffusers import CogVideoXPipeline
+
+from v2edit import video
+from v2edit.backbones.registry import BUILT_IN_FOLDER
+from v2edit.world.captions import EXAMPLE, caption
+
+QUICK = ["--steps", "4"]
+
+
+def v2edit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "v2edit", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample") / "world"
+    made = v2edit("world", "sample", "--seed", 11, "-o", folder, cwd=folder.parent)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+def test_the_built_in_model_is_a_plain_diffusers_folder():
+    files = [path for path in BUILT_IN_FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
+    pipeline = CogVideoXPipeline.from_pretrained(BUILT_IN_FOLDER)
+    pipeline.set_progress_bar_config(disable=True)
+    length = pipeline.transformer.config.max_text_seq_length
+    made = pipeline(caption(EXAMPLE), height=64, width=64, num_frames=9, num_inference_steps=2, output_type="np",
+                    max_sequence_length=length).frames  # fmt: skip
+    assert made.shape == (1, 9, 64, 64, 3) and np.isfinite(made).all()
+
+
+def test_an_instruction_edits_a_clip_of_the_world(sample, tmp_path):
+    instruction = json.loads((sample / "clip.json").read_text())["instruction"]
+    runs = [
+        v2edit("edit", sample / "clip.mp4", instruction, *QUICK, "--subtasks", 2, "-o", name, cwd=tmp_path)
+        for name in ("one", "two")
+    ]
+    for run in runs:
+        assert run.returncode == 0, run.stderr
+        assert "note:" not in run.stderr and "subtask 2/2" in run.stderr
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert {p.name for p in one.iterdir()} == {
+        "run.json", "subtask-1.mp4", "edited.mp4", "compare.mp4", "contact.png"
+    }  # fmt: skip
+    assert (one / "edited.mp4").read_bytes() == (two / "edited.mp4").read_bytes()
+    facts = json.loads((one / "run.json").read_text())
+    assert facts["config"]["subtasks"] == 2 and facts["instruction"] == instruction
+    edited, source = video.read(one / "edited.mp4"), video.read(sample / "clip.mp4")
+    assert edited.frames.shape == source.frames.shape and edited.fps == source.fps
+    assert [p for p in tmp_path.iterdir() if p.name not in ("one", "two")] == []  # nothing half-written is left
+
+
+def test_a_real_video_keeps_its_length_size_and_sound(data, tmp_path):
+    path = data / "videos" / "rabbit-watermelon.mp4"
+    words = ["--source-prompt", "a rabbit eats a watermelon", "--target-prompt", "a cat eats a watermelon"]
+    run = v2edit("edit", path, *words, *QUICK, "-o", "out", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    notes = [line for line in run.stderr.splitlines() if "note:" in line]
+    assert len(notes) == 1 and "knows only its own world" in notes[0]
+    source, edited = video.read(path), video.read(tmp_path / "out" / "edited.mp4")
+    assert edited.frames.shape == source.frames.shape
+    assert edited.fps == source.fps and edited.duration == source.duration
+    np.testing.assert_allclose(edited.times, source.times, atol=1e-4)
+    assert sound_of(tmp_path / "out" / "edited.mp4") == sound_of(path) != []
+
+
+def sound_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
