@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXVideoToVideoPipeline
+from diffusers.models.embeddings import apply_rotary_emb
 from PIL import Image
 from tiny import PUBLISHED, TEXT_LENGTH, pipeline_of
 
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor, Progress
-from v2edit.editing.controls import Source, sources_of
+from v2edit.editing.controls import Source, noises, sources_of
 from v2edit.editing.editor import to_size
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.errors import UserError
@@ -39,6 +40,14 @@ def edited(backbone: CogVideoX, config: EditConfig, pair: PromptPair = PAIR) -> 
     return x0, list(Editor(backbone).subtasks(x0, text, config))[-1]
 
 
+def test_the_source_comes_back_through_a_last_timestep_of_zero():
+    backbone = CogVideoX(pipeline_of("5b"))
+    config = {**backbone.pipeline.scheduler.config, "timestep_spacing": "leading"}
+    backbone.pipeline.scheduler = type(backbone.pipeline.scheduler).from_config(config)
+    x0, back = edited(backbone, EditConfig(steps=10, beta=0.0), SAME)
+    assert (back - x0).norm() <= 1e-4 * x0.norm()
+
+
 @pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpm-ode", "dpm-sde"])
 @pytest.mark.parametrize("subtasks", [1, 3])
 @pytest.mark.parametrize("mixture", [0.0, 0.7, 1.0])
@@ -62,11 +71,28 @@ def draws_of_diffusers(generator: torch.Generator, like: torch.Tensor) -> Iterat
         yield torch.randn(like.shape, generator=generator)
 
 
+@pytest.fixture(params=["2b", "5b"])
+def pair_of_pipelines(request) -> tuple[CogVideoX, CogVideoXPipeline]:
+    """The same weights twice: ours, and diffusers' with its own attention processors."""
+    return CogVideoX(pipeline_of(request.param)), pipeline_of(request.param)
+
+
+def test_the_transformer_computes_what_diffusers_own_does(pair_of_pipelines):
+    backbone, peer = pair_of_pipelines
+    v = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    text = torch.stack([t.embedding for t in backbone.encode_text([PAIR.source, PAIR.target])])
+    rotary = backbone._rotary(3, 8, 8)
+    inputs = {"encoder_hidden_states": text, "timestep": torch.tensor([499, 499]), "image_rotary_emb": rotary}
+    expected = peer.transformer(v, **inputs, return_dict=False)[0]
+    torch.testing.assert_close(backbone.transformer(v, **inputs, return_dict=False)[0], expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
-def test_without_the_controls_it_is_diffusers_video_to_video(backbone, guidance):
+def test_without_the_controls_it_is_diffusers_video_to_video(pair_of_pipelines, guidance):
     """PNC and AMR off, one subtask: SDEdit, as the pipeline of diffusers does it on the same weights."""
+    backbone, other = pair_of_pipelines
     frames, steps = frames_of(1), 10
-    peer = CogVideoXVideoToVideoPipeline(**backbone.pipeline.components)
+    peer = CogVideoXVideoToVideoPipeline(**other.components)
     peer.set_progress_bar_config(disable=True)
     expected = peer(
         video=pillow(frames), prompt=PAIR.target, height=32, width=32, num_inference_steps=steps, strength=0.9,
@@ -79,9 +105,10 @@ def test_without_the_controls_it_is_diffusers_video_to_video(backbone, guidance)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-4)
 
 
-def test_from_pure_noise_it_is_diffusers_text_to_video(backbone):
+@pytest.mark.parametrize("start", [{"inc": False}, {"alpha": 1.0}], ids=str)
+def test_from_pure_noise_it_is_diffusers_text_to_video(pair_of_pipelines, start):
     """alpha = 1 and no source: generation."""
-    peer = CogVideoXPipeline(**backbone.pipeline.components)
+    backbone, peer = pair_of_pipelines
     peer.set_progress_bar_config(disable=True)
     expected = peer(
         prompt=PAIR.target, height=32, width=32, num_frames=9, num_inference_steps=10, guidance_scale=6.0,
@@ -89,7 +116,7 @@ def test_from_pure_noise_it_is_diffusers_text_to_video(backbone):
     ).frames  # fmt: skip
     x0 = torch.zeros_like(expected)
     draws = draws_of_diffusers(torch.Generator().manual_seed(5), x0)
-    got = run_free(backbone, x0, draws, EditConfig(steps=10, guidance=6.0, inc=False))
+    got = run_free(backbone, x0, draws, EditConfig(steps=10, guidance=6.0, **start))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-4)
 
 
@@ -97,6 +124,98 @@ def run_free(backbone: CogVideoX, x0: torch.Tensor, draws: Iterator[torch.Tensor
     text = aligned_text(backbone, PAIR)
     config = replace(config, pnc=False, amr=False, ending="same")
     return Editor(backbone).subtask(x0, [Source(x0, text.source)], text.target, text, config, draws)
+
+
+class ExplicitMaps:
+    """CogVideoX's attention with its maps in sight; `taken`: row -> (row, weight) pairs of its shared columns."""
+
+    def __init__(self, shared: int, taken: dict[int, list[tuple[int, float]]]) -> None:
+        self.shared, self.taken = shared, taken
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
+        text = encoder_hidden_states.shape[1]
+        x = torch.cat([encoder_hidden_states, hidden_states], 1)
+        q, k, v = (f(x).unflatten(2, (attn.heads, -1)).transpose(1, 2) for f in (attn.to_q, attn.to_k, attn.to_v))
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        for part in (q, k):
+            part[:, :, text:] = apply_rotary_emb(part[:, :, text:], image_rotary_emb)
+        logits = q @ k.mT / q.shape[3] ** 0.5
+        maps = logits.softmax(-1)
+        for row, sources in self.taken.items():
+            maps[row, :, text:] = 0
+            for source, weight in sources:
+                mixed = torch.cat([logits[source, :, text:, : self.shared], logits[row, :, text:, self.shared :]], -1)
+                maps[row, :, text:] += weight * mixed.softmax(-1)
+        out = attn.to_out[0]((maps @ v).transpose(1, 2).flatten(2))
+        return out[:, text:], out[:, :text]
+
+
+def written_out(pipeline: CogVideoXPipeline, x0: torch.Tensor, text: AlignedText, config: EditConfig) -> torch.Tensor:
+    """V2Edit with DDIM, as the paper says it: extract each source's noise, add it to the edit's step, replace maps."""
+    schedule = CogVideoX(pipeline).schedule(config.steps)
+    a, s, times = schedule.a.tolist(), schedule.s.tolist(), schedule.timesteps.tolist()
+    rotary = pipeline._prepare_rotary_positional_embeddings(32, 32, 3, x0.device)
+    guidance = config.guidance or 1.0
+    guided = guidance > 1
+
+    @torch.no_grad()
+    def clean(rows, k, weights=()):
+        n, halves = len(rows), 1 + guided
+        taken = {}
+        for half in range(halves):
+            if weights and (half == halves - 1 or config.amr_unconditional):
+                taken[half * n + n - 1] = [(half * n + i, w) for i, w in enumerate(weights)]
+        pipeline.transformer.set_attn_processor(ExplicitMaps(text.shared, taken))
+        v = torch.cat([v for v, _ in rows] * halves)
+        prompts = [text.negative] * (n * guided) + [p for _, p in rows]
+        t = torch.full((len(v),), times[k])
+        out = pipeline.transformer(v, torch.stack(prompts), t, image_rotary_emb=rotary, return_dict=False)[0]
+        if guided:
+            out = out[:n] + guidance * (out[n:] - out[:n])
+        return [a[k] * v[i : i + 1] - s[k] * out[i : i + 1] for i in range(n)]
+
+    def ddim(v, x, k):
+        return a[k + 1] * x + s[k + 1] * (v - a[k] * x) / s[k]
+
+    current = x0
+    for subtask in range(1, config.subtasks + 1):
+        p = [text.source + (text.target - text.source) * i / config.subtasks for i in range(config.subtasks + 1)]
+        known = [(x0, p[0], 1.0)]
+        if subtask > 1:
+            known = [(x0, p[0], config.mixture), (current, p[subtask - 1], 1 - config.mixture)]
+        draw = noises(config.seed, subtask, x0)
+        start = next(k for k, t in enumerate(times) if t <= config.alpha * 1000)
+        eps = next(draw)
+        noisy = [a[start] * x + s[start] * eps for x, _, _ in known]
+        edit = a[start] * current + s[start] * eps
+        for k in range(start, config.steps):
+            if times[k] <= config.beta * 1000:
+                edit = ddim(edit, clean([(edit, p[subtask])], k)[0], k)
+                continue
+            rows = [(v, prompt) for v, (_, prompt, _) in zip(noisy, known, strict=True)] + [(edit, p[subtask])]
+            *sources, x = clean(rows, k, [w for _, _, w in known])
+            eps = next(draw)
+            follow = [a[k + 1] * x + s[k + 1] * eps for x, _, _ in known]
+            noise = sum(
+                w * (f - ddim(v, c, k)) for (_, _, w), f, v, c in zip(known, follow, noisy, sources, strict=True)
+            )
+            edit, noisy = ddim(edit, x, k) + noise, follow
+        current = edit
+    return current
+
+
+@pytest.mark.parametrize(
+    ("subtasks", "guidance", "unconditional"), [(1, 1.0, False), (1, 6.0, True), (3, 6.0, False), (3, 6.0, True)]
+)
+def test_it_is_the_method_written_out(subtasks, guidance, unconditional):
+    """The editor against a slow one that extracts noise, builds maps and lays out rows in plain sight."""
+    config = EditConfig(
+        steps=8, solver="ddim", subtasks=subtasks, mixture=0.3, guidance=guidance, amr_unconditional=unconditional
+    )
+    backbone = CogVideoX(pipeline_of("5b"))
+    x0, got = edited(backbone, config)
+    expected = written_out(pipeline_of("5b"), x0, aligned_text(backbone, PAIR), config)
+    assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize(

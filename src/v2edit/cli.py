@@ -36,17 +36,22 @@ def edit(words: Sequence[str], /, *args: Any, **options: Any) -> None:
         print(path)
 
 
-def sample(out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")], seed: int = 0) -> None:
+def sample(
+    out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
+    seed: int = 0,
+    kind: Annotated[str | None, arg(metavar="KIND", help_behavior_hint="")] = None,
+) -> None:
     """Make a clip of the built-in world, with its prompts, an edit to try and that edit's true result.
 
     Args:
         out: The folder to make.
         seed: Which clip.
+        kind: Which kind of edit: recolour, reshape, resize, insert, remove, floor or sky (default: any).
     """
     from v2edit.world.sample import write_sample
 
     with RunWriter(out) as run:
-        write_sample(seed, run.folder)
+        write_sample(seed, run.folder, kind)
     for path in sorted(run.out.iterdir()):
         print(path)
     instruction = json.loads((run.out / "clip.json").read_text(encoding="utf-8"))["instruction"]

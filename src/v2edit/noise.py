@@ -39,8 +39,10 @@ class Schedule:
         """The tables of a diffusers scheduler that has `alphas_cumprod` and `final_alpha_cumprod`: a^2 and 1 - s^2.
 
         The level after a timestep is that of the next timestep, so `steps` need not divide T; that after the last
-        is `final_alpha_cumprod`. Raises diffusers' ValueError for more steps than T.
+        is `final_alpha_cumprod`. Raises UserError for more steps than T.
         """
+        if steps > scheduler.config.num_train_timesteps:
+            raise UserError(f"{steps} steps are more than the model's {scheduler.config.num_train_timesteps} timesteps")
         scheduler = copy.copy(scheduler)  # The caller's own keeps its timesteps.
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.cpu().long()
@@ -73,8 +75,8 @@ class Schedule:
         )
 
     def controlled(self, k: int, beta: float) -> bool:
-        """Whether step k lies in the window of the other controls, t_k > beta T."""
-        return self.share(k) > beta
+        """Whether step k lies in the window of the other controls, t_k > beta T; beta = 0 is every step, also t = 0."""
+        return beta == 0 or self.share(k) > beta
 
     def add_noise(self, x0: Tensor, eps: Tensor, k: int) -> Tensor:
         """v_k = a_k x0 + s_k eps."""

@@ -50,6 +50,11 @@ class Backbone(Protocol):
         """Where latents live and noise is drawn."""
         ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        ...
+
     def fit(self, size: Size) -> Size:
         """The nearest size that the model takes: as many frames or more, the aspect kept, the trained area."""
         ...

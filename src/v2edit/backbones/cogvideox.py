@@ -87,6 +87,10 @@ class CogVideoX:
     def device(self) -> torch.device:
         return self.pipeline._execution_device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.dtype
+
     def fit(self, size: Size) -> Size:
         # The decoder gives every frame back only for an odd number of latent frames.
         group = 2 * self.temporal

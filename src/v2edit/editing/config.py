@@ -37,7 +37,7 @@ class EditConfig:
     amr: bool = True
     """Attention-map replacement: the words that both prompts share attend as they do in the source."""
     amr_unconditional: bool = False
-    """Replace the maps in guidance's unconditional half too."""
+    """Replace the maps, of the same columns, in guidance's unconditional half too."""
     padding_shared: bool = True
     """Count padding beside padding among the shared words."""
     negative_prompt: str = ""

@@ -22,6 +22,8 @@ from v2edit.editing.progression import AlignedText, aligned_text, subtask_prompt
 from v2edit.noise import SOLVERS, Schedule, mean, replay
 from v2edit.prompts import PromptPair
 
+RESIZED_AT_ONCE = 8  # frames: in float32 a long clip would be four times its size, several times over
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -126,7 +128,7 @@ class Editor:
                 means = [mean(step, v, x0, old) for (v, _), x0, old in zip(branches, x0s, memory, strict=True)]
                 memory = list(x0s)
                 # Independent draws at each step are what makes the noise between two of them carry structure
-                # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the source keeps the edit's own noise.
+                # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the source keeps the noise it began with.
                 eps = next(draw) if config.pnc else eps
                 noisy = [schedule.add_noise(source.x0, eps, k + 1) for source in sources]
                 if config.pnc:
@@ -172,8 +174,11 @@ def to_size(frames: np.ndarray, size: Size) -> np.ndarray:
     frames = frames[: size.frames]
     if count < size.frames:
         frames = np.concatenate([frames, np.repeat(frames[-1:], size.frames - count, axis=0)])
-    if (height, width) != (size.height, size.width):
-        video = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        video = F.interpolate(video.float(), (size.height, size.width), mode="bicubic", antialias=True)
-        frames = video.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return np.ascontiguousarray(frames)
+    if (height, width) == (size.height, size.width):
+        return np.ascontiguousarray(frames)
+    resized = np.empty((size.frames, size.height, size.width, 3), np.uint8)
+    for k in range(0, size.frames, RESIZED_AT_ONCE):
+        video = torch.from_numpy(frames[k : k + RESIZED_AT_ONCE]).permute(0, 3, 1, 2).float()
+        video = F.interpolate(video, (size.height, size.width), mode="bicubic", antialias=True)
+        resized[k : k + RESIZED_AT_ONCE] = video.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return resized

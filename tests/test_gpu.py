@@ -1,0 +1,56 @@
+"""What only a GPU can show; skipped where there is none. `make test-heavy` runs it."""
+
+import pytest
+import torch
+from test_editor import PAIR, SAME, frames_of
+from tiny import pipeline_of
+
+from v2edit import backbones
+from v2edit.attention import attend, attend_reference
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.editing import EditConfig, Editor
+from v2edit.editing.progression import aligned_text
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+CONFIG = EditConfig(steps=10, beta=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_source_comes_back_on_a_gpu(dtype):
+    backbone = CogVideoX(pipeline_of("5b").to("cuda", dtype))
+    x0 = backbone.encode(frames_of(0))
+    (back,) = Editor(backbone).subtasks(x0, aligned_text(backbone, SAME), CONFIG)
+    assert (back - x0).norm() <= 1e-4 * x0.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [64, 32, 12])
+def test_the_kernels_give_the_log_sum_exp_that_the_reference_gives(dtype, channels):
+    q, k, v = (torch.randn(2, 3, n, channels, device="cuda", dtype=dtype) for n in (70, 45, 45))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for got, expected in zip(attend(q, k, v), attend_reference(q, k, v), strict=True):
+        torch.testing.assert_close(got.float(), expected.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_offloading_changes_nothing(offload, tmp_path):
+    pipeline_of("5b").save_pretrained(tmp_path)
+    plain, offloaded = (
+        Editor(backbones.load(str(tmp_path), device="cuda", dtype="float32", offload=mode)).edit(
+            frames_of(1), PAIR, CONFIG
+        )
+        for mode in ("none", offload)
+    )
+    assert abs(plain.frames.astype(int) - offloaded.frames.astype(int)).max() <= 1
+
+
+def test_a_seed_means_the_same_noise_on_every_device():
+    def latents(device: str) -> torch.Tensor:
+        backbone = CogVideoX(pipeline_of("5b").to(device))
+        x0 = CogVideoX(pipeline_of("5b")).encode(frames_of(2)).to(device)
+        return next(Editor(backbone).subtasks(x0, aligned_text(backbone, PAIR), EditConfig(steps=10))).cpu()
+
+    torch.testing.assert_close(latents("cuda"), latents("cpu"), rtol=1e-2, atol=1e-2)
