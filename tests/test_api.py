@@ -1,51 +1,154 @@
-"""Where an edit's prompts come from, and that one default is one default."""
+"""Where an edit's prompts come from, what is said of them, and what a run's manifest tells."""
 
 import inspect
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from tiny import pipeline_of
 
-from v2edit import backbones
+from v2edit import backbones, video
 from v2edit.api import edit_video, resolve_prompts
+from v2edit.editing import EditConfig
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
+from v2edit.runs import default_run_folder
 
 BALL = "a big red ball in the middle stays still on a gray floor under a blue sky, the camera is still."
 
 
 @pytest.fixture
-def video(tmp_path: Path) -> Path:
+def clip(tmp_path: Path) -> Path:
     (tmp_path / "clip.json").write_text(json.dumps({"source_prompt": BALL}))
     return tmp_path / "clip.mp4"
 
 
-def test_the_instruction_changes_the_prompt_beside_the_video(video: Path) -> None:
-    pair = resolve_prompts(video, "make the ball blue", None, None, builtin=True)
+def test_the_instruction_changes_the_prompt_beside_the_video(clip: Path) -> None:
+    pair = resolve_prompts(clip, "make the ball blue", None, None)
     assert pair == PromptPair(BALL, BALL.replace("red", "blue"))
 
 
-def test_what_the_user_says_comes_first(video: Path) -> None:
-    given = resolve_prompts(video, "make the ball blue", "a cat", "a dog", builtin=True)
+def test_what_the_user_says_comes_first(clip: Path) -> None:
+    given = resolve_prompts(clip, "make the ball blue", "a cat", "a dog")
     assert given == PromptPair("a cat", "a dog")
-    assert resolve_prompts(video, None, None, "a dog", builtin=False) == PromptPair(BALL, "a dog")
+    assert resolve_prompts(clip, None, None, "a dog") == PromptPair(BALL, "a dog")
 
 
-@pytest.mark.parametrize("builtin", [True, False])
-def test_a_prompt_of_another_world_needs_its_target(video: Path, builtin: bool) -> None:
-    with pytest.raises(UserError) as told:
-        resolve_prompts(video, "make it a dog", "a cat sleeps", None, builtin)
-    assert ("--target-prompt" in str(told.value)) is not builtin
+def test_an_instruction_that_is_not_of_the_world_is_led_to_the_prompts(tmp_path: Path, clip: Path) -> None:
+    """For every model: nobody is sent in circles."""
+    with pytest.raises(UserError, match=r"--source-prompt.* --target-prompt"):
+        resolve_prompts(tmp_path / "rabbit.mp4", "make it a cat", None, None)
+    with pytest.raises(UserError, match=r"know 'rabbit'.* --target-prompt"):
+        resolve_prompts(tmp_path / "rabbit.mp4", "make it a cat", "a rabbit eats", None)
+    with pytest.raises(UserError, match="--target-prompt"):
+        resolve_prompts(clip, "make it a cat", None, None)
+    for target in (None, "a cat"):
+        with pytest.raises(UserError, match=r"the source prompt is empty.* --source-prompt"):
+            resolve_prompts(clip, "make it a cat", " ", target)
 
 
-def test_a_broken_file_beside_the_video(video: Path) -> None:
+def test_the_folder_that_the_user_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames.json").write_text(json.dumps({"source_prompt": BALL}))
+    monkeypatch.chdir(tmp_path / "frames")
+    assert resolve_prompts(Path("."), "make the ball blue", None, None).target == BALL.replace("red", "blue")
+    assert default_run_folder(Path("."), "make the ball blue").name == "frames-make-the-ball-blue"
+    monkeypatch.chdir("/")
+    with pytest.raises(UserError, match="--source-prompt"):
+        resolve_prompts(Path("."), "make the ball blue", None, None)
+
+
+def test_a_broken_file_beside_the_video(clip: Path) -> None:
     for text in ("{", "[]", '{"source_prompt": 3}'):
-        video.with_suffix(".json").write_text(text)
+        clip.with_suffix(".json").write_text(text)
         with pytest.raises(UserError, match="--source-prompt"):
-            resolve_prompts(video, "make the ball blue", None, None, builtin=True)
+            resolve_prompts(clip, "make the ball blue", None, None)
 
 
 def test_defaults_are_those_of_loading() -> None:
     own = inspect.signature(edit_video).parameters
     for name, parameter in inspect.signature(backbones.load).parameters.items():
         assert own[name].default == parameter.default, name
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline_of("5b").save_pretrained(folder)  # trained on 9 frames
+    return folder
+
+
+def edited(tmp_path: Path, model: Path, frames: int, prompts: tuple[str, str] = ("a ball", "a cube")) -> Path:
+    path = tmp_path / "clip.mp4"
+    video.write(np.zeros((frames, 32, 32, 3), np.uint8), path, fps=8)
+    source, target = prompts
+    config = EditConfig(steps=2)
+    run = edit_video(
+        path, source_prompt=source, target_prompt=target, model=str(model), config=config, out=tmp_path / "run"
+    )
+    return run.folder
+
+
+def test_the_manifest_says_what_was_used_and_not_what_was_asked(tmp_path, model, caplog):
+    facts = json.loads((edited(tmp_path, model, 9) / "run.json").read_text())
+    assert facts["model"] == {
+        "name": str(model), "revision": None, "commit": None,
+        "device": "cuda:0" if torch.cuda.is_available() else "cpu",
+        "dtype": "bfloat16" if torch.cuda.is_available() else "float32",
+    }  # fmt: skip
+    assert facts["guidance"] == 7.0 and facts["solver"] == "dpm-sde"
+    assert caplog.messages == []
+
+
+def test_a_clip_longer_than_the_model_was_trained_on_is_noted(tmp_path, model, caplog):
+    edited(tmp_path, model, 10)
+    (note,) = caplog.messages
+    assert note.startswith("10 frames, and the model was trained on 9: ")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "foreign"),
+    [
+        ((BALL, BALL.replace("red", "blue")), False),
+        (("a rabbit", "a cat"), True),
+        ((BALL, "a cat"), True),
+        (("a cinematic shot of " + BALL, BALL), True),
+    ],
+)
+@pytest.mark.parametrize("frames", [9, 10])
+def test_the_built_in_model_has_one_note_at_most(tmp_path, model, monkeypatch, caplog, prompts, foreign, frames):
+    monkeypatch.setattr("v2edit.backbones.registry.BUILT_IN_FOLDER", model)
+    monkeypatch.setattr("v2edit.backbones.cogvideox.log.disabled", True)  # the tiny tokenizer cuts these prompts
+    edited(tmp_path, "primitives", frames, prompts)
+    assert len(caplog.messages) == (foreign or frames > 9)
+    assert ("knows only its own world" in caplog.text) is foreign
+    assert ("trained on 9" in caplog.text) is (frames > 9)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"guidance": math.nan},
+        {"guidance": math.inf},
+        {"solver": "euler"},
+        {"ending": "abrupt"},
+        {"beta": 0.9},
+        {"beta": 1.0, "inc": False},
+        {"alpha": 0.3, "pnc": False},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong))}") as told:
+        EditConfig(**wrong)
+    assert "\n" not in str(told.value)
+
+
+def test_the_ends_of_the_range_may_be_meant():
+    EditConfig(beta=0.0)
+    EditConfig(beta=0.95, inc=False)
+    EditConfig(alpha=0.3, pnc=False, amr=False)

@@ -1,23 +1,35 @@
 """The command line as a user meets it: real processes, exit codes, one line for each mistake."""
 
+import errno
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from tiny import pipeline_of
 
+from v2edit import video
 from v2edit.cli import main, parse
 from v2edit.editing.config import EditConfig
 
 
-def v2edit(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "v2edit", *words], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
+def v2edit(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, env = [sys.executable, "-m", "v2edit", *words], os.environ | environment
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def refused(told: subprocess.CompletedProcess[str], says: str) -> None:
+    """A mistake of the user's: one line, and that exit code."""
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("v2edit: error: ") and told.stderr.count("\n") == 1 and says in told.stderr
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +53,9 @@ MISTAKES = {
     "no such video": (["nowhere.mp4", "make the ball red"], "no such file: nowhere.mp4"),
     "no source prompt": (["broken.mp4", "make the ball red"], "--source-prompt"),
     "no change": (["broken.mp4", "--source-prompt", "a ball"], "--target-prompt"),
+    "an instruction alone": (["broken.mp4", "make it a cat"], "--target-prompt"),
+    "an empty source prompt": (["broken.mp4", "make it a cat", "--source-prompt", ""], "the source prompt is empty"),
+    "a folder without images": ([".", "--source-prompt", "a", "--target-prompt", "b"], "folder without images"),
     "not of the world": (
         ["broken.mp4", "make it snow", "--source-prompt", "a street", "--model", "some/model"],
         "--target-prompt",
@@ -54,6 +69,7 @@ MISTAKES = {
         "taken exists; choose another -o or remove it",
     ),
     "a value out of range": (["broken.mp4", "--subtasks", "0"], "--subtasks is 0"),
+    "a negative seed": (["broken.mp4", "--seed", "-1"], "--seed is -1"),
 }
 
 
@@ -64,11 +80,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(tmp_path: Path, words: list[s
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     told = v2edit("edit", *words, cwd=tmp_path)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.startswith("v2edit: error: ") and told.stderr.count("\n") == 1
-    assert says in told.stderr
-    # A parent folder for runs may have been made; there is nothing in it.
-    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "runs"] == before
+    refused(told, says)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("words", [["edit"], ["edti", "clip.mp4"], ["edit", "clip.mp4", "--steps", "many"]])
@@ -97,16 +110,36 @@ def test_a_sample_of_the_world(clip: Path, capsys: pytest.CaptureFixture[str]) -
     assert clip.read_bytes() == content
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def run_out_of_memory(*_: object) -> None:
+def terminate(*_: object, **__: object) -> None:
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # which would end the tests, too
+    signal.raise_signal(signal.SIGTERM)
+
+
+def run_out_of_gpu_memory(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def run_out_of_memory(*_: object, **__: object) -> None:
+    torch.empty(2**55, dtype=torch.uint8)
+
+
+def run_out_of_python_memory(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
 @pytest.mark.parametrize(
-    ("happens", "code", "says"), [(interrupt, 130, "interrupted"), (run_out_of_memory, 2, "--offload")]
+    ("happens", "code", "says"),
+    [
+        (interrupt, 130, "interrupted"),
+        (terminate, 130, "interrupted"),
+        (run_out_of_gpu_memory, 2, "--offload"),
+        (run_out_of_memory, 2, "out of memory; try a shorter video"),
+        (run_out_of_python_memory, 2, "out of memory; try a shorter video"),
+    ],
 )
 def test_what_ends_a_run_early_leaves_nothing(
     clip: Path,
@@ -122,3 +155,131 @@ def test_what_ends_a_run_early_leaves_nothing(
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1 and says in told.err
     assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["a new folder", "an empty folder"])
+def test_a_disk_that_fills_up_at_the_very_end(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, rename = tmp_path / "deep" / "sample", Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.name in ("truth.mp4", "sample") or target == out:  # not the first file to be moved
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return rename(path, target)
+
+    if there:
+        out.mkdir(parents=True)
+    monkeypatch.setattr(Path, "rename", fails)
+    assert main(["world", "sample", "-o", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "no space left" in told
+    assert sorted(tmp_path.rglob("*")) == ([out.parent, out] if there else [])
+
+
+PROMPTS = ["--source-prompt", "a ball", "--target-prompt", "a cube"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline_of("5b").save_pretrained(folder)
+    return folder
+
+
+def test_an_empty_part_of_a_model(clip: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "tokenizer")
+    (tmp_path / "model" / "tokenizer").mkdir()
+    told = v2edit("edit", str(clip), *PROMPTS, "--model", "model", cwd=tmp_path)
+    refused(told, "lacks tokenizer/tokenizer.json or spiece.model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_broken_part_of_a_model_is_one_line_in_spite_of_the_libraries(
+    clip: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    path = tmp_path / "model" / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"unheard_of": 1}))  # of which diffusers has a remark
+    weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    refused(v2edit("edit", str(clip), *PROMPTS, "--model", "model", cwd=tmp_path), "cannot load the model model: ")
+
+
+def test_a_model_is_looked_for_before_the_whole_video_is_read(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, limits = video.read, []
+
+    def counted(path: Path, max_frames: int | None = None) -> video.Video:
+        limits.append(max_frames)
+        return read(path, max_frames)
+
+    monkeypatch.setattr("v2edit.video.read", counted)
+    assert main(["edit", str(clip), *PROMPTS, "--model", "nothing-here", "-o", str(tmp_path / "run")]) == 2
+    assert limits == [1]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub whose every model has the trouble that it is named after."""
+
+    asked: list[str] = []  # noqa: RUF012 (emptied by the fixture)
+    STATUS = {"RepoNotFound": 404, "GatedRepo": 403, "RevisionNotFound": 404, "EntryNotFound": 404}  # noqa: RUF012
+
+    def do_HEAD(self) -> None:
+        trouble = self.path.split("/")[2]
+        self.asked.append(self.path)
+        self.send_response(self.STATUS.get(trouble, 503))
+        self.send_header("X-Error-Code", trouble)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Hub.asked.clear()
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        ("RepoNotFound", "there is no model org/RepoNotFound"),
+        ("GatedRepo", "is gated: accept its terms"),
+        ("RevisionNotFound", "has no revision 'v9'"),
+        ("EntryNotFound", "is not a diffusers pipeline: it has no model_index.json"),
+        ("Unavailable", "cannot reach the hub for org/Unavailable: is there a network?"),
+    ],
+)
+def test_what_the_hub_says_is_one_line(clip: Path, tmp_path: Path, hub: str, trouble: str, says: str) -> None:
+    words = ["edit", str(clip), *PROMPTS, "--model", f"org/{trouble}", "--revision", "v9"]
+    refused(v2edit(*words, cwd=tmp_path, HF_ENDPOINT=hub, HF_HOME=str(tmp_path / "home")), says)
+    assert len(Hub.asked) == 1  # A hub that is down is not asked for half a minute.
+
+
+@pytest.mark.parametrize("network", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=str)
+def test_no_network(clip: Path, tmp_path: Path, network: dict[str, str]) -> None:
+    told = v2edit("edit", str(clip), *PROMPTS, "--model", "org/model", cwd=tmp_path, HF_HOME=str(tmp_path), **network)
+    refused(told, "cannot reach the hub for org/model: is there a network?")
+
+
+def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
+    clip: Path, model: Path, tmp_path: Path
+) -> None:
+    cache, commit = tmp_path / "hub" / "models--org--tiny", "0123456789abcdef" * 2 + "01234567"
+    shutil.copytree(model, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    words = ["edit", str(clip), *PROMPTS, "--model", "org/tiny", "--steps", "2", "-o", "run"]
+    told = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
+    assert told.returncode == 0, told.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"]["commit"] == commit

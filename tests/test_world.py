@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from v2edit import video
 from v2edit.errors import UserError
-from v2edit.world.captions import caption, read_caption, sample_wording, wording_of
+from v2edit.world.captions import caption, is_caption, read_caption, sample_wording, wording_of
 from v2edit.world.edits import KINDS, sample_edit, truth
 from v2edit.world.grammar import edit_prompt
 from v2edit.world.render import render
@@ -34,6 +34,42 @@ def test_a_caption_reads_back_as_its_scene_and_its_wording(seed):
     text = caption(scene, sample_wording(rng))
     assert read_caption(text) == plain(scene)
     assert caption(read_caption(text), wording_of(text)) == text
+    empty = caption(replace(scene, objects=()), sample_wording(rng))
+    assert read_caption(empty) == plain(replace(scene, objects=()))
+
+
+@given(seeds, st.data())
+def test_a_caption_with_a_word_more_or_less_is_none(seed, data):
+    """Nothing is guessed and nothing passed over: what is read can be said again."""
+    rng = Random(seed)
+    text = caption(sample_scene(rng), sample_wording(rng))
+    words = text.replace(",", "").split()
+    at = data.draw(st.integers(0, len(words) - 1))
+    assert not is_caption(" ".join(words[:at] + words[at + 1 :]))
+    word = data.draw(st.sampled_from(["cinematic", "35mm", "7", "red", "ball", "a", "球"]))
+    assert not is_caption(" ".join([*words[:at], word, *words[at:]]))
+
+
+def test_case_spelling_punctuation_and_a_camera_at_rest_are_free():
+    text = "Under a blue sky a Big red ball, on the left, rests on a grey floor"
+    assert caption(read_caption(text), wording_of(text)) == (
+        "under a blue sky, a big red ball on the left rests on a gray floor, the camera is still."
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("a cinematic shot of a big red cube on a gray floor under a blue sky, 35mm", "know 'cinematic', 'shot', 'of'"),
+        ("a big red ball on the left hops under a blue sky", "it names no floor"),
+        ("on the left", "it names no object and no floor and no sky"),
+        ("a red ball on a gray floor under a blue sky", "it wants the size, colour, shape, place and motion"),
+    ],
+)
+def test_a_prompt_of_another_world_is_told_what_is_wrong(prompt, says):
+    with pytest.raises(UserError, match=says) as refusal:
+        edit_prompt(prompt, "make the ball green")
+    assert "'a big red ball in the middle stays still on a gray floor" in str(refusal.value)
 
 
 @given(seeds, st.sampled_from(KINDS))
@@ -55,6 +91,10 @@ def test_an_instruction_turns_the_source_prompt_into_the_target_prompt(seed, kin
         ("add a big green cone on the right", "a big green cone on the right stays still"),
         ("make the red one purple", "a small purple ball on the left hops"),
         ("make the ball slide left", "a small red ball on the left slides left"),
+        ("put the red ball on the right", "a small red ball on the right hops on a gray floor"),
+        ("move it to the middle", "a small red ball in the middle hops on a gray floor"),
+        ("put a cube on the right and the ball in the middle", "red ball in the middle hops and a big red cube on"),
+        ("remove the ball", "nothing stands on a gray floor"),
     ],
 )
 def test_plain_instructions(instruction, expected):
@@ -71,6 +111,12 @@ def test_plain_instructions(instruction, expected):
         ("a big red ball on the left rests on a gray floor under a blue sky", "make the ball red"),
         ("a big red ball on the left rests on a gray floor under a blue sky", "   "),
         ("a big red ball on the left rests on a gray floor under a blue sky", "add a blue cube on the left"),
+        ("a big red ball on the left rests on a gray floor under a blue sky", "put the blue cube on the right"),
+        ("a big red ball on the left rests on a gray floor under a blue sky", "put the ball on the left"),
+        (
+            "a big red ball on the left rests and a big blue ball on the right rests on a gray floor under a blue sky",
+            "put the red ball on the right",
+        ),
         (
             "a big red ball on the left rests and a big blue ball on the right rests on a gray floor under a blue sky",
             "turn the ball into a cube",

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
+from v2edit.backbones.registry import BUILT_IN, PUBLISHED, DType, Offload
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
@@ -23,7 +25,6 @@ else:
     Progress = Any  # Its module loads torch; the command line that is made from the signature needs no more.
 
 log = logging.getLogger(__name__)
-BUILT_IN = "primitives"
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def edit_video(
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
     out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
     device: Annotated[str, arg(metavar="DEVICE")] = "auto",
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    offload: Literal["none", "model", "group"] = "none",
+    dtype: DType = "auto",
+    offload: Offload = "none",
     vae_tiling: bool = False,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
@@ -76,22 +77,21 @@ def edit_video(
     path = Path(video)
     if not path.exists():
         raise UserError(f"no such file: {path}")
-    prompts = resolve_prompts(path, instruction, source_prompt, target_prompt, builtin=model == BUILT_IN)
-    if model == BUILT_IN and not is_caption(prompts.source):
-        log.warning(
-            "the built-in model knows only its own world of %s on a floor under a sky: expect nonsense for other "
-            "videos, and use --model zai-org/CogVideoX-5b for them",
-            ", ".join(f"{shape}s" for shape in SHAPES),
-        )
+    prompts = resolve_prompts(path, instruction, source_prompt, target_prompt)
     with RunWriter(Path(out) if out else default_run_folder(path, instruction or prompts.target)) as run:
+        from v2edit import backbones
         from v2edit import video as videos
 
+        # What is wrong with the video or the model's name is said before the whole of either is read.
+        videos.read(path, max_frames=1)
+        checkpoint = backbones.find(model, revision)
         source, identity = videos.read(path), describe_input(path)
 
-        from v2edit import backbones
         from v2edit.editing.editor import Editor
 
-        backbone = backbones.load(model, device, dtype, offload, vae_tiling, revision)
+        backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
+        if doubts := _doubts(model, prompts, len(source.frames), backbone.trained.frames):
+            log.warning("%s", doubts)
         result = Editor(backbone).edit(source.frames, prompts, config, on_progress)
         *stations, edited = (replace(source, frames=frames) for frames in result.subtasks)
 
@@ -113,8 +113,9 @@ def edit_video(
                 "model": {
                     "name": model,
                     "revision": revision,
+                    "commit": checkpoint.commit,
                     "device": str(backbone.device),
-                    "dtype": dtype,
+                    "dtype": str(backbone.dtype).removeprefix("torch."),
                 },
                 "offload": offload,
                 "vae_tiling": vae_tiling,
@@ -129,18 +130,21 @@ def edit_video(
 
 
 def resolve_prompts(
-    video: Path, instruction: str | None, source_prompt: str | None, target_prompt: str | None, builtin: bool
+    video: Path, instruction: str | None, source_prompt: str | None, target_prompt: str | None
 ) -> PromptPair:
     """The prompt pair of an edit, from what the user said and what lies beside the video.
 
-    Raises `UserError` that names the option to give when something is missing.
+    Raises `UserError` that names the options to give when something is missing.
     """
     if source_prompt is None:
         source_prompt = _source_prompt_beside(video)
     if source_prompt is None:
-        raise UserError(f"what does {video.name} show? Say it with --source-prompt (there is none beside the video)")
+        also = "" if target_prompt else ", and what it is to show with --target-prompt"
+        raise UserError(f"what does {video.name} show? Say it with --source-prompt{also}")
     if target_prompt is not None:
         return PromptPair(source_prompt, target_prompt)
+    if not source_prompt.strip():
+        raise UserError("the source prompt is empty: say what the video shows with --source-prompt")
     if not instruction or not instruction.strip():
         raise UserError("what is to change? Give an INSTRUCTION, or describe the edited video with --target-prompt")
     from v2edit.world.grammar import edit_prompt
@@ -148,14 +152,13 @@ def resolve_prompts(
     try:
         return edit_prompt(source_prompt, instruction)
     except UserError as error:
-        if builtin:
-            raise
-        raise UserError(f"{error}; what is not of the built-in world needs a --target-prompt, too") from error
+        raise UserError(f"{error}; for anything else, say what the video is to show with --target-prompt") from error
 
 
 def _source_prompt_beside(video: Path) -> str | None:
     """`source_prompt` in the JSON file of the same name, as `v2edit world sample` writes it."""
-    sidecar = video.with_suffix(".json")
+    video = Path(os.path.abspath(video))  # "." has no name of its own
+    sidecar = video.parent / f"{video.stem}.json"
     if not sidecar.is_file():
         return None
     try:
@@ -164,3 +167,20 @@ def _source_prompt_beside(video: Path) -> str | None:
         raise UserError(f"{sidecar} is no JSON ({error}); mend it or give --source-prompt") from error
     prompt = facts.get("source_prompt") if isinstance(facts, dict) else None
     return prompt if isinstance(prompt, str) else None
+
+
+def _doubts(model: str, prompts: PromptPair, frames: int, trained: int) -> str:
+    """What speaks against a good result, in one line."""
+    doubts = []
+    if model == BUILT_IN and not (is_caption(prompts.source) and is_caption(prompts.target)):
+        shapes = ", ".join(f"{shape}s" for shape in SHAPES)
+        doubts.append(
+            f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for "
+            f"other videos, and use --model {PUBLISHED} for them"
+        )
+    if frames > trained:
+        doubts.append(
+            f"{frames} frames, and the model was trained on {trained}: slower, more memory, and it drifts; "
+            "shorter clips are better"
+        )
+    return "; ".join(doubts)

@@ -8,8 +8,11 @@ import functools
 import io
 import json
 import logging
+import re
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -104,19 +107,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     notes = Notes()
     told.addHandler(notes)
     try:
-        parse(words)()
+        with termination_as_interrupt():
+            parse(words)()
     except (UserError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
         print("v2edit: interrupted; nothing was written", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; not worth loading torch to name it.
-            raise
-        return fail("out of memory; try --offload model, then --offload group, and --vae-tiling")
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it.
+            return fail("out of memory; try --offload model, then --offload group, and --vae-tiling")
+        if isinstance(error, MemoryError) or re.search("allocate memory|not enough memory", str(error)):
+            return fail("out of memory; try a shorter video, and --vae-tiling")
+        raise
     finally:
         told.removeHandler(notes)
     return 0
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Whoever ends the process politely gets the cleaning up that Ctrl-C gets."""
+    ours = threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Notes(logging.Handler):

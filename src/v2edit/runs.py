@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -38,9 +39,11 @@ class RunWriter:
             raise UserError(f"{out} exists; choose another -o or remove it")
 
     def __enter__(self) -> Self:
+        self._parents = [path for path in self.folder.parents if not path.exists()]  # made here, innermost first
         try:
             self.folder.mkdir(parents=True)
         except OSError as error:
+            self._remove()
             raise UserError(f"cannot write to {self.out.parent}: {error.strerror}; choose another -o") from error
         self.started = _now()
         return self
@@ -48,17 +51,41 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
+        try:
+            if kind is None:
+                self._put_in_place()
+        except OSError as failed:
+            kind = type(failed)
+            raise UserError(f"cannot write to {self.out}: {failed.strerror or failed}; choose another -o") from failed
+        except BaseException as interrupted:
+            kind = type(interrupted)
+            raise
+        finally:
+            if kind is not None:
+                self._remove()
+
+    def _put_in_place(self) -> None:
         self.out = first_free(self.out)
         if not self.out.is_dir():
             self.folder.rename(self.out)
             return
         # An empty folder may be somebody's working directory: it is filled, not replaced, the manifest last.
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
-            path.rename(self.out / path.name)
+        moved: list[Path] = []
+        try:
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
+                moved.append(path.rename(self.out / path.name))
+        except BaseException:
+            for path in moved:
+                path.unlink()
+            raise
         self.folder.rmdir()
+
+    def _remove(self) -> None:
+        """Everything that was made, and of the folders above it those that were made for it and are empty again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            for path in self._parents:
+                path.rmdir()
 
     def write_manifest(self, facts: Mapping[str, Any], argv: Sequence[str] | None = None) -> None:
         """Write `run.json`: `facts`, the command line with secrets blanked, versions and times (UTC).
@@ -96,7 +123,7 @@ def describe_input(path: Path) -> dict[str, str]:
 def default_run_folder(video: Path, instruction: str) -> Path:
     """`runs/<video>-<instruction>`, shortened to plain characters, with -2, -3 … when taken."""
     slug = "-".join(re.findall(r"[a-z0-9]+", instruction.lower()))[:48].strip("-")
-    stem = re.sub(r"[^\w.-]+", "_", video.stem).strip(".")
+    stem = re.sub(r"[^\w.-]+", "_", Path(os.path.abspath(video)).stem).strip(".")
     return first_free(Path("runs") / f"{stem}-{slug}".strip("-"))
 
 

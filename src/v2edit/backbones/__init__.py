@@ -1,6 +1,21 @@
-"""The video models behind one protocol: `load` a model by hub id or folder, and edit with it."""
+"""The video models behind one protocol: `load` a model by hub id or folder, and edit with it.
 
-from v2edit.backbones.base import Backbone, Size, Text
-from v2edit.backbones.registry import BUILT_IN, load
+The names below are loaded on first use: those that need torch bring it then.
+"""
 
-__all__ = ["BUILT_IN", "Backbone", "Size", "Text", "load"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from v2edit.backbones.base import Backbone, Size, Text
+    from v2edit.backbones.registry import BUILT_IN, Checkpoint, find, load
+
+__all__ = ["BUILT_IN", "Backbone", "Checkpoint", "Size", "Text", "find", "load"]
+
+_IN_BASE = ("Backbone", "Size", "Text")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'base' if name in _IN_BASE else 'registry'}"), name)

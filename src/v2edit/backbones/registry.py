@@ -1,26 +1,79 @@
-"""From a model's name (built in, a hub id or a folder) to a `Backbone`."""
+"""From a model's name (built in, a hub id or a folder) to a `Backbone`. Finding one loads no torch; loading it does."""
 
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from v2edit.backbones.base import Backbone
 from v2edit.errors import UserError
+
+if TYPE_CHECKING:
+    from v2edit.backbones.base import Backbone
 
 BUILT_IN = "primitives"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "models" / BUILT_IN
+PUBLISHED = "zai-org/CogVideoX-5b"  # what to suggest for videos of the real world
+INDEX = "model_index.json"
 FAMILIES = {"CogVideoXPipeline": "CogVideoX", "CogVideoXVideoToVideoPipeline": "CogVideoX"}
+SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
+# Each part of a model, and the files that it cannot be without: one of each group.
+WEIGHTS = (("config.json",), ("*.safetensors",))
+PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "text_encoder": WEIGHTS,
+    "tokenizer": (("tokenizer.json", "spiece.model"),),
+    "transformer": WEIGHTS,
+    "vae": WEIGHTS,
+    "scheduler": (("scheduler_config.json",),),
+}
 
 Offload = Literal["none", "model", "group"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that is there and of a known family: its `name` as given, and where it is loaded from."""
+
+    name: str
+    source: str  # a folder or a hub id
+    commit: str | None = None  # of a hub id
+    cached: bool = False  # the hub cannot be reached, but an earlier download is here
+
+
+def find(model: str = BUILT_IN, revision: str | None = None) -> Checkpoint:
+    """Finds a model by its index alone; `load` says what both take.
+
+    Raises:
+        UserError: the model cannot be found, is not of a known family, or lacks a part.
+    """
+    folder = BUILT_IN_FOLDER if model == BUILT_IN else Path(model)
+    if folder.is_dir():
+        checkpoint, path = Checkpoint(model, str(folder)), folder / INDEX
+        if not path.is_file():
+            raise UserError(f"{folder} is not a model: a diffusers folder has a {INDEX}")
+    elif model == BUILT_IN:
+        raise UserError(f"this installation lacks the built-in model ({folder}); install it again or name a --model")
+    elif folder.exists() or model.count("/") != 1 or model.startswith((".", "/")):
+        raise UserError(f"no model {model!r}: give {BUILT_IN!r}, a Hugging Face id such as {PUBLISHED}, or a folder")
+    else:
+        path, reached = _fetched_index(model, revision)
+        checkpoint = Checkpoint(model, model, path.parent.name, cached=not reached)
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {_first_line(error)}") from error
+    _check(model, index if isinstance(index, dict) else {}, folder if folder.is_dir() else None)
+    return checkpoint
+
+
 def load(
-    model: str = BUILT_IN,
+    model: str | Checkpoint = BUILT_IN,
     device: str = "auto",
     dtype: DType = "auto",
     offload: Offload = "none",
@@ -30,7 +83,8 @@ def load(
     """Loads a video model.
 
     Args:
-        model: "primitives" (built in), a Hugging Face id such as "zai-org/CogVideoX-5b", or a diffusers folder.
+        model: "primitives" (built in), a Hugging Face id such as "zai-org/CogVideoX-5b", a diffusers folder, or
+            what `find` made of one of them.
         device: a torch device; "auto" takes CUDA where there is one.
         dtype: "auto" is bfloat16 on CUDA and float32 elsewhere (and always for the built-in model).
         offload: "model" moves the parts from main memory to the GPU in turn, "group" streams layer by layer.
@@ -40,32 +94,31 @@ def load(
     Raises:
         UserError: the model cannot be found, is not of a known family, or lacks a part.
     """
-    index = _index_of(model, revision)
-    family = FAMILIES.get(str(index.get("_class_name")))
-    if family is None:
-        raise UserError(
-            f"{model} is a {index.get('_class_name')}, which cannot be edited with; known are the families "
-            f"{', '.join(sorted(set(FAMILIES.values())))} (such as zai-org/CogVideoX-5b) and the built-in {BUILT_IN!r}"
-        )
+    checkpoint = find(model, revision) if isinstance(model, str) else model
 
     import torch
     from diffusers import CogVideoXPipeline
+    from safetensors import SafetensorError
 
     from v2edit.backbones.cogvideox import CogVideoX
 
     target = _device(device)
-    if dtype == "auto":
-        dtype = "bfloat16" if target.type == "cuda" and model != BUILT_IN else "float32"
-    source = BUILT_IN_FOLDER if model == BUILT_IN else model
-    try:
-        with _no_bars():  # of parts being read: they are many and short, and downloads have bars of their own
-            pipeline = CogVideoXPipeline.from_pretrained(
-                source, dtype=getattr(torch, dtype), revision=revision, use_safetensors=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"cannot load the model {model}: {_first_line(error)}") from error
     if offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
+    if dtype == "auto":
+        dtype = "bfloat16" if target.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
+    try:
+        with _quiet():
+            pipeline = CogVideoXPipeline.from_pretrained(
+                checkpoint.source,
+                dtype=getattr(torch, dtype),
+                revision=checkpoint.commit,
+                local_files_only=checkpoint.cached,
+                use_safetensors=True,
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot load the model {checkpoint.name}: {_first_line(error)}") from error
+    backbone = CogVideoX(pipeline, name=checkpoint.name)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=target)
     elif offload == "group":
@@ -74,51 +127,120 @@ def load(
         pipeline.to(target)
     if vae_tiling:
         pipeline.vae.enable_tiling()
-    return CogVideoX(pipeline, name=model)
+    return backbone
 
 
-def _index_of(model: str, revision: str | None) -> dict[str, Any]:
-    """The pipeline's `model_index.json`, from a folder or the hub."""
-    folder = BUILT_IN_FOLDER if model == BUILT_IN else Path(model)
-    if folder.is_dir():
-        path = folder / "model_index.json"
-        if not path.is_file():
-            raise UserError(f"{folder} is not a model: a diffusers folder has a model_index.json")
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {_first_line(error)}") from error
-        parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
-        missing = [name for name in parts if not (folder / name).is_dir()]
-        if missing:
-            raise UserError(f"the model in {folder} lacks its {' and '.join(missing)}; download it again, whole")
-        return index
-    if folder.exists() or model.count("/") != 1 or model.startswith((".", "/")):
+def _check(model: str, index: dict[str, Any], folder: Path | None) -> None:
+    """Raises `UserError` for a model that cannot be edited with, as far as its index and its folder tell."""
+    if (kind := str(index.get("_class_name"))) not in FAMILIES:
+        what = f"a {kind}" if "_class_name" in index else "no pipeline"
         raise UserError(
-            f"no model {model!r}: give {BUILT_IN!r}, a Hugging Face id such as zai-org/CogVideoX-5b, or a folder"
+            f"{model} is {what}, which cannot be edited with; known are the families "
+            f"{', '.join(sorted(set(FAMILIES.values())))} (such as {PUBLISHED}) and the built-in {BUILT_IN!r}"
         )
-    from diffusers import DiffusionPipeline
+    missing = []
+    for part, needs in PARTS.items():
+        kind = index.get(part)
+        if not isinstance(kind, list) or kind[-1:] in ([], [None]) or (folder and not (folder / part).is_dir()):
+            missing.append(f"its {part}")
+        elif folder:
+            missing += [
+                f"{part}/{' or '.join(names)}"
+                for names in needs
+                if not any(file.is_file() for name in names for file in (folder / part).glob(name))
+            ]
+    if missing:
+        raise UserError(f"the model {folder or model} lacks {' and '.join(missing)}; download it again, whole")
+    if (scheduler := index["scheduler"][-1]) not in SCHEDULERS:
+        raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(SCHEDULERS)}")
+
+
+def _fetched_index(model: str, revision: str | None) -> tuple[Path, bool]:
+    """A hub model's index (in the folder of its commit), and whether the hub itself was reached for it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        config: Any = DiffusionPipeline.load_config(model, revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot find the model {model}: {_first_line(error)}") from error
-    return dict(config)
+        with _quiet_log("huggingface_hub"):
+            try:
+                # Asked for once: a download alone repeats its question for half a minute.
+                get_hf_file_metadata(hf_hub_url(model, INDEX, revision=revision))
+                reached = True
+            except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
+                raise
+            except Exception:  # no network, in one of its many forms; an earlier download may be here
+                reached = False
+            return Path(hf_hub_download(model, INDEX, revision=revision, local_files_only=not reached)), reached
+    except LocalEntryNotFoundError as error:
+        message = f"cannot reach the hub for {model}: is there a network? Or give a local folder as --model"
+        raise UserError(message) from error
+    except GatedRepoError as error:
+        message = f"the model {model} is gated: accept its terms at its page on the hub, then log in (hf auth login)"
+        raise UserError(message) from error
+    except RepositoryNotFoundError as error:
+        message = f"there is no model {model}, neither as a folder nor on the hub (a private one wants hf auth login)"
+        raise UserError(message) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"the model {model} has no revision {revision!r}") from error
+    except EntryNotFoundError as error:
+        raise UserError(f"the model {model} is not a diffusers pipeline: it has no {INDEX}") from error
+    except HFValidationError as error:
+        raise UserError(f"{model!r} is no Hugging Face id, such as {PUBLISHED}, and there is no such folder") from error
+    except OSError as error:
+        raise UserError(f"cannot download {INDEX} of the model {model}: {_first_line(error)}") from error
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    import diffusers
-    import transformers
+def _quiet() -> Iterator[None]:
+    """Without the libraries' remarks, and without their bars for parts being read, which are many and short.
+    Downloads keep theirs. Everything is as it was afterwards."""
+    from diffusers.utils import logging as of_diffusers
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as of_transformers
 
-    loggers = diffusers.utils.logging, transformers.utils.logging
+    loggers = of_diffusers, of_transformers
+    before = [(logger, logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
+    downloads = not are_progress_bars_disabled()
+
+    def keep_download_bars() -> None:  # transformers' switch moves this one, too
+        if downloads and are_progress_bars_disabled():
+            enable_progress_bars()
+        elif not downloads and not are_progress_bars_disabled():
+            disable_progress_bars()
+
     for logger in loggers:
+        logger.set_verbosity_error()
         logger.disable_progress_bar()
+    keep_download_bars()
+    try:
+        with _quiet_log("huggingface_hub"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, verbosity, bars in before:
+            logger.set_verbosity(verbosity)
+            if bars:
+                logger.enable_progress_bar()
+        keep_download_bars()
+
+
+@contextmanager
+def _quiet_log(name: str) -> Iterator[None]:
+    """Without a library's warnings in its log."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.enable_progress_bar()
+        logger.setLevel(level)
 
 
 def _device(name: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from v2edit.errors import UserError
 
 SolverName = Literal["auto", "ddim", "ddpm", "dpm-ode", "dpm-sde"]
+Ending = Literal["deterministic", "same"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class EditConfig:
     """Classifier-free guidance; the model family's own where none is given (CogVideoX: 7)."""
     solver: SolverName = "auto"
     """The denoising solver; auto is the one of the model's own scheduler."""
-    ending: Literal["deterministic", "same"] = "deterministic"
+    ending: Ending = "deterministic"
     """Below beta: deterministic steps, which keep more of the source, or the same solver as above."""
     inc: bool = True
     """Initial noise control. Off: start from pure noise (as alpha = 1)."""
@@ -55,5 +57,16 @@ class EditConfig:
             raise UserError(f"--subtasks is {self.subtasks}, expected 1 to 6")
         if not 1 <= self.steps <= 1000:
             raise UserError(f"--steps is {self.steps}, expected 1 to 1000 (50 is usual)")
-        if self.guidance is not None and self.guidance < 1:
+        if self.guidance is not None and not 1 <= self.guidance < math.inf:
             raise UserError(f"--guidance is {self.guidance}, expected 1 (no guidance) or more")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}, expected 0 or more")
+        for name, known in (("solver", get_args(SolverName)), ("ending", get_args(Ending))):
+            if getattr(self, name) not in known:
+                raise UserError(f"--{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
+        start, what = (self.alpha, f"--alpha ({self.alpha})") if self.inc else (1.0, "1")
+        if start <= self.beta and (self.pnc or self.amr):
+            raise UserError(
+                f"--beta is {self.beta}, expected below {what}, where editing starts: the controls would never act "
+                "(--no-pnc --no-amr does without them)"
+            )

@@ -35,6 +35,19 @@ TEMPLATES = (
     "on a {floor} {ground} under a {sky} sky, {objects}, {camera}.",
     "under a {sky} sky, {objects} on a {floor} {ground}, {camera}.",
 )
+NOTHING = "nothing stands"
+VOCABULARY = frozenset(
+    " ".join(
+        [
+            "a and on under sky",
+            NOTHING,
+            *COLOURS,
+            *FLOORS,
+            *SKIES,
+            *(word for words in WORDS.values() for word in words),
+        ]
+    ).split()
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ def describe_object(one: Object, wording: Wording, motion: bool = True) -> str:
 def caption(scene: Scene, wording: Wording = Wording()) -> str:
     """The scene in one sentence; objects are named from left to right."""
     return TEMPLATES[wording.template].format(
-        objects=" and ".join(describe_object(one, wording) for one in scene.objects) or "nothing stands",
+        objects=" and ".join(describe_object(one, wording) for one in scene.objects) or NOTHING,
         floor=scene.floor,
         sky=scene.sky,
         ground=wording.word("floor"),
@@ -85,34 +98,45 @@ def wording_of(text: str) -> Wording:
 def read_caption(text: str) -> Scene:
     """The scene that a caption of this grammar describes, without the jitter that captions do not mention.
 
+    Nothing is guessed: `caption` says the same scene in the same words (and, where the text leaves the camera out,
+    that it is still).
+
     Raises:
-        UserError: the text does not describe a scene of the built-in world.
+        UserError: the text is not such a caption.
     """
+    unknown = [
+        word
+        for token in re.split(r"[\s.,;:!?]+", text)
+        if (word := token.strip("\"'()")) and not VOCABULARY.issuperset(normalise(word).split() or [word])
+    ]
+    shown = text if len(text) <= 80 else f"{text[:79]}…"
+    refusal = f"the prompt {shown!r} is not one the built-in model knows"
+    if unknown:
+        some = list(dict.fromkeys(unknown))[:3]
+        raise UserError(f"{refusal}: it does not know {', '.join(map(repr, some))}; an example is {caption(EXAMPLE)!r}")
     flat = normalise(text)
     objects = tuple(_read_object(phrase) for phrase in _object_phrases(flat))
     floor = re.search(rf"({'|'.join(FLOORS)}) (?:{'|'.join(WORDS['floor'])})", flat)
     sky = re.search(rf"({'|'.join(SKIES)}) sky", flat)
-    if not (objects or "nothing stands" in flat) or floor is None or sky is None:
-        missing = [
-            what
-            for what, there in (
-                ("an object", objects or "nothing stands" in flat),
-                ("a floor", floor),
-                ("a sky", sky),
-            )
-            if not there
-        ]
+    if not (objects or NOTHING in flat) or floor is None or sky is None:
+        named = {"object": objects or NOTHING in flat, "floor": floor, "sky": sky}
         raise UserError(
-            f"the prompt {text!r} is not one the built-in model knows: it names no {' and no '.join(missing)}; "
+            f"{refusal}: it names {' and '.join(f'no {what}' for what, there in named.items() if not there)}; "
             f"an example is {caption(EXAMPLE)!r}"
         )
-    assert floor and sky
     camera = next((c for c in CAMERAS if any(_has(flat, word) for word in WORDS[c])), "still")
-    return Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
+    scene = Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
+    again = caption(scene, wording_of(text))
+    if flat not in (normalise(again), normalise(again.rpartition(",")[0])):
+        raise UserError(
+            f"{refusal}: it wants the size, colour, shape, place and motion of each object, from left to right, all "
+            f"in the order of {again!r}, which is the nearest"
+        )
+    return scene
 
 
 def is_caption(text: str) -> bool:
-    """Whether a text describes a scene of the built-in world."""
+    """Whether a text describes a scene of the built-in world as the built-in model is used to."""
     try:
         read_caption(text)
     except UserError:
@@ -143,7 +167,7 @@ def _has(flat: str, words: str) -> bool:
 
 def _first(flat: str, part: str) -> int:
     """Where floor, sky or the first object is named."""
-    words = {"floor": WORDS["floor"], "sky": ("sky",)}.get(part, tuple(w for s in SHAPES for w in WORDS[s]))
+    words = {"floor": WORDS["floor"], "sky": ("sky",)}.get(part, (NOTHING, *(w for s in SHAPES for w in WORDS[s])))
     return min((m.start() for w in words if (m := re.search(rf"\b{w}\b", flat))), default=len(flat))
 
 

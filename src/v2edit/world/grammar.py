@@ -18,7 +18,9 @@ from v2edit.world.captions import (
 )
 from v2edit.world.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
 
-ADD = r"\b(?:add|insert|put|place)\b"
+ADD = r"\b(?:add|insert|put|place)\b(?! (?:the|it)\b)"
+MOVE = r"\b(?:move|add|insert|put|place) (?=(?:the|it)\b)"  # "the" ball is there already: it is not added again
+DESTINATION = r"\b(?:on|to|in|into) the (left|middle|right)\b"
 REMOVE = r"\b(?:remove|delete|erase|take|get rid of)\b"
 RELATIVE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
 VERBS = {
@@ -69,6 +71,8 @@ def _clauses(instruction: str) -> list[str]:
 
 def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
     place = next(iter(concepts_in(clause, tuple(PLACES))), None)
+    if (move := re.search(MOVE, clause)) and (destinations := list(re.finditer(DESTINATION, clause))):
+        return _move(scene, clause[move.end() : destinations[-1].start()], destinations[-1][1])
     if re.search(ADD, clause) and (new := concepts_in(clause, SHAPES)):
         return _insert(scene, clause, new[0], place)
     if re.search(REMOVE, clause) and concepts_in(clause, (*SHAPES, *COLOURS)):
@@ -95,6 +99,14 @@ def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
             f"shapes ({', '.join(SHAPES)}), sizes, motions, floors ({', '.join(FLOORS)}) and skies ({', '.join(SKIES)})"
         )
     return scene.with_object(subject, **changes)
+
+
+def _move(scene: Scene, reference: str, place: str) -> Scene:
+    subject = _find(scene, reference)
+    if any(one.place == place for k, one in enumerate(scene.objects) if k != subject):
+        raise UserError(f"there is no room for another object {WORDS[place][0]}")
+    moved = scene.with_object(subject, place=place)
+    return replace(moved, objects=tuple(sorted(moved.objects, key=lambda o: PLACES[o.place])))
 
 
 def _insert(scene: Scene, clause: str, shape: str, place: str | None) -> Scene:
