@@ -128,7 +128,7 @@ class Editor:
                 means = [mean(step, v, x0, old) for (v, _), x0, old in zip(branches, x0s, memory, strict=True)]
                 memory = list(x0s)
                 # Independent draws at each step are what makes the noise between two of them carry structure
-                # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the source keeps the noise it began with.
+                # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the source keeps its first noise.
                 eps = next(draw) if config.pnc else eps
                 noisy = [schedule.add_noise(source.x0, eps, k + 1) for source in sources]
                 if config.pnc:
