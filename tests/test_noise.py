@@ -103,7 +103,9 @@ def test_alpha_and_beta_mean_the_decimals_that_are_written(train_steps):
     for k, t in enumerate(timesteps.tolist()):
         written = float(f"{t / train_steps:.3f}")
         assert schedule.first_step(written) == k
-        assert not schedule.controlled(k, written) and (k == 0 or schedule.controlled(k - 1, written))
+        assert k == 0 or schedule.controlled(k - 1, written)
+        # A beta of 0 means throughout, the last timestep of 0 included.
+        assert schedule.controlled(k, written) == (t == 0)
 
 
 def test_an_alpha_that_keeps_nothing_is_refused():

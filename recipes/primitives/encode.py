@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from training import OUT, device_and_autocast
+from training import OUT, autoencoder, device_and_autocast
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def encode(vae: AutoencoderKLCogVideoX, clips: np.ndarray) -> torch.Tensor:
 
 
 def main() -> None:
-    weights = OUT / "vae/vae"
+    weights = autoencoder()
     device, _ = device_and_autocast()
     vae = AutoencoderKLCogVideoX.from_pretrained(weights).to(device).eval()
     made_at = (weights / "config.json").stat().st_mtime

@@ -12,8 +12,8 @@ import shutil
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from training import OUT
-from transformer import MODEL, TEXT_LENGTH, Denoiser, new_text_encoder, new_tokenizer, new_transformer, pipeline_of
+from training import MODEL, OUT, autoencoder
+from transformer import TEXT_LENGTH, Denoiser, new_text_encoder, new_tokenizer, new_transformer, pipeline_of
 
 CARD = """---
 license: apache-2.0
@@ -39,7 +39,7 @@ Made by `recipes/primitives` ({seen:,} clips seen); what was tried is in `LOG.md
 
 
 def main() -> None:
-    vae = AutoencoderKLCogVideoX.from_pretrained(OUT / "vae/vae")
+    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder())
     state = torch.load(OUT / "transformer/state.pt", map_location="cpu")
     layers = 1 + max(int(k.split(".")[2]) for k in state["averaged"] if k.startswith("transformer.transformer_blocks"))
     tokenizer = new_tokenizer()

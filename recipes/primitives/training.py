@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 OUT = Path(__file__).parent / "out"
+MODEL = Path(__file__).parents[2] / "src/v2edit/models/primitives"
 
 
 def load_shards(folder: Path) -> np.ndarray | list[np.ndarray]:
@@ -22,6 +23,11 @@ def load_shards(folder: Path) -> np.ndarray | list[np.ndarray]:
     if not paths:
         raise SystemExit(f"nothing in {folder}: run the step before this one first")
     return [np.load(path, mmap_mode="r") for path in paths]
+
+
+def autoencoder() -> Path:
+    """The autoencoder trained here, else the committed one."""
+    return OUT / "vae/vae" if (OUT / "vae/vae").is_dir() else MODEL / "vae"
 
 
 def pick(shards: list[np.ndarray], indices: np.ndarray) -> np.ndarray:

@@ -26,10 +26,12 @@ from diffusers import (
 )
 from torch import Tensor, nn
 from training import (
+    MODEL,
     OUT,
     Averaged,
     Clock,
     Muon,
+    autoencoder,
     batches,
     device_and_autocast,
     load_shards,
@@ -42,7 +44,6 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from v2edit.world.captions import WORDS, caption, sample_wording
 from v2edit.world.scene import COLOURS, FLOORS, SKIES, Scene, sample_scene
 
-MODEL = Path(__file__).parents[2] / "src/v2edit/models/primitives"
 TEXT_LENGTH = 40
 DROPPED = 0.1
 LAYERS = {"small": 6, "large": 12}
@@ -192,7 +193,7 @@ def main() -> None:
     count, channels = len(shards) * len(shards[0]), shards[0].shape[2]
     objects = object_share(shards[0].shape[1])
     scenes = [sample_scene(Random(seed)) for seed in range(count)]
-    vae = AutoencoderKLCogVideoX.from_pretrained(OUT / "vae/vae").to(device).eval()
+    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder()).to(device).eval()
     tokenizer = new_tokenizer()
     if options.from_model:
         parts = (

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 from training import (
+    MODEL,
     OUT,
     Averaged,
     Clock,
@@ -32,7 +33,6 @@ from training import (
     to_frames,
 )
 
-MODEL = Path(__file__).parents[2] / "src/v2edit/models/primitives"
 HELD_OUT = 16  # the last clips of the training set are kept for looking at
 
 
