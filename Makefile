@@ -41,7 +41,7 @@ demo: $(READY) ## make a little video, edit it, and say where the pictures are
 	'$(PY)' -m v2edit edit "$$out/clip.mp4" "$(DEMO_INSTRUCTION)" -o "$$out/edit" && \
 	echo && echo "before and after: $$out/edit/contact.png   as a video: $$out/edit/compare.mp4"
 DEMO_SEED ?= 7
-DEMO_INSTRUCTION ?= make the ball red
+DEMO_INSTRUCTION ?= make the ball yellow
 
 test: $(READY) ## the tests (minutes at most, no GPU, no network)
 	'$(PY)' -m pytest -q
