@@ -111,6 +111,8 @@ def test_a_sample_of_the_world(clip: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def interrupt(*_: object, **__: object) -> None:
+    # A runner started in the background inherits an ignored SIGINT; a terminal gives Python's own handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 
