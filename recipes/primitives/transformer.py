@@ -4,7 +4,7 @@
     python recipes/primitives/transformer.py --size large --minutes 20 --batch 256     (a GPU)
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new wording of
-the caption at every visit, averaged weights. The blocks' matrices go by Muon, the rest by AdamW. Resumes from
+the caption at every visit, averaged weights; clips and (twice as many) stills, their first frames, in turn. The blocks' matrices go by Muon, the rest by AdamW. Resumes from
 out/transformer/state.pt; without one, and with `--from-model`, from the committed weights.
 """
 
@@ -187,7 +187,6 @@ def main() -> None:
     folder = OUT / "transformer"
     folder.mkdir(parents=True, exist_ok=True)
     device, autocast = device_and_autocast()
-    torch.manual_seed(0)
     rng, words = np.random.default_rng(time.time_ns()), Random()
     shards = load_shards(OUT / "latents")
     count, channels = len(shards) * len(shards[0]), shards[0].shape[2]
@@ -219,7 +218,9 @@ def main() -> None:
             stepper.load_state_dict(saved)
         clock.before, step, seen = state["minutes"], state["step"], state["seen"]
     looked, saved_at, running = clock.elapsed, clock.elapsed, 1.0
-    for indices in batches(rng, count, options.batch):
+    torch.manual_seed(step)
+    clips, stills = batches(rng, count, options.batch), batches(rng, count, 2 * options.batch)
+    while True:
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
             line = {"minutes": round(saved_at, 1), "step": step, "seen": seen, "loss": round(running, 4)}
@@ -232,7 +233,10 @@ def main() -> None:
             look(pipeline_of(averaged.model, tokenizer, vae), folder / f"sheet-{seen:08d}.png")
         if clock.done >= 1:
             break
-        x0 = torch.from_numpy(pick(shards, indices)).to(device).float()
+        # A still costs less than half of a clip, teaches all words but those of motion, and is what a picture is.
+        frames = 1 if step % 2 else shards[0].shape[1]
+        indices = next(stills if frames == 1 else clips)
+        x0 = torch.from_numpy(pick(shards, indices)[:, :frames]).to(device).float()
         ids = tokenizer(captions_of(scenes, indices, words), padding="max_length", max_length=TEXT_LENGTH,
                         truncation=True, return_tensors="pt").input_ids.to(device)  # fmt: skip
         t = timesteps(len(x0)).to(device)
@@ -242,8 +246,9 @@ def main() -> None:
             for group in stepper.param_groups:
                 group["lr"] = options.lr * clock.factor(step)
         with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-            out = denoiser(a * x0 + s * eps, ids, t, rotary)
-        weight = 1 + attention_to_objects(clock.done) * torch.from_numpy(objects[indices]).to(device).float()
+            positions = tuple(r[: frames * 64] for r in rotary)
+            out = denoiser(a * x0 + s * eps, ids, t, positions)
+        weight = 1 + attention_to_objects(clock.done) * torch.from_numpy(objects[indices, :frames]).to(device).float()
         loss = (weight * (out.float() - (a * eps - s * x0)).square()).mean()
         for stepper in steppers:
             stepper.zero_grad(set_to_none=True)
