@@ -39,7 +39,10 @@ def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
     tokenizer = CLIPTokenizer().train_new_from_iterator(texts, 400)
     tokenizer.model_max_length = TEXT_LENGTH
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
     tower = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}

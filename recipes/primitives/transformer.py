@@ -4,7 +4,8 @@
     python recipes/primitives/transformer.py --size large --minutes 20 --batch 256     (a GPU)
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new wording of
-the caption at every visit, averaged weights; the text encoder is examined on what it read; clips and (twice as many) stills, their first frames, in turn. The blocks' matrices go by Muon, the rest by AdamW. Resumes from
+the caption at every visit, averaged weights; the text encoder is examined on what it read; clips and (twice as many)
+stills, their first frames, in turn. The blocks' matrices go by Muon, the rest by AdamW. Resumes from
 out/transformer/state.pt; without one, and with `--from-model`, from the committed weights.
 """
 
@@ -49,6 +50,7 @@ TEXT_LENGTH = 40
 DROPPED = 0.1
 LAYERS = {"small": 6, "large": 12}
 SHEET_SEEDS = range(1_000_000_000, 1_000_000_008)
+ASKED = {"size": tuple(SIZES), "colour": tuple(COLOURS), "shape": SHAPES, "place": tuple(PLACES), "motion": MOTIONS}
 
 
 def new_tokenizer() -> T5Tokenizer:
@@ -129,11 +131,17 @@ class Examination(nn.Module):
     """
 
     SCALE = 8.0
-    FIELDS = {"size": tuple(SIZES), "colour": tuple(COLOURS), "shape": SHAPES, "place": tuple(PLACES), "motion": MOTIONS}
+    FIELDS = {
+        "size": tuple(SIZES),
+        "colour": tuple(COLOURS),
+        "shape": SHAPES,
+        "place": tuple(PLACES),
+        "motion": MOTIONS,
+    }
 
     def __init__(self, vocabulary: int, width: int = 128) -> None:
         super().__init__()
-        sizes = {"word": vocabulary, **{field: len(values) for field, values in self.FIELDS.items()}}
+        sizes = {"word": vocabulary, **{field: len(values) for field, values in ASKED.items()}}
         self.heads = nn.ParameterDict({k: nn.Parameter(torch.randn(n, width)) for k, n in sizes.items()})
 
     def forward(self, text: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
@@ -144,26 +152,24 @@ class Examination(nn.Module):
             logits = self.SCALE * text @ F.normalize(self.heads[field], dim=-1).T
             return F.cross_entropy(logits.flatten(0, 1), right.flatten(), ignore_index=-1)
 
-        questions = [loss(field, labels[..., k]) for k, field in enumerate(self.FIELDS)]
+        questions = [loss(field, labels[..., k]) for k, field in enumerate(ASKED)]
         return loss("word", ids.masked_fill(ids == 0, -1)) + torch.stack(questions).mean()
 
-    @classmethod
-    def labels(cls, scene: Scene, wording: Wording, text: str, offsets: list[tuple[int, int]]) -> list[list[int]]:
+    @staticmethod
+    def labels(scene: Scene, wording: Wording, text: str, offsets: list[tuple[int, int]]) -> list[list[int]]:
         """Of each token of a caption (by its place in the text), the attributes of the object it speaks of."""
-        rows = [[-1] * len(cls.FIELDS) for _ in offsets]
+        rows = [[-1] * len(ASKED) for _ in offsets]
         for one in scene.objects:
             phrase = describe_object(one, wording)
             start = text.index(phrase)
-            answers = [values.index(getattr(one, field)) for field, values in cls.FIELDS.items()]
+            answers = [values.index(getattr(one, field)) for field, values in ASKED.items()]
             for k, (a, b) in enumerate(offsets):
                 if start <= a < b <= start + len(phrase):
                     rows[k] = answers
         return rows
 
 
-def captions_of(
-    scenes: list[Scene], indices: np.ndarray, tokenizer: T5Tokenizer, rng: Random
-) -> tuple[Tensor, Tensor]:
+def captions_of(scenes: list[Scene], indices: np.ndarray, tokenizer: T5Tokenizer, rng: Random) -> tuple[Tensor, Tensor]:
     """Token ids [B, L] of a caption of each scene in a random wording, some dropped, and the examination's labels."""
     wordings = [None if rng.random() < DROPPED else sample_wording(rng) for _ in indices]
     texts = ["" if w is None else caption(scenes[i], w) for i, w in zip(indices, wordings, strict=True)]

@@ -98,7 +98,9 @@ def cdc(clip: Clip, source: np.ndarray, edited: np.ndarray) -> float:
 
 def _same_length(source: np.ndarray, edited: np.ndarray) -> None:
     if len(source) != len(edited):
-        raise UserError(f"the edited video has {len(edited)} frames and the source {len(source)}: they must be the same")
+        raise UserError(
+            f"the edited video has {len(edited)} frames and the source {len(source)}: they must be the same"
+        )
 
 
 def _unit(features: object) -> Tensor:
