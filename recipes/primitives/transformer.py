@@ -131,13 +131,6 @@ class Examination(nn.Module):
     """
 
     SCALE = 8.0
-    FIELDS = {
-        "size": tuple(SIZES),
-        "colour": tuple(COLOURS),
-        "shape": SHAPES,
-        "place": tuple(PLACES),
-        "motion": MOTIONS,
-    }
 
     def __init__(self, vocabulary: int, width: int = 128) -> None:
         super().__init__()
