@@ -258,7 +258,7 @@ def main() -> None:
     else:
         parts = new_text_encoder(len(tokenizer)), new_transformer(LAYERS[options.size], channels)
     denoiser = Denoiser(*parts).to(device).train()
-    averaged = Averaged(denoiser, 0.9993)
+    averaged = Averaged(denoiser, 0.997)
     examination = Examination(len(tokenizer)).to(device)
     steppers = [
         *optimizers(denoiser, options.lr),
