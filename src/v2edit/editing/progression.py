@@ -69,7 +69,8 @@ def aligned_text(
     backbone: Backbone, prompts: PromptPair, negative: str = "", padding_shared: bool = True
 ) -> AlignedText:
     """Encodes both prompts and lays their tokens on common slots: the model sees its text as a set."""
-    return _aligned(backbone, *backbone.encode_text([prompts.source, prompts.target, negative]), padding_shared)
+    source, target, nothing = backbone.encode_text([prompts.source, prompts.target, negative])
+    return _aligned(backbone, source, target, nothing, padding_shared)
 
 
 def written_text(
@@ -81,9 +82,9 @@ def written_text(
     subtasks = [_aligned(backbone, chain[0], chain[1], nothing, padding_shared).of_subtask(1, 1)]
     for current, edit in pairwise(chain[1:]):
         texts = (chain[0], current, edit)
-        laid = align_three(*(text.ids for text in texts), backbone.text_length, backbone.pad_id)
-        rows = (_laid_out(text, order) for text, order in zip(texts, laid.orders, strict=True))
-        subtasks.append(BranchText(*rows, nothing.embedding, laid.prefix(padding_shared)))
+        laid = align_three(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
+        original, before, after = (_laid_out(text, order) for text, order in zip(texts, laid.orders, strict=True))
+        subtasks.append(BranchText(original, before, after, nothing.embedding, laid.prefix(padding_shared)))
     return WrittenText(tuple(subtasks))
 
 

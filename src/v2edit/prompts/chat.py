@@ -1,4 +1,4 @@
-"""Conversations with a language model that sees pictures, whoever serves it: what is sent, and how an answer is read."""
+"""Conversations with a language model that sees pictures, whoever serves it: what is sent, how an answer is read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LONG_SIDE = 512  # pixels of a picture: what most such models look at, or one of their tiles
 JPEG_QUALITY = 85
+LONGEST_QUOTE = 600  # characters of an answer in an error
 AGAIN = 2  # how often a model is asked again after an answer that cannot be used
 T = TypeVar("T")
 
@@ -104,24 +105,24 @@ def ask(
     Raises:
         UserError: no answer could be used, or there was none.
     """
-    messages = list(messages)
-    for attempt in range(AGAIN + 1):
+    messages, left = list(messages), AGAIN
+    while True:
         answer = chat.ask(messages, schema)
         try:
             return read(_object_in(answer, tuple(schema["properties"])))
         except Unusable as error:
             reasons = "; ".join(error.args)
-        if attempt == AGAIN:
+        if not left:
             break
+        left -= 1
         messages += [
             Message("assistant", (answer.text or "(no answer)",)),
             Message("user", (f"That answer cannot be used: {reasons}. Answer again, with the JSON object alone.",)),
         ]
     shown = one_line(answer.text) or "nothing"
-    shown = shown if len(shown) <= 400 else f"{shown[:399]}…"
+    shown = shown if len(shown) <= LONGEST_QUOTE else f"{shown[: LONGEST_QUOTE - 1]}…"
     raise UserError(
-        f"none of {AGAIN + 1} answers of {chat.name} could be used; the last one: {reasons}; {otherwise}; "
-        f"it said: {shown}"
+        f"none of {AGAIN + 1} answers of {chat.name} could be used ({reasons}); {otherwise}; its last answer: {shown}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible address: a cloud's, or vLLM, Ollama or llama.cpp on one's own machine."""
+"""A language model behind an OpenAI-compatible address: a cloud's, or one's own vLLM, Ollama or llama.cpp."""
 
 import json
 import logging
@@ -67,11 +67,9 @@ class Endpoint:
 
         while True:
             try:
-                completion = self._client.chat.completions.create(
-                    model=self.model,
-                    messages=[_as_sent(message) for message in messages],  # pyright: ignore[reportArgumentType]
-                    **self._response_format(schema),
-                )
+                said: Any = [_as_sent(message) for message in messages]
+                asked: Any = {"model": self.model, "messages": said} | self._response_format(schema)
+                completion = self._client.chat.completions.create(**asked)
                 choice = completion.choices[0]
                 text = choice.message.content or getattr(choice.message, "refusal", None) or ""
                 return Answer(self._hidden(str(text)), choice.finish_reason == "length")
@@ -175,4 +173,3 @@ def hidden(text: str, secrets: Sequence[str]) -> str:
         if len(secret) > 5:
             text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
     return text
-

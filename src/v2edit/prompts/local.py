@@ -26,7 +26,9 @@ class InProcess:
         with _one_line_errors(f"cannot load the language model {model}"), _quiet():
             self._processor: Any = AutoProcessor.from_pretrained(model)
             if not getattr(self._processor, "chat_template", None) or not hasattr(self._processor, "image_processor"):
-                raise UserError(f"{model} is no chat model that sees pictures: it has no processor with a chat template")
+                raise UserError(
+                    f"{model} is no chat model that sees pictures: it has no processor with a chat template"
+                )
             self._model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="auto", use_safetensors=True)
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -40,7 +40,7 @@ class LVLMConfig:
     timeout: Annotated[float, arg(name="lvlm-timeout", metavar="SECONDS")] = 120.0
     """How long to wait for an answer."""
     progression: Annotated[bool, arg(name="lvlm-progression")] = False
-    """It also writes the prompts of the subtasks between, and says how many there are to be (with --subtasks: so many)."""
+    """It also writes the prompts of the subtasks between, and says how many there are (unless --subtasks does)."""
     style: Annotated[str | None, arg(name="prompt-style", metavar="FOLDER", help_behavior_hint="")] = None
     """A folder with a style.toml that shows it how to write (default: the style of the video model)."""
 
@@ -83,7 +83,7 @@ def write_pair(
     instruction: str,
     style: Style,
     tokenizer: Tokenizer,
-    config: LVLMConfig = LVLMConfig(),  # noqa: B008 (frozen)
+    config: LVLMConfig = LVLMConfig(),
     subtasks: int = 1,
 ) -> PromptPair:
     """Has a prompt pair written for a video, uint8 [T, H, W, 3], and an instruction.
@@ -157,8 +157,8 @@ def faults(prompts: PromptPair, style: Style, tokenizer: Tokenizer, subtasks: in
             wrong.append(f"{pair} are the same; the {following} prompt must say what the edit changes")
         elif found.share < LEAST_SHARED:
             wrong.append(
-                f"{pair} share only {found.share:.0%} of their words, {LEAST_SHARED:.0%} are the least; copy the {name} "
-                "prompt and change only the words that the edit changes"
+                f"{pair} share only {found.share:.0%} of their words, and {LEAST_SHARED:.0%} are the least; copy the "
+                f"{name} prompt and change only the words that the edit changes"
             )
     if subtasks > 1 and len(prompts.intermediate) != subtasks - 1:
         wrong.append(f"there are {len(prompts.intermediate)} intermediate prompts; write exactly {subtasks - 1}")

@@ -1,15 +1,16 @@
-"""The conversation that leads a language model to a prompt pair (V2Edit Sec. B.4), from a folder that a user may replace.
+"""The conversation that leads a language model to a prompt pair (V2Edit Sec. B.4), from a folder that a user may
+replace.
 
-A style is a folder with a `style.toml`: the `system` text; `progression`, which is added to it when the prompts between
-are asked for, too; `[[describing]]` examples of how the video model likes to be spoken to; and `[[editing]]` examples of
-pairs that differ only where the edit does. An example's `images`, files in the folder, stand where the frames of its
-video would; `frames` says in words what they show.
+A style is a folder with a `style.toml`: the `system` text; `progression`, which is added to it when the prompts
+between are asked for, too; `[[describing]]` examples of how the video model likes to be spoken to; and `[[editing]]`
+examples of pairs that differ only where the edit does. An example's `images`, files in the folder, stand where the
+frames of its video would; `frames` says in words what they show.
 """
 
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,7 +137,7 @@ def read_style(style: str | Path) -> Style:
     )
 
 
-def _picture(path: Path, refuse: Any) -> Picture:
+def _picture(path: Path, refuse: Callable[[str], NoReturn]) -> Picture:
     import numpy as np
     from PIL import Image
 

@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def marked(self) -> str:
-        """The pieces in plain marks: "a big [-red-]{+blue+} ball"."""
+        """The pieces in plain marks: "a big [-red-] {+blue+} ball"."""
         return "".join(text for _, text in with_marks(self.pieces))
 
     @property
@@ -70,9 +70,10 @@ def compare(source: str, target: str, tokenizer: Tokenizer) -> Comparison:
     laid = align(a.ids, b.ids, tokenizer.length, tokenizer.pad_id)
     slots = zip(laid.source_order, laid.target_order, strict=True)
     apart = [(i < len(a.ids), j < len(b.ids)) for i, j in list(slots)[laid.tokens_shared :]]
-    pieces = [*_pieces(laid, a, b), *(("cut", tail) for tail in dict.fromkeys((a.tail, b.tail)))]
+    pieces = list(_pieces(laid, a, b))
+    pieces += [("cut", tail) for tail in dict.fromkeys((a.tail, b.tail))]
     return Comparison(
-        _tidy(pieces),
+        _joined(pieces),
         laid.tokens_shared - 1,
         apart.count((True, True)),
         apart.count((False, True)),
@@ -117,11 +118,7 @@ def _pieces(laid: Alignment, a: _Read, b: _Read) -> Iterator[tuple[Kind, str]]:
         i, j = next_i + 1, next_j + 1
 
 
-def _tidy(pieces: Iterable[tuple[Kind, str]]) -> Pieces:
-    """Runs of a kind as one piece, empty ones gone, and no space between what goes and what comes for it."""
+def _joined(pieces: Iterable[tuple[Kind, str]]) -> Pieces:
+    """Runs of a kind as one piece each, empty ones left out."""
     runs = groupby((piece for piece in pieces if piece[1]), key=lambda piece: piece[0])
-    joined: list[tuple[Kind, str]] = [(kind, "".join(text for _, text in run)) for kind, run in runs]
-    for k, ((kind, text), (following, other)) in enumerate(pairwise(joined)):
-        if (kind, following) == ("removed", "added") and other != other.rstrip():
-            joined[k] = kind, text.rstrip()
-    return tuple(piece for piece in joined if piece[1])
+    return tuple((kind, "".join(text for _, text in run)) for kind, run in runs)
