@@ -70,10 +70,9 @@ def compare(source: str, target: str, tokenizer: Tokenizer) -> Comparison:
     laid = align(a.ids, b.ids, tokenizer.length, tokenizer.pad_id)
     slots = zip(laid.source_order, laid.target_order, strict=True)
     apart = [(i < len(a.ids), j < len(b.ids)) for i, j in list(slots)[laid.tokens_shared :]]
-    pieces = list(_pieces(laid, a, b))
-    pieces += [("cut", tail) for tail in dict.fromkeys((a.tail, b.tail))]
+    tails: Pieces = tuple(("cut", tail) for tail in dict.fromkeys((a.tail, b.tail)) if tail)
     return Comparison(
-        _joined(pieces),
+        (*_joined(_pieces(laid, a, b)), *tails),
         laid.tokens_shared - 1,
         apart.count((True, True)),
         apart.count((False, True)),
