@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,18 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 from v2edit.backbones.registry import BUILT_IN, PUBLISHED, DType, Offload
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
-from v2edit.prompts import PromptPair
+from v2edit.prompts import PromptPair, read_prompts, write_prompts
+from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter, default_run_folder, describe_input
 from v2edit.world.captions import is_caption
 from v2edit.world.scene import SHAPES
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from v2edit.backbones import Checkpoint
     from v2edit.editing.editor import Progress
+    from v2edit.prompts.view import Comparison
     from v2edit.video import Video
 else:
     Progress = Any  # Its module loads torch; the command line that is made from the signature needs no more.
@@ -42,6 +48,8 @@ def edit_video(
     *,
     source_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
     target_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    prompts: Annotated[str | Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    lvlm: OmitArgPrefixes[LVLMConfig] = LVLMConfig(),  # noqa: B008 (frozen)
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
     out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
     device: Annotated[str, arg(metavar="DEVICE")] = "auto",
@@ -57,9 +65,12 @@ def edit_video(
 
     Args:
         video: The video to edit: a file, or a folder of images.
-        instruction: What to change, in one sentence; the built-in model turns it into the target prompt.
+        instruction: What to change, in one sentence, which the grammar of the built-in world or a language model
+            (--lvlm) turns into prompts.
         source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video.
         target_prompt: What the video is to show, as like the source prompt as the edit allows.
+        prompts: The prompts in a file, from v2edit prompts -o or another run's run.json.
+        lvlm: Let a language model that sees the video write the prompts.
         model: The built-in model, a Hugging Face id or a local diffusers folder.
         out: The run folder to make (default: runs/<video>-<instruction>); it must not exist.
         device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
@@ -77,8 +88,9 @@ def edit_video(
     path = Path(video)
     if not path.exists():
         raise UserError(f"no such file: {path}")
-    prompts = resolve_prompts(path, instruction, source_prompt, target_prompt)
-    with RunWriter(Path(out) if out else default_run_folder(path, instruction or prompts.target)) as run:
+    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm)
+    about = instruction or (pair.target if pair else "")
+    with RunWriter(Path(out) if out else default_run_folder(path, about)) as run:
         from v2edit import backbones
         from v2edit import video as videos
 
@@ -86,20 +98,23 @@ def edit_video(
         videos.read(path, max_frames=1)
         checkpoint = backbones.find(model, revision)
         source, identity = videos.read(path), describe_input(path)
+        if pair is None:
+            pair = written_prompts(source.frames, about, checkpoint, lvlm, config, device)
+        config = config.for_prompts(pair)
 
         from v2edit.editing.editor import Editor
 
         backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
-        if doubts := _doubts(model, prompts, len(source.frames), backbone.trained.frames):
+        if doubts := _doubts(model, pair, len(source.frames), backbone.trained.frames):
             log.warning("%s", doubts)
-        result = Editor(backbone).edit(source.frames, prompts, config, on_progress)
+        result = Editor(backbone).edit(source.frames, pair, config, on_progress)
         *stations, edited = (replace(source, frames=frames) for frames in result.subtasks)
 
         rows = {"source": source.frames}
         for number, station in enumerate(stations, start=1):
             videos.write(station, run.folder / f"subtask-{number}.mp4")
             rows[f"subtask {number}"] = station.frames
-        rows[f"edited: {instruction or prompts.target}"] = edited.frames
+        rows[f"edited: {about}"] = edited.frames
         videos.write(edited, run.folder / "edited.mp4")
         videos.write_compare(
             source.frames, edited.frames, run.folder / "compare.mp4", source.fps, source.path, source.times
@@ -109,7 +124,8 @@ def edit_video(
             {
                 "input": identity,
                 "instruction": instruction,
-                "prompts": prompts,
+                "prompts": pair,
+                "lvlm": described(lvlm, checkpoint) if lvlm.model else None,
                 "model": {
                     "name": model,
                     "revision": revision,
@@ -126,7 +142,144 @@ def edit_video(
             },
             command,
         )
-    return EditRun(run.out, edited, prompts)
+    return EditRun(run.out, edited, pair)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An edit before it is run: its prompts, how each lines up with the next, and what it will cost.
+
+    `forwards` are rows through the network, one number a subtask; each takes `steps` denoising steps of `of_steps`.
+    """
+
+    prompts: PromptPair
+    comparisons: "list[Comparison]"
+    steps: int
+    of_steps: int
+    forwards: list[int]
+
+
+def preview_edit(
+    video: Annotated[str | Path, Positional, arg(metavar="VIDEO")],
+    instruction: Annotated[str | None, Positional, arg(metavar="INSTRUCTION", help_behavior_hint="")] = None,
+    *,
+    source_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    target_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    prompts: Annotated[str | Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    lvlm: OmitArgPrefixes[LVLMConfig] = LVLMConfig(),  # noqa: B008 (frozen)
+    model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
+    revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto",
+    out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+    config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
+) -> Preview:
+    """Show the prompts of an edit, word for word what they share, and what the edit costs. Loads no video model.
+
+    Args:
+        video: The video to edit: a file, or a folder of images.
+        instruction: What to change, in one sentence, which the grammar of the built-in world or a language model
+            (--lvlm) turns into prompts.
+        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video.
+        target_prompt: What the video is to show, as like the source prompt as the edit allows.
+        prompts: The prompts in a file, from v2edit prompts -o or another run's run.json.
+        lvlm: Let a language model that sees the video write the prompts.
+        model: The video model to edit with: the built-in one, a Hugging Face id or a local diffusers folder.
+        revision: Branch, tag or commit of a Hugging Face model.
+        device: Where a language model of local: runs; auto takes a GPU where there is one.
+        out: A JSON file to save the prompts in, to edit by hand and to give to v2edit edit as --prompts.
+        config: How the edit would be done.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    path = Path(video)
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    if out and Path(out).exists():
+        raise UserError(f"{out} exists; choose another -o or remove it")
+    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm)
+
+    from v2edit import backbones
+    from v2edit import video as videos
+    from v2edit.editing.cost import forwards, steps_run
+    from v2edit.prompts.view import compare
+
+    checkpoint = backbones.find(model, revision)
+    if pair is None:
+        pair = written_prompts(videos.read(path).frames, instruction or "", checkpoint, lvlm, config, device)
+    outline, config = backbones.outline(checkpoint), config.for_prompts(pair)
+    if out:
+        write_prompts(Path(out), pair, instruction)
+    schedule = outline.schedule(config.steps)
+    return Preview(
+        pair,
+        [compare(one, other, outline.tokenizer) for one, other in pairwise(pair.chain)],
+        steps_run(schedule, config),
+        config.steps,
+        forwards(schedule, config, outline.guidance if config.guidance is None else config.guidance),
+    )
+
+
+def given_prompts(
+    video: Path,
+    instruction: str | None,
+    source_prompt: str | None,
+    target_prompt: str | None,
+    file: str | Path | None,
+    lvlm: LVLMConfig,
+) -> tuple[PromptPair | None, str | None]:
+    """The prompts of an edit and its instruction; no prompts yet where a language model is to write them.
+
+    Raises `UserError` when two ways to get them are asked for, or none is left.
+    """
+    ways = {
+        "--prompts": file is not None,
+        "--lvlm": lvlm.model is not None,
+        "--source-prompt or --target-prompt": source_prompt is not None or target_prompt is not None,
+    }
+    if len(asked := [way for way, there in ways.items() if there]) > 1:
+        raise UserError(f"prompts come from one place: give {', or '.join(asked)}")
+    if file is not None:
+        prompts, written_for = read_prompts(Path(file))
+        return prompts, instruction or written_for
+    if lvlm.model is not None:
+        if not instruction or not instruction.strip():
+            raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
+        return None, instruction
+    return resolve_prompts(video, instruction, source_prompt, target_prompt), instruction
+
+
+def written_prompts(
+    frames: "np.ndarray",
+    instruction: str,
+    checkpoint: "Checkpoint",
+    lvlm: LVLMConfig,
+    config: EditConfig,
+    device: str,
+) -> PromptPair:
+    """The prompts that a language model writes for a video, in the style of the video model. The language model is
+    gone from memory when this returns."""
+    from v2edit import backbones
+    from v2edit.prompts.lvlm import opened, write_pair
+    from v2edit.prompts.style import read_style
+
+    style = read_style(lvlm.style or checkpoint.prompt_style)
+    tokenizer = backbones.outline(checkpoint).tokenizer
+    with opened(lvlm, device) as chat:
+        return write_pair(chat, frames, instruction, style, tokenizer, lvlm, config.subtasks)
+
+
+def described(lvlm: LVLMConfig, checkpoint: "Checkpoint") -> dict[str, Any]:
+    """A language model as the manifest names it: without what may be secret in its address."""
+    from v2edit.prompts.endpoint import shown_url
+
+    return {
+        "model": lvlm.model,
+        "url": shown_url(lvlm.url) if lvlm.url else None,
+        "style": lvlm.style or checkpoint.prompt_style,
+        "frames": lvlm.frames,
+        "progression": lvlm.progression,
+    }
 
 
 def resolve_prompts(

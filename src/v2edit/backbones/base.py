@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,20 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.noise import Schedule
+from v2edit.prompts.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without its weights: how it reads prompts, and what its edits cost."""
+
+    tokenizer: Tokenizer
+    guidance: float
+    scheduler: Any  # of diffusers
+
+    def schedule(self, steps: int) -> Schedule:
+        """As `Backbone.schedule`."""
+        return Schedule.from_diffusers(self.scheduler, steps)
 
 
 @dataclass(frozen=True)

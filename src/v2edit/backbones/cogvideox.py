@@ -5,23 +5,28 @@ Letters: R rows, N text + video tokens, H heads, D channels of a head.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
+import transformers
+from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 from v2edit.attention import Replacement, replaced_attention
-from v2edit.backbones.base import Size, Text
+from v2edit.backbones.base import Outline, Size, Text
 from v2edit.errors import UserError
 from v2edit.noise import Schedule, x0_from_epsilon, x0_from_v
+from v2edit.prompts.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 GUIDANCE = 7.0  # V2Edit, Sec. 4.1
@@ -161,3 +166,15 @@ class CogVideoX:
         return self.pipeline._prepare_rotary_positional_embeddings(
             height * self.spatial, width * self.spatial, frames, self.device
         )
+
+
+def outline(folder: Path) -> Outline:
+    """The `Outline` of a pipeline folder, of which the weights may be missing."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    tokenizer, scheduler = getattr(transformers, index["tokenizer"][-1]), getattr(diffusers, index["scheduler"][-1])
+    config: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
+    return Outline(
+        Tokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
+        GUIDANCE,
+        scheduler.from_pretrained(folder / "scheduler"),
+    )

@@ -18,7 +18,7 @@ from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import EditConfig
 from v2edit.editing.controls import Source, first_step, map_replacement, noises, sources_of
-from v2edit.editing.progression import AlignedText, aligned_text, subtask_prompt
+from v2edit.editing.progression import AlignedText, BranchText, WrittenText, progression
 from v2edit.noise import SOLVERS, Schedule, mean, replay
 from v2edit.prompts import PromptPair
 
@@ -65,33 +65,31 @@ class Editor:
     ) -> EditResult:
         """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same."""
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
-        own = Size(*frames.shape[:3])
+        own, config = Size(*frames.shape[:3]), config.for_prompts(prompts)
         x0 = self.backbone.encode(to_size(frames, self.backbone.fit(own)))
-        text = aligned_text(self.backbone, prompts, config.negative_prompt, config.padding_shared)
+        text = progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
         latents = self.subtasks(x0, text, config, on_progress)
         return EditResult([to_size(self.backbone.decode(one), own) for one in latents])
 
     def subtasks(
         self,
         x0: Tensor,
-        text: AlignedText,
+        text: AlignedText | WrittenText,
         config: EditConfig,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Tensor]:
         """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3)."""
         current = x0
         for subtask in range(1, config.subtasks + 1):
-            p_original, p_current, p_edit = (
-                subtask_prompt(text, s, config.subtasks) for s in (0, subtask - 1, subtask)
-            )
-            sources = sources_of(x0, current, p_original, p_current, config.mixture, subtask)
+            said = text.of_subtask(subtask, config.subtasks)
+            sources = sources_of(x0, current, said.original, said.current, config.mixture, subtask)
 
             def report(step: int, steps: int, subtask: int = subtask) -> None:
                 if on_progress is not None:
                     on_progress(Progress(subtask, config.subtasks, step, steps))
 
             draw = noises(config.seed, subtask, x0)
-            current = self.subtask(current, sources, p_edit, text, config, draw, report)
+            current = self.subtask(current, sources, said.edit, said, config, draw, report)
             yield current
 
     def subtask(
@@ -99,7 +97,7 @@ class Editor:
         current: Tensor,
         sources: list[Source],
         prompt: Tensor,
-        text: AlignedText,
+        text: AlignedText | BranchText,
         config: EditConfig,
         draw: Iterator[Tensor],
         report: Callable[[int, int], None] = lambda step, steps: None,
