@@ -23,7 +23,7 @@ from v2edit.world.scene import SHAPES
 if TYPE_CHECKING:
     import numpy as np
 
-    from v2edit.backbones import Checkpoint
+    from v2edit.backbones import Backbone, Checkpoint
     from v2edit.editing.editor import Progress
     from v2edit.prompts.view import Comparison
     from v2edit.video import Video
@@ -105,7 +105,7 @@ def edit_video(
         from v2edit.editing.editor import Editor
 
         backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
-        if doubts := _doubts(model, pair, len(source.frames), backbone.trained.frames):
+        if doubts := _doubts(model, pair, len(source.frames), backbone):
             log.warning("%s", doubts)
         result = Editor(backbone).edit(source.frames, pair, config, on_progress)
         *stations, edited = (replace(source, frames=frames) for frames in result.subtasks)
@@ -322,7 +322,7 @@ def _source_prompt_beside(video: Path) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def _doubts(model: str, prompts: PromptPair, frames: int, trained: int) -> str:
+def _doubts(model: str, prompts: PromptPair, frames: int, backbone: "Backbone") -> str:
     """What speaks against a good result, in one line."""
     doubts = []
     if model == BUILT_IN and not (is_caption(prompts.source) and is_caption(prompts.target)):
@@ -331,9 +331,9 @@ def _doubts(model: str, prompts: PromptPair, frames: int, trained: int) -> str:
             f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for "
             f"other videos, and use --model {PUBLISHED} for them"
         )
-    if frames > trained:
+    if frames > backbone.trained.frames and not backbone.relative:
         doubts.append(
-            f"{frames} frames, and the model was trained on {trained}: slower, more memory, and it drifts; "
-            "shorter clips are better"
+            f"{frames} frames, and the model, whose positions are absolute, was trained on {backbone.trained.frames}: "
+            f"it drifts; shorter clips are better, or a model with relative positions, such as {PUBLISHED}"
         )
     return "; ".join(doubts)

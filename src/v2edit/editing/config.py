@@ -43,6 +43,8 @@ class EditConfig:
     """Replace the maps, of the same columns, in guidance's unconditional half too."""
     padding_shared: bool = True
     """Count padding beside padding among the shared words."""
+    loop: bool = False
+    """The clip is a loop, its first frame following its last, and is to stay one."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     seed: int = 0

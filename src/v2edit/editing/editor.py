@@ -63,13 +63,16 @@ class Editor:
         config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
         on_progress: Callable[[Progress], None] | None = None,
     ) -> EditResult:
-        """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same."""
+        """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same.
+
+        Raises `UserError` where a loop is asked of a model that cannot make one.
+        """
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
-        own, config = Size(*frames.shape[:3]), config.for_prompts(prompts)
-        x0 = self.backbone.encode(to_size(frames, self.backbone.fit(own)))
+        own, loop, config = Size(*frames.shape[:3]), config.loop, config.for_prompts(prompts)
+        x0 = self.backbone.encode(to_size(frames, self.backbone.fit(own, loop), loop), loop=loop)
         text = progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
         latents = self.subtasks(x0, text, config, on_progress)
-        return EditResult([to_size(self.backbone.decode(one), own) for one in latents])
+        return EditResult([to_size(self.backbone.decode(one, loop), own, loop) for one in latents])
 
     def subtasks(
         self,
@@ -122,7 +125,8 @@ class Editor:
                     *((v, source.prompt) for v, source in zip(noisy, sources, strict=True)),
                     (edit, prompt),
                 ]
-                x0s = self._denoise(branches, text.negative, guidance, k, schedule, replacement if config.amr else None)
+                maps = replacement if config.amr else None
+                x0s = self._denoise(branches, text.negative, guidance, k, schedule, maps, config.loop)
                 means = [mean(step, v, x0, old) for (v, _), x0, old in zip(branches, x0s, memory, strict=True)]
                 memory = list(x0s)
                 # Independent draws at each step are what makes the noise between two of them carry structure
@@ -135,7 +139,7 @@ class Editor:
                     edit = means[-1] + step.std * next(draw) if step.std else means[-1]
             else:
                 step = ending.step(schedule, k, first=k == start)
-                (x0,) = self._denoise([(edit, prompt)], text.negative, guidance, k, schedule, None)
+                (x0,) = self._denoise([(edit, prompt)], text.negative, guidance, k, schedule, None, config.loop)
                 edit = mean(step, edit, x0, memory[-1])
                 edit = edit + step.std * next(draw) if step.std else edit
                 memory = [x0]
@@ -150,14 +154,15 @@ class Editor:
         k: int,
         schedule: Schedule,
         replacement: Replacement | None,
+        loop: bool,
     ) -> tuple[Tensor, ...]:
         """The guided x0 of each branch (latents, prompt), all in one batch: rows [half][branch]."""
         latents = torch.cat([v for v, _ in branches])
         prompts = torch.stack([p for _, p in branches])
         if guidance == 1:
-            return self.backbone.denoise(latents, k, schedule, prompts, replacement).split(1)
-        rows = torch.cat([negative.expand_as(prompts), prompts])
-        without, within = self.backbone.denoise(latents.repeat(2, 1, 1, 1, 1), k, schedule, rows, replacement).chunk(2)
+            return self.backbone.denoise(latents, k, schedule, prompts, replacement, loop).split(1)
+        rows, latents = torch.cat([negative.expand_as(prompts), prompts]), latents.repeat(2, 1, 1, 1, 1)
+        without, within = self.backbone.denoise(latents, k, schedule, rows, replacement, loop).chunk(2)
         return guide(without, within, guidance).split(1)
 
 
@@ -166,12 +171,18 @@ def guide(without: Tensor, within: Tensor, guidance: float) -> Tensor:
     return without + guidance * (within - without)
 
 
-def to_size(frames: np.ndarray, size: Size) -> np.ndarray:
-    """uint8 frames [T, H, W, 3] at another size: the last frame repeated or frames cut, pixels resampled."""
+def to_size(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:
+    """uint8 frames [T, H, W, 3] at another size: the last frame repeated or frames cut, pixels resampled.
+
+    In a loop frames are repeated all over it, evenly, and these are the ones that are cut again: a pause where it
+    closes would be seen as one.
+    """
     count, height, width = frames.shape[:3]
-    frames = frames[: size.frames]
-    if count < size.frames:
-        frames = np.concatenate([frames, np.repeat(frames[-1:], size.frames - count, axis=0)])
+    if count != size.frames:
+        place = np.arange(size.frames)
+        if loop:  # Ups round down and downs up: what was repeated is cut to the very frames it was made from.
+            place = place * count // size.frames if count < size.frames else -(-place * count // size.frames)
+        frames = frames[np.minimum(place, count - 1)]
     if (height, width) == (size.height, size.width):
         return np.ascontiguousarray(frames)
     resized = np.empty((size.frames, size.height, size.width, 3), np.uint8)
