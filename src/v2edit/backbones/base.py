@@ -86,3 +86,11 @@ class Backbone(Protocol):
     ) -> Tensor:
         """The network's x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape."""
         ...
+
+    def video_to_video(
+        self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
+    ) -> np.ndarray:
+        """What diffusers' own video-to-video pipeline (SDEdit) makes of the same weights, for comparison: uint8 frames
+        [T, H, W, 3] of a valid size to the same, noised up to `strength` (0 to 1) of the steps and denoised with a
+        prompt. Nothing of this project's attention, schedule or solver takes part."""
+        ...
