@@ -58,6 +58,14 @@ def test_the_source_prompt_gives_the_source_back(backbone, solver, subtasks, mix
     assert (back - x0).norm() <= 1e-4 * x0.norm()
 
 
+def test_the_source_comes_back_when_its_guidance_is_named_and_not_when_it_is_lower(backbone):
+    config = EditConfig(steps=10, beta=0.0, guidance=6.0)
+    x0, back = edited(backbone, replace(config, source_guidance=6.0), SAME)
+    assert torch.equal(back, edited(backbone, config, SAME)[1])
+    _, pulled = edited(backbone, replace(config, source_guidance=2.0), SAME)
+    assert (back - x0).norm() <= 1e-4 * x0.norm() < (pulled - x0).norm()
+
+
 def pillow(frames: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(frame) for frame in frames]
 
@@ -158,7 +166,8 @@ def written_out(
     a, s, times = schedule.a.tolist(), schedule.s.tolist(), schedule.timesteps.tolist()
     rotary = pipeline._prepare_rotary_positional_embeddings(32, 32, 3, x0.device)
     guidance = config.guidance or 1.0
-    guided = guidance > 1
+    of_sources = config.source_guidance or guidance
+    guided = guidance > 1 or of_sources > 1
 
     @torch.no_grad()
     def clean(rows, k, weights=(), shared=0):
@@ -173,7 +182,8 @@ def written_out(
         t = torch.full((len(v),), times[k])
         out = pipeline.transformer(v, torch.stack(prompts), t, image_rotary_emb=rotary, return_dict=False)[0]
         if guided:
-            out = out[:n] + guidance * (out[n:] - out[:n])
+            pull = torch.tensor([of_sources] * (n - 1) + [guidance])[:, None, None, None, None]
+            out = out[:n] + pull * (out[n:] - out[:n])
         return [a[k] * v[i : i + 1] - s[k] * out[i : i + 1] for i in range(n)]
 
     def ddim(v, x, k):
@@ -212,13 +222,22 @@ def written_out(
 
 
 @pytest.mark.parametrize(
-    ("subtasks", "guidance", "unconditional"), [(1, 1.0, False), (1, 6.0, True), (3, 6.0, False), (3, 6.0, True)]
+    ("subtasks", "guidance", "of_sources", "unconditional"),
+    [
+        (1, 1.0, None, False),
+        (1, 6.0, None, True),
+        (3, 6.0, None, False),
+        (3, 6.0, None, True),
+        (3, 6.0, 1.0, False),
+        (1, 1.0, 4.0, True),
+    ],
 )
-def test_it_is_the_method_written_out(subtasks, guidance, unconditional):
+def test_it_is_the_method_written_out(subtasks, guidance, of_sources, unconditional):
     """The editor against a slow one that extracts noise, builds maps and lays out rows in plain sight."""
     config = EditConfig(
-        steps=8, solver="ddim", subtasks=subtasks, mixture=0.3, guidance=guidance, amr_unconditional=unconditional
-    )
+        steps=8, solver="ddim", subtasks=subtasks, mixture=0.3, guidance=guidance, source_guidance=of_sources,
+        amr_unconditional=unconditional,
+    )  # fmt: skip
     backbone = CogVideoX(pipeline_of("5b"))
     x0, got = edited(backbone, config)
     expected = written_out(pipeline_of("5b"), x0, aligned_text(backbone, PAIR), config)
@@ -313,6 +332,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(backbone):
         {"beta": 0.8},
         {"subtasks": 2},
         {"guidance": 3.0},
+        {"source_guidance": 3.0},
     ],
     ids=str,
 )
@@ -392,9 +412,12 @@ def test_the_published_configurations_run_through_the_same_editor(variant):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"alpha": 1.5}, {"alpha": 0.0}, {"subtasks": 7}, {"steps": 0}, {"guidance": 0.5}, {"mixture": -0.1}],
+    [
+        {"alpha": 1.5}, {"alpha": 0.0}, {"subtasks": 7}, {"steps": 0}, {"guidance": 0.5}, {"source_guidance": 0.5},
+        {"mixture": -0.1},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_settings_out_of_range_are_refused_by_name(wrong):
-    with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
         EditConfig(**wrong)

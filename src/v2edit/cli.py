@@ -23,6 +23,7 @@ from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
 from v2edit.api import edit_video, preview_edit
+from v2edit.bench.command import benchmark
 from v2edit.errors import UserError
 from v2edit.runs import RunWriter
 
@@ -92,6 +93,18 @@ def sample(
     print(f'try: v2edit edit {shlex.quote(str(out / "clip.mp4"))} "{instruction}"')
 
 
+def bench(words: Sequence[str], /, **options: Any) -> None:
+    """Run `benchmark`, showing how far it is, and print its tables."""
+    with count_display() as show:
+        try:
+            report = benchmark(**options | {"on_progress": show, "command": ["v2edit", *words]})
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on from here") from None
+    print(report.markdown)
+    for path in report.files:
+        print(path)
+
+
 def parse(words: Sequence[str]) -> functools.partial[None]:
     """What a command line asks for, ready to be called.
 
@@ -111,6 +124,7 @@ def parse(words: Sequence[str]) -> functools.partial[None]:
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
     world.command(name="sample")(deferred(sample, sample))
     app.command(world, name="world")
+    app.command(name="bench")(deferred(benchmark, functools.partial(bench, words)))
 
     read = functools.partial(app.cli, prog="v2edit", description="Edit a video with one sentence.", args=words)
     try:
@@ -143,8 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parse(words)()
     except (UserError, OSError) as error:
         return fail(str(error))
-    except KeyboardInterrupt:
-        print("v2edit: interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"v2edit: interrupted; {stop or 'nothing was written'}", file=sys.stderr)
         return 130
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it.
@@ -204,6 +218,29 @@ def progress_display() -> Iterator[Callable[["Progress"], None]]:
             bar.update(task, description=_where(at), completed=done, total=at.subtasks * at.steps)
 
         yield show
+
+
+@contextmanager
+def count_display() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for things that are done one after the other, or twenty plain lines."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def say(done: int, total: int, what: str) -> None:
+            if done * 20 // total != (done - 1) * 20 // total:
+                print(f"{done} of {total}: {what}", file=sys.stderr, flush=True)
+
+        yield say
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda done, total, what: bar.update(task, description=what, completed=done, total=total)
 
 
 class PlainProgress:

@@ -114,3 +114,11 @@ class Backbone(Protocol):
         Clips longer than `trained`, and loops, are attended by windows where positions are relative (V2Edit Sec. B.3).
         """
         ...
+
+    def video_to_video(
+        self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
+    ) -> np.ndarray:
+        """What diffusers' own video-to-video pipeline (SDEdit) makes of the same weights, for comparison: uint8 frames
+        [T, H, W, 3] of a valid size to the same, noised up to `strength` (0 to 1) of the steps and denoised with a
+        prompt. Nothing of this project's attention, schedule or solver takes part."""
+        ...

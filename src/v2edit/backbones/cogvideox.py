@@ -5,12 +5,13 @@ Letters: R rows, N text + video tokens, H heads, D channels of a head, T frames,
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import (
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    CogVideoXVideoToVideoPipeline,
+)
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXAttnProcessor2_0
+from PIL import Image
 from torch import Tensor
 
 from v2edit.attention import Replacement, Window, replaced_attention, windowed_attention
@@ -240,6 +248,35 @@ class CogVideoX:
         )[0]
         x0_from = X0_FROM[self.pipeline.scheduler.config.prediction_type]
         return x0_from(latents.float(), out.float(), float(schedule.a[step]), float(schedule.s[step]))
+
+    def video_to_video(
+        self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
+    ) -> np.ndarray:
+        video = self._peer(
+            video=[Image.fromarray(frame) for frame in frames],
+            prompt=prompt,
+            height=frames.shape[1],
+            width=frames.shape[2],
+            num_inference_steps=steps,
+            strength=strength,
+            guidance_scale=guidance,
+            max_sequence_length=self.text_length,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="np",
+        ).frames[0]
+        return (video * 255).round().astype(np.uint8)
+
+    @cached_property
+    def _peer(self) -> CogVideoXVideoToVideoPipeline:
+        """diffusers' pipeline on these weights: its own modules and processors around the same tensors."""
+        tensors = [*self.transformer.parameters(), *self.transformer.buffers()]
+        transformer = copy.deepcopy(self.transformer, {id(tensor): tensor for tensor in tensors})
+        transformer.set_attn_processor(CogVideoXAttnProcessor2_0())
+        parts = self.pipeline.components | {"transformer": transformer}
+        parts["scheduler"] = type(parts["scheduler"]).from_config(parts["scheduler"].config)
+        peer = CogVideoXVideoToVideoPipeline(**parts)
+        peer.set_progress_bar_config(disable=True)
+        return peer
 
     def _windowed_of(self, frames: int, height: int, width: int, loop: bool) -> Windowed:
         window = Window(frames, min(frames, (self.trained.frames - 1) // self.temporal + 1), loop)

@@ -133,7 +133,7 @@ def load(
 
     from v2edit.backbones.cogvideox import CogVideoX
 
-    target = _device(device)
+    target = device_of(device)
     if offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
     if dtype == "auto":
@@ -274,7 +274,8 @@ def _quiet_log(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _device(name: str) -> Any:
+def device_of(name: str) -> Any:
+    """The torch device of a name; auto is a GPU where there is one. Raises `UserError` for one that is not here."""
     import torch
 
     if name == "auto":

@@ -29,6 +29,9 @@ class EditConfig:
     """From the second subtask on: how much of the control comes from the original video, not the current."""
     guidance: float | None = None
     """Classifier-free guidance; the model family's own where none is given (CogVideoX: 7)."""
+    source_guidance: float | None = None
+    """Guidance of the source's own denoising, whose means the noise is taken from; as the edit's where none is given.
+    Lower than it, the difference pulls the edit further towards its prompt, also where the prompts are equal."""
     solver: SolverName = "auto"
     """The denoising solver; auto is the one of the model's own scheduler."""
     ending: Ending = "deterministic"
@@ -60,8 +63,10 @@ class EditConfig:
             raise UserError(f"--subtasks is {self.subtasks}, expected 1 to 6")
         if not 1 <= self.steps <= 1000:
             raise UserError(f"--steps is {self.steps}, expected 1 to 1000 (50 is usual)")
-        if self.guidance is not None and not 1 <= self.guidance < math.inf:
-            raise UserError(f"--guidance is {self.guidance}, expected 1 (no guidance) or more")
+        for name in ("guidance", "source_guidance"):
+            if (value := getattr(self, name)) is not None and not 1 <= value < math.inf:
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} is {value}, expected 1 (no guidance) or more")
         if self.seed < 0:
             raise UserError(f"--seed is {self.seed}, expected 0 or more")
         for name, known in (("solver", get_args(SolverName)), ("ending", get_args(Ending))):

@@ -116,18 +116,20 @@ class Editor:
         edit = schedule.add_noise(current, eps, start)  # the edit's v_k: initial noise control
         memory: list[Tensor | None] = [None] * (len(sources) + 1)  # each branch's x0 of the step before
         guidance = self.backbone.guidance if config.guidance is None else config.guidance
-        replacement = map_replacement(sources, text.shared, 1 + (guidance > 1), config.amr_unconditional)
+        of_sources = guidance if config.source_guidance is None else config.source_guidance
+        halves = 1 + (max(guidance, of_sources) > 1)
+        replacement = map_replacement(sources, text.shared, halves, config.amr_unconditional)
 
         for k in range(start, schedule.steps):
             if (config.pnc or config.amr) and schedule.controlled(k, config.beta):
                 step = solver.step(schedule, k, first=k == start)
                 branches = [
-                    *((v, source.prompt) for v, source in zip(noisy, sources, strict=True)),
-                    (edit, prompt),
+                    *(Branch(v, source.prompt, of_sources) for v, source in zip(noisy, sources, strict=True)),
+                    Branch(edit, prompt, guidance),
                 ]
                 maps = replacement if config.amr else None
-                x0s = self._denoise(branches, text.negative, guidance, k, schedule, maps, config.loop)
-                means = [mean(step, v, x0, old) for (v, _), x0, old in zip(branches, x0s, memory, strict=True)]
+                x0s = denoise(self.backbone, branches, text.negative, k, schedule, maps, config.loop)
+                means = [mean(step, one.v, x0, old) for one, x0, old in zip(branches, x0s, memory, strict=True)]
                 memory = list(x0s)
                 # Independent draws at each step are what makes the noise between two of them carry structure
                 # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the source keeps its first noise.
@@ -139,31 +141,42 @@ class Editor:
                     edit = means[-1] + step.std * next(draw) if step.std else means[-1]
             else:
                 step = ending.step(schedule, k, first=k == start)
-                (x0,) = self._denoise([(edit, prompt)], text.negative, guidance, k, schedule, None, config.loop)
+                alone = [Branch(edit, prompt, guidance)]
+                (x0,) = denoise(self.backbone, alone, text.negative, k, schedule, loop=config.loop)
                 edit = mean(step, edit, x0, memory[-1])
                 edit = edit + step.std * next(draw) if step.std else edit
                 memory = [x0]
             report(k - start + 1, schedule.steps - start)
         return edit
 
-    def _denoise(
-        self,
-        branches: list[tuple[Tensor, Tensor]],
-        negative: Tensor,
-        guidance: float,
-        k: int,
-        schedule: Schedule,
-        replacement: Replacement | None,
-        loop: bool,
-    ) -> tuple[Tensor, ...]:
-        """The guided x0 of each branch (latents, prompt), all in one batch: rows [half][branch]."""
-        latents = torch.cat([v for v, _ in branches])
-        prompts = torch.stack([p for _, p in branches])
-        if guidance == 1:
-            return self.backbone.denoise(latents, k, schedule, prompts, replacement, loop).split(1)
-        rows, latents = torch.cat([negative.expand_as(prompts), prompts]), latents.repeat(2, 1, 1, 1, 1)
-        without, within = self.backbone.denoise(latents, k, schedule, rows, replacement, loop).chunk(2)
-        return guide(without, within, guidance).split(1)
+
+@dataclass(frozen=True)
+class Branch:
+    """A row of the lockstep batch: noisy latents `v` [1, F, C, h, w], a prompt [L, D] and how strongly it pulls."""
+
+    v: Tensor
+    prompt: Tensor
+    guidance: float
+
+
+def denoise(
+    backbone: Backbone,
+    branches: list[Branch],
+    negative: Tensor,
+    k: int,
+    schedule: Schedule,
+    replacement: Replacement | None = None,
+    loop: bool = False,
+) -> list[Tensor]:
+    """The guided x0 of each branch at step k, all in one batch: rows [half][branch]."""
+    latents = torch.cat([one.v for one in branches])
+    prompts = torch.stack([one.prompt for one in branches])
+    if all(one.guidance == 1 for one in branches):
+        return list(backbone.denoise(latents, k, schedule, prompts, replacement, loop).split(1))
+    rows, latents = torch.cat([negative.expand_as(prompts), prompts]), latents.repeat(2, 1, 1, 1, 1)
+    without, within = backbone.denoise(latents, k, schedule, rows, replacement, loop).chunk(2)
+    pulls = (one.guidance for one in branches)
+    return [guide(*halves) for halves in zip(without.split(1), within.split(1), pulls, strict=True)]
 
 
 def guide(without: Tensor, within: Tensor, guidance: float) -> Tensor:

@@ -1,0 +1,193 @@
+"""What a user could do instead with the same weights: diffusers' video-to-video, FlowEdit, DDIM inversion with
+prompt-to-prompt.
+
+Letters: F latent frames, C channels, L text slots, D width; v_k, a_k, s_k, x0 as in `noise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v2edit.backbones import Backbone, Size
+from v2edit.bench.methods import Method
+from v2edit.editing.controls import Source, first_step, map_replacement, noises
+from v2edit.editing.editor import Branch, denoise, to_size
+from v2edit.editing.progression import AlignedText, aligned_text
+from v2edit.errors import UserError
+from v2edit.noise import SOLVERS, Schedule, mean
+from v2edit.prompts import PromptPair
+
+
+@dataclass(frozen=True)
+class VideoToVideo:
+    """SDEdit (Meng et al. 2022) as diffusers ships it for the model's family: CogVideoX-V2V in the paper."""
+
+    steps: int = 50
+    strength: float = 0.8
+    """Share of the steps that the source is noised up to; diffusers' own default."""
+    guidance: float | None = None
+    """Classifier-free guidance; the model family's own where none is given."""
+
+    def __post_init__(self) -> None:
+        expect_shares(self, "strength")
+        if int(self.steps * self.strength) < 1:
+            raise UserError(f"strength {self.strength} is less than one of {self.steps} steps, expected more")
+
+    def on(self, backbone: Backbone) -> Method:
+        guidance = backbone.guidance if self.guidance is None else self.guidance
+
+        def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
+            own = Size(*frames.shape[:3])
+            fitted = to_size(frames, backbone.fit(own))
+            edited = backbone.video_to_video(fitted, pair.target, self.steps, self.strength, guidance, seed)
+            return to_size(edited, own)
+
+        return edit
+
+
+@dataclass(frozen=True)
+class FlowEdit:
+    """FlowEdit (Kulikov et al. 2025, Alg. 1): an ordinary differential equation from the source to the edit, along the
+    difference of two velocities, without inversion. The values are the paper's for Stable Diffusion 3."""
+
+    steps: int = 50
+    n_max: float = 0.66
+    """Share of the steps, counted from the clean end, that the edit runs."""
+    n_min: float = 0.0
+    """Share of the steps, at the clean end, that are ordinary sampling with the target prompt."""
+    n_avg: int = 1
+    """Velocity differences that are averaged at each step, each for a noise of its own."""
+    source_guidance: float = 3.5
+    guidance: float = 13.5
+
+    def __post_init__(self) -> None:
+        expect_shares(self, "n_max", "n_min")
+        if self.n_avg < 1:
+            raise UserError(f"n_avg is {self.n_avg}, expected 1 or more")
+
+    def on(self, backbone: Backbone) -> Method:
+        def edit(x0: Tensor, pair: PromptPair, seed: int) -> Tensor:
+            return flow_edit(backbone, x0, aligned_text(backbone, pair), self, noises(seed, 1, x0))
+
+        return on_latents(backbone, edit)
+
+
+@dataclass(frozen=True)
+class PromptToPrompt:
+    """Prompt-to-prompt (Hertz et al. 2023) on a real video: DDIM inversion with the source prompt and no guidance, then
+    both prompts from the noise found, the edit with the source's maps of the shared words in the first steps."""
+
+    steps: int = 50
+    alpha: float = 1.0
+    """Share of the model's timesteps up to which the source is inverted."""
+    replaced: float = 0.8
+    """Share of the steps, the first ones, in which the edit takes the source's maps of the shared words."""
+    guidance: float | None = None
+    """Classifier-free guidance of the edit; the model family's own where none is given."""
+    source_guidance: float = 1.0
+    """Guidance of the source's replay; 1, that of its inversion, comes nearest to the source."""
+
+    def __post_init__(self) -> None:
+        expect_shares(self, "alpha", "replaced")
+
+    def on(self, backbone: Backbone) -> Method:
+        def edit(x0: Tensor, pair: PromptPair, seed: int) -> Tensor:
+            return prompt_to_prompt(backbone, x0, aligned_text(backbone, pair), self)
+
+        return on_latents(backbone, edit)
+
+
+def expect_shares(settings: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f"{name} is {getattr(settings, name)}, expected 0 to 1")
+
+
+def on_latents(backbone: Backbone, edit: Callable[[Tensor, PromptPair, int], Tensor]) -> Method:
+    """A method of frames from one of latents [1, F, C, h, w]: to the model's size and back."""
+
+    def method(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
+        own = Size(*frames.shape[:3])
+        x0 = backbone.encode(to_size(frames, backbone.fit(own)))
+        return to_size(backbone.decode(edit(x0, pair, seed)), own)
+
+    return method
+
+
+def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowEdit, draw: Iterator[Tensor]) -> Tensor:
+    """FlowEdit's Algorithm 1 on any diffusion, through the flow that it is in other coordinates:
+
+        z = v / (a + s) = (1 - sigma) x0 + sigma eps   with sigma = s / (a + s),   velocity (z - x0(v)) / sigma
+
+    which changes nothing but names, for the network is called with v = (a + s) z at its own timestep. Equal prompts
+    and guidances have equal velocities, and give x0 back.
+    """
+    schedule = backbone.schedule(settings.steps)
+    first, free = (schedule.steps - round(share * schedule.steps) for share in (settings.n_max, settings.n_min))
+    edit = x0
+    for k in range(first, free):
+        (scale, sigma), (_, after) = flow(schedule, k), flow(schedule, k + 1)
+        change = torch.zeros_like(x0)
+        for _ in range(settings.n_avg):
+            source = (1 - sigma) * x0 + sigma * next(draw)
+            target = source + (edit - x0)
+            branches = [
+                Branch(scale * source, text.source, settings.source_guidance),
+                Branch(scale * target, text.target, settings.guidance),
+            ]
+            clean_source, clean_target = denoise(backbone, branches, text.negative, k, schedule)
+            change += ((target - source) - (clean_target - clean_source)) / (sigma * settings.n_avg)
+        edit = edit + (after - sigma) * change
+    if free < schedule.steps:
+        _, sigma = flow(schedule, free)
+        edit = (1 - sigma) * x0 + sigma * next(draw) + (edit - x0)
+    for k in range(free, schedule.steps):
+        (scale, sigma), (_, after) = flow(schedule, k), flow(schedule, k + 1)
+        (clean,) = denoise(backbone, [Branch(scale * edit, text.target, settings.guidance)], text.negative, k, schedule)
+        edit = edit + (after - sigma) * (edit - clean) / sigma
+    return edit
+
+
+def flow(schedule: Schedule, k: int) -> tuple[float, float]:
+    """(a + s, sigma) of a level: v = (a + s) z, and sigma is the noise's share of z."""
+    a, s = schedule.level(k)
+    return a + s, s / (a + s)
+
+
+def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings: PromptToPrompt) -> Tensor:
+    """The edit's latents; both branches start from the source's inverted noise and go on without any."""
+    schedule, solver = backbone.schedule(settings.steps), SOLVERS["ddim"]
+    start = first_step(schedule, settings.alpha, inc=True)
+    source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
+    guidance = backbone.guidance if settings.guidance is None else settings.guidance
+    halves = 1 + (max(guidance, settings.source_guidance) > 1)
+    replacement = map_replacement([Source(x0, text.source)], text.shared, halves, unconditional=False)
+    replaced = start + round(settings.replaced * (schedule.steps - start))
+    for k in range(start, schedule.steps):
+        step = solver.step(schedule, k, first=True)
+        branches = [Branch(edit, text.target, guidance)]
+        if k < replaced:
+            branches.insert(0, Branch(source, text.source, settings.source_guidance))
+            clean_source, clean = denoise(backbone, branches, text.negative, k, schedule, replacement)
+            source = mean(step, source, clean_source)
+        else:
+            (clean,) = denoise(backbone, branches, text.negative, k, schedule)
+        edit = mean(step, edit, clean)
+    return edit
+
+
+def ddim_inversion(backbone: Backbone, x0: Tensor, prompt: Tensor, schedule: Schedule, start: int) -> Tensor:
+    """The noisy state v_start that DDIM leads back to x0, approximately: each step's noise is read off the state at its
+    clean end, where the network is told the timestep of the noisy one (as everybody's inversion does; the clean end of
+    the last step has no timestep of its own)."""
+    v = x0
+    for k in reversed(range(start, schedule.steps)):
+        (a, s), (a_clean, s_clean) = schedule.level(k), schedule.level(k + 1)
+        eps = (v - a * backbone.denoise(v, k, schedule, prompt[None])) / s
+        v = a * (v - s_clean * eps) / a_clean + s * eps
+    return v

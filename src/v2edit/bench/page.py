@@ -1,0 +1,73 @@
+"""The report as one HTML file that opens from disk: its figures and films are in it, and nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from v2edit.bench.methods import REFERENCES
+from v2edit.bench.report import MEASURES, NOTES, Table
+from v2edit.bench.scoring import Scored
+from v2edit.world.scene import FPS
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def as_html(scored: Sequence[Scored], table: Table, title: str, facts: str) -> str:
+    """The page: a table of means, and all clips beside each other, to sort and to filter."""
+    frames, height, width, _ = scored[0].task.clips.source.frames.shape
+    data: dict[str, Any] = {
+        "title": title,
+        "facts": facts,
+        "notes": NOTES.replace("\n", " "),
+        "kinds": table.kinds,
+        "columns": scored[0].columns,
+        "references": [name for name in scored[0].columns if name in REFERENCES or name not in table.methods],
+        "measures": [
+            {"name": name, "heading": one.heading, "decimals": one.decimals, "more": one.more}
+            for name, one in MEASURES.items()
+            if name in table.measures
+        ],
+        "summary": [
+            {
+                "method": method,
+                "reference": method in REFERENCES,
+                "means": [
+                    [known(value) for value in (one.mean, one.low, one.high)]
+                    for one in (table.mean(method, name) for name in table.measures)
+                ],
+            }
+            for method in table.methods
+        ],
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": FPS,
+        "tasks": [
+            {
+                "kind": one.task.kind,
+                "seed": one.task.seed,
+                "instruction": one.task.edit.instruction,
+                "source_prompt": one.task.prompts.source,
+                "target_prompt": one.task.prompts.target,
+                "film": base64.b64encode(one.film).decode(),
+                "figures": {
+                    row.method: {name: known(row.figures.get(name, math.nan)) for name in table.measures}
+                    for row in one.rows
+                },
+            }
+            for one in scored
+        ],
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # In a script element the text would end at its closing tag.
+    return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text.replace("</", "<\\/"))
+
+
+def known(value: float) -> float | None:
+    """JSON has no nan; four digits are more than is shown."""
+    return None if math.isnan(value) else float(f"{value:.5g}")

@@ -1,0 +1,127 @@
+"""From results to rows of figures, and the little films that go with them: nothing here is kept, so that a better
+reader, another CLIP or a new measure needs no edit to be run again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from v2edit import video
+from v2edit.bench.run import Job
+from v2edit.bench.tasks import Task
+from v2edit.metrics.truth import Read, measure
+from v2edit.world.scene import FPS
+
+if TYPE_CHECKING:
+    from v2edit.metrics.clip import Clip
+
+CRF = 20  # of the page's films
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who measures beside the truth: what tells the scene that a clip shows (the world's own reader where none is
+    given), and a CLIP by name, for CTIDS and CDC."""
+
+    read: Read | None = None
+    clip: str | None = None
+
+    def prepare(self) -> None:
+        """Loads what will be needed, to hear early of what is missing."""
+        _ = self.read or _world_reader()
+        _ = self.clip and _clip(self.clip)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one task: its figures by name (nan where one says nothing of this task)."""
+
+    kind: str
+    seed: int
+    method: str
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task with all of its rows, and its film: an MP4 file of the true clips and the edits side by side, in the
+    order of `columns`, each as wide as the clips are."""
+
+    task: Task
+    rows: list[Row]
+    columns: list[str]
+    film: bytes
+    other_code: int  # how many of its results were made by other code than today's
+
+
+def score(
+    jobs: Sequence[Job],
+    judges: Judges,
+    code: str,
+    pool: ProcessPoolExecutor,
+    on_progress: Callable[[int, int, str], None],
+    sheets: Path | None = None,
+) -> list[Scored]:
+    """Every task's rows and film, in the tasks' order; contact sheets go to `sheets`."""
+    if sheets is not None:
+        sheets.mkdir(exist_ok=True)
+    by_task: dict[Task, list[Job]] = {}
+    for job in jobs:
+        by_task.setdefault(job.task, []).append(job)
+    scored = []
+    for one in pool.map(partial(_score, judges=judges, code=code, sheets=sheets), by_task.values()):
+        scored.append(one)
+        on_progress(len(scored), len(by_task), f"scoring {one.task.name}")
+    return scored
+
+
+def _score(jobs: list[Job], judges: Judges, code: str, sheets: Path | None) -> Scored:
+    task = jobs[0].task
+    edit, clips = task.edit, task.clips
+    read = judges.read or _world_reader()
+    rows, other_code = [], 0
+    shown = {"source": clips.source.frames, "truth": clips.target.frames}
+    for job in jobs:
+        with np.load(job.path) as result:
+            frames, seconds = result["frames"], float(result["seconds"])
+            other_code += str(result["code"]) != code
+        figures = asdict(measure(edit, clips, frames, read))
+        if judges.clip is not None:
+            figures |= _similarities(judges.clip, task, clips.source.frames, frames)
+        rows.append(Row(task.kind, task.seed, job.title, figures | {"seconds": seconds}))
+        shown[job.title] = frames
+    if sheets is not None:
+        labels = {"truth": f"truth: {edit.instruction}"}
+        video.contact_sheet({labels.get(k, k): clip for k, clip in shown.items()}, sheets / f"{task.name}.png")
+    film = np.concatenate(list(shown.values()), axis=2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = video.write(film, Path(folder) / "film.mp4", fps=FPS, crf=CRF)
+        return Scored(task, rows, list(shown), path.read_bytes(), other_code)
+
+
+@lru_cache(maxsize=1)
+def _world_reader() -> Read:
+    from v2edit.world.reader import Reader
+
+    return Reader.load().read
+
+
+def _similarities(name: str, task: Task, source: np.ndarray, frames: np.ndarray) -> dict[str, float]:
+    from v2edit.metrics.clip import cdc, ctids
+
+    clip, pair = _clip(name), task.prompts
+    return {"ctids": ctids(clip, source, frames, pair.source, pair.target), "cdc": cdc(clip, source, frames)}
+
+
+@lru_cache(maxsize=1)
+def _clip(name: str) -> Clip:
+    from v2edit.metrics.clip import Clip
+
+    return Clip.load(name)

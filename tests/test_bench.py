@@ -1,0 +1,369 @@
+"""The benchmark: its tasks and methods, its statistics by hand, and whole runs by real processes at tiny size."""
+
+import base64
+import csv
+import fcntl
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from tiny import pipeline_of
+
+from v2edit import video
+from v2edit.bench import methods as known_methods
+from v2edit.bench.command import Report, benchmark
+from v2edit.bench.methods import REFERENCES, slug, swept, with_field
+from v2edit.bench.page import as_html
+from v2edit.bench.report import Estimate, Table, as_csv, as_markdown, estimate
+from v2edit.bench.scoring import Row, Scored
+from v2edit.bench.tasks import FIRST_SEED, Task, primitives
+from v2edit.bench.variants import V2Edit, table_c
+from v2edit.cli import main
+from v2edit.editing import EditConfig
+from v2edit.errors import UserError
+from v2edit.world.captions import EXAMPLE
+from v2edit.world.edits import KINDS
+from v2edit.world.scene import Scene
+
+# --- tasks and methods ----------------------------------------------------------------------------
+
+
+def test_reporting_and_tuning_have_nothing_in_common_and_training_neither():
+    reporting, tuning = (primitives(seeds, 20) for seeds in ("reporting", "tuning"))
+    assert len(reporting) == 20 * len(KINDS) and {task.kind for task in reporting} == set(KINDS)
+    seeds = [{task.seed for task in tasks} for tasks in (reporting, tuning)]
+    assert not seeds[0] & seeds[1] and all(len(one) == 20 * len(KINDS) for one in seeds)  # no two kinds share any
+    assert min(map(min, seeds)) > 1_000_100_000  # where those for judging a model in training begin, and what it takes
+    most = primitives("tuning", 1000)
+    assert max(task.seed for task in most) < FIRST_SEED["reporting"]
+
+
+def test_the_quick_suite_and_a_kind_are_parts_of_the_whole():
+    whole = primitives("reporting", 20)
+    assert set(primitives("reporting", 3)) < set(whole)
+    assert primitives("reporting", 20, ["sky"]) == [task for task in whole if task.kind == "sky"]
+    assert {t.kind for t in primitives("reporting", 1, ["reshape-and-recolour"])} == {"reshape and recolour"}
+    for wrong in ({"kinds": ["levitate"]}, {"count": 0}, {"count": 1001}):
+        with pytest.raises(UserError):
+            primitives("reporting", **{"count": 1} | wrong)
+
+
+def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
+    task = Task("sky", FIRST_SEED["tuning"] + 5)
+    words = ["world", "sample", "--seed", str(task.seed), "--kind", task.kind, "-o", str(tmp_path / "clip")]
+    assert main(words) == 0
+    facts = json.loads((tmp_path / "clip" / "clip.json").read_text())
+    assert facts["instruction"] == task.edit.instruction and facts["target_prompt"] == task.prompts.target
+
+
+def test_table_c_takes_one_thing_away_each():
+    full = V2Edit(subtasks=3)
+    changed = {
+        name: {k: v for k, v in asdict(one).items() if v != asdict(full)[k]} for name, one in table_c(full).items()
+    }
+    assert changed == {
+        "full": {},
+        "w/o progression": {"subtasks": 1},
+        "w/o INC": {"inc": False},
+        "w/o PNC": {"pnc": False},
+        "w/o AMR": {"amr": False},
+        "w/o PNC, AMR": {"pnc": False, "amr": False},
+    }
+    assert asdict(known_methods.methods(25)["full"]) == asdict(EditConfig(steps=25))
+
+
+def test_settings_reach_all_variants_or_the_one_that_is_named():
+    known = known_methods.methods(7, ["mixture=0.3", "guidance=None", "v2v.strength=0.5", "wo-pnc.alpha=0.7"])
+    variants = [one for one in known.values() if isinstance(one, V2Edit)]
+    assert len(variants) == 6 and {one.mixture for one in variants} == {0.3}
+    assert known["V2V"].strength == 0.5
+    assert [title for title, one in known.items() if getattr(one, "alpha", 0.9) == 0.7] == ["w/o PNC"]
+    assert {one.steps for one in known.values()} == {7}
+    assert [slug(title) for title in known] == [
+        "full", "wo-progression", "wo-inc", "wo-pnc", "wo-amr", "wo-pnc-amr", "v2v", "flowedit", "ddim-p2p",
+    ]  # fmt: skip
+
+
+def test_a_sweep_is_every_combination_beside_the_method_it_varies():
+    known = known_methods.methods(5)
+    found = swept(known, ["mixture=0,0.7", "ending=same,deterministic", "v2v.strength=0.3"])
+    assert list(found) == [
+        "full", "mixture=0, ending=same", "mixture=0, ending=deterministic", "mixture=0.7, ending=same",
+        "mixture=0.7, ending=deterministic", "V2V", "V2V, strength=0.3",
+    ]  # fmt: skip
+    assert found["mixture=0, ending=same"] == V2Edit(steps=5, mixture=0.0, ending="same")
+    assert found["mixture=0.7, ending=deterministic"] == found["full"] == known["full"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("mixtur", "1", "there is no setting 'mixtur'"),
+        ("seed", "1", "there is no setting 'seed'"),
+        ("mixture", "some", "expected float"),
+        ("mixture", "7", "expected 0.0 to 1.0"),
+        ("solver", "euler", "auto or ddim or"),
+        ("amr", "perhaps", "expected bool"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(field, value, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        with_field(V2Edit(), field, value)
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def test_intervals_by_hand():
+    # Two draws of [0, 3, 6]: means 0, 1.5 ... 6 in 1, 2, 3, 2, 1 of 9 cases, so both tails end at the outermost.
+    assert estimate([np.array([0.0, 3.0, 6.0])]) == Estimate(3.0, 0.0, 6.0)
+    # One draw of each of two pairs, weighed by their sizes: (0 or 1) / 2 + (10 or 20) / 2.
+    assert estimate([np.array([0.0, 1.0]), np.array([10.0, 20.0])]) == Estimate(7.75, 5.0, 10.5)
+    assert estimate([np.full(5, 4.0)]) == Estimate(4.0, 4.0, 4.0)
+    assert estimate([np.array([1.0, math.nan, 3.0])]) == Estimate(2.0, 1.0, 3.0)
+    alone = estimate([np.array([5.0]), np.array([1.0, 3.0])])
+    assert alone.mean == 3.0 and math.isnan(alone.low)
+    assert math.isnan(estimate([np.array([math.nan])]).mean)
+
+
+def test_intervals_are_as_wide_as_the_theory_says():
+    generator = np.random.default_rng(1)
+    groups = [generator.normal(offset, 2.0, size=100) for offset in (0.0, 50.0)]
+    found = estimate(groups)
+    error = math.sqrt(sum(group.var(ddof=1) for group in groups) / 100) / 2  # of the mean of two means
+    assert found.high - found.low == pytest.approx(2 * NormalDist().inv_cdf(0.975) * error, rel=0.05)
+
+
+def rows_of(**scores: list[float]) -> list[Row]:
+    """Two kinds of tasks, the first two of each method's scores being of the first kind."""
+    kinds = ["sky", "sky", "floor", "floor"]
+    return [
+        Row(kinds[k], k, name.replace("_", " "), {"score": value, "seconds": 2.0})
+        for name, values in scores.items()
+        for k, value in enumerate(values)
+    ]
+
+
+def test_differences_are_paired():
+    rows = rows_of(full=[0.1, 0.9, 0.2, 0.6], other=[0.0, 0.8, 0.1, 0.5])
+    table = Table(list(reversed(rows)))  # whatever order results come in
+    assert table.mean("full", "score").mean == pytest.approx(0.45)
+    gap = table.difference("full", "other", "score")
+    assert (gap.mean, gap.low, gap.high) == (pytest.approx(0.1),) * 3  # though the scores themselves vary widely
+    assert table.mean("other", "score", ["sky"]).mean == pytest.approx(0.4)
+
+
+def test_the_tables_in_print():
+    rows = rows_of(source=[0.0, 0.0, 0.0, 0.0], full=[0.5, 0.5, 0.7, 0.7], w_o_it=[0.25, 0.25, 0.25, math.nan])
+    text = as_markdown(Table(rows), "full")
+    assert "| method | score ↑ | seconds ↓ |" in text
+    assert "| full | 0.600 (0.600 … 0.600) | 2.0 (2.0 … 2.0) |" in text
+    assert "| w o it | 0.250 |" in text  # one kind has a single score left, so there is no interval
+    assert "| w o it | +0.317 |" in text  # 0.25, 0.25, 0.45 where both are known
+    assert "| source | +" not in text  # doing nothing is no method to be ahead of
+    assert "| full | 0.50 (0.50 … 0.50) | 0.70 (0.70 … 0.70) |" in text
+    lines = list(csv.DictReader(as_csv(rows, ["score"]).splitlines()))
+    assert len(lines) == 12 and lines[4] == {"kind": "sky", "seed": "0", "method": "full", "score": "0.5"}
+    assert lines[-1]["score"] == ""
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+
+def read(frames: np.ndarray) -> Scene:
+    """Sees the same in every clip."""
+    return EXAMPLE
+
+
+WHAT = {"kinds": ("recolour", "floor"), "methods": ("full", "v2v"), "steps": 4, "device": "cpu"}
+RESULTS = 2 * 4 * 4  # kinds x tasks x methods, references among them
+DRIVER = """
+import sys
+from pathlib import Path
+from test_bench import WHAT, read
+from v2edit.bench.command import benchmark
+if __name__ == "__main__":
+    benchmark(**WHAT, count=4, processes=1, model=sys.argv[1], out=Path(sys.argv[2]), read=read)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline_of("5b").save_pretrained(folder)
+    return str(folder)
+
+
+def results_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Name -> when it was written, and its frames."""
+    found = {}
+    for path in sorted(folder.glob("results/*/*.npz")):
+        with np.load(path) as result:
+            found[f"{path.parent.name}/{path.name}"] = path.stat().st_mtime_ns, result["frames"].tobytes()
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, Report]:
+    """A run killed on its way (SIGKILL, of itself alone), then finished by the same call; what was there in between."""
+    folder, script = tmp_path_factory.mktemp("bench") / "run", tmp_path_factory.mktemp("driver") / "driver.py"
+    script.write_text(DRIVER)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen([sys.executable, script, model, folder], env=os.environ | {"PYTHONPATH": path})
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("results/*/*.npz"))) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in workers), "a worker outlives its parent"
+    before = results_in(folder)
+    report = benchmark(**WHAT, count=4, processes=1, model=model, out=folder, read=read, sheets=True)
+    return folder, before, report
+
+
+def test_a_killed_run_goes_on_where_it_stood(killed_and_resumed):
+    folder, before, _ = killed_and_resumed
+    after = results_in(folder)
+    assert 3 <= len(before) < len(after) == RESULTS
+    assert before.items() <= after.items()
+    assert not list(folder.rglob("*.part"))
+
+
+def test_results_do_not_depend_on_the_number_of_processes(killed_and_resumed, model, tmp_path):
+    report = benchmark(**WHAT, count=1, processes=2, model=model, out=tmp_path / "two", read=read)
+    whole, part = (results_in(folder) for folder in (killed_and_resumed[0], report.folder))
+    assert len(part) == 2 * 4
+    assert all(whole[name][1] == frames for name, (_, frames) in part.items())
+
+
+def test_a_larger_run_takes_what_is_there_and_only_the_report_is_new(killed_and_resumed, model, monkeypatch):
+    folder, _, report = killed_and_resumed
+    before = results_in(folder)
+    told = []
+    again = benchmark(**WHAT, quick=True, processes=1, model=model, out=folder, read=read,
+                      on_progress=lambda *at: told.append(at))  # fmt: skip
+    assert results_in(folder) == before and [at[2][:7] for at in told] == ["scoring"] * 6
+    assert {path.name for path in again.files} == {f"quick.{end}" for end in ("md", "csv", "html", "json")}
+    assert all(path.exists() for path in report.files)
+
+
+def test_what_a_run_leaves(killed_and_resumed):
+    folder, _, report = killed_and_resumed
+    assert "8 tasks" in report.markdown and (folder / "report.md").read_text() == report.markdown
+    assert "w/o" not in report.markdown and "| V2V | " in report.markdown
+    lines = list(csv.DictReader((folder / "report.csv").read_text().splitlines()))
+    assert len(lines) == RESULTS and {line["method"] for line in lines} == {*REFERENCES, "full", "V2V"}
+    for line in lines:
+        assert 0 <= float(line["score"]) <= 1 and float(line["seconds"]) >= 0
+        if line["method"] == "source":
+            assert float(line["psnr_outside"]) > 59 and float(line["ssim_outside"]) == 1
+    facts = json.loads((folder / "report.json").read_text())
+    assert facts["methods"]["V2V"]["strength"] == 0.8 and len(facts["tasks"]) == 8
+    assert len(list((folder / "sheets").glob("*.png"))) == 8
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, and the data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.data, self.script, self.inside = "", "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links += [value for key, value in given.items() if key in ("src", "href") and value]
+        self.inside = (given.get("type") or "script") if tag == "script" else ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "application/json":
+            self.data += data
+        elif self.inside == "script":
+            self.script += data
+
+
+def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_resumed, tmp_path):
+    folder, _, _ = killed_and_resumed
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert all(link.startswith("data:") for link in page.links) and "http" not in page.script
+    data = json.loads(page.data)
+    assert data["columns"] == ["source", "truth", "autoencoder of the truth", "full", "V2V"]
+    assert len(data["tasks"]) == 8 and {row["method"] for row in data["summary"]} == {*REFERENCES, "full", "V2V"}
+    results = {name: np.frombuffer(frames, np.uint8) for name, (_, frames) in results_in(folder).items()}
+    for shown in data["tasks"]:
+        (tmp_path / "film.mp4").write_bytes(base64.b64decode(shown["film"]))
+        film = video.read(tmp_path / "film.mp4")
+        parts = np.split(film.frames, len(data["columns"]), axis=2)
+        task = Task(shown["kind"], shown["seed"])
+        assert film.fps == data["fps"] and parts[0].shape == (data["frames"], data["height"], data["width"], 3)
+        v2v = next(frames for name, frames in results.items() if name.startswith(f"{task.name}/VideoToVideo"))
+        expected = {0: task.clips.source.frames, 1: task.clips.target.frames, 4: v2v.reshape(parts[0].shape)}
+        for k, frames in expected.items():
+            errors = [float(((part.astype(float) - frames) ** 2).mean()) for part in parts]
+            assert errors[k] == min(errors) and errors[k] < (60 if k < 4 else 300)  # noise, which V2V's is, packs worse
+        assert set(shown["figures"]) == {*REFERENCES, "full", "V2V"}
+
+
+def test_a_methods_name_cannot_end_the_pages_data():
+    task = primitives("reporting", 1, ["sky"])[0]
+    rows = [Row("sky", task.seed, "</script><b>", {"score": 0.5})]
+    page = Page(as_html([Scored(task, rows, ["source", "</script><b>"], b"film", 0)], Table(rows), "t", "f"))
+    assert json.loads(page.data)["summary"][0]["method"] == "</script><b>"
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, model):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no benchmark"):
+        benchmark(**WHAT, model=model, out=tmp_path, read=read)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_two_runs_do_not_work_in_one_folder(killed_and_resumed, model):
+    folder, _, _ = killed_and_resumed
+    with (folder / ".bench").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another benchmark is running"):
+            benchmark(**WHAT, model=model, out=folder, read=read)
+
+
+MISTAKES = {
+    "no such method": (["--methods", "magic"], "there is no method 'magic'; known are full, wo-progression"),
+    "no such kind": (["--kinds", "levitate"], "there is no kind of edit 'levitate'"),
+    "no such setting": (["--set", "mixtur=1"], "there is no setting 'mixtur'"),
+    "no such setting to sweep": (["--sweep", "v2v.mixture=0,1"], "there is no setting 'mixture'"),
+    "half an assignment": (["--sweep", "mixture"], "expected FIELD=VALUE"),
+    "choosing by what is reported": (["--sweep", "mixture=0,1", "--seeds", "reporting"], "on tuning seeds"),
+    "no such model": (["--model", "nothing-here"], "no model 'nothing-here'"),
+    "no processes": (["--processes", "0"], "--processes is 0"),
+    "no tasks": (["--count", "0"], "--count is 0"),
+}
+
+
+@pytest.mark.parametrize(("words", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *words]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and says in told.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,147 @@
+"""Measures against the truth: on cases worked out by hand, and what they must say of the true clips themselves."""
+
+import math
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.metrics import structural_similarity
+
+from v2edit.metrics.truth import attributes, flicker, harmonic_mean, match, measure, psnr, ssim
+from v2edit.world.captions import Wording
+from v2edit.world.edits import KINDS, Edit, Truth, sample_edit, truth
+from v2edit.world.scene import Object, Scene
+
+BALL = Object("ball", "red", "big", "left")
+CUBE = Object("cube", "green", "small", "right", "hop")
+SCENE = Scene((BALL, CUBE), "gray", "blue")
+
+
+def edit(target: Scene, subject: int | None = 0, source: Scene = SCENE) -> Edit:
+    return Edit("", "", source, target, Wording(), subject)
+
+
+def clip_of(seed: int, frames: int = 5, side: int = 24) -> np.ndarray:
+    return np.random.default_rng(seed).integers(60, 190, (frames, side, side, 3), dtype=np.uint8)
+
+
+def left_half(clip: np.ndarray) -> np.ndarray:
+    where = np.zeros(clip.shape[:3], bool)
+    where[:, :, : clip.shape[2] // 2] = True
+    return where
+
+
+def test_psnr_by_hand():
+    clip = clip_of(0)
+    inside, wrong = left_half(clip), clip.copy()
+    wrong[inside] += 10
+    assert psnr(wrong, clip, inside) == pytest.approx(10 * math.log10(255**2 / 100))
+    assert psnr(wrong, clip, ~inside) == pytest.approx(60, abs=0.01)
+    assert psnr(wrong, clip, np.ones_like(inside)) == pytest.approx(10 * math.log10(255**2 / 50))
+    assert math.isnan(psnr(wrong, clip, np.zeros_like(inside)))
+
+
+def test_ssim_keeps_to_its_side_of_the_border():
+    clip = clip_of(1)
+    inside, wrong = left_half(clip), clip.copy()
+    wrong[inside] = clip_of(2)[inside]
+    assert ssim(wrong, clip, ~inside) == pytest.approx(1.0, abs=1e-12)
+    assert ssim(wrong, clip, inside) < 0.5
+    everywhere = np.ones_like(inside)
+    options = {"channel_axis": -1, "data_range": 255, "gaussian_weights": True, "use_sample_covariance": False}
+    maps = [structural_similarity(a, b, full=True, **options)[1] for a, b in zip(wrong / 1.0, clip / 1.0, strict=True)]
+    assert ssim(wrong, clip, everywhere) == pytest.approx(np.mean(maps))
+    assert math.isnan(ssim(wrong, clip, ~everywhere))
+
+
+def test_flicker_is_what_goes_to_and_fro():
+    clip, time = clip_of(3), np.arange(5)[:, None, None, None]
+    everywhere = np.ones(clip.shape[:3], bool)
+    assert flicker(clip, clip, everywhere) == 0
+    assert flicker(clip + np.uint8(7), clip, everywhere) == 0  # a wrong colour
+    assert flicker((clip + 3 * time).astype(np.uint8), clip, everywhere) == 0  # a steady drift
+    shaking = (clip + 5 * (-1) ** time).astype(np.uint8)
+    assert flicker(shaking, clip, everywhere) == 4 * 5  # 5 - 2 (-5) + 5
+    moved = clip.copy()
+    moved[left_half(clip)] = shaking[left_half(clip)]
+    assert flicker(moved, clip, ~left_half(clip)) == 0
+    assert math.isnan(flicker(clip[:2], clip[:2], everywhere[:2]))
+
+
+def test_the_harmonic_mean_forgives_neither_half():
+    assert harmonic_mean(1, 1) == 1 and harmonic_mean(0, 0) == 0 and harmonic_mean(1, 0) == 0
+    assert harmonic_mean(0.5, 1) == pytest.approx(2 / 3)
+
+
+@given(st.integers(0, 2**40), st.sampled_from(KINDS))
+def test_the_target_has_every_attribute_and_the_source_none_of_the_edits(seed, kind):
+    one = sample_edit(Random(seed), kind)
+    assert attributes(one, one.target) == (1.0, 1.0)
+    assert attributes(one, one.source) == (0.0, 1.0)
+
+
+# What is seen, and how many of the attributes are right then. SCENE has 14: 5 an object, 3 of the scene, no other one.
+BLUE_CONE = edit(SCENE.with_object(0, shape="cone", colour="blue"))
+ONE_BALL = Scene((BALL,), "gray", "blue")
+INSERT = edit(SCENE, 1, ONE_BALL)
+REMOVE = edit(ONE_BALL, 1)
+SEEN = {
+    "half of two changes": (BLUE_CONE, SCENE.with_object(0, colour="blue"), 1 / 2, 1),
+    "the floor changed, too": (BLUE_CONE, replace(BLUE_CONE.target, floor="teal"), 1, 11 / 12),
+    "the other object is another": (BLUE_CONE, BLUE_CONE.target.with_object(1, shape="ball", size="big"), 1, 10 / 12),
+    "the edited object went": (BLUE_CONE, Scene((CUBE,), "gray", "blue"), 0, 9 / 12),
+    "one too many": (BLUE_CONE, replace(BLUE_CONE.target, objects=(*BLUE_CONE.target.objects, BALL)), 1, 11 / 12),
+    "put in, in another colour": (INSERT, SCENE.with_object(1, colour="blue"), 4 / 5, 1),
+    "put in, elsewhere": (INSERT, SCENE.with_object(1, place="middle"), 0, 1),
+    "nothing put in": (INSERT, ONE_BALL, 0, 1),
+    "put in place of the other": (INSERT, Scene((CUBE,), "gray", "blue"), 1, 4 / 9),
+    "taken away": (REMOVE, ONE_BALL, 1, 1),
+    "not taken away": (REMOVE, SCENE, 0, 1),
+    "replaced instead of taken away": (REMOVE, SCENE.with_object(1, shape="cone"), 0, 1),
+    "the wrong one taken away": (REMOVE, Scene((CUBE,), "gray", "blue"), 0, 4 / 9),
+    "all taken away": (REMOVE, Scene((), "gray", "blue"), 1, 4 / 9),
+    "a sky": (edit(replace(SCENE, sky="pink"), None), replace(SCENE, sky="pink", camera="orbit left"), 1, 12 / 13),
+}
+
+
+@pytest.mark.parametrize(("one", "seen", "success", "kept"), SEEN.values(), ids=SEEN)
+def test_attributes_by_hand(one, seen, success, kept):
+    assert attributes(one, seen) == (pytest.approx(success), pytest.approx(kept))
+
+
+def test_objects_are_matched_by_what_agrees_and_not_by_order():
+    assert match((BALL, CUBE), (CUBE, BALL)) == [BALL, CUBE]
+    assert match((BALL, CUBE), (CUBE,)) == [None, CUBE]
+    assert match((BALL,), (CUBE, replace(BALL, dx=0.1))) == [replace(BALL, dx=0.1)]
+    assert match((BALL, CUBE), ()) == [None, None]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def task(request) -> tuple[Edit, Truth]:
+    one = sample_edit(Random(3), request.param)
+    return one, truth(one)
+
+
+def test_the_true_edit_scores_one_and_doing_nothing_zero(task):
+    one, clips = task
+    best = measure(one, clips, clips.target.frames, lambda frames: one.target)
+    assert best.score == pytest.approx(1, abs=0.01) and best.ssim_inside == 1 and best.psnr_inside > 59.9
+    assert best.psnr_outside > 40 and best.flicker < 1 and best.kept == 1
+    nothing = measure(one, clips, clips.source.frames, lambda frames: one.source)
+    assert nothing.score == 0 and nothing.ssim_outside == 1 and nothing.psnr_outside > 59.9 and nothing.flicker == 0
+    assert nothing.psnr_inside < 25 and nothing.ssim_inside < best.ssim_inside
+    recoloured = "recolour" in one.kind
+    assert (best.hue, nothing.hue) == ((1, 0) if recoloured else (pytest.approx(math.nan, nan_ok=True),) * 2)
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 2**40))
+def test_preservation_alone_is_worth_nothing_and_neither_is_success(seed):
+    one = sample_edit(Random(seed), "recolour")
+    clips = truth(one, frames=3, samples=1)
+    noise = np.random.default_rng(0).integers(0, 256, clips.source.frames.shape, dtype=np.uint8)
+    assert measure(one, clips, clips.source.frames, lambda frames: one.source).score == 0
+    assert measure(one, clips, noise, lambda frames: one.target).score < 0.3
