@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 
+from v2edit import video
 from v2edit.world.captions import caption
-from v2edit.world.reader import QUESTIONS, Reader, labels_of
+from v2edit.world.reader import QUESTIONS, Reader, labels_of, resembles
 from v2edit.world.render import render
 from v2edit.world.scene import PLACES, Scene, sample_scene
 
@@ -41,6 +43,16 @@ def test_a_still_is_read_up_to_its_motions():
         still = render(scene, 9, 64, 64).frames[:1]
         read = Reader.load().read(still)
         assert (read.floor, read.sky) == (scene.floor, scene.sky)
+
+
+def test_clips_of_this_world_resemble_what_is_read_and_others_do_not(data: Path):
+    for k in range(10):
+        clip = render(sample_scene(Random(FRESH + 300 + k)), 9, 64, 64).frames
+        assert resembles(clip, Reader.load().read(clip))
+    noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    real = [video.read(path, max_frames=9).frames for path in sorted((data / "videos").glob("*.mp4"))[:6]]
+    for clip in (noise, *real):
+        assert not resembles(clip, Reader.load().read(clip))
 
 
 def test_labels_say_all_that_a_caption_says():

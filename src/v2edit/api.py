@@ -17,7 +17,7 @@ from v2edit.errors import UserError
 from v2edit.prompts import PromptPair, read_prompts, write_prompts
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter, default_run_folder, describe_input
-from v2edit.world.captions import is_caption
+from v2edit.world.captions import caption, is_caption
 from v2edit.world.scene import SHAPES
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def edit_video(
         video: The video to edit: a file, or a folder of images.
         instruction: What to change, in one sentence, which the grammar of the built-in world or a language model
             (--lvlm) turns into prompts.
-        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video.
+        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video, or what the
+            built-in model's reader sees.
         target_prompt: What the video is to show, as like the source prompt as the edit allows.
         prompts: The prompts in a file, from v2edit prompts -o or another run's run.json.
         lvlm: Let a language model that sees the video write the prompts.
@@ -88,7 +89,7 @@ def edit_video(
     path = Path(video)
     if not path.exists():
         raise UserError(f"no such file: {path}")
-    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm)
+    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm, model)
     about = instruction or (pair.target if pair else "")
     with RunWriter(Path(out) if out else default_run_folder(path, about)) as run:
         from v2edit import backbones
@@ -99,7 +100,7 @@ def edit_video(
         checkpoint = backbones.find(model, revision)
         source, identity = videos.read(path), describe_input(path)
         if pair is None:
-            pair = written_prompts(source.frames, about, checkpoint, lvlm, config, device)
+            pair = written_prompts(path, source.frames, about, checkpoint, lvlm, config, device)
         config = config.for_prompts(pair)
 
         from v2edit.editing.editor import Editor
@@ -179,7 +180,8 @@ def preview_edit(
         video: The video to edit: a file, or a folder of images.
         instruction: What to change, in one sentence, which the grammar of the built-in world or a language model
             (--lvlm) turns into prompts.
-        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video.
+        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video, or what the
+            built-in model's reader sees.
         target_prompt: What the video is to show, as like the source prompt as the edit allows.
         prompts: The prompts in a file, from v2edit prompts -o or another run's run.json.
         lvlm: Let a language model that sees the video write the prompts.
@@ -197,7 +199,7 @@ def preview_edit(
         raise UserError(f"no such file: {path}")
     if out and Path(out).exists():
         raise UserError(f"{out} exists; choose another -o or remove it")
-    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm)
+    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm, model)
 
     from v2edit import backbones
     from v2edit import video as videos
@@ -206,7 +208,8 @@ def preview_edit(
 
     checkpoint = backbones.find(model, revision)
     if pair is None:
-        pair = written_prompts(videos.read(path).frames, instruction or "", checkpoint, lvlm, config, device)
+        frames = videos.read(path).frames
+        pair = written_prompts(path, frames, instruction or "", checkpoint, lvlm, config, device)
     outline, config = backbones.outline(checkpoint), config.for_prompts(pair)
     if out:
         write_prompts(Path(out), pair, instruction)
@@ -227,8 +230,10 @@ def given_prompts(
     target_prompt: str | None,
     file: str | Path | None,
     lvlm: LVLMConfig,
+    model: str,
 ) -> tuple[PromptPair | None, str | None]:
-    """The prompts of an edit and its instruction; no prompts yet where a language model is to write them.
+    """The prompts of an edit and its instruction; no prompts yet where they come from the frames: a language model
+    writes them, or the reader of the built-in world says what they show.
 
     Raises `UserError` when two ways to get them are asked for, or none is left.
     """
@@ -246,10 +251,14 @@ def given_prompts(
         if not instruction or not instruction.strip():
             raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
         return None, instruction
+    unsaid = source_prompt is None and target_prompt is None and _source_prompt_beside(video) is None
+    if model == BUILT_IN and unsaid and instruction and instruction.strip():
+        return None, instruction
     return resolve_prompts(video, instruction, source_prompt, target_prompt), instruction
 
 
 def written_prompts(
+    video: Path,
     frames: "np.ndarray",
     instruction: str,
     checkpoint: "Checkpoint",
@@ -257,8 +266,10 @@ def written_prompts(
     config: EditConfig,
     device: str,
 ) -> PromptPair:
-    """The prompts that a language model writes for a video, in the style of the video model. The language model is
-    gone from memory when this returns."""
+    """The prompts that a language model writes for a video, in the style of the video model (it is gone from memory
+    when this returns); without one, those of a clip of the built-in world, as its reader sees it."""
+    if lvlm.model is None:
+        return resolve_prompts(video, instruction, _read_caption(video, frames), None)
     from v2edit import backbones
     from v2edit.prompts.lvlm import opened, write_pair
     from v2edit.prompts.style import read_style
@@ -306,6 +317,20 @@ def resolve_prompts(
         return edit_prompt(source_prompt, instruction)
     except UserError as error:
         raise UserError(f"{error}; for anything else, say what the video is to show with --target-prompt") from error
+
+
+def _read_caption(video: Path, frames: "np.ndarray") -> str:
+    """What a clip of the built-in world shows. Raises `UserError` for one that does not look like that world."""
+    from v2edit.world.reader import Reader, resembles
+
+    scene = Reader.load().read(frames)
+    if not resembles(frames, scene):
+        raise UserError(
+            f"what does {video.name} show? The built-in model knows only its own world: say it with --source-prompt, "
+            f"and use --model {PUBLISHED} for other videos"
+        )
+    log.warning("the video is taken to show: %s If that is wrong, say it with --source-prompt", caption(scene))
+    return caption(scene)
 
 
 def _source_prompt_beside(video: Path) -> str | None:

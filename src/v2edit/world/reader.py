@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from v2edit.world.render import render
 from v2edit.world.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
 
 WEIGHTS = Path(__file__).parents[1] / "models/reader/reader.safetensors"
 FRAMES, SIDE = 9, 64
+UNLIKE = 0.03  # mean squared error of values in -1..1: clips of this world have 0.007 at most, real videos 0.12 at least
 NONE = "none"  # the shape at a place where nothing stands
 OF_OBJECT = {"shape": (NONE, *SHAPES), "colour": tuple(COLOURS), "size": tuple(SIZES), "motion": MOTIONS}
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "camera": CAMERAS}
@@ -66,7 +68,7 @@ class Reader(nn.Module):
     @torch.no_grad()
     def read(self, frames: np.ndarray) -> Scene:
         """The scene that uint8 frames [T, H, W, 3] of any length and size show, without the jitter that captions do
-        not mention. Always some scene: whether a clip is of this world at all it cannot say."""
+        not mention. Always some scene: whether the clip is of this world at all is for `resembles` to say."""
         logits = self(prepare(frames)[None])
         answers = {key: QUESTIONS[key][int(values[0].argmax())] for key, values in logits.items()}
         objects = (
@@ -82,6 +84,15 @@ def prepare(frames: np.ndarray) -> Tensor:
     chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
     video = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1
     return video if video.shape[2:] == (SIDE, SIDE) else F.interpolate(video, (SIDE, SIDE), mode="area")
+
+
+def resembles(frames: np.ndarray, scene: Scene) -> bool:
+    """Whether a clip may well show a scene of this world: whether its frames, seen coarsely, are like a render of it.
+
+    The jitter that no caption mentions is lost, so that only a coarse likeness can be asked for.
+    """
+    clip, ideal = (F.avg_pool2d(prepare(one), 8) for one in (frames, render(scene, FRAMES, SIDE, SIDE).frames))
+    return bool((clip - ideal).square().mean() < UNLIKE)
 
 
 def labels_of(scene: Scene) -> list[int]:
