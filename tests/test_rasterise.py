@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from v2edit.scenes.cameras import Cameras, look_at
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 from v2edit.scenes.rasterise import render
-from v2edit.scenes.rasterise.projection import ALPHA_MIN, BLUR, TRANSMITTANCE_MIN, harmonics, project, rotations
+from v2edit.scenes.rasterise.projection import harmonics, project, rotations
 from v2edit.scenes.rasterise.reference import footprints, rasterise
 
 HEIGHT, WIDTH = 24, 34
+BLUR, ALPHA_MIN, TRANSMITTANCE_MIN = 0.3, 1 / 255, 1e-4  # gsplat's: splats made elsewhere depend on them
 
 
 def cameras_of(seed: int, count: int = 1, height: int = HEIGHT, width: int = WIDTH) -> Cameras:

@@ -86,6 +86,9 @@ def focus_of(cameras: Cameras) -> np.ndarray:
 
 
 def up_of(cameras: Cameras) -> np.ndarray:
-    """The mean upward direction [3], unit length."""
-    up = cameras.camera_to_world[:, :3, 1].mean(0)
+    """The world's upward direction [3], unit length: across all that the cameras call right, since people hold them
+    level; where they all face the same way, the mean of what they call up."""
+    right, mean = cameras.camera_to_world[:, :3, 0], cameras.camera_to_world[:, :3, 1].mean(0)
+    values, axes = np.linalg.eigh(right.T @ right / len(right))
+    up = axes[:, 0] * np.sign(axes[:, 0] @ mean) if values[1] > 10 * values[0] + 1e-3 else mean
     return up / np.linalg.norm(up)

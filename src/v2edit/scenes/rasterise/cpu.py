@@ -68,11 +68,11 @@ class _Rasterise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_image: Tensor, d_alpha: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         rows, spans, behind, through, ends, bands, order, count = ctx.saved
-        d_image, d_alpha = d_image.float().contiguous().numpy(), d_alpha.float().contiguous().numpy()
+        images, alphas = d_image.float().contiguous().numpy(), d_alpha.float().contiguous().numpy()
 
         def band(low: int, high: int) -> np.ndarray:
             own = np.zeros((len(rows), 9), np.float32)
-            _backward(rows, spans, behind, through, ends, d_image, d_alpha, own, low, high)
+            _backward(rows, spans, behind, through, ends, images, alphas, own, low, high)
             return own
 
         total = sum(_on_threads(band, bands))
