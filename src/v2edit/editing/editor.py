@@ -62,13 +62,25 @@ class Editor:
         prompts: PromptPair,
         config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
         on_progress: Callable[[Progress], None] | None = None,
+        rebuild: Callable[[int, np.ndarray], np.ndarray] | None = None,
     ) -> EditResult:
-        """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same."""
+        """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same.
+
+        `rebuild` stands between a subtask (its number, its frames) and the next, which starts from the frames that it
+        returns: those of a scene, say, that was reconstructed from them.
+        """
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
         own = Size(*frames.shape[:3])
         x0 = self.backbone.encode(to_size(frames, self.backbone.fit(own)))
         text = aligned_text(self.backbone, prompts, config.negative_prompt, config.padding_shared)
-        latents = self.subtasks(x0, text, config, on_progress)
+
+        def rebuilt(subtask: int, latents: Tensor) -> Tensor:
+            if rebuild is None:
+                return latents
+            frames = rebuild(subtask, to_size(self.backbone.decode(latents), own))
+            return self.backbone.encode(to_size(frames, self.backbone.fit(own)))
+
+        latents = self.subtasks(x0, text, config, on_progress, rebuilt)
         return EditResult([to_size(self.backbone.decode(one), own) for one in latents])
 
     def subtasks(
@@ -77,10 +89,13 @@ class Editor:
         text: AlignedText,
         config: EditConfig,
         on_progress: Callable[[Progress], None] | None = None,
+        rebuilt: Callable[[int, Tensor], Tensor] = lambda subtask, latents: latents,
     ) -> Iterator[Tensor]:
-        """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3)."""
+        """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3); the next subtask starts
+        from what `rebuilt` makes of them."""
         current = x0
         for subtask in range(1, config.subtasks + 1):
+            current = rebuilt(subtask - 1, current) if subtask > 1 else x0
             p_original, p_current, p_edit = (
                 subtask_prompt(text, s, config.subtasks) for s in (0, subtask - 1, subtask)
             )

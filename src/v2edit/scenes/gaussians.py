@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 SH_C0 = 0.28209479177387814  # the constant harmonic: a colour is 0.5 + SH_C0 times the first coefficient
-MAX_DEGREE = 3
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,26 @@ def orbit(cameras: Cameras, count: int) -> CameraPath:
     return CameraPath(Cameras(np.tile(middle, (count, 1, 1)), poses, cameras.height, cameras.width), closed)
 
 
-def read_path(path: Path, views: np.ndarray, applied: np.ndarray | None = None) -> CameraPath:
+def orbit_around(places: np.ndarray, count: int, side: int) -> CameraPath:
+    """A full circle around points [N, 3] that come without cameras, of square images: up is -y, as in the world of
+    COLMAP and of most splats."""
+    centre = np.median(places, axis=0)
+    radius = float(np.quantile(np.linalg.norm(places - centre, axis=1), 0.8)) or 1.0
+    turn = np.arange(count) * 2 * math.pi / count
+    eyes = centre + radius * np.stack([2.4 * np.sin(turn), np.full(count, -0.8), -2.4 * np.cos(turn)], axis=1)
+    focal = 0.5 * side / math.tan(math.radians(25))
+    matrix = np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]])
+    poses = look_at(eyes, centre, np.array([0.0, -1, 0]))
+    return CameraPath(Cameras(np.tile(matrix, (count, 1, 1)), poses, side, side), closed=True)
+
+
+def read_path(path: Path, views: np.ndarray | None, applied: np.ndarray | None = None) -> CameraPath:
     """A camera path as nerfstudio's viewer saves it, in the coordinates of the dataset that it was made for.
 
     The file is in the coordinates that nerfstudio trained in. What leads there stands in `dataparser_transforms.json`
     beside the path, one folder up or two; without one, nerfstudio's defaults are followed: `views` [C, 4, 4], the
     dataset's poses, turned upright, centred and scaled into ±1. `applied` is the dataset's own `applied_transform`.
+    Without `views` the path is for a splat, which is in those coordinates itself.
 
     Raises:
         UserError: it is no such file.
@@ -99,7 +113,7 @@ def read_path(path: Path, views: np.ndarray, applied: np.ndarray | None = None) 
         focal = 0.5 * height / math.tan(math.radians(fov) / 2)  # of the height: three.js's cameras say it so
         poses.append(pose)
         matrices.append([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    to_dataset = np.linalg.inv(_into_training(path, views, applied))
+    to_dataset = np.eye(4) if views is None else np.linalg.inv(_into_training(path, views, applied))
     placed = to_dataset @ np.stack(poses)
     scale = np.cbrt(np.linalg.det(placed[:, :3, :3]))
     placed[:, :3, :3] /= scale[:, None, None]

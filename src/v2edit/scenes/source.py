@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.splat import read_splat
 from v2edit.scenes.transforms import FILE, read_transforms
 
-WORDS = "scene.json"  # what `v2edit world sample --scene` says about its scene
 PICKLES = {".ckpt", ".pth", ".pt", ".pkl", ".pickle", ".bin", ".yml", ".yaml"}
 EXPECTED = "a folder with transforms.json, a COLMAP project, or a splat .ply"
 
@@ -25,7 +23,6 @@ class Scene:
     path: Path
     dataset: Dataset | None = None
     gaussians: Gaussians | None = None
-    source_prompt: str | None = None
 
 
 def read_scene(path: Path, side: int | None = None) -> Scene:
@@ -39,14 +36,13 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
     if not path.exists():
         raise UserError(f"no such scene: {path}")
     if path.is_dir():
-        prompt = _prompt(path)
         if (path / FILE).is_file():
-            return Scene(path, read_transforms(path / FILE, side), source_prompt=prompt)
+            return Scene(path, read_transforms(path / FILE, side))
         if find_model(path) is not None:
-            return Scene(path, read_colmap(path, side), source_prompt=prompt)
+            return Scene(path, read_colmap(path, side))
         raise UserError(f"there is no scene in {path}: expected {EXPECTED}")
     if path.suffix.lower() == ".json":
-        return Scene(path, read_transforms(path, side), source_prompt=_prompt(path.parent))
+        return Scene(path, read_transforms(path, side))
     if path.suffix.lower() == ".ply":
         return Scene(path, gaussians=read_splat(path))
     if path.suffix.lower() in PICKLES:
@@ -55,12 +51,3 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
             "or give the dataset that it was trained on"
         )
     raise UserError(f"{path} is no scene: expected {EXPECTED}")
-
-
-def _prompt(folder: Path) -> str | None:
-    try:
-        facts = json.loads((folder / WORDS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    prompt = facts.get("source_prompt") if isinstance(facts, dict) else None
-    return prompt if isinstance(prompt, str) else None

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from v2edit.errors import UserError
+from v2edit.scenes.config import MAX_DEGREE
 from v2edit.scenes.dataset import Points
-from v2edit.scenes.gaussians import MAX_DEGREE, Gaussians
+from v2edit.scenes.gaussians import Gaussians
 
 if TYPE_CHECKING:
     from plyfile import PlyElement
