@@ -22,7 +22,9 @@ from v2edit.world.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES
 
 WEIGHTS = Path(__file__).parents[1] / "models/reader/reader.safetensors"
 FRAMES, SIDE = 9, 64
-UNLIKE = 0.03  # mean squared error of values in -1..1: clips of this world have 0.007 at most, real videos 0.12 at least
+UNLIKE = (
+    0.03  # mean squared error of values in -1..1: clips of this world have 0.007 at most, real videos 0.12 at least
+)
 NONE = "none"  # the shape at a place where nothing stands
 OF_OBJECT = {"shape": (NONE, *SHAPES), "colour": tuple(COLOURS), "size": tuple(SIZES), "motion": MOTIONS}
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "camera": CAMERAS}
