@@ -17,6 +17,7 @@ from v2edit.attention import (
     attend,
     attend_reference,
     merge,
+    own_maps,
     replace_maps,
     replaced_attention,
     replaced_attention_reference,
@@ -82,10 +83,6 @@ def cases(draw: st.DrawFn, mask: bool = True) -> Case:
     )
     sources = tuple(draw(weighted_sources(rows)) for _ in range(rows))
     return Case(q, k, v, text, Replacement(shared, sources))
-
-
-def own_maps(rows: int) -> tuple[tuple[tuple[int, float], ...], ...]:
-    return tuple(((row, 1.0),) for row in range(rows))
 
 
 @given(cases())
@@ -198,7 +195,8 @@ def test_attention_over_no_keys_weighs_nothing(function):
     out, lse = function(q, k[:, :, :0], v[:, :, :0])
     assert out.equal(torch.zeros_like(q)) and lse.eq(-math.inf).all()
     whole, whole_lse = attend(q, k, v)
-    assert merge(whole, whole_lse, out, lse).equal(whole) and merge(out, lse, whole, whole_lse).equal(whole)
+    for a, b in (((whole, whole_lse), (out, lse)), ((out, lse), (whole, whole_lse))):
+        assert merge(*a, *b, into=torch.empty_like(q)).equal(whole)
 
 
 @given(cases(), st.data())
@@ -206,7 +204,9 @@ def test_merging_the_attentions_over_any_split_of_the_keys_is_the_whole(case, da
     cut = data.draw(st.integers(0, case.k.shape[2]))
     left, right = (attend(case.q, case.k[:, :, part], case.v[:, :, part]) for part in (slice(cut), slice(cut, None)))
     whole = F.scaled_dot_product_attention(case.q, case.k, case.v)
-    torch.testing.assert_close(merge(*left, *right), whole, **case.tolerance)
+    copies = [x.clone() for x in (*left, *right)]
+    assert merge(*copies, into=copies[2]).equal(merge(*left, *right, into=left[0])), "into either, the same bits"
+    torch.testing.assert_close(left[0], whole, **case.tolerance)
 
 
 @given(st.floats(-0.05, 0.05), st.sampled_from([torch.float16, torch.bfloat16]))
@@ -214,7 +214,8 @@ def test_the_weight_of_a_merge_is_not_rounded_to_16_bits(lse, dtype):
     """Opposite outputs of nearly equal weight cancel: what is left shows the weight's own digits."""
     one, zero = torch.ones(1, 1, dtype=dtype), torch.zeros(1)
     exact = torch.tensor([[-math.tanh(lse / 2)]], dtype=dtype)
-    torch.testing.assert_close(merge(one, zero, -one, torch.tensor([lse])), exact, rtol=2**-7, atol=1e-6)
+    merged = merge(one, zero, -one, torch.tensor([lse]), into=torch.empty_like(one))
+    torch.testing.assert_close(merged, exact, rtol=2**-7, atol=1e-6)
 
 
 def test_devices_without_a_kernel_take_queries_in_parts(monkeypatch):
@@ -234,15 +235,26 @@ def test_devices_without_a_kernel_take_queries_in_parts(monkeypatch):
 
 
 class Watch(TorchDispatchMode):
-    """Sees the size of every tensor that any operation returns."""
+    """Sees every tensor that any operation makes; views and results in place are none."""
 
-    largest = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[torch.dtype, int]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        known = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
-        sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, Tensor)]
-        self.largest = max(self.largest, *sizes, 0)
+        made = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in known]
+        self.made += [(x.dtype, x.numel()) for x in made]
         return out
+
+    @property
+    def sizes(self) -> list[int]:
+        return [size for _, size in self.made]
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes)
 
 
 @pytest.mark.parametrize("as_mask", [False, True])
@@ -259,12 +271,16 @@ def test_no_map_is_ever_built(as_mask):
     assert watch.largest >= rows * heads * (text + video) ** 2, "the watch sees maps where there are some"
 
 
-def test_a_prefix_of_shared_columns_copies_no_video_keys():
-    q, k = (randn(4, 2, 320, 8, seed=i) for i in range(2))
-    kept, replaced = module.split_columns(k, 20)
-    assert kept.data_ptr() == k[:, :, 20:].data_ptr() and replaced.data_ptr() == k.data_ptr()
-    own = module.take(q, range(4))
-    assert own.data_ptr() == q.data_ptr() and own.shape == q.shape
+@pytest.mark.parametrize("layout", LAYOUTS, ids=len)
+def test_a_prefix_of_shared_columns_copies_no_query_key_or_value(layout):
+    """Beside the output there are parts of it one row at a time, and what is as small as the log-sum-exps."""
+    q, k, v = (randn(len(layout), 2, 340, 64, seed=i) for i in range(3))
+    with Watch() as watch:
+        replaced_attention(q, k, v, Replacement(20, layout), 40)
+    made = [size for size in watch.sizes if size > q[0].numel()]
+    assert made == [q.numel()], "the output, made once"
+    rows = [size for size in watch.sizes if q[0].numel() // 2 < size <= q[0].numel()]
+    assert len(rows) == len(layout), "a row's part over the replaced columns, and no copy of anything beside it"
 
 
 @pytest.mark.parametrize("sources", [(((1, 1.0),),), (((0, 0.5),),), (((0, 0.0), (0, 1.0)),)], ids=str)

@@ -11,12 +11,12 @@ from diffusers.models.embeddings import apply_rotary_emb
 from PIL import Image
 from tiny import PUBLISHED, TEXT_LENGTH, pipeline_of
 
-from v2edit.backbones import Size
+from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.controls import Source, noises, sources_of
 from v2edit.editing.editor import to_size
-from v2edit.editing.progression import AlignedText, aligned_text
+from v2edit.editing.progression import AlignedText, WrittenText, aligned_text, progression
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
@@ -158,7 +158,9 @@ class ExplicitMaps:
         return out[:, text:], out[:, :text]
 
 
-def written_out(pipeline: CogVideoXPipeline, x0: torch.Tensor, text: AlignedText, config: EditConfig) -> torch.Tensor:
+def written_out(
+    pipeline: CogVideoXPipeline, x0: torch.Tensor, text: AlignedText | WrittenText, config: EditConfig
+) -> torch.Tensor:
     """V2Edit with DDIM, as the paper says it: extract each source's noise, add it to the edit's step, replace maps."""
     schedule = CogVideoX(pipeline).schedule(config.steps)
     a, s, times = schedule.a.tolist(), schedule.s.tolist(), schedule.timesteps.tolist()
@@ -168,15 +170,15 @@ def written_out(pipeline: CogVideoXPipeline, x0: torch.Tensor, text: AlignedText
     guided = guidance > 1 or of_sources > 1
 
     @torch.no_grad()
-    def clean(rows, k, weights=()):
+    def clean(rows, k, weights=(), shared=0):
         n, halves = len(rows), 1 + guided
         taken = {}
         for half in range(halves):
             if weights and (half == halves - 1 or config.amr_unconditional):
                 taken[half * n + n - 1] = [(half * n + i, w) for i, w in enumerate(weights)]
-        pipeline.transformer.set_attn_processor(ExplicitMaps(text.shared, taken))
+        pipeline.transformer.set_attn_processor(ExplicitMaps(shared, taken))
         v = torch.cat([v for v, _ in rows] * halves)
-        prompts = [text.negative] * (n * guided) + [p for _, p in rows]
+        prompts = [negative] * (n * guided) + [p for _, p in rows]
         t = torch.full((len(v),), times[k])
         out = pipeline.transformer(v, torch.stack(prompts), t, image_rotary_emb=rotary, return_dict=False)[0]
         if guided:
@@ -189,10 +191,15 @@ def written_out(pipeline: CogVideoXPipeline, x0: torch.Tensor, text: AlignedText
 
     current = x0
     for subtask in range(1, config.subtasks + 1):
-        p = [text.source + (text.target - text.source) * i / config.subtasks for i in range(config.subtasks + 1)]
-        known = [(x0, p[0], 1.0)]
+        if isinstance(text, AlignedText):
+            p = [text.source + (text.target - text.source) * i / config.subtasks for i in range(config.subtasks + 1)]
+            said, shared, negative = (p[0], p[subtask - 1], p[subtask]), text.shared, text.negative
+        else:  # The prompts are written: each subtask has three of its own, on slots of its own.
+            own = text.subtasks[subtask - 1]
+            said, shared, negative = (own.original, own.current, own.edit), own.shared, own.negative
+        known = [(x0, said[0], 1.0)]
         if subtask > 1:
-            known = [(x0, p[0], config.mixture), (current, p[subtask - 1], 1 - config.mixture)]
+            known = [(x0, said[0], config.mixture), (current, said[1], 1 - config.mixture)]
         draw = noises(config.seed, subtask, x0)
         start = next(k for k, t in enumerate(times) if t <= config.alpha * 1000)
         eps = next(draw)
@@ -200,10 +207,10 @@ def written_out(pipeline: CogVideoXPipeline, x0: torch.Tensor, text: AlignedText
         edit = a[start] * current + s[start] * eps
         for k in range(start, config.steps):
             if times[k] <= config.beta * 1000:
-                edit = ddim(edit, clean([(edit, p[subtask])], k)[0], k)
+                edit = ddim(edit, clean([(edit, said[2])], k)[0], k)
                 continue
-            rows = [(v, prompt) for v, (_, prompt, _) in zip(noisy, known, strict=True)] + [(edit, p[subtask])]
-            *sources, x = clean(rows, k, [w for _, _, w in known])
+            rows = [(v, prompt) for v, (_, prompt, _) in zip(noisy, known, strict=True)] + [(edit, said[2])]
+            *sources, x = clean(rows, k, [w for _, _, w in known], shared)
             eps = next(draw)
             follow = [a[k + 1] * x + s[k + 1] * eps for x, _, _ in known]
             noise = sum(
@@ -237,6 +244,53 @@ def test_it_is_the_method_written_out(subtasks, guidance, of_sources, unconditio
     assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
+CHAIN = PromptPair(PAIR.source, PAIR.target, ("a blue ball on the floor", "the cube on the floor a blue"))
+
+
+def test_it_is_the_method_written_out_with_written_prompts_too():
+    config = EditConfig(steps=8, solver="ddim", subtasks=3, mixture=0.3, guidance=6.0)
+    backbone = CogVideoX(pipeline_of("5b"))
+    x0, text = backbone.encode(frames_of(0)), progression(backbone, CHAIN)
+    got = list(Editor(backbone).subtasks(x0, text, config))[-1]
+    expected = written_out(pipeline_of("5b"), x0, text, config)
+    assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_written_prompts_are_those_of_the_model_on_slots_that_all_branches_share():
+    """Each branch has all tokens of its own prompt, and the shared slots hold one token in all three."""
+    backbone = CogVideoX(pipeline_of("5b"))
+    text = progression(backbone, CHAIN)
+    encoded = backbone.encode_text(CHAIN.chain)
+
+    def tokens(laid: torch.Tensor, whole: Text) -> list[int]:
+        """The ids in the laid-out text, each slot found again by its encoding."""
+        found = [int((whole.embedding == row).all(1).nonzero()[0]) for row in laid]
+        assert sorted(found) == list(range(TEXT_LENGTH))
+        return [whole.ids[k] if k < len(whole.ids) else backbone.pad_id for k in found]
+
+    assert isinstance(text, WrittenText) and len(text.subtasks) == 3
+    for s, said in enumerate(text.subtasks, start=1):
+        rows = [tokens(laid, encoded[k]) for laid, k in ((said.original, 0), (said.current, s - 1), (said.edit, s))]
+        common = [row[: said.shared] for row in rows]
+        assert common[0] == common[1] == common[2] and len(set(common[0])) > 3
+    assert [len(set(encoded[k].ids)) for k in range(4)] == [7, 7, 7, 7]  # no token twice: the search is exact
+
+
+def test_prompts_written_alike_give_the_source_back(backbone):
+    alike = PromptPair(PAIR.source, PAIR.source, (PAIR.source, PAIR.source))
+    config = EditConfig(steps=10, beta=0.0, subtasks=3)
+    x0 = backbone.encode(frames_of(0))
+    back = list(Editor(backbone).subtasks(x0, progression(backbone, alike), config))[-1]
+    assert (back - x0).norm() <= 1e-4 * x0.norm()
+
+
+def test_as_many_subtasks_as_prompts_are_written():
+    result = Editor(CogVideoX(pipeline_of("5b"))).edit(frames_of(2), CHAIN, EditConfig(steps=2))
+    assert len(result.subtasks) == 3
+    with pytest.raises(UserError, match="--subtasks is 2"):
+        EditConfig(subtasks=2).for_prompts(CHAIN)
+
+
 @pytest.mark.parametrize(
     ("changes", "subtasks", "forwards"),
     [
@@ -246,6 +300,7 @@ def test_it_is_the_method_written_out(subtasks, guidance, of_sources, unconditio
         ({"pnc": False, "amr": False}, 1, 90),
         ({"inc": False}, 1, 25 * 4 + 25 * 2),
         ({"guidance": 1.0}, 1, 65),
+        ({"guidance": 1.0, "source_guidance": 4.0}, 1, 20 * 4 + 25),
     ],
 )
 def test_the_number_of_forwards(changes, subtasks, forwards):

@@ -12,7 +12,7 @@ from diffusers import CogVideoXPipeline
 
 from v2edit import video
 from v2edit.backbones.registry import BUILT_IN_FOLDER
-from v2edit.world.captions import EXAMPLE, caption
+from v2edit.world.captions import EXAMPLE, caption, read_caption
 
 QUICK = ["--steps", "4"]
 
@@ -81,3 +81,21 @@ def test_a_real_video_keeps_its_length_size_and_sound(data, tmp_path):
 def sound_of(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
         return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def test_the_frames_alone_say_what_a_clip_of_the_world_shows(sample, tmp_path):
+    (tmp_path / "alone.mp4").write_bytes((sample / "clip.mp4").read_bytes())
+    facts = json.loads((sample / "clip.json").read_text())
+    run = v2edit("edit", "alone.mp4", facts["instruction"], *QUICK, "-o", "run", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    read = json.loads((tmp_path / "run/run.json").read_text())["prompts"]["source"]
+    assert read_caption(read) == read_caption(facts["source_prompt"])
+    assert run.stderr.count("note:") == 1 and read in run.stderr
+
+
+def test_a_video_of_another_world_is_not_read(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    video.write(noise, tmp_path / "noise.mp4", fps=8)
+    run = v2edit("edit", "noise.mp4", "make the red ball blue", *QUICK, cwd=tmp_path)
+    assert run.returncode == 2 and "what does noise.mp4 show?" in run.stderr
+    assert not (tmp_path / "runs").exists()

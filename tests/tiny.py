@@ -1,5 +1,6 @@
 """Real diffusers pipelines at tiny sizes with random weights, seeded."""
 
+import re
 from typing import Literal
 
 import torch
@@ -39,9 +40,11 @@ def scheduler_of(variant: Variant) -> CogVideoXDDIMScheduler | CogVideoXDPMSched
     )
 
 
-def tokenizer_of(length: int) -> T5Tokenizer:
-    words = ["a", "red", "blue", "ball", "cube", "on", "the", "floor"]
+def tokenizer_of(length: int, more: str = "") -> T5Tokenizer:
+    """Knows some words, those of a text besides, and the letters."""
+    words = dict.fromkeys(["a", "red", "blue", "ball", "cube", "on", "the", "floor", *re.findall(r"\w+", more)])
     pieces = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{w}" for w in words), *map(chr, range(97, 123)), ".", ","]
+    pieces = list(dict.fromkeys(pieces))
     return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=length)
 
 

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from v2edit.editing.config import EditConfig
     from v2edit.editing.editor import Editor
     from v2edit.prompts import PromptPair
+    from v2edit.prompts.lvlm import LVLMConfig
     from v2edit.video import Video
 
     __version__: str
 
-__all__ = ["EditConfig", "Editor", "PromptPair", "Video", "__version__", "edit_video"]
+__all__ = ["EditConfig", "Editor", "LVLMConfig", "PromptPair", "Video", "__version__", "edit_video"]
 
 _HOMES = {
     "edit_video": "v2edit.api",
     "EditConfig": "v2edit.editing.config",
     "Editor": "v2edit.editing.editor",
+    "LVLMConfig": "v2edit.prompts.lvlm",
     "PromptPair": "v2edit.prompts",
     "Video": "v2edit.video",
 }

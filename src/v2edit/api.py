@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,18 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 from v2edit.backbones.registry import BUILT_IN, PUBLISHED, DType, Offload
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
-from v2edit.prompts import PromptPair
+from v2edit.prompts import PromptPair, read_prompts, write_prompts
+from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter, default_run_folder, describe_input
-from v2edit.world.captions import is_caption
+from v2edit.world.captions import caption, is_caption
 from v2edit.world.scene import SHAPES
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from v2edit.backbones import Backbone, Checkpoint
     from v2edit.editing.editor import Progress
+    from v2edit.prompts.view import Comparison
     from v2edit.video import Video
 else:
     Progress = Any  # Its module loads torch; the command line that is made from the signature needs no more.
@@ -42,6 +48,8 @@ def edit_video(
     *,
     source_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
     target_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    prompts: Annotated[str | Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    lvlm: OmitArgPrefixes[LVLMConfig] = LVLMConfig(),  # noqa: B008 (frozen)
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
     out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
     device: Annotated[str, arg(metavar="DEVICE")] = "auto",
@@ -57,9 +65,13 @@ def edit_video(
 
     Args:
         video: The video to edit: a file, or a folder of images.
-        instruction: What to change, in one sentence; the built-in model turns it into the target prompt.
-        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video.
+        instruction: What to change, in one sentence, which the grammar of the built-in world or a language model
+            (--lvlm) turns into prompts.
+        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video, or what the
+            built-in model's reader sees.
         target_prompt: What the video is to show, as like the source prompt as the edit allows.
+        prompts: The prompts in a file, from v2edit prompts -o or another run's run.json.
+        lvlm: Let a language model that sees the video write the prompts.
         model: The built-in model, a Hugging Face id or a local diffusers folder.
         out: The run folder to make (default: runs/<video>-<instruction>); it must not exist.
         device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
@@ -77,8 +89,9 @@ def edit_video(
     path = Path(video)
     if not path.exists():
         raise UserError(f"no such file: {path}")
-    prompts = resolve_prompts(path, instruction, source_prompt, target_prompt)
-    with RunWriter(Path(out) if out else default_run_folder(path, instruction or prompts.target)) as run:
+    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm, model)
+    about = instruction or (pair.target if pair else "")
+    with RunWriter(Path(out) if out else default_run_folder(path, about)) as run:
         from v2edit import backbones
         from v2edit import video as videos
 
@@ -86,20 +99,23 @@ def edit_video(
         videos.read(path, max_frames=1)
         checkpoint = backbones.find(model, revision)
         source, identity = videos.read(path), describe_input(path)
+        if pair is None:
+            pair = written_prompts(path, source.frames, about, checkpoint, lvlm, config, device)
+        config = config.for_prompts(pair)
 
         from v2edit.editing.editor import Editor
 
         backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
-        if doubts := _doubts(model, prompts, len(source.frames), backbone.trained.frames):
+        if doubts := _doubts(model, pair, len(source.frames), backbone):
             log.warning("%s", doubts)
-        result = Editor(backbone).edit(source.frames, prompts, config, on_progress)
+        result = Editor(backbone).edit(source.frames, pair, config, on_progress)
         *stations, edited = (replace(source, frames=frames) for frames in result.subtasks)
 
         rows = {"source": source.frames}
         for number, station in enumerate(stations, start=1):
             videos.write(station, run.folder / f"subtask-{number}.mp4")
             rows[f"subtask {number}"] = station.frames
-        rows[f"edited: {instruction or prompts.target}"] = edited.frames
+        rows[f"edited: {about}"] = edited.frames
         videos.write(edited, run.folder / "edited.mp4")
         videos.write_compare(
             source.frames, edited.frames, run.folder / "compare.mp4", source.fps, source.path, source.times
@@ -109,7 +125,8 @@ def edit_video(
             {
                 "input": identity,
                 "instruction": instruction,
-                "prompts": prompts,
+                "prompts": pair,
+                "lvlm": described(lvlm, checkpoint) if lvlm.model else None,
                 "model": {
                     "name": model,
                     "revision": revision,
@@ -126,7 +143,154 @@ def edit_video(
             },
             command,
         )
-    return EditRun(run.out, edited, prompts)
+    return EditRun(run.out, edited, pair)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An edit before it is run: its prompts, how each lines up with the next, and what it will cost.
+
+    `forwards` are rows through the network, one number a subtask; each takes `steps` denoising steps of `of_steps`.
+    """
+
+    prompts: PromptPair
+    comparisons: "list[Comparison]"
+    steps: int
+    of_steps: int
+    forwards: list[int]
+
+
+def preview_edit(
+    video: Annotated[str | Path, Positional, arg(metavar="VIDEO")],
+    instruction: Annotated[str | None, Positional, arg(metavar="INSTRUCTION", help_behavior_hint="")] = None,
+    *,
+    source_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    target_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    prompts: Annotated[str | Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    lvlm: OmitArgPrefixes[LVLMConfig] = LVLMConfig(),  # noqa: B008 (frozen)
+    model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
+    revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto",
+    out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+    config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
+) -> Preview:
+    """Show the prompts of an edit, word for word what they share, and what the edit costs. Loads no video model.
+
+    Args:
+        video: The video to edit: a file, or a folder of images.
+        instruction: What to change, in one sentence, which the grammar of the built-in world or a language model
+            (--lvlm) turns into prompts.
+        source_prompt: What the video shows. Unless given, `source_prompt` in the .json beside the video, or what the
+            built-in model's reader sees.
+        target_prompt: What the video is to show, as like the source prompt as the edit allows.
+        prompts: The prompts in a file, from v2edit prompts -o or another run's run.json.
+        lvlm: Let a language model that sees the video write the prompts.
+        model: The video model to edit with: the built-in one, a Hugging Face id or a local diffusers folder.
+        revision: Branch, tag or commit of a Hugging Face model.
+        device: Where a language model of local: runs; auto takes a GPU where there is one.
+        out: A JSON file to save the prompts in, to edit by hand and to give to v2edit edit as --prompts.
+        config: How the edit would be done.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    path = Path(video)
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    if out and Path(out).exists():
+        raise UserError(f"{out} exists; choose another -o or remove it")
+    pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm, model)
+
+    from v2edit import backbones
+    from v2edit import video as videos
+    from v2edit.editing.cost import forwards, steps_run
+    from v2edit.prompts.view import compare
+
+    checkpoint = backbones.find(model, revision)
+    if pair is None:
+        frames = videos.read(path).frames
+        pair = written_prompts(path, frames, instruction or "", checkpoint, lvlm, config, device)
+    outline, config = backbones.outline(checkpoint), config.for_prompts(pair)
+    if out:
+        write_prompts(Path(out), pair, instruction)
+    schedule = outline.schedule(config.steps)
+    return Preview(
+        pair,
+        [compare(one, other, outline.tokenizer) for one, other in pairwise(pair.chain)],
+        steps_run(schedule, config),
+        config.steps,
+        forwards(schedule, config, outline.guidance if config.guidance is None else config.guidance),
+    )
+
+
+def given_prompts(
+    video: Path,
+    instruction: str | None,
+    source_prompt: str | None,
+    target_prompt: str | None,
+    file: str | Path | None,
+    lvlm: LVLMConfig,
+    model: str,
+) -> tuple[PromptPair | None, str | None]:
+    """The prompts of an edit and its instruction; no prompts yet where they come from the frames: a language model
+    writes them, or the reader of the built-in world says what they show.
+
+    Raises `UserError` when two ways to get them are asked for, or none is left.
+    """
+    ways = {
+        "--prompts": file is not None,
+        "--lvlm": lvlm.model is not None,
+        "--source-prompt or --target-prompt": source_prompt is not None or target_prompt is not None,
+    }
+    if len(asked := [way for way, there in ways.items() if there]) > 1:
+        raise UserError(f"prompts come from one place: give {', or '.join(asked)}")
+    if file is not None:
+        prompts, written_for = read_prompts(Path(file))
+        return prompts, instruction or written_for
+    if lvlm.model is not None:
+        if not instruction or not instruction.strip():
+            raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
+        return None, instruction
+    unsaid = source_prompt is None and target_prompt is None and _source_prompt_beside(video) is None
+    if model == BUILT_IN and unsaid and instruction and instruction.strip():
+        return None, instruction
+    return resolve_prompts(video, instruction, source_prompt, target_prompt), instruction
+
+
+def written_prompts(
+    video: Path,
+    frames: "np.ndarray",
+    instruction: str,
+    checkpoint: "Checkpoint",
+    lvlm: LVLMConfig,
+    config: EditConfig,
+    device: str,
+) -> PromptPair:
+    """The prompts that a language model writes for a video, in the style of the video model (it is gone from memory
+    when this returns); without one, those of a clip of the built-in world, as its reader sees it."""
+    if lvlm.model is None:
+        return resolve_prompts(video, instruction, _read_caption(video, frames), None)
+    from v2edit import backbones
+    from v2edit.prompts.lvlm import opened, write_pair
+    from v2edit.prompts.style import read_style
+
+    style = read_style(lvlm.style or checkpoint.prompt_style)
+    tokenizer = backbones.outline(checkpoint).tokenizer
+    with opened(lvlm, device) as chat:
+        return write_pair(chat, frames, instruction, style, tokenizer, lvlm, config.subtasks)
+
+
+def described(lvlm: LVLMConfig, checkpoint: "Checkpoint") -> dict[str, Any]:
+    """A language model as the manifest names it: without what may be secret in its address."""
+    from v2edit.prompts.endpoint import shown_url
+
+    return {
+        "model": lvlm.model,
+        "url": shown_url(lvlm.url) if lvlm.url else None,
+        "style": lvlm.style or checkpoint.prompt_style,
+        "frames": lvlm.frames,
+        "progression": lvlm.progression,
+    }
 
 
 def resolve_prompts(
@@ -155,6 +319,20 @@ def resolve_prompts(
         raise UserError(f"{error}; for anything else, say what the video is to show with --target-prompt") from error
 
 
+def _read_caption(video: Path, frames: "np.ndarray") -> str:
+    """What a clip of the built-in world shows. Raises `UserError` for one that does not look like that world."""
+    from v2edit.world.reader import Reader, resembles
+
+    scene = Reader.load().read(frames)
+    if not resembles(frames, scene):
+        raise UserError(
+            f"what does {video.name} show? The built-in model knows only its own world: say it with --source-prompt, "
+            f"and use --model {PUBLISHED} for other videos"
+        )
+    log.warning("the video is taken to show: %s If that is wrong, say it with --source-prompt", caption(scene))
+    return caption(scene)
+
+
 def _source_prompt_beside(video: Path) -> str | None:
     """`source_prompt` in the JSON file of the same name, as `v2edit world sample` writes it."""
     video = Path(os.path.abspath(video))  # "." has no name of its own
@@ -169,7 +347,7 @@ def _source_prompt_beside(video: Path) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def _doubts(model: str, prompts: PromptPair, frames: int, trained: int) -> str:
+def _doubts(model: str, prompts: PromptPair, frames: int, backbone: "Backbone") -> str:
     """What speaks against a good result, in one line."""
     doubts = []
     if model == BUILT_IN and not (is_caption(prompts.source) and is_caption(prompts.target)):
@@ -178,9 +356,9 @@ def _doubts(model: str, prompts: PromptPair, frames: int, trained: int) -> str:
             f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for "
             f"other videos, and use --model {PUBLISHED} for them"
         )
-    if frames > trained:
+    if frames > backbone.trained.frames and not backbone.relative:
         doubts.append(
-            f"{frames} frames, and the model was trained on {trained}: slower, more memory, and it drifts; "
-            "shorter clips are better"
+            f"{frames} frames, and the model, whose positions are absolute, was trained on {backbone.trained.frames}: "
+            f"it drifts; shorter clips are better, or a model with relative positions, such as {PUBLISHED}"
         )
     return "; ".join(doubts)

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
-from v2edit.api import edit_video
+from v2edit.api import edit_video, preview_edit
 from v2edit.bench.command import benchmark
 from v2edit.errors import UserError
 from v2edit.runs import RunWriter
 
 if TYPE_CHECKING:
     from v2edit.editing.editor import Progress
+    from v2edit.prompts.view import Comparison
 
 
 def edit(words: Sequence[str], /, *args: Any, **options: Any) -> None:
@@ -38,6 +39,36 @@ def edit(words: Sequence[str], /, *args: Any, **options: Any) -> None:
     print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}")
     for path in sorted(run.folder.iterdir()):
         print(path)
+
+
+def prompts(*args: Any, **options: Any) -> None:
+    """Run `preview_edit` and show what it finds: in colour on a terminal, with plain marks elsewhere."""
+    found = preview_edit(*args, **options)
+    source, *others = found.prompts.chain
+    names = [*(f"step {k}" for k, _ in enumerate(found.prompts.intermediate, start=1)), "target"]
+    print(f"source  {source}")
+    for name, text, one in zip(names, others, found.comparisons, strict=True):
+        print(f"{name:6}  {text}\n  diff  ", end="")
+        show_pieces(one)
+        print(f"        {one.summary}")
+    counts, each = len(found.forwards), " + ".join(map(str, found.forwards))
+    what = f"{counts} subtask{'s' if counts > 1 else ''} of {found.steps} denoising steps (of {found.of_steps})"
+    print(f"plan    {what}: {each} forwards")
+    if (out := options.get("out")) is not None:
+        print(f"saved   {out}")
+
+
+def show_pieces(found: "Comparison") -> None:
+    """A comparison's texts: what goes in red, what comes in green, what is cut dim."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    if console.color_system is None or console.no_color:
+        print(found.marked)
+        return
+    styles = {"shared": "", "removed": "red strike", "added": "green", "cut": "dim strike"}
+    console.print(Text.assemble(*((text, styles[kind]) for kind, text in found.pieces)))
 
 
 def sample(
@@ -89,6 +120,7 @@ def parse(words: Sequence[str]) -> functools.partial[None]:
 
     app, world = SubcommandApp(), SubcommandApp()
     app.command(name="edit")(deferred(edit_video, functools.partial(edit, words)))
+    app.command(name="prompts")(deferred(preview_edit, prompts))
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
     world.command(name="sample")(deferred(sample, sample))
     app.command(world, name="world")

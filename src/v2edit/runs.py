@@ -137,8 +137,8 @@ def first_free(out: Path) -> Path:
 
 
 def without_secrets(argv: Sequence[str]) -> list[str]:
-    """A command line that may be shown: values of options that sound secret, access tokens, and log-ins in
-    addresses are blanked."""
+    """A command line that may be shown: values of options that sound secret, access tokens, and the log-ins and
+    parameters of addresses are blanked."""
     secret = r"token|secret|password|api-?_?key"
     shown: list[str] = []
     for word in argv:
@@ -146,6 +146,8 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
             word = "***"
         word = re.sub(rf"^(--?[\w-]*(?:{secret})[\w-]*=).*", r"\1***", word, flags=re.IGNORECASE)
         word = re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", word)
+        if "://" in word:
+            word = re.sub(r"(?<=[?&])([^=&#\s]+=)[^&#\s]+", r"\1***", word)
         shown.append(re.sub(r"\b(hf_|sk-)[\w-]{16,}", r"\1***", word))
     return shown
 

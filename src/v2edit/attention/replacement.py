@@ -11,14 +11,15 @@ the text. Inference only: no gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
+from torch.nn.attention import SDPBackend
+
+# For each row of a batch, the (row, weight) pairs whose queries and keys give the shared columns' logits.
+Sources = tuple[tuple[tuple[int, float], ...], ...]
 
 # Explicit logits, for devices without a kernel that returns its log-sum-exp, are made for so many at a time.
 LOGITS_AT_ONCE = 2**26
@@ -30,12 +31,12 @@ class Replacement:
 
     `shared`: the text columns whose tokens the prompts share: the first so many, or a bool mask [text tokens] on
     the CPU. Text is a set, so its owner may lay the shared tokens first: that saves a copy of all keys and values.
-    `sources`: for each row the (row, weight) pairs whose queries and keys give the shared columns' logits; several
-    are mixed as probabilities, their weights sum to 1. A row that replaces nothing names itself.
+    `sources`: several of a row's are mixed as probabilities, their weights sum to 1. A row that replaces nothing
+    names itself.
     """
 
     shared: int | Tensor
-    sources: tuple[tuple[tuple[int, float], ...], ...]
+    sources: Sources
 
     def __post_init__(self) -> None:
         for row in self.sources:
@@ -45,33 +46,50 @@ class Replacement:
 
 def replaced_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement, text_tokens: int) -> Tensor:
     """Joint attention over [text | video], [B, H, N, D] like q: text queries plain, video queries' maps replaced."""
-    text = F.scaled_dot_product_attention(q[:, :, :text_tokens], k, v)
-    return torch.cat([text, replace_maps(q[:, :, text_tokens:], k, v, replacement)], dim=2)
+    (k_own, k_shared), (v_own, v_shared) = (split_columns(x, replacement.shared) for x in (k, v))
+    out, lse = attend(q, k_own, v_own)
+    for queries, sources in (
+        (slice(text_tokens), own_maps(len(q))),
+        (slice(text_tokens, None), replacement.sources),
+    ):
+        take_maps(out[:, :, queries], lse[:, :, queries], q[:, :, queries], k_shared, v_shared, sources)
+    return out
 
 
 def replace_maps(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement) -> Tensor:
-    """Attention of video queries, [B, H, Nq, D] like q, with maps replaced; the keys may be text alone.
-
-    Every row goes the same way, split and merged, and shares its calls of `attend` with the others, so that equal
-    inputs give equal bits whether or not a row replaces anything.
-    """
-    assert len(replacement.sources) == len(q)
-    k_own, k_shared = split_columns(k, replacement.shared)
-    v_own, v_shared = split_columns(v, replacement.shared)
-    a, a_lse = attend(q, k_own, v_own)
-    out, total = torch.zeros_like(a), [0.0] * len(q)
-    for slot in zip_longest(*replacement.sources):  # each row's first source, then those of the rows that have more
-        rows = [row for row, pair in enumerate(slot) if pair is not None]
-        sources = [pair[0] for pair in slot if pair is not None]
-        b, b_lse = attend(take(q, sources), take(k_shared, sources), take(v_shared, rows))
-        # Row by row: in one elementwise operation over all rows, a CPU's vectors end at other places in each of them,
-        # and what is left over at an end is rounded otherwise.
-        for index, row in enumerate(rows):
-            weight = slot[row][1]
-            total[row] += weight
-            part = merge(a[row], a_lse[row], b[index], b_lse[index])
-            out[row].lerp_(part, weight / total[row])  # the weighted mean so far; the first part itself
+    """Attention of video queries, [B, H, Nq, D] like q, with maps replaced; the keys may be text alone."""
+    (k_own, k_shared), (v_own, v_shared) = (split_columns(x, replacement.shared) for x in (k, v))
+    out, lse = attend(q, k_own, v_own)
+    take_maps(out, lse, q, k_shared, v_shared, replacement.sources)
     return out
+
+
+def take_maps(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, sources: Sources) -> None:
+    """Merges into each row's attention `out` over its own keys the one over the shared columns k, v, in place.
+
+    Every row goes the same way, one at a time and by calls of one shape, so that equal inputs give equal bits whether
+    or not a row replaces anything, and so that no query or key is copied for a row that takes another's.
+    """
+    assert len(sources) == len(out)
+    if k.shape[2] == 0:
+        return
+    for row, pairs in enumerate(sources):
+        here, here_lse = out[row : row + 1], lse[row : row + 1]
+        mean, total = None, 0.0  # of the parts but the last: these are mixed in their own memory
+        for number, (source, weight) in enumerate(pairs, start=1):
+            b, b_lse = attend(q[source : source + 1], k[source : source + 1], v[row : row + 1])
+            if number == len(pairs):
+                merge(here, here_lse, b, b_lse, into=here)
+            else:
+                part, total = merge(here, here_lse, b, b_lse, into=b), total + weight
+                mean = part if mean is None else mean.lerp_(part, weight / total)
+        if mean is not None:
+            here.lerp_(mean, total)
+
+
+def own_maps(rows: int) -> Sources:
+    """The sources of rows that replace nothing."""
+    return tuple(((row, 1.0),) for row in range(rows))
 
 
 def split_columns(x: Tensor, shared: int | Tensor) -> tuple[Tensor, Tensor]:
@@ -83,41 +101,57 @@ def split_columns(x: Tensor, shared: int | Tensor) -> tuple[Tensor, Tensor]:
     return x.index_select(2, kept.to(x.device)), x.index_select(2, replaced.to(x.device))
 
 
-def take(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """Rows of a batch: a view where they follow one another, a copy elsewhere; no index travels to the device."""
-    if list(rows) == list(range(rows[0], rows[0] + len(rows))):
-        return x[rows[0] : rows[0] + len(rows)]
-    return torch.cat([x[row : row + 1] for row in rows])
-
-
-def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, into: Tensor) -> Tensor:
     """Attention over two sets of keys, [..., N, D], from the attentions over each: e^(la-l) A + e^(lb-l) B.
 
-    One of the sets may be empty (lse = -inf). The weight stays float32 beside 16-bit outputs, without copies of
-    them in float32.
+    One of the sets may be empty (lse = -inf). Written into `into`, which may be A or B; B is spent. The weight stays
+    float32 beside 16-bit outputs.
     """
     share_b = torch.sigmoid(lse_b - lse_a)[..., None]
-    return torch.addcmul(out_a, share_b, out_b - out_a, out=torch.empty_like(out_a))
+    if out_a.dtype == share_b.dtype:
+        return torch.lerp(out_a, out_b, share_b, out=into)
+    return torch.addcmul(out_a, share_b, out_b.sub_(out_a), out=into)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least.
 
-    By the device's kernel that returns both; over no keys at all, zeros and -inf.
+    By the operator that returns both of the kernel that torch takes for plain attention on this device and dtype;
+    over no keys at all, zeros and -inf.
     """
-    aten = torch.ops.aten
     if k.shape[2] == 0:
         return torch.zeros_like(q), q.new_full(q.shape[:3], -math.inf, dtype=torch.float32)
     if q.device.type == "cpu":
-        return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
     if q.is_cuda and q.shape[3] % 8 == 0:  # The kernels' own limit: scaled_dot_product_attention pads, these do not.
-        parameters = SDPAParams(q, k, v, None, 0.0, False, False)
-        if can_use_flash_attention(parameters):
-            out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v)
-            return out, lse
-        if can_use_efficient_attention(parameters):
-            out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
-            return out, lse[:, :, : q.shape[2]]  # It comes padded to a multiple of 32 queries.
+        kernel = CUDA_KERNELS.get(torch._fused_sdp_choice(q, k, v), attend_in_parts)
+        return kernel(q, k, v)
+    return attend_in_parts(q, k, v)
+
+
+def attend_flash(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
+
+
+def attend_efficient(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
+    return out, lse[:, :, : q.shape[2]]  # It comes padded to a multiple of 32 queries.
+
+
+def attend_cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
+    return out, lse.view(q.shape[:3])  # It comes with one more dimension, of size 1.
+
+
+CUDA_KERNELS = {
+    SDPBackend.FLASH_ATTENTION.value: attend_flash,
+    SDPBackend.EFFICIENT_ATTENTION.value: attend_efficient,
+    SDPBackend.CUDNN_ATTENTION.value: attend_cudnn,
+}
+
+
+def attend_in_parts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`attend_reference` for so many queries at a time: for devices whose kernels keep the log-sum-exp to themselves."""
     queries = max(1, LOGITS_AT_ONCE // (q.shape[0] * q.shape[1] * k.shape[2]))
     parts = [attend_reference(part, k, v) for part in q.split(queries, dim=2)]
     return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
@@ -132,15 +166,22 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def replaced_attention_reference(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement, text_tokens: int) -> Tensor:
     """`replaced_attention` with its maps in sight: memory of queries x keys."""
     logits = logits_of(q, k)
-    columns = replacement.shared
-    columns = slice(columns) if isinstance(columns, int) else columns.nonzero()[:, 0].to(q.device)
+    text, video = logits[:, :, :text_tokens].softmax(-1), logits[:, :, text_tokens:]
+    maps = torch.cat([text, replaced_maps_reference(video, replacement)], dim=2)
+    return (maps @ v.to(maps)).to(q)
+
+
+def replaced_maps_reference(logits: Tensor, replacement: Replacement) -> Tensor:
+    """The maps of video queries, [B, H, Nq, Nk], from their logits, which begin with the text's columns."""
+    shared = replacement.shared
+    columns = slice(shared) if isinstance(shared, int) else shared.nonzero()[:, 0].to(logits.device)
     maps = torch.zeros_like(logits)
     for row, sources in enumerate(replacement.sources):
         for source, weight in sources:
             replaced = logits[row].clone()
-            replaced[:, text_tokens:, columns] = logits[source, :, text_tokens:, columns]
+            replaced[:, :, columns] = logits[source, :, :, columns]
             maps[row] += weight * replaced.softmax(-1)
-    return (maps @ v.to(maps)).to(q)
+    return maps
 
 
 def logits_of(q: Tensor, k: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from v2edit.backbones.base import Backbone, Size, Text
-    from v2edit.backbones.registry import BUILT_IN, Checkpoint, find, load
+    from v2edit.backbones.base import Backbone, Outline, Size, Text
+    from v2edit.backbones.registry import BUILT_IN, Checkpoint, find, load, outline
 
-__all__ = ["BUILT_IN", "Backbone", "Checkpoint", "Size", "Text", "find", "load"]
+__all__ = ["BUILT_IN", "Backbone", "Checkpoint", "Outline", "Size", "Text", "find", "load", "outline"]
 
-_IN_BASE = ("Backbone", "Size", "Text")
+_IN_BASE = ("Backbone", "Outline", "Size", "Text")
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,20 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.noise import Schedule
+from v2edit.prompts.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without its weights: how it reads prompts, and what its edits cost."""
+
+    tokenizer: Tokenizer
+    guidance: float
+    scheduler: Any  # of diffusers
+
+    def schedule(self, steps: int) -> Schedule:
+        """As `Backbone.schedule`."""
+        return Schedule.from_diffusers(self.scheduler, steps)
 
 
 @dataclass(frozen=True)
@@ -55,17 +69,27 @@ class Backbone(Protocol):
         """What the network computes in."""
         ...
 
-    def fit(self, size: Size) -> Size:
-        """The nearest size that the model takes: as many frames or more, the aspect kept, the trained area."""
+    @property
+    def relative(self) -> bool:
+        """Whether positions in time are relative, so that there can be windows on long clips, and loops."""
         ...
 
-    def encode(self, frames: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+    def fit(self, size: Size, loop: bool = False) -> Size:
+        """The nearest size that the model takes: as many frames or more, the aspect kept, the trained area.
+
+        Raises `UserError` for a loop where positions are not relative.
+        """
+        ...
+
+    def encode(self, frames: np.ndarray, generator: torch.Generator | None = None, loop: bool = False) -> Tensor:
         """uint8 [T, H, W, 3] of a valid size to scaled latents [1, F, C, h, w], float32: the posterior's mode,
-        or a sample of it where a generator is given."""
+        or a sample of it where a generator is given. The frames stay in main memory, the device has a few at a time.
+
+        A loop's latent frames are those of an endless repetition: rolling its frames by a latent group rolls them."""
         ...
 
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Scaled latents [1, F, C, h, w] to uint8 [T, H, W, 3]."""
+    def decode(self, latents: Tensor, loop: bool = False) -> np.ndarray:
+        """Scaled latents [1, F, C, h, w] to uint8 [T, H, W, 3], which go to main memory a few at a time."""
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> list[Text]:
@@ -83,8 +107,12 @@ class Backbone(Protocol):
         schedule: Schedule,
         text: Tensor,
         replacement: Replacement | None = None,
+        loop: bool = False,
     ) -> Tensor:
-        """The network's x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape."""
+        """The network's x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape.
+
+        Clips longer than `trained`, and loops, are attended by windows where positions are relative (V2Edit Sec. B.3).
+        """
         ...
 
     def video_to_video(

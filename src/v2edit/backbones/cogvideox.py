@@ -1,38 +1,75 @@
 """CogVideoX 1.0 (2b: absolute positions and DDIM; 5b: rotary and DPM) over diffusers, from a hub id or a folder.
 
-Letters: R rows, N text + video tokens, H heads, D channels of a head.
+Letters: R rows, N text + video tokens, H heads, D channels of a head, T frames, F latent frames.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXVideoToVideoPipeline
+import transformers
+from diffusers import (
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    CogVideoXVideoToVideoPipeline,
+)
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXAttnProcessor2_0
 from PIL import Image
 from torch import Tensor
 
-from v2edit.attention import Replacement, replaced_attention
-from v2edit.backbones.base import Size, Text
+from v2edit.attention import Replacement, Window, replaced_attention, windowed_attention
+from v2edit.backbones.base import Outline, Size, Text
 from v2edit.errors import UserError
 from v2edit.noise import Schedule, x0_from_epsilon, x0_from_v
+from v2edit.prompts.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
 GUIDANCE = 7.0  # V2Edit, Sec. 4.1
 X0_FROM = {"v_prediction": x0_from_v, "epsilon": x0_from_epsilon}
+Table = tuple[Tensor, Tensor]  # cos and sin, each [video tokens, D]
+
+# The autoencoder is causal and takes frames in groups of 8 (2 latent frames), after a first one (a latent frame of its
+# own). So a loop is coded as if it had been playing for a while: its first latent frame then is one like the others.
+# After 4 groups the autoencoder of the built-in model has forgotten how it started, to 1 of 255.
+LEAD_GROUPS = 4
+# The loop is cut open one frame late: where it closes, the last and the first frame then share a latent frame, and
+# its later half; between latent frames the autoencoder's steps are the largest.
+CUT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Windowed:
+    """How a long or a looping clip is attended: by windows, its frames at their places in the clip when they meet
+    each other, at those within their windows when they meet text (see `windowed_attention`)."""
+
+    window: Window
+    in_window: Table
+    in_clip: Table
+    wide: Table  # as in the clip, with what its ends borrow
+
+    def place(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, wide keys and wide values, from those of the clip before they are rotated."""
+        wide = self.window.wide
+        return apply_rotary_emb(q, self.in_clip), apply_rotary_emb(wide(k), self.wide), wide(v)
 
 
 class JointAttention:
-    """diffusers' `CogVideoXAttnProcessor2_0`, with attention-map replacement (V2Edit Sec. 3.2) on request."""
+    """diffusers' `CogVideoXAttnProcessor2_0`, with attention-map replacement (V2Edit Sec. 3.2) and windows (Sec. B.3)
+    on request."""
 
     def __call__(
         self,
@@ -40,8 +77,9 @@ class JointAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        image_rotary_emb: Any = None,  # (cos, sin), each [video tokens, D]
+        image_rotary_emb: Table | None = None,
         replacement: Replacement | None = None,
+        windowed: Windowed | None = None,
     ) -> tuple[Tensor, Tensor]:
         assert attention_mask is None
         text_tokens = encoder_hidden_states.shape[1]
@@ -49,13 +87,22 @@ class JointAttention:
         q, k, v = (to(joint).unflatten(2, (attn.heads, -1)).transpose(1, 2) for to in (attn.to_q, attn.to_k, attn.to_v))
         q = q if attn.norm_q is None else attn.norm_q(q)
         k = k if attn.norm_k is None else attn.norm_k(k)
+        attend = F.scaled_dot_product_attention
+        if windowed is not None:
+            video = windowed.place(*(x[:, :, text_tokens:] for x in (q, k, v)))
+            attend = partial(
+                windowed_attention,
+                video=video,
+                window=windowed.window,
+                text_tokens=text_tokens,
+                replacement=replacement,
+            )
+        elif replacement is not None:
+            attend = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
         if image_rotary_emb is not None:
             q[:, :, text_tokens:] = apply_rotary_emb(q[:, :, text_tokens:], image_rotary_emb)
             k[:, :, text_tokens:] = apply_rotary_emb(k[:, :, text_tokens:], image_rotary_emb)
-        if replacement is None:
-            out = F.scaled_dot_product_attention(q, k, v)
-        else:
-            out = replaced_attention(q, k, v, replacement, text_tokens)
+        out = attend(q, k, v)
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
         return out[:, text_tokens:], out[:, :text_tokens]
 
@@ -83,8 +130,9 @@ class CogVideoX:
         self.trained = Size(
             config.sample_frames, config.sample_height * self.spatial, config.sample_width * self.spatial
         )
-        # Each network call is told the rotary table of its grid; clips of one size share it.
+        # Each network call is told the rotary tables of its grid; clips of one size share them.
         self._rotary = lru_cache(maxsize=4)(self._rotary_of)
+        self._windowed = lru_cache(maxsize=4)(self._windowed_of)
 
     @property
     def device(self) -> torch.device:
@@ -94,27 +142,67 @@ class CogVideoX:
     def dtype(self) -> torch.dtype:
         return self.transformer.dtype
 
-    def fit(self, size: Size) -> Size:
-        # The decoder gives every frame back only for an odd number of latent frames.
+    @property
+    def relative(self) -> bool:
+        config = self.transformer.config
+        return config.use_rotary_positional_embeddings and not config.use_learned_positional_embeddings
+
+    def fit(self, size: Size, loop: bool = False) -> Size:
+        if loop and not self.relative:
+            raise UserError(
+                f"--loop: {self.name} gives frames absolute positions, which have a first and a last one; "
+                "a loop takes a model with rotary positions, such as zai-org/CogVideoX-5b"
+            )
+        # The decoder gives every frame back only for an odd number of latent frames; a loop has no first one.
         group = 2 * self.temporal
-        frames = max(0, math.ceil((size.frames - 1) / group)) * group + 1
+        frames = math.ceil(size.frames / group) * group if loop else math.ceil((size.frames - 1) / group) * group + 1
         side = self.spatial * self.transformer.config.patch_size
         scale = math.sqrt(self.trained.height * self.trained.width / (size.height * size.width))
         height, width = (max(side, round(x * scale / side) * side) for x in (size.height, size.width))
         return Size(frames, height, width)
 
     @torch.no_grad()
-    def encode(self, frames: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
-        video = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None]
-        posterior = self.vae.encode((video.float() / 255 * 2 - 1).to(self.vae.dtype)).latent_dist
+    def encode(self, frames: np.ndarray, generator: torch.Generator | None = None, loop: bool = False) -> Tensor:
+        lead, latent_lead = self._lead() if loop else (0, 0)
+        if loop:
+            frames = frames[np.arange(CUT - lead, CUT + len(frames)) % len(frames)]
+
+        def arrive(encoder: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+            return ((args[0].to(self.device).float() / 255 * 2 - 1).to(self.vae.dtype),)
+
+        # The autoencoder takes a few frames at a time: only these are brought to the device, and made numbers there.
+        hook = self.vae.encoder.register_forward_pre_hook(arrive)
+        try:
+            posterior = self.vae.encode(torch.from_numpy(frames).permute(3, 0, 1, 2)[None]).latent_dist
+        finally:
+            hook.remove()
         latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return latents.transpose(1, 2).float() * self.vae.config.scaling_factor
+        return latents.transpose(1, 2)[:, latent_lead:].float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        latents = latents.transpose(1, 2) / self.vae.config.scaling_factor
-        video = self.vae.decode(latents.to(self.vae.dtype)).sample[0].float()
-        return ((video / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+    def decode(self, latents: Tensor, loop: bool = False) -> np.ndarray:
+        lead, latent_lead = self._lead() if loop else (0, 0)
+        if loop:
+            latents = latents[:, torch.arange(-latent_lead, latents.shape[1]) % latents.shape[1]]
+        blended = self.vae.use_tiling  # Tiles are blended while they still are numbers.
+
+        def leave(decoder: Any, args: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+            video, cache = output
+            return (video if blended else to_uint8(video)).cpu(), cache
+
+        # As it comes out, a few frames at a time: the clip is put together in main memory.
+        hook = self.vae.decoder.register_forward_hook(leave)
+        try:
+            latents = latents.transpose(1, 2) / self.vae.config.scaling_factor
+            video = self.vae.decode(latents.to(self.vae.dtype)).sample
+        finally:
+            hook.remove()
+        frames = (to_uint8(video) if blended else video)[0, :, lead:].permute(1, 2, 3, 0).numpy()
+        return np.roll(frames, CUT, axis=0) if loop else frames
+
+    def _lead(self) -> tuple[int, int]:
+        """How many frames, and latent frames, a loop is played before it counts."""
+        return 2 * self.temporal * LEAD_GROUPS + 1, 2 * LEAD_GROUPS + 1
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Text]:
@@ -145,14 +233,17 @@ class CogVideoX:
         schedule: Schedule,
         text: Tensor,
         replacement: Replacement | None = None,
+        loop: bool = False,
     ) -> Tensor:
         rows, frames, _, height, width = latents.shape
+        trained = (self.trained.frames - 1) // self.temporal + 1
+        windowed = self._windowed(frames, height, width, loop) if self.relative and (loop or frames > trained) else None
         out = self.transformer(
             hidden_states=latents.to(self.transformer.dtype),
             encoder_hidden_states=text,
             timestep=schedule.timesteps[step].to(latents.device).expand(rows),
-            image_rotary_emb=self._rotary(frames, height, width),
-            attention_kwargs=None if replacement is None else {"replacement": replacement},
+            image_rotary_emb=windowed.in_window if windowed else self._rotary(frames, height, width),
+            attention_kwargs={"replacement": replacement, "windowed": windowed},
             return_dict=False,
         )[0]
         x0_from = X0_FROM[self.pipeline.scheduler.config.prediction_type]
@@ -187,9 +278,36 @@ class CogVideoX:
         peer.set_progress_bar_config(disable=True)
         return peer
 
-    def _rotary_of(self, frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+    def _windowed_of(self, frames: int, height: int, width: int, loop: bool) -> Windowed:
+        window = Window(frames, min(frames, (self.trained.frames - 1) // self.temporal + 1), loop)
+        wide = self._rotary_of(window.before + frames + window.after, height, width)
+        assert wide is not None
+        # Rotation is relative: a clip may begin at any index, here at as many as its first frame borrows.
+        by_frame = [part.unflatten(0, (window.before + frames + window.after, -1)) for part in wide]
+        cos, sin = (part[window.places()].flatten(0, 1) for part in by_frame)
+        clip_cos, clip_sin = (part[window.before : window.before + frames].flatten(0, 1) for part in by_frame)
+        return Windowed(window, (cos, sin), (clip_cos, clip_sin), wide)
+
+    def _rotary_of(self, frames: int, height: int, width: int) -> Table | None:
         if not self.transformer.config.use_rotary_positional_embeddings:
             return None
         return self.pipeline._prepare_rotary_positional_embeddings(
             height * self.spatial, width * self.spatial, frames, self.device
         )
+
+
+def to_uint8(video: Tensor) -> Tensor:
+    """What the decoder gives, -1 to 1, as the bytes of frames."""
+    return ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def outline(folder: Path) -> Outline:
+    """The `Outline` of a pipeline folder, of which the weights may be missing."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    tokenizer, scheduler = getattr(transformers, index["tokenizer"][-1]), getattr(diffusers, index["scheduler"][-1])
+    config: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
+    return Outline(
+        Tokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
+        GUIDANCE,
+        scheduler.from_pretrained(folder / "scheduler"),
+    )

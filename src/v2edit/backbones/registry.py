@@ -7,14 +7,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from v2edit.errors import UserError
 
 if TYPE_CHECKING:
-    from v2edit.backbones.base import Backbone
+    from v2edit.backbones.base import Backbone, Outline
 
 BUILT_IN = "primitives"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "models" / BUILT_IN
@@ -32,6 +32,8 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "scheduler": (("scheduler_config.json",),),
 }
 
+OUTLINE = [INDEX, "tokenizer/*", "scheduler/*", "transformer/config.json"]
+
 Offload = Literal["none", "model", "group"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -44,6 +46,12 @@ class Checkpoint:
     source: str  # a folder or a hub id
     commit: str | None = None  # of a hub id
     cached: bool = False  # the hub cannot be reached, but an earlier download is here
+    family: str = "CogVideoX"
+
+    @property
+    def prompt_style(self) -> str:
+        """The name of the style that prompts for it are written in."""
+        return BUILT_IN if self.name == BUILT_IN else self.family.lower()
 
 
 def find(model: str = BUILT_IN, revision: str | None = None) -> Checkpoint:
@@ -68,8 +76,31 @@ def find(model: str = BUILT_IN, revision: str | None = None) -> Checkpoint:
         index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {_first_line(error)}") from error
-    _check(model, index if isinstance(index, dict) else {}, folder if folder.is_dir() else None)
-    return checkpoint
+    index = index if isinstance(index, dict) else {}
+    _check(model, index, folder if folder.is_dir() else None)
+    return replace(checkpoint, family=FAMILIES[index["_class_name"]])
+
+
+def outline(checkpoint: Checkpoint) -> Outline:
+    """What is known of a model without its weights: of a hub id, some small files are fetched.
+
+    Raises:
+        UserError: they cannot be fetched or read.
+    """
+    from huggingface_hub import snapshot_download
+
+    from v2edit.backbones.cogvideox import outline as outline_of
+
+    try:
+        folder = checkpoint.source
+        if checkpoint.commit:
+            folder = snapshot_download(
+                folder, revision=checkpoint.commit, allow_patterns=OUTLINE, local_files_only=checkpoint.cached
+            )
+        with _quiet():
+            return outline_of(Path(folder))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"cannot read how {checkpoint.name} reads prompts: {_first_line(error)}") from error
 
 
 def load(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from v2edit.errors import UserError
+from v2edit.prompts import PromptPair
 
 SolverName = Literal["auto", "ddim", "ddpm", "dpm-ode", "dpm-sde"]
 Ending = Literal["deterministic", "same"]
@@ -45,6 +46,8 @@ class EditConfig:
     """Replace the maps, of the same columns, in guidance's unconditional half too."""
     padding_shared: bool = True
     """Count padding beside padding among the shared words."""
+    loop: bool = False
+    """The clip is a loop, its first frame following its last, and is to stay one."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     seed: int = 0
@@ -75,3 +78,19 @@ class EditConfig:
                 f"--beta is {self.beta}, expected below {what}, where editing starts: the controls would never act "
                 "(--no-pnc --no-amr does without them)"
             )
+
+    def for_prompts(self, prompts: PromptPair) -> EditConfig:
+        """These settings with the subtasks that prompts written for each of them make.
+
+        Raises:
+            UserError: another number of them was asked for.
+        """
+        if not prompts.intermediate:
+            return self
+        written = len(prompts.intermediate) + 1
+        if self.subtasks not in (1, written):
+            raise UserError(
+                f"--subtasks is {self.subtasks}, and the prompts have {written - 1} between source and target, which "
+                f"make {written}; leave --subtasks out, or the prompts between"
+            )
+        return replace(self, subtasks=written)

@@ -18,7 +18,7 @@ from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import EditConfig
 from v2edit.editing.controls import Source, first_step, map_replacement, noises, sources_of
-from v2edit.editing.progression import AlignedText, aligned_text, subtask_prompt
+from v2edit.editing.progression import AlignedText, BranchText, WrittenText, progression
 from v2edit.noise import SOLVERS, Schedule, mean, replay
 from v2edit.prompts import PromptPair
 
@@ -63,35 +63,36 @@ class Editor:
         config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
         on_progress: Callable[[Progress], None] | None = None,
     ) -> EditResult:
-        """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same."""
+        """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same.
+
+        Raises `UserError` where a loop is asked of a model that cannot make one.
+        """
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
-        own = Size(*frames.shape[:3])
-        x0 = self.backbone.encode(to_size(frames, self.backbone.fit(own)))
-        text = aligned_text(self.backbone, prompts, config.negative_prompt, config.padding_shared)
+        own, loop, config = Size(*frames.shape[:3]), config.loop, config.for_prompts(prompts)
+        x0 = self.backbone.encode(to_size(frames, self.backbone.fit(own, loop), loop), loop=loop)
+        text = progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
         latents = self.subtasks(x0, text, config, on_progress)
-        return EditResult([to_size(self.backbone.decode(one), own) for one in latents])
+        return EditResult([to_size(self.backbone.decode(one, loop), own, loop) for one in latents])
 
     def subtasks(
         self,
         x0: Tensor,
-        text: AlignedText,
+        text: AlignedText | WrittenText,
         config: EditConfig,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Tensor]:
         """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3)."""
         current = x0
         for subtask in range(1, config.subtasks + 1):
-            p_original, p_current, p_edit = (
-                subtask_prompt(text, s, config.subtasks) for s in (0, subtask - 1, subtask)
-            )
-            sources = sources_of(x0, current, p_original, p_current, config.mixture, subtask)
+            said = text.of_subtask(subtask, config.subtasks)
+            sources = sources_of(x0, current, said.original, said.current, config.mixture, subtask)
 
             def report(step: int, steps: int, subtask: int = subtask) -> None:
                 if on_progress is not None:
                     on_progress(Progress(subtask, config.subtasks, step, steps))
 
             draw = noises(config.seed, subtask, x0)
-            current = self.subtask(current, sources, p_edit, text, config, draw, report)
+            current = self.subtask(current, sources, said.edit, said, config, draw, report)
             yield current
 
     def subtask(
@@ -99,7 +100,7 @@ class Editor:
         current: Tensor,
         sources: list[Source],
         prompt: Tensor,
-        text: AlignedText,
+        text: AlignedText | BranchText,
         config: EditConfig,
         draw: Iterator[Tensor],
         report: Callable[[int, int], None] = lambda step, steps: None,
@@ -127,7 +128,7 @@ class Editor:
                     Branch(edit, prompt, guidance),
                 ]
                 maps = replacement if config.amr else None
-                x0s = denoise(self.backbone, branches, text.negative, k, schedule, maps)
+                x0s = denoise(self.backbone, branches, text.negative, k, schedule, maps, config.loop)
                 means = [mean(step, one.v, x0, old) for one, x0, old in zip(branches, x0s, memory, strict=True)]
                 memory = list(x0s)
                 # Independent draws at each step are what makes the noise between two of them carry structure
@@ -140,7 +141,8 @@ class Editor:
                     edit = means[-1] + step.std * next(draw) if step.std else means[-1]
             else:
                 step = ending.step(schedule, k, first=k == start)
-                (x0,) = denoise(self.backbone, [Branch(edit, prompt, guidance)], text.negative, k, schedule)
+                alone = [Branch(edit, prompt, guidance)]
+                (x0,) = denoise(self.backbone, alone, text.negative, k, schedule, loop=config.loop)
                 edit = mean(step, edit, x0, memory[-1])
                 edit = edit + step.std * next(draw) if step.std else edit
                 memory = [x0]
@@ -164,14 +166,15 @@ def denoise(
     k: int,
     schedule: Schedule,
     replacement: Replacement | None = None,
+    loop: bool = False,
 ) -> list[Tensor]:
     """The guided x0 of each branch at step k, all in one batch: rows [half][branch]."""
     latents = torch.cat([one.v for one in branches])
     prompts = torch.stack([one.prompt for one in branches])
     if all(one.guidance == 1 for one in branches):
-        return list(backbone.denoise(latents, k, schedule, prompts, replacement).split(1))
-    rows = torch.cat([negative.expand_as(prompts), prompts])
-    without, within = backbone.denoise(latents.repeat(2, 1, 1, 1, 1), k, schedule, rows, replacement).chunk(2)
+        return list(backbone.denoise(latents, k, schedule, prompts, replacement, loop).split(1))
+    rows, latents = torch.cat([negative.expand_as(prompts), prompts]), latents.repeat(2, 1, 1, 1, 1)
+    without, within = backbone.denoise(latents, k, schedule, rows, replacement, loop).chunk(2)
     pulls = (one.guidance for one in branches)
     return [guide(*halves) for halves in zip(without.split(1), within.split(1), pulls, strict=True)]
 
@@ -181,12 +184,18 @@ def guide(without: Tensor, within: Tensor, guidance: float) -> Tensor:
     return without + guidance * (within - without)
 
 
-def to_size(frames: np.ndarray, size: Size) -> np.ndarray:
-    """uint8 frames [T, H, W, 3] at another size: the last frame repeated or frames cut, pixels resampled."""
+def to_size(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:
+    """uint8 frames [T, H, W, 3] at another size: the last frame repeated or frames cut, pixels resampled.
+
+    In a loop frames are repeated all over it, evenly, and these are the ones that are cut again: a pause where it
+    closes would be seen as one.
+    """
     count, height, width = frames.shape[:3]
-    frames = frames[: size.frames]
-    if count < size.frames:
-        frames = np.concatenate([frames, np.repeat(frames[-1:], size.frames - count, axis=0)])
+    if count != size.frames:
+        place = np.arange(size.frames)
+        if loop:  # Ups round down and downs up: what was repeated is cut to the very frames it was made from.
+            place = place * count // size.frames if count < size.frames else -(-place * count // size.frames)
+        frames = frames[np.minimum(place, count - 1)]
     if (height, width) == (size.height, size.width):
         return np.ascontiguousarray(frames)
     resized = np.empty((size.frames, size.height, size.width, 3), np.uint8)

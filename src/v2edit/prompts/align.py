@@ -80,6 +80,47 @@ def align(source_ids: Sequence[int], target_ids: Sequence[int], length: int, pad
     return Alignment(tuple(i for i, _ in slots), tuple(j for _, j in slots), len(shared), len(paddings))
 
 
+@dataclass(frozen=True)
+class CommonSlots:
+    """Several padded token sequences of length L on common slots, [ shared tokens | padding in all | the rest ].
+
+    `orders` holds a permutation of range(L) for each, slot -> index, as in `Alignment`. In the rest, what a slot holds
+    in one sequence says nothing of the others.
+    """
+
+    orders: tuple[tuple[int, ...], ...]
+    tokens_shared: int
+    paddings_shared: int
+
+    def prefix(self, padding: bool = True) -> int:
+        """How many leading slots all share, padding counted or not."""
+        return self.tokens_shared + self.paddings_shared * padding
+
+
+def align_three(
+    first: Sequence[int], middle: Sequence[int], last: Sequence[int], length: int, pad_id: int
+) -> CommonSlots:
+    """Lay three token sequences on common slots: those of an original, a current and an edit branch, whose prompts are
+    written and not interpolated, so that only what all three share need correspond.
+
+    Shared are the tokens of the middle one that have a partner in both of its neighbours, each aligned with it as in
+    `align`. Raises `ValueError` when a sequence is longer than `length`.
+    """
+    sequences = [_without_padding(ids, pad_id) for ids in (first, middle, last)]
+    if (longest := max(map(len, sequences))) > length:
+        raise ValueError(f"prompts of up to {longest} tokens do not fit into {length} slots")
+    before, after = (dict(common_subsequence(sequences[1], other)) for other in (sequences[0], sequences[2]))
+    shared = [(before[k], k, after[k]) for k in sorted(before.keys() & after.keys())]
+    # Index k is padding in all from the longest on; padding before that serves as a partner for the rest.
+    paddings = range(longest, length)
+    orders = []
+    for which in range(3):
+        laid = [*(indices[which] for indices in shared), *paddings]
+        rest = sorted(set(range(length)) - set(laid))
+        orders.append((*laid, *rest))
+    return CommonSlots(tuple(orders), len(shared), len(paddings))
+
+
 def common_subsequence(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
     """Index pairs (i, j) with a[i] == b[j], increasing in both: as many as possible, in as few runs as that
     allows. O(len(a)·len(b))."""

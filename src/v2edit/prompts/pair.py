@@ -1,8 +1,12 @@
-"""The two prompts of an edit."""
+"""The prompts of an edit, and the file that holds them."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from v2edit.errors import UserError
+
+MOST_INTERMEDIATE = 5  # six subtasks, as in V2Edit Sec. 4.1
 
 
 @dataclass(frozen=True)
@@ -10,13 +14,16 @@ class PromptPair:
     """What the video shows (`source`) and what it is to show (`target`), in the style the model is used to.
 
     The closer the two texts, the more of the video is kept: what differs between them is what is edited.
-    Raises `UserError` when either is empty.
+    `intermediate` are the prompts on the way from one to the other, mildest first, where they are written and not
+    interpolated: n of them make n + 1 subtasks. Raises `UserError` when a prompt is empty or there are more than five.
     """
 
     source: str
     target: str
+    intermediate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "intermediate", tuple(self.intermediate))  # a JSON file has a list
         for name in ("source", "target"):
             text = getattr(self, name)
             if not isinstance(text, str) or not text.strip():
@@ -24,3 +31,57 @@ class PromptPair:
                     f"the {name} prompt is empty ({text!r}): describe the video "
                     f"{'as it is' if name == 'source' else 'as it should be'} with --{name}-prompt"
                 )
+        if not all(isinstance(text, str) and text.strip() for text in self.intermediate):
+            raise UserError(f"an intermediate prompt is empty: {list(self.intermediate)}")
+        if len(self.intermediate) > MOST_INTERMEDIATE:
+            raise UserError(
+                f"{len(self.intermediate)} intermediate prompts are too many: {MOST_INTERMEDIATE} make "
+                f"{MOST_INTERMEDIATE + 1} subtasks, which is the most"
+            )
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """From the source prompt to the target prompt, one text after the other."""
+        return (self.source, *self.intermediate, self.target)
+
+
+def write_prompts(path: Path, prompts: PromptPair, instruction: str | None) -> None:
+    """Saves prompts as JSON that a person can edit and `read_prompts` reads. Never overwrites a file.
+
+    Raises:
+        UserError: the file exists, or cannot be written.
+    """
+    text = json.dumps({"instruction": instruction, "prompts": asdict(prompts)}, indent=2, ensure_ascii=False)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except FileExistsError:
+        raise UserError(f"{path} exists; choose another -o or remove it") from None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another -o") from error
+
+
+def read_prompts(path: Path) -> tuple[PromptPair, str | None]:
+    """The prompts, and the instruction they were written for, of a file from `write_prompts` or of a run's manifest.
+
+    Raises:
+        UserError: there is no such file, or it holds no prompts.
+    """
+    expected = 'expected {"prompts": {"source": "…", "target": "…"}}, as v2edit prompts -o and a run.json have it'
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); {expected}") from error
+    prompts = facts.get("prompts") if isinstance(facts, dict) else None
+    if not isinstance(prompts, dict) or not {"source", "target"} <= prompts.keys():
+        raise UserError(f"{path} holds no prompts: {expected}")
+    if unknown := prompts.keys() - {"source", "target", "intermediate"}:
+        raise UserError(f"{path} has {', '.join(map(repr, sorted(unknown)))} among its prompts; {expected}")
+    intermediate = prompts.get("intermediate") or []
+    if not isinstance(intermediate, list):
+        raise UserError(f"the intermediate prompts in {path} are no list of texts: {intermediate!r:.80}")
+    instruction = facts.get("instruction")
+    pair = PromptPair(prompts["source"], prompts["target"], tuple(intermediate))
+    return pair, instruction if isinstance(instruction, str) else None

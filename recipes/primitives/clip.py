@@ -1,0 +1,154 @@
+"""Step 7: train a small CLIP of the world on the rendered frames and their captions.
+
+    python recipes/primitives/clip.py --minutes 20
+
+A random frame of each clip against a random wording of its caption; beside the other captions of the batch, one with a
+single word's meaning changed stands against each frame (a plain CLIP need not look at words that tell little apart).
+Writes src/v2edit/models/clip, then says how often a frame prefers its caption to those that differ in one attribute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from reader import roughened
+from render import EVALUATION_SEED, FRAMES, SIZE
+from torch import Tensor
+from training import OUT, Averaged, Clock, Muon, batches, load_shards, pick, save_state
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from v2edit.metrics.clip import WEIGHTS, Clip
+from v2edit.world.captions import Wording, caption, sample_wording
+from v2edit.world.render import render
+from v2edit.world.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_scene
+
+TEXT_LENGTH = 56
+OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES)}
+OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES)}
+
+
+def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
+    rng = Random(0)
+    texts = [caption(sample_scene(rng), sample_wording(rng)) for _ in range(5000)]
+    tokenizer = CLIPTokenizer().train_new_from_iterator(texts, 400)
+    tokenizer.model_max_length = TEXT_LENGTH
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    tower = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = CLIPConfig(
+        text_config={**tower, **special, "vocab_size": len(tokenizer), "num_hidden_layers": 2,
+                     "max_position_embeddings": TEXT_LENGTH},
+        vision_config={**tower, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": 8},
+        projection_dim=128,
+    )  # fmt: skip
+    return CLIPModel(config), CLIPProcessor(images, tokenizer)
+
+
+def alternatives(scene: Scene, rng: Random) -> tuple[str, list[Scene]]:
+    """An attribute that a frame shows, and the scenes that differ from this one in it alone, this one first."""
+    field = rng.choice([*OF_OBJECT, *OF_SCENE])
+    if field in OF_SCENE:
+        values = [getattr(scene, field), *(v for v in OF_SCENE[field] if v != getattr(scene, field))]
+        return field, [replace(scene, **{field: value}) for value in values]
+    index = rng.randrange(len(scene.objects))
+    now = getattr(scene.objects[index], field)
+    return field, [scene.with_object(index, **{field: v}) for v in (now, *(v for v in OF_OBJECT[field] if v != now))]
+
+
+def contrast(images: Tensor, texts: Tensor, wrong: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of images [B, D] and texts [B, D]; each image also stands against all wrong texts [B, D]."""
+    right = torch.arange(len(images))
+    to_texts = scale * images @ torch.cat([texts, wrong]).T
+    return (F.cross_entropy(to_texts, right) + F.cross_entropy(to_texts[:, : len(images)].T, right)) / 2
+
+
+def evaluate(clip: Clip, count: int = 200) -> dict[str, float]:
+    """By attribute: how often the frames of fresh clips, on average, prefer the right caption to its alternatives."""
+    hits: dict[str, list[bool]] = {field: [] for field in (*OF_OBJECT, *OF_SCENE)}
+    rng = Random(0)
+    for seed in range(EVALUATION_SEED, EVALUATION_SEED + count):
+        scene = sample_scene(Random(seed))
+        images = clip.images(render(scene, FRAMES, SIZE, SIZE).frames[::4]).mean(0)
+        for _ in range(3):
+            field, scenes = alternatives(scene, rng)
+            likeness = clip.texts([caption(one, Wording()) for one in scenes]) @ images
+            hits[field].append(int(likeness.argmax()) == 0)
+    return {field: round(float(np.mean(values)), 3) for field, values in hits.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    options = parser.parse_args()
+    shards = load_shards(OUT / "clips")
+    count = len(shards) * len(shards[0])
+    scenes = [sample_scene(Random(seed)) for seed in range(count)]
+    model, processor = new_clip()
+    averaged = Averaged(model, 0.998)
+    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    rest = [p for p in model.parameters() if all(p is not q for q in inside)]
+    steppers = [Muon(inside, lr=options.lr), torch.optim.AdamW(rest, lr=options.lr, weight_decay=0.0)]
+    clock, step, saved_at, running = Clock(options.minutes, fall=0.7), 0, 0.0, 0.0
+    path = OUT / "clip.pt"
+    if path.exists():
+        state = torch.load(path)
+        model.load_state_dict(state["model"])
+        averaged.model.load_state_dict(state["averaged"])
+        for stepper, saved in zip(steppers, state["optimizers"], strict=True):
+            stepper.load_state_dict(saved)
+        clock.before, step = state["minutes"], state["step"]
+    rng, words = np.random.default_rng(step), Random(step)
+    torch.manual_seed(step)
+    for indices in batches(rng, count, options.batch):
+        if clock.elapsed - saved_at > 3 or clock.done >= 1:
+            saved_at = clock.elapsed
+            save_state(path, model=model.state_dict(), averaged=averaged.model.state_dict(),
+                       optimizers=[s.state_dict() for s in steppers], minutes=saved_at, step=step)  # fmt: skip
+            line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
+            print(json.dumps(line | evaluate(Clip(averaged.model, processor))), flush=True)
+        if clock.done >= 1:
+            break
+        frames = pick(shards, indices)[np.arange(len(indices)), rng.integers(0, FRAMES, len(indices)), :, :, :3]
+        video = torch.from_numpy(frames).permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1
+        right, wrong = [], []
+        for index in indices:
+            wording = sample_wording(words)
+            others = alternatives(scenes[index], words)[1][1:]
+            right.append(caption(scenes[index], wording))
+            wrong.append(caption(words.choice(others), wording))
+        inputs = processor.tokenizer(right + wrong, padding=True, return_tensors="pt")
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = options.lr * clock.factor(step)
+        images = F.normalize(model.get_image_features(roughened(video)[:, 0]).pooler_output, dim=-1)
+        texts = F.normalize(model.get_text_features(**inputs).pooler_output, dim=-1)
+        loss = contrast(images, *texts.chunk(2), scale=model.logit_scale.exp().clamp(max=100))
+        for stepper in steppers:
+            stepper.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+        averaged.update(model, step)
+        running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
+        step += 1
+    averaged.model.half().save_pretrained(WEIGHTS)
+    processor.save_pretrained(WEIGHTS)
+    print(WEIGHTS, json.dumps(evaluate(Clip.load(), 400)))
+
+
+if __name__ == "__main__":
+    main()

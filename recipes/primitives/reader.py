@@ -1,0 +1,166 @@
+"""Step 6: train the reader, which tells what a clip of the world shows.
+
+    python recipes/primitives/reader.py --minutes 20
+
+On the rendered clips, mirrored and played backwards at random (labels follow), half of them roughened as a video
+model's pictures are: blurred, shifted in colour, noisy; and one clip in four as the autoencoder gives it back. Writes
+src/v2edit/models/reader, then says how many of the fresh clips of EVALUATION_SEED are read right in every answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLCogVideoX
+from render import EVALUATION_SEED, FRAMES, SIZE
+from safetensors.torch import save_file
+from torch import Tensor
+from training import OUT, Clock, autoencoder, batches, load_shards, pick, save_state, to_frames
+
+from v2edit.world.captions import caption
+from v2edit.world.reader import QUESTIONS, WEIGHTS, Reader, labels_of
+from v2edit.world.render import render
+from v2edit.world.scene import sample_scene
+
+TURNED = {"left": "right", "right": "left"}
+FLIPPED = {"slide left": "slide right", "slide right": "slide left", "orbit left": "orbit right",
+           "orbit right": "orbit left"}  # fmt: skip
+
+
+def permutation(places: bool) -> tuple[Tensor, dict[int, Tensor]]:
+    """How labels change when a clip is mirrored (places too) or played backwards (motions alone): the order of the
+    questions, and for those about a motion the new index of each old answer."""
+    keys = list(QUESTIONS)
+    order = [keys.index((TURNED.get(place, place), field)) if places else k for k, (place, field) in enumerate(keys)]
+    answers = {
+        k: torch.tensor([QUESTIONS[key].index(FLIPPED.get(answer, answer)) for answer in QUESTIONS[key]])
+        for k, key in enumerate(keys)
+        if key[1] in ("motion", "camera")
+    }
+    return torch.tensor(order), answers
+
+
+def changed(labels: Tensor, chosen: Tensor, places: bool) -> Tensor:
+    """Labels [B, questions] of clips of which the chosen [B] are mirrored or reversed."""
+    order, answers = permutation(places)
+    new = labels[:, order]
+    for question, mapping in answers.items():
+        column = new[:, question]
+        new[:, question] = torch.where(column < 0, column, mapping[column.clamp(min=0)])
+    return torch.where(chosen[:, None], new, labels)
+
+
+def roughened(video: Tensor) -> Tensor:
+    """Half of the clips [B, T, 3, H, W] made rougher: colours shifted, blurred, noise."""
+    batch = len(video)
+    rough = video + 0.08 * torch.randn(batch, 1, 3, 1, 1)
+    soft = F.avg_pool2d(rough.flatten(0, 1), 3, 1, 1).view_as(rough)
+    rough = torch.lerp(rough, soft, torch.rand(batch, 1, 1, 1, 1))
+    rough = rough + 0.15 * torch.rand(batch, 1, 1, 1, 1) * torch.randn_like(rough)
+    return torch.where((torch.rand(batch) < 0.5).view(-1, 1, 1, 1, 1), rough, video)
+
+
+def loss_of(logits: dict[tuple[str, str], Tensor], labels: Tensor) -> Tensor:
+    losses = [
+        F.cross_entropy(values, labels[:, k], ignore_index=-1)
+        for k, values in enumerate(logits.values())
+        if (labels[:, k] >= 0).any()
+    ]
+    return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def reconstructions(count: int) -> np.ndarray:
+    """uint8 [count, 9, 64, 64, 3]: the first clips as the autoencoder gives them back; made once."""
+    path = OUT / "reconstructions.npy"
+    if path.exists() and len(made := np.load(path, mmap_mode="r")) >= count:
+        return made
+    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder()).eval()
+    shards, clips = load_shards(OUT / "latents"), []
+    for start in range(0, count, 20):
+        latents = torch.from_numpy(pick(shards, np.arange(start, start + 20))).float()
+        video = vae.decode(latents.transpose(1, 2) / vae.config.scaling_factor).sample
+        clips += [to_frames(one) for one in video]
+    np.save(path, np.stack(clips))
+    return np.load(path, mmap_mode="r")
+
+
+def evaluate(reader: Reader, count: int = 200) -> dict[str, float]:
+    """The share of fresh clips read right in every answer, and of each kind of answer alone."""
+    reader.eval()
+    scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(count)]
+    read = [reader.read(render(scene, FRAMES, SIZE, SIZE).frames) for scene in scenes]
+    reader.train()
+    whole = np.mean([caption(a) == caption(b) for a, b in zip(scenes, read, strict=True)])
+    questions = list(QUESTIONS)
+    pairs = [list(zip(labels_of(a), labels_of(b), strict=True)) for a, b in zip(scenes, read, strict=True)]
+    shares = {"captions": float(whole)}
+    for field in dict.fromkeys(field for _, field in questions):
+        hits = [a == b for rows in pairs for (a, b), key in zip(rows, questions, strict=True) if key[1] == field]
+        shares[field] = round(float(np.mean(hits)), 4)
+    return shares
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--reconstructed", type=int, default=1000, help="clips that also come as reconstructions")
+    options = parser.parse_args()
+    shards = load_shards(OUT / "clips")
+    count = len(shards) * len(shards[0])
+    again = reconstructions(options.reconstructed)
+    labels = torch.tensor([labels_of(sample_scene(Random(seed))) for seed in range(count)])
+    reader = Reader().train()
+    stepper = torch.optim.AdamW(reader.parameters(), lr=options.lr, weight_decay=0.02)
+    clock, step, saved_at = Clock(options.minutes, fall=0.8), 0, 0.0
+    path = OUT / "reader.pt"
+    if path.exists():
+        state = torch.load(path)
+        reader.load_state_dict(state["model"])
+        stepper.load_state_dict(state["optimizer"])
+        clock.before, step = state["minutes"], state["step"]
+    running = 0.0
+    rng = np.random.default_rng(step)
+    torch.manual_seed(step)
+    for indices in batches(rng, count, options.batch):
+        if clock.elapsed - saved_at > 3 or clock.done >= 1:
+            saved_at = clock.elapsed
+            save_state(path, model=reader.state_dict(), optimizer=stepper.state_dict(), minutes=saved_at, step=step)
+            line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 4)}
+            print(json.dumps(line | evaluate(reader)), flush=True)
+        if clock.done >= 1:
+            break
+        clips = pick(shards, indices)[..., :3]
+        if rng.random() < 0.25:
+            indices = rng.integers(0, len(again), options.batch)
+            clips = again[np.sort(indices)]
+            indices = np.sort(indices)
+        video = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        right = labels[indices]
+        mirrored, backwards = torch.rand(len(video)) < 0.5, torch.rand(len(video)) < 0.5
+        video = torch.where(mirrored.view(-1, 1, 1, 1, 1), video.flip(4), video)
+        video = torch.where(backwards.view(-1, 1, 1, 1, 1), video.flip(1), video)
+        right = changed(changed(right, mirrored, places=True), backwards, places=False)
+        for group in stepper.param_groups:
+            group["lr"] = options.lr * clock.factor(step)
+        loss = loss_of(reader(roughened(video)), right)
+        stepper.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(reader.parameters(), 5.0)
+        stepper.step()
+        running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
+        step += 1
+    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
+    save_file(reader.state_dict(), WEIGHTS)
+    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size / 1e6:.1f} MB", json.dumps(evaluate(reader, 1000)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A language model that sees pictures, run in this process by transformers: `--lvlm local:HUB_ID_OR_FOLDER`."""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+from v2edit.errors import UserError
+from v2edit.prompts.chat import Answer, Message, Picture, one_line
+
+MOST_TOKENS = 2048  # of an answer
+
+
+class InProcess:
+    """Asks an image-text-to-text model of transformers, from a hub id or a folder. `close` frees its memory.
+
+    Decoding is greedy: the same question gives the same answer.
+    """
+
+    def __init__(self, model: str, device: str = "auto", tokens: int = MOST_TOKENS) -> None:
+        self.name, self.tokens = model, tokens
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        with _one_line_errors(f"cannot load the language model {model}"), _quiet():
+            self._processor: Any = AutoProcessor.from_pretrained(model)
+            if not getattr(self._processor, "chat_template", None) or not hasattr(self._processor, "image_processor"):
+                raise UserError(
+                    f"{model} is no chat model that sees pictures: it has no processor with a chat template"
+                )
+            self._model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="auto", use_safetensors=True)
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._model.to(device).eval().requires_grad_(False)
+
+    def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
+        with _one_line_errors(f"the language model {self.name} failed"), _quiet():
+            inputs = self._processor.apply_chat_template(
+                [_as_template(message) for message in messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            ).to(self._model.device, dtype=self._model.dtype)
+            out = self._model.generate(**inputs, max_new_tokens=self.tokens, do_sample=False)
+        answer = out[0, inputs["input_ids"].shape[1] :]
+        return Answer(self._processor.decode(answer, skip_special_tokens=True).strip(), len(answer) >= self.tokens)
+
+    def close(self) -> None:
+        import torch
+
+        self._model = self._processor = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _as_template(message: Message) -> dict[str, Any]:
+    from PIL import Image
+
+    parts = [
+        {"type": "image", "image": Image.open(BytesIO(part.jpeg))}
+        if isinstance(part, Picture)
+        else {"type": "text", "text": part}
+        for part in message.parts
+    ]
+    return {"role": message.role, "content": parts}
+
+
+@contextmanager
+def _one_line_errors(what: str) -> Iterator[None]:
+    """Turns what transformers, the hub and a model's chat template may raise into UserErrors."""
+    from jinja2 import TemplateError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ImportError, ValueError, KeyError, TypeError, IndexError, SafetensorError, TemplateError) as error:
+        raise UserError(f"{what}: {one_line(str(error))[:300] or type(error).__name__}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' remarks and bars for parts being read."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

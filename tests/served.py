@@ -1,0 +1,116 @@
+"""A real HTTP server on loopback that speaks the chat-completions protocol and plays a script."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from typing import Any
+
+
+@dataclass
+class Reply:
+    """One answer over HTTP. `hangs` keeps the line open without a word; `cuts` says it is longer than it is."""
+
+    status: int = 200
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    hangs: bool = False
+    cuts: bool = False
+
+
+def says(content: Any, finish: str = "stop") -> Reply:
+    """A chat completion with this text (or, of anything else, its JSON)."""
+    text = content if isinstance(content, str) or content is None else json.dumps(content)
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    return Reply(body=json.dumps({"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]}))
+
+
+def fails(status: int, message: str = "no", **headers: str) -> Reply:
+    return Reply(
+        status, json.dumps({"error": {"message": message}}), {k.replace("_", "-"): v for k, v in headers.items()}
+    )
+
+
+SOON = {"Retry_After": "0.01"}
+
+
+@dataclass
+class Asked:
+    """One request as it came."""
+
+    path: str
+    headers: Message  # whatever the case of a name
+    text: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return json.loads(self.text)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return self.body["messages"]
+
+    @property
+    def said(self) -> str:
+        """The text of the last turn."""
+        content = self.messages[-1]["content"]
+        return content if isinstance(content, str) else "\n".join(part["text"] for part in content if "text" in part)
+
+
+class Server:
+    """Plays replies in turn; the last one again and again where it is to be `endless`. A reply may be a function of
+    the request. `asked` holds what came."""
+
+    def __init__(self, *script: Reply | Callable[[Asked], Reply], endless: bool = False) -> None:
+        self.script, self.endless = list(script), endless
+        self.asked: list[Asked] = []
+        self.over = Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        text = handler.rfile.read(int(handler.headers["Content-Length"])).decode()
+        asked = Asked(handler.path, handler.headers, text)
+        self.asked.append(asked)
+        at = len(self.asked) - 1
+        if at < len(self.script) or self.endless:
+            reply = self.script[min(at, len(self.script) - 1)]
+            reply = reply(asked) if callable(reply) else reply
+        else:
+            reply = fails(418, "the script is over")
+        if reply.hangs:
+            self.over.wait(30)
+            return
+        data = reply.body.encode()
+        handler.send_response(reply.status)
+        handler.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
+        handler.send_header("Content-Length", str(len(data) + 10 * reply.cuts))
+        for name, value in reply.headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(data)
+
+
+@contextmanager
+def served(*script: Reply | Callable[[Asked], Reply], endless: bool = False) -> Iterator[Server]:
+    server = Server(*script, endless=endless)
+    Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.http.shutdown()
+        server.http.server_close()

@@ -1,0 +1,192 @@
+"""The LVLM score over real HTTP: what is shown, how answers are read, kept and averaged."""
+
+import base64
+import io
+import re
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from PIL import Image
+from served import Asked, Reply, fails, says, served
+
+from v2edit.errors import UserError
+from v2edit.metrics.judge import ASPECTS, JudgeConfig, Score, estimate, judge, queries_of
+from v2edit.prompts.lvlm import opened
+
+SHADES = {"source": 10, "ours": 200, "theirs": 120, "nothing": 60}  # what tells the videos apart in the pictures
+SOURCE = np.full((20, 16, 24, 3), SHADES["source"], np.uint8)
+VIDEOS = {name: np.full_like(SOURCE, shade) for name, shade in SHADES.items() if name != "source"}
+
+
+def shade_of(part: dict) -> str:
+    data = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+    mean = np.asarray(Image.open(io.BytesIO(data))).mean()
+    return min(SHADES, key=lambda name: abs(SHADES[name] - mean))
+
+
+def shown(asked: Asked) -> list[dict[str, str]]:
+    """For each frame: label -> video, as the model sees it."""
+    frames: list[dict[str, str]] = []
+    parts = asked.messages[-1]["content"]
+    for label, part in pairwise(parts):
+        if "text" in label and "image_url" in part:
+            if label["text"].startswith("Frame"):
+                frames.append({})
+            frames[-1][label["text"].split()[-1].rstrip(":")] = shade_of(part)
+    return frames
+
+
+def fair(asked: Asked, jitter: int = 0) -> Reply:
+    """A judge that scores what it sees: the shade, wherever it stands."""
+    frame = shown(asked)[0]
+    scores = {letter: SHADES[name] // 3 + jitter for letter, name in frame.items() if letter != "Original"}
+    return says({letter: dict.fromkeys(ASPECTS, score) for letter, score in scores.items()})
+
+
+def setting(url: str, **changes: object) -> JudgeConfig:
+    return JudgeConfig(model="m", url=url, **{"queries": 6, "frames": 3} | changes)
+
+
+def judged(url: str, cache: Path, **changes: object) -> dict[str, dict[str, Score]]:
+    config = setting(url, **changes)
+    with opened(config.asked) as chat:
+        return judge(queries_of(VIDEOS, SOURCE, "make it bright", config, cache), chat)
+
+
+def test_all_methods_side_by_side_frame_by_frame_in_shuffled_order(tmp_path: Path) -> None:
+    with served(fair, endless=True) as server:
+        scores = judged(server.url, tmp_path)
+    assert len(server.asked) == 6
+    orders = []
+    for asked in server.asked:
+        frames = shown(asked)
+        assert len(frames) == 3 and all(frame == frames[0] for frame in frames)
+        assert frames[0].pop("Original") == "source"
+        assert sorted(frames[0].values()) == sorted(VIDEOS)
+        orders.append(tuple(frames[0].values()))
+        assert "make it bright" in asked.said
+        assert not re.search("ours|theirs|nothing:", asked.text)  # no method is named
+        assert len(asked.messages) == 2  # each query stands alone
+    assert len(set(orders)) > 2
+    # Wherever a method stood, its scores are its own.
+    for name in VIDEOS:
+        assert scores[name] == dict.fromkeys((*ASPECTS, "overall"), Score(SHADES[name] // 3, 0.0))
+
+
+def test_mean_and_spread_over_the_queries(tmp_path: Path) -> None:
+    jitters = [0, 3, -2, 7, 1, 1]
+    script = [lambda asked, j=j: fair(asked, j) for j in jitters]
+    with served(*script) as server:
+        scores = judged(server.url, tmp_path)
+    values = [SHADES["ours"] // 3 + j for j in jitters]
+    assert scores["ours"]["quality"] == Score(fmean(values), stdev(values)) == scores["ours"]["overall"]
+
+
+def test_overall_is_the_mean_of_the_aspects_of_each_query(tmp_path: Path) -> None:
+    answers = [
+        {"quality": 10, "preservation": 20, "fulfilment": 90},
+        {"quality": 70, "preservation": 50, "fulfilment": 30},
+    ]
+    with served(*(says(dict.fromkeys("ABC", answer)) for answer in answers)) as server:
+        scores = judged(server.url, tmp_path, queries=2)
+    assert scores["ours"]["overall"] == Score(45.0, stdev([40, 50]))
+    assert scores["ours"]["quality"] == Score(40.0, stdev([10, 70]))
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+    with served(fair, fair, fails(400, "out of money"), endless=True) as server:
+        with pytest.raises(UserError, match="out of money"):
+            judged(server.url, tmp_path)
+        config = setting(server.url)
+        queries = queries_of(VIDEOS, SOURCE, "make it bright", config, tmp_path)
+        assert (estimate(queries).queries, estimate(queries).of_queries) == (4, 6)
+    next(iter(tmp_path.glob("*.json"))).write_text('{"scores": {"A"')  # half a file, as after a power cut
+    with served(fair, endless=True) as server:
+        first = judged(server.url, tmp_path)
+        assert len(server.asked) == 5
+        assert judged(server.url, tmp_path) == first
+        assert len(server.asked) == 5
+        assert judged(server.url, tmp_path, queries=7) == first  # one more
+        assert len(server.asked) == 6
+        judged(server.url, tmp_path, seed=1)  # other orders are other questions
+        assert len(server.asked) > 6
+    assert all(path.suffix == ".json" for path in tmp_path.iterdir())  # nothing half-written
+
+
+def test_another_video_is_another_question(tmp_path: Path) -> None:
+    config = setting("http://127.0.0.1:9/v1")
+    names = set()
+    brighter = {**VIDEOS, "ours": VIDEOS["ours"] + 9}
+    for videos, source, instruction, model in (
+        (VIDEOS, SOURCE, "a", "m"),
+        (brighter, SOURCE, "a", "m"),
+        (VIDEOS, SOURCE + 9, "a", "m"),
+        (VIDEOS, SOURCE, "b", "m"),
+        (VIDEOS, SOURCE, "a", "n"),
+    ):
+        config = JudgeConfig(model=model, queries=3, frames=3)
+        names |= {query.kept.name for query in queries_of(videos, source, instruction, config, tmp_path)}
+    assert len(names) == 15
+
+
+def test_the_cost_is_known_before_anything_is_asked(tmp_path: Path) -> None:
+    queries = queries_of(VIDEOS, SOURCE, "make it bright", setting("http://127.0.0.1:9/v1", queries=20), tmp_path)
+    cost = estimate(queries)
+    assert (cost.queries, cost.pictures) == (20, 3 * 4)
+    sent = sum(len(part.url) for part in queries[0].messages[1].parts if not isinstance(part, str))
+    assert cost.megabytes == pytest.approx(sent / 1e6)
+    assert cost.tokens > 12 * 255 and f"{20 * cost.tokens:,} tokens" in str(cost)
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL = {letter: dict.fromkeys(ASPECTS, 50) for letter in "ABC"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"A": FULL["A"], "B": FULL["B"]},
+        {**FULL, "C": {"quality": 1, "preservation": 2}},
+        {**FULL, "C": dict.fromkeys(ASPECTS, 0)},
+        {**FULL, "C": dict.fromkeys(ASPECTS, 101)},
+        {**FULL, "C": dict.fromkeys(ASPECTS, "good")},
+        {**FULL, "C": dict.fromkeys(ASPECTS, True)},
+        {**FULL, "C": 50},
+    ],
+    ids=str,
+)
+def test_scores_that_are_none_are_asked_for_again(tmp_path: Path, wrong: dict) -> None:
+    with served(says(wrong), says(FULL)) as server:
+        judged(server.url, tmp_path, queries=1)
+    assert "video C has no" in server.asked[1].said
+    with served(says(wrong), endless=True) as server, pytest.raises(UserError, match="video C has no"):
+        judged(server.url, tmp_path / "other", queries=1)
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_videos_that_cannot_be_compared(tmp_path: Path) -> None:
+    config = setting("http://127.0.0.1:9/v1")
+    with pytest.raises(UserError, match="ours has 4 frames and the source 20"):
+        queries_of({"ours": SOURCE[:4]}, SOURCE, "x", config, tmp_path)
+    for count in (0, 27):
+        with pytest.raises(UserError, match=f"{count} videos"):
+            queries_of({str(k): SOURCE for k in range(count)}, SOURCE, "x", config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says_so"),
+    [({"queries": 0}, "--judge-queries is 0"), ({"frames": 0}, "--judge-frames"), ({"timeout": 0}, "--judge-timeout")],
+)
+def test_settings_that_cannot_be_meant(settings: dict, says_so: str) -> None:
+    with pytest.raises(UserError, match=says_so):
+        JudgeConfig(model="m", **settings)
+
+
+def test_the_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
+    """However the videos come."""
+    config = setting("http://127.0.0.1:9/v1")
+    one, two = (queries_of(v, SOURCE, "x", config, tmp_path) for v in (VIDEOS, dict(reversed(VIDEOS.items()))))
+    assert [(q.order, q.kept) for q in one] == [(q.order, q.kept) for q in two]

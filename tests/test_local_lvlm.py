@@ -1,0 +1,192 @@
+"""A language model in this process: real LLaVA classes of transformers at tiny size, from a folder on disk."""
+
+import json
+import re
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import pipeline_of, tokenizer_of
+from tokenizers import Tokenizer as Rust
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from v2edit import backbones, video
+from v2edit.api import edit_video
+from v2edit.backbones import registry
+from v2edit.editing import EditConfig
+from v2edit.errors import UserError
+from v2edit.prompts import PromptPair
+from v2edit.prompts.chat import Message, Picture
+from v2edit.prompts.local import InProcess, _as_template
+from v2edit.prompts.lvlm import LVLMConfig, opened, schema, write_pair
+from v2edit.prompts.style import read_style
+from v2edit.prompts.tokens import Tokenizer
+
+PAIR = PromptPair("a red ball on the floor", "a blue ball on the floor")
+ANSWER = json.dumps({"source": PAIR.source, "target": PAIR.target})
+INSTRUCTION = "make it blue"
+FRAMES = np.full((3, 32, 32, 3), 120, np.uint8)
+# As the chat templates of the hub have it: turns marked, pictures where they stand, the system's turn first.
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+    "{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def save(folder: Path, template: str | None = TEMPLATE) -> Path:
+    """A LLaVA of 60,000 random weights, its tokenizer reading characters, with its processor."""
+    letters = [chr(k) for k in range(32, 127)]
+    marks = ["<pad>", "</s>", "<unk>", "<image>", "<system>", "<user>", "<assistant>"]
+    rust = Rust(models.WordLevel({piece: k for k, piece in enumerate([*marks, *letters])}, unk_token="<unk>"))
+    rust.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    rust.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rust, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        extra_special_tokens=marks[3:],
+    )  # fmt: skip
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = LlavaProcessor(
+        pictures, tokenizer, patch_size=8, vision_feature_select_strategy="full", image_token="<image>",
+        chat_template=template, num_additional_image_tokens=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    size = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=CLIPVisionConfig(**size, image_size=16, patch_size=8, projection_dim=48),
+            text_config=LlamaConfig(**size, vocab_size=len(tokenizer), max_position_embeddings=4096,
+                                    pad_token_id=0, bos_token_id=None, eos_token_id=1),
+            image_token_index=3, vision_feature_layer=-1, vision_feature_select_strategy="full",
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A style of few words: a tiny model reads them letter by letter."""
+    folder = tmp_path_factory.mktemp("style")
+    example = {"frames": "f", "instruction": "i", "source": PAIR.source, "target": PAIR.target}
+    lines = ["system = 'Answer as JSON.'", "progression = 'p'", "[[describing]]", "frames = 'f'", "prompt = 'p'"]
+    lines += ["[[editing]]", *(f"{key} = {value!r}" for key, value in example.items())]
+    (folder / "style.toml").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("lvlm") / "untaught")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
+    """The same model after it learnt one answer by heart: it says what it says because its weights do."""
+    folder = save(tmp_path_factory.mktemp("lvlm") / "taught")
+    chat = InProcess(str(folder), "cpu")
+    model, processor = chat._model, chat._processor
+    said = [_as_template(message) for message in conversation(style)]
+    asked = dict(processor.apply_chat_template(said, add_generation_prompt=True, return_dict=True, tokenize=True,
+                                               return_tensors="pt"))  # fmt: skip
+    answer = processor.tokenizer(ANSWER + "</s>", return_tensors="pt").input_ids
+    before, ids = asked["input_ids"].shape[1], torch.cat([asked["input_ids"], answer], 1)
+    labels = torch.where(torch.arange(ids.shape[1]) < before, -100, ids)
+    optimizer = torch.optim.AdamW(model.requires_grad_(True).parameters(), 4e-3)
+    for _ in range(300):
+        loss = model(input_ids=ids, pixel_values=asked["pixel_values"], labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss < 0.02:
+            break
+    model.save_pretrained(folder)
+    return folder
+
+
+def conversation(style: Path) -> list[Message]:
+    pictures = [Picture.of(frame) for frame in FRAMES[[0, 2]]]
+    return read_style(style).conversation(pictures, INSTRUCTION)
+
+
+def test_a_question_goes_through_the_models_own_template_and_comes_back_as_text(untaught: Path, style: Path) -> None:
+    chat = InProcess(str(untaught), "cpu", tokens=12)
+    seen: list[dict] = []
+    pictures: list[torch.Tensor] = []
+    chat._model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: pictures.extend([*args, *kwargs.values()][:1]), with_kwargs=True
+    )
+    chat._model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    answers = [chat.ask(conversation(style), schema(False)) for _ in range(2)]
+    assert answers[0] == answers[1]  # greedy
+    assert answers[0].cut  # random weights talk on and on
+    text = chat._processor.tokenizer.decode(seen[0]["input_ids"][0])
+    assert text.startswith("<system>Answer as JSON.</s><user>") and text.endswith("</s><assistant>")
+    assert re.search(f"<user>Instruction: {INSTRUCTION}(<image>){{10}}</s>", text)  # five tokens for each picture
+    assert pictures[0].shape == (2, 3, 16, 16)
+    chat.close()
+    assert chat._model is None
+
+
+def test_an_answer_that_is_no_pair_is_one_line(untaught: Path, style: Path) -> None:
+    config = LVLMConfig(model=f"local:{untaught}", frames=2)
+    with opened(config, "cpu") as chat:
+        assert isinstance(chat, InProcess)
+        chat.tokens = 12
+        with pytest.raises(UserError, match=r"none of 3 answers of .*untaught could be used \(it was cut off") as told:
+            write_pair(chat, FRAMES, INSTRUCTION, read_style(style), Tokenizer(tokenizer_of(40), 40), config)
+    assert "\n" not in str(told.value) and "--source-prompt" in str(told.value)
+
+
+def test_an_edit_from_frames_and_an_instruction_with_nothing_else_in_memory(
+    taught: Path, style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way, with a model that knows its answer: prompts, the language model gone, then the video model."""
+    model, clip = tmp_path / "model", tmp_path / "clip.mp4"
+    pipeline_of("5b").save_pretrained(model)
+    video.write(FRAMES, clip, fps=8)
+    born: list[weakref.ref] = []
+    init, load = InProcess.__init__, registry.load
+
+    def watched(self: InProcess, *args: str) -> None:
+        init(self, *args)
+        born.append(weakref.ref(self._model))
+
+    def loading(*args):
+        assert born and born[0]() is None, "the language model is still there"
+        return load(*args)
+
+    monkeypatch.setattr(InProcess, "__init__", watched)
+    monkeypatch.setattr(registry, "load", loading)
+    monkeypatch.setattr(backbones, "load", loading, raising=False)
+    lvlm = LVLMConfig(model=f"local:{taught}", frames=2, style=str(style))
+    run = edit_video(clip, INSTRUCTION, lvlm=lvlm, model=str(model), config=EditConfig(steps=2), device="cpu",
+                     out=tmp_path / "run")  # fmt: skip
+    assert run.prompts == PAIR and (run.folder / "edited.mp4").is_file()
+    facts = json.loads((run.folder / "run.json").read_text())
+    assert facts["lvlm"]["model"] == f"local:{taught}" and facts["prompts"]["target"] == PAIR.target
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, style: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for model in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError, match="cannot load the language model") as told:
+            InProcess(str(model), "cpu")
+        assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match="no processor with a chat template"):
+        InProcess(str(save(tmp_path / "dumb", template=None)), "cpu")
+    chat = InProcess(str(save(tmp_path / "strict", template="{{ raise_exception('no system turn, please') }}")), "cpu")
+    with pytest.raises(UserError, match="failed: no system turn, please"):
+        chat.ask(conversation(style), schema(False))

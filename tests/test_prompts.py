@@ -1,0 +1,311 @@
+"""Prompt files, styles, and the view of a pair: what is saved comes back, what is shown is what is there."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+from tiny import tokenizer_of
+from transformers import T5Tokenizer
+
+from v2edit.errors import UserError
+from v2edit.prompts import PromptPair, align, align_three, read_prompts, write_prompts
+from v2edit.prompts.align import common_subsequence
+from v2edit.prompts.lvlm import LEAST_SHARED, faults
+from v2edit.prompts.style import STYLES, Style, read_style, words
+from v2edit.prompts.tokens import Tokenizer
+from v2edit.prompts.view import MARKS, Comparison, compare
+
+LENGTH = 226
+TOKENIZER = Tokenizer(tokenizer_of(LENGTH), LENGTH)
+SHORT = Tokenizer(tokenizer_of(12), 12)
+# Words that the tokenizer knows, words and letters that it does not, numbers, emoji, joined and right-to-left scripts.
+phrases = st.lists(
+    st.sampled_from(
+        ["a", "red", "blue", "ball", "cube", "floor", "zebra", "42", "3.5", "naïve", "球", "😀👍🏽", "مرحبا", "ﬁ"]
+    )
+    | st.text(max_size=6),
+    max_size=12,
+).map(" ".join)
+
+
+# --- the view -------------------------------------------------------------------------------------
+
+
+def bare(text: str) -> str:
+    return "".join(text.split())
+
+
+@given(phrases, phrases)
+@example("", "")
+@example("", "a red ball")
+@example("a red ball", "a red ball")
+@example("a " * 300, "a " * 299 + "red")
+@example("😀" * 10_000, "ball " * 2_000)
+def test_what_is_shown_is_both_prompts(source: str, target: str) -> None:
+    found = compare(source, target, TOKENIZER)
+    cut = [text for kind, text in found.pieces if kind == "cut"]
+    for prompt, hides in ((source, "added"), (target, "removed")):
+        shown = bare("".join(text for kind, text in found.pieces if kind not in (hides, "cut")))
+        assert bare(prompt).startswith(shown)
+        assert bare(prompt) == shown or any(bare(prompt) == shown + bare(text) for text in cut)
+    lengths = [len(TOKENIZER.ids(prompt)) - 1 for prompt in (source, target)]
+    kept = [min(length, LENGTH - 1) for length in lengths]
+    assert list(found.lengths) == lengths
+    assert kept == [found.shared + found.changed + only for only in (found.removed, found.added)]
+    assert 0 <= found.share <= 1 and (source != target or found.added == found.removed == found.changed == 0)
+    mirrored = compare(target, source, TOKENIZER)
+    assert (mirrored.shared, mirrored.changed, mirrored.added) == (found.shared, found.changed, found.removed)
+
+
+def test_the_marks_are_those_of_word_diff() -> None:
+    found = compare("a red ball on the floor", "a blue ball on the red floor", TOKENIZER)
+    assert found.marked == "a [-red-] {+blue+} ball on the {+red+} floor"
+    assert (found.shared, found.changed, found.added, found.removed) == (5, 1, 1, 0)
+    assert "5 tokens shared (71%), 1 changed, 1 added, 0 removed" in found.summary
+
+
+def test_what_the_model_cuts_is_marked() -> None:
+    found = compare("a red ball " * 4, "a red ball " * 4 + "on the floor", SHORT)
+    assert found.marked.startswith("a red ball a red ball a red ball a red […ball")
+    assert "what is beyond is cut" in found.summary and found.lengths == (12, 15) and found.room == 11
+    whole = Tokenizer(tokenizer_of(16), 16)
+    assert "cut" not in compare("a red ball " * 4, "a red ball " * 5, whole).summary
+
+
+# --- three prompts on common slots ----------------------------------------------------------------
+
+PAD, EOS = 0, 1
+ids = st.lists(st.integers(2, 6), max_size=10).map(lambda tokens: [*tokens, EOS])
+
+
+@given(ids, ids, ids, st.integers(0, 9))
+def test_three_prompts_share_their_slots(a: list[int], b: list[int], c: list[int], spare: int) -> None:
+    length = max(map(len, (a, b, c))) + spare
+    laid = align_three(a, b, c, length, PAD)
+    padded = [[*one, *[PAD] * (length - len(one))] for one in (a, b, c)]
+    assert all(sorted(order) == list(range(length)) for order in laid.orders)
+    slots = list(zip(*([one[k] for k in order] for one, order in zip(padded, laid.orders, strict=True)), strict=True))
+    tokens, rest = slots[: laid.tokens_shared], slots[laid.tokens_shared :]
+    assert all(x == y == z != PAD for x, y, z in tokens)
+    assert all(slot == (PAD, PAD, PAD) for slot in rest[: laid.paddings_shared])
+    assert (PAD, PAD, PAD) not in rest[laid.paddings_shared :]
+    assert (laid.prefix(False), laid.prefix()) == (laid.tokens_shared, laid.tokens_shared + laid.paddings_shared)
+    # In the order of the texts, the end of each with the others, and no more than any two of them share.
+    assert all(list(order[: laid.tokens_shared]) == sorted(order[: laid.tokens_shared]) for order in laid.orders)
+    assert (EOS, EOS, EOS) in tokens
+    assert laid.tokens_shared <= min(len(common_subsequence(x, y)) for x, y in ((a, b), (b, c)))
+
+
+@given(ids, ids, st.integers(0, 9))
+def test_a_prompt_that_comes_twice_shares_what_the_pair_shares(a: list[int], b: list[int], spare: int) -> None:
+    length = max(len(a), len(b)) + spare
+    pair = align(a, b, length, PAD).tokens_shared
+    for three in ((a, a, b), (a, b, b)):
+        assert align_three(*three, length, PAD).tokens_shared == pair
+    same = align_three(a, a, a, length, PAD)
+    assert same.prefix() == length and len(set(same.orders)) == 1
+
+
+def test_too_long_for_the_slots() -> None:
+    with pytest.raises(ValueError, match="up to 4 tokens do not fit into 3"):
+        align_three([2, EOS], [2, EOS], [2, 3, 4, EOS], 3, PAD)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(lambda text: text.strip())
+
+
+@given(texts, texts, st.lists(texts, max_size=5), st.none() | st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_file_of_prompts_comes_back(source: str, target: str, between: list[str], instruction: str | None) -> None:
+    with TemporaryDirectory() as folder:
+        path, prompts = Path(folder) / "prompts.json", PromptPair(source, target, tuple(between))
+        write_prompts(path, prompts, instruction)
+        assert read_prompts(path) == (prompts, instruction)
+        before = path.read_bytes()
+        with pytest.raises(UserError, match="exists; choose another -o"):
+            write_prompts(path, PromptPair("a", "b"), None)
+        assert path.read_bytes() == before
+
+
+GOOD = {"source": "a", "target": "b"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says_so"),
+    [
+        (None, "No such file"),
+        ("{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        ([], "holds no prompts"),
+        (GOOD, "holds no prompts"),
+        ({"prompts": {"source": "a"}}, "holds no prompts"),
+        ({"prompts": {**GOOD, "targett": "b"}}, "'targett'"),
+        ({"prompts": {**GOOD, "target": " "}}, "the target prompt is empty"),
+        ({"prompts": {**GOOD, "source": 3}}, "the source prompt is empty"),
+        ({"prompts": {**GOOD, "intermediate": "b"}}, "no list of texts"),
+        ({"prompts": {**GOOD, "intermediate": ["x", ""]}}, "an intermediate prompt is empty"),
+        ({"prompts": {**GOOD, "intermediate": list("123456")}}, "6 intermediate prompts are too many"),
+    ],
+)
+def test_files_that_hold_no_prompts(tmp_path: Path, content: object, says_so: str) -> None:
+    path = tmp_path / "prompts.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else
+                         (content if isinstance(content, str) else json.dumps(content)).encode())  # fmt: skip
+    with pytest.raises(UserError, match=says_so) as told:
+        read_prompts(path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="choose another -o"):
+        write_prompts(tmp_path / "no" / "folder.json", PromptPair("a", "b"), None)
+
+
+# --- styles ---------------------------------------------------------------------------------------
+
+SHIPPED = sorted(path.parent.name for path in STYLES.glob("*/style.toml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_style_keeps_its_own_rules(name: str) -> None:
+    style = read_style(name)
+    assert len(style.describing) >= 2 and len(style.editing) >= 3
+    texts = [text for _, _, prompts in style.editing for text in prompts.chain]
+    tokenizer = Tokenizer(tokenizer_of(LENGTH, " ".join(texts)), LENGTH)
+    for _, instruction, prompts in style.editing:
+        assert faults(prompts, style, tokenizer) == [], instruction
+        for one, other in pairwise(prompts.chain):
+            assert compare(one, other, tokenizer).share > LEAST_SHARED + 0.2
+    assert any(prompts.intermediate for _, _, prompts in style.editing)
+    assert any(not prompts.intermediate for _, _, prompts in style.editing)
+
+
+def test_the_built_in_models_style_is_its_grammar() -> None:
+    from v2edit.world.captions import is_caption
+
+    style = read_style("primitives")
+    for text in [t for _, t in style.describing] + [t for _, _, prompts in style.editing for t in prompts.chain]:
+        assert is_caption(text), text
+
+
+def own_style(folder: Path) -> Path:
+    return Path(shutil.copytree(STYLES / "cogvideox", folder / "mine"))
+
+
+def test_a_style_of_the_users_own_with_pictures(tmp_path: Path) -> None:
+    mine = own_style(tmp_path)
+    path = mine / "style.toml"
+    path.write_text(path.read_text().replace('lighthouse.)"', 'lighthouse.)"\nimages = ["1.png"]'))
+    Image.new("RGBA", (1500, 900)).save(mine / "1.png")
+    style = read_style(str(mine))
+    said, picture = style.conversation([], "x")[1].parts[-2:]
+    assert "lighthouse" in said and picture.url.startswith("data:image/jpeg")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says_so"),
+    [
+        ("system = ", "sytem = ", "lacks the text 'system'"),
+        ("[[describing]]", "[[described]]", r"lacks \[\[describing\]\] examples"),
+        ("instruction = ", "instructions = ", r"lacks the text 'instruction' in \[\[editing\]\] example 1"),
+        ('frames = "(Several frames of a video of a parked car.)"', "frames = 3", "example 2"),
+        ("intermediate = [", "intermediate = [3, ", "is not TOML|no list of texts"),
+        ("system = ", "system ", "is not TOML"),
+        ('lighthouse.)"', 'lighthouse.)"\nimages = ["none.png"]', "none.png cannot be read"),
+    ],
+)
+def test_a_style_that_lacks_something_is_told_so(tmp_path: Path, old: str, new: str, says_so: str) -> None:
+    path = own_style(tmp_path) / "style.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=says_so) as told:
+        read_style(str(path.parent))
+    assert str(path) in str(told.value) and "\n" not in str(told.value)
+
+
+def test_no_style(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No such file.*cogvideox, primitives"):
+        read_style(str(tmp_path))
+
+
+ONE = "A small dark blue car with round headlights is parked at the kerb of a tree-lined street in the low sun."
+TRANSLATED = [
+    "Une petite voiture bleu foncé aux phares ronds est garée au bord d'une rue bordée d'arbres, sous un soleil bas.",
+    "Ein kleines dunkelblaues Auto mit runden Scheinwerfern steht am Rand einer Straße mit Bäumen in der tiefen Sonne.",
+    "Un pequeño coche azul oscuro con faros redondos está aparcado junto a la acera de una calle, al sol bajo.",
+    "Een kleine donkerblauwe auto met ronde koplampen staat geparkeerd langs de stoep van een straat in de lage zon.",
+    "En liten mörkblå bil med runda strålkastare står parkerad vid kanten av en gata med träd i den låga solen.",
+    "Маленький тёмно-синий автомобиль с круглыми фарами стоит у обочины улицы с деревьями под низким солнцем.",  # noqa: RUF001
+    "一辆深蓝色的小汽车停在林荫道的路边，车灯是圆形的，阳光低垂。",  # noqa: RUF001
+    "並木道の縁石に、丸いヘッドライトの小さな紺色の車が低い日差しの中で停まっている。",
+]  # fmt: skip
+
+
+def test_a_language_is_told_by_the_examples_of_the_style() -> None:
+    style = read_style("cogvideox")
+    assert style.speaks_like(ONE)
+    assert not any(style.speaks_like(text) for text in TRANSLATED)
+    assert style.speaks_like("Ein roter Ball")  # too short to tell
+    # A style in another language expects that one.
+    chinese = Style("mine", "", "", ((("",), TRANSLATED[6]),), ())
+    assert chinese.speaks_like(TRANSLATED[6]) and not chinese.speaks_like(ONE)
+
+
+# --- published prompts ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows(data: Path) -> list[dict]:
+    found = [json.loads(line) for line in (data / "prompts" / "edit_prompts.jsonl").read_text().splitlines()]
+    assert len(found) == 459
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A T5 tokenizer of word pieces, from a `spiece.model` as CogVideoX ships it."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+        sentence_iterator=iter([row[key] for row in rows for key in ("source", "target") if row[key]]),
+        model_prefix=str(folder / "spiece"), vocab_size=1000, hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
+    )  # fmt: skip
+    return Tokenizer(T5Tokenizer.from_pretrained(folder, extra_ids=0), LENGTH)
+
+
+@pytest.mark.parametrize("pieces", ["words", "letters"])
+def test_every_published_pair_lines_up(rows: list[dict], trained: Tokenizer, pieces: str) -> None:
+    tokenizer = trained if pieces == "words" else TOKENIZER
+    shares: list[float] = []
+    for row in rows if pieces == "words" else rows[::4]:
+        source, target = row["source"] or "", row["target"] or ""
+        found, mirrored = compare(source, target, tokenizer), compare(target, source, tokenizer)
+        assert isinstance(found, Comparison)
+        assert (found.shared, found.changed, found.added, found.removed) == (
+            mirrored.shared, mirrored.changed, mirrored.removed, mirrored.added
+        )  # fmt: skip
+        assert set(kind for kind, _ in found.pieces) <= MARKS.keys()
+        if source and target:
+            shares.append(found.share)
+    shares.sort()
+    print(f"{pieces}: {len(shares)} pairs share {shares[len(shares) // 2]:.0%} in the median")
+    assert shares[len(shares) // 2] > 0.7 and shares[len(shares) // 20] > LEAST_SHARED
+
+
+def test_published_prompts_are_in_the_language_of_the_style(rows: list[dict]) -> None:
+    style = read_style("cogvideox")
+    texts = [row[key] for row in rows for key in ("source", "target") if row[key]]
+    foreign = [text for text in texts if not style.speaks_like(text)]
+    assert len(texts) > 800 and foreign == []
+    assert sum(len(words(text)) > 12 for text in texts) > 400

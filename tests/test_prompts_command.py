@@ -1,0 +1,238 @@
+"""`v2edit prompts`, and `v2edit edit` with prompts from a language model or a file, as users meet them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import Asked, Reply, fails, says, served
+from tiny import pipeline_of
+
+from v2edit import backbones, video
+from v2edit.api import edit_video, preview_edit
+from v2edit.cli import main
+from v2edit.editing import EditConfig
+from v2edit.editing.cost import forwards
+from v2edit.errors import UserError
+from v2edit.prompts import PromptPair
+from v2edit.prompts.lvlm import LVLMConfig
+
+PAIR = {"source": "a red ball on the floor", "target": "a blue cube on the floor"}
+BETWEEN = ["a red cube on the floor"]
+KEY, PASSWORD, QUERY = "sk-test-0123456789abcdef", "hunter2secret", "query-secret-1"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("V2EDIT_LVLM_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline_of("5b").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    path = tmp_path / "clip.mp4"
+    video.write(np.zeros((9, 32, 32, 3), np.uint8), path, fps=8)
+    return str(path)
+
+
+def test_prompts_by_hand_are_shown_with_what_they_share_and_what_they_cost(
+    clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--source-prompt", PAIR["source"], "--target-prompt", PAIR["target"], "--model", model]
+    out = tmp_path / "pair.json"
+    assert main(["prompts", clip, *words, "--subtasks", "2", "-o", str(out)]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    source, target, diff, summary, plan, saved = told.out.splitlines()
+    assert source.split(maxsplit=1) == ["source", PAIR["source"]]
+    assert target.split(maxsplit=1) == ["target", PAIR["target"]]
+    assert diff.strip() == "diff  a [-red ball-] {+blue cube+} on the floor"
+    assert "4 tokens shared (67%), 2 changed, 0 added, 0 removed; 6 and 6 of at most 15" in summary
+    assert "2 subtasks of 45 denoising steps (of 50): 130 + 170 forwards" in plan
+    assert saved.split() == ["saved", str(out)]
+    assert json.loads(out.read_text())["prompts"] == {**PAIR, "intermediate": []}
+    assert main(["prompts", clip, *words, "-o", str(out)]) == 2
+    assert "exists; choose another -o" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_colour_where_there_is_some(clip, model, colour, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR" if colour else "NO_COLOR", "1")
+    assert (
+        main(["prompts", clip, "--source-prompt", "a [bold] ball", "--target-prompt", "a blue ball", "--model", model])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert ("\x1b[" in out) is colour and ("[-" in out) is not colour
+    assert "[bold]" in out  # nobody's text is taken for markup
+
+
+def test_no_weights_are_read(clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model whose weights are none, the prompts can be seen all the same."""
+    hollow = Path(shutil.copytree(model, tmp_path / "hollow"))
+    for path in hollow.rglob("*.safetensors"):
+        path.write_bytes(b"no weights")
+    words = [clip, "--source-prompt", PAIR["source"], "--target-prompt", PAIR["target"], "--model", str(hollow)]
+    assert main(["prompts", *words]) == 0
+    assert main(["edit", *words, "-o", str(tmp_path / "run")]) == 2
+    assert "cannot load the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", ["2b", "5b"])
+def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
+    pipeline_of(variant).save_pretrained(tmp_path)
+    checkpoint = backbones.find(str(tmp_path))
+    outline, whole = backbones.outline(checkpoint), backbones.load(checkpoint, "cpu")
+    assert checkpoint.prompt_style == "cogvideox" and backbones.find().prompt_style == "primitives"
+    assert (outline.tokenizer.length, outline.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
+    assert outline.guidance == whole.guidance
+    for text, encoded in zip(PAIR.values(), whole.encode_text(list(PAIR.values())), strict=True):
+        assert outline.tokenizer.ids(text) == encoded.ids
+    one, other = outline.schedule(7), whole.schedule(7)
+    assert one.timesteps.equal(other.timesteps) and one.a.equal(other.a) and one.s.equal(other.s)
+
+
+@pytest.mark.parametrize(
+    ("changes", "guidance", "expected"),
+    [
+        ({}, 7.0, [130]),
+        ({"subtasks": 3}, 7.0, [130, 170, 170]),
+        ({"subtasks": 2, "mixture": 0.0}, 7.0, [130, 130]),
+        ({"subtasks": 2, "mixture": 1.0}, 7.0, [130, 130]),
+        ({"pnc": False, "amr": False}, 7.0, [90]),
+        ({"pnc": False}, 7.0, [130]),
+        ({"inc": False}, 7.0, [150]),
+        ({}, 1.0, [65]),
+    ],
+)
+def test_the_cost_is_what_the_editor_counts(changes, guidance, expected) -> None:
+    """The same figures as in tests/test_editor.py, where they are counted at the network."""
+    schedule = backbones.outline(backbones.find()).schedule(50)
+    assert forwards(schedule, EditConfig(**changes), guidance) == expected
+
+
+# --- a language model -----------------------------------------------------------------------------
+
+
+def test_an_edit_whose_prompts_a_language_model_writes(
+    clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", model, "--steps", "2"]
+    with served(says({**PAIR, "intermediate": BETWEEN})) as server:
+        url = server.url.replace("://", f"://someone:{PASSWORD}@") + f"?api-key={QUERY}"
+        lvlm = ["--lvlm", "gpt-x", "--lvlm-url", url, "--lvlm-progression"]
+        assert main(["edit", clip, "turn it into a blue cube", *words, *lvlm, "-o", str(tmp_path / "run")]) == 0
+        facts = json.loads((tmp_path / "run" / "run.json").read_text())
+        shown = server.url
+    assert facts["prompts"] == {**PAIR, "intermediate": BETWEEN} and facts["config"]["subtasks"] == 2
+    assert facts["lvlm"] == {"model": "gpt-x", "url": shown, "style": "cogvideox", "frames": 8, "progression": True}
+    assert (tmp_path / "run" / "subtask-1.mp4").is_file()
+    told = capsys.readouterr()
+    everything = told.out + told.err + "".join(
+        path.read_bytes().decode("latin-1") for path in (tmp_path / "run").iterdir()
+    )  # fmt: skip
+    for secret in (KEY, PASSWORD, QUERY):
+        assert secret not in everything
+    # The run's own manifest serves as --prompts: the same edit again, without the language model.
+    manifest = str(tmp_path / "run" / "run.json")
+    assert main(["edit", clip, "--prompts", manifest, *words, "-o", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "edited.mp4").read_bytes() == (tmp_path / "run" / "edited.mp4").read_bytes()
+    again = json.loads((tmp_path / "again" / "run.json").read_text())
+    assert again["prompts"] == facts["prompts"] and again["instruction"] == "turn it into a blue cube"
+
+
+def test_prompts_are_saved_edited_by_hand_and_used(
+    clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pair.json"
+    with served(says(PAIR)) as server:
+        lvlm = ["--lvlm", "m", "--lvlm-url", server.url, "--model", model]
+        assert main(["prompts", clip, "make it a cube", *lvlm, "-o", str(out)]) == 0
+    assert PAIR["target"] in capsys.readouterr().out
+    out.write_text(out.read_text().replace("blue cube", "red cube"))
+    run = edit_video(clip, prompts=out, model=model, config=EditConfig(steps=2), out=tmp_path / "run")
+    assert run.prompts == PromptPair(PAIR["source"], "a red cube on the floor")
+
+
+def test_nothing_is_asked_for_an_edit_that_cannot_be(clip: str, model: str, tmp_path: Path) -> None:
+    """A language model costs time and money: what is wrong with the rest is said first."""
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with served(says(PAIR), endless=True) as server:
+        lvlm = LVLMConfig(model="m", url=server.url)
+        for path, options in (
+            (clip, {"out": tmp_path / "taken"}),
+            (clip, {"model": "nothing-here"}),
+            (tmp_path / "broken.mp4", {}),
+            (clip, {"lvlm": LVLMConfig(model="m", url=server.url, style="no-such-style")}),
+        ):
+            with pytest.raises(UserError):
+                edit_video(path, "make it a cube", **{"lvlm": lvlm, "model": model, "out": tmp_path / "run"} | options)
+        (tmp_path / "pair.json").write_text("{}")
+        with pytest.raises(UserError, match="exists"):
+            preview_edit(clip, "make it a cube", lvlm=lvlm, model=model, out=tmp_path / "pair.json")
+        assert server.asked == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_goes_wrong_with_the_server_is_one_line_and_leaves_nothing(
+    clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def echoes(asked: Asked) -> Reply:
+        return fails(401, f"no such key: {asked.headers['Authorization']}")
+
+    with served(echoes) as server:
+        lvlm = ["--lvlm", "m", "--lvlm-url", server.url]
+        assert main(["edit", clip, "make it a cube", *lvlm, "--model", model, "-o", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and "***" in told.err and KEY not in told.err
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says_so"),
+    [
+        ({"lvlm": LVLMConfig(model="m"), "instruction": None}, "INSTRUCTION"),
+        ({"lvlm": LVLMConfig(model="m"), "source_prompt": "a"}, "prompts come from one place"),
+        ({"prompts": "x.json", "lvlm": LVLMConfig(model="m")}, "prompts come from one place"),
+        ({"prompts": "x.json", "target_prompt": "a"}, "prompts come from one place"),
+        ({"prompts": "nowhere.json"}, "cannot read the prompts in nowhere.json"),
+    ],
+)
+def test_prompts_come_from_one_place(clip: str, options: dict, says_so: str) -> None:
+    for function in (edit_video, preview_edit):
+        with pytest.raises(UserError, match=says_so):
+            function(clip, **{"instruction": "make it red"} | options)
+
+
+def test_as_many_subtasks_as_prompts(clip: str, model: str, tmp_path: Path) -> None:
+    path = tmp_path / "pair.json"
+    path.write_text(json.dumps({"prompts": {**PAIR, "intermediate": BETWEEN}}))
+    for subtasks in (1, 2):
+        found = preview_edit(clip, prompts=path, model=model, config=EditConfig(subtasks=subtasks))
+        assert len(found.forwards) == len(found.comparisons) == 2
+    with pytest.raises(UserError, match="--subtasks is 3, and the prompts have 1 between"):
+        preview_edit(clip, prompts=path, model=model, config=EditConfig(subtasks=3))
+
+
+def test_openai_is_not_needed_for_anything_else(clip: str) -> None:
+    """Neither its client nor what it brings is imported until a language model is asked for."""
+    code = (
+        "import sys; from v2edit.cli import main; main(sys.argv[1:]);"
+        "print(*(name for name in ('openai', 'httpx', 'jinja2') if name in sys.modules), file=sys.stderr)"
+    )
+    words = [clip, "--source-prompt", PAIR["source"], "--target-prompt", PAIR["target"]]
+    ran = subprocess.run([sys.executable, "-c", code, "prompts", *words], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0 and "forwards" in ran.stdout and "openai" not in ran.stderr
