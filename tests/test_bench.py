@@ -130,6 +130,8 @@ def test_intervals_by_hand():
     assert estimate([np.array([0.0, 3.0, 6.0])]) == Estimate(3.0, 0.0, 6.0)
     # One draw of each of two pairs, weighed by their sizes: (0 or 1) / 2 + (10 or 20) / 2.
     assert estimate([np.array([0.0, 1.0]), np.array([10.0, 20.0])]) == Estimate(7.75, 5.0, 10.5)
+    # One draw of each of ten pairs is a coin thrown ten times: two heads or fewer in 5.5 % of cases, one in 1.1 %.
+    assert estimate([np.array([0.0, 1.0])] * 10) == Estimate(0.5, pytest.approx(0.2), pytest.approx(0.8))
     assert estimate([np.full(5, 4.0)]) == Estimate(4.0, 4.0, 4.0)
     assert estimate([np.array([1.0, math.nan, 3.0])]) == Estimate(2.0, 1.0, 3.0)
     alone = estimate([np.array([5.0]), np.array([1.0, 3.0])])

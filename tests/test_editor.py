@@ -300,6 +300,7 @@ def test_as_many_subtasks_as_prompts_are_written():
         ({"pnc": False, "amr": False}, 1, 90),
         ({"inc": False}, 1, 25 * 4 + 25 * 2),
         ({"guidance": 1.0}, 1, 65),
+        ({"guidance": 1.0, "source_guidance": 4.0}, 1, 20 * 4 + 25),
     ],
 )
 def test_the_number_of_forwards(changes, subtasks, forwards):
