@@ -128,6 +128,9 @@ def test_a_file_of_prompts_comes_back(source: str, target: str, between: list[st
         path, prompts = Path(folder) / "prompts.json", PromptPair(source, target, tuple(between))
         write_prompts(path, prompts, instruction)
         assert read_prompts(path) == (prompts, instruction)
+        marked = path.with_name("marked.json")
+        marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
+        assert read_prompts(marked) == (prompts, instruction)
         before = path.read_bytes()
         with pytest.raises(UserError, match="exists; choose another -o"):
             write_prompts(path, PromptPair("a", "b"), None)
