@@ -60,7 +60,7 @@ class Reader(nn.Module):
     def forward(self, clips: Tensor) -> dict[tuple[str, str], Tensor]:
         """float [B, T, 3, 64, 64] in -1..1 to the logits [B, K] of each question."""
         # The floor's soft pattern is all that tells some orbits from a still camera: its movement is a few levels.
-        change = F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 4
+        change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 16).clamp(-1, 1)
         seen = torch.cat([clips, change], dim=2).flatten(0, 1)
         features = self.frame(seen.contiguous(memory_format=torch.channels_last))
         logits = self.clip(features.view(len(clips), -1))
