@@ -72,13 +72,16 @@ class Reader(nn.Module):
         """The scene that uint8 frames [T, H, W, 3] of any length and size show, without the jitter that captions do
         not mention. Always some scene: whether the clip is of this world at all is for `resembles` to say."""
         logits = self(prepare(frames)[None])
-        answers = {key: QUESTIONS[key][int(values[0].argmax())] for key, values in logits.items()}
-        objects = (
-            Object(place=place, **{field: answers[place, field] for field in OF_OBJECT})
-            for place in PLACES
-            if answers[place, "shape"] != NONE
-        )
-        return Scene(tuple(objects), **{field: answers["scene", field] for field in OF_SCENE})
+
+        def answer(about: str, field: str) -> str:
+            return QUESTIONS[about, field][int(logits[about, field][0].argmax())]
+
+        def standing(place: str) -> Object:
+            shape, colour, size, motion = (answer(place, field) for field in OF_OBJECT)
+            return Object(shape, colour, size, place, motion)
+
+        objects = tuple(standing(place) for place in PLACES if answer(place, "shape") != NONE)
+        return Scene(objects, answer("scene", "floor"), answer("scene", "sky"), answer("scene", "camera"))
 
 
 def prepare(frames: np.ndarray) -> Tensor:
