@@ -155,11 +155,11 @@ class Query:
             scores[letter] = {}
             for aspect in ASPECTS:
                 value = given.get(aspect)
-                number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-                if not (number and 1 <= value <= 100):
-                    wrong.append(f"video {letter} has no {aspect} from 1 to 100")
-                else:
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if number and math.isfinite(value) and 1 <= value <= 100:
                     scores[letter][aspect] = round(value)
+                else:
+                    wrong.append(f"video {letter} has no {aspect} from 1 to 100")
         if wrong:
             raise Unusable(*wrong)
         return scores
