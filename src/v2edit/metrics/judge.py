@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -155,9 +154,8 @@ class Query:
             scores[letter] = {}
             for aspect in ASPECTS:
                 value = given.get(aspect)
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                if number and math.isfinite(value) and 1 <= value <= 100:
-                    scores[letter][aspect] = round(value)
+                if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 100:
+                    scores[letter][aspect] = round(value)  # nan and infinities are not from 1 to 100 either
                 else:
                     wrong.append(f"video {letter} has no {aspect} from 1 to 100")
         if wrong:
