@@ -216,6 +216,14 @@ def results_in(folder: Path) -> dict[str, tuple[int, bytes]]:
     return found
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs: neither gone nor waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -227,16 +235,16 @@ def killed_and_resumed(model: str, tmp_path_factory: pytest.TempPathFactory) -> 
     script.write_text(DRIVER)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     process = subprocess.Popen([sys.executable, script, model, folder], env=os.environ | {"PYTHONPATH": path})
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("results/*/*.npz"))) < 3 and time.monotonic() < deadline:
+    while len(list(folder.glob("results/*/*.npz"))) < 3:
         assert process.poll() is None
         time.sleep(0.01)
     workers = children_of(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while any(Path(f"/proc/{pid}/exe").exists() for pid in workers) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300  # of a busy machine; they go at once
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.01)
-    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in workers), "a worker outlives its parent"
     before = results_in(folder)
     report = benchmark(**WHAT, count=4, processes=1, model=model, out=folder, read=read, sheets=True)
     return folder, before, report

@@ -114,6 +114,7 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
         ({"pnc": False}, 7.0, [130]),
         ({"inc": False}, 7.0, [150]),
         ({}, 1.0, [65]),
+        ({"source_guidance": 4.0}, 1.0, [105]),
     ],
 )
 def test_the_cost_is_what_the_editor_counts(changes, guidance, expected) -> None:

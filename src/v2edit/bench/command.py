@@ -127,8 +127,9 @@ def benchmark(
         table = report.Table(rows)
         title = f"V2Edit benchmark: {suite}"
         facts = (
-            f"{seeds} seeds; model {model} ({workers.model_identity[:16]});"
-            f" every method at {steps} steps; {where}; {datetime.now(UTC):%Y-%m-%d}, v2edit {version('v2edit')}"
+            f"{seeds} seeds; model {model} ({workers.model_identity[:16]}); {steps} steps where nothing else is said;"
+            f" {''.join(f'{one}; ' for one in settings)}{where}; {datetime.now(UTC):%Y-%m-%d},"
+            f" v2edit {version('v2edit')}"
         )
         notes = _notes(compared, sum(one.other_code for one in scored))
         line = f"    {shlex.join(without_secrets(command))}\n\n" if command else ""

@@ -47,8 +47,8 @@ score: harmonic mean of success and SSIM outside. success: share of the attribut
 as in the target; kept: share of the others which are read as in the source. Outside: against the source where the true
 edit changes nothing; inside: against the true result where it does. PSNR in dB; flicker: mean absolute second
 difference over time of the error outside, in levels of 255. hue: share of recoloured objects of the right hue.
-seconds: of one thread, on a CPU its own. In parentheses what holds 95 % of 10,000 bootstrap means, with tasks drawn
-anew within each kind."""
+seconds: of one thread, on a CPU its own. The interval beside a mean holds 95 % of 10,000 bootstrap means, with tasks
+drawn anew within each kind."""
 
 
 @dataclass(frozen=True)
