@@ -114,7 +114,7 @@ def fit(
 def loss(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     """0.8 L1 + 0.2 (1 - SSIM) of images [H, W, 3], over the pixels of a mask [H, W] where one is given."""
     if mask is not None:
-        image = torch.where(mask[..., None], image, truth)
+        image, truth = (torch.where(mask[..., None], one, 0) for one in (image, truth))
     return (1 - STRUCTURE) * (image - truth).abs().mean() + STRUCTURE * (1 - ssim(image, truth))
 
 
