@@ -126,7 +126,7 @@ def test_ssim_is_scikit_images():
     rng = np.random.default_rng(0)
     a = rng.random((30, 40, 3)).astype(np.float32)
     b = np.clip(a + 0.2 * rng.normal(size=a.shape), 0, 1).astype(np.float32)
-    _, whole = structural_similarity(
+    _, whole, *_ = structural_similarity(
         a, b, channel_axis=2, data_range=1, gaussian_weights=True, use_sample_covariance=False, full=True
     )
     inner = ssim(torch.from_numpy(a), torch.from_numpy(b))
