@@ -26,6 +26,7 @@ from v2edit.api import edit_video, preview_edit
 from v2edit.api_scene import edit_scene
 from v2edit.bench.command import benchmark
 from v2edit.errors import UserError
+from v2edit.metrics.evaluate import evaluate
 from v2edit.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def prompts(*args: Any, **options: Any) -> None:
     print(f"plan    {what}: {each} forwards")
     if (out := options.get("out")) is not None:
         print(f"saved   {out}")
+
+
+def measured(*args: Any, **options: Any) -> None:
+    """Run `evaluate` and print its table."""
+    print(evaluate(*args, **options).markdown)
 
 
 def show_pieces(found: "Comparison") -> None:
@@ -153,6 +159,7 @@ def parse(words: Sequence[str]) -> functools.partial[None]:
     app, world = SubcommandApp(), SubcommandApp()
     app.command(name="edit")(deferred(edit_video, functools.partial(edit, words)))
     app.command(name="prompts")(deferred(preview_edit, prompts))
+    app.command(name="eval")(deferred(evaluate, measured))
     app.command(name="scene")(deferred(edit_scene, functools.partial(scene, words)))
     app.command(name="view")(deferred(view, view))
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."

@@ -1,0 +1,204 @@
+"""`v2edit eval`: finished runs measured, by CLIP, by the truth where it is known, and by a language model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from v2edit.backbones.registry import BUILT_IN
+from v2edit.errors import UserError
+from v2edit.metrics.judge import JudgeConfig
+from v2edit.runs import MANIFEST, describe_input
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from v2edit.world.edits import Edit
+
+log = logging.getLogger(__name__)
+USUAL_CLIP = "openai/clip-vit-base-patch32"
+ANSWERS = Path("runs/judge")  # what a judge said stays there, to be asked once only
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder read again: uint8 frames [T, H, W, 3] of both videos, and what was asked for."""
+
+    folder: Path
+    source_file: Path
+    checksum: str
+    source: np.ndarray
+    edited: np.ndarray
+    source_prompt: str
+    target_prompt: str
+    instruction: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A row of figures for each run, in the order given; what cannot be said of a run is nan."""
+
+    rows: dict[str, dict[str, float]]
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(name for figures in self.rows.values() for name in figures))
+
+    @property
+    def markdown(self) -> str:
+        lines = [f"| run | {' | '.join(self.columns)} |", "| --- |" + " ---: |" * len(self.columns)]
+        for name, figures in self.rows.items():
+            values = (figures.get(column, math.nan) for column in self.columns)
+            lines.append(f"| {name} | {' | '.join('' if math.isnan(x) else f'{x:.3f}' for x in values)} |")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """A CSV file of the rows, the run in the first column."""
+        with path.open("x", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, ["run", *self.columns])
+            table.writeheader()
+            table.writerows({"run": name, **figures} for name, figures in self.rows.items())
+
+
+def evaluate(
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN")],
+    *,
+    clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None,
+    judging: OmitArgPrefixes[JudgeConfig] = JudgeConfig(),  # noqa: B008 (frozen)
+    device: Annotated[str, arg(metavar="DEVICE")] = "cpu",
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+) -> Evaluation:
+    """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score.
+
+    The truth is known of clips that v2edit world sample made. Runs of one video and one instruction are shown to the
+    language model side by side.
+
+    Args:
+        runs: Run folders of v2edit edit.
+        clip: A CLIP by Hugging Face id or folder (default: the built-in world's for the built-in model, else
+            openai/clip-vit-base-patch32).
+        judging: A language model that scores.
+        device: Where CLIP runs.
+        out: A CSV file to write the figures to, besides.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    if not runs:
+        raise UserError("which runs? Give the folders that v2edit edit made")
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists; choose another -o or remove it")
+    names = [_name(folder, runs) for folder in runs]
+    read = [read_run(folder) for folder in runs]
+    rows: dict[str, dict[str, float]] = {}
+    for name, run in zip(names, read, strict=True):
+        rows[name] = similarities(run, clip, device) | against_truth(run)
+    if judging.model is not None:
+        for name, figures in judged(dict(zip(names, read, strict=True)), judging).items():
+            rows[name] |= figures
+    found = Evaluation(rows)
+    if out is not None:
+        found.write(out)
+    return found
+
+
+def read_run(folder: Path) -> Run:
+    """Raises `UserError` where it is no finished run, or its source is gone or another."""
+    from v2edit import video
+
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        source, prompts = Path(facts["input"]["path"]), facts["prompts"]
+        known = facts["input"]["sha256"], prompts["source"], prompts["target"], facts["model"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no finished run of v2edit edit: no {MANIFEST} that can be read") from error
+    if not source.exists():
+        raise UserError(f"the source of {folder} is gone: {source}")
+    if describe_input(source)["sha256"] != known[0]:
+        raise UserError(f"the source of {folder} has changed since: {source}")
+    checksum, source_prompt, target_prompt, model = known
+    before, after = video.read(source).frames, video.read(folder / "edited.mp4").frames
+    return Run(
+        folder, source, checksum, before, after, source_prompt, target_prompt,
+        facts.get("instruction") or target_prompt, model,
+    )  # fmt: skip
+
+
+def similarities(run: Run, clip: str | None, device: str) -> dict[str, float]:
+    """CTIDS and CDC of a run (V2Edit Sec. 4.1)."""
+    from v2edit.metrics.clip import BUILT_IN as WORLD
+    from v2edit.metrics.clip import Clip, cdc, ctids
+
+    judge = Clip.load(clip or (WORLD if run.model == BUILT_IN else USUAL_CLIP), device)
+    return {
+        "ctids": ctids(judge, run.source, run.edited, run.source_prompt, run.target_prompt),
+        "cdc": cdc(judge, run.source, run.edited) if len(run.source) > 1 else math.nan,
+    }
+
+
+def against_truth(run: Run) -> dict[str, float]:
+    """The figures of `metrics.truth.measure` for the clip of a world sample and its own edit, else none."""
+    edit = sampled_edit(run)
+    if edit is None:
+        return {}
+    from v2edit.metrics.truth import measure
+    from v2edit.world.edits import truth
+    from v2edit.world.reader import Reader
+
+    clips = truth(edit, *run.edited.shape[:3])
+    return asdict(measure(edit, clips, run.edited, Reader.load().read))
+
+
+def sampled_edit(run: Run) -> Edit | None:
+    """The edit of the built-in world that a run took, by what `v2edit world sample` wrote beside its source."""
+    from v2edit.world.edits import sample_edit
+
+    try:
+        facts: dict[str, Any] = json.loads(run.source_file.with_suffix(".json").read_text(encoding="utf-8"))
+        seed, kind, prompts = facts["seed"], facts["kind"], (facts["source_prompt"], facts["target_prompt"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if prompts != (run.source_prompt, run.target_prompt):
+        return None
+    tried = (sample_edit(Random(seed), one) for one in (None, kind))  # as it was sampled: of any kind, or of this one
+    return next((one for one in tried if (one.source_prompt, one.target_prompt) == prompts), None)
+
+
+def judged(runs: dict[str, Run], config: JudgeConfig) -> dict[str, dict[str, float]]:
+    """The LVLM score of each run and its spread, those of one video and one instruction side by side."""
+    from v2edit.metrics.judge import estimate, judge, queries_of
+    from v2edit.prompts.lvlm import opened
+
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, run in runs.items():
+        groups.setdefault((run.checksum, run.instruction), []).append(name)
+    asked = {
+        group: queries_of({n: runs[n].edited for n in group}, runs[group[0]].source, key[1], config, ANSWERS)
+        for key, members in groups.items()
+        if (group := tuple(members))
+    }
+    for queries in asked.values():
+        log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate(queries))
+    rows: dict[str, dict[str, float]] = {}
+    with opened(config.asked, "auto") as chat:
+        for queries in asked.values():
+            for name, scores in judge(queries, chat).items():
+                rows[name] = {aspect: score.mean for aspect, score in scores.items()}
+                rows[name]["± overall"] = scores["overall"].spread
+    return rows
+
+
+def _name(folder: Path, runs: Sequence[Path]) -> str:
+    """What a run is called in the table: its folder's name, or all of its path where two share it."""
+    name = folder.resolve().name
+    return name if [one.resolve().name for one in runs].count(name) == 1 else str(folder)

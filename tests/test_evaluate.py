@@ -1,0 +1,102 @@
+"""`v2edit eval` on real run folders: the truth scores best, nothing done scores nothing, a judge compares."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import served
+from test_judge import fair
+
+from v2edit import video
+from v2edit.errors import UserError
+from v2edit.metrics.evaluate import Evaluation, evaluate
+from v2edit.metrics.judge import ASPECTS, JudgeConfig
+from v2edit.runs import RunWriter, describe_input
+from v2edit.world.sample import write_sample
+
+SEED = 1_600_000_003
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval") / "world"
+    folder.mkdir()
+    write_sample(SEED, folder, "recolour")
+    return folder
+
+
+def run_of(sample: Path, out: Path, frames: np.ndarray, **changes: object) -> Path:
+    """A run folder as `v2edit edit` leaves it, whose edit is these frames."""
+    facts = json.loads((sample / "clip.json").read_text())
+    prompts = {"source": facts["source_prompt"], "target": facts["target_prompt"]}
+    manifest = {
+        "input": describe_input(sample / "clip.mp4"),
+        "instruction": facts["instruction"],
+        "prompts": prompts,
+        "model": {"name": "primitives"},
+    }
+    with RunWriter(out) as run:
+        video.write(frames, run.folder / "edited.mp4", fps=8)
+        run.write_manifest(manifest | changes)
+    return out
+
+
+def test_the_truth_is_a_perfect_edit_and_the_source_none(sample: Path, tmp_path: Path):
+    clips = {name: video.read(sample / f"{name}.mp4").frames for name in ("truth", "clip")}
+    folders = [run_of(sample, tmp_path / name, frames) for name, frames in clips.items()]
+    found = evaluate(tuple(folders), out=tmp_path / "figures.csv")
+    truth, nothing = found.rows["truth"], found.rows["clip"]
+    assert truth["success"] == 1 and truth["kept"] == 1 and truth["hue"] == 1
+    assert nothing["success"] == 0 and nothing["kept"] == 1
+    assert truth["psnr_inside"] > nothing["psnr_inside"] + 10
+    assert 0.2 < truth["cdc"] < nothing["cdc"]
+    assert truth["ctids"] > 0.1 and abs(nothing["ctids"]) < truth["ctids"]
+    lines = (tmp_path / "figures.csv").read_text().splitlines()
+    assert lines[0].startswith("run,ctids,cdc,") and [line.split(",")[0] for line in lines[1:]] == ["truth", "clip"]
+    assert found.markdown.count("\n") == 3
+
+
+def test_other_prompts_than_the_samples_have_no_truth(sample: Path, tmp_path: Path):
+    other = {"prompts": {"source": "a red ball", "target": "a blue ball"}}
+    folder = run_of(sample, tmp_path / "other", video.read(sample / "clip.mp4").frames, **other)
+    assert set(evaluate((folder,)).rows["other"]) == {"ctids", "cdc"}
+
+
+def test_a_judge_sees_runs_of_one_video_side_by_side(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    like = video.read(sample / "clip.mp4").frames
+    folders = tuple(run_of(sample, tmp_path / name, np.full_like(like, shade)) for name, shade in SHADES.items())
+    with served(fair, endless=True) as server:
+        asked = JudgeConfig(model="m", url=server.url, queries=3, frames=2)
+        first = evaluate(folders, judging=asked)
+        again = evaluate(folders, judging=asked)
+        assert len(server.asked) == 3, "what was answered is not asked again"
+    assert {aspect for aspect in ASPECTS} <= set(first.columns)
+    assert first.rows["bright"]["overall"] > first.rows["dim"]["overall"] and first.rows == again.rows
+    assert "3 queries to ask" in caplog.text and "answered already" in caplog.text
+
+
+SHADES = {"bright": 200, "dim": 60}
+
+
+def test_what_is_wrong_is_said_in_one_line(sample: Path, tmp_path: Path):
+    frames = video.read(sample / "clip.mp4").frames
+    with pytest.raises(UserError, match="is no finished run"):
+        evaluate((sample,))
+    gone = run_of(sample, tmp_path / "gone", frames, input={"path": str(tmp_path / "no.mp4"), "sha256": "0"})
+    with pytest.raises(UserError, match="is gone"):
+        evaluate((gone,))
+    changed = run_of(sample, tmp_path / "changed", frames, input={"path": str(sample / "clip.mp4"), "sha256": "0"})
+    with pytest.raises(UserError, match="has changed since"):
+        evaluate((changed,))
+    with pytest.raises(UserError, match="which runs"):
+        evaluate(())
+
+
+def test_a_table_leaves_empty_what_cannot_be_said():
+    found = Evaluation({"a": {"ctids": 0.25, "cdc": math.nan}, "b": {"ctids": 0.5, "success": 1.0}})
+    assert found.markdown.splitlines()[2:] == ["| a | 0.250 |  |  |", "| b | 0.500 |  | 1.000 |"]
