@@ -101,7 +101,7 @@ def test_which_path_is_meant(tmp_path):
     from v2edit.scenes.paths import write_path
 
     saved = CameraPath(replace(ring(7, 1.0, 100, 200)), False)
-    write_path(tmp_path / "camera_paths" / "one.json", saved, 8)
+    write_path(tmp_path / "camera_paths" / "one.json", saved, 8, dataset.applied)
     found = find_path("auto", scene, 99, 64)
     np.testing.assert_allclose(found.cameras.camera_to_world, saved.cameras.camera_to_world, atol=1e-6)
     assert (found.cameras.height, found.cameras.width) == (32, 64)

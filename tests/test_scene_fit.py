@@ -120,10 +120,10 @@ def test_spacing_is_the_distance_to_neighbours():
     assert spacing(torch.zeros(1, 3)).isfinite().all() and (spacing(torch.zeros(9, 3)) > 0).all()
 
 
-def test_ssim_is_scikit_images():
-    from skimage.metrics import structural_similarity  # pyright: ignore
-
+def test_ssim_is_the_papers_formula():
+    """Wang et al. 2004, Eq. 13, window by window, zeros beyond the edge."""
     rng = np.random.default_rng(0)
+<<<<<<< HEAD
     a = rng.random((30, 40, 3)).astype(np.float32)
     b = np.clip(a + 0.2 * rng.normal(size=a.shape), 0, 1).astype(np.float32)
     _, whole, *_ = structural_similarity(
@@ -132,6 +132,23 @@ def test_ssim_is_scikit_images():
     inner = ssim(torch.from_numpy(a), torch.from_numpy(b))
     assert abs(float(inner) - whole.mean()) < 0.02  # they differ at the edge only
     assert float(ssim(torch.from_numpy(a), torch.from_numpy(a))) == pytest.approx(1)
+=======
+    a = rng.random((14, 17, 3))
+    b = np.clip(a + 0.2 * rng.normal(size=a.shape), 0, 1)
+    line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    weight = np.outer(line, line)[..., None] / line.sum() ** 2
+    padded = [np.pad(one, ((5, 5), (5, 5), (0, 0))) for one in (a, b)]
+    values = []
+    for y, x in np.ndindex(14, 17):
+        p, q = (one[y : y + 11, x : x + 11] for one in padded)
+        mean_p, mean_q = ((weight * one).sum((0, 1)) for one in (p, q))
+        pp, qq, pq = ((weight * one).sum((0, 1)) for one in (p * p, q * q, p * q))
+        top = (2 * mean_p * mean_q + 0.01**2) * (2 * (pq - mean_p * mean_q) + 0.03**2)
+        spread = pp - mean_p**2 + qq - mean_q**2
+        values.append(top / ((mean_p**2 + mean_q**2 + 0.01**2) * (spread + 0.03**2)))
+    ours = ssim(torch.from_numpy(a).float(), torch.from_numpy(b).float())
+    assert float(ours) == pytest.approx(float(np.mean(values)), abs=1e-4)
+>>>>>>> scenes
 
 
 def test_the_loss_of_equal_images_is_nothing_and_psnr_is_the_textbooks():
@@ -192,3 +209,9 @@ def test_fidelity_is_split_by_what_changes():
     assert perfect.inside == perfect.outside == 60
     assert nothing.outside == 60 and nothing.inside == pytest.approx(20 * np.log10(255 / 200))
     assert compare(before, before, before).inside is None
+
+
+def test_a_scene_is_solid(task, scene):
+    """Viewers have backgrounds of their own: a dark scene must not be a hole in front of a black one."""
+    alphas = render(scene, task.dataset.cameras).alphas
+    assert alphas.mean() > 0.98

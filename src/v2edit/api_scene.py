@@ -195,7 +195,7 @@ def write_results(
 
     write_splat(folder / SPLAT, before)
     write_splat(folder / EDITED, done.gaussians)
-    write_path(folder / "camera_path.json", path, FPS)
+    write_path(folder / "camera_path.json", path, FPS, None if dataset is None else dataset.applied)
     source, edited = film(before, path.cameras), film(done.gaussians, path.cameras)
     videos.write(source, folder / "before.mp4", fps=FPS)
     videos.write(edited, folder / "after.mp4", fps=FPS)

@@ -97,7 +97,7 @@ def outline(checkpoint: Checkpoint) -> Outline:
             folder = snapshot_download(
                 folder, revision=checkpoint.commit, allow_patterns=OUTLINE, local_files_only=checkpoint.cached
             )
-        with _quiet():
+        with quiet():
             return outline_of(Path(folder))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"cannot read how {checkpoint.name} reads prompts: {_first_line(error)}") from error
@@ -139,7 +139,7 @@ def load(
     if dtype == "auto":
         dtype = "bfloat16" if target.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
     try:
-        with _quiet():
+        with quiet():
             pipeline = CogVideoXPipeline.from_pretrained(
                 checkpoint.source,
                 dtype=getattr(torch, dtype),
@@ -229,7 +229,7 @@ def _fetched_index(model: str, revision: str | None) -> tuple[Path, bool]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the libraries' remarks, and without their bars for parts being read, which are many and short.
     Downloads keep theirs. Everything is as it was afterwards."""
     from diffusers.utils import logging as of_diffusers

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
+from v2edit.backbones.registry import quiet
 from v2edit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,9 @@ class Clip:
         where = WEIGHTS if str(name) == BUILT_IN else name
         try:
             # Weights that are pickles could run code, and every CLIP worth the name has safetensors.
-            model = AutoModel.from_pretrained(where, revision=revision, use_safetensors=True)
-            processor = AutoProcessor.from_pretrained(where, revision=revision)
+            with quiet():
+                model = AutoModel.from_pretrained(where, revision=revision, use_safetensors=True)
+                processor = AutoProcessor.from_pretrained(where, revision=revision)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()
             raise UserError(f"no CLIP called {name}: {reason[0] if reason else type(error).__name__}") from error

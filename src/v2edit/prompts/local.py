@@ -23,7 +23,7 @@ class InProcess:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        with _one_line_errors(f"cannot load the language model {model}"), _quiet():
+        with _one_line_errors(f"cannot load the language model {model}"), quiet():
             self._processor: Any = AutoProcessor.from_pretrained(model)
             if not getattr(self._processor, "chat_template", None) or not hasattr(self._processor, "image_processor"):
                 raise UserError(
@@ -35,7 +35,7 @@ class InProcess:
             self._model.to(device).eval().requires_grad_(False)
 
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
-        with _one_line_errors(f"the language model {self.name} failed"), _quiet():
+        with _one_line_errors(f"the language model {self.name} failed"), quiet():
             inputs = self._processor.apply_chat_template(
                 [_as_template(message) for message in messages],
                 add_generation_prompt=True,
@@ -83,7 +83,7 @@ def _one_line_errors(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' remarks and bars for parts being read."""
     from transformers.utils import logging
 

@@ -92,7 +92,9 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rates[group["name"]] * decay
             gaussians = Gaussians(**leaves)
-            image = render(gaussians, cameras[[k]]).colours[0]
+            # Before another colour each time: what is dark must be dark, and not a hole before a dark background.
+            red, green, blue = torch.rand(3, generator=generator).tolist()
+            image = render(gaussians, cameras[[k]], background=(red, green, blue)).colours[0]
             mask = None if masks is None else masks[k]
             cost = loss(image, images[k], mask)
             cost = cost + OPACITY_COST * gaussians.logit_opacities.sigmoid().mean()

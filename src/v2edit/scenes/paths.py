@@ -121,8 +121,9 @@ def read_path(path: Path, views: np.ndarray | None, applied: np.ndarray | None =
     return CameraPath(cameras, facts.get("is_cycle") is True or _closed(cameras))
 
 
-def write_path(path: Path, found: CameraPath, fps: float) -> Path:
-    """Writes a path as nerfstudio's viewer would, with the note beside it that its coordinates are the dataset's."""
+def write_path(path: Path, found: CameraPath, fps: float, applied: np.ndarray | None = None) -> Path:
+    """Writes a path as nerfstudio's viewer would, with the note beside it that its coordinates are those of the
+    dataset, whose `applied_transform` is `applied`."""
     cameras = found.cameras
     fovs = np.degrees(2 * np.arctan(0.5 * cameras.height / cameras.intrinsics[:, 1, 1]))
     facts = {
@@ -138,8 +139,8 @@ def write_path(path: Path, found: CameraPath, fps: float) -> Path:
         ],
     }
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    same = {"transform": np.eye(4)[:3].tolist(), "scale": 1.0}
-    (path.parent / FRAME).write_text(json.dumps(same) + "\n", encoding="utf-8")
+    note = {"transform": (np.eye(4) if applied is None else applied)[:3].tolist(), "scale": 1.0}
+    (path.parent / FRAME).write_text(json.dumps(note) + "\n", encoding="utf-8")
     return path
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.scenes.cameras import FLIP
+from v2edit.scenes.cameras import focus_of, up_of
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
 from v2edit.scenes.paths import read_path
 from v2edit.scenes.rasterise.projection import rotations
@@ -41,7 +42,6 @@ def start(run: Path, port: int) -> ViserServer:
     """
     try:
         import viser
-        import viser.transforms as vtf
     except ModuleNotFoundError as missing:
         raise UserError(f"the viewer needs {missing.name}: pip install 'v2edit[scenes]'") from missing
     files = {name: run / file for name, file in NAMES.items() if (run / file).is_file()}
@@ -63,18 +63,19 @@ def start(run: Path, port: int) -> ViserServer:
     only(shown)
     if run.is_dir() and (run / PATH).is_file():
         cameras = read_path(run / PATH, None).cameras
-        fovs = 2 * torch.atan(0.5 * cameras.height / torch.from_numpy(cameras.intrinsics[:, 1, 1]))
-        server.scene.set_up_direction(tuple(cameras.camera_to_world[:, :3, 1].mean(0)))
+        middle = focus_of(cameras)
+        server.scene.set_up_direction(tuple(up_of(cameras)))
         stop = server.gui.add_slider("along the path", 0, len(cameras) - 1, 1, 0)
 
-        def stand(client: viser.ClientHandle, k: int) -> None:
-            pose = cameras.camera_to_world[k] @ FLIP  # viser's cameras are OpenCV's
-            client.camera.wxyz = vtf.SO3.from_matrix(pose[:3, :3]).wxyz
-            client.camera.position = pose[:3, 3]
-            client.camera.fov = float(fovs[k])
+        def stand(camera: viser.CameraHandle | viser.InitialCameraConfig, k: int) -> None:
+            """Where the path's camera stands; its lens points at what is as far away as the scene's middle."""
+            ahead = cameras.directions[k]
+            camera.position = cameras.centres[k]
+            camera.look_at = cameras.centres[k] + ahead * np.linalg.norm(middle - cameras.centres[k])
+            camera.fov = 2 * math.atan(0.5 * cameras.height / cameras.intrinsics[k, 1, 1])
 
-        server.on_client_connect(lambda client: stand(client, 0))
-        stop.on_update(lambda event: event.client and stand(event.client, stop.value))
+        stand(server.initial_camera, 0)
+        stop.on_update(lambda event: event.client and stand(event.client.camera, stop.value))
     return server
 
 
