@@ -82,6 +82,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edited(tmp_path: Path, model: Path, frames: int, prompts: tuple[str, str] = ("a ball", "a cube")) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "clip.mp4"
     video.write(np.zeros((frames, 32, 32, 3), np.uint8), path, fps=8)
     source, target = prompts
@@ -103,10 +104,13 @@ def test_the_manifest_says_what_was_used_and_not_what_was_asked(tmp_path, model,
     assert caplog.messages == []
 
 
-def test_a_clip_longer_than_the_model_was_trained_on_is_noted(tmp_path, model, caplog):
-    edited(tmp_path, model, 10)
+def test_a_clip_longer_than_the_model_was_trained_on_is_noted_where_no_window_helps(tmp_path, model, caplog):
+    edited(tmp_path / "relative", model, 10)
+    assert caplog.messages == []
+    pipeline_of("2b").save_pretrained(tmp_path / "absolute")
+    edited(tmp_path, tmp_path / "absolute", 10)
     (note,) = caplog.messages
-    assert note.startswith("10 frames, and the model was trained on 9: ")
+    assert note.startswith("10 frames, and the model, whose positions are absolute, was trained on 9: ")
 
 
 @pytest.mark.parametrize(
@@ -123,9 +127,8 @@ def test_the_built_in_model_has_one_note_at_most(tmp_path, model, monkeypatch, c
     monkeypatch.setattr("v2edit.backbones.registry.BUILT_IN_FOLDER", model)
     monkeypatch.setattr("v2edit.backbones.cogvideox.log.disabled", True)  # the tiny tokenizer cuts these prompts
     edited(tmp_path, "primitives", frames, prompts)
-    assert len(caplog.messages) == (foreign or frames > 9)
+    assert len(caplog.messages) == foreign
     assert ("knows only its own world" in caplog.text) is foreign
-    assert ("trained on 9" in caplog.text) is (frames > 9)
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,9 @@ def test_version_and_help(tmp_path: Path) -> None:
 # What the user types, and what the one line must say.
 MISTAKES = {
     "no such video": (["nowhere.mp4", "make the ball red"], "no such file: nowhere.mp4"),
-    "no source prompt": (["broken.mp4", "make the ball red"], "--source-prompt"),
+    "no source prompt": (["broken.mp4", "make the ball red", "--model", "some/model"], "--source-prompt"),
     "no change": (["broken.mp4", "--source-prompt", "a ball"], "--target-prompt"),
-    "an instruction alone": (["broken.mp4", "make it a cat"], "--target-prompt"),
+    "an instruction alone": (["broken.mp4", "make it a cat", "--model", "some/model"], "--target-prompt"),
     "an empty source prompt": (["broken.mp4", "make it a cat", "--source-prompt", ""], "the source prompt is empty"),
     "a folder without images": ([".", "--source-prompt", "a", "--target-prompt", "b"], "folder without images"),
     "not of the world": (

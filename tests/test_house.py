@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit"
 FLOORS = [
     {"__init__", "__main__"},
     {"cli", "web"},
+    {"api_scene"},
     {"api"},
     {"bench"},
     {"scenes"},

@@ -65,7 +65,7 @@ class FrameByFrame:
 
     def at(self, x: torch.Tensor, place: int) -> torch.Tensor:
         """A frame's tokens, rotated for a place of 0 to 3 frames - 1."""
-        return apply_rotary_emb(x, tuple(part[place] for part in self.table))
+        return apply_rotary_emb(x, (self.table[0][place], self.table[1][place]))  # pyright: ignore
 
     def among_frames(self, x: torch.Tensor, place: int) -> torch.Tensor:
         """For a place of -frames to 2 frames - 1: among themselves, all may be rotated on."""
@@ -98,6 +98,7 @@ class FrameByFrame:
             logits = torch.cat([of_text, self.among_frames(q_of[frame], frame) @ keys.mT], 3) / q.shape[3] ** 0.5
             maps = logits.softmax(-1)
             for row, sources in enumerate(self.replacement.sources if self.replacement else ()):
+                assert self.replacement is not None
                 shared = self.replacement.shared
                 maps[row] = sum(
                     w * torch.cat([logits[s, :, :, :shared], logits[row, :, :, shared:]], -1).softmax(-1)
@@ -166,7 +167,7 @@ def test_windows_begin_where_the_training_ended(variant):
 
 def test_absolute_positions_cannot_loop():
     backbone = CogVideoX(pipeline_of("2b"), name="some/model")
-    with pytest.raises(UserError, match="--loop: some/model .* absolute positions") as told:
+    with pytest.raises(UserError, match=r"--loop: some/model .* absolute positions") as told:
         Editor(backbone).edit(frames_of(0), PAIR, EditConfig(loop=True))
     assert "\n" not in str(told.value)
 
@@ -235,7 +236,8 @@ def test_a_long_clip_is_coded_a_few_frames_at_a_time(tiny):
             z = tiny.encode(frames_of(1, count))
         with Watch() as decoding:
             tiny.decode(z)
-        return tuple(max(n for dtype, n in w.made if dtype.is_floating_point) for w in (encoding, decoding))
+        encoded, decoded = (max(n for dtype, n in w.made if dtype.is_floating_point) for w in (encoding, decoding))
+        return encoded, decoded
 
     assert largest(65) == largest(17)
 

@@ -300,6 +300,13 @@ def test_keys_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "set OPENAI_API_KEY" in refused("https://api.openai.com/v1")  # said before anything is sent
 
 
+def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", f"socks9://me:{KEY}@127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", f"socks9://me:{KEY}@127.0.0.1:9")
+    told = refused("http://127.0.0.1:9/v1")
+    assert "proxies in the environment" in told
+
+
 @pytest.mark.parametrize("url", ["localhost:11434/v1", "ftp://host/v1", "http://", "http://u:hunter2secret@host:x/v1"])
 def test_addresses_that_are_none(url: str) -> None:
     told = refused(url)

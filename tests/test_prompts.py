@@ -16,6 +16,7 @@ from transformers import T5Tokenizer
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair, align, align_three, read_prompts, write_prompts
 from v2edit.prompts.align import common_subsequence
+from v2edit.prompts.chat import Picture
 from v2edit.prompts.lvlm import LEAST_SHARED, faults
 from v2edit.prompts.style import STYLES, Style, read_style, words
 from v2edit.prompts.tokens import Tokenizer
@@ -128,6 +129,9 @@ def test_a_file_of_prompts_comes_back(source: str, target: str, between: list[st
         path, prompts = Path(folder) / "prompts.json", PromptPair(source, target, tuple(between))
         write_prompts(path, prompts, instruction)
         assert read_prompts(path) == (prompts, instruction)
+        marked = path.with_name("marked.json")
+        marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
+        assert read_prompts(marked) == (prompts, instruction)
         before = path.read_bytes()
         with pytest.raises(UserError, match="exists; choose another -o"):
             write_prompts(path, PromptPair("a", "b"), None)
@@ -207,7 +211,8 @@ def test_a_style_of_the_users_own_with_pictures(tmp_path: Path) -> None:
     Image.new("RGBA", (1500, 900)).save(mine / "1.png")
     style = read_style(str(mine))
     said, picture = style.conversation([], "x")[1].parts[-2:]
-    assert "lighthouse" in said and picture.url.startswith("data:image/jpeg")
+    assert isinstance(said, str) and "lighthouse" in said
+    assert isinstance(picture, Picture) and picture.url.startswith("data:image/jpeg")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_mirrored_and_reversed_labels_are_those_of_the_mirrored_and_reversed_sce
     """The training's augmentation: what is left goes right, twice mirrored is as before, backwards leaves places."""
     monkeypatch.syspath_prepend(str(RECIPE))
     monkeypatch.delitem(sys.modules, "reader", raising=False)
-    from reader import FLIPPED, TURNED, changed
+    from reader import FLIPPED, TURNED, changed  # pyright: ignore[reportMissingImports]
 
     for k in range(40):
         scene = sample_scene(Random(k))

@@ -116,7 +116,11 @@ def main() -> None:
     shards = load_shards(OUT / "clips")
     count = len(shards) * len(shards[0])
     again = reconstructions(options.reconstructed)
-    labels = torch.tensor([labels_of(sample_scene(Random(seed))) for seed in range(count)])
+    scenes = [sample_scene(Random(seed)) for seed in range(count)]
+    labels = torch.tensor([labels_of(scene) for scene in scenes])
+    # Around one object in the middle only the floor shows whether the camera turns: all that is ever misread.
+    hard = [k for k, scene in enumerate(scenes) if [one.place for one in scene.objects] == ["middle"]]
+    pool = np.concatenate([np.arange(count), *[hard] * 4])
     reader = Reader().train()
     stepper = torch.optim.AdamW(reader.parameters(), lr=options.lr, weight_decay=0.02)
     clock, step, saved_at = Clock(options.minutes, fall=0.8), 0, 0.0
@@ -129,7 +133,7 @@ def main() -> None:
     running = 0.0
     rng = np.random.default_rng(step)
     torch.manual_seed(step)
-    for indices in batches(rng, count, options.batch):
+    for indices in batches(rng, pool, options.batch):
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
             save_state(path, model=reader.state_dict(), optimizer=stepper.state_dict(), minutes=saved_at, step=step)

@@ -142,9 +142,9 @@ def psnr(error: Tensor) -> float:
     return 10 * math.log10(4.0 / max(float(error), 1e-12))
 
 
-def batches(rng: np.random.Generator, count: int, size: int) -> Iterator[np.ndarray]:
-    """Endless batches of indices, each clip once an epoch."""
+def batches(rng: np.random.Generator, pool: int | np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Endless batches of indices, out of a pool of them or below a number, each as often as it is there in an epoch."""
     while True:
-        order = rng.permutation(count)
-        for start in range(0, count - size + 1, size):
+        order = rng.permutation(pool)
+        for start in range(0, len(order) - size + 1, size):
             yield order[start : start + size]

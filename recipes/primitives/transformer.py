@@ -281,7 +281,9 @@ def main() -> None:
         clock.before, step, seen = state["minutes"], state["step"], state["seen"]
     looked, saved_at, running, wrong = clock.elapsed, clock.elapsed, 1.0, 1.0
     torch.manual_seed(step)
-    clips, stills = batches(rng, count, options.batch), batches(rng, count, 2 * options.batch)
+    # Which of two objects a word is about is learned last; clips of two count three times.
+    pool = np.array([k for k, scene in enumerate(scenes) for _ in range(3 if len(scene.objects) == 2 else 1)])
+    clips, stills = (batches(rng, pool, size) for size in (options.batch, 2 * options.batch))
     while True:
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed

@@ -19,10 +19,11 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from v2edit.api import edit_video, preview_edit
+from v2edit.api_scene import edit_scene
 from v2edit.bench.command import benchmark
 from v2edit.errors import UserError
 from v2edit.runs import RunWriter
@@ -30,6 +31,7 @@ from v2edit.runs import RunWriter
 if TYPE_CHECKING:
     from v2edit.editing.editor import Progress
     from v2edit.prompts.view import Comparison
+    from v2edit.scenes.edit import Stage
 
 
 def edit(words: Sequence[str], /, *args: Any, **options: Any) -> None:
@@ -71,26 +73,56 @@ def show_pieces(found: "Comparison") -> None:
     console.print(Text.assemble(*((text, styles[kind]) for kind, text in found.pieces)))
 
 
+def scene(words: Sequence[str], /, *args: Any, **options: Any) -> None:
+    """Run `edit_scene`, showing how far it is."""
+    with stage_display() as show:
+        run = edit_scene(*args, **options | {"on_stage": show, "command": ["v2edit", *words]})
+    print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}")
+    for path in sorted(run.folder.iterdir()):
+        print(path)
+    print(f"to look around in it: v2edit view {shlex.quote(str(run.folder))}")
+
+
+def view(run: Annotated[Path, Positional, arg(metavar="RUN")], port: int = 8080) -> None:
+    """Look around in a scene before and after its edit, in a browser.
+
+    Args:
+        run: The run folder of v2edit scene, or a splat .ply.
+        port: The local port to serve on.
+    """
+    from v2edit.scenes.viewer import serve
+
+    serve(run, port)
+
+
 def sample(
     out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
     seed: int = 0,
     kind: Annotated[str | None, arg(metavar="KIND", help_behavior_hint="")] = None,
+    scene: bool = False,
 ) -> None:
-    """Make a clip of the built-in world, with its prompts, an edit to try and that edit's true result.
+    """Make a clip or a scene of the built-in world, with its prompts, an edit to try and that edit's true result.
 
     Args:
         out: The folder to make.
         seed: Which clip.
         kind: Which kind of edit: recolour, reshape, resize, insert, remove, floor or sky (default: any).
+        scene: Make posed images of a still scene instead of a clip.
     """
-    from v2edit.world.sample import write_sample
-
     with RunWriter(out) as run:
-        write_sample(seed, run.folder, kind)
+        if scene:
+            from v2edit.scenes.world import write_task
+
+            write_task(seed, run.folder, kind)
+        else:
+            from v2edit.world.sample import write_sample
+
+            write_sample(seed, run.folder, kind)
     for path in sorted(run.out.iterdir()):
         print(path)
-    instruction = json.loads((run.out / "clip.json").read_text(encoding="utf-8"))["instruction"]
-    print(f'try: v2edit edit {shlex.quote(str(out / "clip.mp4"))} "{instruction}"')
+    facts, words = ("scene.json", ["scene", out]) if scene else ("clip.json", ["edit", out / "clip.mp4"])
+    instruction = json.loads((run.out / facts).read_text(encoding="utf-8"))["instruction"]
+    print(f'try: v2edit {shlex.join(map(str, words))} "{instruction}"')
 
 
 def bench(words: Sequence[str], /, **options: Any) -> None:
@@ -121,6 +153,8 @@ def parse(words: Sequence[str]) -> functools.partial[None]:
     app, world = SubcommandApp(), SubcommandApp()
     app.command(name="edit")(deferred(edit_video, functools.partial(edit, words)))
     app.command(name="prompts")(deferred(preview_edit, prompts))
+    app.command(name="scene")(deferred(edit_scene, functools.partial(scene, words)))
+    app.command(name="view")(deferred(view, view))
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
     world.command(name="sample")(deferred(sample, sample))
     app.command(world, name="world")
@@ -241,6 +275,40 @@ def count_display() -> Iterator[Callable[[int, int, str], None]]:
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda done, total, what: bar.update(task, description=what, completed=done, total=total)
+
+
+@contextmanager
+def stage_display() -> Iterator[Callable[["Stage"], None]]:
+    """The same for an edit that has several stages, one after the other."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_stage
+        return
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Bar(*columns, console=console, transient=True) as bar:
+        tasks = {"": bar.add_task("reading and loading", total=None)}
+
+        def show(at: "Stage") -> None:
+            if at.what not in tasks:
+                bar.update(list(tasks.values())[-1], visible=False)
+                tasks[at.what] = bar.add_task(at.what)
+            bar.update(tasks[at.what], description=_stage(at), completed=at.step, total=at.steps)
+
+        yield show
+
+
+def _plain_stage(at: "Stage") -> None:
+    if at.step * 10 // at.steps > (at.step - 1) * 10 // at.steps:
+        print(f"{_stage(at)}, step {at.step}/{at.steps}", file=sys.stderr, flush=True)
+
+
+def _stage(at: "Stage") -> str:
+    return at.what if at.psnr is None else f"{at.what}, PSNR {at.psnr:.1f} dB"
 
 
 class PlainProgress:

@@ -62,16 +62,28 @@ class Editor:
         prompts: PromptPair,
         config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
         on_progress: Callable[[Progress], None] | None = None,
+        rebuild: Callable[[int, np.ndarray], np.ndarray] | None = None,
     ) -> EditResult:
         """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same.
 
         Raises `UserError` where a loop is asked of a model that cannot make one.
+
+        `rebuild` stands between a subtask (its number, its frames) and the next, which starts from the frames that it
+        returns: those of a scene, say, that was reconstructed from them.
         """
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
         own, loop, config = Size(*frames.shape[:3]), config.loop, config.for_prompts(prompts)
-        x0 = self.backbone.encode(to_size(frames, self.backbone.fit(own, loop), loop), loop=loop)
+        fitted = self.backbone.fit(own, loop)
+        x0 = self.backbone.encode(to_size(frames, fitted, loop), loop=loop)
         text = progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
-        latents = self.subtasks(x0, text, config, on_progress)
+
+        def rebuilt(subtask: int, latents: Tensor) -> Tensor:
+            if rebuild is None:
+                return latents
+            frames = rebuild(subtask, to_size(self.backbone.decode(latents, loop), own, loop))
+            return self.backbone.encode(to_size(frames, fitted, loop), loop=loop)
+
+        latents = self.subtasks(x0, text, config, on_progress, rebuilt)
         return EditResult([to_size(self.backbone.decode(one, loop), own, loop) for one in latents])
 
     def subtasks(
@@ -80,10 +92,13 @@ class Editor:
         text: AlignedText | WrittenText,
         config: EditConfig,
         on_progress: Callable[[Progress], None] | None = None,
+        rebuilt: Callable[[int, Tensor], Tensor] = lambda subtask, latents: latents,
     ) -> Iterator[Tensor]:
-        """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3)."""
+        """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3); the next subtask starts
+        from what `rebuilt` makes of them."""
         current = x0
         for subtask in range(1, config.subtasks + 1):
+            current = rebuilt(subtask - 1, current) if subtask > 1 else x0
             said = text.of_subtask(subtask, config.subtasks)
             sources = sources_of(x0, current, said.original, said.current, config.mixture, subtask)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class Clip:
         """T(.): N texts to [N, D], float32 on the CPU. What is longer than the tower takes (77 tokens for OpenAI's
         CLIPs) is cut, with a note."""
         tokenizer = self.processor.tokenizer  # pyright: ignore
-        room = getattr(self.model.config, "text_config", self.model.config).max_position_embeddings  # pyright: ignore
+        config: Any = self.model.config
+        room: int = getattr(config, "text_config", config).max_position_embeddings
         lengths = [len(tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
         if cut := [length for length in lengths if length > room]:
             log.warning("CLIP reads %d tokens of a prompt: %d of %d prompts are cut", room, len(cut), len(prompts))

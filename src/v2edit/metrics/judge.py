@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -155,11 +154,10 @@ class Query:
             scores[letter] = {}
             for aspect in ASPECTS:
                 value = given.get(aspect)
-                number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-                if not (number and 1 <= value <= 100):
-                    wrong.append(f"video {letter} has no {aspect} from 1 to 100")
+                if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 100:
+                    scores[letter][aspect] = round(value)  # nan and infinities are not from 1 to 100 either
                 else:
-                    scores[letter][aspect] = round(value)
+                    wrong.append(f"video {letter} has no {aspect} from 1 to 100")
         if wrong:
             raise Unusable(*wrong)
         return scores

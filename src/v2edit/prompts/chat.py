@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LONG_SIDE = 512  # pixels of a picture: what most such models look at, or one of their tiles
 JPEG_QUALITY = 85
 LONGEST_QUOTE = 600  # characters of an answer in an error
+STEERING, JOINERS = ("Cc", "Cf", "Cs"), "\u200c\u200d"
 AGAIN = 2  # how often a model is asked again after an answer that cannot be used
 T = TypeVar("T")
 
@@ -144,6 +145,7 @@ def _object_in(answer: Answer, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def one_line(text: str) -> str:
-    """A model's text made safe to show: single spaces, and nothing that steers a terminal."""
-    visible = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else " " for c in text)
+    """A model's text made safe to show: single spaces, and nothing that steers a terminal or turns the order of words.
+    The joiners that scripts and emoji are spelt with stay."""
+    visible = "".join(c if unicodedata.category(c) not in STEERING or c in JOINERS else " " for c in text)
     return " ".join(visible.split())

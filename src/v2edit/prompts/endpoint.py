@@ -49,18 +49,22 @@ class Endpoint:
         log_in = [part for part in (address.username, address.password) if part]
         self._secrets = [key, *log_in, *map(unquote, log_in), *(value for _, value in query)]
         self._formats = ["json_schema", "json_object", None]  # the first that the server takes is kept
-        for name in LOGGERS:
-            logging.getLogger(name).addFilter(self._hide_in_log)
 
         from openai import OpenAI
 
-        self._client = OpenAI(
-            api_key=key or "none",
-            base_url=urlunsplit(address._replace(query="", fragment="")),
-            default_query=dict(query),
-            timeout=timeout,
-            max_retries=RETRIES,
-        )
+        try:
+            self._client = OpenAI(
+                api_key=key or "none",
+                base_url=urlunsplit(address._replace(query="", fragment="")),
+                default_query=dict(query),
+                timeout=timeout,
+                max_retries=RETRIES,
+            )
+        except (ImportError, ValueError) as error:  # a proxy in the environment that the client cannot use
+            reason = one_line(self._hidden(str(error)))
+            raise UserError(f"cannot set out for {self.url}: {reason}; see the proxies in the environment") from None
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(self._hide_in_log)
 
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
         from openai import APIError, APIStatusError

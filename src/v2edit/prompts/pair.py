@@ -69,7 +69,7 @@ def read_prompts(path: Path) -> tuple[PromptPair, str | None]:
     """
     expected = 'expected {"prompts": {"source": "…", "target": "…"}}, as v2edit prompts -o and a run.json have it'
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))  # an editor may put a mark first
     except OSError as error:
         raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
     except ValueError as error:

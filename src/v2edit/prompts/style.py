@@ -95,7 +95,7 @@ def read_style(style: str | Path) -> Style:
         raise UserError(f"the prompt style {path}: {what}; the shipped ones to copy from are {shipped} in {STYLES}")
 
     try:
-        facts = tomllib.loads(path.read_text(encoding="utf-8"))
+        facts = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may put a mark first
     except OSError as error:
         refuse(f"{error.strerror}")
     except ValueError as error:  # no TOML, or no UTF-8

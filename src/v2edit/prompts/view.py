@@ -119,5 +119,9 @@ def _pieces(laid: Alignment, a: _Read, b: _Read) -> Iterator[tuple[Kind, str]]:
 
 def _joined(pieces: Iterable[tuple[Kind, str]]) -> Pieces:
     """Runs of a kind as one piece each, empty ones left out."""
-    runs = groupby((piece for piece in pieces if piece[1]), key=lambda piece: piece[0])
+
+    def kind_of(piece: tuple[Kind, str]) -> Kind:
+        return piece[0]
+
+    runs = groupby((piece for piece in pieces if piece[1]), key=kind_of)
     return tuple((kind, "".join(text for _, text in run)) for kind, run in runs)

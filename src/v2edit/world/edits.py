@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 
 from v2edit.world.captions import Wording, caption, sample_wording
-from v2edit.world.render import Rendered, render
+from v2edit.world.render import Cameras, Rendered, render
 from v2edit.world.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_object, sample_scene
 
 KINDS = ("recolour", "reshape", "resize", "insert", "remove", "floor", "sky", "reshape and recolour")
@@ -44,9 +44,11 @@ class Truth:
     changed: np.ndarray
 
 
-def truth(edit: Edit, frames: int = 9, height: int = 64, width: int = 64, samples: int = 2) -> Truth:
-    """Renders both scenes of an edit."""
-    source, target = (render(scene, frames, height, width, samples) for scene in (edit.source, edit.target))
+def truth(
+    edit: Edit, frames: int = 9, height: int = 64, width: int = 64, samples: int = 2, cameras: Cameras | None = None
+) -> Truth:
+    """Renders both scenes of an edit, seen by their own cameras unless as many others are given."""
+    source, target = (render(scene, frames, height, width, samples, cameras) for scene in (edit.source, edit.target))
     difference = np.abs(source.frames.astype(np.int16) - target.frames.astype(np.int16)).max(-1)
     return Truth(source, target, difference > CHANGED)
 

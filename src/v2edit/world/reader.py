@@ -22,7 +22,9 @@ from v2edit.world.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES
 
 WEIGHTS = Path(__file__).parents[1] / "models/reader/reader.safetensors"
 FRAMES, SIDE = 9, 64
-UNLIKE = 0.03  # mean squared error of values in -1..1: clips of this world have 0.007 at most, real videos 0.12 at least
+UNLIKE = (
+    0.03  # mean squared error of values in -1..1: clips of this world have 0.007 at most, real videos 0.12 at least
+)
 NONE = "none"  # the shape at a place where nothing stands
 OF_OBJECT = {"shape": (NONE, *SHAPES), "colour": tuple(COLOURS), "size": tuple(SIZES), "motion": MOTIONS}
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "camera": CAMERAS}
@@ -58,7 +60,7 @@ class Reader(nn.Module):
     def forward(self, clips: Tensor) -> dict[tuple[str, str], Tensor]:
         """float [B, T, 3, 64, 64] in -1..1 to the logits [B, K] of each question."""
         # The floor's soft pattern is all that tells some orbits from a still camera: its movement is a few levels.
-        change = F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 4
+        change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 16).clamp(-1, 1)
         seen = torch.cat([clips, change], dim=2).flatten(0, 1)
         features = self.frame(seen.contiguous(memory_format=torch.channels_last))
         logits = self.clip(features.view(len(clips), -1))
@@ -70,13 +72,16 @@ class Reader(nn.Module):
         """The scene that uint8 frames [T, H, W, 3] of any length and size show, without the jitter that captions do
         not mention. Always some scene: whether the clip is of this world at all is for `resembles` to say."""
         logits = self(prepare(frames)[None])
-        answers = {key: QUESTIONS[key][int(values[0].argmax())] for key, values in logits.items()}
-        objects = (
-            Object(place=place, **{field: answers[place, field] for field in OF_OBJECT})
-            for place in PLACES
-            if answers[place, "shape"] != NONE
-        )
-        return Scene(tuple(objects), **{field: answers["scene", field] for field in OF_SCENE})
+
+        def answer(about: str, field: str) -> str:
+            return QUESTIONS[about, field][int(logits[about, field][0].argmax())]
+
+        def standing(place: str) -> Object:
+            shape, colour, size, motion = (answer(place, field) for field in OF_OBJECT)
+            return Object(shape, colour, size, place, motion)
+
+        objects = tuple(standing(place) for place in PLACES if answer(place, "shape") != NONE)
+        return Scene(objects, answer("scene", "floor"), answer("scene", "sky"), answer("scene", "camera"))
 
 
 def prepare(frames: np.ndarray) -> Tensor:

@@ -6,6 +6,7 @@ Letters: T frames, P rays of a frame (supersampled pixels), R samples a pixel, N
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +45,16 @@ class Rendered:
 
 def cameras_of(scene: Scene, frames: int, height: int, width: int) -> Cameras:
     """The cameras that a clip of this scene is seen by."""
+    return cameras_at([(scene.azimuth_at(k, frames), HEIGHT) for k in range(frames)], height, width)
+
+
+def cameras_at(places: Sequence[tuple[float, float]], height: int, width: int) -> Cameras:
+    """Cameras that look at the scene's middle from (azimuth in radians, height) at the usual distance."""
     focal = 0.5 * min(height, width) / math.tan(FOV / 2)
     intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    poses = np.tile(np.eye(4), (frames, 1, 1))
-    for k in range(frames):
-        angle = scene.azimuth_at(k, frames)
-        eye = np.array([DISTANCE * math.sin(angle), -DISTANCE * math.cos(angle), HEIGHT])
+    poses = np.tile(np.eye(4), (len(places), 1, 1))
+    for k, (angle, up) in enumerate(places):
+        eye = np.array([DISTANCE * math.sin(angle), -DISTANCE * math.cos(angle), up])
         backward = eye - np.array([0.0, 0.0, TARGET_Z])
         backward /= np.linalg.norm(backward)
         right = np.cross([0.0, 0.0, 1.0], backward)
@@ -58,9 +63,18 @@ def cameras_of(scene: Scene, frames: int, height: int, width: int) -> Cameras:
     return Cameras(intrinsics, poses)
 
 
-def render(scene: Scene, frames: int = 9, height: int = 64, width: int = 64, samples: int = 2) -> Rendered:
-    """Renders a clip of `frames` frames with `samples` x `samples` rays a pixel."""
-    cameras = cameras_of(scene, frames, height, width)
+def render(
+    scene: Scene,
+    frames: int = 9,
+    height: int = 64,
+    width: int = 64,
+    samples: int = 2,
+    cameras: Cameras | None = None,
+) -> Rendered:
+    """Renders a clip of `frames` frames with `samples` x `samples` rays a pixel, seen by the scene's own cameras
+    unless as many others are given."""
+    cameras = cameras or cameras_of(scene, frames, height, width)
+    assert len(cameras.camera_to_world) == frames
     origin, rays = _rays(cameras, height, width, samples)  # [T, 1, 3], [T, P, 3]
     radiance, nearest = _background(scene, origin, rays, frames)
     owner = torch.full(nearest.shape, -1, dtype=torch.int8)

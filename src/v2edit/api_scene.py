@@ -1,0 +1,252 @@
+"""One scene edit, from posed images to run folder: what `v2edit scene` and `v2edit.edit_scene` both are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
+
+from v2edit.api import resolve_prompts
+from v2edit.backbones.registry import BUILT_IN, DType, Offload
+from v2edit.editing.config import EditConfig
+from v2edit.errors import UserError
+from v2edit.prompts import PromptPair
+from v2edit.runs import RunWriter, default_run_folder, describe_input
+from v2edit.scenes.config import FitConfig
+from v2edit.scenes.prompt import find_prompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from v2edit.scenes.dataset import Dataset
+    from v2edit.scenes.edit import SceneEdit, Stage
+    from v2edit.scenes.gaussians import Gaussians
+    from v2edit.scenes.paths import CameraPath
+    from v2edit.scenes.source import Scene
+else:
+    Stage = Any  # Its module loads torch; the command line that is made from the signature needs no more.
+
+log = logging.getLogger(__name__)
+FPS = 8  # of the videos along a path
+SIDE = {"cpu": 128, "cuda": 1024}  # longest side of a scene's images unless --side says otherwise
+SPLAT, EDITED = "scene.ply", "edited.ply"
+
+
+@dataclass(frozen=True)
+class SceneRun:
+    """A finished scene edit: where it lies, the edited scene's Gaussians, and the prompts that made it."""
+
+    folder: Path
+    edited: Gaussians
+    prompts: PromptPair
+
+
+def edit_scene(
+    scene: Annotated[str | Path, Positional, arg(metavar="SCENE")],
+    instruction: Annotated[str | None, Positional, arg(metavar="INSTRUCTION", help_behavior_hint="")] = None,
+    *,
+    path: Annotated[str, arg(metavar="PATH")] = "auto",
+    frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
+    side: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None,
+    source_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    target_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
+    out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto",
+    dtype: DType = "auto",
+    offload: Offload = "none",
+    vae_tiling: bool = False,
+    revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
+    fit: OmitArgPrefixes[FitConfig] = FitConfig(),  # noqa: B008 (frozen)
+    on_stage: Annotated[Callable[[Stage], None] | None, Suppress] = None,
+    command: Annotated[Sequence[str] | None, Suppress] = None,
+) -> SceneRun:
+    """Edit a 3D scene so that it shows what an instruction or a target prompt says.
+
+    Args:
+        scene: The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply.
+        instruction: What to change, in one sentence; the built-in model turns it into the target prompt.
+        path: What the scene is filmed along: views (the dataset's own), orbit, or a nerfstudio camera-path .json;
+            auto takes the one in the dataset's camera_paths folder, else its views, else an orbit.
+        frames: Frames of that film (default: as many as the model was trained on).
+        side: Longest side of the scene's images in pixels (default: 128 on a CPU, 1024 on a GPU).
+        source_prompt: What the scene shows. Unless given, source_prompt in the dataset's scene.json.
+        target_prompt: What the scene is to show, as like the source prompt as the edit allows.
+        model: The built-in model, a Hugging Face id or a local diffusers folder.
+        out: The run folder to make (default: runs/<scene>-<instruction>); it must not exist.
+        device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
+        dtype: Number format; auto is what suits the device.
+        offload: Bring whole parts (model) or single layers (group) to the device as needed: smaller, slower.
+        vae_tiling: Encode and decode in tiles: smaller, slower.
+        revision: Branch, tag or commit of a Hugging Face model.
+        config: How to edit.
+        fit: How to reconstruct.
+        on_stage: Called after every step of reconstructing and editing.
+        command: The command line to note in the manifest.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    where = Path(scene)
+    if not where.exists():
+        raise UserError(f"no such scene: {where}")
+    if frames is not None and frames < 2:
+        raise UserError(f"--frames is {frames}, expected 2 or more")
+    prompts = resolve_prompts(where, instruction, source_prompt or find_prompt(where), target_prompt)
+    show = on_stage or (lambda stage: None)
+    with RunWriter(Path(out) if out else default_run_folder(where, instruction or prompts.target)) as run:
+        from v2edit import backbones
+        from v2edit.editing.editor import Editor
+        from v2edit.scenes import edit as loop
+        from v2edit.scenes.source import read_scene
+
+        on = scene_device(device)
+        side = side or SIDE[on.type]
+        found = read_scene(where, side)
+        checkpoint = backbones.find(model, revision)
+        backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
+        filmed = find_path(path, found, frames or backbone.trained.frames, side)
+        before = _reconstructed(found, fit, show, on, config.seed)
+        done = loop.edit_gaussians(Editor(backbone), before, filmed, prompts, config, fit, show)
+        figures = write_results(run.folder, found.dataset, filmed, before, done, instruction or prompts.target)
+        run.write_manifest(
+            {
+                "input": describe_input(where),
+                "instruction": instruction,
+                "prompts": prompts,
+                "model": {
+                    "name": model,
+                    "revision": revision,
+                    "commit": checkpoint.commit,
+                    "device": str(backbone.device),
+                    "dtype": str(backbone.dtype).removeprefix("torch."),
+                },
+                "config": config,
+                "fit": fit,
+                "path": {"what": path, "frames": len(filmed.cameras), "closed": filmed.closed},
+                "side": side,
+                "scene_device": str(on),
+                **figures,
+            },
+            command,
+        )
+    return SceneRun(run.out, done.gaussians, prompts)
+
+
+def scene_device(device: str) -> torch.device:
+    """Where Gaussians are rasterised: on the GPU that is asked for, or is there, if gsplat is; otherwise the CPU."""
+    from importlib.util import find_spec
+
+    import torch
+
+    wanted = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    if wanted.type == "cuda" and find_spec("gsplat") is None:
+        log.warning("gsplat is not installed: the scene is reconstructed on the CPU, small; pip install gsplat")
+    return wanted if wanted.type == "cuda" and find_spec("gsplat") is not None else torch.device("cpu")
+
+
+def find_path(asked: str, scene: Scene, frames: int, side: int) -> CameraPath:
+    """The camera path that the user means, of `frames` cameras or fewer."""
+    from v2edit.scenes import paths
+
+    dataset = scene.dataset
+    if asked == "auto":
+        folder = (scene.path if scene.path.is_dir() else scene.path.parent) / "camera_paths"
+        saved = sorted(folder.glob("*.json")) if dataset is not None and folder.is_dir() else []
+        saved = [one for one in saved if one.name != paths.FRAME]
+        asked = str(saved[0]) if len(saved) == 1 else "views" if dataset is not None else "orbit"
+        log.info("the path is %s", asked)
+    if asked == "orbit":
+        if dataset is not None:
+            return paths.orbit(dataset.training.cameras, frames)
+        assert scene.gaussians is not None
+        return paths.orbit_around(scene.gaussians.means.double().numpy(), frames, side)
+    if asked == "views":
+        if dataset is None:
+            raise UserError(f"{scene.path} has no views of its own: --path orbit, or a camera-path .json")
+        return paths.along_views(dataset.training.cameras).sampled(frames)
+    file = Path(asked)
+    if not file.is_file():
+        raise UserError(f"--path is {asked!r}, expected auto, views, orbit, or a camera-path .json that exists")
+    views = None if dataset is None else dataset.cameras.camera_to_world
+    path = paths.read_path(file, views, None if dataset is None else dataset.applied).sampled(frames)
+    scale = min(1.0, side / max(path.cameras.height, path.cameras.width))
+    size = round(path.cameras.height * scale), round(path.cameras.width * scale)
+    return replace(path, cameras=path.cameras.resized(*size))
+
+
+def write_results(
+    folder: Path, dataset: Dataset | None, path: CameraPath, before: Gaussians, done: SceneEdit, title: str
+) -> dict[str, Any]:
+    """Everything in a run folder but the manifest; figures for it. The folder exists."""
+    from PIL import Image
+
+    from v2edit import video as videos
+    from v2edit.scenes.edit import film
+    from v2edit.scenes.measure import compare
+    from v2edit.scenes.paths import write_path
+    from v2edit.scenes.splat import write_splat
+    from v2edit.scenes.transforms import write_transforms
+
+    write_splat(folder / SPLAT, before)
+    write_splat(folder / EDITED, done.gaussians)
+    write_path(folder / "camera_path.json", path, FPS)
+    source, edited = film(before, path.cameras), film(done.gaussians, path.cameras)
+    videos.write(source, folder / "before.mp4", fps=FPS)
+    videos.write(edited, folder / "after.mp4", fps=FPS)
+    videos.write_compare(source, edited, folder / "compare.mp4", FPS)
+    rows = {"before": source}
+    for number, (made, shown) in enumerate(zip(done.videos, done.renders, strict=True), start=1):
+        videos.write(made, folder / f"subtask-{number}.mp4", fps=FPS)
+        rows |= {f"subtask {number}, the video": made, f"subtask {number}, the scene": shown}
+    videos.contact_sheet(rows | {f"after: {title}": edited}, folder / "contact.png")
+    figures: dict[str, Any] = {"changes": [asdict(change) for change in done.changes]}
+
+    shown = views_dataset(dataset, path)
+    (folder / "dataset").mkdir()
+    write_transforms(folder / "dataset", replace(shown, images=film(done.gaussians, shown.cameras)))
+    if dataset is not None and dataset.held_out.any():
+        kept = dataset.kept_out
+        (folder / "held-out").mkdir()
+        first, last = film(before, kept.cameras), film(done.gaussians, kept.cameras)
+        for name, image in zip(kept.names, last, strict=True):
+            Image.fromarray(image).save(folder / "held-out" / f"{Path(name).stem}.png")
+        sheet = {"photographs": kept.images, "reconstructed": first, f"after: {title}": last}
+        videos.contact_sheet(sheet, folder / "held-out.png")
+        figures["reconstruction_psnr"] = compare(first, kept.images, kept.images).whole
+    return figures
+
+
+def views_dataset(dataset: Dataset | None, path: CameraPath) -> Dataset:
+    """The views that the edited scene is written as: the dataset's own or, where there is none, the path's. Without
+    masks: what is rendered can be believed everywhere."""
+    import numpy as np
+
+    from v2edit.scenes.dataset import Dataset
+
+    if dataset is not None:
+        return replace(dataset, masks=None, points=None)
+    cameras = path.cameras
+    names = tuple(f"images/{k:04d}.png" for k in range(len(cameras)))
+    blank = np.zeros((len(cameras), cameras.height, cameras.width, 3), np.uint8)
+    return Dataset(cameras, blank, names, np.zeros(len(cameras), bool))
+
+
+def _reconstructed(
+    scene: Scene, fit: FitConfig, show: Callable[[Stage], None], on: torch.device, seed: int
+) -> Gaussians:
+    """The scene's Gaussians: those that it came as, or fitted to its images."""
+    from v2edit.scenes.edit import Stage
+    from v2edit.scenes.fit import reconstruct
+
+    if scene.gaussians is not None:
+        return scene.gaussians.to(on)
+    assert scene.dataset is not None
+    return reconstruct(
+        scene.dataset, fit, lambda at: show(Stage("reconstructing", at.step, at.steps, at.psnr)), on, seed
+    )

@@ -1,0 +1,68 @@
+"""Lens distortion, taken out of images when they are read: Gaussians are projected through pinholes.
+
+The coefficients and formulas are OpenCV's, which COLMAP and nerfstudio share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """Radial k1..k4 and tangential p1, p2; `fisheye`: equidistant projection, with k1..k4 in powers of the angle."""
+
+    k1: float = 0.0
+    k2: float = 0.0
+    k3: float = 0.0
+    k4: float = 0.0
+    p1: float = 0.0
+    p2: float = 0.0
+    fisheye: bool = False
+
+    @property
+    def none(self) -> bool:
+        return not any(astuple(self))
+
+    def distort(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where a pinhole's point (x, y) at depth 1 appears in the distorted image."""
+        r2 = x * x + y * y
+        if self.fisheye:
+            r = np.sqrt(r2)
+            t = np.arctan(r)
+            bent = t * (1 + t**2 * (self.k1 + t**2 * (self.k2 + t**2 * (self.k3 + t**2 * self.k4))))
+            scale = np.where(r > 1e-8, bent / np.maximum(r, 1e-8), 1.0)
+            return x * scale, y * scale
+        radial = 1 + r2 * (self.k1 + r2 * (self.k2 + r2 * (self.k3 + r2 * self.k4)))
+        return (
+            x * radial + 2 * self.p1 * x * y + self.p2 * (r2 + 2 * x * x),
+            y * radial + self.p1 * (r2 + 2 * y * y) + 2 * self.p2 * x * y,
+        )
+
+
+def undistorted(image: np.ndarray, intrinsics: np.ndarray, distortion: Distortion) -> tuple[np.ndarray, np.ndarray]:
+    """The image uint8 [H, W, 3] that a pinhole of the same intrinsics [3, 3] would have made, and bool [H, W], which
+    of its pixels the original shows."""
+    height, width = image.shape[:2]
+    if distortion.none:
+        return image, np.ones((height, width), bool)
+    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
+    x, y = distortion.distort((columns - cx) / fx, (rows - cy) / fy)
+    u, v = x * fx + cx, y * fy + cy
+    inside = (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
+    return bilinear(image, u, v), inside
+
+
+def bilinear(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] of an image at points (u, v), pixel centres at +0.5; beyond the edge, the edge."""
+    height, width = image.shape[:2]
+    u, v = np.clip(u - 0.5, 0, width - 1), np.clip(v - 0.5, 0, height - 1)
+    left, top = np.floor(u).astype(int), np.floor(v).astype(int)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    across, down = (u - left)[..., None], (v - top)[..., None]
+    upper = image[top, left] * (1 - across) + image[top, right] * across
+    lower = image[bottom, left] * (1 - across) + image[bottom, right] * across
+    return np.round(upper * (1 - down) + lower * down).astype(np.uint8)

@@ -1,0 +1,159 @@
+"""Render, edit, reconstruct, and again with the next subtask (V2Edit Sec. 3.4).
+
+The reconstruction between subtasks is what keeps the video one of a still, solid scene: what its frames do not agree
+on, no scene shows. Letters: T frames of the path.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from v2edit.backbones import Size
+from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.prompts import PromptPair
+from v2edit.scenes.cameras import Cameras
+from v2edit.scenes.config import FitConfig
+from v2edit.scenes.dataset import Dataset
+from v2edit.scenes.fit import FitProgress, fit, quiet_torch
+from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.paths import CameraPath
+from v2edit.scenes.rasterise import render
+
+log = logging.getLogger(__name__)
+SEEN = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
+TAKEN = 0.5  # the share of an edit that a scene must take on
+CELL = 8  # pixels: what is compared are means over cells this large, where noise is no change
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far a scene edit is: `step` of `steps` of `what`, counted from 1; `psnr` in dB while reconstructing."""
+
+    what: str
+    step: int
+    steps: int
+    psnr: float | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a subtask changed. `edited`: the video, root mean square of 255. `taken`: the share of that which the scene
+    shows after it, 1 when all; what the frames did not agree on is not taken, nor should it be."""
+
+    edited: float
+    taken: float
+
+
+@dataclass(frozen=True)
+class SceneEdit:
+    """The scene after the last subtask, and along the path, uint8 [T, H, W, 3] in the video's size: `source`, what was
+    edited; `videos`, what the model made in each subtask; `renders`, what the scene shows after each."""
+
+    gaussians: Gaussians
+    source: np.ndarray
+    videos: list[np.ndarray]
+    renders: list[np.ndarray]
+    changes: list[Change]
+
+
+def edit_gaussians(
+    editor: Editor,
+    gaussians: Gaussians,
+    path: CameraPath,
+    prompts: PromptPair,
+    config: EditConfig,
+    fit_config: FitConfig,
+    on_stage: Callable[[Stage], None] = lambda stage: None,
+) -> SceneEdit:
+    """Edits a scene along a camera path; logs a warning when a subtask did not reach it."""
+    cameras = video_cameras(editor, path)
+    source = film(gaussians, cameras)
+    scene, shown = gaussians, source
+    renders: list[np.ndarray] = []
+    changes: list[Change] = []
+
+    def reconstruct(subtask: int, frames: np.ndarray) -> np.ndarray:
+        nonlocal scene, shown
+        what = f"subtask {subtask}/{config.subtasks}, reconstructing"
+
+        def told(at: FitProgress) -> None:
+            on_stage(Stage(what, at.step, at.steps, at.psnr))
+
+        names = tuple(f"{k:04d}" for k in range(len(frames)))
+        target = Dataset(cameras, frames, names, np.zeros(len(frames), bool))
+        scene = fit(scene, target, fit_config.refit_steps, False, told, config.seed + subtask)
+        before, shown = shown, film(scene, cameras)
+        changes.append(measured_change(before, frames, shown))
+        warn_unless_changed(changes[-1], subtask)
+        renders.append(shown)
+        return shown
+
+    def editing(at: Progress) -> None:
+        on_stage(Stage(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
+
+    config = looped(config, path)
+    result = editor.edit(source, prompts, config, editing, reconstruct)
+    reconstruct(config.subtasks, result.frames)
+    return SceneEdit(scene, source, result.subtasks, renders, changes)
+
+
+def video_cameras(editor: Editor, path: CameraPath) -> Cameras:
+    """The path's cameras with images of the model's size: the scene keeps its own."""
+    cameras = path.cameras
+    size = editor.backbone.fit(Size(len(cameras), cameras.height, cameras.width))
+    return cameras.resized(size.height, size.width)
+
+
+def looped(config: EditConfig, path: CameraPath) -> EditConfig:
+    """A closed path's video is a loop, where the editor knows of such."""
+    known = any(field.name == "loop" for field in fields(config))
+    return replace(config, **{"loop": True}) if path.closed and known else config
+
+
+@torch.no_grad()
+def film(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
+    """What cameras see, uint8 [T, H, W, 3]."""
+    with quiet_torch():
+        return np.stack([_picture(gaussians, cameras[[k]]) for k in range(len(cameras))])
+
+
+def _picture(gaussians: Gaussians, camera: Cameras) -> np.ndarray:
+    colours = render(gaussians, camera).colours[0]
+    return (colours.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def measured_change(before: np.ndarray, edited: np.ndarray, after: np.ndarray) -> Change:
+    """How much an edit changed the frames `before`, and how much of it `after` shows, all uint8 [T, H, W, 3]."""
+    start, wanted, got = (_cells(frames) for frames in (before, edited, after))
+    asked, given = wanted - start, got - start
+    energy = float((asked * asked).mean())
+    return Change(energy**0.5, float((asked * given).mean()) / max(energy, 1e-9))
+
+
+def warn_unless_changed(change: Change, subtask: int) -> None:
+    """A scene that shows no edit is said to, and not passed off as one."""
+    if change.edited < SEEN:
+        log.warning(
+            "subtask %d changed nothing that can be seen (%.2f of 255): try a higher --alpha or --guidance",
+            subtask,
+            change.edited,
+        )
+    elif change.taken < TAKEN:
+        log.warning(
+            "the scene took on %.0f%% of what subtask %d changed in the video: try more --refit-steps, or a path along "
+            "which the views overlap more",
+            100 * change.taken,
+            subtask,
+        )
+
+
+def _cells(frames: np.ndarray) -> torch.Tensor:
+    video = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    cell = min(CELL, *video.shape[2:])
+    return F.avg_pool2d(video, cell, ceil_mode=True, count_include_pad=False)

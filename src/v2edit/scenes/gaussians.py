@@ -1,0 +1,68 @@
+"""The scene: 3D Gaussians (Kerbl et al. 2023), in the parameters that are optimised and that splat files hold.
+
+Letters: N Gaussians, K spherical-harmonic coefficients ((degree + 1) squared).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+SH_C0 = 0.28209479177387814  # the constant harmonic: a colour is 0.5 + SH_C0 times the first coefficient
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N Gaussians, float32, in world coordinates.
+
+    means [N, 3]; quats [N, 4] as (w, x, y, z), of any length but zero; log_scales [N, 3], natural logarithms of the
+    standard deviations along the rotated axes; logit_opacities [N]; sh [N, K, 3], K of 1, 4, 9 or 16.
+    """
+
+    means: Tensor
+    quats: Tensor
+    log_scales: Tensor
+    logit_opacities: Tensor
+    sh: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.means)
+        shapes = [tuple(one.shape) for one in self.tensors().values()]
+        assert shapes[:4] == [(n, 3), (n, 4), (n, 3), (n,)] and shapes[4] == (n, (self.degree + 1) ** 2, 3), shapes
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def degree(self) -> int:
+        """Of the spherical harmonics, 0 to 3."""
+        return round(self.sh.shape[1] ** 0.5) - 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def to(self, device: torch.device | str) -> Gaussians:
+        return Gaussians(**{name: one.to(device) for name, one in self.tensors().items()})
+
+    def detach(self) -> Gaussians:
+        """The same without their history, on storage of their own."""
+        return Gaussians(**{name: one.detach().clone() for name, one in self.tensors().items()})
+
+    def of_degree(self, degree: int) -> Gaussians:
+        """The same with this many harmonics: higher ones cut, or added as zeros."""
+        count = (degree + 1) ** 2
+        padding = self.sh.new_zeros(len(self), max(0, count - self.sh.shape[1]), 3)
+        return replace(self, sh=torch.cat([self.sh[:, :count], padding], dim=1))
+
+
+def colour_to_sh(colours: Tensor) -> Tensor:
+    """Colours [..., 3] of 0..1 as the first coefficient."""
+    return (colours - 0.5) / SH_C0
+
+
+def sh_to_colour(first: Tensor) -> Tensor:
+    """The first coefficient [..., 3] as a colour."""
+    return 0.5 + SH_C0 * first

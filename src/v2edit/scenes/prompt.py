@@ -1,0 +1,18 @@
+"""What a scene shows, in words that lie beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+FILE = "scene.json"  # `v2edit world sample --scene` writes one
+
+
+def find_prompt(scene: Path) -> str | None:
+    """`source_prompt` in the `scene.json` of a dataset's folder, or None."""
+    try:
+        facts = json.loads((scene / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    prompt = facts.get("source_prompt") if isinstance(facts, dict) else None
+    return prompt if isinstance(prompt, str) else None

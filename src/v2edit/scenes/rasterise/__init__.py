@@ -1,0 +1,83 @@
+"""Gaussians to images: one `render`, three ways to compute it.
+
+`cpu` (numba) and gsplat's CUDA kernels are for work, `reference` is plain torch and what both are tested against.
+Conventions, constants and their order are those of gsplat 1.5 with its default settings ("classic" mode, which is what
+viewers of splat files expect).
+
+Letters: C cameras, N Gaussians.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from v2edit.errors import UserError
+from v2edit.scenes.cameras import Cameras
+from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.rasterise.projection import project
+
+Backend = Literal["auto", "cpu", "gsplat", "reference"]
+
+
+class Rendered(NamedTuple):
+    """`colours` [C, H, W, 3], 0 to 1 and above where Gaussians are brighter; `alphas` [C, H, W], what they cover."""
+
+    colours: Tensor
+    alphas: Tensor
+
+
+def render(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    backend: Backend = "auto",
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Rendered:
+    """The images that cameras see, differentiable in the Gaussians' parameters.
+
+    `auto` takes gsplat where the Gaussians are on a CUDA device, numba otherwise.
+
+    Raises:
+        UserError: the package that this takes is not installed.
+    """
+    if backend == "auto":
+        backend = "gsplat" if gaussians.means.is_cuda else "cpu"
+    behind = torch.tensor(background, dtype=torch.float32, device=gaussians.means.device)
+    if backend == "gsplat":
+        return Rendered(*_gsplat(gaussians, cameras, behind))
+    if backend == "cpu":
+        try:
+            from v2edit.scenes.rasterise.cpu import rasterise
+        except ModuleNotFoundError as missing:
+            raise UserError(f"scenes need {missing.name}: pip install 'v2edit[scenes]'") from missing
+    else:
+        from v2edit.scenes.rasterise.reference import rasterise
+    images = []
+    for k in range(len(cameras)):
+        flat = project(gaussians, cameras.world_to_camera[k], cameras.intrinsics[k], cameras.height, cameras.width)
+        images.append(rasterise(flat, cameras.height, cameras.width, behind))
+    return Rendered(*(torch.stack(parts) for parts in zip(*images, strict=True)))
+
+
+def _gsplat(gaussians: Gaussians, cameras: Cameras, background: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        from gsplat import rasterization  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as missing:
+        raise UserError("scenes on a GPU need gsplat: pip install gsplat (or --device cpu)") from missing
+    device = gaussians.means.device
+    colours, alphas, _ = rasterization(
+        gaussians.means,
+        gaussians.quats,
+        gaussians.log_scales.exp(),
+        gaussians.logit_opacities.sigmoid(),
+        gaussians.sh,
+        torch.from_numpy(cameras.world_to_camera).float().to(device),
+        torch.from_numpy(cameras.intrinsics).float().to(device),
+        cameras.width,
+        cameras.height,
+        sh_degree=gaussians.degree,
+        backgrounds=background.expand(len(cameras), 3),
+    )
+    return colours, alphas[..., 0]

@@ -1,0 +1,89 @@
+"""A scene in the browser, before and after, through viser."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from v2edit.errors import UserError
+from v2edit.scenes.cameras import FLIP
+from v2edit.scenes.gaussians import Gaussians, sh_to_colour
+from v2edit.scenes.paths import read_path
+from v2edit.scenes.rasterise.projection import rotations
+from v2edit.scenes.splat import read_splat
+
+if TYPE_CHECKING:
+    from viser import ViserServer
+
+NAMES = {"before": "scene.ply", "after": "edited.ply"}
+PATH = "camera_path.json"
+
+
+def serve(run: Path, port: int) -> None:
+    """Serves a run folder of `v2edit scene` (or one splat file) until interrupted."""
+    server = start(run, port)
+    print(f"open http://localhost:{server.get_port()} in a browser; Ctrl-C ends it", flush=True)
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        server.stop()
+
+
+def start(run: Path, port: int) -> ViserServer:
+    """The server, running: a switch between before and after, and a button for each stop of the path.
+
+    Raises:
+        UserError: there is no scene to show, or viser is not installed.
+    """
+    try:
+        import viser
+        import viser.transforms as vtf
+    except ModuleNotFoundError as missing:
+        raise UserError(f"the viewer needs {missing.name}: pip install 'v2edit[scenes]'") from missing
+    files = {name: run / file for name, file in NAMES.items() if (run / file).is_file()}
+    if run.is_file():
+        files = {"scene": run}
+    if not files:
+        raise UserError(f"there is no scene to view in {run}: give a run folder of v2edit scene, or a splat .ply")
+    scenes = {name: read_splat(path) for name, path in files.items()}
+    server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
+    handles = {name: _add(server, name, one) for name, one in scenes.items()}
+    shown = list(handles)[-1]
+    switch = server.gui.add_button_group("show", list(handles))
+
+    def only(name: str) -> None:
+        for each, handle in handles.items():
+            handle.visible = each == name
+
+    switch.on_click(lambda _: only(switch.value))
+    only(shown)
+    if run.is_dir() and (run / PATH).is_file():
+        cameras = read_path(run / PATH, None).cameras
+        fovs = 2 * torch.atan(0.5 * cameras.height / torch.from_numpy(cameras.intrinsics[:, 1, 1]))
+        server.scene.set_up_direction(tuple(cameras.camera_to_world[:, :3, 1].mean(0)))
+        stop = server.gui.add_slider("along the path", 0, len(cameras) - 1, 1, 0)
+
+        def stand(client: viser.ClientHandle, k: int) -> None:
+            pose = cameras.camera_to_world[k] @ FLIP  # viser's cameras are OpenCV's
+            client.camera.wxyz = vtf.SO3.from_matrix(pose[:3, :3]).wxyz
+            client.camera.position = pose[:3, 3]
+            client.camera.fov = float(fovs[k])
+
+        server.on_client_connect(lambda client: stand(client, 0))
+        stop.on_update(lambda event: event.client and stand(event.client, stop.value))
+    return server
+
+
+def _add(server: ViserServer, name: str, scene: Gaussians):
+    turns = rotations(scene.quats) * scene.log_scales.exp()[:, None, :]
+    return server.scene.add_gaussian_splats(
+        name,
+        centers=scene.means.numpy(),
+        covariances=(turns @ turns.transpose(1, 2)).numpy(),
+        rgbs=sh_to_colour(scene.sh[:, 0]).clamp(0, 1).numpy(),  # viser draws no view-dependent colours
+        opacities=scene.logit_opacities.sigmoid()[:, None].numpy(),
+    )

@@ -1,0 +1,213 @@
+"""The loop of scenes: the seam in the editor, what each subtask changed, and the whole command."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_editor import PAIR, SAME, frames_of
+from test_rasterise import gaussians_of
+from test_scene_files import dataset_of, ring
+from tiny import pipeline_of
+
+from v2edit import video
+from v2edit.api_scene import find_path, scene_device
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.editing import EditConfig, Editor
+from v2edit.errors import UserError
+from v2edit.scenes.config import FitConfig
+from v2edit.scenes.edit import Stage, edit_gaussians, measured_change, warn_unless_changed
+from v2edit.scenes.paths import CameraPath, along_views
+from v2edit.scenes.source import Scene, read_scene
+from v2edit.scenes.splat import read_splat
+from v2edit.scenes.transforms import write_transforms
+
+
+def test_a_subtask_starts_from_what_was_rebuilt():
+    """The editor's seam: `rebuild` gets each subtask's frames but the last one's, and the next starts from its own."""
+    editor, config = Editor(CogVideoX(pipeline_of("5b"))), EditConfig(steps=10, subtasks=3, mixture=0.0)
+    given: list[tuple[int, np.ndarray]] = []
+
+    def rebuild(subtask: int, frames: np.ndarray) -> np.ndarray:
+        given.append((subtask, frames))
+        return np.full_like(frames, 40 * subtask)
+
+    plain = editor.edit(frames_of(0), PAIR, config)
+    result = editor.edit(frames_of(0), PAIR, config, rebuild=rebuild)
+    assert [subtask for subtask, _ in given] == [1, 2]
+    for (_, frames), subtask in zip(given, result.subtasks, strict=False):
+        np.testing.assert_array_equal(frames, subtask)
+    np.testing.assert_array_equal(result.subtasks[0], plain.subtasks[0])
+    assert (result.frames != plain.frames).any()
+
+
+def test_rebuilding_into_the_same_frames_changes_nothing_but_the_round_trip():
+    """With equal prompts and full control each subtask gives back what it got: the autoencoder's loss is all."""
+    editor = Editor(CogVideoX(pipeline_of("5b")))
+    config = EditConfig(steps=10, subtasks=2, beta=0.0, mixture=0.0)
+    result = editor.edit(frames_of(0), SAME, config, rebuild=lambda subtask, frames: frames_of(7))
+    wanted = editor.backbone.decode(editor.backbone.encode(frames_of(7)))
+    assert np.abs(result.frames.astype(int) - wanted).max() <= 1
+
+
+def test_the_loop_edits_reconstructs_and_tells(caplog):
+    editor = Editor(CogVideoX(pipeline_of("5b")))
+    path = along_views(ring(9, turn=1.0, height=32, width=32))
+    stages: list[Stage] = []
+    scene = gaussians_of(0, 80, 0)
+    done = edit_gaussians(
+        editor, scene, path, PAIR, EditConfig(steps=4, subtasks=2), FitConfig(refit_steps=6), stages.append
+    )
+    assert len(done.videos) == len(done.renders) == len(done.changes) == 2
+    assert {one.shape for one in [done.source, *done.videos, *done.renders]} == {(9, *done.source.shape[1:])}
+    assert len(done.gaussians) == 80 and not torch.equal(done.gaussians.sh, scene.sh)
+    whats = list(dict.fromkeys(stage.what for stage in stages))
+    assert whats == [f"subtask {k}/2, {what}" for k in (1, 2) for what in ("editing", "reconstructing")]
+    assert all((stage.psnr is not None) == stage.what.endswith("reconstructing") for stage in stages)
+
+
+def test_a_scene_that_took_nothing_on_is_told(caplog):
+    before = frames_of(0, 3, 32, 32)
+    edited = np.clip(before.astype(int) // 2 + 100, 0, 255).astype(np.uint8)
+    taken, ignored, half = (
+        measured_change(before, edited, shown) for shown in (edited, before, (before // 2 + edited // 2))
+    )
+    assert taken.taken == pytest.approx(1) and ignored.taken == pytest.approx(0) and 0.4 < half.taken < 0.6
+    warn_unless_changed(taken, 1)
+    assert not caplog.records
+    warn_unless_changed(ignored, 2)
+    warn_unless_changed(measured_change(before, before, before), 3)
+    assert [
+        "took on 0% of what subtask 2" in caplog.messages[0],
+        "subtask 3 changed nothing" in caplog.messages[1],
+    ] == [True] * 2
+
+
+def test_which_path_is_meant(tmp_path):
+    dataset = dataset_of(ring(20))
+    write_transforms(tmp_path, dataset)
+    scene = read_scene(tmp_path)
+    assert len(find_path("auto", scene, 5, 64).cameras) == 5  # no saved path: the views
+    np.testing.assert_array_equal(
+        find_path("views", scene, 99, 64).cameras.camera_to_world, dataset.training.cameras.camera_to_world
+    )
+    assert find_path("orbit", scene, 12, 64).closed
+    (tmp_path / "camera_paths").mkdir()
+    from v2edit.scenes.paths import write_path
+
+    saved = CameraPath(replace(ring(7, 1.0, 100, 200)), False)
+    write_path(tmp_path / "camera_paths" / "one.json", saved, 8)
+    found = find_path("auto", scene, 99, 64)
+    np.testing.assert_allclose(found.cameras.camera_to_world, saved.cameras.camera_to_world, atol=1e-6)
+    assert (found.cameras.height, found.cameras.width) == (32, 64)
+    for asked in ("nowhere.json", "spiral"):
+        with pytest.raises(UserError, match="expected auto, views, orbit"):
+            find_path(asked, scene, 9, 64)
+    splat = Scene(tmp_path / "a.ply", gaussians=gaussians_of(0))
+    with pytest.raises(UserError, match="has no views of its own"):
+        find_path("views", splat, 9, 64)
+    around = find_path("auto", splat, 9, 64)
+    assert around.closed and len(around.cameras) == 9
+
+
+def test_scenes_are_on_the_cpu_where_there_is_no_gpu():
+    assert scene_device("cpu").type == "cpu"
+
+
+def v2edit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "v2edit", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600
+    )
+
+
+QUICK = ["--steps", 4, "--fit-steps", 60, "--refit-steps", 20, "--gaussians", 800, "--side", 48]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scene") / "world"
+    made = v2edit("world", "sample", "--scene", "--kind", "recolour", "--seed", 3, "-o", folder, cwd=folder.parent)
+    assert made.returncode == 0, made.stderr
+    assert "try: v2edit scene" in made.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("edit")
+    instruction = json.loads((sample / "scene.json").read_text())["instruction"]
+    done = v2edit("scene", sample, instruction, *QUICK, "--subtasks", 2, "-o", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "subtask 2/2, reconstructing, PSNR" in done.stderr and "v2edit view" in done.stdout
+    assert [one.name for one in folder.iterdir()] == ["run"]  # nothing half-written is left
+    return folder / "run"
+
+
+def test_the_run_folder_holds_what_was_promised(sample, run):
+    names = {one.name for one in run.iterdir()}
+    assert names == {
+        "run.json", "scene.ply", "edited.ply", "camera_path.json", "dataparser_transforms.json", "before.mp4",
+        "after.mp4", "compare.mp4", "subtask-1.mp4", "subtask-2.mp4", "contact.png", "dataset", "held-out",
+        "held-out.png",
+    }  # fmt: skip
+    facts = json.loads((run / "run.json").read_text())
+    assert len(facts["changes"]) == 2 and facts["reconstruction_psnr"] > 20
+    before, after = read_splat(run / "scene.ply"), read_splat(run / "edited.ply")
+    assert len(before) == len(after) == 800 and not torch.equal(before.sh, after.sh)
+    assert video.read(run / "after.mp4").frames.shape == video.read(run / "before.mp4").frames.shape
+    source, edited = (read_scene(folder, side=48).dataset for folder in (sample, run / "dataset"))
+    assert source is not None and edited is not None
+    # The edited dataset is the same views of another scene: what was trained on the one trains on the other.
+    np.testing.assert_allclose(edited.cameras.camera_to_world, source.cameras.camera_to_world, atol=1e-6)
+    np.testing.assert_allclose(edited.cameras.intrinsics, source.cameras.intrinsics, atol=1e-6)
+    np.testing.assert_array_equal(edited.held_out, source.held_out)
+    assert len(list((run / "held-out").iterdir())) == source.held_out.sum()
+
+
+def test_a_splat_alone_can_be_edited(run, tmp_path):
+    words = [
+        "--source-prompt",
+        "a ball",
+        "--target-prompt",
+        "a cube",
+        "--frames",
+        9,
+        "--path",
+        run / "camera_path.json",
+    ]
+    done = v2edit("scene", run / "scene.ply", *words, *QUICK, "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out" / "dataset" / "images").iterdir())) == 9
+
+
+def test_the_viewer_serves_a_run(run):
+    from v2edit.scenes.viewer import start
+
+    server = start(run, 0)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=30) as page:
+            assert page.status == 200 and b"<html" in page.read().lower()
+    finally:
+        server.stop()
+    with pytest.raises(UserError, match="no scene to view"):
+        start(run / "dataset", 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["scene", "nowhere", "make it red"], "no such scene: nowhere"),
+        (["scene", ".", "make it red", "--source-prompt", "a", "--target-prompt", "b"], "there is no scene in ."),
+        (["scene", ".", "make it red", "--gaussians", "0"], "--gaussians is 0, expected 1 or more"),
+        (["scene", ".", "--frames", "1"], "--frames is 1, expected 2 or more"),
+        (["view", "nowhere"], "there is no scene to view in nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(words, says, tmp_path):
+    told = v2edit(*words, cwd=tmp_path)
+    assert told.returncode == 2 and told.stderr.count("\n") == 1 and says in told.stderr, told.stderr

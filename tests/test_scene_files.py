@@ -1,0 +1,406 @@
+"""Scenes in and out: what is written comes back, conventions meet, and bad input is refused in one line."""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from test_rasterise import cameras_of, gaussians_of
+
+from v2edit.errors import UserError
+from v2edit.scenes.cameras import Cameras, focus_of, from_opencv, look_at, up_of
+from v2edit.scenes.dataset import Dataset, Points
+from v2edit.scenes.distortion import Distortion, bilinear, undistorted
+from v2edit.scenes.paths import (
+    CameraPath,
+    along_views,
+    nerfstudio_frame,
+    orbit,
+    read_path,
+    write_path,
+)
+from v2edit.scenes.source import read_scene
+from v2edit.scenes.splat import read_points, read_splat, write_splat
+from v2edit.scenes.transforms import write_transforms
+
+UP = np.array([0.0, 0, 1])
+
+
+def ring(count: int, turn: float = 2 * np.pi, height: int = 12, width: int = 16) -> Cameras:
+    """Cameras on a circle, or an arc of it, that look at (1, 2, 0.5)."""
+    angles = np.linspace(0, turn, count, endpoint=turn < 6)
+    eyes = np.stack([1 + 3 * np.cos(angles), 2 + 3 * np.sin(angles), np.full(count, 1.7)], axis=1)
+    matrix = np.array([[20.0, 0, 8.2], [0, 21, 5.9], [0, 0, 1]])
+    return Cameras(np.tile(matrix, (count, 1, 1)), look_at(eyes, np.array([1, 2, 0.5]), UP), height, width)
+
+
+def dataset_of(cameras: Cameras, seed: int = 0, masks: bool = False) -> Dataset:
+    rng = np.random.default_rng(seed)
+    shape = (len(cameras), cameras.height, cameras.width)
+    return Dataset(
+        cameras,
+        rng.integers(0, 256, (*shape, 3), np.uint8),
+        tuple(f"images/v{k:03d}.png" for k in range(len(cameras))),
+        rng.random(len(cameras)) < 0.3,
+        rng.random(shape) < 0.8 if masks else None,
+        Points(rng.normal(size=(7, 3)), rng.integers(0, 256, (7, 3), np.uint8)),
+        np.array([[0, 1.0, 0, 2], [-1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]]),
+    )
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_dataset_comes_back_from_transforms_json(tmp_path, masks, shared):
+    cameras = ring(10)
+    if not shared:
+        cameras = replace(cameras, intrinsics=cameras.intrinsics * np.linspace(1, 1.5, 10)[:, None, None])
+        cameras.intrinsics[:, 2, 2] = 1
+    given_in = dataset_of(cameras, masks=masks)
+    write_transforms(tmp_path, given_in)
+    back = read_scene(tmp_path).dataset
+    assert back is not None and back.names == given_in.names and back.applied is not None
+    assert back.points is not None and given_in.points is not None
+    np.testing.assert_array_equal(back.images, given_in.images)
+    np.testing.assert_array_equal(back.held_out, given_in.held_out)
+    np.testing.assert_allclose(back.cameras.intrinsics, cameras.intrinsics, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(back.cameras.camera_to_world, cameras.camera_to_world, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(back.points.places, given_in.points.places, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(back.points.colours, given_in.points.colours)
+    np.testing.assert_allclose(back.applied, given_in.applied, rtol=0, atol=1e-6)
+    assert (back.masks is None) == (not masks)
+    if masks:
+        np.testing.assert_array_equal(back.masks, given_in.masks)
+
+
+def write_colmap(folder: Path, given_in: Dataset, model: str, parameters: list[float]) -> None:
+    """A COLMAP project by COLMAP's own writer: binary model in sparse/0, images in images/."""
+    scene = pycolmap.Reconstruction()
+    cameras = given_in.cameras
+    size = {"width": cameras.width, "height": cameras.height}
+    scene.add_camera_with_trivial_rig(pycolmap.Camera(model=model, params=parameters, camera_id=1, **size))
+    (folder / "images").mkdir(parents=True)
+    for k, view in enumerate(cameras.world_to_camera):
+        name = f"v{k:03d}.png"
+        pose = pycolmap.Rigid3d(view[:3])
+        scene.add_image_with_trivial_frame(pycolmap.Image(name=name, camera_id=1, image_id=k + 1), pose)
+        Image.fromarray(given_in.images[k]).save(folder / "images" / name)
+    assert given_in.points is not None
+    for place, colour in zip(given_in.points.places, given_in.points.colours, strict=True):
+        scene.add_point3D(place, pycolmap.Track(), colour)
+    (folder / "sparse" / "0").mkdir(parents=True)
+    scene.write(str(folder / "sparse" / "0"))
+
+
+def test_a_dataset_comes_back_from_colmap(tmp_path):
+    given_in = dataset_of(ring(10))
+    write_colmap(tmp_path, given_in, "PINHOLE", [20.0, 21.0, 8.2, 5.9])
+    back = read_scene(tmp_path).dataset
+    assert back is not None and back.points is not None and given_in.points is not None
+    assert list(np.nonzero(back.held_out)[0]) == [4]
+    np.testing.assert_array_equal(back.images, given_in.images)
+    np.testing.assert_allclose(back.cameras.intrinsics, given_in.cameras.intrinsics, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(back.cameras.camera_to_world, given_in.cameras.camera_to_world, rtol=0, atol=1e-6)
+    places, places_in = (one[np.lexsort(one.T)] for one in (back.points.places, given_in.points.places))
+    np.testing.assert_allclose(places, places_in, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "bends"),
+    [
+        ("SIMPLE_RADIAL", [0.1]),
+        ("OPENCV", [0.1, -0.05, 0.02, -0.01]),
+        ("OPENCV_FISHEYE", [0.1, -0.05, 0.02, -0.01]),
+    ],
+)
+def test_distortion_is_colmaps_own(model, bends):
+    """Our formula against COLMAP's projection, point by point."""
+    focal = [300.0] if model.startswith("SIMPLE") else [300.0, 310.0]
+    camera = pycolmap.Camera(model=model, width=400, height=300, params=[*focal, 210.0, 140.0, *bends])
+    keys = ("k1", "k2", "k3", "k4") if "FISHEYE" in model else ("k1", "k2", "p1", "p2")
+    ours = Distortion(**dict(zip(keys, bends, strict=False)), fisheye="FISHEYE" in model)
+    xy = np.random.default_rng(0).uniform(-0.6, 0.6, (50, 2))
+    theirs = camera.img_from_cam(np.concatenate([xy, np.ones((50, 1))], axis=1))
+    u, v = ours.distort(xy[:, 0], xy[:, 1])
+    np.testing.assert_allclose(np.stack([u * focal[0] + 210, v * focal[-1] + 140], axis=1), theirs, atol=1e-9)
+
+
+def test_an_undistorted_image_shows_what_a_pinhole_sees():
+    """A smooth pattern painted through a distorting lens, read back, is the pattern painted through a pinhole."""
+    lens, matrix = Distortion(k1=-0.2, k2=0.05, p1=0.01), np.array([[60.0, 0, 40], [0, 60, 30], [0, 0, 1]])
+
+    def pattern(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.stack([128 + 100 * np.sin(3 * x), 128 + 100 * np.cos(4 * y), 128 + 90 * x * y], axis=-1)
+
+    columns, rows = np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5)
+    x, y = (columns - 40) / 60, (rows - 30) / 60
+    bent = np.stack([x, y])  # where the ray of each pixel of the distorted image really goes: found by iteration
+    for _ in range(50):
+        bent = bent + np.stack([x, y]) - np.stack(lens.distort(*bent))
+    painted = np.round(pattern(*bent)).astype(np.uint8)
+    image, inside = undistorted(painted, matrix, lens)
+    assert inside.mean() > 0.5
+    assert np.abs(image.astype(float) - pattern(x, y))[inside].max() < 4
+
+
+def test_bilinear_keeps_the_pixels_themselves():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    columns, rows = np.meshgrid(np.arange(7) + 0.5, np.arange(5) + 0.5)
+    np.testing.assert_array_equal(bilinear(image, columns, rows), image)
+
+
+def test_images_are_made_smaller_with_their_cameras(tmp_path):
+    write_transforms(tmp_path, dataset_of(ring(6, height=24, width=32)))
+    small = read_scene(tmp_path, side=16).dataset
+    assert small is not None and small.images.shape == (6, 12, 16, 3)
+    np.testing.assert_allclose(small.cameras.intrinsics[0], [[10, 0, 4.1], [0, 10.5, 2.95], [0, 0, 1]])
+
+
+@given(st.integers(0, 10**6))
+def test_poses_between_opengl_and_opencv(seed):
+    cameras = cameras_of(seed, 3)
+    np.testing.assert_allclose(from_opencv(cameras.world_to_camera), cameras.camera_to_world, atol=1e-9)
+    # What a camera looks at is before it, and what is above is up in the image.
+    ahead = cameras.world_to_camera @ np.append(np.zeros(3), 1)
+    np.testing.assert_allclose(ahead[:, :3], [[0, 0, 4]] * 3, atol=1e-9)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_a_splat_comes_back(tmp_path, degree):
+    scene = gaussians_of(degree, 20, degree)
+    back = read_splat(write_splat(tmp_path / "scene.ply", scene))
+    for name, one in scene.tensors().items():
+        torch.testing.assert_close(getattr(back, name), one, rtol=0, atol=1e-6)
+
+
+def test_higher_harmonics_are_channel_major_in_the_file(tmp_path):
+    """All of red's, then green's, then blue's, as every viewer expects them."""
+    from plyfile import PlyData
+
+    scene = gaussians_of(0, 5, 2)
+    vertex = PlyData.read(str(write_splat(tmp_path / "scene.ply", scene)))["vertex"]
+    np.testing.assert_array_equal(vertex["f_rest_0"], scene.sh[:, 1, 0])
+    np.testing.assert_array_equal(vertex["f_rest_8"], scene.sh[:, 1, 1])
+    np.testing.assert_array_equal(vertex["f_rest_16"], scene.sh[:, 1, 2])
+
+
+def test_real_scenes_are_read(data):
+    for name in ("dinosaur", "stone_horse"):
+        found = read_scene(data / "scenes" / name, side=32).dataset
+        assert found is not None and len(found) > 80 and found.points is not None
+        # The sparse points lie where the cameras look: their coordinates are the poses'.
+        view = found.cameras.world_to_camera[0]
+        ahead = found.points.places @ view[:3, :3].T + view[:3, 3]
+        assert (ahead[:, 2] > 0).mean() > 0.8
+        (path_file,) = (data / "scenes" / name / "camera_paths").iterdir()
+        path = read_path(path_file, found.cameras.camera_to_world, found.applied).cameras
+        to_focus = focus_of(found.cameras) - path.centres
+        to_focus /= np.linalg.norm(to_focus, axis=1, keepdims=True)
+        assert ((to_focus * path.directions).sum(1) > 0.99).all() and up_of(path) @ up_of(found.cameras) > 0.9
+    assert len(read_splat(data / "scenes" / "guitar.ply")) == 80_000
+
+
+# Camera paths.
+
+
+def test_a_path_comes_back(tmp_path):
+    cameras = ring(9, turn=2.0)
+    cameras.intrinsics[:] = [[30.0, 0, 8], [0, 30, 6], [0, 0, 1]]
+    write_path(tmp_path / "path.json", CameraPath(cameras, False), fps=8)
+    back = read_path(tmp_path / "path.json", ring(5).camera_to_world)
+    assert not back.closed
+    np.testing.assert_allclose(back.cameras.camera_to_world, cameras.camera_to_world, atol=1e-6)
+    np.testing.assert_allclose(back.cameras.intrinsics, cameras.intrinsics, atol=1e-6)
+
+
+def test_a_path_in_nerfstudios_frame_lands_in_the_datasets(tmp_path):
+    """The viewer saves what it trained in; both ways of getting back agree, and undo it."""
+    views, wanted = ring(12).camera_to_world, ring(5, turn=1.0).camera_to_world
+    frame = nerfstudio_frame(views)
+    np.testing.assert_allclose((frame @ views)[:, :3, 3].mean(0), 0, atol=1e-9)
+    assert np.abs((frame @ views)[:, :3, 3]).max() == pytest.approx(1)
+    saved = frame @ wanted
+    saved[:, :3, :3] /= np.cbrt(np.linalg.det(saved[:, :3, :3]))[:, None, None]
+    listed = [{"camera_to_world": one.flatten().tolist(), "fov": 50.0} for one in saved]
+    facts = {"render_height": 12, "render_width": 16, "camera_path": listed}
+    (tmp_path / "path.json").write_text(json.dumps(facts))
+    applied = dataset_of(ring(2)).applied
+    np.testing.assert_allclose(read_path(tmp_path / "path.json", views).cameras.camera_to_world, wanted, atol=1e-9)
+    scale = float(np.cbrt(np.linalg.det(frame[:3, :3])))
+    note = {"transform": (np.diag([1 / scale] * 3 + [1]) @ frame @ applied)[:3].tolist(), "scale": scale}
+    (tmp_path / "dataparser_transforms.json").write_text(json.dumps(note))
+    there = read_path(tmp_path / "path.json", np.tile(np.eye(4), (2, 1, 1)), applied)
+    np.testing.assert_allclose(there.cameras.camera_to_world, wanted, atol=1e-9)
+
+
+def test_closed_paths_are_recognised():
+    assert along_views(ring(20)).closed and not along_views(ring(20, turn=3.0)).closed
+    assert not along_views(replace(ring(20), camera_to_world=np.tile(ring(1).camera_to_world, (20, 1, 1)))).closed
+    assert orbit(ring(20), 12).closed and not orbit(ring(20, turn=2.0), 12).closed
+
+
+@pytest.mark.parametrize("turn", [1.5, 2 * np.pi])
+def test_an_orbit_passes_through_the_views_of_one(turn):
+    views = ring(16, turn)
+    path = orbit(views, 16)
+    apart = np.linalg.norm(path.cameras.centres[:, None] - views.centres[None], axis=-1)
+    np.testing.assert_allclose(apart.min(1), 0, atol=1e-6)
+    assert len({*apart.argmin(1)}) == 16
+    np.testing.assert_allclose(path.cameras.directions, views.directions[apart.argmin(1)], atol=1e-6)
+
+
+def test_a_closed_path_is_sampled_without_doubling_its_seam():
+    loop = along_views(ring(20)).sampled(5)
+    steps = np.linalg.norm(np.diff(loop.cameras.centres, axis=0, append=loop.cameras.centres[:1]), axis=1)
+    np.testing.assert_allclose(steps, steps[0])
+    line = along_views(ring(21, turn=2.0)).sampled(5)
+    np.testing.assert_allclose(line.cameras.centres[[0, -1]], ring(21, turn=2.0).centres[[0, -1]])
+
+
+# Bad input: what is done to a good dataset, and what the one line must say.
+
+
+def edited(change: Callable[[dict], object]) -> Callable[[Path], Path]:
+    def spoil(folder: Path) -> Path:
+        path = folder / "transforms.json"
+        facts = json.loads(path.read_text())
+        change(facts)
+        path.write_text(json.dumps(facts))
+        return folder
+
+    return spoil
+
+
+def written(name: str, content: bytes) -> Callable[[Path], Path]:
+    def spoil(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return spoil
+
+
+def other_size(folder: Path) -> Path:
+    Image.new("RGB", (32, 24)).save(folder / "images" / "v001.png")
+    return folder
+
+
+def broken_image(folder: Path) -> Path:
+    (folder / "images" / "v001.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return folder
+
+
+class Dangerous:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return __import__, ("this_would_have_been_run",)
+
+
+def header(text: str) -> bytes:
+    return f"ply\nformat binary_little_endian 1.0\n{text}\nend_header\n".encode()
+
+
+COLUMNS = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3"
+SPLAT = "\n".join(f"property float {name}" for name in COLUMNS.split())
+MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "nowhere": (lambda folder: folder / "nowhere", "no such scene"),
+    "an empty folder": (lambda folder: folder / "images", "expected a folder with transforms.json"),
+    "no frames": (edited(lambda facts: facts.update(frames=[])), "lists no frames"),
+    "no pose": (edited(lambda facts: facts["frames"][3].pop("transform_matrix")), "has no pose"),
+    "a pose of letters": (edited(lambda facts: facts["frames"][3].update(transform_matrix="abc")), "no 4x4 matrix"),
+    "a singular pose": (
+        edited(lambda facts: facts["frames"][3]["transform_matrix"].__setitem__(0, [0, 0, 0, 0])),
+        "no rotation and translation",
+    ),
+    "a pose with NaN": (
+        edited(lambda facts: facts["frames"][3]["transform_matrix"].__setitem__(0, [float("nan"), 0, 0, 0])),
+        "finite numbers",
+    ),
+    "no focal length": (edited(lambda facts: facts.pop("fl_x")), "has no focal length"),
+    "a negative focal length": (edited(lambda facts: facts.update(fl_x=-3.0)), "not above 0"),
+    "an unknown camera": (edited(lambda facts: facts.update(camera_model="EQUIRECTANGULAR")), "EQUIRECTANGULAR"),
+    "one view": (edited(lambda facts: facts.update(frames=facts["frames"][:1])), "has 1 view: a scene takes two"),
+    "images of different sizes": (other_size, "have 2 sizes (16x12, 32x24)"),
+    "a broken image": (broken_image, "cannot read the image"),
+    "no JSON": (written("transforms.json", b"{ nope"), "is no JSON"),
+    "a pickle": (written("model.ckpt", pickle.dumps(Dangerous())), "is not opened"),
+    "a pickle called .ply": (written("model.ply", pickle.dumps(Dangerous())), "is no PLY file"),
+    "nerfstudio's config": (written("config.yml", b"!!python/object/apply:os.system [true]"), "is not opened"),
+    "a PLY that claims 2 GB": (
+        written("huge.ply", header(f"element vertex 40000000\n{SPLAT}") + b"\0" * 560),
+        "says it holds 2,240,000,000 bytes and has 571",
+    ),
+    "a PLY of points": (written("points.ply", header("element vertex 0\nproperty float x")), "no Gaussian splat"),
+    "a PLY of NaNs": (
+        written("nan.ply", header(f"element vertex 2\n{SPLAT}") + np.full(28, np.nan, np.float32).tobytes()),
+        "holds no Gaussian that can be used",
+    ),
+    "a PLY of nonsense": (written("odd.ply", header("element vertex -5\nproperty float x")), "makes no sense"),
+    "a PLY without an end": (written("endless.ply", b"ply\nformat ascii 1.0\n" + b"comment\n" * 10), "no end"),
+    "some other file": (written("notes.txt", b"hello"), "is no scene"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_bad_input_is_refused_in_one_line(mistake, tmp_path):
+    write_transforms(tmp_path, dataset_of(ring(10)))
+    spoil, says = MISTAKES[mistake]
+    with pytest.raises(UserError) as refused:
+        read_scene(spoil(tmp_path))
+    assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_broken_colmap_model_is_refused_in_one_line(tmp_path):
+    write_colmap(tmp_path, dataset_of(ring(10)), "PINHOLE", [20.0, 21.0, 8.2, 5.9])
+    model = tmp_path / "sparse" / "0" / "images.bin"
+    model.write_bytes(model.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot read the COLMAP model") as refused:
+        read_scene(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ([], "is no camera path"),
+        ({"camera_path": []}, "is no camera path"),
+        ({"camera_path": [{}], "render_height": 9, "render_width": 9}, "no camera_to_world"),
+        ({"camera_path": [{}], "render_height": 0, "render_width": 9}, "render_height is 0"),
+        (
+            {
+                "camera_path": [{"camera_to_world": [0] * 16, "fov": 50}],
+                "render_height": 9,
+                "render_width": 9,
+            },
+            "singular",
+        ),
+    ],
+)
+def test_a_bad_path_is_refused_in_one_line(tmp_path, facts, says):
+    (tmp_path / "path.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=says) as refused:
+        read_path(tmp_path / "path.json", ring(4).camera_to_world)
+    assert "\n" not in str(refused.value)
+
+
+def test_missing_images_are_skipped_with_a_note(tmp_path, caplog):
+    write_transforms(tmp_path, dataset_of(ring(10)))
+    (tmp_path / "images" / "v002.png").unlink()
+    found = read_scene(tmp_path).dataset
+    assert found is not None and len(found) == 9 and "images/v002.png" not in found.names
+    assert [record.message for record in caplog.records] == [
+        f"1 of 10 images of {tmp_path / 'transforms.json'} are missing: v002.png"
+    ]
+
+
+def test_points_that_are_no_numbers_are_left_out_with_a_note(tmp_path, caplog):
+    path = tmp_path / "points.ply"
+    kinds = "".join(f"property double {axis}\n" for axis in "xyz").rstrip()
+    path.write_bytes(header(f"element vertex 2\n{kinds}") + np.array([1, 2, 3, np.nan, 5, np.inf]).tobytes())
+    found = read_points(path)
+    assert found is not None and found.places.tolist() == [[1, 2, 3]] and "1 of 2 points" in caplog.text

@@ -1,0 +1,194 @@
+"""Reconstruction on scenes with a known truth, and the parts it is made of."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_rasterise import cameras_of, gaussians_of
+
+from v2edit.errors import UserError
+from v2edit.scenes.config import FitConfig
+from v2edit.scenes.dataset import Dataset, Points
+from v2edit.scenes.edit import film
+from v2edit.scenes.fit import FitProgress, fit, loss, psnr, quiet_torch, reconstruct, relocate, shared_load, ssim
+from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.measure import compare, fidelity
+from v2edit.scenes.rasterise import render
+from v2edit.scenes.seeds import plane_sweep, seed, spacing
+from v2edit.scenes.world import sample_task
+
+QUICK = FitConfig(gaussians=1500, fit_steps=120, refit_steps=120)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return sample_task(3, "recolour", views=16, side=40)
+
+
+@pytest.fixture(scope="module")
+def scene(task) -> Gaussians:
+    return reconstruct(task.dataset, QUICK)
+
+
+def held_out_psnr(scene: Gaussians, dataset: Dataset) -> float:
+    kept = dataset.kept_out
+    return compare(film(scene, kept.cameras), kept.images, kept.images).whole
+
+
+def test_a_world_scene_is_reconstructed(task, scene):
+    assert len(scene) == QUICK.gaussians and held_out_psnr(scene, task.dataset) > 28
+
+
+def test_held_out_views_are_never_looked_at(task):
+    """What they show may be anything, and nothing comes out differently."""
+    images = task.dataset.images.copy()
+    images[task.dataset.held_out] = 255 - images[task.dataset.held_out]
+    config = FitConfig(gaussians=300, fit_steps=12)
+    one, two = (reconstruct(dataset, config) for dataset in (task.dataset, replace(task.dataset, images=images)))
+    for name, tensor in one.tensors().items():
+        torch.testing.assert_close(getattr(two, name), tensor, rtol=0, atol=0)
+
+
+def test_a_recoloured_scene_is_reached_from_the_one_before(task, scene):
+    """A later fit starts warm: a few steps bring the truth's colours, and what did not change stays."""
+    truth = task.truth
+    after = fit(scene, truth.training, QUICK.refit_steps, coarse_to_fine=False)
+    kept, before = truth.kept_out, task.dataset.kept_out.images
+    start, end = (fidelity(one, kept.cameras, before, kept.images) for one in (scene, after))
+    assert start.inside is not None and end.inside is not None and end.outside is not None
+    assert end.inside > start.inside + 6 and end.outside > 26
+
+
+def test_progress_is_told_with_a_psnr_that_rises(task):
+    told: list[FitProgress] = []
+    reconstruct(task.dataset, FitConfig(gaussians=300, fit_steps=30), told.append)
+    assert [at.step for at in told] == [*range(1, 31)] and {at.steps for at in told} == {30}
+    assert told[-1].psnr > told[0].psnr + 0.5
+
+
+def test_the_same_seed_gives_the_same_scene(task):
+    config = FitConfig(gaussians=200, fit_steps=5)
+    one, two = (reconstruct(task.dataset, config, random_seed=4) for _ in range(2))
+    other = reconstruct(task.dataset, config, random_seed=5)
+    torch.testing.assert_close(one.means, two.means, rtol=0, atol=0)
+    assert not torch.equal(one.means, other.means)
+
+
+def test_masked_pixels_teach_nothing(task):
+    masks = np.ones(task.dataset.images.shape[:3], bool)
+    masks[:, :, :20] = False
+    images = task.dataset.images.copy()
+    images[~masks] = 0
+    start = seed(task.dataset, 300, 1, torch.Generator().manual_seed(0))
+    one, two = (
+        fit(start, replace(task.dataset, images=pictures, masks=masks), 8, False)
+        for pictures in (task.dataset.images, images)
+    )
+    torch.testing.assert_close(one.sh, two.sh, rtol=0, atol=1e-4)
+
+
+def test_seeds_lie_where_the_scene_is(task):
+    """Swept seeds alone, at their colours, show the scene roughly; at random depths they do not."""
+    training = task.dataset.training
+    swept = seed(training, 3000, 0, torch.Generator().manual_seed(0))
+    centre = torch.from_numpy(training.cameras.centres.mean(0)).float()
+    stretch = torch.rand(3000, 1, generator=torch.Generator().manual_seed(1)) * 2 + 0.3
+    scattered = replace(swept, means=centre + (swept.means - centre) * stretch)
+    assert held_out_psnr(swept, task.dataset) > held_out_psnr(scattered, task.dataset) + 2
+
+
+def test_seeds_begin_with_the_sparse_points(task):
+    points = Points(np.random.default_rng(0).normal(size=(50, 3)), np.full((50, 3), 200, np.uint8))
+    made = seed(replace(task.dataset, points=points), 80, 2, torch.Generator().manual_seed(0))
+    assert len(made) == 80 and made.degree == 2
+    found = {tuple(row) for row in made.means[:50].tolist()}
+    assert found == {tuple(row) for row in torch.from_numpy(points.places).float().tolist()}
+    few = seed(replace(task.dataset, points=points), 20, 0, torch.Generator().manual_seed(0))
+    assert len(few) == 20
+
+
+def test_one_camera_without_neighbours_still_gives_seeds(task):
+    alone = task.dataset.chosen(np.array([0]))
+    places, colours, sizes = plane_sweep(alone, 30, torch.Generator().manual_seed(0))
+    assert places.isfinite().all() and len(colours) == len(sizes) == 30
+
+
+def test_spacing_is_the_distance_to_neighbours():
+    grid = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij"), dim=-1).view(-1, 3)
+    torch.testing.assert_close(spacing(2.5 * grid), torch.full((64,), 2.5))
+    assert spacing(torch.zeros(1, 3)).isfinite().all() and (spacing(torch.zeros(9, 3)) > 0).all()
+
+
+def test_ssim_is_scikit_images():
+    from skimage.metrics import structural_similarity  # pyright: ignore
+
+    rng = np.random.default_rng(0)
+    a = rng.random((30, 40, 3)).astype(np.float32)
+    b = np.clip(a + 0.2 * rng.normal(size=a.shape), 0, 1).astype(np.float32)
+    _, whole, *_ = structural_similarity(
+        a, b, channel_axis=2, data_range=1, gaussian_weights=True, use_sample_covariance=False, full=True
+    )
+    inner = ssim(torch.from_numpy(a), torch.from_numpy(b))
+    assert abs(float(inner) - whole.mean()) < 0.02  # they differ at the edge only
+    assert float(ssim(torch.from_numpy(a), torch.from_numpy(a))) == pytest.approx(1)
+
+
+def test_the_loss_of_equal_images_is_nothing_and_psnr_is_the_textbooks():
+    image = torch.rand(20, 20, 3)
+    assert float(loss(image, image)) == pytest.approx(0, abs=1e-6)
+    assert psnr(image, (image + 0.1)) == pytest.approx(20, abs=0.01)
+
+
+def test_sharing_the_load_keeps_the_image():
+    """n Gaussians in one place at the shared opacity and scale cover what the one did, Kheradmand et al. Eq. 9."""
+    opacities, copies = torch.tensor([0.3, 0.8, 0.95]), torch.tensor([2, 3, 5])
+    new, factor = shared_load(opacities, copies)
+    torch.testing.assert_close(1 - (1 - new) ** copies, opacities, rtol=1e-5, atol=1e-6)
+    # The coverage integrated along a line through the middle is the same.
+    x = torch.linspace(-8, 8, 4001)
+    for o, n, k, s in zip(opacities, copies, new, factor, strict=True):
+        one = (o * torch.exp(-0.5 * x**2)).sum()
+        many = (1 - (1 - k * torch.exp(-0.5 * (x / s) ** 2)) ** int(n)).sum()
+        torch.testing.assert_close(many, one, rtol=1e-3, atol=0)
+
+
+def test_faded_gaussians_are_moved_and_their_number_stays():
+    scene = gaussians_of(0, 50, 1)
+    faded = scene.logit_opacities.clone()
+    faded[:20] = -8
+    leaves = {n: one.clone().requires_grad_() for n, one in replace(scene, logit_opacities=faded).tensors().items()}
+    optimiser = torch.optim.Adam(list(leaves.values()), lr=1e-3)
+    cameras = cameras_of(0)
+    render(Gaussians(**leaves), cameras).colours.sum().backward()
+    optimiser.step()
+    before = render(Gaussians(**leaves), cameras).colours.detach()
+    moved = relocate(leaves, optimiser, torch.Generator().manual_seed(0))
+    after = render(Gaussians(**leaves), cameras).colours.detach()
+    assert moved >= 20 and len(leaves["means"]) == 50
+    assert (leaves["logit_opacities"].sigmoid() > 0.005 - 1e-6).all()
+    assert (optimiser.state[leaves["means"]]["exp_avg"][:20] == 0).all()
+    assert psnr(after, before) > 20
+
+
+def test_torch_gets_its_threads_back():
+    threads = torch.get_num_threads()
+    with quiet_torch():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("wrong", [{"gaussians": 0}, {"fit_steps": 0}, {"refit_steps": -1}, {"degree": 4}])
+def test_settings_are_refused_in_one_line(wrong):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')} is .*, expected"):
+        FitConfig(**wrong)
+
+
+def test_fidelity_is_split_by_what_changes():
+    before = np.zeros((1, 4, 4, 3), np.uint8)
+    target = before.copy()
+    target[0, :, :2] = 200
+    perfect, nothing = compare(target, before, target), compare(before, before, target)
+    assert perfect.inside == perfect.outside == 60
+    assert nothing.outside == 60 and nothing.inside == pytest.approx(20 * np.log10(255 / 200))
+    assert compare(before, before, before).inside is None
