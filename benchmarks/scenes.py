@@ -2,11 +2,7 @@
 
     python benchmarks/scenes.py reconstruct --count 4                     # scenes of the built-in world
     python benchmarks/scenes.py reconstruct --scene ../shared/data/scenes/dinosaur --side 128 --gaussians 12000
-<<<<<<< HEAD
-    python benchmarks/scenes.py edit --kinds recolour insert --count 4    # the whole loop, against the truth
-=======
     python benchmarks/scenes.py edit --kinds recolour insert --count 4    # the whole loop, against the true edit
->>>>>>> scenes
 
 Seeds count from 2,000,000,000, which no training or tuning uses. Times are wall clock: run it on a quiet machine.
 """
