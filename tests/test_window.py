@@ -1,6 +1,7 @@
 """Windows on long and looping clips: slices and merges against explicit masked maps, and what a window is."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def windows(draw: st.DrawFn) -> Window:
 
 @dataclass
 class Case:
-    """`q`, `k`, `v` [text | video] meet text; `video` has queries, keys and values of its own, as if placed elsewhere."""
+    """`q`, `k`, `v` [text | video] meet text; `video` has queries and keys of its own, as if placed elsewhere."""
 
     window: Window
     text_tokens: int
@@ -39,9 +40,7 @@ class Case:
     video: tuple[Tensor, Tensor, Tensor] = field(repr=False)
 
     def fast(self) -> Tensor:
-        return windowed_attention(
-            self.q, self.k, self.v, self.video, self.window, self.text_tokens, self.replacement
-        )
+        return windowed_attention(self.q, self.k, self.v, self.video, self.window, self.text_tokens, self.replacement)
 
     def reference(self) -> Tensor:
         return windowed_attention_reference(
@@ -94,7 +93,7 @@ def test_what_a_window_shows(window):
     for frame, place in enumerate(window.places()):
         seen = wide[window.first(frame) :][: window.span]
         assert len(set(seen)) == window.span and seen[place] == frame
-        steps = {(b - a) % frames if window.loop else b - a for a, b in zip(seen, seen[1:], strict=False)}
+        steps = {(b - a) % frames if window.loop else b - a for a, b in pairwise(seen)}
         assert steps <= {1 % frames}
         if window.loop or half <= frame < frames - window.span + half:
             assert place == half

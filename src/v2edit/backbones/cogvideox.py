@@ -51,7 +51,7 @@ class Windowed:
     def place(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, wide keys and wide values, from those of the clip before they are rotated."""
         wide = self.window.wide
-        return apply_rotary_emb(q, self.in_clip), apply_rotary_emb(wide(k), self.wide), wide(v)
+        return rotate(q, self.in_clip), rotate(wide(k), self.wide), wide(v)
 
 
 class JointAttention:
@@ -87,8 +87,8 @@ class JointAttention:
         elif replacement is not None:
             attend = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
         if image_rotary_emb is not None:
-            q[:, :, text_tokens:] = apply_rotary_emb(q[:, :, text_tokens:], image_rotary_emb)
-            k[:, :, text_tokens:] = apply_rotary_emb(k[:, :, text_tokens:], image_rotary_emb)
+            q[:, :, text_tokens:] = rotate(q[:, :, text_tokens:], image_rotary_emb)
+            k[:, :, text_tokens:] = rotate(k[:, :, text_tokens:], image_rotary_emb)
         out = attend(q, k, v)
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
         return out[:, text_tokens:], out[:, :text_tokens]
@@ -257,3 +257,8 @@ class CogVideoX:
 def to_uint8(video: Tensor) -> Tensor:
     """What the decoder gives, -1 to 1, as the bytes of frames."""
     return ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def rotate(x: Tensor, table: Table) -> Tensor:
+    """Queries or keys [R, H, video tokens, D] rotated to their places."""
+    return apply_rotary_emb(x, table)  # pyright: ignore[reportArgumentType, reportReturnType] (diffusers' own hints)
