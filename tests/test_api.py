@@ -81,6 +81,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def absolute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "absolute"
+    pipeline_of("2b").save_pretrained(folder)
+    return folder
+
+
 def edited(tmp_path: Path, model: Path, frames: int, prompts: tuple[str, str] = ("a ball", "a cube")) -> Path:
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "clip.mp4"
@@ -104,11 +111,11 @@ def test_the_manifest_says_what_was_used_and_not_what_was_asked(tmp_path, model,
     assert caplog.messages == []
 
 
-def test_a_clip_longer_than_the_model_was_trained_on_is_noted_where_no_window_helps(tmp_path, model, caplog):
+def test_a_long_clip_is_noted_where_positions_are_absolute(tmp_path, model, absolute, caplog):
+    edited(tmp_path, absolute, 9)
     edited(tmp_path / "relative", model, 10)
     assert caplog.messages == []
-    pipeline_of("2b").save_pretrained(tmp_path / "absolute")
-    edited(tmp_path, tmp_path / "absolute", 10)
+    edited(tmp_path / "absolute", absolute, 10)
     (note,) = caplog.messages
     assert note.startswith("10 frames, and the model, whose positions are absolute, was trained on 9: ")
 
@@ -123,12 +130,13 @@ def test_a_clip_longer_than_the_model_was_trained_on_is_noted_where_no_window_he
     ],
 )
 @pytest.mark.parametrize("frames", [9, 10])
-def test_the_built_in_model_has_one_note_at_most(tmp_path, model, monkeypatch, caplog, prompts, foreign, frames):
-    monkeypatch.setattr("v2edit.backbones.registry.BUILT_IN_FOLDER", model)
+def test_the_built_in_model_has_one_note_at_most(tmp_path, absolute, monkeypatch, caplog, prompts, foreign, frames):
+    monkeypatch.setattr("v2edit.backbones.registry.BUILT_IN_FOLDER", absolute)
     monkeypatch.setattr("v2edit.backbones.cogvideox.log.disabled", True)  # the tiny tokenizer cuts these prompts
     edited(tmp_path, "primitives", frames, prompts)
-    assert len(caplog.messages) == foreign
+    assert len(caplog.messages) == (foreign or frames > 9)
     assert ("knows only its own world" in caplog.text) is foreign
+    assert ("trained on 9" in caplog.text) is (frames > 9)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,24 @@
 """What only a GPU can show; skipped where there is none. `make test-heavy` runs it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_editor import PAIR, SAME, frames_of
 from tiny import pipeline_of
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from v2edit import backbones
-from v2edit.attention import attend, attend_reference
+from v2edit.attention import (
+    Replacement,
+    Window,
+    attend,
+    attend_reference,
+    replaced_attention,
+    replaced_attention_reference,
+    windowed_attention,
+    windowed_attention_reference,
+)
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
@@ -19,20 +31,49 @@ CONFIG = EditConfig(steps=10, beta=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_source_comes_back_on_a_gpu(dtype):
+@pytest.mark.parametrize(("frames", "loop"), [(9, False), (25, False), (24, True)])
+def test_the_source_comes_back_on_a_gpu(dtype, frames, loop):
     backbone = CogVideoX(pipeline_of("5b").to("cuda", dtype))
-    x0 = backbone.encode(frames_of(0))
-    (back,) = Editor(backbone).subtasks(x0, aligned_text(backbone, SAME), CONFIG)
+    x0 = backbone.encode(frames_of(0, frames), loop=loop)
+    (back,) = Editor(backbone).subtasks(x0, aligned_text(backbone, SAME), replace(CONFIG, loop=loop))
     assert (back - x0).norm() <= 1e-4 * x0.norm()
 
 
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels", [64, 32, 12])
-def test_the_kernels_give_the_log_sum_exp_that_the_reference_gives(dtype, channels):
-    q, k, v = (torch.randn(2, 3, n, channels, device="cuda", dtype=dtype) for n in (70, 45, 45))
+@pytest.mark.parametrize("keys", [45, 1])
+def test_the_kernels_give_the_log_sum_exp_that_the_reference_gives(kernel, dtype, channels, keys):
+    q, k, v = (torch.randn(2, 3, n, channels, device="cuda", dtype=dtype) for n in (70, keys, keys))
+    with sdpa_kernel([kernel, SDPBackend.MATH]):  # maths where the kernel does not take these
+        got = attend(q, k, v)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for got, expected in zip(attend(q, k, v), attend_reference(q, k, v), strict=True):
-        torch.testing.assert_close(got.float(), expected.float(), rtol=tolerance, atol=tolerance)
+    for one, expected in zip(got, attend_reference(q, k, v), strict=True):
+        torch.testing.assert_close(one.float(), expected.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("loop", [False, True])
+def test_windows_and_replaced_maps_on_a_gpu(kernel, dtype, loop):
+    window, text = Window(7, 3, loop), 20
+    q, k, v = (torch.randn(2, text + 7 * 30, 4, 64, device="cuda", dtype=dtype).transpose(1, 2) for _ in range(3))
+    video = q[:, :, text:], window.wide(k[:, :, text:]), window.wide(v[:, :, text:])
+    maps = Replacement(15, (((0, 1.0),), ((0, 1.0),)))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    with sdpa_kernel([kernel, SDPBackend.MATH]):
+        got = (
+            replaced_attention(q, k, v, maps, text),
+            windowed_attention(q, k, v, video, window, text, maps),
+        )
+    expected = (
+        replaced_attention_reference(q, k, v, maps, text),
+        windowed_attention_reference(q, k, v, video, window, text, maps),
+    )
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("offload", ["model", "group"])

@@ -29,7 +29,7 @@ def windows(draw: st.DrawFn) -> Window:
 
 @dataclass
 class Case:
-    """`q`, `k`, `v` [text | video] meet text; `video` has queries, keys and values of its own, as if elsewhere."""
+    """`q`, `k`, `v` [text | video] meet text; `video` has queries and keys of its own, as if placed elsewhere."""
 
     window: Window
     text_tokens: int

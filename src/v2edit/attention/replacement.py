@@ -151,7 +151,7 @@ CUDA_KERNELS = {
 
 
 def attend_in_parts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attend_reference` some queries at a time: for devices whose kernels keep the log-sum-exp to themselves."""
+    """`attend_reference`, so many queries at a time: where no kernel returns the log-sum-exp."""
     queries = max(1, LOGITS_AT_ONCE // (q.shape[0] * q.shape[1] * k.shape[2]))
     parts = [attend_reference(part, k, v) for part in q.split(queries, dim=2)]
     return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)

@@ -64,12 +64,7 @@ class Windowed:
     def place(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, wide keys and wide values, from those of the clip before they are rotated."""
         wide = self.window.wide
-        return rotated(q, self.in_clip), rotated(wide(k), self.wide), wide(v)
-
-
-def rotated(x: Tensor, table: Table) -> Tensor:
-    """Queries or keys [R, H, N, D] at their rotary positions."""
-    return apply_rotary_emb(x, table)  # pyright: ignore[reportArgumentType, reportReturnType] (annotated too narrowly)
+        return rotate(q, self.in_clip), rotate(wide(k), self.wide), wide(v)
 
 
 class JointAttention:
@@ -105,8 +100,8 @@ class JointAttention:
         elif replacement is not None:
             attend = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
         if image_rotary_emb is not None:
-            q[:, :, text_tokens:] = rotated(q[:, :, text_tokens:], image_rotary_emb)
-            k[:, :, text_tokens:] = rotated(k[:, :, text_tokens:], image_rotary_emb)
+            q[:, :, text_tokens:] = rotate(q[:, :, text_tokens:], image_rotary_emb)
+            k[:, :, text_tokens:] = rotate(k[:, :, text_tokens:], image_rotary_emb)
         out = attend(q, k, v)
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
         return out[:, text_tokens:], out[:, :text_tokens]
@@ -316,3 +311,8 @@ def outline(folder: Path) -> Outline:
         GUIDANCE,
         scheduler.from_pretrained(folder / "scheduler"),
     )
+
+
+def rotate(x: Tensor, table: Table) -> Tensor:
+    """Queries or keys [R, H, video tokens, D] rotated to their places."""
+    return apply_rotary_emb(x, table)  # pyright: ignore[reportArgumentType, reportReturnType] (diffusers' own hints)
