@@ -65,6 +65,7 @@ def test_the_loop_edits_reconstructs_and_tells(caplog):
     )
     assert len(done.videos) == len(done.renders) == len(done.changes) == 2
     assert {one.shape for one in [done.source, *done.videos, *done.renders]} == {(9, *done.source.shape[1:])}
+    assert [f"subtask {k} changed" in line for k, line in enumerate(caplog.messages, 1)] == [True, True]  # few steps
     assert len(done.gaussians) == 80 and not torch.equal(done.gaussians.sh, scene.sh)
     whats = list(dict.fromkeys(stage.what for stage in stages))
     assert whats == [f"subtask {k}/2, {what}" for k in (1, 2) for what in ("editing", "reconstructing")]
