@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -97,7 +97,8 @@ def edit_gaussians(
     def editing(at: Progress) -> None:
         on_stage(Stage(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
 
-    config = looped(config, path)
+    # A closed path's video is a loop, where the model can make one.
+    config = replace(config, loop=config.loop or (path.closed and editor.backbone.relative))
     result = editor.edit(source, prompts, config, editing, reconstruct)
     reconstruct(config.subtasks, result.frames)
     return SceneEdit(scene, source, result.subtasks, renders, changes)
@@ -108,12 +109,6 @@ def video_cameras(editor: Editor, path: CameraPath) -> Cameras:
     cameras = path.cameras
     size = editor.backbone.fit(Size(len(cameras), cameras.height, cameras.width))
     return cameras.resized(size.height, size.width)
-
-
-def looped(config: EditConfig, path: CameraPath) -> EditConfig:
-    """A closed path's video is a loop, where the editor knows of such."""
-    known = any(field.name == "loop" for field in fields(config))
-    return replace(config, **{"loop": True}) if path.closed and known else config
 
 
 @torch.no_grad()
