@@ -47,7 +47,7 @@ class Sizes:
 
 
 SIZES = {
-    "cpu": Sizes(8, torch.float32, (1024, 2048, 4096, 8192), 64, 4e9),
+    "cpu": Sizes(8, torch.float32, (1024, 2048, 4096, 8192), 135, 4e9),
     "cuda": Sizes(48, torch.bfloat16, (4096, 8192, 17550, 25650), 1350, 32e9),
 }
 

@@ -73,16 +73,17 @@ def take_maps(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, sources
     assert len(sources) == len(out)
     if k.shape[2] == 0:
         return
-    for row, pairs in enumerate(sources):
-        here, here_lse = out[row : row + 1], lse[row : row + 1]
-        mean, total = None, 0.0  # of the parts but the last: these are mixed in their own memory
-        for number, (source, weight) in enumerate(pairs, start=1):
-            b, b_lse = attend(q[source : source + 1], k[source : source + 1], v[row : row + 1])
-            if number == len(pairs):
-                merge(here, here_lse, b, b_lse, into=here)
-            else:
-                part, total = merge(here, here_lse, b, b_lse, into=b), total + weight
-                mean = part if mean is None else mean.lerp_(part, weight / total)
+
+    def part(row: int, source: int, into: Tensor | None = None) -> Tensor:
+        b, b_lse = attend(q[source : source + 1], k[source : source + 1], v[row : row + 1])
+        return merge(out[row : row + 1], lse[row : row + 1], b, b_lse, into=b if into is None else into)
+
+    for row, (*others, (last, _)) in enumerate(sources):
+        mean, total = None, 0.0  # of the parts but the last: these are mixed in memory of their own
+        for source, weight in others:
+            total += weight
+            mean = part(row, source) if mean is None else mean.lerp_(part(row, source), weight / total)
+        here = part(row, last, into=out[row : row + 1])
         if mean is not None:
             here.lerp_(mean, total)
 
