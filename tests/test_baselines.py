@@ -161,6 +161,25 @@ def test_prompt_to_prompt_with_equal_prompts_and_guidances_is_the_sources_replay
     assert far(all_replaced, none) <= 1e-4
 
 
+@pytest.mark.parametrize(
+    ("settings", "forwards"),
+    [
+        (VideoToVideo(steps=10, strength=0.6), 6 * 2),
+        (FlowEdit(steps=10, n_max=0.6, n_min=0.2), 4 * 4 + 2 * 2),
+        (PromptToPrompt(steps=10, replaced=0.5), 10 + 5 * 4 + 5 * 2),  # the way there, both together, the edit alone
+    ],
+    ids=str,
+)
+def test_the_number_of_forwards(settings, forwards):
+    backbone, rows = CogVideoX(pipeline_of("5b")), []
+    for transformer in (backbone.transformer, backbone._peer.transformer):
+        transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+        )
+    settings.on(backbone)(frames_of(3), PAIR, 0)
+    assert sum(rows) == forwards
+
+
 @pytest.mark.parametrize("settings", [VideoToVideo(steps=2), FlowEdit(steps=2), PromptToPrompt(steps=2)], ids=str)
 def test_any_clip_comes_back_with_its_own_length_and_size(settings):
     frames = frames_of(2, 7, 45, 31)
