@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from v2edit import backbones
 from v2edit.backbones import Backbone, Checkpoint
@@ -100,7 +101,7 @@ def started(workers: Workers) -> Iterator[ProcessPoolExecutor]:
     except BaseException as error:
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise UserError(
                 "a worker process ended without a word, for want of memory perhaps; the same command goes on from here"
@@ -177,6 +178,8 @@ def _start(workers: Workers) -> None:
         os._exit(1)  # Killed, it could not say so; its workers would wait for ever.
 
     threading.Thread(target=follow, daemon=True).start()
+    # The libraries' bars share a lock that is a semaphore of the system, and left behind by a worker that is ended.
+    tqdm.set_lock(threading.RLock())
     if torch.device(workers.device).type == "cpu":
         torch.set_num_threads(1)
 
