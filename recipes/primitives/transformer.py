@@ -4,9 +4,10 @@
     python recipes/primitives/transformer.py --size large --minutes 20 --batch 256     (a GPU)
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new wording of
-the caption at every visit, averaged weights; the text encoder is examined on what it read; clips and (twice as many)
-stills, their first frames, in turn. The blocks' matrices go by Muon, the rest by AdamW. Resumes from
-out/transformer/state.pt; without one, and with `--from-model`, from the committed weights.
+the caption at every visit, averaged weights; the text encoder is examined on what it read, and the transformer,
+two thirds through, on what it is about to draw where; clips and (twice as many) stills, their first frames, in turn.
+The blocks' matrices go by Muon, the rest by AdamW. Resumes from out/transformer/state.pt; without one, and with
+`--from-model`, from the committed weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import time
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -44,7 +46,8 @@ from training import (
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from v2edit.world.captions import WORDS, Wording, caption, describe_object, sample_wording
-from v2edit.world.scene import COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Scene, sample_scene
+from v2edit.world.render import render
+from v2edit.world.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Scene, sample_scene
 
 TEXT_LENGTH = 40
 DROPPED = 0.1
@@ -162,6 +165,74 @@ class Examination(nn.Module):
         return rows
 
 
+class Probe(nn.Module):
+    """Asks the hidden video tokens in the middle of the transformer what will be seen at their place: whether an
+    object is there, and if so, of what size, colour, shape, place and motion; and how the camera moves.
+
+    The diffusion loss says the same only in a few latents of a few noisy pictures, and learns last which words belong
+    to which of two objects. Told at the place itself, a network learns several times faster (REPA, Yu et al. 2025,
+    with a pretrained encoder's features, where this world has the answers themselves).
+    """
+
+    FIELDS: ClassVar = {"there": ("no", "yes"), "camera": CAMERAS, **ASKED}
+    MOVING = ("camera", "motion")  # what a still does not show
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict({field: nn.Linear(width, len(values)) for field, values in self.FIELDS.items()})
+        self.seen = torch.empty(0)
+
+    def watch(self, transformer: CogVideoXTransformer3DModel) -> None:
+        """From now on keeps the video tokens that leave the block two thirds through."""
+        blocks = transformer.transformer_blocks
+        blocks[len(blocks) * 2 // 3 - 1].register_forward_hook(
+            lambda _module, _inputs, out: self.__setattr__("seen", out[0])
+        )
+
+    def forward(self, answers: dict[str, Tensor]) -> tuple[Tensor, float]:
+        """The mean of all questions' cross-entropies, and how many objects' colours are told right (0..1).
+
+        answers: of each field int64 [B, N], -1 where it is not asked."""
+        hidden = self.norm(self.seen.float())
+        losses, told = [], 0.0
+        for field, right in answers.items():
+            logits = self.heads[field](hidden).flatten(0, 1)
+            losses.append(F.cross_entropy(logits, right.flatten(), ignore_index=-1))
+            if field == "colour":
+                asked = right.flatten() >= 0
+                told = float((logits.argmax(-1) == right.flatten())[asked].float().mean())
+        return torch.stack(losses).mean(), told
+
+    @classmethod
+    def answers(cls, scenes: list[Scene], owners: np.ndarray) -> dict[str, Tensor]:
+        """owners [B, F, h, w]: the object at each token, -1 for none."""
+        owner = torch.from_numpy(owners).long().flatten(1)
+        fields = [field for field in cls.FIELDS if owners.shape[1] > 1 or field not in cls.MOVING]
+        found = {"there": (owner >= 0).long()}
+        if "camera" in fields:
+            found["camera"] = torch.tensor([CAMERAS.index(s.camera) for s in scenes])[:, None].expand_as(owner)
+        for field in (f for f in ASKED if f in fields):
+            table = [[ASKED[field].index(getattr(o, field)) for o in s.objects] + [0] * (2 - len(s.objects)) + [-1]
+                     for s in scenes]  # fmt: skip
+            found[field] = torch.tensor(table).gather(1, owner.where(owner >= 0, 2))
+        return found
+
+
+def owners_of(scenes: list[Scene], path: Path) -> np.ndarray:
+    """int8 [clips, F, 8, 8]: the object that fills the most of each token of the transformer, -1 below a quarter.
+    Rendered once (a minute), kept at `path`."""
+    if not path.exists():
+        owners = []
+        for scene in scenes:
+            cover = render(scene, 9, 8, 8, samples=4).coverage  # [objects, T, 8, 8]
+            late = cover[:, 1:].reshape(len(cover), 2, 4, 8, 8).mean(2)  # a causal latent: one frame, then four each
+            cover = np.concatenate([cover[:, :1], late], 1)
+            owners.append(np.where(cover.max(0) >= 0.25, cover.argmax(0), -1).astype(np.int8))
+        np.save(path, np.stack(owners))
+    return np.load(path)
+
+
 def captions_of(scenes: list[Scene], indices: np.ndarray, tokenizer: T5Tokenizer, rng: Random) -> tuple[Tensor, Tensor]:
     """Token ids [B, L] of a caption of each scene in a random wording, some dropped, and the examination's labels."""
     wordings = [None if rng.random() < DROPPED else sample_wording(rng) for _ in indices]
@@ -195,11 +266,11 @@ def attention_to_objects(done: float) -> float:
 
 
 def timesteps(count: int) -> Tensor:
-    """int64 [B]: half of them anywhere, half where the prompt decides (at 450 to 950 of 1000 an object's colour, shape
-    and motion are settled); stratified, one out of each of B equal parts."""
+    """int64 [B]: half of them anywhere, half where the prompt decides (from 500 of 1000 on an object's place, colour,
+    shape and motion are settled); stratified, one out of each of B equal parts."""
     u = (torch.rand(count) + torch.randperm(count)) / count
     anywhere = torch.rand(count) < 0.5
-    return (torch.where(anywhere, u, 0.45 + 0.5 * u) * 1000).long()
+    return (torch.where(anywhere, u, 0.5 + 0.5 * u) * 1000).long()
 
 
 def optimizers(denoiser: Denoiser, lr: float) -> list[torch.optim.Optimizer]:
@@ -248,6 +319,7 @@ def main() -> None:
     count, channels = len(shards) * len(shards[0]), shards[0].shape[2]
     objects = object_share(shards[0].shape[1])
     scenes = [sample_scene(Random(seed)) for seed in range(count)]
+    owners = owners_of(scenes, OUT / "owners.npy")
     vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder()).to(device).eval()
     tokenizer = new_tokenizer()
     if options.from_model:
@@ -260,26 +332,30 @@ def main() -> None:
     denoiser = Denoiser(*parts).to(device).train()
     averaged = Averaged(denoiser, 0.997)
     examination = Examination(len(tokenizer)).to(device)
+    probe = Probe().to(device)
+    probe.watch(denoiser.transformer)
     steppers = [
         *optimizers(denoiser, options.lr),
-        torch.optim.AdamW(examination.parameters(), lr=options.lr, weight_decay=0.0),
+        torch.optim.AdamW([*examination.parameters(), *probe.parameters()], lr=options.lr, weight_decay=0.0),
     ]
     scheduler = new_scheduler()
     alphas = scheduler.alphas_cumprod.float().to(device)
     rotary = pipeline_of(denoiser, tokenizer, vae)._prepare_rotary_positional_embeddings(
         64, 64, shards[0].shape[1], device
     )
-    clock, step, seen = Clock(options.minutes, fall=0.3), 0, 0
+    clock, step, seen = Clock(options.minutes, fall=0.2), 0, 0
     if (folder / "state.pt").exists():
         state = torch.load(folder / "state.pt", map_location=device)
         denoiser.load_state_dict(state["model"])
         averaged.model.load_state_dict(state["averaged"])
-        if "examination" in state:
-            examination.load_state_dict(state["examination"])
-        for stepper, saved in zip(steppers, state["optimizers"], strict=False):
-            stepper.load_state_dict(saved)
+        examination.load_state_dict(state["examination"])
+        if "probe" in state:
+            probe.load_state_dict(state["probe"])
+        for stepper, saved in zip(steppers, state["optimizers"], strict=True):
+            if len(saved["param_groups"][0]["params"]) == len(stepper.param_groups[0]["params"]):
+                stepper.load_state_dict(saved)
         clock.before, step, seen = state["minutes"], state["step"], state["seen"]
-    looked, saved_at, running, wrong = clock.elapsed, clock.elapsed, 1.0, 1.0
+    looked, saved_at, running, wrong, unseen, told = clock.elapsed, clock.elapsed, 1.0, 1.0, 1.0, 0.0
     torch.manual_seed(step)
     # Which of two objects a word is about is learned last; clips of two count three times.
     pool = np.array([k for k, scene in enumerate(scenes) for _ in range(3 if len(scene.objects) == 2 else 1)])
@@ -287,13 +363,12 @@ def main() -> None:
     while True:
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
-            line = {"minutes": round(saved_at, 1), "step": step, "seen": seen, "loss": round(running, 4),
-                    "examination": round(wrong, 3)}  # fmt: skip
-            print(json.dumps(line), flush=True)
-            saved = [stepper.state_dict() for stepper in steppers]
-            save_state(folder / "state.pt", model=denoiser.state_dict(), averaged=averaged.model.state_dict(),
-                       examination=examination.state_dict(), optimizers=saved, minutes=saved_at, step=step,
-                       seen=seen)  # fmt: skip
+            line = {"minutes": saved_at, "loss": running, "examination": wrong, "probe": unseen, "colours told": told}
+            print(json.dumps({"step": step, "seen": seen} | {k: round(v, 4) for k, v in line.items()}), flush=True)
+            parts = {"model": denoiser, "averaged": averaged.model, "examination": examination, "probe": probe}
+            states = {name: part.state_dict() for name, part in parts.items()}
+            states["optimizers"] = [stepper.state_dict() for stepper in steppers]
+            save_state(folder / "state.pt", **states, minutes=saved_at, step=step, seen=seen)
         if clock.elapsed - looked > options.look or clock.done >= 1:
             looked = clock.elapsed
             look(pipeline_of(averaged.model, tokenizer, vae), folder / f"sheet-{seen:08d}.png")
@@ -316,15 +391,19 @@ def main() -> None:
         weight = 1 + attention_to_objects(clock.done) * torch.from_numpy(objects[indices, :frames]).to(device).float()
         loss = (weight * (out.float() - (a * eps - s * x0)).square()).mean()
         asked = examination(text.float(), ids, about)
+        answers = Probe.answers([scenes[i] for i in indices], owners[indices, :frames])
+        drawn, right = probe({field: answer.to(device) for field, answer in answers.items()})
         for stepper in steppers:
             stepper.zero_grad(set_to_none=True)
-        (loss + 0.05 * asked).backward()
+        (loss + 0.05 * asked + 0.05 * drawn).backward()
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()
         averaged.update(denoiser, step)
         running += (float(loss.detach()) - running) * 0.01
         wrong += (float(asked.detach()) - wrong) * 0.01
+        unseen += (float(drawn.detach()) - unseen) * 0.01
+        told += (right - told) * 0.01
         step, seen = step + 1, seen + len(x0)
 
 
