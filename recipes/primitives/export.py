@@ -11,9 +11,9 @@ from __future__ import annotations
 import shutil
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from training import MODEL, OUT, autoencoder
-from transformer import TEXT_LENGTH, Denoiser, new_text_encoder, new_tokenizer, new_transformer, pipeline_of
+from transformer import TEXT_LENGTH, new_scheduler, new_text_encoder, new_tokenizer, new_transformer
 
 CARD = """---
 license: apache-2.0
@@ -41,11 +41,12 @@ Made by `recipes/primitives` ({seen:,} clips seen); what was tried is in `LOG.md
 def main() -> None:
     vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder())
     state = torch.load(OUT / "transformer/state.pt", map_location="cpu")
-    layers = 1 + max(int(k.split(".")[2]) for k in state["averaged"] if k.startswith("transformer.transformer_blocks"))
+    layers = 1 + max(int(name.split(".")[1]) for name in state["averaged"] if name.startswith("transformer_blocks"))
     tokenizer = new_tokenizer()
-    denoiser = Denoiser(new_text_encoder(len(tokenizer)), new_transformer(layers, vae.config.latent_channels))
-    denoiser.load_state_dict(state["averaged"])
-    pipeline = pipeline_of(denoiser, tokenizer, vae)
+    encoder, transformer = new_text_encoder(len(tokenizer)), new_transformer(layers, vae.config.latent_channels)
+    encoder.load_state_dict(state["text_encoder"])
+    transformer.load_state_dict(state["averaged"])
+    pipeline = CogVideoXPipeline(tokenizer, encoder, vae, transformer, new_scheduler())
     pipeline.transformer.to(torch.float16)
     beside = MODEL.with_name(MODEL.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
