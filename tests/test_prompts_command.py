@@ -96,7 +96,8 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
     outline, whole = backbones.outline(checkpoint), backbones.load(checkpoint, "cpu")
     assert checkpoint.prompt_style == "cogvideox" and backbones.find().prompt_style == "primitives"
     assert (outline.tokenizer.length, outline.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
-    assert outline.guidance == whole.guidance
+    assert outline.guidance == whole.guidance == 7
+    assert backbones.outline(backbones.find()).guidance == backbones.load().guidance == 3
     for text, encoded in zip(PAIR.values(), whole.encode_text(list(PAIR.values())), strict=True):
         assert outline.tokenizer.ids(text) == encoded.ids
     one, other = outline.schedule(7), whole.schedule(7)

@@ -53,7 +53,7 @@ class Backbone(Protocol):
     """A text-to-video model as a denoiser of latents."""
 
     name: str
-    guidance: float  # the family's own classifier-free guidance for editing
+    guidance: float  # classifier-free guidance for editing: the family's, or the model's own
     solver: str  # the solver that the model's own scheduler amounts to
     trained: Size  # the clip it was trained on
     text_length: int  # L

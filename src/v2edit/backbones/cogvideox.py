@@ -110,12 +110,11 @@ class JointAttention:
 class CogVideoX:
     """The `Backbone` of a `CogVideoXPipeline`."""
 
-    guidance = GUIDANCE
-
-    def __init__(self, pipeline: CogVideoXPipeline, name: str = "CogVideoX") -> None:
+    def __init__(self, pipeline: CogVideoXPipeline, name: str = "CogVideoX", guidance: float | None = None) -> None:
         if pipeline.transformer.config.patch_size_t is not None:
             raise UserError(f"{name} is a CogVideoX 1.5 model; this version edits with CogVideoX 1.0 (2b and 5b)")
         self.name, self.pipeline = name, pipeline
+        self.guidance = GUIDANCE if guidance is None else guidance
         self.transformer, self.vae = pipeline.transformer, pipeline.vae
         self.transformer.set_attn_processor(JointAttention())
         for part in (self.transformer, self.vae, pipeline.text_encoder):
@@ -301,14 +300,14 @@ def to_uint8(video: Tensor) -> Tensor:
     return ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def outline(folder: Path) -> Outline:
+def outline(folder: Path, guidance: float | None = None) -> Outline:
     """The `Outline` of a pipeline folder, of which the weights may be missing."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     tokenizer, scheduler = getattr(transformers, index["tokenizer"][-1]), getattr(diffusers, index["scheduler"][-1])
     config: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
     return Outline(
         Tokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
-        GUIDANCE,
+        GUIDANCE if guidance is None else guidance,
         scheduler.from_pretrained(folder / "scheduler"),
     )
 

@@ -31,7 +31,7 @@ class VideoToVideo:
     strength: float = 0.8
     """Share of the steps that the source is noised up to; diffusers' own default."""
     guidance: float | None = None
-    """Classifier-free guidance; the model family's own where none is given."""
+    """Classifier-free guidance; the model's own where none is given."""
 
     def __post_init__(self) -> None:
         expect_shares(self, "strength")
@@ -88,7 +88,7 @@ class PromptToPrompt:
     replaced: float = 0.8
     """Share of the steps, the first ones, in which the edit takes the source's maps of the shared words."""
     guidance: float | None = None
-    """Classifier-free guidance of the edit; the model family's own where none is given."""
+    """Classifier-free guidance of the edit; the model's own where none is given."""
     source_guidance: float = 1.0
     """Guidance of the source's replay; 1, that of its inversion, comes nearest to the source."""
 

@@ -28,7 +28,7 @@ class EditConfig:
     mixture: float = 0.7
     """From the second subtask on: how much of the control comes from the original video, not the current."""
     guidance: float | None = None
-    """Classifier-free guidance; the model family's own where none is given (CogVideoX: 7)."""
+    """Classifier-free guidance; the model's own where none is given (CogVideoX: 7)."""
     source_guidance: float | None = None
     """Guidance of the source's own denoising, whose means the noise is taken from; as the edit's where none is given.
     Lower than it, the difference pulls the edit further towards its prompt, also where the prompts are equal."""
