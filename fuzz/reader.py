@@ -5,6 +5,7 @@
 
 import logging
 import resource
+import struct
 import sys
 import tempfile
 import warnings
@@ -100,7 +101,7 @@ TARGETS = {
 
 
 class Target:
-    """A reader with a folder of its own to read from; `seeds` beside this file are laid there first where there are."""
+    """A reader with a folder of its own to read from."""
 
     def __init__(self, name: str) -> None:
         logging.disable(logging.CRITICAL)
@@ -110,23 +111,39 @@ class Target:
         file, self.read = TARGETS[name]()
         self.path = self.root / file
         self.path.parent.mkdir(parents=True)
-        if name == "transforms":
-            from PIL import Image
-
-            for k in range(2):
-                Image.new("RGB", (8, 6)).save(self.root / f"{k}.png")
-        if name == "colmap":
-            (self.path.parent / "cameras.bin").write_bytes(
-                (1).to_bytes(8, "little") + b"\1\0\0\0\1\0\0\0" + b"\x08\0\0\0\0\0\0\0" * 2 + b"\0" * 32
-            )
-            (self.path.parent / "points3D.bin").write_bytes(b"\0" * 8)
+        self._surround(name)
         self.before = self._there()
         self.start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
+    def _surround(self, name: str) -> None:
+        """What must lie beside the file for its reader to come to its end."""
+        if name in ("transforms", "colmap", "style"):
+            from PIL import Image
+
+            for k in "01a":
+                Image.new("RGB", (8, 6)).save(self.root / f"{k}.png")
+        if name == "colmap":
+            pinhole = struct.pack("<QIIQQ4d", 1, 1, 1, 8, 6, 9, 9, 4, 3)
+            (self.path.parent / "cameras.bin").write_bytes(pinhole)
+            (self.path.parent / "points3D.bin").write_bytes(bytes(8))
+        if name == "model_index":
+            from v2edit.backbones.registry import PARTS
+
+            for part, needs in PARTS.items():
+                (self.root / part).mkdir()
+                for names in needs:
+                    (self.root / part / names[0].replace("*", "weights")).touch()
+
     def __call__(self, data: bytes) -> None:
+        self.shown(data)
+
+    def shown(self, data: bytes) -> bool:
+        """Whether the reader takes these bytes. Raises whatever it must not."""
+        shown = False
         self.path.write_bytes(data)
         try:
             self.read(self.path)
+            shown = True
         except UserError as error:
             assert str(error).strip()
         finally:
@@ -134,6 +151,7 @@ class Target:
         assert self._there() == self.before, "something was written"
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.start) * 1024
         assert grown < MEMORY, f"{grown / 2**20:.0f} MiB more memory"
+        return shown
 
     def _there(self) -> list[Path]:
         return sorted(path for path in Path(self.kept.name).rglob("*") if path != self.path)

@@ -100,7 +100,11 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
         raise UserError(f"cannot read the COLMAP model {model}: {reason[0] if reason else type(error)}") from error
     pictures = next((place for place in (folder / "images", folder) if place.is_dir()), folder)
     views = []
-    for image in sorted(scene.images.values(), key=lambda one: one.name):
+    try:
+        images = sorted(scene.images.values(), key=lambda one: one.name)
+    except UnicodeDecodeError as error:
+        raise UserError(f"the COLMAP model {model} names an image in no UTF-8") from error
+    for image in images:
         if not image.has_pose:
             continue
         camera = scene.cameras[image.camera_id]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Named one by one: others that Pillow knows run programs (PostScript) or follow references.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+# What Pillow's decoders raise over a broken file, beside OSError.
+STUMBLES = (ArithmeticError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 MOST_PIXELS = 2**26  # of one picture: 8192x8192
 
 
@@ -24,7 +28,6 @@ def opened_image(path: Path) -> Iterator[Image]:
     raised while it is decoded inside the context, too."""
     from PIL import Image
 
-    Image.init()  # or it knows some of these formats only by chance
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -39,5 +42,15 @@ def opened_image(path: Path) -> Iterator[Image]:
     except OSError as error:
         reason = error.strerror or "damaged, or of an unknown kind"
         raise UserError(f"{path} is not an image that can be read ({reason})") from None
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over
+    except (
+        ArithmeticError,
+        EOFError,
+        LookupError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        # Pillow's decoders raise whatever a broken file makes them stumble over.
         raise UserError(f"{path} is not an image that can be read ({type(error).__name__})") from None

@@ -178,7 +178,8 @@ def _ticks(count: int, fps: Fraction, times: np.ndarray | None) -> tuple[list[in
         raise UserError(f"{count} frames, but {len(times)} times")
     # A tick that the duration is a whole number of, so that the average rate comes back exactly.
     clock = math.lcm(CLOCK, (count / fps).denominator)
-    clock = clock if clock < 2**31 else CLOCK
+    longest = max(*np.diff(times), float(count / fps) - float(times[-1] - times[0]), 1)
+    clock = clock if clock * longest < 2**31 else CLOCK  # a frame's length in an MP4 file has 32 bits
     ticks = [round(float(t - times[0]) * clock) for t in times]
     if any(b <= a for a, b in pairwise(times)):
         raise UserError("the times of frames must rise")
