@@ -42,7 +42,7 @@ def _check_counts(model: Path) -> None:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 try:
                     end = walk(data)
-                except (struct.error, ValueError):  # past the end, or a name without one
+                except (struct.error, ValueError, OverflowError):  # past the end, or a name without one
                     end = len(data) + 1
                 if end > len(data):
                     raise UserError(f"{path} says it holds more than it does: it is cut short, or no honest file")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # What Pillow's decoders raise over a broken file, beside OSError.
 STUMBLES = (ArithmeticError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+# What Pillow's decoders raise over a broken file, beside OSError.
+STUMBLES = (ArithmeticError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 MOST_PIXELS = 2**26  # of one picture: 8192x8192
 
 
@@ -42,15 +44,5 @@ def opened_image(path: Path) -> Iterator[Image]:
     except OSError as error:
         reason = error.strerror or "damaged, or of an unknown kind"
         raise UserError(f"{path} is not an image that can be read ({reason})") from None
-    except (
-        ArithmeticError,
-        EOFError,
-        LookupError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        # Pillow's decoders raise whatever a broken file makes them stumble over.
+    except STUMBLES as error:
         raise UserError(f"{path} is not an image that can be read ({type(error).__name__})") from None
