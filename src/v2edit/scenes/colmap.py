@@ -45,14 +45,14 @@ def _check_counts(model: Path) -> None:
                 except (struct.error, ValueError, OverflowError):  # past the end, or a name without one
                     end = len(data) + 1
                 if end > len(data):
-                    raise UserError(f"{path} says it holds more than it does: it is cut short, or no honest file")
+                    raise UserError(f"cannot read the COLMAP model {model}: {name} says it holds more than it does")
     for name, least in {"cameras.bin": 48, "rigs.bin": 8}.items():
         path = model / name
         if path.is_file():
             with path.open("rb") as file:
                 count = int.from_bytes(file.read(8), "little")
             if 8 + count * least > path.stat().st_size:
-                raise UserError(f"{path} says it holds more than it does: it is cut short, or no honest file")
+                raise UserError(f"cannot read the COLMAP model {model}: {name} says it holds more than it does")
 
 
 # COLMAP's binary files begin with how many things they hold, and these with numbers and lists of several lengths.

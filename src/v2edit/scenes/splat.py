@@ -149,6 +149,6 @@ def _check_header(path: Path) -> None:
             raise UserError(f"{path} has lists (faces) in it: it is a mesh, expected points or Gaussians alone")
         kinds = re.findall(r"^property\s+(\w+)", element, re.MULTILINE)
         claimed += int(words[1]) * sum(2 if plain else BYTES.get(kind, 1) for kind in kinds)
-    room = path.stat().st_size - len(head)
+    room = path.stat().st_size - len(head) - 1
     if claimed > room:
         raise UserError(f"{path} says it holds {claimed:,} bytes and has {room:,}: it is cut short, or no honest file")

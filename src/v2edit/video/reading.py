@@ -39,7 +39,7 @@ LIMITED, FULL = 1, 2
 # lead to any other file on the disk.
 FORMATS = (
     "mov,matroska,avi,gif,apng,ogg,mpegts,mpeg,mpegvideo,flv,asf,mxf,ivf,nut,rm,dv,wtv,yuv4mpegpipe,mjpeg,"
-    "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav"
+    "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav,png_pipe,jpeg_pipe,webp_pipe"
 )
 FRAME_OVERHEAD = 1024  # bytes that a frame takes however small it is
 SLOWEST, FASTEST = Fraction(1, 100_000), 1000  # frames a second
