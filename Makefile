@@ -29,7 +29,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy check format
+.PHONY: help demo test test-heavy fuzz check format
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -48,6 +48,13 @@ test: $(READY) ## the tests (minutes at most, no GPU, no network)
 
 test-heavy: $(READY) ## the tests that take long or want a GPU
 	'$(PY)' -m pytest -q -m heavy
+
+fuzz: $(READY) ## the readers against made-up files, all in turn (MINUTES=20)
+	@for target in $(FUZZ); do echo "$$target"; mkdir -p ".fuzz/$$target"; \
+	  '$(PY)' fuzz/reader.py $$target -max_total_time=$$(( $(MINUTES) * 60 / $(words $(FUZZ)) )) -rss_limit_mb=1024 \
+	  -timeout=10 -max_len=8192 -verbosity=0 -artifact_prefix=".fuzz/$$target-" ".fuzz/$$target" "fuzz/corpus/$$target" || exit 1; done
+MINUTES ?= 20
+FUZZ := video image folder prompts sidecar style splat points transforms camera_path model_index colmap
 
 check: $(READY) ## lint, formatting and types
 	'$(PY)' -m ruff check .

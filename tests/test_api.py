@@ -100,6 +100,26 @@ def edited(tmp_path: Path, model: Path, frames: int, prompts: tuple[str, str] = 
     return run.folder
 
 
+def test_stills_and_folders_come_out_as_they_came_in(tmp_path, model):
+    """Of any aspect: nothing is cut off and nothing put around."""
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (37, 61), (200, 0, 0)).save(tmp_path / "in" / name)
+    options = {"source_prompt": "a red wall", "target_prompt": "a blue wall", "model": str(model)}
+    options |= {"config": EditConfig(steps=2)}
+    edit_video(tmp_path / "in", **options, out=tmp_path / "of folder")
+    written = sorted((tmp_path / "of folder" / "edited").iterdir())
+    assert [path.name for path in written] == ["a.png", "b.png"]
+    edit_video(tmp_path / "in" / "a.jpg", **options, out=tmp_path / "of still")
+    sizes = {Image.open(path).size for path in (*written, tmp_path / "of still" / "edited.png")}
+    assert sizes == {(37, 61)}
+    assert video.read(tmp_path / "of folder" / "edited.mp4").frames.shape == (2, 61, 37, 3)
+    run = edit_video(tmp_path / "of folder" / "edited.mp4", **options, frames=True, out=tmp_path / "of video")
+    assert [path.name for path in sorted((run.folder / "edited").iterdir())] == ["00000.png", "00001.png"]
+
+
 def test_the_manifest_says_what_was_used_and_not_what_was_asked(tmp_path, model, caplog):
     facts = json.loads((edited(tmp_path, model, 9) / "run.json").read_text())
     assert facts["model"] == {

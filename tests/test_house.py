@@ -25,7 +25,7 @@ FLOORS = [
     {"world"},
     {"prompts"},
     {"video"},
-    {"errors"},
+    {"documents", "errors"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FAMILIES = re.compile(r"cogvideo|\bwan\b|\bltx|hunyuan|mochi", re.IGNORECASE)

@@ -326,7 +326,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an unknown camera": (edited(lambda facts: facts.update(camera_model="EQUIRECTANGULAR")), "EQUIRECTANGULAR"),
     "one view": (edited(lambda facts: facts.update(frames=facts["frames"][:1])), "has 1 view: a scene takes two"),
     "images of different sizes": (other_size, "have 2 sizes (16x12, 32x24)"),
-    "a broken image": (broken_image, "cannot read the image"),
+    "a broken image": (broken_image, "not an image"),
     "no JSON": (written("transforms.json", b"{ nope"), "is no JSON"),
     "a pickle": (written("model.ckpt", pickle.dumps(Dangerous())), "is not opened"),
     "a pickle called .ply": (written("model.ply", pickle.dumps(Dangerous())), "is no PLY file"),

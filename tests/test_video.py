@@ -510,7 +510,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "a name like a protocol": (Path("http://example.invalid/a.mp4"), "no such file"),
         "folder": (folder / "void", "without images"),
         "empty": (folder / "empty.mp4", "empty"),
-        "text": (folder / "notes.txt", "text"),
+        "text": (folder / "notes.txt", "not a video"),
         "text as mp4": (folder / "notes.mp4", "not a video"),
         "html": (folder / "page.html", "not a video"),
         "noise": (folder / "noise.mkv", "not a video"),

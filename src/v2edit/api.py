@@ -1,6 +1,5 @@
 """One edit, from a video file to a run folder: what `v2edit edit` and `v2edit.edit_video` both are."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from v2edit.backbones.registry import BUILT_IN, PUBLISHED, DType, Offload
+from v2edit.documents import read_json
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair, read_prompts, write_prompts
@@ -56,6 +56,7 @@ def edit_video(
     dtype: DType = "auto",
     offload: Offload = "none",
     vae_tiling: bool = False,
+    frames: bool = False,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
     on_progress: Annotated[Callable[[Progress], None] | None, Suppress] = None,
@@ -78,6 +79,8 @@ def edit_video(
         dtype: Number format; auto is what suits the device.
         offload: Bring whole parts (model) or single layers (group) to the device as needed: smaller, slower.
         vae_tiling: Encode and decode in tiles: smaller, slower.
+        frames: Write the edited frames as PNG files, too, into a folder `edited`; for a folder of images they are
+            anyway, by the same names, and for a single image as `edited.png`.
         revision: Branch, tag or commit of a Hugging Face model.
         config: How to edit.
         on_progress: Called after every step.
@@ -117,6 +120,10 @@ def edit_video(
             rows[f"subtask {number}"] = station.frames
         rows[f"edited: {about}"] = edited.frames
         videos.write(edited, run.folder / "edited.mp4")
+        if frames or path.is_dir():
+            videos.write_frames(edited, run.folder / "edited")
+        if edited.names and not path.is_dir():
+            videos.write_still(edited.frames[0], run.folder / "edited.png")
         videos.write_compare(
             source.frames, edited.frames, run.folder / "compare.mp4", source.fps, source.path, source.times
         )
@@ -340,7 +347,7 @@ def _source_prompt_beside(video: Path) -> str | None:
     if not sidecar.is_file():
         return None
     try:
-        facts = json.loads(sidecar.read_text(encoding="utf-8"))
+        facts = read_json(sidecar)
     except ValueError as error:
         raise UserError(f"{sidecar} is no JSON ({error}); mend it or give --source-prompt") from error
     prompt = facts.get("source_prompt") if isinstance(facts, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from v2edit.documents import read_json
 from v2edit.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "scheduler": (("scheduler_config.json",),),
 }
 
+# Whose code a model's parts may name: diffusers imports whatever library an index says.
+LIBRARIES = ("diffusers", "transformers")
 OUTLINE = [INDEX, "tokenizer/*", "scheduler/*", "transformer/config.json"]
 
 Offload = Literal["none", "model", "group"]
@@ -79,7 +81,7 @@ def find(model: str = BUILT_IN, revision: str | None = None) -> Checkpoint:
         path, reached = _fetched_index(model, revision)
         checkpoint = Checkpoint(model, model, path.parent.name, cached=not reached)
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {_first_line(error)}") from error
     index = index if isinstance(index, dict) else {}
@@ -188,6 +190,12 @@ def _check(model: str, index: dict[str, Any], folder: Path | None) -> None:
             ]
     if missing:
         raise UserError(f"the model {folder or model} lacks {' and '.join(missing)}; download it again, whole")
+    for part, kind in index.items():
+        if isinstance(kind, list) and (len(kind) != 2 or kind[0] not in (*LIBRARIES, None)):
+            named = f"{kind[0]!r:.60}" if kind else "nothing"
+            raise UserError(
+                f"{model} wants code of {named} for its {part!r:.60}, which is not run; known are {LIBRARIES}"
+            )
     if (scheduler := index["scheduler"][-1]) not in SCHEDULERS:
         raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(SCHEDULERS)}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from v2edit.backbones.registry import BUILT_IN
+from v2edit.documents import read_json
 from v2edit.errors import UserError
 from v2edit.metrics.judge import JudgeConfig
 from v2edit.runs import MANIFEST, describe_input
@@ -117,7 +117,7 @@ def read_run(folder: Path) -> Run:
     from v2edit import video
 
     try:
-        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        facts = read_json(folder / MANIFEST)
         source, prompts = Path(facts["input"]["path"]), facts["prompts"]
         known = facts["input"]["sha256"], prompts["source"], prompts["target"], facts["model"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -164,7 +164,7 @@ def sampled_edit(run: Run) -> Edit | None:
     from v2edit.world.edits import sample_edit
 
     try:
-        facts: dict[str, Any] = json.loads(run.source_file.with_suffix(".json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(run.source_file.with_suffix(".json"))
         seed, kind, prompts = facts["seed"], facts["kind"], (facts["source_prompt"], facts["target_prompt"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from v2edit.documents import read_json
 from v2edit.errors import UserError
 
 MOST_INTERMEDIATE = 5  # six subtasks, as in V2Edit Sec. 4.1
@@ -69,7 +70,7 @@ def read_prompts(path: Path) -> tuple[PromptPair, str | None]:
     """
     expected = 'expected {"prompts": {"source": "…", "target": "…"}}, as v2edit prompts -o and a run.json have it'
     try:
-        facts = json.loads(path.read_text(encoding="utf-8-sig"))  # an editor may put a mark first
+        facts = read_json(path)
     except OSError as error:
         raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
     except ValueError as error:

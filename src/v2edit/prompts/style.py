@@ -22,6 +22,7 @@ from v2edit.prompts.pair import PromptPair
 
 STYLES = Path(__file__).parent / "styles"
 FILE = "style.toml"
+LARGEST = 2**20  # bytes of it
 QUESTION = "What is this video's prompt?"
 # A text in the language of the examples shares this part of its words with them: of 534 published English prompts with
 # twelve words and more, the least had 0.15, half had 0.56; translations of one of the examples had 0.00 to 0.13.
@@ -95,9 +96,13 @@ def read_style(style: str | Path) -> Style:
         raise UserError(f"the prompt style {path}: {what}; the shipped ones to copy from are {shipped} in {STYLES}")
 
     try:
+        if path.stat().st_size > LARGEST:
+            refuse(f"it has more than {LARGEST:,} bytes")
         facts = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may put a mark first
     except OSError as error:
         refuse(f"{error.strerror}")
+    except RecursionError:
+        refuse("it is nested too deeply")
     except ValueError as error:  # no TOML, or no UTF-8
         refuse(f"it is not TOML ({error})")
 
@@ -108,7 +113,13 @@ def read_style(style: str | Path) -> Style:
 
     def frames_of(table: dict[str, Any], where: str) -> Frames:
         parts: list[str | Picture] = [text_of(table, "frames", where)]
-        for name in table.get("images", []):
+        names = table.get("images", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            refuse(f"'images' is no list of file names{where}")
+        for name in names:
+            # They are sent to whoever runs the language model: nothing from elsewhere on the disk.
+            if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+                refuse(f"its image {name!r:.80} lies outside the folder")
             parts.append(_picture(folder / name, refuse))
         return tuple(parts)
 
@@ -139,10 +150,11 @@ def read_style(style: str | Path) -> Style:
 
 def _picture(path: Path, refuse: Callable[[str], NoReturn]) -> Picture:
     import numpy as np
-    from PIL import Image
+
+    from v2edit.video.stills import opened_image
 
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             return Picture.of(np.asarray(image.convert("RGB")))
-    except OSError as error:
+    except UserError as error:
         refuse(f"its image {path.name} cannot be read ({error})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,52 @@ def find_model(folder: Path) -> Path | None:
     return next((folder / name for name in MODELS if any((folder / name / file).is_file() for file in files)), None)
 
 
+def _check_counts(model: Path) -> None:
+    """Raises UserError where a binary file promises more than it holds: COLMAP would go on reading for years."""
+    for name, walk in {"images.bin": _images_end, "points3D.bin": _points_end, "frames.bin": _frames_end}.items():
+        path = model / name
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                try:
+                    end = walk(data)
+                except (struct.error, ValueError, OverflowError):  # past the end, or a name without one
+                    end = len(data) + 1
+                if end > len(data):
+                    raise UserError(f"cannot read the COLMAP model {model}: {name} says it holds more than it does")
+    for name, least in {"cameras.bin": 48, "rigs.bin": 8}.items():
+        path = model / name
+        if path.is_file():
+            with path.open("rb") as file:
+                count = int.from_bytes(file.read(8), "little")
+            if 8 + count * least > path.stat().st_size:
+                raise UserError(f"cannot read the COLMAP model {model}: {name} says it holds more than it does")
+
+
+# COLMAP's binary files begin with how many things they hold, and these with numbers and lists of several lengths.
+def _images_end(data: mmap.mmap) -> int:
+    at = 8
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        name_end = data.find(b"\0", at + 64)  # after id, pose and camera
+        if name_end < 0:
+            raise ValueError
+        at = name_end + 9 + 24 * struct.unpack_from("<Q", data, name_end + 1)[0]
+    return at
+
+
+def _points_end(data: mmap.mmap) -> int:
+    at = 8
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        at += 51 + 8 * struct.unpack_from("<Q", data, at + 43)[0]
+    return at
+
+
+def _frames_end(data: mmap.mmap) -> int:
+    at = 8
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        at += 68 + 16 * struct.unpack_from("<I", data, at + 64)[0]
+    return at
+
+
 def read_colmap(folder: Path, side: int | None = None) -> Dataset:
     """The dataset of a COLMAP project, in COLMAP's world, views in the order of their names; images in `images/`.
 
@@ -44,6 +92,7 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
         raise UserError(f"COLMAP folders need {missing.name}: pip install 'v2edit[scenes]'") from missing
     model = find_model(folder)
     assert model is not None
+    _check_counts(model)
     try:
         scene = pycolmap.Reconstruction(str(model))
     except Exception as error:  # pycolmap raises whatever its C++ did
@@ -51,7 +100,11 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
         raise UserError(f"cannot read the COLMAP model {model}: {reason[0] if reason else type(error)}") from error
     pictures = next((place for place in (folder / "images", folder) if place.is_dir()), folder)
     views = []
-    for image in sorted(scene.images.values(), key=lambda one: one.name):
+    try:
+        images = sorted(scene.images.values(), key=lambda one: one.name)
+    except UnicodeDecodeError as error:
+        raise UserError(f"the COLMAP model {model} names an image in no UTF-8") from error
+    for image in images:
         if not image.has_pose:
             continue
         camera = scene.cameras[image.camera_id]

@@ -6,6 +6,7 @@ Letters: C views, P points.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,7 @@ def assemble(
         kept = np.array(held_out, bool)[there]
     if kept.all():
         raise UserError(f"every view of {source} is held out: none is left to learn from")
+    _check_memory([views[k] for k in there], source, side)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read = list(pool.map(lambda k: _read(views[k], side), there))
     sizes = {image.shape[:2] for image, _, _ in read}
@@ -137,6 +139,20 @@ def assemble(
     )
 
 
+def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None:
+    """A file may list one image as often as it likes."""
+    from v2edit.video.reading import MEMORY_LIMIT
+    from v2edit.video.stills import opened_image
+
+    total = 0
+    for view in views:
+        with opened_image(view.image) as picture:
+            scale = min(1.0, (side or max(picture.size)) / max(picture.size))
+            total += 4 * math.ceil(picture.width * scale) * math.ceil(picture.height * scale)
+    if total > MEMORY_LIMIT:
+        raise UserError(f"the {len(views)} images of {source} take {total / 2**30:.1f} GiB: take fewer or smaller ones")
+
+
 def _check_pose(view: View, source: Path) -> None:
     pose = view.camera_to_world
     if pose.shape != (4, 4) or not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
@@ -152,12 +168,11 @@ def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     """The image without distortion, where it can be believed, and the intrinsics that belong to its size."""
     from PIL import Image, ImageOps
 
+    from v2edit.video.stills import opened_image
+
     def opened(path: Path, mode: str) -> Image.Image:
-        try:
-            with Image.open(path) as picture:
-                return ImageOps.exif_transpose(picture).convert(mode)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"cannot read the image {path}: {error}") from error
+        with opened_image(path) as picture:
+            return ImageOps.exif_transpose(picture).convert(mode)
 
     picture = opened(view.image, "RGBA" if view.image.suffix.lower() == ".png" else "RGB")
     stated_height, stated_width = view.size

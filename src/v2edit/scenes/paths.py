@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from v2edit.documents import read_json
 from v2edit.errors import UserError
 from v2edit.scenes.cameras import Cameras, focus_of, look_at, up_of
 
@@ -20,6 +21,7 @@ FRAME = "dataparser_transforms.json"  # nerfstudio's note of how a run's coordin
 CLOSE = 1.5  # a path is closed when its ends are at most this many of its steps apart
 FULL_TURN = 0.75  # of a circle: views that reach around further are orbited all the way
 WIDEST = 170.0  # degrees
+LARGEST = 2**16  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def read_path(path: Path, views: np.ndarray | None, applied: np.ndarray | None =
         try:
             pose = np.array(camera["camera_to_world"], np.float64).reshape(4, 4)
             fov = float(camera["fov"])
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise UserError(f"{path}: a camera has no camera_to_world of 16 numbers and no fov") from error
         if not np.isfinite(pose).all() or abs(np.linalg.det(pose[:3, :3])) < 1e-6 or not 0 < fov < WIDEST:
             raise UserError(f"{path}: a camera's pose is singular or its fov is not within 0 to {WIDEST:.0f} degrees")
@@ -168,7 +170,7 @@ def _into_training(path: Path, views: np.ndarray, applied: np.ndarray | None) ->
         # The note begins at the reconstruction's coordinates, of which the dataset's were made.
         whole = whole @ np.linalg.inv(np.eye(4) if applied is None else applied)
         np.linalg.inv(whole)
-    except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, np.linalg.LinAlgError) as error:
         raise UserError(f"{note} holds no transform of 3x4 numbers and a scale") from error
     return whole
 
@@ -202,14 +204,14 @@ def _closed(cameras: Cameras) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        facts = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     return facts if isinstance(facts, dict) else {}
 
 
 def _number(facts: dict[str, Any], key: str, path: Path) -> float:
     value = facts.get(key)
-    if not isinstance(value, int | float) or not value > 0:
-        raise UserError(f"{path}: {key} is {value!r}, expected a number above 0")
+    if not isinstance(value, int | float) or not 0 < value < LARGEST:
+        raise UserError(f"{path}: {key} is {value!r:.60}, expected a number above 0")
     return float(value)

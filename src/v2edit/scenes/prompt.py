@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from v2edit.documents import read_json
 
 FILE = "scene.json"  # `v2edit world sample --scene` writes one
 
@@ -11,7 +12,7 @@ FILE = "scene.json"  # `v2edit world sample --scene` writes one
 def find_prompt(scene: Path) -> str | None:
     """`source_prompt` in the `scene.json` of a dataset's folder, or None."""
     try:
-        facts = json.loads((scene / FILE).read_text(encoding="utf-8"))
+        facts = read_json(scene / FILE)
     except (OSError, ValueError):
         return None
     prompt = facts.get("source_prompt") if isinstance(facts, dict) else None

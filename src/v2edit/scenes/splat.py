@@ -36,7 +36,9 @@ def read_splat(path: Path) -> Gaussians:
     names = {one.name for one in vertex.properties}
     if "packed_position" in names:
         raise UserError(f"{path} is a compressed splat: export it uncompressed (SuperSplat: PLY, not compressed PLY)")
-    rest = sorted((n for n in names if n.startswith("f_rest_")), key=lambda name: int(name.removeprefix("f_rest_")))
+    rest = sorted(
+        (n for n in names if re.fullmatch(r"f_rest_\d{1,4}", n)), key=lambda name: int(name.removeprefix("f_rest_"))
+    )
     wanted = [*"xyz", *(f"f_dc_{i}" for i in range(3)), "opacity"]
     wanted += [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
     if absent := [name for name in wanted if name not in names]:
@@ -124,7 +126,7 @@ def _vertices(path: Path) -> PlyElement:
     _check_header(path)
     try:
         return PlyData.read(str(path))["vertex"]
-    except (PlyParseError, KeyError, ValueError, EOFError) as error:
+    except (PlyParseError, LookupError, ValueError, TypeError, EOFError, OverflowError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
@@ -133,7 +135,7 @@ def _check_header(path: Path) -> None:
         start = opened.read(HEADER)
     if not start.startswith((b"ply\n", b"ply\r")):
         raise UserError(f"{path} is no PLY file")
-    head, end, _ = start.partition(b"end_header")
+    head, end, _ = start.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\nend_header\n")
     if not end:
         raise UserError(f"{path} has no end of its PLY header within {HEADER} bytes")
     text = head.decode("ascii", "replace")
@@ -143,8 +145,10 @@ def _check_header(path: Path) -> None:
         words = element.split("\n", 1)[0].split()
         if len(words) != 2 or not words[1].isdigit():
             raise UserError(f"{path} has a PLY header that makes no sense at 'element {' '.join(words)[:40]}'")
+        if re.search(r"^property\s+list", element, re.MULTILINE):
+            raise UserError(f"{path} has lists (faces) in it: it is a mesh, expected points or Gaussians alone")
         kinds = re.findall(r"^property\s+(\w+)", element, re.MULTILINE)
         claimed += int(words[1]) * sum(2 if plain else BYTES.get(kind, 1) for kind in kinds)
-    room = path.stat().st_size - len(head)
+    room = path.stat().st_size - len(head) - 1
     if claimed > room:
         raise UserError(f"{path} says it holds {claimed:,} bytes and has {room:,}: it is cut short, or no honest file")

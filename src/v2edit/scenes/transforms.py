@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from v2edit.documents import read_json
 from v2edit.errors import UserError
 from v2edit.scenes.dataset import Dataset, View, assemble
 from v2edit.scenes.distortion import Distortion
@@ -18,6 +21,7 @@ from v2edit.scenes.splat import read_points, write_points
 FILE = "transforms.json"
 PINHOLES, FISHEYES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL"), ("OPENCV_FISHEYE",)
 POINTS = "sparse_pc.ply"
+LARGEST_NUMBER, SMALLEST_ANGLE = 1e9, 1e-6  # pixels or a lens's coefficients; radians
 
 
 def read_transforms(path: Path, side: int | None = None) -> Dataset:
@@ -63,9 +67,9 @@ def write_transforms(folder: Path, dataset: Dataset) -> Path:
     if dataset.points is not None:
         write_points(folder / POINTS, dataset.points)
         facts["ply_file_path"] = POINTS
-    frames = []
+    frames, taken = [], set()
     for k, name in enumerate(dataset.names):
-        image = PurePosixPath("images") / f"{PurePosixPath(name).stem}.png"
+        image = PurePosixPath("images") / f"{_file_name(name, taken)}.png"
         _save(dataset.images[k], folder / image)
         frame: dict[str, Any] = {"file_path": str(image), "transform_matrix": cameras.camera_to_world[k].tolist()}
         if not shared:
@@ -84,11 +88,19 @@ def write_transforms(folder: Path, dataset: Dataset) -> Path:
     return path
 
 
+def _file_name(name: str, taken: set[str]) -> str:
+    """A plain name for the file of a view, which may be called anything, that no view before has."""
+    stem = re.sub(r"[^\w.-]+", "_", PurePosixPath(name).stem).strip(".")[:100] or "view"
+    free = next(one for k in itertools.count(1) if (one := stem if k == 1 else f"{stem}-{k}").lower() not in taken)
+    taken.add(free.lower())
+    return free
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        facts = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no JSON that can be read: {error}") from error
     if not isinstance(facts, dict):
         raise UserError(f"{path} is no object with frames")
     return facts
@@ -109,15 +121,19 @@ def _view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> Vi
 
     def number(key: str, otherwise: float | None = None) -> float | None:
         value = frame.get(key, shared.get(key, otherwise))
-        if value is not None and not isinstance(value, int | float):
-            raise UserError(f"{where}: {key} is {value!r}, expected a number")
+        if value is not None and not (isinstance(value, int | float) and abs(value) < LARGEST_NUMBER):
+            raise UserError(f"{where}: {key} is {value!r:.60}, expected a number")
         return value
 
     width, height = number("w"), number("h")
     if not width or not height:
         height, width = _size_of(image)
+    if min(height, width) < 1:
+        raise UserError(f"{where} is {width}x{height}, expected a size in pixels")
     fx, fy = number("fl_x"), number("fl_y")
     angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
+    if any(angle and not SMALLEST_ANGLE < angle < math.pi for angle in (angle_x, angle_y)):
+        raise UserError(f"{where} has a camera_angle that is not between 0 and pi")
     fx = fx or (0.5 * width / math.tan(angle_x / 2) if angle_x else None)
     fy = fy or (0.5 * height / math.tan(angle_y / 2) if angle_y else fx)
     if fx is None or fy is None:
@@ -139,7 +155,7 @@ def _view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> Vi
 def _matrix(value: Any, where: str) -> np.ndarray:
     try:
         matrix = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
     if matrix.shape not in ((3, 4), (4, 4)):
         raise UserError(f"{where} is no 4x4 matrix")
@@ -154,12 +170,12 @@ def _image(path: Path) -> Path:
 
 
 def _size_of(image: Path) -> tuple[int, int]:
-    from PIL import Image
+    from v2edit.video.stills import opened_image
 
     try:
-        with Image.open(image) as picture:
+        with opened_image(image) as picture:
             return picture.height, picture.width
-    except (OSError, ValueError):
+    except UserError:
         return 1, 1  # A missing image is left out later; its size is of no interest.
 
 

@@ -17,12 +17,14 @@ class Video:
     fps: frames a second. With a variable frame rate the average, so that T / fps is always the duration.
     times: float64 [T], seconds at which each frame appears; the first is 0. Left out, 1 / fps apart.
     path: the file that the sound can be copied from; None for clips made here or read from images.
+    names: of clips read from images, what their files are called.
     """
 
     frames: np.ndarray
     fps: Fraction
     times: np.ndarray = field(default_factory=lambda: np.empty(0))
     path: Path | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", Fraction(self.fps))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,6 +13,7 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video, frame_times
+from v2edit.video.stills import MOST_PIXELS, opened_image
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -35,6 +35,14 @@ MATRIX = {
     10: BT2020,
 }  # what a file's tag means
 LIMITED, FULL = 1, 2
+# FFmpeg's names of the formats that films and sound come in. Each stands alone in its file: a playlist among them could
+# lead to any other file on the disk.
+FORMATS = (
+    "mov,matroska,avi,gif,apng,ogg,mpegts,mpeg,mpegvideo,flv,asf,mxf,ivf,nut,rm,dv,wtv,yuv4mpegpipe,mjpeg,"
+    "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav,png_pipe,jpeg_pipe,webp_pipe"
+)
+FRAME_OVERHEAD = 1024  # bytes that a frame takes however small it is
+SLOWEST, FASTEST = Fraction(1, 100_000), 1000  # frames a second
 HDR_CURVES = {16, 18}  # PQ and HLG
 
 
@@ -91,39 +99,22 @@ def _refuse_on_sight(path: Path) -> None:
 
 def _moves(path: Path) -> bool:
     """Whether an image file is an animation that PyAV reads."""
-    from PIL import Image
-
-    with _pillow_errors(path), Image.open(path) as image:
+    with opened_image(path) as image:
         kind, moves = image.format, getattr(image, "is_animated", False)
     if moves and kind == "WEBP":
         raise UserError(f"{path} is an animated WebP, which cannot be read: convert it to GIF or MP4")
     return moves and kind == "PNG"
 
 
-@contextmanager
-def _pillow_errors(path: Path) -> Iterator[None]:
-    """Turns Pillow's complaints about a file into UserErrors."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except Image.DecompressionBombError:
-        raise UserError(f"{path} is too large an image") from None
-    except (OSError, SyntaxError):  # SyntaxError is how Pillow says that a PNG is broken
-        raise UserError(f"{path} is not an image that can be read") from None
-
-
 def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Video:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     if fps <= 0:
         raise UserError(f"the frame rate is {fps}; it must be above 0")
     frames: list[np.ndarray] = []
     for file in files[:max_frames]:
         _refuse_on_sight(file)
-        with _pillow_errors(file), Image.open(file) as image:
+        with opened_image(file) as image:
             if not frames:
                 _check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))
             frame = _pillow_rgb(ImageOps.exif_transpose(image))
@@ -131,7 +122,7 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Vi
             first, here = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
             raise UserError(f"images of one video must be of one size: {files[0]} is {first}, {file} is {here}")
         frames.append(frame)
-    return Video(np.stack(frames), fps)
+    return Video(_stacked(frames, *frames[0].shape[:2]), fps, names=tuple(file.name for file in files[: len(frames)]))
 
 
 def _pillow_rgb(image) -> np.ndarray:
@@ -185,7 +176,7 @@ def _read_video(path: Path, max_frames: int | None) -> Video:
     height, width = frames[0].shape[:2]
     if crop and (w := int(crop[1])) in (width, width - 1) and (h := int(crop[2])) in (height, height - 1):
         height, width = h, w
-    fps, times = _timing(starts, end, rates, tick)
+    fps, times = _timing(path, starts, end, rates, tick)
     return Video(_stacked(frames, height, width), fps, times, path)
 
 
@@ -198,7 +189,10 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         # An absolute path is never taken for a protocol, and a playlist inside the file reaches no network.
         container = av.open(
-            str(path.absolute()), container_options={"protocol_whitelist": "file"}, metadata_errors="ignore"
+            str(path.absolute()),
+            container_options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            options={"max_pixels": str(MOST_PIXELS)},
+            metadata_errors="ignore",
         )
     except (FFmpegError, OSError):
         if _is_cut_mp4(path):
@@ -207,8 +201,6 @@ def opened(path: Path) -> Iterator[InputContainer]:
             ) from None
         raise UserError(f"{path} is not a video that can be read (of an unknown kind, or damaged)") from None
     with container:
-        if container.format.name == "tty":  # FFmpeg plays any .txt as a text terminal
-            raise UserError(f"{path} is text, not a video")
         yield container
 
 
@@ -335,7 +327,9 @@ def _stacked(frames: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
     width, height = size
-    if (need := width * height * 3 * count) > MEMORY_LIMIT:
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{path} is too big: its frames are {width}x{height}; make it smaller first")
+    if (need := max(width * height * 3, FRAME_OVERHEAD) * count) > MEMORY_LIMIT:
         raise UserError(
             f"{path} is too big: {count} frames of {width}x{height} take {need / 2**30:.1f} GiB in memory, "
             f"and the limit is {MEMORY_LIMIT / 2**30:g}; read fewer frames, or make it smaller first"
@@ -346,7 +340,7 @@ def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
 
 
 def _timing(
-    starts: list[Fraction], end: Fraction, rates: list[Fraction], tick: Fraction
+    path: Path, starts: list[Fraction], end: Fraction, rates: list[Fraction], tick: Fraction
 ) -> tuple[Fraction, np.ndarray]:
     """The frame rate, and the times [T] at which frames appear, from timestamps that are whole ticks.
 
@@ -357,6 +351,8 @@ def _timing(
     count, since, duration = len(starts), [start - starts[0] for start in starts], end - starts[0]
     times = np.array([float(t) for t in since])
     average = count / duration
+    if not SLOWEST <= average <= FASTEST:
+        raise UserError(f"{path} shows {float(average):.3g} frames a second, which no player does")
     evenly = (count - 1) / since[-1] if count > 1 else average
 
     def fits(fps: Fraction, slack: Fraction) -> bool:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -63,6 +64,39 @@ def write(
     if fps is None:
         raise UserError("frames without a frame rate: give fps")
     return encode(frames, frames.shape[:3], Path(path), Fraction(fps), audio_from, times, crf)
+
+
+def write_still(frame: np.ndarray, path: Path | str) -> Path:
+    """Writes one frame, uint8 [H, W, 3], as a PNG file, whole or not at all. Raises UserError where it cannot."""
+    from PIL import Image
+
+    with whole_or_not_at_all(Path(path)) as part:
+        Image.fromarray(checked(frame[None])[0]).save(part, "PNG")
+    return Path(path)
+
+
+def write_frames(video: Video, folder: Path | str) -> list[Path]:
+    """Writes each frame as a PNG file into a new folder: under the names that the frames were read by, else numbered.
+
+    Raises UserError where it cannot be written; then nothing is left of it.
+    """
+    folder, count = Path(folder), len(video.frames)
+    stems = [Path(name).stem for name in video.names]
+    if len(stems) != count or len({stem.lower() for stem in stems}) < count:  # 1.jpg and 1.png are two frames
+        stems = [f"{k:0{max(5, len(str(count)))}}" for k in range(count)]
+    written: list[Path] = []
+    try:
+        folder.mkdir()
+        for stem, frame in zip(stems, video.frames, strict=True):
+            written.append(folder / f"{stem}.png")
+            write_still(frame, written[-1])
+    except BaseException as error:
+        if not isinstance(error, FileExistsError):
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write the frames to {folder}: {error.strerror or error}") from error
+        raise
+    return written
 
 
 def checked(frames: np.ndarray) -> np.ndarray:
@@ -144,10 +178,13 @@ def _ticks(count: int, fps: Fraction, times: np.ndarray | None) -> tuple[list[in
         raise UserError(f"{count} frames, but {len(times)} times")
     # A tick that the duration is a whole number of, so that the average rate comes back exactly.
     clock = math.lcm(CLOCK, (count / fps).denominator)
-    clock = clock if clock < 2**31 else CLOCK
+    longest = max(*np.diff(times), float(count / fps) - float(times[-1] - times[0]), 1)
+    clock = clock if clock * longest < 2**31 else CLOCK  # a frame's length in an MP4 file has 32 bits
     ticks = [round(float(t - times[0]) * clock) for t in times]
-    if any(b <= a for a, b in pairwise(ticks)):
+    if any(b <= a for a, b in pairwise(times)):
         raise UserError("the times of frames must rise")
+    for k in range(1, count):  # two may be nearer than a tick
+        ticks[k] = max(ticks[k], ticks[k - 1] + 1)
     return [*ticks, max(round(count / fps * clock), ticks[-1] + 1)], Fraction(1, clock)
 
 
