@@ -169,7 +169,7 @@ def test_the_built_in_model_has_one_note_at_most(tmp_path, absolute, monkeypatch
         {"ending": "abrupt"},
         {"beta": 0.9},
         {"beta": 1.0, "inc": False},
-        {"alpha": 0.3, "pnc": False},
+        {"alpha": 0.3, "beta": 0.3, "pnc": False},
     ],
     ids=str,
 )

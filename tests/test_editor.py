@@ -165,7 +165,7 @@ def written_out(
     schedule = CogVideoX(pipeline).schedule(config.steps)
     a, s, times = schedule.a.tolist(), schedule.s.tolist(), schedule.timesteps.tolist()
     rotary = pipeline._prepare_rotary_positional_embeddings(32, 32, 3, x0.device)
-    guidance = config.guidance or 1.0
+    beta, guidance = 0.5, config.guidance or 1.0
     of_sources = config.source_guidance or guidance
     guided = guidance > 1 or of_sources > 1
 
@@ -206,7 +206,7 @@ def written_out(
         noisy = [a[start] * x + s[start] * eps for x, _, _ in known]
         edit = a[start] * current + s[start] * eps
         for k in range(start, config.steps):
-            if times[k] <= config.beta * 1000:
+            if times[k] <= beta * 1000:
                 edit = ddim(edit, clean([(edit, said[2])], k)[0], k)
                 continue
             rows = [(v, prompt) for v, (_, prompt, _) in zip(noisy, known, strict=True)] + [(edit, said[2])]

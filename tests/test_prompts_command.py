@@ -13,6 +13,7 @@ from tiny import pipeline_of
 
 from v2edit import backbones, video
 from v2edit.api import edit_video, preview_edit
+from v2edit.backbones.defaults import Defaults
 from v2edit.cli import main
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import forwards
@@ -96,8 +97,9 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
     outline, whole = backbones.outline(checkpoint), backbones.load(checkpoint, "cpu")
     assert checkpoint.prompt_style == "cogvideox" and backbones.find().prompt_style == "primitives"
     assert (outline.tokenizer.length, outline.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
-    assert outline.guidance == whole.guidance == 7
-    assert backbones.outline(backbones.find()).guidance == backbones.load().guidance == 3
+    assert outline.defaults == whole.defaults == Defaults(guidance=7, beta=0.5)
+    built_in = backbones.find()
+    assert backbones.outline(built_in).defaults == backbones.load(built_in).defaults != whole.defaults
     for text, encoded in zip(PAIR.values(), whole.encode_text(list(PAIR.values())), strict=True):
         assert outline.tokenizer.ids(text) == encoded.ids
     one, other = outline.schedule(7), whole.schedule(7)
@@ -121,7 +123,7 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
 def test_the_cost_is_what_the_editor_counts(changes, guidance, expected) -> None:
     """The same figures as in tests/test_editor.py, where they are counted at the network."""
     schedule = backbones.outline(backbones.find()).schedule(50)
-    assert forwards(schedule, EditConfig(**changes), guidance) == expected
+    assert forwards(schedule, EditConfig(**changes).settled(Defaults(guidance))) == expected
 
 
 # --- a language model -----------------------------------------------------------------------------

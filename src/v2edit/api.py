@@ -104,7 +104,7 @@ def edit_video(
         source, identity = videos.read(path), describe_input(path)
         if pair is None:
             pair = written_prompts(path, source.frames, about, checkpoint, lvlm, config, device)
-        config = config.for_prompts(pair)
+        config = config.for_prompts(pair).settled(checkpoint.defaults)
 
         from v2edit.editing.editor import Editor
 
@@ -145,7 +145,7 @@ def edit_video(
                 "vae_tiling": vae_tiling,
                 "config": config,
                 "seed": config.seed,
-                "guidance": backbone.guidance if config.guidance is None else config.guidance,
+                "guidance": config.guidance,
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
             },
             command,
@@ -217,7 +217,8 @@ def preview_edit(
     if pair is None:
         frames = videos.read(path).frames
         pair = written_prompts(path, frames, instruction or "", checkpoint, lvlm, config, device)
-    outline, config = backbones.outline(checkpoint), config.for_prompts(pair)
+    outline = backbones.outline(checkpoint)
+    config = config.for_prompts(pair).settled(outline.defaults)
     if out:
         write_prompts(Path(out), pair, instruction)
     schedule = outline.schedule(config.steps)
@@ -226,7 +227,7 @@ def preview_edit(
         [compare(one, other, outline.tokenizer) for one, other in pairwise(pair.chain)],
         steps_run(schedule, config),
         config.steps,
-        forwards(schedule, config, outline.guidance if config.guidance is None else config.guidance),
+        forwards(schedule, config),
     )
 
 

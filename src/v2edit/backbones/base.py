@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from v2edit.attention import Replacement
+from v2edit.backbones.defaults import Defaults
 from v2edit.noise import Schedule
 from v2edit.prompts.tokens import Tokenizer
 
@@ -24,7 +25,7 @@ class Outline:
     """What is known of a model without its weights: how it reads prompts, and what its edits cost."""
 
     tokenizer: Tokenizer
-    guidance: float
+    defaults: Defaults
     scheduler: Any  # of diffusers
 
     def schedule(self, steps: int) -> Schedule:
@@ -53,7 +54,7 @@ class Backbone(Protocol):
     """A text-to-video model as a denoiser of latents."""
 
     name: str
-    guidance: float  # classifier-free guidance for editing: the family's, or the model's own
+    defaults: Defaults  # what an edit does where its settings leave it open
     solver: str  # the solver that the model's own scheduler amounts to
     trained: Size  # the clip it was trained on
     text_length: int  # L

@@ -33,12 +33,12 @@ from torch import Tensor
 
 from v2edit.attention import Replacement, Window, replaced_attention, windowed_attention
 from v2edit.backbones.base import Outline, Size, Text
+from v2edit.backbones.defaults import PUBLISHED_DEFAULTS, Defaults
 from v2edit.errors import UserError
 from v2edit.noise import Schedule, x0_from_epsilon, x0_from_v
 from v2edit.prompts.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
-GUIDANCE = 7.0  # V2Edit, Sec. 4.1
 X0_FROM = {"v_prediction": x0_from_v, "epsilon": x0_from_epsilon}
 Table = tuple[Tensor, Tensor]  # cos and sin, each [video tokens, D]
 
@@ -110,11 +110,13 @@ class JointAttention:
 class CogVideoX:
     """The `Backbone` of a `CogVideoXPipeline`."""
 
-    def __init__(self, pipeline: CogVideoXPipeline, name: str = "CogVideoX", guidance: float | None = None) -> None:
+    def __init__(
+        self, pipeline: CogVideoXPipeline, name: str = "CogVideoX", defaults: Defaults = PUBLISHED_DEFAULTS
+    ) -> None:
         if pipeline.transformer.config.patch_size_t is not None:
             raise UserError(f"{name} is a CogVideoX 1.5 model; this version edits with CogVideoX 1.0 (2b and 5b)")
         self.name, self.pipeline = name, pipeline
-        self.guidance = GUIDANCE if guidance is None else guidance
+        self.defaults = defaults
         self.transformer, self.vae = pipeline.transformer, pipeline.vae
         self.transformer.set_attn_processor(JointAttention())
         for part in (self.transformer, self.vae, pipeline.text_encoder):
@@ -300,14 +302,14 @@ def to_uint8(video: Tensor) -> Tensor:
     return ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def outline(folder: Path, guidance: float | None = None) -> Outline:
+def outline(folder: Path, defaults: Defaults = PUBLISHED_DEFAULTS) -> Outline:
     """The `Outline` of a pipeline folder, of which the weights may be missing."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     tokenizer, scheduler = getattr(transformers, index["tokenizer"][-1]), getattr(diffusers, index["scheduler"][-1])
     config: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
     return Outline(
         Tokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
-        GUIDANCE if guidance is None else guidance,
+        defaults,
         scheduler.from_pretrained(folder / "scheduler"),
     )
 

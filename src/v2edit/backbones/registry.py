@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from v2edit.backbones.defaults import BUILT_IN_DEFAULTS, PUBLISHED_DEFAULTS, Defaults
 from v2edit.documents import read_json
 from v2edit.errors import UserError
 
@@ -56,10 +57,9 @@ class Checkpoint:
         return BUILT_IN if self.name == BUILT_IN else self.family.lower()
 
     @property
-    def guidance(self) -> float | None:
-        """Classifier-free guidance for editing where it is not the family's: the built-in model follows its prompts at
-        once, and keeps more of the source where they pull less (docs/ablations.md)."""
-        return 3.0 if self.name == BUILT_IN else None
+    def defaults(self) -> Defaults:
+        """What its edits do where their settings leave it open."""
+        return BUILT_IN_DEFAULTS if self.name == BUILT_IN else PUBLISHED_DEFAULTS
 
 
 def find(model: str = BUILT_IN, revision: str | None = None) -> Checkpoint:
@@ -106,7 +106,7 @@ def outline(checkpoint: Checkpoint) -> Outline:
                 folder, revision=checkpoint.commit, allow_patterns=OUTLINE, local_files_only=checkpoint.cached
             )
         with quiet():
-            return outline_of(Path(folder), checkpoint.guidance)
+            return outline_of(Path(folder), checkpoint.defaults)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"cannot read how {checkpoint.name} reads prompts: {_first_line(error)}") from error
 
@@ -157,7 +157,7 @@ def load(
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {_first_line(error)}") from error
-    backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.guidance)
+    backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=target)
     elif offload == "group":

@@ -39,7 +39,7 @@ class VideoToVideo:
             raise UserError(f"strength {self.strength} is less than one of {self.steps} steps, expected more")
 
     def on(self, backbone: Backbone) -> Method:
-        guidance = backbone.guidance if self.guidance is None else self.guidance
+        guidance = backbone.defaults.guidance if self.guidance is None else self.guidance
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             own = Size(*frames.shape[:3])
@@ -164,7 +164,7 @@ def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings
     schedule, solver = backbone.schedule(settings.steps), SOLVERS["ddim"]
     start = first_step(schedule, settings.alpha, inc=True)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
-    guidance = backbone.guidance if settings.guidance is None else settings.guidance
+    guidance = backbone.defaults.guidance if settings.guidance is None else settings.guidance
     halves = 1 + (max(guidance, settings.source_guidance) > 1)
     replacement = map_replacement([Source(x0, text.source)], text.shared, halves, unconditional=False)
     replaced = start + round(settings.replaced * (schedule.steps - start))

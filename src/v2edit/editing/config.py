@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
+from v2edit.backbones.defaults import Defaults
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
@@ -21,8 +22,9 @@ class EditConfig:
     """Denoising steps of the whole noise range (the edit runs alpha of them)."""
     alpha: float = 0.9
     """Initial noise control: noise is added, and denoising starts, at this share of the model's timesteps."""
-    beta: float = 0.5
-    """The controls act down to this share of the timesteps; below it the edit runs free, refining texture."""
+    beta: float | None = None
+    """The controls act down to this share of the timesteps, the model's own where none is given (CogVideoX: 0.5);
+    below it the edit runs free, refining texture."""
     subtasks: int = 1
     """Mild steps that the edit is taken in, 1 to 6 as in the paper. Each is a video in the run folder."""
     mixture: float = 0.7
@@ -55,8 +57,8 @@ class EditConfig:
 
     def __post_init__(self) -> None:
         for name, low, high in (("alpha", 0.0, 1.0), ("beta", 0.0, 1.0), ("mixture", 0.0, 1.0)):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"--{name} is {getattr(self, name)}, expected {low} to {high}")
+            if (value := getattr(self, name)) is not None and not low <= value <= high:
+                raise UserError(f"--{name} is {value}, expected {low} to {high}")
         if self.alpha == 0:
             raise UserError("--alpha is 0: nothing would be denoised; the paper's value is 0.9")
         if not 1 <= self.subtasks <= 6:
@@ -73,11 +75,24 @@ class EditConfig:
             if getattr(self, name) not in known:
                 raise UserError(f"--{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
         start, what = (self.alpha, f"--alpha ({self.alpha})") if self.inc else (1.0, "1")
-        if start <= self.beta and (self.pnc or self.amr):
+        if self.beta is not None and start <= self.beta and (self.pnc or self.amr):
             raise UserError(
                 f"--beta is {self.beta}, expected below {what}, where editing starts: the controls would never act "
                 "(--no-pnc --no-amr does without them)"
             )
+
+    def settled(self, defaults: Defaults) -> Settled:
+        """These settings with a model's defaults where they leave it open.
+
+        Raises:
+            UserError: the model's beta and the alpha given leave the controls nothing to act on.
+        """
+        given = {one.name: getattr(self, one.name) for one in fields(EditConfig)}
+        own = {"guidance": defaults.guidance, "beta": defaults.beta}
+        given |= {name: value for name, value in own.items() if given[name] is None}
+        if self.source_guidance is None:
+            given["source_guidance"] = given["guidance"]
+        return Settled(**given)
 
     def for_prompts(self, prompts: PromptPair) -> EditConfig:
         """These settings with the subtasks that prompts written for each of them make.
@@ -94,3 +109,12 @@ class EditConfig:
                 f"make {written}; leave --subtasks out, or the prompts between"
             )
         return replace(self, subtasks=written)
+
+
+@dataclass(frozen=True)
+class Settled(EditConfig):
+    """Settings for one model, with nothing left open."""
+
+    beta: float = field(kw_only=True)
+    guidance: float = field(kw_only=True)
+    source_guidance: float = field(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from v2edit.editing.config import EditConfig
+from v2edit.editing.config import EditConfig, Settled
 from v2edit.editing.controls import first_step
 from v2edit.noise import Schedule
 
@@ -12,11 +12,10 @@ def steps_run(schedule: Schedule, config: EditConfig) -> int:
     return schedule.steps - first_step(schedule, config.alpha, config.inc)
 
 
-def forwards(schedule: Schedule, config: EditConfig, guidance: float) -> list[int]:
+def forwards(schedule: Schedule, config: Settled) -> list[int]:
     """How many rows pass through the network in each subtask: branches x guidance halves, over all steps. In the
     window of the controls the sources run beside the edit; below it the edit runs alone."""
-    of_sources = guidance if config.source_guidance is None else config.source_guidance
-    alone, together = 1 + (guidance > 1), 1 + (max(guidance, of_sources) > 1)
+    alone, together = 1 + (config.guidance > 1), 1 + (max(config.guidance, config.source_guidance) > 1)
     start = first_step(schedule, config.alpha, config.inc)
     held = sum((config.pnc or config.amr) and schedule.controlled(k, config.beta) for k in range(start, schedule.steps))
     counts = []

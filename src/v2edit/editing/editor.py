@@ -121,6 +121,7 @@ class Editor:
         report: Callable[[int, int], None] = lambda step, steps: None,
     ) -> Tensor:
         """One mild edit: `current` becomes a video of `prompt`, held by the sources' noise and attention maps."""
+        config = config.settled(self.backbone.defaults)
         schedule = self.backbone.schedule(config.steps)
         solver = SOLVERS[self.backbone.solver if config.solver == "auto" else config.solver]
         ending = solver if config.ending == "same" else SOLVERS[solver.deterministic]
@@ -130,17 +131,15 @@ class Editor:
         noisy = [schedule.add_noise(source.x0, eps, start) for source in sources]  # the sources' v_k
         edit = schedule.add_noise(current, eps, start)  # the edit's v_k: initial noise control
         memory: list[Tensor | None] = [None] * (len(sources) + 1)  # each branch's x0 of the step before
-        guidance = self.backbone.guidance if config.guidance is None else config.guidance
-        of_sources = guidance if config.source_guidance is None else config.source_guidance
-        halves = 1 + (max(guidance, of_sources) > 1)
+        halves = 1 + (max(config.guidance, config.source_guidance) > 1)
         replacement = map_replacement(sources, text.shared, halves, config.amr_unconditional)
 
         for k in range(start, schedule.steps):
             if (config.pnc or config.amr) and schedule.controlled(k, config.beta):
                 step = solver.step(schedule, k, first=k == start)
                 branches = [
-                    *(Branch(v, source.prompt, of_sources) for v, source in zip(noisy, sources, strict=True)),
-                    Branch(edit, prompt, guidance),
+                    *(Branch(v, one.prompt, config.source_guidance) for v, one in zip(noisy, sources, strict=True)),
+                    Branch(edit, prompt, config.guidance),
                 ]
                 maps = replacement if config.amr else None
                 x0s = denoise(self.backbone, branches, text.negative, k, schedule, maps, config.loop)
@@ -156,7 +155,7 @@ class Editor:
                     edit = means[-1] + step.std * next(draw) if step.std else means[-1]
             else:
                 step = ending.step(schedule, k, first=k == start)
-                alone = [Branch(edit, prompt, guidance)]
+                alone = [Branch(edit, prompt, config.guidance)]
                 (x0,) = denoise(self.backbone, alone, text.negative, k, schedule, loop=config.loop)
                 edit = mean(step, edit, x0, memory[-1])
                 edit = edit + step.std * next(draw) if step.std else edit
