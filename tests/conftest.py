@@ -13,6 +13,9 @@ settings.load_profile("v2edit")
 # Two cores are enough for everything here, and torch reads these when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Otherwise MKL may sum in another order where a thread's scratch memory is aligned otherwise, and no two rows of a
+# batch need be equal to the last bit, whatever their inputs.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 ROOT = Path(__file__).resolve().parent.parent
 

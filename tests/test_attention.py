@@ -161,8 +161,7 @@ LAYOUTS = [
 @pytest.mark.parametrize("as_mask", [False, True])
 @given(
     heads=st.integers(1, 3),
-    # As models have them: a matrix library may sum in another order where rows are not aligned to its vectors.
-    dim=st.sampled_from([32, 64, 128]),
+    dim=st.sampled_from([1, 3, 16, 64]),
     text=st.integers(1, 20),
     video=st.integers(1, 900),
     share=st.floats(0, 1),

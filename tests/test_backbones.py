@@ -38,11 +38,12 @@ def test_a_folder_loads_as_the_pipeline_it_was_saved_from(folder):
     backbone, original = backbones.load(str(folder)), CogVideoX(pipeline_of("5b"))
     video = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     z = original.encode(video)
-    assert torch.equal(backbone.encode(video), z)
+    # Close, not equal: weights read from a file are aligned otherwise in memory, which some matrix libraries sum by.
+    torch.testing.assert_close(backbone.encode(video), z)
     text = original.encode_text(["a red ball"])[0].embedding[None]
-    assert torch.equal(backbone.encode_text(["a red ball"])[0].embedding[None], text)
+    torch.testing.assert_close(backbone.encode_text(["a red ball"])[0].embedding[None], text)
     schedule = original.schedule(10)
-    assert torch.equal(backbone.denoise(z, 3, schedule, text), original.denoise(z, 3, schedule, text))
+    torch.testing.assert_close(backbone.denoise(z, 3, schedule, text), original.denoise(z, 3, schedule, text))
     assert backbone.solver == "dpm-sde" and backbone.text_length == TEXT_LENGTH
 
 
