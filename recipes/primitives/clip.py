@@ -92,11 +92,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--from-model", action="store_true", help="go on from the committed weights")
     options = parser.parse_args()
     shards = load_shards(OUT / "clips")
     count = len(shards) * len(shards[0])
     scenes = [sample_scene(Random(seed)) for seed in range(count)]
     model, processor = new_clip()
+    if options.from_model:  # whose words are as they were: its tokenizer's merges stay
+        model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), Clip.load().processor
+    model.train()
     averaged = Averaged(model, 0.998)
     inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     rest = [p for p in model.parameters() if all(p is not q for q in inside)]
