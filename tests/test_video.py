@@ -1,6 +1,5 @@
 """Video in and out: what a player shows comes in; frames, rate, times, colours and sound go out again."""
 
-import json
 import logging
 import os
 import subprocess
@@ -140,85 +139,6 @@ def error_of(call: Callable[[], object]) -> str:
 
 
 # --- real files -----------------------------------------------------------------------------------
-
-# file: (frames read at most, frames, width, height, fps), or what the refusal says
-SHOWN = {
-    "rotate90.mov": (None, 3, 320, 568, 30),
-    "rotate0.mov": (None, 3, 568, 320, 30),
-    "corrupted.mp4": (None, 49, 1280, 720, Fraction(49, 5)),  # a frame is lost, its time is not
-    "pancake.mkv": (60, 60, 426, 240, 30),
-    "av1.mkv": (25, 25, 640, 360, 25),
-    "h264-10bit.mp4": (None, 30, 200, 200, 30),
-    "h265.mp4": (None, 10, 128, 128, 10),
-    "nasa-multistream.mp4": (50, 50, 320, 180, 25),
-    "pigs-vintage.gif": (None, 30, 314, 273, 10),
-    "smpte-2997.mp4": (6, 6, 1920, 1080, 25),
-    "no-duration.webm": (20, 20, 1280, 720, Fraction(15000, 1001)),
-    "transparent.webm": (30, 30, 200, 200, 30),
-    "dash-name-.mp4": (None, 5, 1, 1, 1),
-    "bbb-30s.webm": (12, 12, 1280, 720, 24),
-    "libopenshot-run.mp4": (20, 20, 720, 400, NTSC),
-    "flower.ogv": (40, 40, 320, 240, 30),
-    "carphone-qcif.mp4": (None, 120, 193, 144, NTSC),
-    "scene-cuts.mp4": (25, 25, 1280, 272, 25),
-    "one-frame-h263.3gp": (None, 1, 216, 144, 30),
-    "hdr10.mp4": (None, 3, 2, 2, 25),
-    "sar-16-9.mp4": (None, 1, 1138, 480, 25),
-    "finetrainers-hiker-tiny.mp4": (None, 49, 368, 240, 8),
-    "sam2-dog.mp4": (20, 20, 1280, 720, NTSC),
-    "cof-pants-portrait.mp4": (None, 33, 336, 592, 8),
-    "vfr-open.mp4": (None, 26, 320, 320, Fraction(260, 19)),
-    "two-frames.mp4": (None, 2, 512, 512, 20),
-}
-REFUSED = {
-    "chunk-out-of-range.mp4": "damaged",
-    "init-only-encrypted.mp4": "no frame that can be decoded",
-    "audio-only.mp4": "only sound",
-    "lfs-pointer.mp4": "git lfs pull",
-    "truncated-no-moov.mp4": "moov",
-    "empty.mp4": "empty",
-}
-
-
-def test_every_real_file_has_an_expectation(data: Path) -> None:
-    names = {entry["name"] for entry in json.loads((data / "odd" / "index.json").read_text())}
-    assert names == SHOWN.keys() | REFUSED.keys()
-
-
-@pytest.mark.parametrize("name", SHOWN)
-def test_real_files_are_read_as_shown(data: Path, name: str, capfd: pytest.CaptureFixture) -> None:
-    most, count, width, height, fps = SHOWN[name]
-    shown = video.read(data / "odd" / name, most)
-    assert shown.frames.shape == (count, height, width, 3) and shown.frames.dtype == np.uint8
-    assert shown.fps == fps
-    assert shown.times[0] == 0 and (np.diff(shown.times) > 0).all() and shown.times[-1] < shown.duration
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_real_files_that_cannot_be_read_are_refused(data: Path, name: str, capfd: pytest.CaptureFixture) -> None:
-    assert REFUSED[name] in error_of(lambda: video.read(data / "odd" / name))
-    assert capfd.readouterr() == ("", "")
-
-
-def test_real_rotation_turns_clockwise(data: Path) -> None:
-    """A keyboard filmed with the phone upright: turned this way its letters can be read."""
-    with av.open(str(data / "odd" / "rotate90.mov")) as source:
-        stored = np.stack([f.to_ndarray(format="rgb24") for f in source.decode(video=0)])
-    shown = video.read(data / "odd" / "rotate90.mov").frames
-    assert psnr(shown, np.rot90(stored, -1, axes=(1, 2))) > 35
-    assert psnr(shown, np.rot90(stored, 1, axes=(1, 2))) < 20
-
-
-def test_real_variable_rate_keeps_its_gaps(data: Path) -> None:
-    ticks = (video.read(data / "odd" / "vfr-open.mp4").times * 20).round(6)
-    assert ticks[:6].tolist() == [0, 1, 3, 4, 6, 7]  # every third frame is missing
-
-
-def test_real_transparency_is_black(data: Path) -> None:
-    frames = video.read(data / "odd" / "transparent.webm", 45).frames
-    assert (frames[:, 0, 0] == 0).all() and frames.max() > 100
-
 
 @pytest.mark.parametrize("name", ["odd/pancake.mkv", "odd/nasa-multistream.mp4", "videos/mallard-water.mp4"])
 def test_real_sound_is_copied_untouched(data: Path, tmp_path: Path, name: str) -> None:

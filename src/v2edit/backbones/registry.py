@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import PickleError
 from typing import TYPE_CHECKING, Any, Literal
 
 from v2edit.backbones.defaults import BUILT_IN_DEFAULTS, PUBLISHED_DEFAULTS, Defaults
@@ -37,6 +38,13 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
 # Whose code a model's parts may name: diffusers imports whatever library an index says.
 LIBRARIES = ("diffusers", "transformers")
 OUTLINE = [INDEX, "tokenizer/*", "scheduler/*", "transformer/config.json"]
+
+# What diffusers and transformers raise over files that are no model.
+STUMBLES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    TypeError, ValueError,
+    PickleError,
+)  # fmt: skip
 
 Offload = Literal["none", "model", "group"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -109,7 +117,7 @@ def outline(checkpoint: Checkpoint) -> Outline:
             )
         with quiet():
             return outline_of(Path(folder), checkpoint.defaults)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except STUMBLES as error:
         raise UserError(f"cannot read how {checkpoint.name} reads prompts: {_first_line(error)}") from error
 
 
@@ -144,13 +152,16 @@ def load(
     from diffusers import CogVideoXPipeline
     from safetensors import SafetensorError
 
-    from v2edit.backbones.cogvideox import CogVideoX
+    from v2edit.backbones.cogvideox import CogVideoX, check_claims
 
     target = device_of(device)
     if offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
     if dtype == "auto":
         dtype = "bfloat16" if target.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
+    if not checkpoint.commit:  # a folder; what comes from the hub is a file there first
+        with quiet():
+            check_claims(Path(checkpoint.source))
     try:
         with quiet():
             pipeline = CogVideoXPipeline.from_pretrained(
@@ -160,7 +171,7 @@ def load(
                 local_files_only=checkpoint.cached,
                 use_safetensors=None if checkpoint.pickles else True,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (*STUMBLES, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {_first_line(error)}") from error
     backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)
     if offload == "model":
