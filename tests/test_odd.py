@@ -1,7 +1,7 @@
 """Awkward real files: each comes in as a player shows it and goes out again, or is refused with one line.
 
-What is expected was established with ffprobe and ffmpeg; the colours are those of ffmpeg's scale filter, told the matrix
-where a file names none, and where H.264 has its colour samples.
+What is expected was established with ffprobe and ffmpeg; the colours are those of ffmpeg's scale filter, told the
+matrix where a file names none, and where H.264 has its colour samples.
 """
 
 import os

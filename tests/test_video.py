@@ -140,6 +140,7 @@ def error_of(call: Callable[[], object]) -> str:
 
 # --- real files -----------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", ["odd/pancake.mkv", "odd/nasa-multistream.mp4", "videos/mallard-water.mp4"])
 def test_real_sound_is_copied_untouched(data: Path, tmp_path: Path, name: str) -> None:
     source = video.read(data / name)
@@ -529,6 +530,34 @@ def test_colours_come_back(tmp_path: Path, colour: tuple) -> None:
     assert np.abs(rgb_of(stored, 1, False, 8) - colour).max() <= 3
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_colours_stay_where_they_are(tmp_path: Path, axis: int) -> None:
+    """4:2:0 has one colour sample for two columns and two rows, and H.264 says where between them it lies."""
+    wave = np.sin(2 * np.pi * np.arange(128) / 32)
+    line = np.stack([128 + 80 * wave, 0 * wave + 100, 128 - 80 * wave], -1).round().astype(np.uint8)
+    frames = np.broadcast_to(line if axis == 2 else line[:, None], (2, 128, 128, 3)).copy()
+    back = video.read(video.write(frames, tmp_path / "out.mp4", 10, crf=1)).frames
+
+    def phase(clip: np.ndarray) -> float:
+        chroma = clip[0, ..., 0].astype(float) - clip[0, ..., 2]
+        return float(np.angle(np.fft.fft(chroma.mean(2 - axis))[4]))
+
+    assert abs(phase(back) - phase(frames)) / (2 * np.pi) * 32 < 0.1  # pixels
+
+
+@pytest.mark.parametrize(("tagged", "shown"), [(None, 64), (1, 56), (2, 64)])
+def test_grey_of_limited_range(tmp_path: Path, tagged: int | None, shown: int) -> None:
+    frame = av.VideoFrame(64, 48, "gray")
+    frame.planes[0].update(bytes([64]) * frame.planes[0].buffer_size)
+
+    def tag(stream) -> None:
+        if tagged:
+            stream.codec_context.color_range = tagged
+
+    path = make(tmp_path / "grey.mkv", [frame], "ffv1", "gray", change=tag)
+    assert (video.read(path).frames == shown).all()
+
+
 def test_an_odd_size_repeats_its_edge_for_other_players(tmp_path: Path) -> None:
     frames = clip(2, 143, 175)
     out = video.write(frames, tmp_path / "out.mp4", 10)
@@ -674,6 +703,53 @@ def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path: Path, caplog: pytest.L
     assert spectrum.argmax() * 48000 / 38400 == pytest.approx(440, abs=2)
     assert len(wave) / 48000 == pytest.approx(1, abs=0.05)
     assert np.sqrt(np.mean(wave[4800:43200] ** 2)) == pytest.approx(np.sqrt(0.125), rel=0.05)
+
+
+def test_sound_whose_times_waver_is_encoded_in_step(tmp_path: Path) -> None:
+    """The container rounds to milliseconds, which is no whole number of samples; no encoder takes times that go back.
+    A click marks the middle."""
+    path = tmp_path / "a.asf"
+    with av.open(str(path), "w") as opened:
+        out: Any = opened
+        stream = out.add_stream("wmv2", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = out.add_stream("wmav2", rate=44100)
+        sound.layout, sound.bit_rate = "stereo", 128_000
+        wave = np.zeros((2, 44100), np.float32)
+        wave[:, 22050:22150] = 0.9
+        packets = []
+        for frame in clip(10):
+            packets += stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24"))
+        for at in range(0, 44100, 441):
+            piece = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[:, at : at + 441]), "fltp", "stereo")
+            piece.sample_rate, piece.pts = 44100, at
+            packets += sound.encode(piece)
+        for packet in sorted([*packets, *stream.encode(None), *sound.encode(None)], key=lambda p: p.dts * p.time_base):
+            out.mux(packet)
+
+    def click(file: Path) -> float:
+        """Seconds from the first picture to the loudest moment."""
+        with av.open(str(file)) as read:
+            start = next(read.decode(video=0)).time
+            read.seek(0)
+            frames = [(f.time, f.to_ndarray()) for f in read.decode(audio=0)]
+        return max((np.abs(x).max(), t + np.abs(x[0]).argmax() / 44100 - start) for t, x in frames)[1]
+
+    assert click(video.write(video.read(path), tmp_path / "out.mp4")) == pytest.approx(click(path), abs=0.03)
+
+
+def test_no_edit_is_lost_for_its_sound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever becomes of the sound: its packets are noise."""
+    source = tone(tmp_path / "a.mkv", "aac", 1.0, pictures=clip(10))
+    raw = bytearray(source.read_bytes())
+    for packet, _ in sound_of(source):
+        at = raw.index(packet)
+        raw[at : at + len(packet)] = np.random.default_rng(0).bytes(len(packet))
+    source.write_bytes(raw)
+    assert len(video.read(video.write(clip(10), tmp_path / "out.mp4", 10, source)).frames) == 10
+    songs = tone(tmp_path / "b.mkv", "pcm_s16le", 0.2, pictures=clip(2))
+    songs.write_bytes(songs.read_bytes().replace(b"A_PCM/INT/LIT", b"A_MS/ACM\0\0\0\0\0"))
+    assert len(video.read(video.write(clip(2), tmp_path / "out.mp4", 10, songs)).frames) == 2
 
 
 def test_sound_from_a_song_and_from_a_silent_file(tmp_path: Path) -> None:

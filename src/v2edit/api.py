@@ -83,7 +83,7 @@ def edit_video(
         frames: Write the edited frames as PNG files, too, into a folder `edited`; for a folder of images they are
             anyway, by the same names, and for a single image as `edited.png`.
         revision: Branch, tag or commit of a Hugging Face model.
-        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; still no code in them is run.
+        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         config: How to edit.
         on_progress: Called after every step.
         command: The command line to note in the manifest.
@@ -197,7 +197,7 @@ def preview_edit(
         lvlm: Let a language model that sees the video write the prompts.
         model: The video model to edit with: the built-in one, a Hugging Face id or a local diffusers folder.
         revision: Branch, tag or commit of a Hugging Face model.
-        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; still no code in them is run.
+        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         device: Where a language model of local: runs; auto takes a GPU where there is one.
         out: A JSON file to save the prompts in, to edit by hand and to give to v2edit edit as --prompts.
         config: How the edit would be done.

@@ -85,7 +85,7 @@ def edit_scene(
         offload: Bring whole parts (model) or single layers (group) to the device as needed: smaller, slower.
         vae_tiling: Encode and decode in tiles: smaller, slower.
         revision: Branch, tag or commit of a Hugging Face model.
-        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; still no code in them is run.
+        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         config: How to edit.
         fit: How to reconstruct.
         on_stage: Called after every step of reconstructing and editing.

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded frames; no editor takes anything near this many
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-HEIC = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx"}  # what such files begin by calling themselves
+HEIC = {
+    b"heic",
+    b"heix",
+    b"heim",
+    b"heis",
+    b"mif1",
+    b"msf1",
+    b"hevc",
+    b"hevx",
+}  # what such files begin by calling themselves
 SIZE_TAG = "v2edit_size"  # in a file's metadata: "WxH" before the sides were made even for H.264
 
 BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's numbers

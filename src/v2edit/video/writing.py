@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # Sound that players find in an MP4 file; anything else (Vorbis, PCM, WMA ...) becomes AAC.
 MP4_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
+MOST_SOUNDS = 64  # streams; each one that is encoded takes a megabyte
 THREADS = 4  # x264's output depends on how many there are, so not on how many cores the machine has
 WAVER, HOUR = Fraction(1, 10), 3600  # seconds: what times may be off by, and more than any sound is beside its pictures
 CLOCK = 90_000  # ticks a second for variable frame rates: a whole number of them in a frame of any usual rate
@@ -240,6 +241,9 @@ def _sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> 
     What cannot be taken over is left out, with a note: pictures are never lost for their sound.
     """
     streams = [s for s in source.streams.audio if s.codec_context and s.rate and s.channels]
+    if len(streams) > MOST_SOUNDS:
+        log.warning("of %d streams of sound the first %d are taken over", len(streams), MOST_SOUNDS)
+        del streams[MOST_SOUNDS:]
     if not streams:
         return deque()
     pictures = picture_stream(source)
@@ -264,7 +268,8 @@ def _sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> 
             packet.dts, packet.pts = (packet.dts or 0) - shift, (packet.pts or 0) - shift
             if -HOUR < packet.pts * packet.time_base < (duration if cut else duration + HOUR):
                 kept.append(packet)
-        result += _copied(kept, stream, out) or _encoded(kept, stream, out)
+        if kept:
+            result += _copied(kept, stream, out) or _encoded(kept, stream, out)
     return deque(sorted(result, key=_when))
 
 
@@ -311,7 +316,6 @@ def _to_sample_clock(sound: list[Packet], stream: AudioStream) -> None:
 
 def _encoded(sound: list[Packet], stream: AudioStream, out: OutputContainer) -> list[Packet]:
     """The same sound as AAC, mono or stereo, in a new stream of `out`; none where nothing can be decoded."""
-    import av
 
     name, layout = stream.codec_context.codec.canonical_name, "mono" if stream.channels == 1 else "stereo"
     pieces = _continuous(sound, stream, layout, stream.rate if stream.rate in AAC_RATES else 48000)
