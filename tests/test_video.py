@@ -730,10 +730,11 @@ def test_sound_whose_times_waver_is_encoded_in_step(tmp_path: Path) -> None:
     def click(file: Path) -> float:
         """Seconds from the first picture to the loudest moment."""
         with av.open(str(file)) as read:
-            start = next(read.decode(video=0)).time
-            read.seek(0)
-            frames = [(f.time, f.to_ndarray()) for f in read.decode(audio=0)]
-        return max((np.abs(x).max(), t + np.abs(x[0]).argmax() / 44100 - start) for t, x in frames)[1]
+            frames = list(read.decode(video=0, audio=0))
+        start = min(f.time for f in frames if isinstance(f, av.VideoFrame))
+        sounds = [(np.abs(f.to_ndarray()[0]), f.time) for f in frames if isinstance(f, av.AudioFrame)]
+        loudest, at = max(((x, t) for x, t in sounds if t is not None), key=lambda sound: sound[0].max())
+        return at + loudest.argmax() / 44100 - start
 
     assert click(video.write(video.read(path), tmp_path / "out.mp4")) == pytest.approx(click(path), abs=0.03)
 
