@@ -161,6 +161,8 @@ def _check_pose(view: View, source: Path) -> None:
     turn = pose[:3, :3]
     if np.abs(turn @ turn.T - np.eye(3)).max() > RIGID or np.linalg.det(turn) < 0:
         raise UserError(f"{source}: the pose of {view.name} is no rotation and translation")
+    if min(view.size) < 1:
+        raise UserError(f"{source}: the camera of {view.name} has a size of {view.size[1]}x{view.size[0]}")
     if not (np.isfinite(view.intrinsics).all() and view.intrinsics[0, 0] > 0 and view.intrinsics[1, 1] > 0):
         raise UserError(f"{source}: the focal length of {view.name} is not above 0")
 
