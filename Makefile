@@ -52,9 +52,10 @@ test-heavy: $(READY) ## the tests that take long or want a GPU
 fuzz: $(READY) ## the readers against made-up files, all in turn (MINUTES=20)
 	@for target in $(FUZZ); do echo "$$target"; mkdir -p ".fuzz/$$target"; \
 	  '$(PY)' fuzz/reader.py $$target -max_total_time=$$(( $(MINUTES) * 60 / $(words $(FUZZ)) )) -rss_limit_mb=1024 \
-	  -timeout=10 -max_len=8192 -verbosity=0 -artifact_prefix=".fuzz/$$target-" ".fuzz/$$target" "fuzz/corpus/$$target" || exit 1; done
+	  -timeout=10 -max_len=16384 -verbosity=0 -artifact_prefix=".fuzz/$$target-" ".fuzz/$$target" "fuzz/corpus/$$target" || exit 1; done
 MINUTES ?= 20
-FUZZ := video image folder prompts sidecar style splat points transforms camera_path model_index colmap
+FUZZ := video sound image folder prompts sidecar style answer splat points transforms camera_path model_index \
+	model_config colmap colmap_cameras colmap_points run
 
 check: $(READY) ## lint, formatting and types
 	'$(PY)' -m ruff check .

@@ -3,7 +3,10 @@
 `python fuzz/reader.py TARGET [libFuzzer options]`, or `make fuzz MINUTES=20` for all of them in turn.
 """
 
+import json
 import logging
+import math
+import random
 import resource
 import struct
 import sys
@@ -11,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from v2edit.errors import UserError
 
@@ -86,18 +90,117 @@ def model_index() -> tuple[str, Read]:
     return "model_index.json", lambda path: find(str(path.parent))
 
 
+def model_config() -> tuple[str, Read]:
+    from v2edit.backbones.cogvideox import check_claims
+
+    return "transformer/config.json", lambda path: check_claims(path.parents[1])
+
+
 def colmap() -> tuple[str, Read]:
     from v2edit.scenes.colmap import read_colmap
 
     return "sparse/0/images.bin", lambda path: read_colmap(path.parents[2])
 
 
+def colmap_cameras() -> tuple[str, Read]:
+    return "sparse/0/cameras.bin", colmap()[1]
+
+
+def colmap_points() -> tuple[str, Read]:
+    return "sparse/0/points3D.bin", colmap()[1]
+
+
+def sound() -> tuple[str, Read]:
+    """A file's sound on its way into another: whatever it is, the pictures are written."""
+    import numpy as np
+
+    from v2edit import video
+
+    def copied(path: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="v2edit-fuzz-") as out:
+            video.write(np.zeros((3, 16, 16, 3), np.uint8), Path(out) / "out.mp4", 10, audio_from=path)
+            assert len(video.read(Path(out) / "out.mp4").frames) == 3
+
+    return "clip.mkv", copied
+
+
+def run() -> tuple[str, Read]:
+    from v2edit.metrics.evaluate import read_run, sampled_edit
+
+    def read(path: Path) -> None:
+        path.write_bytes(path.read_bytes().replace(b"HERE", str(path.parent).encode()))
+        sampled_edit(read_run(path.parent))
+
+    return "run.json", read
+
+
+def answer() -> tuple[str, Read]:
+    """What a language model says, which is a text from outside, too."""
+    from v2edit.prompts.chat import Answer, ask
+    from v2edit.prompts.lvlm import _prompts_in, schema
+
+    def read(path: Path) -> None:
+        class Says:
+            name = "model"
+
+            def ask(self, *_: object) -> Answer:
+                return Answer(path.read_text(encoding="utf-8", errors="replace"))
+
+        ask(Says(), [], schema(True), lambda found: _prompts_in(found, True), "write them")  # pyright: ignore
+
+    return "answer.txt", read
+
+
 TARGETS = {
     one.__name__: one
     for one in (
-        video, image, folder, prompts, sidecar, style, splat, points, transforms, camera_path, model_index, colmap,
+        video, sound, image, folder, prompts, sidecar, style, answer, splat, points, transforms, camera_path,
+        model_index, model_config, colmap, colmap_cameras, colmap_points, run,
     )
 }  # fmt: skip
+# What is JSON is changed as such, too: bytes alone hardly get past its syntax.
+JSON = {"prompts", "sidecar", "answer", "transforms", "camera_path", "model_index", "model_config", "run"}
+ODD = [
+    None, True, -1, 0, 1, 0.5, 2**31, 2**63, 10**40, 1e308, -1e-320, math.nan, math.inf, "", "\0", "../x", "/dev/zero",
+    "\ud800", "a" * 300, [], {}, [[]], [1] * 50,
+]  # fmt: skip
+
+
+def changed(value: Any, chance: random.Random) -> Any:
+    """The same JSON with one value in it gone, doubled, moved into a list, or replaced by an odd one."""
+    if isinstance(value, dict | list) and value and chance.random() < 0.9:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key, new = chance.choice(keys), value.copy()
+        what = chance.random()
+        if what < 0.1:
+            del new[key]
+        elif what < 0.2 and isinstance(new, list):
+            new.insert(chance.randrange(len(new) + 1), new[key])
+        elif what < 0.3 and isinstance(new, dict):
+            new[chance.choice([*keys, "name", "a"])] = new[key]
+        else:
+            new[key] = changed(new[key], chance)
+        return new
+    if isinstance(value, int | float) and chance.random() < 0.5:
+        return chance.choice([value + 1, -value, value * 1000, value / 3])
+    return chance.choice([*ODD, [value]])
+
+
+def mutated(data: bytes, largest: int, seed: int) -> bytes:
+    """For libFuzzer: JSON changed as JSON three times of four, as bytes otherwise."""
+    import atheris
+
+    chance = random.Random(seed)
+    if chance.random() < 0.75:
+        try:
+            value = json.loads(data)
+            for _ in range(chance.randint(1, 3)):
+                value = changed(value, chance)
+            if len(new := json.dumps(value).encode()) <= largest:
+                return new
+        except (ValueError, RecursionError, OverflowError):
+            pass
+    return atheris.Mutate(data, largest)
 
 
 class Target:
@@ -115,15 +218,34 @@ class Target:
 
     def _surround(self, name: str) -> None:
         """What must lie beside the file for its reader to come to its end."""
-        if name in ("transforms", "colmap", "style"):
+        if name in ("transforms", "colmap", "colmap_cameras", "colmap_points", "style"):
             from PIL import Image
 
             for k in "01a":
                 Image.new("RGB", (8, 6)).save(self.root / f"{k}.png")
-        if name == "colmap":
+        if name.startswith("colmap"):
             pinhole = struct.pack("<QIIQQ4d", 1, 1, 1, 8, 6, 9, 9, 4, 3)
-            (self.path.parent / "cameras.bin").write_bytes(pinhole)
-            (self.path.parent / "points3D.bin").write_bytes(bytes(8))
+            images = Path(__file__).parent / "corpus/colmap/images.bin"
+            for file, content in (
+                ("cameras.bin", pinhole), ("points3D.bin", bytes(8)), ("images.bin", images.read_bytes())
+            ):  # fmt: skip
+                if file != self.path.name:
+                    (self.path.parent / file).write_bytes(content)
+        if name == "run":
+            clip = Path(__file__).parent / "corpus/video/h264.mp4"
+            for file in (self.root / "edited.mp4", self.root / "clip.mp4"):
+                file.write_bytes(clip.read_bytes())
+            (self.root / "clip.json").write_text(
+                '{"seed": 1, "kind": "recolour", "source_prompt": "a ball", "target_prompt": "a cube"}'
+            )
+        if name == "model_config":
+            from v2edit.backbones.registry import BUILT_IN_FOLDER
+
+            for file in BUILT_IN_FOLDER.glob("*/*"):
+                there = self.root / file.relative_to(BUILT_IN_FOLDER)
+                there.parent.mkdir(exist_ok=True)
+                if there != self.path:
+                    there.symlink_to(file)
         if name == "model_index":
             from v2edit.backbones.registry import PARTS
 
@@ -162,9 +284,10 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
 
+    name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["v2edit", "plyfile", "tomllib"]):
-        target = Target(sys.argv.pop(1))
-    atheris.Setup(sys.argv, target)
+        target = Target(name)
+    atheris.Setup(sys.argv, target, **({"custom_mutator": mutated} if name in JSON else {}))
     atheris.Fuzz()
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXVideoToVideoPipeline
 from diffusers.models.embeddings import apply_rotary_emb
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tiny import PUBLISHED, TEXT_LENGTH, pipeline_of
 
@@ -379,6 +382,34 @@ def test_fitting_keeps_the_area_and_the_aspect():
     assert backbone.fit(Size(10, 100, 100)) == Size(17, 32, 32)
     tall = backbone.fit(Size(1, 1280, 320))
     assert tall.frames == 1 and tall.height == 64 and tall.width == 16
+
+
+@settings(max_examples=40)
+@given(height=st.integers(1, 700), width=st.integers(1, 700))
+@example(1, 1)
+@example(700, 1)
+@example(592, 336)
+def test_any_size_is_mapped_onto_all_of_the_models_and_back(height, width):
+    """Nothing is cut off or put around: a plain picture stays plain to its edges, a ramp runs from end to end."""
+    backbone, own = fifth(), Size(1, height, width)
+    fitted, shape = backbone.fit(own), (1, height, width, 3)
+    side = backbone.spatial * backbone.transformer.config.patch_size
+    assert fitted.height % side == fitted.width % side == 0
+    if max(height, width) <= 4 * min(height, width):  # a narrower one has but a few patches on its short side
+        trained = backbone.trained.height * backbone.trained.width
+        assert 0.5 < fitted.height * fitted.width / trained < 2
+        assert 0.5 < (fitted.height / fitted.width) / (height / width) < 2
+    plain = np.full(shape, 200, np.uint8)
+    assert (to_size(plain, fitted) == 200).all() and np.array_equal(to_size(to_size(plain, fitted), own), plain)
+    for many, few, place in ((height, fitted.height, np.s_[:, None, None]), (width, fitted.width, np.s_[:, None])):
+        ramp = np.broadcast_to(((np.arange(many) + 0.5) / many * 255).round().astype(np.uint8)[place], shape).copy()
+        back = to_size(to_size(ramp, fitted), own)
+        assert np.abs(back.astype(int) - ramp).max() <= 255 / min(few, many) + 2
+
+
+@cache
+def fifth() -> CogVideoX:
+    return CogVideoX(pipeline_of("5b"))
 
 
 def test_frames_at_their_own_size_are_left_alone():

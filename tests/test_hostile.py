@@ -1,6 +1,10 @@
 """Files that lie: whatever their bytes, a reader shows them or refuses them in one line, nothing more."""
 
+import io
 import json
+import math
+import os
+import shutil
 import struct
 import sys
 import zlib
@@ -8,13 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
+from tiny import pipeline_of
 
 from v2edit import backbones, video
+from v2edit.cli import main
 from v2edit.errors import UserError
-from v2edit.prompts import read_prompts
+from v2edit.metrics.evaluate import read_run
+from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.style import read_style
 from v2edit.scenes.colmap import read_colmap
 from v2edit.scenes.splat import read_points, read_splat
@@ -56,6 +65,43 @@ def test_an_image_that_claims_gigabytes(tmp_path: Path) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 12000, 12000, 8, 6, 0, 0, 0))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(99))))
     assert "too large" in refused(video.read, tmp_path / "bomb.png")
+
+
+def many_tracks(count: int) -> bytes:
+    """A Matroska file with one JPEG picture and this many empty tracks of sound."""
+
+    def element(name: str, content: bytes | int) -> bytes:
+        content = content.to_bytes(4, "big") if isinstance(content, int) else content
+        return bytes.fromhex(name) + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(picture, "JPEG")
+    size = element("B0", 16) + element("BA", 16)
+    tracks = element("AE", element("D7", 1) + element("83", 1) + element("86", b"V_MJPEG") + element("E0", size))
+    form = element("B5", struct.pack(">f", 8000)) + element("9F", 1) + element("6264", 8)
+    for k in range(2, count + 2):
+        kind = element("D7", k) + element("83", 2) + element("86", b"A_PCM/INT/LIT")
+        tracks += element("AE", kind + element("E1", form))
+    cluster = element("E7", 0) + element("A3", b"\x81\0\0\x80" + picture.getvalue())
+    whole = element("1549A966", element("2AD7B1", 10**6)) + element("1654AE6B", tracks) + element("1F43B675", cluster)
+    return element("1A45DFA3", element("4282", b"matroska")) + element("18538067", whole)
+
+
+def test_thousands_of_streams(tmp_path: Path) -> None:
+    (tmp_path / "many.mkv").write_bytes(many_tracks(3000))
+    clip = video.read(tmp_path / "many.mkv")
+    assert clip.frames.shape == (1, 16, 16, 3)
+    assert len(video.read(video.write(clip, tmp_path / "out.mp4")).frames) == 1
+
+
+def test_a_heic_photo_is_not_shown_as_one_of_its_tiles(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"heic", 0, b"mif1", b"heic"))
+    assert "HEIC" in refused(video.read, tmp_path / "IMG_1.HEIC")
+
+
+def test_a_refusal_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
+    told = refused(video.read, tmp_path / "two\nlines\x1b]0;title\x07\udcff.mp4")
+    assert told.isprintable() and told.encode() and "lines" in told
 
 
 def test_postscript_under_an_images_name_is_not_run(tmp_path: Path) -> None:
@@ -152,16 +198,118 @@ def test_one_image_listed_without_end(tmp_path: Path) -> None:
     assert "GiB" in refused(read_transforms, path)
 
 
-def test_a_model_that_brings_code(tmp_path: Path) -> None:
-    index = json.loads((backbones.registry.BUILT_IN_FOLDER / "model_index.json").read_text())
-    for part in backbones.registry.PARTS:
-        (tmp_path / part).mkdir()
-        for file in ("config.json", "a.safetensors", "tokenizer.json", "scheduler_config.json"):
-            (tmp_path / part / file).write_text("{}")
-    (tmp_path / "transformer" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Model: pass\n")
-    (tmp_path / "model_index.json").write_text(json.dumps(index | {"transformer": ["evil", "Model"]}))
-    assert "not run" in refused(backbones.find, str(tmp_path))
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline_of("5b").save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_brings_code(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    (tmp_path / "model" / "transformer" / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Model: pass\n"
+    )
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index | {"transformer": ["evil", "Model"]}))
+    assert "not run" in refused(backbones.find, str(tmp_path / "model"))
     assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.path), "w")
+
+
+def pickled(model: Path, out: Path, *evil: object) -> Path:
+    """A copy of a model with its weights as pickles, and whatever else in them."""
+    shutil.copytree(model, out)
+    for part, name in (("transformer", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
+                       ("text_encoder", "pytorch_model")):  # fmt: skip
+        (safe,) = (out / part).glob("*.safetensors")
+        torch.save(load_file(safe) | {f"evil{k}": one for k, one in enumerate(evil)}, out / part / f"{name}.bin")
+        safe.unlink()
+    return out
+
+
+def test_pickles_are_taken_where_they_are_asked_for_and_never_run(tiny_model: Path, tmp_path: Path) -> None:
+    good, evil = pickled(tiny_model, tmp_path / "good"), pickled(tiny_model, tmp_path / "bad", Evil(tmp_path / "ran"))
+    for model in (good, evil):
+        assert "--allow-pickle" in refused(backbones.load, str(model))
+    loaded = backbones.load(str(good), device="cpu", allow_pickle=True)
+    expected = backbones.load(str(tiny_model), device="cpu")
+    for one, other in zip(loaded.transformer.parameters(), expected.transformer.parameters(), strict=True):
+        assert torch.equal(one, other)
+    refused(lambda: backbones.load(str(evil), device="cpu", allow_pickle=True))
+    for part in ("transformer", "vae", "text_encoder"):  # files that are none, for the look of it
+        (evil / part / "a.safetensors").touch()
+    refused(backbones.load, str(evil), "cpu")
+    assert not (tmp_path / "ran").exists()
+    torch.load(evil / "vae" / "diffusion_pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "ran").exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("part", "claim"),
+    [
+        ("transformer", {"num_attention_heads": 100_000}),
+        ("transformer", {"num_layers": 10**7}),
+        ("transformer", {"sample_width": 10**6}),
+        ("transformer", {"activation_fn": "none"}),
+        ("vae", {"block_out_channels": [2**20] * 3}),
+        ("vae", {"down_block_types": ["CogVideoXDownBlock3D"] * 10**5}),
+        ("text_encoder", {"d_ff": 10**7}),
+        ("text_encoder", {"num_layers": math.inf}),
+    ],
+    ids=str,
+)
+def test_a_model_that_claims_to_be_larger_than_it_is(tiny_model: Path, tmp_path: Path, part: str, claim: dict) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | claim))
+    assert "config.json" in refused(backbones.load, str(tmp_path / "model"), "cpu")
+
+
+@pytest.mark.parametrize(
+    "name", [b"bad\xff.mp4", "ü".encode() * 120 + b".mp4", b"..mp4", b"a\n\x1b[1mb.mp4", b"%s$(x).mp4"]
+)
+def test_no_edit_is_lost_for_the_name_of_its_video(tiny_model: Path, tmp_path: Path, name: bytes) -> None:
+    """In a process of its own, whose output says what it made."""
+    try:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    except OSError:
+        pytest.skip("a name that this disk does not take")
+    video.write(np.zeros((1, 16, 16, 3), np.uint8), tmp_path / "out.mp4", 8).rename(tmp_path / os.fsdecode(name))
+    words = ["--source-prompt", "a ball", "--target-prompt", "a cube", "--model", str(tiny_model), "--steps", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["edit", f"./{os.fsdecode(name)}", *words]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "run.json").read_text())["input"]["path"] == str(tmp_path / os.fsdecode(name))
+
+
+def test_a_run_that_names_a_device_for_its_source(tmp_path: Path) -> None:
+    facts = {"input": {"path": "/dev/zero", "sha256": ""}, "prompts": {"source": "a", "target": "b"}}
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"model": {"name": "primitives"}}))
+    assert "is gone" in refused(read_run, tmp_path)
+
+
+def test_a_scene_that_names_pipes_and_endless_names(tmp_path: Path) -> None:
+    path = dataset(tmp_path / "in", ["0.png", "1.png", "pipe.png", "x" * 5000 + ".png"], w=None)
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    for k in (0, 1):
+        Image.new("RGB", (8, 6)).save(tmp_path / "in" / f"{k}.png")
+    assert read_transforms(path).names == ("0.png", "1.png")
+
+
+@pytest.mark.parametrize("text", ["a \x1b[31mball", "a ball\0", "a \udcff ball"])
+def test_a_prompt_that_is_no_text(text: str) -> None:
+    assert "no text" in refused(PromptPair, text, "a cube") and "no text" in refused(PromptPair, "a cube", text)
 
 
 @pytest.mark.parametrize("image", ["../secret.png", "link.png", "a\\u0000b"])

@@ -58,6 +58,7 @@ def edit_video(
     vae_tiling: bool = False,
     frames: bool = False,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    allow_pickle: bool = False,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
     on_progress: Annotated[Callable[[Progress], None] | None, Suppress] = None,
     command: Annotated[Sequence[str] | None, Suppress] = None,
@@ -82,6 +83,7 @@ def edit_video(
         frames: Write the edited frames as PNG files, too, into a folder `edited`; for a folder of images they are
             anyway, by the same names, and for a single image as `edited.png`.
         revision: Branch, tag or commit of a Hugging Face model.
+        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         config: How to edit.
         on_progress: Called after every step.
         command: The command line to note in the manifest.
@@ -100,7 +102,7 @@ def edit_video(
 
         # What is wrong with the video or the model's name is said before the whole of either is read.
         videos.read(path, max_frames=1)
-        checkpoint = backbones.find(model, revision)
+        checkpoint = backbones.find(model, revision, allow_pickle)
         source, identity = videos.read(path), describe_input(path)
         if pair is None:
             pair = written_prompts(path, source.frames, about, checkpoint, lvlm, config, device)
@@ -177,6 +179,7 @@ def preview_edit(
     lvlm: OmitArgPrefixes[LVLMConfig] = LVLMConfig(),  # noqa: B008 (frozen)
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    allow_pickle: bool = False,
     device: Annotated[str, arg(metavar="DEVICE")] = "auto",
     out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
@@ -194,6 +197,7 @@ def preview_edit(
         lvlm: Let a language model that sees the video write the prompts.
         model: The video model to edit with: the built-in one, a Hugging Face id or a local diffusers folder.
         revision: Branch, tag or commit of a Hugging Face model.
+        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         device: Where a language model of local: runs; auto takes a GPU where there is one.
         out: A JSON file to save the prompts in, to edit by hand and to give to v2edit edit as --prompts.
         config: How the edit would be done.
@@ -213,7 +217,7 @@ def preview_edit(
     from v2edit.editing.cost import forwards, steps_run
     from v2edit.prompts.view import compare
 
-    checkpoint = backbones.find(model, revision)
+    checkpoint = backbones.find(model, revision, allow_pickle)
     if pair is None:
         frames = videos.read(path).frames
         pair = written_prompts(path, frames, instruction or "", checkpoint, lvlm, config, device)

@@ -61,6 +61,7 @@ def edit_scene(
     offload: Offload = "none",
     vae_tiling: bool = False,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    allow_pickle: bool = False,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
     fit: OmitArgPrefixes[FitConfig] = FitConfig(),  # noqa: B008 (frozen)
     on_stage: Annotated[Callable[[Stage], None] | None, Suppress] = None,
@@ -84,6 +85,7 @@ def edit_scene(
         offload: Bring whole parts (model) or single layers (group) to the device as needed: smaller, slower.
         vae_tiling: Encode and decode in tiles: smaller, slower.
         revision: Branch, tag or commit of a Hugging Face model.
+        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         config: How to edit.
         fit: How to reconstruct.
         on_stage: Called after every step of reconstructing and editing.
@@ -108,7 +110,7 @@ def edit_scene(
         on = scene_device(device)
         side = side or SIDE[on.type]
         found = read_scene(where, side)
-        checkpoint = backbones.find(model, revision)
+        checkpoint = backbones.find(model, revision, allow_pickle)
         backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         filmed = find_path(path, found, frames or backbone.trained.frames, side)
         before = _reconstructed(found, fit, show, on, config.seed)

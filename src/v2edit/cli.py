@@ -190,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"v2edit {__version__}")
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text that a terminal takes
+        sys.stdout.reconfigure(errors="backslashreplace")
     told = logging.getLogger("v2edit")
     notes = Notes()
     told.addHandler(notes)

@@ -31,3 +31,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in facts if names.count(name) > 1)
         raise ValueError(f"it has {twice!r:.60} twice in one object")
     return facts
+
+
+def names_file(path: Path) -> bool:
+    """Whether there is a file at a path that a document gives, which may be longer than any that a disk takes."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

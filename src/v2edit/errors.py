@@ -2,4 +2,9 @@
 
 
 class UserError(ValueError):
-    """A mistake of the user's that one line explains."""
+    """A mistake of the user's that one line explains: whatever names and contents of files it quotes, its text has no
+    line breaks and nothing that a terminal would obey."""
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().split())
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -19,6 +19,7 @@ from typing import Any, Self
 from v2edit.errors import UserError
 
 MANIFEST = "run.json"
+LONGEST_STEM = 120  # bytes of a video's name in its run's: file systems take 255, and more is added to it
 PACKAGES = ("v2edit", "torch", "diffusers", "transformers", "av")
 
 
@@ -101,7 +102,8 @@ class RunWriter:
             "finished": _now(),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False, default=_plain)
-        (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        # A file's name may be no UTF-8; escaped, it is JSON still, and the same name when read.
+        (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def describe_input(path: Path) -> dict[str, str]:
@@ -124,6 +126,7 @@ def default_run_folder(video: Path, instruction: str) -> Path:
     """`runs/<video>-<instruction>`, shortened to plain characters, with -2, -3 … when taken."""
     slug = "-".join(re.findall(r"[a-z0-9]+", instruction.lower()))[:48].strip("-")
     stem = re.sub(r"[^\w.-]+", "_", Path(os.path.abspath(video)).stem).strip(".")
+    stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
     return first_free(Path("runs") / f"{stem}-{slug}".strip("-"))
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from diffusers import (
+    AutoencoderKLCogVideoX,
     CogVideoXDPMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
@@ -30,15 +31,22 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXAttnProcessor2_0
 from PIL import Image
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel
 
 from v2edit.attention import Replacement, Window, replaced_attention, windowed_attention
 from v2edit.backbones.base import Outline, Size, Text
 from v2edit.backbones.defaults import PUBLISHED_DEFAULTS, Defaults
+from v2edit.documents import read_json
 from v2edit.errors import UserError
 from v2edit.noise import Schedule, x0_from_epsilon, x0_from_v
+from v2edit.prompts.chat import one_line
 from v2edit.prompts.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
+MOST_LAYERS, LARGEST_SIDE, LARGEST_NUMBER, LARGEST_TABLE = 100, 4096, 2**24, 2**28  # that a configuration may claim
+# What diffusers and transformers raise over settings that make no sense.
+CONFIGURING = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError,
+               TypeError, ValueError)  # fmt: skip
 X0_FROM = {"v_prediction": x0_from_v, "epsilon": x0_from_epsilon}
 Table = tuple[Tensor, Tensor]  # cos and sin, each [video tokens, D]
 
@@ -300,6 +308,42 @@ class CogVideoX:
 def to_uint8(video: Tensor) -> Tensor:
     """What the decoder gives, -1 to 1, as the bytes of frames."""
     return ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def check_claims(folder: Path) -> None:
+    """Raises `UserError` where a part of a pipeline folder describes itself as larger than its weights are: it would be
+    built, and fill the memory, before anything is compared."""
+    for part, (kind, configured) in {
+        "transformer": (CogVideoXTransformer3DModel, CogVideoXTransformer3DModel.from_config),
+        "vae": (AutoencoderKLCogVideoX, AutoencoderKLCogVideoX.from_config),
+        "text_encoder": (T5EncoderModel, lambda facts: T5EncoderModel(T5Config.from_dict(facts))),
+    }.items():
+        path = folder / part / "config.json"
+        try:
+            facts = read_json(path)
+            if not isinstance(facts, dict):
+                raise TypeError(f"it is no object of settings for a {kind.__name__}")
+            _check_numbers(facts)
+            with torch.device("meta"):
+                built = configured(facts)
+            if (tables := sum(one.numel() for one in built.buffers())) > LARGEST_TABLE:
+                raise ValueError(f"it has tables of {tables:,} numbers")
+            claimed = sum(one.numel() for one in built.parameters())
+        except CONFIGURING as error:
+            reason = one_line(str(error))[:160] or type(error).__name__
+            raise UserError(f"{path} describes no model that can be built: {reason}") from error
+        held = sum(file.stat().st_size for ending in ("safetensors", "bin") for file in path.parent.glob(f"*.{ending}"))
+        if claimed > held:  # a weight has a byte at least
+            raise UserError(f"{path} describes {claimed:,} weights, and the files beside it hold {held:,} bytes")
+
+
+def _check_numbers(facts: dict[str, Any]) -> None:
+    """Raises `ValueError` for a number that no network has, or none that a network takes minutes to be built with."""
+    for name, value in facts.items():
+        values = value if isinstance(value, list) else [value]
+        most = MOST_LAYERS if "layers" in name else LARGEST_SIDE if name.startswith("sample_") else LARGEST_NUMBER
+        if len(values) > MOST_LAYERS or any(isinstance(one, int | float) and not abs(one) <= most for one in values):
+            raise ValueError(f"{name} is {str(value)[:40]}")
 
 
 def outline(folder: Path, defaults: Defaults = PUBLISHED_DEFAULTS) -> Outline:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import PickleError
 from typing import TYPE_CHECKING, Any, Literal
 
 from v2edit.backbones.defaults import BUILT_IN_DEFAULTS, PUBLISHED_DEFAULTS, Defaults
@@ -24,7 +25,8 @@ INDEX = "model_index.json"
 FAMILIES = {"CogVideoXPipeline": "CogVideoX", "CogVideoXVideoToVideoPipeline": "CogVideoX"}
 SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 # Each part of a model, and the files that it cannot be without: one of each group.
-WEIGHTS = (("config.json",), ("*.safetensors",))
+SAFE, PICKLED = "*.safetensors", "*.bin"
+WEIGHTS = (("config.json",), (SAFE,))
 PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "text_encoder": WEIGHTS,
     "tokenizer": (("tokenizer.json", "spiece.model"),),
@@ -36,6 +38,13 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
 # Whose code a model's parts may name: diffusers imports whatever library an index says.
 LIBRARIES = ("diffusers", "transformers")
 OUTLINE = [INDEX, "tokenizer/*", "scheduler/*", "transformer/config.json"]
+
+# What diffusers and transformers raise over files that are no model.
+STUMBLES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    TypeError, ValueError,
+    PickleError,
+)  # fmt: skip
 
 Offload = Literal["none", "model", "group"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -50,6 +59,7 @@ class Checkpoint:
     commit: str | None = None  # of a hub id
     cached: bool = False  # the hub cannot be reached, but an earlier download is here
     family: str = "CogVideoX"
+    pickles: bool = False  # weights that are pickles are taken, too
 
     @property
     def prompt_style(self) -> str:
@@ -62,11 +72,11 @@ class Checkpoint:
         return BUILT_IN_DEFAULTS if self.name == BUILT_IN else PUBLISHED_DEFAULTS
 
 
-def find(model: str = BUILT_IN, revision: str | None = None) -> Checkpoint:
+def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
     """Finds a model by its index alone; `load` says what both take.
 
     Raises:
-        UserError: the model cannot be found, is not of a known family, or lacks a part.
+        UserError: the model cannot be found, is not of a known family, lacks a part, or has it as a pickle only.
     """
     folder = BUILT_IN_FOLDER if model == BUILT_IN else Path(model)
     if folder.is_dir():
@@ -85,8 +95,8 @@ def find(model: str = BUILT_IN, revision: str | None = None) -> Checkpoint:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {_first_line(error)}") from error
     index = index if isinstance(index, dict) else {}
-    _check(model, index, folder if folder.is_dir() else None)
-    return replace(checkpoint, family=FAMILIES[index["_class_name"]])
+    _check(model, index, folder if folder.is_dir() else None, allow_pickle)
+    return replace(checkpoint, family=FAMILIES[index["_class_name"]], pickles=allow_pickle)
 
 
 def outline(checkpoint: Checkpoint) -> Outline:
@@ -107,7 +117,7 @@ def outline(checkpoint: Checkpoint) -> Outline:
             )
         with quiet():
             return outline_of(Path(folder), checkpoint.defaults)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except STUMBLES as error:
         raise UserError(f"cannot read how {checkpoint.name} reads prompts: {_first_line(error)}") from error
 
 
@@ -118,6 +128,7 @@ def load(
     offload: Offload = "none",
     vae_tiling: bool = False,
     revision: str | None = None,
+    allow_pickle: bool = False,
 ) -> Backbone:
     """Loads a video model.
 
@@ -129,23 +140,28 @@ def load(
         offload: "model" moves the parts from main memory to the GPU in turn, "group" streams layer by layer.
         vae_tiling: decode in tiles, for less memory.
         revision: of a hub id.
+        allow_pickle: take weights that are pickles (.bin) where there are no others. They are unpickled as tensors and
+            nothing else, so that code in them is refused and not run.
 
     Raises:
         UserError: the model cannot be found, is not of a known family, or lacks a part.
     """
-    checkpoint = find(model, revision) if isinstance(model, str) else model
+    checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
 
     import torch
     from diffusers import CogVideoXPipeline
     from safetensors import SafetensorError
 
-    from v2edit.backbones.cogvideox import CogVideoX
+    from v2edit.backbones.cogvideox import CogVideoX, check_claims
 
     target = device_of(device)
     if offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
     if dtype == "auto":
         dtype = "bfloat16" if target.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
+    if not checkpoint.commit:  # a folder; what comes from the hub is a file there first
+        with quiet():
+            check_claims(Path(checkpoint.source))
     try:
         with quiet():
             pipeline = CogVideoXPipeline.from_pretrained(
@@ -153,9 +169,9 @@ def load(
                 dtype=getattr(torch, dtype),
                 revision=checkpoint.commit,
                 local_files_only=checkpoint.cached,
-                use_safetensors=True,
+                use_safetensors=None if checkpoint.pickles else True,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (*STUMBLES, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {_first_line(error)}") from error
     backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)
     if offload == "model":
@@ -169,7 +185,7 @@ def load(
     return backbone
 
 
-def _check(model: str, index: dict[str, Any], folder: Path | None) -> None:
+def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle: bool) -> None:
     """Raises `UserError` for a model that cannot be edited with, as far as its index and its folder tell."""
     if (kind := str(index.get("_class_name"))) not in FAMILIES:
         what = f"a {kind}" if "_class_name" in index else "no pipeline"
@@ -177,19 +193,24 @@ def _check(model: str, index: dict[str, Any], folder: Path | None) -> None:
             f"{model} is {what}, which cannot be edited with; known are the families "
             f"{', '.join(sorted(set(FAMILIES.values())))} (such as {PUBLISHED}) and the built-in {BUILT_IN!r}"
         )
-    missing = []
+    missing, pickled = [], []
     for part, needs in PARTS.items():
         kind = index.get(part)
         if not isinstance(kind, list) or kind[-1:] in ([], [None]) or (folder and not (folder / part).is_dir()):
             missing.append(f"its {part}")
         elif folder:
-            missing += [
-                f"{part}/{' or '.join(names)}"
-                for names in needs
-                if not any(file.is_file() for name in names for file in (folder / part).glob(name))
-            ]
+            lacks = [names for names in needs if not _any(folder / part, *names)]
+            if (SAFE,) in lacks and _any(folder / part, PICKLED):
+                lacks.remove((SAFE,))
+                pickled.append(part)
+            missing += [f"{part}/{' or '.join(names)}" for names in lacks]
     if missing:
         raise UserError(f"the model {folder or model} lacks {' and '.join(missing)}; download it again, whole")
+    if pickled and not allow_pickle:
+        raise UserError(
+            f"the model {folder or model} has the weights of its {' and '.join(pickled)} as pickles (.bin), which can "
+            "hold code: convert them to safetensors, or take them as they are with --allow-pickle"
+        )
     for part, kind in index.items():
         if isinstance(kind, list) and (len(kind) != 2 or kind[0] not in (*LIBRARIES, None)):
             named = f"{kind[0]!r:.60}" if kind else "nothing"
@@ -198,6 +219,10 @@ def _check(model: str, index: dict[str, Any], folder: Path | None) -> None:
             )
     if (scheduler := index["scheduler"][-1]) not in SCHEDULERS:
         raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(SCHEDULERS)}")
+
+
+def _any(folder: Path, *names: str) -> bool:
+    return any(file.is_file() for name in names for file in folder.glob(name))
 
 
 def _fetched_index(model: str, revision: str | None) -> tuple[Path, bool]:

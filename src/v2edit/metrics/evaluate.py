@@ -122,7 +122,9 @@ def read_run(folder: Path) -> Run:
         known = facts["input"]["sha256"], prompts["source"], prompts["target"], facts["model"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no finished run of v2edit edit: no {MANIFEST} that can be read") from error
-    if not source.exists():
+    if not all(isinstance(text, str) for text in known):
+        raise UserError(f"{folder} is no finished run of v2edit edit: its {MANIFEST} has something else for a text")
+    if not source.is_file() and not source.is_dir():  # a device has no end
         raise UserError(f"the source of {folder} is gone: {source}")
     if describe_input(source)["sha256"] != known[0]:
         raise UserError(f"the source of {folder} has changed since: {source}")
@@ -161,14 +163,14 @@ def against_truth(run: Run) -> dict[str, float]:
 
 def sampled_edit(run: Run) -> Edit | None:
     """The edit of the built-in world that a run took, by what `v2edit world sample` wrote beside its source."""
-    from v2edit.world.edits import sample_edit
+    from v2edit.world.edits import KINDS, sample_edit
 
     try:
         facts: dict[str, Any] = read_json(run.source_file.with_suffix(".json"))
         seed, kind, prompts = facts["seed"], facts["kind"], (facts["source_prompt"], facts["target_prompt"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if prompts != (run.source_prompt, run.target_prompt):
+    if prompts != (run.source_prompt, run.target_prompt) or not (isinstance(seed, int) and kind in KINDS):
         return None
     tried = (sample_edit(Random(seed), one) for one in (None, kind))  # as it was sampled: of any kind, or of this one
     return next((one for one in tried if (one.source_prompt, one.target_prompt) == prompts), None)

@@ -1,6 +1,7 @@
 """The prompts of an edit, and the file that holds them."""
 
 import json
+import unicodedata
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +35,10 @@ class PromptPair:
                 )
         if not all(isinstance(text, str) and text.strip() for text in self.intermediate):
             raise UserError(f"an intermediate prompt is empty: {list(self.intermediate)}")
+        for text in self.chain:
+            # They reach terminals, pictures and files of others; and no tokenizer takes half a character.
+            if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r\n"]:
+                raise UserError(f"a prompt has a character in it that is no text ({odd[0]!r}): {text:.80}")
         if len(self.intermediate) > MOST_INTERMEDIATE:
             raise UserError(
                 f"{len(self.intermediate)} intermediate prompts are too many: {MOST_INTERMEDIATE} make "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from v2edit.documents import names_file
 from v2edit.errors import UserError
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.distortion import Distortion, undistorted
@@ -103,8 +104,8 @@ def assemble(
     """
     for view in views:
         _check_pose(view, source)
-    there = [k for k, view in enumerate(views) if view.image.is_file()]
-    if missing := [view.image.name for view in views if not view.image.is_file()]:
+    there = [k for k, view in enumerate(views) if names_file(view.image)]
+    if missing := [view.image.name for view in views if not names_file(view.image)]:
         log.warning("%d of %d images of %s are missing: %s", len(missing), len(views), source, _few(missing))
     if len(there) < 2:
         raise UserError(f"{source} has {len(there)} view{'s' * (len(there) != 1)}: a scene takes two at least")
@@ -160,6 +161,8 @@ def _check_pose(view: View, source: Path) -> None:
     turn = pose[:3, :3]
     if np.abs(turn @ turn.T - np.eye(3)).max() > RIGID or np.linalg.det(turn) < 0:
         raise UserError(f"{source}: the pose of {view.name} is no rotation and translation")
+    if min(view.size) < 1:
+        raise UserError(f"{source}: the camera of {view.name} has a size of {view.size[1]}x{view.size[0]}")
     if not (np.isfinite(view.intrinsics).all() and view.intrinsics[0, 0] > 0 and view.intrinsics[1, 1] > 0):
         raise UserError(f"{source}: the focal length of {view.name} is not above 0")
 
@@ -189,7 +192,7 @@ def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     width, height = size
     intrinsics = view.intrinsics * [[width / stated_width], [height / stated_height], [1.0]]
     valid = np.ones((height, width), bool)
-    if view.mask is not None and view.mask.is_file():
+    if view.mask is not None and names_file(view.mask):
         valid = np.asarray(opened(view.mask, "L").resize(size, Image.Resampling.NEAREST)) > 127
     if pixels.shape[2] == 4:
         # What a cut-out object stands before is not known.

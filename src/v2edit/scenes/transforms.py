@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from v2edit.documents import read_json
+from v2edit.documents import names_file, read_json
 from v2edit.errors import UserError
 from v2edit.scenes.dataset import Dataset, View, assemble
 from v2edit.scenes.distortion import Distortion
@@ -41,7 +41,7 @@ def read_transforms(path: Path, side: int | None = None) -> Dataset:
     frames.sort(key=lambda frame: frame["file_path"])
     views = [_view(path, facts, frame) for frame in frames]
     points = None
-    if isinstance(facts.get("ply_file_path"), str) and (path.parent / facts["ply_file_path"]).is_file():
+    if isinstance(facts.get("ply_file_path"), str) and names_file(path.parent / facts["ply_file_path"]):
         points = read_points(path.parent / facts["ply_file_path"])
     applied = None
     if "applied_transform" in facts:
@@ -164,14 +164,16 @@ def _matrix(value: Any, where: str) -> np.ndarray:
 
 def _image(path: Path) -> Path:
     """The file, or the one that a name without an ending means (as Blender's datasets write them)."""
-    if path.is_file() or path.suffix:
+    if names_file(path) or path.suffix:
         return path
-    return next((p for end in (".png", ".jpg", ".jpeg") if (p := path.with_name(path.name + end)).is_file()), path)
+    return next((p for end in (".png", ".jpg", ".jpeg") if names_file(p := path.with_name(path.name + end))), path)
 
 
 def _size_of(image: Path) -> tuple[int, int]:
     from v2edit.video.stills import opened_image
 
+    if not names_file(image):  # a pipe would never end
+        return 1, 1
     try:
         with opened_image(image) as picture:
             return picture.height, picture.width

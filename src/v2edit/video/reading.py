@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded frames; no editor takes anything near this many
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+HEIC = {
+    b"heic",
+    b"heix",
+    b"heim",
+    b"heis",
+    b"mif1",
+    b"msf1",
+    b"hevc",
+    b"hevx",
+}  # what such files begin by calling themselves
 SIZE_TAG = "v2edit_size"  # in a file's metadata: "WxH" before the sides were made even for H.264
 
 BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's numbers
@@ -35,6 +45,7 @@ MATRIX = {
     10: BT2020,
 }  # what a file's tag means
 LIMITED, FULL = 1, 2
+FROM_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
 # FFmpeg's names of the formats that films and sound come in. Each stands alone in its file: a playlist among them could
 # lead to any other file on the disk.
 FORMATS = (
@@ -92,6 +103,8 @@ def _refuse_on_sight(path: Path) -> None:
         raise UserError(f"{path} is an empty file")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the video itself: fetch it with `git lfs pull`")
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC:  # FFmpeg would show one tile of many
+        raise UserError(f"{path} is a HEIC photo, which cannot be read: convert it to JPEG or PNG")
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -291,6 +304,8 @@ def _rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter
     shown = reformatter.reformat(
         frame, *size, "rgba" if transparent else "rgb24", interpolation=smooth, threads=1, **colours
     ).to_ndarray()
+    if len(kind.components) == 1 and frame.color_range == LIMITED:  # which swscale takes for full where it is grey
+        shown = FROM_LIMITED[shown]
     return _over_black(shown) if transparent else shown
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # What Pillow's decoders raise over a broken file, beside OSError.
 STUMBLES = (ArithmeticError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
-# What Pillow's decoders raise over a broken file, beside OSError.
-STUMBLES = (ArithmeticError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 MOST_PIXELS = 2**26  # of one picture: 8192x8192
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -20,18 +21,21 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video, frame_times
-from v2edit.video.reading import BT709, FULL, LIMITED, SIZE_TAG, opened, packets, picture_stream
+from v2edit.video.reading import BT709, LIMITED, SIZE_TAG, opened, packets, picture_stream
 
 if TYPE_CHECKING:
-    from av import AudioStream, Packet
+    from av import AudioFrame, AudioStream, Packet
     from av.container import InputContainer, OutputContainer
+    from av.filter import Graph
 
 log = logging.getLogger(__name__)
 
 # Sound that players find in an MP4 file; anything else (Vorbis, PCM, WMA ...) becomes AAC.
 MP4_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
+MOST_SOUNDS = 64  # streams; each one that is encoded takes a megabyte
 THREADS = 4  # x264's output depends on how many there are, so not on how many cores the machine has
+WAVER, HOUR = Fraction(1, 10), 3600  # seconds: what times may be off by, and more than any sound is beside its pictures
 CLOCK = 90_000  # ticks a second for variable frame rates: a whole number of them in a frame of any usual rate
 
 
@@ -118,14 +122,13 @@ def encode(
 ) -> Path:
     """`write` for frames uint8 [H, W, 3] that come one at a time; `shape` is (T, H, W)."""
     import av
-    from av.video.reformatter import Interpolation, VideoReformatter
 
     if path.suffix.lower() != ".mp4":
         raise UserError(f"cannot write {path}: the name must end in .mp4")
     count, height, width = shape
     ticks, clock = _ticks(count, fps, times)
-    smooth = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-    to_yuv = VideoReformatter()
+    even = height + height % 2, width + width % 2
+    to_yuv = _to_yuv(*even, clock)
     with ExitStack() as stack:
         source = stack.enter_context(opened(_existing(Path(audio_from)))) if audio_from else None
         part = stack.enter_context(whole_or_not_at_all(path))
@@ -135,7 +138,7 @@ def encode(
             out.metadata[SIZE_TAG] = f"{width}x{height}"
         # Without B-frames each packet's time is its frame's, to the last one's end, at any frame rate.
         stream = out.add_stream("libx264", rate=fps, options={"crf": str(crf), "bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+        (stream.height, stream.width), stream.pix_fmt = even, "yuv420p"
         stream.time_base = stream.codec_context.time_base = clock
         stream.thread_count = THREADS
         stream.color_range, stream.colorspace = LIMITED, BT709
@@ -152,20 +155,34 @@ def encode(
                 out.mux(packet)
 
         for k, frame in enumerate(frames):
-            even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            picture = to_yuv.reformat(
-                av.VideoFrame.from_ndarray(even, "rgb24"),
-                format="yuv420p",
-                src_color_range=FULL,
-                dst_color_range=LIMITED,
-                dst_colorspace=BT709,
-                interpolation=smooth,
-                threads=1,
-            )
+            whole = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            picture = av.VideoFrame.from_ndarray(whole, "rgb24")
             picture.pts, picture.time_base = ticks[k], clock
-            mux(stream.encode(picture), ticks[k] * clock)
+            to_yuv.push(picture)
+            mux(stream.encode(to_yuv.vpull()), ticks[k] * clock)
         mux(stream.encode(None), math.inf)
     return path
+
+
+def _to_yuv(height: int, width: int, clock: Fraction) -> Graph:
+    """From RGB to what is encoded. Colour samples lie where H.264 says they do, on the left one of the two columns that
+    share them (swscale alone puts them between, half a pixel off)."""
+    from av.filter import Graph
+
+    graph = Graph()
+    graph.threads = 1
+    graph.link_nodes(
+        graph.add_buffer(width=width, height=height, format="rgb24", time_base=clock),
+        graph.add(
+            "scale",
+            "flags=bicubic+full_chroma_inp+accurate_rnd+bitexact:in_range=full:out_range=limited:"
+            "out_color_matrix=bt709:out_h_chr_pos=0:out_v_chr_pos=128",
+        ),
+        graph.add("format", "pix_fmts=yuv420p"),
+        graph.add("buffersink"),
+    )
+    graph.configure()
+    return graph
 
 
 def _ticks(count: int, fps: Fraction, times: np.ndarray | None) -> tuple[list[int], Fraction]:
@@ -219,8 +236,14 @@ def whole_or_not_at_all(path: Path) -> Iterator[Path]:
 
 
 def _sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> deque[Packet]:
-    """All sound of a file, as packets of new streams of `out`, in order; time 0 is its first picture."""
-    streams = [s for s in source.streams.audio if s.codec_context]
+    """All sound of a file, as packets of new streams of `out`, in order; time 0 is its first picture.
+
+    What cannot be taken over is left out, with a note: pictures are never lost for their sound.
+    """
+    streams = [s for s in source.streams.audio if s.codec_context and s.rate and s.channels]
+    if len(streams) > MOST_SOUNDS:
+        log.warning("of %d streams of sound the first %d are taken over", len(streams), MOST_SOUNDS)
+        del streams[MOST_SOUNDS:]
     if not streams:
         return deque()
     pictures = picture_stream(source)
@@ -243,25 +266,38 @@ def _sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> 
         for packet in found[stream.index]:
             shift = round(first / packet.time_base)
             packet.dts, packet.pts = (packet.dts or 0) - shift, (packet.pts or 0) - shift
-            if not cut or packet.pts * packet.time_base < duration:
+            if -HOUR < packet.pts * packet.time_base < (duration if cut else duration + HOUR):
                 kept.append(packet)
-        name = stream.codec_context.codec.canonical_name
-        if name in MP4_SOUND:
-            copy = out.add_stream_from_template(stream)
-            _to_sample_clock(kept, stream)
-            for packet in kept:
-                packet.stream = copy
-        else:
-            log.warning("%s sound cannot live in an MP4 file, so it is encoded to AAC", name)
-            copy = out.add_stream("aac", rate=stream.rate if stream.rate in AAC_RATES else 48000)
-            kept = _encoded(kept, stream, copy)
-        copy.metadata.update({"language": stream.language} if stream.language else {})
-        result += kept
+        if kept:
+            result += _copied(kept, stream, out) or _encoded(kept, stream, out)
     return deque(sorted(result, key=_when))
 
 
 def _when(packet: Packet) -> Fraction:
     return (packet.dts or 0) * packet.time_base
+
+
+def _copied(sound: list[Packet], stream: AudioStream, out: OutputContainer) -> list[Packet]:
+    """The packets themselves in a new stream of `out`; none where an MP4 file does not take them as they are."""
+    import av
+    from av.error import FFmpegError
+
+    if stream.codec_context.codec.canonical_name not in MP4_SOUND:
+        return []
+    _to_sample_clock(sound, stream)
+    try:
+        with av.open(io.BytesIO(), "w", format="mp4") as trial:
+            copy = trial.add_stream_from_template(stream)
+            for packet in sound:
+                packet.stream = copy
+                trial.mux(packet)
+    except (FFmpegError, ValueError):
+        return []
+    copy = out.add_stream_from_template(stream)
+    _label(copy, stream)
+    for packet in sound:
+        packet.stream = copy
+    return sound
 
 
 def _to_sample_clock(sound: list[Packet], stream: AudioStream) -> None:
@@ -278,21 +314,47 @@ def _to_sample_clock(sound: list[Packet], stream: AudioStream) -> None:
         expected = at + length
 
 
-def _encoded(sound: list[Packet], stream: AudioStream, copy: AudioStream) -> list[Packet]:
-    """The same sound as AAC, mono or stereo."""
+def _encoded(sound: list[Packet], stream: AudioStream, out: OutputContainer) -> list[Packet]:
+    """The same sound as AAC, mono or stereo, in a new stream of `out`; none where nothing can be decoded."""
+
+    name, layout = stream.codec_context.codec.canonical_name, "mono" if stream.channels == 1 else "stereo"
+    pieces = _continuous(sound, stream, layout, stream.rate if stream.rate in AAC_RATES else 48000)
+    if (piece := next(pieces, None)) is None:
+        log.warning("the %s sound cannot be decoded and is left out", name)
+        return []
+    log.warning("%s sound cannot live in an MP4 file as it is, so it is encoded to AAC", name)
+    copy = out.add_stream("aac", rate=piece.sample_rate)
+    _label(copy, stream)
+    copy.layout, copy.bit_rate = layout, 192_000
+    encoded = [packet for frame in [piece, *pieces] for packet in copy.encode(frame)]
+    return encoded + copy.encode(None)
+
+
+def _continuous(sound: list[Packet], stream: AudioStream, layout: str, rate: int) -> Iterator[AudioFrame]:
+    """The decoded sound at a rate, its times counted in samples: those of many containers waver, and no encoder takes
+    one that goes back. Gaps stay gaps; what comes twice is heard once."""
     import av
     from av.error import FFmpegError
 
-    layout = "mono" if stream.channels == 1 else "stereo"
-    copy.layout, copy.bit_rate = layout, 192_000
-    resampler = av.AudioResampler("fltp", layout, copy.rate, frame_size=1024)
-    encoded: list[Packet] = []
+    at, kind, resampler = None, None, av.AudioResampler("fltp", layout, rate)
     for packet in [*sound, None]:
         try:
-            decoded = stream.codec_context.decode(packet)
-        except FFmpegError:
+            for frame in stream.codec_context.decode(packet):
+                if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                    resampler = av.AudioResampler("fltp", layout, rate)
+                place = at if frame.pts is None else round(frame.pts * frame.time_base * rate)
+                at = place or 0 if at is None else at
+                late = (at if place is None else place) - at
+                if not -WAVER * rate < late < HOUR * rate:
+                    continue
+                at, frame.pts = at + (late if late > WAVER * rate else 0), None
+                for piece in resampler.resample(frame):
+                    piece.pts, piece.time_base = at, Fraction(1, rate)
+                    at += piece.samples
+                    yield piece
+        except (FFmpegError, ValueError):
             continue
-        for frame in decoded:
-            encoded += [p for piece in resampler.resample(frame) for p in copy.encode(piece)]
-    encoded += [p for piece in resampler.resample(None) for p in copy.encode(piece)]
-    return encoded + copy.encode(None)
+
+
+def _label(copy: AudioStream, stream: AudioStream) -> None:
+    copy.metadata.update({"language": stream.language} if stream.language else {})
