@@ -8,6 +8,7 @@ is written beside the old one and takes its place whole.
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import torch
@@ -51,6 +52,9 @@ def main() -> None:
     beside = MODEL.with_name(MODEL.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     pipeline.save_pretrained(beside)
+    for config in beside.rglob("config.json"):  # where a part was loaded from is nobody's business
+        facts = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     card = CARD.format(size=64, frames=9, text=TEXT_LENGTH, seen=state["seen"])
     (beside / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(MODEL, ignore_errors=True)
