@@ -102,16 +102,19 @@ def test_missing_weights_and_pickles_are_refused(copy):
     refused(copy, r"lacks transformer/\*.safetensors")
     # Where only a pickle is left, it is not opened.
     (copy / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04cposix\nsystem\n.")
-    refused(copy, r"lacks transformer/\*.safetensors")
-    (copy / "transformer" / "another.safetensors").touch()
+    refused(copy, r"weights of its transformer as pickles \(\.bin\)")
+    (copy / "transformer" / "another.safetensors").write_bytes(bytes(10**6))
     refused(copy, "cannot load")
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "transformer"])  # transformers' and diffusers' way of reading
 def test_weights_that_are_cut_off_are_refused(copy, part):
     (weights,) = (copy / part).glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:100])
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[: size - 8])  # as many bytes as weights, and not those
     refused(copy, "cannot load the model")
+    weights.write_bytes(weights.read_bytes()[:100])
+    refused(copy, "hold 100 bytes: .* cut off")
 
 
 def test_a_model_of_a_later_version_is_refused(copy):
@@ -164,7 +167,7 @@ def test_the_libraries_say_what_they_said_before(folder, copy, restored, bars, f
     enable_progress_bars() if bars in ("all", "downloads") else disable_progress_bars()
     before = chatter()
     if fails:
-        (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+        (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(bytes(10**6))
         refused(copy, "cannot load")
     else:
         backbones.load(str(folder))

@@ -334,7 +334,10 @@ def check_claims(folder: Path) -> None:
             raise UserError(f"{path} describes no model that can be built: {reason}") from error
         held = sum(file.stat().st_size for ending in ("safetensors", "bin") for file in path.parent.glob(f"*.{ending}"))
         if claimed > held:  # a weight has a byte at least
-            raise UserError(f"{path} describes {claimed:,} weights, and the files beside it hold {held:,} bytes")
+            raise UserError(
+                f"{path} describes {claimed:,} weights, and the files beside it hold {held:,} bytes: they were cut off, or "
+                "are of another model; copy them again"
+            )
 
 
 def _check_numbers(facts: dict[str, Any]) -> None:
