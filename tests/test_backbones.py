@@ -114,7 +114,7 @@ def test_weights_that_are_cut_off_are_refused(copy, part):
     weights.write_bytes(weights.read_bytes()[: size - 8])  # as many bytes as weights, and not those
     refused(copy, "cannot load the model")
     weights.write_bytes(weights.read_bytes()[:100])
-    refused(copy, "hold 100 bytes: .* cut off")
+    refused(copy, "hold 100 bytes: they were cut off")
 
 
 def test_a_model_of_a_later_version_is_refused(copy):

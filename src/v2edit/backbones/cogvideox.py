@@ -335,8 +335,8 @@ def check_claims(folder: Path) -> None:
         held = sum(file.stat().st_size for ending in ("safetensors", "bin") for file in path.parent.glob(f"*.{ending}"))
         if claimed > held:  # a weight has a byte at least
             raise UserError(
-                f"{path} describes {claimed:,} weights, and the files beside it hold {held:,} bytes: they were cut off, or "
-                "are of another model; copy them again"
+                f"{path} describes {claimed:,} weights, and the files beside it hold {held:,} bytes: they were cut "
+                "off, or are of another model; copy them again"
             )
 
 

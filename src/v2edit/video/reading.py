@@ -305,7 +305,7 @@ def _rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter
         frame, *size, "rgba" if transparent else "rgb24", interpolation=smooth, threads=1, **colours
     ).to_ndarray()
     if len(kind.components) == 1 and frame.color_range == LIMITED:  # which swscale takes for full where it is grey
-        shown = FROM_LIMITED[shown]
+        shown = FROM_LIMITED[shown.astype(np.uint8)]
     return _over_black(shown) if transparent else shown
 
 

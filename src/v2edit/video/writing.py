@@ -168,11 +168,12 @@ def _to_yuv(height: int, width: int, clock: Fraction) -> Graph:
     """From RGB to what is encoded. Colour samples lie where H.264 says they do, on the left one of the two columns that
     share them (swscale alone puts them between, half a pixel off)."""
     from av.filter import Graph
+    from av.video.format import VideoFormat
 
     graph = Graph()
     graph.threads = 1
     graph.link_nodes(
-        graph.add_buffer(width=width, height=height, format="rgb24", time_base=clock),
+        graph.add_buffer(width=width, height=height, format=VideoFormat("rgb24"), time_base=clock),
         graph.add(
             "scale",
             "flags=bicubic+full_chroma_inp+accurate_rnd+bitexact:in_range=full:out_range=limited:"
@@ -342,7 +343,9 @@ def _continuous(sound: list[Packet], stream: AudioStream, layout: str, rate: int
             for frame in stream.codec_context.decode(packet):
                 if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):
                     resampler = av.AudioResampler("fltp", layout, rate)
-                place = at if frame.pts is None else round(frame.pts * frame.time_base * rate)
+                place = (
+                    at if frame.pts is None or frame.time_base is None else round(frame.pts * frame.time_base * rate)
+                )
                 at = place or 0 if at is None else at
                 late = (at if place is None else place) - at
                 if not -WAVER * rate < late < HOUR * rate:
