@@ -1,106 +1,135 @@
-"""How well scenes are reconstructed and edited, on views that were held out.
+"""How well scenes are reconstructed and edited, on views that were held out, as `v2edit scene` does it, and how long.
 
     python benchmarks/scenes.py reconstruct --count 4                     # scenes of the built-in world
     python benchmarks/scenes.py reconstruct --scene ../shared/data/scenes/dinosaur --side 128 --gaussians 12000
-    python benchmarks/scenes.py edit --kinds recolour insert --count 4    # the whole loop, against the true edit
+    python benchmarks/scenes.py edit --kinds recolour insert --count 4    # the whole command, against the true edit
 
-Seeds count from 2,000,000,000, which no training or tuning uses. Times are wall clock: run it on a quiet machine.
+`edit` runs the command itself on what `v2edit world sample --scene` writes, in a process of its own; what follows `--`
+goes to it. Methods are compared by `v2edit bench --suite scenes`, on the same seeds: from 2,000,000,000, which no
+training or tuning uses. `seconds` are wall clock, for a quiet machine; `cpu_seconds` are of all cores together.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from v2edit import backbones, video
-from v2edit.editing import EditConfig, Editor
-from v2edit.prompts import PromptPair
+from v2edit import video
+from v2edit.bench.scenes import SceneTask, scenes
+from v2edit.metrics.clip import Clip
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
-from v2edit.scenes.edit import edit_gaussians, film
+from v2edit.scenes.edit import film
 from v2edit.scenes.fit import FitProgress, reconstruct
-from v2edit.scenes.gaussians import Gaussians
-from v2edit.scenes.measure import compare, fidelity
+from v2edit.scenes.measure import compare
 from v2edit.scenes.source import read_scene
-from v2edit.scenes.splat import write_splat
-from v2edit.scenes.world import sample_task
-
-FIRST_SEED = 2_000_000_000
+from v2edit.scenes.splat import read_splat, write_splat
+from v2edit.world.reader import Reader
 
 
-def timed(dataset: Dataset, config: FitConfig) -> tuple[Gaussians, dict[str, float]]:
-    """The reconstruction, and held-out PSNR and seconds of it. The first call of a process also compiles."""
-    kept, started = dataset.kept_out, time.time()
+def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | None) -> dict[str, float]:
+    """A reconstruction's PSNR on held-out and training views, and seconds. A process's first one also compiles."""
+    kept, started, spent = dataset.kept_out, time.time(), time.process_time()
     last: list[FitProgress] = []
     scene = reconstruct(dataset, config, last.append)
-    seconds = time.time() - started
-    held_out = compare(film(scene, kept.cameras), kept.images, kept.images).whole
-    return scene, {"held_out": round(held_out, 2), "training": round(last[-1].psnr, 2), "seconds": round(seconds, 1)}
+    seconds, spent, shown = time.time() - started, time.process_time() - spent, film(scene, kept.cameras)
+    if out:
+        video.contact_sheet({"photographs": kept.images, "reconstructed": shown}, out / f"{name}.png")
+        write_splat(out / f"{name}.ply", scene)
+    return {
+        "held_out": compare(shown, kept.images, kept.images).whole,
+        "training": last[-1].psnr,
+        "seconds": seconds,
+        "cpu_seconds": spent,
+    }
+
+
+def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
+    """The figures of a whole `v2edit scene`."""
+    clip, read = Clip.load(), Reader.load().read
+    with tempfile.TemporaryDirectory() as folder:
+        scene, run = Path(folder, "scene"), (out or Path(folder)) / task.name
+        _v2edit("world", "sample", "--scene", "--seed", task.seed, "--kind", task.kind, "-o", scene)
+        started, spent = time.time(), _children()
+        _v2edit("scene", scene, task.edit.instruction, "-o", run, *words)
+        seconds, spent = time.time() - started, _children() - spent
+        shown = {}
+        for name in ("scene", "edited"):
+            gaussians = read_splat(run / f"{name}.ply")
+            cameras = {"frames": task.posed.path.cameras, "held_out": task.posed.dataset.kept_out.cameras}
+            shown[name] = {key: film(gaussians, one) for key, one in cameras.items()}
+    if out:
+        rows = {"before": shown["scene"], task.edit.instruction: shown["edited"]}
+        kept = {"photographs": task.posed.dataset.kept_out.images, "truth": task.posed.truth.kept_out.images}
+        pictures = kept | {name: one["held_out"] for name, one in rows.items()}
+        video.contact_sheet(pictures, out / f"{task.name}.png")
+    unedited = task.figures(shown["scene"], None, read, clip)["psnr_held_out"]
+    figures = task.figures(shown["edited"], shown["scene"], read, clip)
+    return {**figures, "unedited": unedited, "seconds": seconds, "cpu_seconds": spent}
+
+
+def _children() -> float:
+    """Processor seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _v2edit(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "v2edit", *map(str, words)], check=True, capture_output=True, text=True)
 
 
 def main() -> None:
+    words = sys.argv[1:]
+    own, theirs = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["reconstruct", "edit"])
-    parser.add_argument("--scene", type=Path, help="a scene on disk instead of the built-in world's")
-    parser.add_argument("--side", type=int, default=96)
+    parser.add_argument("--scene", type=Path, help="reconstruct a scene on disk instead of the built-in world's")
+    parser.add_argument("--side", type=int, default=128, help="longest side of its images")
     parser.add_argument("--kinds", nargs="+", default=["recolour"])
     parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--seeds", choices=["reporting", "tuning"], default="reporting")
     parser.add_argument("--gaussians", type=int, default=FitConfig.gaussians)
     parser.add_argument("--fit-steps", type=int, default=FitConfig.fit_steps)
-    parser.add_argument("--refit-steps", type=int, default=FitConfig.refit_steps)
     parser.add_argument("--degree", type=int, default=FitConfig.degree)
-    parser.add_argument("--model", default=backbones.BUILT_IN)
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of EditConfig, as JSON")
-    parser.add_argument("--out", type=Path, help="folder for pictures and splats")
-    options = parser.parse_args()
-    config = FitConfig(options.gaussians, options.fit_steps, options.refit_steps, options.degree)
-    changes = dict(item.split("=", 1) for item in options.set)
-    editing = dataclasses.replace(EditConfig(), **{name: json.loads(value) for name, value in changes.items()})
+    parser.add_argument("--out", type=Path, help="folder for pictures, splats and runs")
+    options = parser.parse_args(own)
+    config = FitConfig(gaussians=options.gaussians, fit_steps=options.fit_steps, degree=options.degree)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
 
     if options.scene:
         dataset = read_scene(options.scene, options.side).dataset
         assert dataset is not None
-        scene, figures = timed(dataset, config)
-        print(json.dumps({"scene": options.scene.name, "views": len(dataset), **figures}), flush=True)
-        if options.out:
-            kept = dataset.kept_out
-            rows = {"photographs": kept.images, "reconstructed": film(scene, kept.cameras)}
-            video.contact_sheet(rows, options.out / f"{options.scene.name}.png")
-            write_splat(options.out / f"{options.scene.name}.ply", scene)
+        _say(
+            scene=options.scene.name,
+            views=len(dataset),
+            **reconstructed(dataset, config, options.scene.name, options.out),
+        )
         return
-
-    editor = Editor(backbones.load(options.model)) if options.what == "edit" else None
     for kind in options.kinds:
         table: list[dict[str, float]] = []
-        for seed in range(FIRST_SEED, FIRST_SEED + options.count):
-            task = sample_task(seed, kind, side=options.side)
-            scene, figures = timed(task.dataset, config)
-            if editor is not None:
-                kept, true, started = task.dataset.kept_out, task.truth.kept_out.images, time.time()
-                pair = PromptPair(task.edit.source_prompt, task.edit.target_prompt)
-                done = edit_gaussians(
-                    editor, scene, task.path, pair, dataclasses.replace(editing, seed=seed % 2**31), config
-                )
-                figures["edit_seconds"] = round(time.time() - started, 1)
-                for name, one in (("unedited", scene), ("edited", done.gaussians)):
-                    found = fidelity(one, kept.cameras, kept.images, true)
-                    figures |= {f"{name}_{k}": v for k, v in dataclasses.asdict(found).items() if v is not None}
-                figures["taken"] = done.changes[-1].taken
-                if options.out:
-                    shown = film(done.gaussians, kept.cameras)
-                    rows = {"photographs": kept.images, "truth": true, task.edit.instruction: shown}
-                    video.contact_sheet(rows, options.out / f"{kind.replace(' ', '-')}-{seed}.png")
-            print(json.dumps({"kind": kind, "seed": seed, **{k: round(v, 2) for k, v in figures.items()}}), flush=True)
-            table.append(figures)
-        mean = {k: round(float(np.mean([row[k] for row in table if k in row])), 2) for k in table[0]}
-        print(json.dumps({"kind": kind, "mean of": len(table), **mean}), flush=True)
+        for task in scenes(options.seeds, options.count, [kind], config):
+            assert isinstance(task, SceneTask)
+            if options.what == "edit":
+                table.append(edited(task, theirs, options.out))
+            else:
+                table.append(reconstructed(task.posed.dataset, config, task.name, options.out))
+            _say(kind=kind, seed=task.seed, **table[-1])
+        _say(kind=kind, mean_of=len(table), **{k: float(np.nanmean([row[k] for row in table])) for k in table[0]})
+
+
+def _say(**figures: float | str) -> None:
+    kept = {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
+    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in kept.items()}), flush=True)
 
 
 if __name__ == "__main__":

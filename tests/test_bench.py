@@ -22,12 +22,12 @@ from tiny import pipeline_of
 from unseeing import read
 
 from v2edit import video
-from v2edit.bench import methods as known_methods
 from v2edit.bench.command import Report, benchmark
 from v2edit.bench.methods import REFERENCES, slug, swept, with_field
 from v2edit.bench.page import as_html
 from v2edit.bench.report import Estimate, Table, as_csv, as_markdown, estimate
 from v2edit.bench.scoring import Row, Scored
+from v2edit.bench.suites import suite_of
 from v2edit.bench.tasks import FIRST_SEED, Task, primitives
 from v2edit.bench.variants import V2Edit, table_c
 from v2edit.cli import main
@@ -79,11 +79,11 @@ def test_table_c_takes_one_thing_away_each():
         "w/o AMR": {"amr": False},
         "w/o PNC, AMR": {"pnc": False, "amr": False},
     }
-    assert asdict(known_methods.methods(25)["full"]) == asdict(EditConfig(steps=25))
+    assert asdict(suite_of("primitives", 25).methods["full"]) == asdict(EditConfig(steps=25))
 
 
 def test_settings_reach_all_variants_or_the_one_that_is_named():
-    known = known_methods.methods(7, ["mixture=0.3", "guidance=None", "v2v.strength=0.5", "wo-pnc.alpha=0.7"])
+    known = suite_of("primitives", 7, ["mixture=0.3", "guidance=None", "v2v.strength=0.5", "wo-pnc.alpha=0.7"]).methods
     variants = [one for one in known.values() if isinstance(one, V2Edit)]
     assert len(variants) == 6 and {one.mixture for one in variants} == {0.3}
     assert known["V2V"].strength == 0.5
@@ -95,7 +95,7 @@ def test_settings_reach_all_variants_or_the_one_that_is_named():
 
 
 def test_a_sweep_is_every_combination_beside_the_method_it_varies():
-    known = known_methods.methods(5)
+    known = suite_of("primitives", 5).methods
     found = swept(known, ["mixture=0,0.7", "ending=same,deterministic", "v2v.strength=0.3"])
     assert list(found) == [
         "full", "mixture=0, ending=same", "mixture=0, ending=deterministic", "mixture=0.7, ending=same",

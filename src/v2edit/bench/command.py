@@ -17,6 +17,7 @@ from tyro.conf import Suppress, arg
 
 from v2edit.backbones.registry import BUILT_IN, device_of, find
 from v2edit.bench import methods as known_methods
+from v2edit.bench import suites
 from v2edit.errors import UserError
 from v2edit.runs import PACKAGES, without_secrets
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 else:
     Read = Any  # Its module loads torch; the command line that is made from the signature needs no more.
 
-Suite = Literal["primitives"]
 Seeds = Literal["reporting", "tuning"]
 
 
@@ -41,7 +41,7 @@ class Report:
 
 def benchmark(
     *,
-    suite: Suite = "primitives",
+    suite: suites.Name = "primitives",
     quick: bool = False,
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD", help_behavior_hint="")] = (),
     kinds: Annotated[tuple[str, ...], arg(metavar="KIND", help_behavior_hint="")] = (),
@@ -66,16 +66,17 @@ def benchmark(
     there. Nothing is run twice.
 
     Args:
-        suite: The tasks: edits of the built-in world.
-        quick: 3 tasks of each kind instead of 20: minutes instead of hours.
+        suite: The tasks: edits of clips of the built-in world (primitives), or of its 3D scenes (scenes).
+        quick: 3 tasks of each kind instead of 20 (of scenes 1 instead of 3): minutes instead of hours.
         methods: Which methods (default: all, or with a sweep none but its own): full, wo-progression, wo-inc, wo-pnc,
-            wo-amr, wo-pnc-amr, v2v, flowedit, ddim-p2p.
+            wo-amr, wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p.
         kinds: Which kinds of edit (default: all): recolour, reshape, resize, insert, remove, floor, sky,
-            reshape-and-recolour.
+            reshape-and-recolour (of scenes the first two and from insert to sky unless named).
         count: Tasks of each kind.
         seeds: The reporting seeds, or, to choose settings by, the tuning ones (default: those for a sweep).
         steps: Denoising steps, of all methods alike.
-        settings: Settings of V2Edit (mixture=0.3), or of the method that is named before a dot (v2v.strength=0.6).
+        settings: Settings of V2Edit (mixture=0.3), or of the method that is named before a dot (v2v.strength=0.6); of
+            scenes also their reconstruction's (fit.refit_steps=600).
         sweep: The same with several values: every combination is a method, compared with the one it varies.
         model: The built-in model, a Hugging Face id or a local diffusers folder.
         device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
@@ -97,18 +98,18 @@ def benchmark(
     if processes is not None and processes < 1:
         raise UserError(f"--processes is {processes}, expected 1 or more")
     checkpoint = find(model)
-    known = known_methods.methods(steps, settings)
-    compared = known_methods.swept(known, sweep) if sweep else {}
+    chosen = suites.suite_of(suite, steps, settings)
+    compared = known_methods.swept(chosen.methods, sweep) if sweep else {}
     if methods or not sweep:
-        compared |= known_methods.chosen(known, methods)
+        compared |= known_methods.chosen(chosen.methods, methods)
 
     import torch
 
-    from v2edit.bench import page, report, run, scoring, tasks
+    from v2edit.bench import page, report, run, scoring
 
     if count is None:
-        count = tasks.QUICK_COUNT if quick else tasks.COUNT
-    todo = tasks.primitives(seeds, count, kinds)
+        count = chosen.quick_count if quick else chosen.count
+    todo = chosen.tasks(seeds, count, kinds)
     judges = scoring.Judges(read, clip)
     judges.prepare()  # What is missing is missed before the work, not after it.
     where = str(device_of(device))
@@ -121,7 +122,7 @@ def benchmark(
         with run.started(workers) as pool:
             run.run(jobs, pool, on_progress or _silent)
             pictures = folder / "sheets" if sheets else None
-            scored = scoring.score(jobs, judges, run.code_digest(), pool, on_progress or _silent, pictures)
+            scored = scoring.score(jobs, judges, pool, on_progress or _silent, pictures)
 
         rows = [row for one in scored for row in one.rows]
         table = report.Table(rows)

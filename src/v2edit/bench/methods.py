@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
+    from v2edit.bench.variants import V2Edit
 
 FULL = "full"  # V2Edit as it is, which the others are compared with
 
@@ -36,7 +37,7 @@ class Settings(Protocol):
     def on(self, backbone: Backbone) -> Method: ...
 
 
-Some = TypeVar("Some", bound=Settings)
+Some = TypeVar("Some")  # a frozen dataclass of settings
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,24 @@ def slug(title: str) -> str:
     return "-".join(re.findall(r"[a-z0-9.]+", title.lower().replace("/", "")))
 
 
-def methods(steps: int, assignments: Sequence[str] = ()) -> dict[str, Settings]:
-    """Every method that is known, by its title, at so many steps.
+def methods(
+    full: V2Edit, variants: Callable[[Any], Mapping[str, Settings]], assignments: Sequence[str] = ()
+) -> dict[str, Settings]:
+    """Every method that is known, by its title: the variants of `full`, and baselines at as many steps.
 
     An assignment FIELD=VALUE sets a field of V2Edit's configuration in all its variants, NAME.FIELD=VALUE one of the
     method that is called so (`slug`). Raises `UserError` for what there is not.
     """
     from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo
-    from v2edit.bench.variants import V2Edit, table_c
 
-    full, of_others = V2Edit(steps=steps), []
+    of_others, steps = [], full.steps
     for name, field, value in map(_parsed, assignments):
         if name is None:
             full = with_field(full, field, value)
         else:
             of_others.append((name, field, value))
     known: dict[str, Settings] = {
-        **table_c(full),
+        **variants(full),
         "V2V": VideoToVideo(steps),
         "FlowEdit": FlowEdit(steps),
         "DDIM + P2P": PromptToPrompt(steps),

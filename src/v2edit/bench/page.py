@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from v2edit.bench.methods import REFERENCES
-from v2edit.bench.report import MEASURES, NOTES, Table
+from v2edit.bench.report import MEASURES, Table, notes
 from v2edit.bench.scoring import Scored
 from v2edit.world.scene import FPS
 
@@ -23,7 +23,7 @@ def as_html(scored: Sequence[Scored], table: Table, title: str, facts: str) -> s
     data: dict[str, Any] = {
         "title": title,
         "facts": facts,
-        "notes": NOTES.replace("\n", " "),
+        "notes": notes(table.measures),
         "kinds": table.kinds,
         "columns": scored[0].columns,
         "references": [name for name in scored[0].columns if name in REFERENCES or name not in table.methods],

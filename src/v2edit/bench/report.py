@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,34 +22,48 @@ RESAMPLES, COVERED = 10_000, 0.95
 
 @dataclass(frozen=True)
 class Measure:
-    """A column: its heading, decimals shown, and whether more of it is better."""
+    """A column: its heading, decimals shown, whether more of it is better, and what it is, for the notes."""
 
     heading: str
     decimals: int
     more: bool = True
+    note: str = ""
 
 
+# The first of them that a table has is what its kinds are compared by.
 MEASURES = {
-    "score": Measure("score", 3),
-    "success": Measure("success", 3),
-    "kept": Measure("kept", 3),
-    "ssim_outside": Measure("SSIM outside", 3),
-    "psnr_outside": Measure("PSNR outside", 2),
-    "ssim_inside": Measure("SSIM inside", 3),
-    "psnr_inside": Measure("PSNR inside", 2),
-    "flicker": Measure("flicker", 2, more=False),
-    "hue": Measure("hue", 2),
-    "ctids": Measure("CTIDS", 3),
-    "cdc": Measure("CDC", 3),
-    "seconds": Measure("seconds", 1, more=False),
-}
-NOTES = """\
-score: harmonic mean of success and SSIM outside. success: share of the attributes that the edit changes which are read
-as in the target; kept: share of the others which are read as in the source. Outside: against the source where the true
-edit changes nothing; inside: against the true result where it does. PSNR in dB; flicker: mean absolute second
-difference over time of the error outside, in levels of 255. hue: share of recoloured objects of the right hue.
-seconds: of one thread, on a CPU its own. The interval beside a mean holds 95 % of 10,000 bootstrap means, with tasks
-drawn anew within each kind."""
+    "score": Measure("score", 3, note="harmonic mean of success and SSIM outside"),
+    "psnr_held_out": Measure(
+        "PSNR", 2, note="of the edited scene against the true edited scene, in views that were held out, in dB"
+    ),
+    "held_out_inside": Measure("inside", 2, note="the same where the true edit changes something"),
+    "held_out_outside": Measure("outside", 2, note="the same where it changes nothing"),
+    "success": Measure(
+        "success", 3, note="share of the attributes that the edit changes which are read as in the target"
+    ),
+    "kept": Measure("kept", 3, note="share of the others which are read as in the source"),
+    "nearer": Measure("nearer", 3, note="share of frames that CLIP finds more like the target prompt than the source"),
+    "ssim_outside": Measure("SSIM outside", 3, note="against the source where the true edit changes nothing"),
+    "psnr_outside": Measure("PSNR outside", 2, note="the same, in dB"),
+    "ssim_inside": Measure("SSIM inside", 3, note="against the true result where the true edit changes something"),
+    "psnr_inside": Measure("PSNR inside", 2, note="the same, in dB"),
+    "flicker": Measure(
+        "flicker", 2, more=False,
+        note="mean absolute second difference over time of the error outside, in levels of 255",
+    ),
+    "hue": Measure("hue", 2, note="share of recoloured objects of the right hue"),
+    "ctids": Measure("CTIDS", 3, note="CLIP text-image directional similarity"),
+    "cdc": Measure("CDC", 3, note="CLIP direction consistency"),
+    "taken": Measure("taken", 2, note="share of the edited video's change that the scene took on"),
+    "seconds": Measure("seconds", 1, more=False, note="of one thread, on a CPU its own"),
+}  # fmt: skip
+INTERVALS = "The interval beside a mean holds 95 % of 10,000 bootstrap means, with tasks drawn anew within each kind."
+
+
+def notes(measures: Sequence[str]) -> str:
+    """What a table's columns mean."""
+    known = (MEASURES[name] for name in measures)
+    return "; ".join(f"{one.heading}: {one.note}" for one in known if one.note) + f". {INTERVALS}"
 
 
 @dataclass(frozen=True)
@@ -150,15 +165,16 @@ def as_markdown(table: Table, against: str) -> str:
             ],
         )
     if len(table.kinds) > 1:
-        parts += ["", "Score by kind of edit:", ""]
+        first = table.measures[0]
+        parts += ["", f"{MEASURES[first].heading[:1].upper()}{MEASURES[first].heading[1:]} by kind of edit:", ""]
         parts += _markdown(
             ["method", *table.kinds],
             [
-                [method, *(table.mean(method, "score", [kind]).text(2) for kind in table.kinds)]
+                [method, *(table.mean(method, first, [kind]).text(2) for kind in table.kinds)]
                 for method in table.methods
             ],
         )
-    return "\n".join([*parts, "", NOTES, ""])
+    return "\n".join([*parts, "", textwrap.fill(notes(table.measures), 120), ""])
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> list[str]:

@@ -15,11 +15,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +28,23 @@ from tqdm import tqdm
 
 from v2edit import backbones
 from v2edit.backbones import Backbone, Checkpoint
-from v2edit.bench.methods import Autoencoded, Settings
+from v2edit.bench.methods import Settings, Unedited
 from v2edit.bench.tasks import Task
 from v2edit.errors import UserError
 
-# The code that results depend on. What only reads or shows them may change.
-CODE = ("attention", "backbones", "editing", "prompts", "noise.py", "bench/baselines.py", "bench/variants.py",
-        "world/render.py")  # fmt: skip
 LOCK = ".bench"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one task, and the file that its result goes to: `frames`, `seconds`, and `code` it came from."""
+    """One method on one task, and the file that its result goes to: the task's arrays (`frames` among them), `seconds`,
+    and the `code` it came from. `given`: the result that it starts from, where there is one."""
 
     task: Task
     title: str
     settings: Settings
     path: Path
+    given: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ class Workers:
 
 
 def jobs_of(tasks: Sequence[Task], methods: dict[str, Settings], workers: Workers, folder: Path) -> list[Job]:
-    """All jobs, task by task; methods of equal settings share a result."""
+    """All jobs, task by task; methods of equal settings share a result, and where a task is to be prepared once, all
+    the others start from the result of doing nothing."""
     model, kind = workers.model_identity, torch.device(workers.device).type
     jobs = []
     for task in tasks:
@@ -72,21 +72,38 @@ def jobs_of(tasks: Sequence[Task], methods: dict[str, Settings], workers: Worker
             key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
             name = f"{type(settings).__name__}-{key}.npz"
             jobs.append(Job(task, title, settings, folder / task.name / name))
-    return jobs
+    prepared = {job.task: job.path for job in jobs if job.task.prepared and isinstance(job.settings, Unedited)}
+    starts = (prepared.get(job.task) for job in jobs)
+    return [
+        job if start in (None, job.path) else replace(job, given=start) for job, start in zip(jobs, starts, strict=True)
+    ]
 
 
 def run(jobs: Sequence[Job], pool: ProcessPoolExecutor, on_progress: Callable[[int, int, str], None]) -> None:
     """Does what is not done yet. `on_progress` is told how many of all results are there, and the latest one's name."""
     total = len({job.path for job in jobs})
     missing = {job.path: job for job in jobs if not job.path.exists()}
-    code = code_digest()
     for path in missing:
         path.parent.mkdir(parents=True, exist_ok=True)
-    futures = {pool.submit(_work, job, code): job for job in missing.values()}
-    for done, future in enumerate(as_completed(futures), start=total - len(missing) + 1):
-        future.result()
-        job = futures[future]
-        on_progress(done, total, f"{job.task.name} {job.title}")
+    waiting: dict[Path, list[Job]] = {}
+    running: dict[Future[None], Job] = {}
+
+    def submit(job: Job) -> None:
+        running[pool.submit(_work, job, code_digest(job.task.code))] = job
+
+    for job in missing.values():
+        if job.given in missing:
+            waiting.setdefault(job.given, []).append(job)
+        else:
+            submit(job)
+    done = total - len(missing)
+    while running:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            future.result()
+            job, done = running.pop(future), done + 1
+            on_progress(done, total, f"{job.task.name} {job.title}")
+            for next_one in waiting.pop(job.path, []):
+                submit(next_one)
 
 
 @contextmanager
@@ -154,11 +171,11 @@ def digest_of(folder: Path, files: Sequence[Path] | None = None) -> str:
     return total.hexdigest()[:16]
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """A checksum over the code that results depend on."""
+@cache
+def code_digest(parts: tuple[str, ...]) -> str:
+    """A checksum over parts of the package: the code that results depend on."""
     package = Path(__file__).parents[1]
-    return digest_of(package, [path for part in CODE for path in [*(package / part).rglob("*.py"), package / part]])
+    return digest_of(package, [path for part in parts for path in [*(package / part).rglob("*.py"), package / part]])
 
 
 # --- in a worker ----------------------------------------------------------------------------------
@@ -182,6 +199,7 @@ def _start(workers: Workers) -> None:
     tqdm.set_lock(threading.RLock())
     if torch.device(workers.device).type == "cpu":
         torch.set_num_threads(1)
+        os.environ["NUMBA_NUM_THREADS"] = "1"  # read when the rasteriser is loaded, which it is not yet
 
 
 @lru_cache(maxsize=1)
@@ -190,15 +208,12 @@ def _backbone() -> Backbone:
 
 
 def _work(job: Job, code: str) -> None:
-    backbone, clips = _backbone(), job.task.clips
-    method = job.settings.on(backbone)
-    frames = clips.target.frames if isinstance(job.settings, Autoencoded) else clips.source.frames
+    trial = job.task.trial(job.settings, _backbone(), job.given)
     # What other work the machine does is no matter of the method's; on a GPU only the clock knows.
     clock = time.process_time if torch.device(_workers.device).type == "cpu" else time.perf_counter
     begin = clock()
-    edited = method(frames, job.task.prompts, job.task.seed)
+    made = trial()
     seconds = clock() - begin
-    assert edited.shape == frames.shape and edited.dtype == np.uint8
     content = io.BytesIO()
-    np.savez_compressed(content, frames=edited, seconds=seconds, code=code)
+    np.savez_compressed(content, seconds=seconds, code=code, **made)  # pyright: ignore[reportArgumentType]
     write_whole(job.path, content.getvalue())

@@ -4,9 +4,9 @@ reader, another CLIP or a new measure needs no edit to be run again."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit import video
-from v2edit.bench.run import Job
+from v2edit.bench.run import Job, code_digest
 from v2edit.bench.tasks import Task
-from v2edit.metrics.truth import Read, measure
+from v2edit.metrics.truth import Read
 from v2edit.world.scene import FPS
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class Scored:
 def score(
     jobs: Sequence[Job],
     judges: Judges,
-    code: str,
     pool: ProcessPoolExecutor,
     on_progress: Callable[[int, int, str], None],
     sheets: Path | None = None,
@@ -76,27 +75,24 @@ def score(
     for job in jobs:
         by_task.setdefault(job.task, []).append(job)
     scored = []
-    for one in pool.map(partial(_score, judges=judges, code=code, sheets=sheets), by_task.values()):
+    for one in pool.map(partial(_score, judges=judges, sheets=sheets), by_task.values()):
         scored.append(one)
         on_progress(len(scored), len(by_task), f"scoring {one.task.name}")
     return scored
 
 
-def _score(jobs: list[Job], judges: Judges, code: str, sheets: Path | None) -> Scored:
+def _score(jobs: list[Job], judges: Judges, sheets: Path | None) -> Scored:
     task = jobs[0].task
-    edit, clips = task.edit, task.clips
-    read = judges.read or _world_reader()
+    edit, clips, code = task.edit, task.clips, code_digest(task.code)
+    read, clip = judges.read or _world_reader(), judges.clip and _clip(judges.clip)
     rows, other_code = [], 0
     shown = {"source": clips.source.frames, "truth": clips.target.frames}
     for job in jobs:
-        with np.load(job.path) as result:
-            frames, seconds = result["frames"], float(result["seconds"])
-            other_code += str(result["code"]) != code
-        figures = asdict(measure(edit, clips, frames, read))
-        if judges.clip is not None:
-            figures |= _similarities(judges.clip, task, clips.source.frames, frames)
-        rows.append(Row(task.kind, task.seed, job.title, figures | {"seconds": seconds}))
-        shown[job.title] = frames
+        result = _loaded(job.path)
+        other_code += str(result["code"]) != code
+        figures = task.figures(result, job.given and _given(job.given), read, clip or None)
+        rows.append(Row(task.kind, task.seed, job.title, figures | {"seconds": float(result["seconds"])}))
+        shown[job.title] = result["frames"]
     if sheets is not None:
         labels = {"truth": f"truth: {edit.instruction}"}
         video.contact_sheet({labels.get(k, k): clip for k, clip in shown.items()}, sheets / f"{task.name}.png")
@@ -113,11 +109,14 @@ def _world_reader() -> Read:
     return Reader.load().read
 
 
-def _similarities(name: str, task: Task, source: np.ndarray, frames: np.ndarray) -> dict[str, float]:
-    from v2edit.metrics.clip import cdc, ctids
+@lru_cache(maxsize=1)  # all methods of a task start from the same one
+def _given(path: Path) -> Mapping[str, np.ndarray]:
+    return _loaded(path)
 
-    clip, pair = _clip(name), task.prompts
-    return {"ctids": ctids(clip, source, frames, pair.source, pair.target), "cdc": cdc(clip, source, frames)}
+
+def _loaded(path: Path) -> Mapping[str, np.ndarray]:
+    with np.load(path) as result:
+        return dict(result)
 
 
 @lru_cache(maxsize=1)

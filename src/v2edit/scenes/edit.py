@@ -14,10 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from v2edit.backbones import Size
+from v2edit.backbones import Backbone, Size
 from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.editing.editor import to_size
 from v2edit.prompts import PromptPair
 from v2edit.scenes.cameras import Cameras
+from v2edit.scenes.changes import changed, composed, touched
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.fit import FitProgress, fit, quiet_torch
@@ -26,6 +28,7 @@ from v2edit.scenes.paths import CameraPath
 from v2edit.scenes.rasterise import render
 
 log = logging.getLogger(__name__)
+Rebuild = Callable[[int, np.ndarray], np.ndarray]  # a subtask's number and frames to those that the next starts from
 SEEN = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
 TAKEN = 0.5  # the share of an edit that a scene must take on
 CELL = 8  # pixels: what is compared are means over cells this large, where noise is no change
@@ -70,9 +73,39 @@ def edit_gaussians(
     config: EditConfig,
     fit_config: FitConfig,
     on_stage: Callable[[Stage], None] = lambda stage: None,
+    between: bool = True,
 ) -> SceneEdit:
-    """Edits a scene along a camera path; logs a warning when a subtask did not reach it."""
-    cameras = video_cameras(editor, path)
+    """Edits a scene along a camera path; logs a warning when a subtask did not reach it. Without reconstruction
+    `between` the subtasks they are edits of a video, and the last one's is what the scene is reconstructed from."""
+
+    def editing(at: Progress) -> None:
+        on_stage(Stage(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
+
+    # A closed path's video is a loop, where the model can make one.
+    config = replace(config, loop=config.loop or (path.closed and editor.backbone.relative))
+
+    def make(source: np.ndarray, rebuild: Rebuild) -> list[np.ndarray]:
+        return editor.edit(source, prompts, config, editing, rebuild if between else None).subtasks
+
+    settings = fit_config, config.subtasks, config.seed, config.loop
+    return edit_filmed(make, editor.backbone, gaussians, path, *settings, on_stage)
+
+
+def edit_filmed(
+    make: Callable[[np.ndarray, Rebuild], list[np.ndarray]],
+    backbone: Backbone,
+    gaussians: Gaussians,
+    path: CameraPath,
+    fit_config: FitConfig,
+    subtasks: int = 1,
+    seed: int = 0,
+    loop: bool = False,
+    on_stage: Callable[[Stage], None] = lambda stage: None,
+) -> SceneEdit:
+    """The loop for whatever edits videos with a model: `make` is given what the path's cameras film of the scene, and a
+    function that reconstructs the scene from a subtask's frames and films it again; it returns the frames after each
+    subtask."""
+    cameras = video_cameras(backbone, path)
     source = film(gaussians, cameras)
     scene, shown = gaussians, source
     renders: list[np.ndarray] = []
@@ -80,35 +113,41 @@ def edit_gaussians(
 
     def reconstruct(subtask: int, frames: np.ndarray) -> np.ndarray:
         nonlocal scene, shown
-        what = f"subtask {subtask}/{config.subtasks}, reconstructing"
+        what = f"subtask {subtask}/{subtasks}, reconstructing"
 
         def told(at: FitProgress) -> None:
             on_stage(Stage(what, at.step, at.steps, at.psnr))
 
+        # What the model's autoencoder cannot draw is no edit.
+        share = changed(autoencoded(backbone, shown, loop), frames)
+        wanted, share = composed(film(scene, path.cameras), frames, share)
         names = tuple(f"{k:04d}" for k in range(len(frames)))
-        target = Dataset(cameras, frames, names, np.zeros(len(frames), bool))
-        scene = fit(scene, target, fit_config.refit_steps, False, told, config.seed + subtask)
+        target = Dataset(path.cameras, wanted, names, np.zeros(len(frames), bool))
+        free = touched(scene, path.cameras, share)
+        scene = fit(scene, target, fit_config.refit_steps, False, told, seed + subtask, free)
         before, shown = shown, film(scene, cameras)
         changes.append(measured_change(before, frames, shown))
         warn_unless_changed(changes[-1], subtask)
         renders.append(shown)
         return shown
 
-    def editing(at: Progress) -> None:
-        on_stage(Stage(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
-
-    # A closed path's video is a loop, where the model can make one.
-    config = replace(config, loop=config.loop or (path.closed and editor.backbone.relative))
-    result = editor.edit(source, prompts, config, editing, reconstruct)
-    reconstruct(config.subtasks, result.frames)
-    return SceneEdit(scene, source, result.subtasks, renders, changes)
+    videos = make(source, reconstruct)
+    reconstruct(subtasks, videos[-1])
+    return SceneEdit(scene, source, videos, renders, changes)
 
 
-def video_cameras(editor: Editor, path: CameraPath) -> Cameras:
+def video_cameras(backbone: Backbone, path: CameraPath) -> Cameras:
     """The path's cameras with images of the model's size: the scene keeps its own."""
     cameras = path.cameras
-    size = editor.backbone.fit(Size(len(cameras), cameras.height, cameras.width))
+    size = backbone.fit(Size(len(cameras), cameras.height, cameras.width))
     return cameras.resized(size.height, size.width)
+
+
+def autoencoded(backbone: Backbone, frames: np.ndarray, loop: bool = False) -> np.ndarray:
+    """Frames as the model draws them unedited, in their own length and size."""
+    own = Size(*frames.shape[:3])
+    fitted = to_size(frames, backbone.fit(own, loop), loop)
+    return to_size(backbone.decode(backbone.encode(fitted, loop=loop), loop), own, loop)
 
 
 @torch.no_grad()

@@ -64,14 +64,17 @@ def fit(
     coarse_to_fine: bool,
     on_progress: Callable[[FitProgress], None] | None = None,
     random_seed: int = 0,
+    free: Tensor | None = None,
 ) -> Gaussians:
-    """The Gaussians after `steps` steps towards the images of every view of `dataset`, with a fresh optimiser.
+    """The Gaussians after `steps` steps towards the images of every view of `dataset`, with a fresh optimiser; where
+    `free`, bool [N], is given, these alone change, and those that have faded, which join them.
 
     The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 - SSIM); their number stays: those that have faded are
     moved to where others do much (Kheradmand et al. 2024).
     """
     generator = torch.Generator().manual_seed(random_seed)
     device = start.means.device
+    free = None if free is None else free.clone()
     levels = {factor: _level(dataset, factor, device) for factor in {1, *(factor for _, factor in COARSE)}}
     leaves = {name: one.detach().clone().requires_grad_() for name, one in start.tensors().items()}
     pixel = _pixel_size(dataset.cameras)
@@ -103,9 +106,13 @@ def fit(
             cost.backward()
             if leaves["sh"].grad is not None:
                 leaves["sh"].grad[:, 1:] *= HIGHER
+            if free is not None:
+                for one in leaves.values():
+                    if one.grad is not None:
+                        one.grad[~free] = 0
             optimiser.step()
             if step % RELOCATE_EVERY == RELOCATE_EVERY - 1 and step < RELOCATE_UNTIL * steps:
-                relocate(leaves, optimiser, generator)
+                relocate(leaves, optimiser, generator, free)
             if on_progress is not None:
                 seen = psnr(image.detach(), images[k], mask)
                 reported = seen if math.isnan(reported) else 0.9 * reported + 0.1 * seen
@@ -141,12 +148,18 @@ def psnr(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
-def relocate(leaves: dict[str, Tensor], optimiser: torch.optim.Optimizer, generator: torch.Generator) -> int:
+def relocate(
+    leaves: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    free: Tensor | None = None,
+) -> int:
     """Moves Gaussians that have faded onto others, chosen by opacity, and shares the load between them so that the
-    image stays (Kheradmand et al. 2024, Eq. 9); how many were moved."""
+    image stays (Kheradmand et al. 2024, Eq. 9); how many were moved. Where `free`, bool [N], is given, onto these
+    alone, and what was moved is free from then on."""
     opacities = leaves["logit_opacities"].sigmoid().cpu()
     dead = (opacities <= DEAD).nonzero()[:, 0]
-    alive = (opacities > DEAD).nonzero()[:, 0]
+    alive = ((opacities > DEAD) & (True if free is None else free.cpu())).nonzero()[:, 0]
     if not len(dead) or not len(alive):
         return 0
     drawn = torch.multinomial(opacities[alive], len(dead), replacement=True, generator=generator)
@@ -154,6 +167,8 @@ def relocate(leaves: dict[str, Tensor], optimiser: torch.optim.Optimizer, genera
     opacity, shrink = shared_load(opacities[onto], copies)
     device = leaves["means"].device
     dead, onto = dead.to(device), onto.to(device)
+    if free is not None:
+        free[dead] = True
     leaves["logit_opacities"][onto] = torch.logit(opacity.clamp(DEAD, 1 - 1e-6)).to(device)
     leaves["log_scales"][onto] += shrink.log()[:, None].to(device)
     for one in leaves.values():

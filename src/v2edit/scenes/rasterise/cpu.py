@@ -10,7 +10,6 @@ Letters: M Gaussians seen, B bands.
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import config, njit
 from torch import Tensor
 
 from v2edit.scenes.rasterise.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Flat
@@ -94,7 +93,7 @@ def _bands(spans: np.ndarray, wide: np.ndarray, height: int) -> list[tuple[int, 
 
 
 def _threads() -> int:
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    return min(config.NUMBA_NUM_THREADS, 16)  # the environment's, or the cores that this process may use
 
 
 @cache

@@ -1,0 +1,154 @@
+"""The benchmark of scenes: its tasks, its figures on what is known, and whole runs by real processes at tiny size."""
+
+import csv
+import json
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+import pytest
+from test_bench import Page, results_in
+from tiny import pipeline_of
+from unseeing import read
+
+from v2edit.bench.command import Report, benchmark
+from v2edit.bench.methods import REFERENCES, Unedited
+from v2edit.bench.scenes import KINDS, SceneTask, SceneV2Edit, nearer, scenes
+from v2edit.bench.suites import suite_of
+from v2edit.bench.tasks import primitives
+from v2edit.cli import main
+from v2edit.errors import UserError
+from v2edit.metrics.clip import Clip
+from v2edit.scenes.config import FitConfig
+from v2edit.world.reader import Reader
+
+SMALL = ("fit.gaussians=400", "fit.fit_steps=30", "fit.refit_steps=10")
+
+
+def test_tasks_are_those_of_the_kinds_seeds():
+    found = scenes("reporting", 2)
+    assert [task.kind for task in found[::2]] == [kind for kind in primitives_kinds() if kind in KINDS]
+    assert {task.seed for task in found} < {task.seed for task in primitives("reporting", 2)}
+    assert [task.kind for task in scenes("tuning", 1, ["resize"])] == ["resize"]  # not of the suite, but named
+    with pytest.raises(UserError, match="there is no kind of edit 'levitate'"):
+        scenes("reporting", 1, ["levitate"])
+
+
+def primitives_kinds() -> list[str]:
+    return list(dict.fromkeys(task.kind for task in primitives("reporting", 1)))
+
+
+def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
+    task = scenes("tuning", 1, ["insert"])[0]
+    words = ["world", "sample", "--scene", "--seed", str(task.seed), "--kind", task.kind, "-o", str(tmp_path / "scene")]
+    assert main(words) == 0
+    facts = json.loads((tmp_path / "scene" / "scene.json").read_text())
+    assert facts["instruction"] == task.edit.instruction and facts["target_prompt"] == task.prompts.target
+
+
+def test_methods_are_table_c_and_the_loop_and_baselines():
+    known = suite_of("scenes", 9).methods
+    full = known["full"]
+    assert isinstance(full, SceneV2Edit) and full.subtasks > 1 and full.between and full.steps == 9
+    changed = {
+        name: {k: v for k, v in asdict(one).items() if v != asdict(full)[k]}
+        for name, one in known.items()
+        if isinstance(one, SceneV2Edit)
+    }
+    assert changed == {
+        "full": {},
+        "w/o progression": {"subtasks": 1},
+        "w/o INC": {"inc": False},
+        "w/o PNC": {"pnc": False},
+        "w/o AMR": {"amr": False},
+        "w/o PNC, AMR": {"pnc": False, "amr": False},
+        "w/o reconstruction": {"between": False},
+    }
+    assert list(known)[7:] == ["V2V", "FlowEdit", "DDIM + P2P"]
+
+
+def test_settings_reach_the_reconstruction_of_every_task():
+    suite = suite_of("scenes", 9, ["fit.refit_steps=7", "mixture=0.2"])
+    tasks = suite.tasks("tuning", 1, ["sky", "floor"])
+    assert {task.fit for task in tasks if isinstance(task, SceneTask)} == {FitConfig(refit_steps=7)}
+    assert {one.mixture for one in suite.methods.values() if isinstance(one, SceneV2Edit)} == {0.2}
+    assert tasks[0].identity != suite_of("scenes", 9).tasks("tuning", 1, ["sky"])[0].identity
+    with pytest.raises(UserError, match="there is no setting 'depth'"):
+        suite_of("scenes", 9, ["fit.depth=7"])
+
+
+def test_the_truth_is_perfect_and_the_source_is_not():
+    task = SceneTask("recolour", 1_900_000_000, FitConfig())
+    source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.kept_out.images}
+    truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.kept_out.images}
+    measured = partial(task.figures, given=source, read=Reader.load().read, clip=Clip.load())
+    best, none = measured(truth), measured(source)
+    assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
+    assert best["success"] == best["kept"] == best["nearer"] == 1 and best["ctids"] > 0.3
+    assert none["held_out_outside"] == 60 and none["held_out_inside"] < 25
+    assert none["success"] == none["nearer"] == none["ctids"] == 0 and none["kept"] == 1
+    assert none["cdc"] == pytest.approx(1, abs=1e-4)
+
+
+def test_nearer_counts_frames():
+    task = SceneTask("sky", 1_900_006_000, FitConfig())
+    clips, pair = task.clips, task.prompts
+    mixed = np.concatenate([clips.source.frames[:3], clips.target.frames[:6]])
+    assert nearer(Clip.load(), mixed, pair.source, pair.target) == pytest.approx(6 / 9)
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+WHAT = {"suite": "scenes", "kinds": ("recolour",), "count": 2, "steps": 4, "device": "cpu", "settings": SMALL}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline_of("5b").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def first(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, dict]:
+    """A run of one method in two processes, and its results."""
+    folder = tmp_path_factory.mktemp("bench") / "run"
+    report = benchmark(**WHAT, methods=("full",), processes=2, model=model, out=folder, read=read)
+    return report, results_in(folder)
+
+
+def test_a_task_is_reconstructed_once_and_its_results_depend_on_nothing_else(first, model):
+    """What is missing, and what is new, is made from the reconstruction that is there: in one process or two, to the
+    same bits."""
+    report, before = first
+    assert len(before) == 2 * 3
+    lost = next(name for name in before if "SceneV2Edit" in name)
+    (report.folder / "results" / lost).unlink()
+    again = benchmark(**WHAT, methods=("full", "wo-reconstruction", "v2v"), processes=1, model=model,
+                      out=report.folder, read=read)  # fmt: skip
+    after = results_in(report.folder)
+    assert len(after) == 2 * 5 and after[lost][1] == before[lost][1]
+    assert all(after[name] == before[name] for name in before if name != lost)
+    lines = list(csv.DictReader((report.folder / "report.csv").read_text().splitlines()))
+    assert {line["method"] for line in lines} == {*REFERENCES, "full", "w/o reconstruction", "V2V"}
+    assert "| w/o reconstruction | " in again.markdown
+    for line in lines:
+        assert 0 < float(line["psnr_held_out"]) < 60 and float(line["seconds"]) > 0
+
+
+def test_what_a_result_holds_and_the_page_shows(first):
+    report, _ = first
+    task = SceneTask("recolour", 2_000_000_000, FitConfig(400, 30, 10))
+    for path in sorted((report.folder / "results" / task.name).iterdir()):
+        with np.load(path) as result:
+            assert result["frames"].shape == task.clips.source.frames.shape
+            assert result["held_out"].shape == task.posed.dataset.kept_out.images.shape
+            if path.name.startswith(Unedited.__name__):
+                assert result["means"].shape == (400, 3) and "taken" not in result
+            else:
+                assert result["video"].shape == (9, 32, 32, 3) and np.isfinite(result["taken"])
+    page = Page((report.folder / "report.html").read_text())
+    data = json.loads(page.data)
+    assert data["columns"][:4] == ["source", "truth", "autoencoder of the truth", "full"]
+    assert data["measures"][0]["name"] == "psnr_held_out" and "in views that were held out" in data["notes"]
+    assert (data["height"], data["width"]) == task.clips.source.frames.shape[1:3]

@@ -1,0 +1,90 @@
+"""What an edit of the frames changes of a scene, and what it must leave alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from test_rasterise import gaussians_of
+from test_scene_files import ring
+
+from v2edit.scenes.changes import changed, composed, touched
+from v2edit.scenes.dataset import Dataset
+from v2edit.scenes.edit import film
+from v2edit.scenes.fit import fit
+from v2edit.scenes.gaussians import Gaussians
+
+
+def frames_of(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(60, 190, (*shape, 3), dtype=np.uint8)
+
+
+def test_noise_is_no_change_and_a_block_is():
+    before = frames_of(2, 40, 40)
+    noise = np.random.default_rng(1).normal(0, 3, before.shape)
+    after = before + noise
+    after[1, 10:20, 12:22] += 50
+    share = changed(before, after.round().astype(np.uint8))
+    assert share.shape == (2, 40, 40) and share.min() >= 0 and share.max() <= 1
+    assert share[0].mean() < 0.01 and (share[1, 10:20, 12:22] > 0.99).all()
+    far = torch.ones(40, 40, dtype=torch.bool)
+    far[6:24, 8:26] = False
+    assert share[1][far].mean() < 0.01
+    assert changed(before, before).abs().max() == 0
+
+
+def test_frames_are_composed_in_the_size_of_what_is_kept():
+    kept, edited = frames_of(1, 24, 36), np.full((1, 8, 12, 3), 200, np.uint8)
+    none, everywhere = torch.zeros(1, 8, 12), torch.ones(1, 8, 12)
+    np.testing.assert_array_equal(composed(kept, edited, none)[0], kept)
+    mixed, share = composed(kept, edited, everywhere)
+    assert (mixed == 200).all() and share.shape == (1, 24, 36)
+    left = everywhere.clone()
+    left[:, :, 6:] = 0
+    mixed, _ = composed(kept, edited, left)
+    assert (mixed[:, :, :15] == 200).all()
+    np.testing.assert_array_equal(mixed[:, :, 21:], kept[:, :, 21:])
+
+
+def test_what_changed_pixels_show_may_change_and_what_hides_behind_it():
+    cameras = ring(3, turn=0.2).resized(40, 53)
+    up = torch.from_numpy(cameras.camera_to_world[1, :3, 1]).float()
+    ahead = torch.from_numpy(cameras.directions[1]).float()
+    centre = torch.from_numpy(cameras.centres[1]).float() + 3 * ahead
+    shells, kernels = [centre + 0.4 * up] * 3 + [centre - 0.4 * up] * 3, [centre + 0.4 * up, centre - 0.4 * up]
+    places = [*shells, *(one + 0.3 * ahead for one in kernels), centre - 8 * ahead]
+    sizes = torch.tensor([0.12] * 6 + [0.01] * 3)
+    scene = Gaussians(
+        torch.stack(places), torch.tensor([[1.0, 0, 0, 0]]).repeat(9, 1), sizes.log()[:, None].repeat(1, 3),
+        torch.full((9,), 8.0), torch.zeros(9, 1, 3),
+    )  # fmt: skip
+    share = torch.zeros(3, 40, 53)
+    share[:, :20] = 1
+    assert touched(scene, cameras, share).tolist() == [True] * 3 + [False] * 3 + [True, False, False]
+    assert not touched(scene, cameras, 0 * share).any()
+
+
+def test_only_what_is_free_moves_and_the_unseen_does_not_fade():
+    cameras = ring(4, turn=0.5, height=24, width=24)
+    scene = gaussians_of(0, 60, 1)
+    images = 255 - film(scene, cameras)
+    target = Dataset(cameras, images, tuple("abcd"), np.zeros(4, bool))
+    free = torch.arange(60) < 20
+    after = fit(scene, target, 8, False, free=free)
+    for name, one in after.tensors().items():
+        torch.testing.assert_close(one[20:], scene.tensors()[name][20:], rtol=0, atol=0)
+    assert not torch.equal(after.sh[:20], scene.sh[:20]) and free.sum() == 20
+
+
+def test_what_has_faded_is_put_to_use_where_the_scene_may_change():
+    cameras = ring(4, turn=0.5, height=24, width=24)
+    scene = gaussians_of(0, 60, 1)
+    faded = scene.logit_opacities.clone()
+    faded[40:] = -9
+    scene = replace(scene, logit_opacities=faded)
+    target = Dataset(cameras, film(scene, cameras), tuple("abcd"), np.zeros(4, bool))
+    free = torch.arange(60) < 20
+    after = fit(scene, target, 70, False, free=free)
+    assert (after.logit_opacities[40:] > -6).all()  # moved at the fiftieth step
+    torch.testing.assert_close(after.means[20:40], scene.means[20:40], rtol=0, atol=0)
+    near = torch.cdist(after.means[40:], after.means[:20]).min(1).values
+    assert (near < 0.5).all()
