@@ -18,4 +18,4 @@ class Defaults:
 PUBLISHED_DEFAULTS = Defaults()
 # The built-in model follows its prompts at once: pulled less and held all the way down it keeps more, and looks more
 # like the true edit where it changes (docs/ablations.md). Nobody has measured that for CogVideoX.
-BUILT_IN_DEFAULTS = Defaults(guidance=3.0, beta=0.0)
+BUILT_IN_DEFAULTS = Defaults(guidance=2.0, beta=0.0)
