@@ -71,7 +71,7 @@ def test_plain_lines_where_stderr_is_no_terminal(words: list[str], tmp_path: Pat
     assert main([*words, "-o", str(tmp_path / "run")]) == 0
     told = capsys.readouterr()
     lines = [line for line in told.err.splitlines() if line.startswith("subtask")]
-    assert len(lines) == 9 + 1 and "s left" in lines[1]  # every tenth of 18 steps
+    assert len(lines) == 18 and "left" not in lines[0] and "s left" in lines[1]  # at most ten a subtask, of nine steps
     assert lines[-1].startswith("subtask 2/2, step 9/9") and str(tmp_path / "run" / "edited.mp4") in told.out
 
 
@@ -129,7 +129,7 @@ def test_stages_are_counted_each_by_itself(capsys) -> None:
         for step in range(1, steps + 1):
             shown.stage(Stage(what, step, steps, 20.0 + step if what == "reconstructing" else None))
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 20 and lines[9].startswith("reconstructing, step 20/20, PSNR 40.0 dB")
+    assert len(lines) == 20 and lines[9].startswith("reconstructing, PSNR 40.0 dB, step 20/20")
     assert lines[10] == "editing, step 1/10"  # timed anew, from the end of its first step
 
 

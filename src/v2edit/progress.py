@@ -124,14 +124,14 @@ class Display:
     def stage(self, at: Stage) -> None:
         figures = {"stage": at.what, "step": at.step, "steps": at.steps, "psnr": at.psnr}
         found = "" if at.psnr is None else f", PSNR {at.psnr:.1f} dB"
-        self.at(At(at.what, f"{at.what}, step {at.step}/{at.steps}{found}", at.step, at.steps, figures))
+        self.at(At(at.what, f"{at.what}{found}, step {at.step}/{at.steps}", at.step, at.steps, figures))
 
     def count(self, done: int, total: int, what: str) -> None:
         self.at(At("counting", f"{done} of {total}: {what}", done, total, {"step": done, "steps": total, "what": what}))
 
 
 class Words(Display):
-    """For people, on stderr: a bar where it is a terminal, else plain lines, some ten in a phase, for logs."""
+    """For people, on stderr: a bar where it is a terminal, else plain lines, ten at most for a subtask, a stage or a count, for logs."""
 
     LINES = 10
 
@@ -165,7 +165,8 @@ class Words(Display):
             self.bar.update(self.task, description=at.words, completed=at.done, total=at.total)
             return
         left = self.clock.seconds_left(at)
-        if at.done * self.LINES // at.total > (at.done - 1) * self.LINES // at.total:
+        step, steps = at.figures["step"], at.figures["steps"]
+        if step * self.LINES // steps > (step - 1) * self.LINES // steps:
             print(f"{at.words}{'' if left is None else f', {left:.0f} s left'}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
