@@ -114,7 +114,7 @@ def test_only_the_failed_step_is_repeated(error, rows, caplog):
     assert (other - whole).norm() <= 1e-5 * whole.norm()
     assert [at.step for at in seen] == list(range(1, 8)) and isinstance(seen[0], Progress)
     # Two steps as they were, the third begun and failed, then in halves: that step, and those after it.
-    assert limited.calls == [4, 4, 4, 2, 2, 2, 2] + [2] * 3
+    assert limited.calls == [4, 4, 4, 2, 2, *[2] * 4]
     assert len(caplog.messages) == 1 and "guidance's halves one after the other" in caplog.text
 
 

@@ -131,7 +131,8 @@ class Display:
 
 
 class Words(Display):
-    """For people, on stderr: a bar where it is a terminal, else plain lines, ten at most for a subtask, a stage or a count, for logs."""
+    """For people, on stderr: a bar where it is a terminal, else plain lines for logs, ten at most for a subtask, stage
+    or count."""
 
     LINES = 10
 
