@@ -41,6 +41,7 @@ class Hollow:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.backbone = CogVideoX(hollow_pipeline(folder, dtype, self._mode), folder.name, defaults)
         self.dtype = dtype
+        self._counted: dict[Any, Counted] = {}  # what was counted before
 
     @property
     def weights(self) -> dict[str, int]:
@@ -66,6 +67,12 @@ class Hollow:
     ) -> Counted:
         """One call of the network, of so many rows of a clip of a valid size. Its layers are all alike: one and two of
         them tell of all."""
+        key = rows, size, loop, maps and (maps.shared, maps.sources), row_by_row, self.backbone.trained
+        if key not in self._counted:
+            self._counted[key] = self._forward(rows, size, loop, maps, row_by_row)
+        return self._counted[key]
+
+    def _forward(self, rows: int, size: Size, loop: bool, maps: Replacement | None, row_by_row: bool) -> Counted:
         transformer = self.backbone.transformer
         layers = transformer.transformer_blocks
         kind = type(layers[0])
@@ -106,13 +113,20 @@ class Hollow:
 
     def _of_length(self, of: Callable[[int, Size], Counted], size: Size, loop: bool) -> Counted:
         """The autoencoder takes group after group, all alike but the first: two lengths tell of all."""
+
+        def of_groups(groups: int) -> Counted:
+            frames = groups * group + 1
+            key = of.__name__, frames, size.height, size.width, self.backbone.vae.use_tiling
+            if key not in self._counted:
+                self._counted[key] = of(frames, size)
+            return self._counted[key]
+
         group = 2 * self.backbone.temporal
-        frames = size.frames + (self.backbone._lead()[0] if loop else 0)
-        if frames <= 2 * group + 1:
-            return of(frames, size)
-        one, two = of(group + 1, size), of(2 * group + 1, size)
-        more = (frames - 1) / group - 1
-        return Counted(one.flops + more * (two.flops - one.flops), two.peak)
+        groups = (size.frames + (self.backbone._lead()[0] if loop else 0) - 1) // group
+        if groups <= 2:
+            return of_groups(groups)
+        one, two = of_groups(1), of_groups(2)
+        return Counted(one.flops + (groups - 1) * (two.flops - one.flops), two.peak)
 
     def _encoding(self, frames: int, size: Size) -> Counted:
         with self._mode:
