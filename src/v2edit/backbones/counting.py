@@ -3,9 +3,10 @@ hold is counted. So it needs no weights, next to no memory, and knows what the c
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,29 +95,41 @@ class Hollow:
         one, two = counted
         return Counted(one.flops + (len(layers) - 1) * (two.flops - one.flops), two.peak)
 
-    def encoding(self, size: Size, loop: bool = False) -> Counted:
+    def encoding(self, size: Size, loop: bool = False, tiling: bool = False) -> Counted:
         """The autoencoder on a clip's frames."""
-        return self._of_length(self._encoding, size, loop)
+        return self._tiled(self._encoding, size, loop) if tiling else self._of_length(self._encoding, size, loop)
 
-    def decoding(self, size: Size, loop: bool = False) -> Counted:
-        """And back; without the frames that come of it."""
-        return self._of_length(self._decoding, size, loop)
+    def decoding(self, size: Size, loop: bool = False, tiling: bool = False) -> Counted:
+        """And back; without the frames that come of it, but those of tiles, which stay on the device until they are
+        blended."""
+        if not tiling:
+            return self._of_length(self._decoding, size, loop)
+        tiles = self._tiled(self._decoding, size, loop)
+        blended = 2 * size.frames * size.height * size.width * 3 * self.dtype.itemsize
+        return replace(tiles, peak=tiles.peak + blended)
 
     def tokens(self, size: Size, loop: bool = False) -> int:
         """The video tokens of a row."""
         frames, _, height, width = self._latents(size, loop)
         return frames * height * width // self.backbone.transformer.config.patch_size**2
 
-    def tiled(self, yes: bool) -> None:
-        """Whether the autoencoder works in tiles."""
-        (self.backbone.vae.enable_tiling if yes else self.backbone.vae.disable_tiling)()
+    def _tiled(self, of: Callable[[int, Size], Counted], size: Size, loop: bool) -> Counted:
+        """In tiles, which are all alike: one tells of all."""
+        vae = self.backbone.vae
+        height, width = min(size.height, vae.tile_sample_min_height), min(size.width, vae.tile_sample_min_width)
+        if (height, width) == (size.height, size.width):
+            return self._of_length(of, size, loop)
+        strides = height * (1 - vae.tile_overlap_factor_height), width * (1 - vae.tile_overlap_factor_width)
+        tiles = math.ceil(size.height / strides[0]) * math.ceil(size.width / strides[1])
+        one = self._of_length(of, Size(size.frames, height, width), loop)
+        return replace(one, flops=one.flops * tiles)
 
     def _of_length(self, of: Callable[[int, Size], Counted], size: Size, loop: bool) -> Counted:
         """The autoencoder takes group after group, all alike but the first: two lengths tell of all."""
 
         def of_groups(groups: int) -> Counted:
             frames = groups * group + 1
-            key = of.__name__, frames, size.height, size.width, self.backbone.vae.use_tiling
+            key = of.__name__, frames, size.height, size.width
             if key not in self._counted:
                 self._counted[key] = of(frames, size)
             return self._counted[key]

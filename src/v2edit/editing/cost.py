@@ -135,8 +135,8 @@ class Counting:
 
     def coded(self, size: Size, tiling: bool) -> tuple[Counted, Counted]:
         """Encoding and decoding a clip."""
-        self.hollow.tiled(tiling)
-        return self.hollow.encoding(size, self.config.loop), self.hollow.decoding(size, self.config.loop)
+        loop = self.config.loop
+        return self.hollow.encoding(size, loop, tiling), self.hollow.decoding(size, loop, tiling)
 
     def ways(self, size: Size, on_gpu: bool) -> list[Way]:
         """Smaller ways, each with what it takes of those before it."""
