@@ -10,19 +10,21 @@ the model in it. Prints Markdown.
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from measure import peak_bytes
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoTokenizer, T5Config, T5EncoderModel
+from transformers import T5Config
 
 from v2edit import backbones
-from v2edit.attention import Replacement, replacement
-from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.attention import Replacement
+from v2edit.backbones.counting import Hollow
 from v2edit.backbones.registry import BUILT_IN_FOLDER
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
@@ -74,45 +76,40 @@ def measured(device: str, lengths: list[int], sides: list[int], steps: int) -> N
             )
 
 
-def published() -> CogVideoX:
+def published(folder: Path) -> Hollow:
     """CogVideoX-5b without numbers: everything but the text encoder, which runs once, of its published shape."""
-    tokenizer = AutoTokenizer.from_pretrained(BUILT_IN_FOLDER / "tokenizer")
-    scheduler = CogVideoXDPMScheduler.from_pretrained(BUILT_IN_FOLDER / "scheduler")
+    for part in ("tokenizer", "scheduler"):
+        shutil.copytree(BUILT_IN_FOLDER / part, folder / part)
+    shutil.copy(BUILT_IN_FOLDER / "model_index.json", folder)
     with torch.device("meta"):
-        text = T5EncoderModel(T5Config(vocab_size=8, d_model=4096, d_kv=8, d_ff=8, num_layers=1, num_heads=1))
-        transformer, vae = CogVideoXTransformer3DModel(**PUBLISHED), AutoencoderKLCogVideoX()
-    return CogVideoX(CogVideoXPipeline(tokenizer, text, vae, transformer, scheduler))  # pyright: ignore[reportArgumentType]
+        CogVideoXTransformer3DModel(**PUBLISHED).save_config(folder / "transformer")
+        AutoencoderKLCogVideoX().save_config(folder / "vae")
+    T5Config(vocab_size=8, d_model=4096, d_kv=8, d_ff=8, num_layers=1, num_heads=1).save_pretrained(
+        folder / "text_encoder"
+    )
+    return Hollow(folder, torch.bfloat16)
 
 
-@torch.no_grad()
 def flops() -> None:
-    """FLOPs of a subtask of CogVideoX-5b at 720 x 480, an open clip's and a loop's, by windows and in full."""
-    backbone = published()
-    replacement.LOGITS_AT_ONCE = 2**62  # nothing is held
-    schedule = backbone.schedule(50)
-    parameters = sum(one.numel() for one in backbone.transformer.parameters())
-    print(f"CogVideoX-5b ({parameters / 1e9:.2f} B parameters), 720 x 480, PFLOP:\n")
-    print("| frames | attention | video tokens | a forward | first subtask (130) | later (170) | encode and decode |")
-    print("|---:|---|---:|---:|---:|---:|---:|")
-    taken = Replacement(200, (((0, 1.0),), ((0, 1.0),)))
+    """FLOPs of a subtask of CogVideoX-5b at 720 x 480, an open clip's and a loop's, by windows and in full; and the
+    bytes that a step of four rows holds beside the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        hollow = published(Path(folder))
+    backbone, trained = hollow.backbone, hollow.backbone.trained
+    print(f"CogVideoX-5b ({hollow.weights['transformer'] / 2e9:.2f} B parameters), 720 x 480, PFLOP and GiB:\n")
+    print("| frames | attention | tokens | a forward | first subtask (130) | later (170) | encode and decode | GiB |")
+    print("|---:|---|---:|---:|---:|---:|---:|---:|")
+    taken = Replacement(200, (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)))
     for frames, attention in ((49, "full"), (73, "full"), (73, "windows"), (73, "loop")):
-        loop, trained = attention == "loop", backbone.trained
+        loop = attention == "loop"
         size = backbone.fit(backbones.Size(frames, 480, 720), loop)
-        latents = (size.frames - 1) // 4 + 1
-        noisy = torch.empty(2, latents, 16, 60, 90, device="meta")
-        if attention == "full":
-            backbone.trained = replace(trained, frames=10**6)
-        with FlopCounterMode(display=False) as forward:
-            backbone.denoise(noisy, 9, schedule, torch.empty(2, 226, 4096, device="meta"), taken, loop)
-        backbone.trained = trained
-        with FlopCounterMode(display=False) as coding:
-            lead, latent_lead = backbone._lead() if loop else (0, 0)
-            backbone.vae.encode(torch.empty(1, 3, lead + size.frames, 480, 720, device="meta"))
-            backbone.vae.decode(torch.empty(1, 16, latent_lead + latents, 60, 90, device="meta"))
-        each = forward.get_total_flops() / 2 / 1e15
+        backbone.trained = replace(trained, frames=10**6) if attention == "full" else trained
+        one, coding = hollow.forward(4, size, loop, taken), (hollow.encoding(size, loop), hollow.decoding(size, loop))
+        each = one.flops / 4e15
         print(
-            f"| {frames} | {attention} | {latents * 1350:,} | {each:.3f} | {FORWARDS['first'] * each:.1f} |"
-            f" {FORWARDS['later'] * each:.1f} | {coding.get_total_flops() / 1e15:.2f} |",
+            f"| {frames} | {attention} | {hollow.tokens(size, loop):,} | {each:.3f} | {FORWARDS['first'] * each:.1f} |"
+            f" {FORWARDS['later'] * each:.1f} | {sum(part.flops for part in coding) / 1e15:.2f} |"
+            f" {one.peak / 2**30:.1f} |",
             flush=True,
         )
 

@@ -20,6 +20,7 @@ from v2edit.attention import (
     windowed_attention_reference,
 )
 from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.backbones.counting import Hollow
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 
@@ -95,3 +96,43 @@ def test_a_seed_means_the_same_noise_on_every_device():
         return next(Editor(backbone).subtasks(x0, aligned_text(backbone, PAIR), EditConfig(steps=10))).cpu()
 
     torch.testing.assert_close(latents("cuda"), latents("cpu"), rtol=1e-2, atol=1e-2)
+
+
+def test_memory_that_runs_out_ends_in_offloading_and_the_same_edit(caplog):
+    """Every way in turn, in the middle of an edit."""
+    config = EditConfig(steps=8, guidance=6.0)
+
+    def edited(refusals: int) -> tuple[torch.Tensor, CogVideoX]:
+        backbone = CogVideoX(pipeline_of("5b").to("cuda"))
+        x0, text, left = backbone.encode(frames_of(0)), aligned_text(backbone, PAIR), [refusals]
+
+        def refuse(*_: object) -> None:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        backbone.transformer.patch_embed.register_forward_hook(refuse)
+        (latents,) = Editor(backbone).subtasks(x0, text, config)
+        backbone.decode(latents)
+        return latents, backbone
+
+    (whole, _), (pieces, backbone) = edited(0), edited(5)
+    assert backbone.offload == "group" and [m.split("with ")[1] for m in caplog.messages][-2:] == [
+        "--offload model, which is slower",
+        "--offload group, which is slower",
+    ]
+    assert (pieces - whole).norm() <= 1e-4 * whole.norm()
+
+
+def test_the_counted_peak_is_that_of_the_device(tmp_path):
+    """Of a step, at a size where it is more than the allocator's blocks."""
+    pipeline_of("5b").save_pretrained(tmp_path)
+    backbone, size = CogVideoX(pipeline_of("5b").to("cuda")), backbones.Size(49, 256, 256)
+    latents, text = torch.randn(2, 13, 4, 64, 64, device="cuda"), torch.randn(2, 16, 16, device="cuda")
+    schedule, took = backbone.schedule(10), 0
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        backbone.denoise(latents, 0, schedule, text)
+        took = torch.cuda.max_memory_allocated() - before
+    assert Hollow(tmp_path, torch.float32).forward(2, size).peak == pytest.approx(took, rel=0.25)

@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit"
 FLOORS = [
     {"__init__", "__main__"},
     {"cli", "web"},
+    {"progress"},
+    {"api_plan"},
     {"api_scene"},
     {"api"},
     {"bench"},
@@ -25,7 +27,7 @@ FLOORS = [
     {"world"},
     {"prompts"},
     {"video"},
-    {"documents", "errors"},
+    {"documents", "errors", "memory"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FAMILIES = re.compile(r"cogvideo|\bwan\b|\bltx|hunyuan|mochi", re.IGNORECASE)

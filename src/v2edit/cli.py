@@ -5,46 +5,75 @@ Options are made from the signatures of the functions called. Exit codes: 0 done
 """
 
 import functools
+import inspect
 import io
+import itertools
 import json
 import logging
+import math
 import re
 import shlex
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
 from v2edit.api import edit_video, preview_edit
+from v2edit.api_plan import plan_edit, plan_scene
 from v2edit.api_scene import edit_scene
 from v2edit.bench.command import benchmark
 from v2edit.errors import UserError
+from v2edit.memory import out_of_memory
 from v2edit.metrics.evaluate import evaluate
-from v2edit.runs import RunWriter
+from v2edit.progress import Beforehand, Display, Events, Showing, Words, display
+from v2edit.runs import RunWriter, without_secrets
 
 if TYPE_CHECKING:
-    from v2edit.editing.editor import Progress
+    from v2edit.api_plan import Plan
+    from v2edit.prompts import PromptPair
     from v2edit.prompts.view import Comparison
-    from v2edit.scenes.edit import Stage
 
 
-def edit(words: Sequence[str], /, *args: Any, **options: Any) -> None:
-    """Run `edit_video`, showing how far it is."""
-    with progress_display() as show:
-        run = edit_video(*args, **options | {"on_progress": show, "command": ["v2edit", *words]})
-    print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}")
-    for path in sorted(run.folder.iterdir()):
-        print(path)
+def edit(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:
+    """Run `edit_video` and show what came of it, or what it would take."""
+    if dry_run:
+        return told_beforehand(plan_edit(*args, **options), shown)
+    with shown.working():
+        run = edit_video(*args, **options | {"on_progress": shown.edit, "command": ["v2edit", *words]})
+    made(run.folder, run.prompts, shown)
 
 
-def prompts(*args: Any, **options: Any) -> None:
+def scene(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:
+    """Run `edit_scene` and show what came of it, or what it would take."""
+    if dry_run:
+        return told_beforehand(plan_scene(*args, **options), shown)
+    with shown.working():
+        run = edit_scene(*args, **options | {"on_stage": shown.stage, "command": ["v2edit", *words]})
+    made(run.folder, run.prompts, shown)
+    print(f"to look around in it: v2edit view {shlex.quote(str(run.folder))}")
+
+
+def made(folder: Path, prompts: "PromptPair", shown: Display) -> None:
+    """A finished run."""
+    files = sorted(folder.iterdir())
+    print(f"source prompt: {prompts.source}\ntarget prompt: {prompts.target}", *files, sep="\n")
+    shown.result(folder=folder, files=files, prompts=asdict(prompts))
+
+
+def told_beforehand(plan: "Plan", shown: Display) -> None:
+    """What a run would do and take."""
+    print(plan.text)
+    shown.result(**plan.figures)
+
+
+def prompts(*args: Any, shown: Display, **options: Any) -> None:
     """Run `preview_edit` and show what it finds: in colour on a terminal, with plain marks elsewhere."""
     found = preview_edit(*args, **options)
     source, *others = found.prompts.chain
@@ -56,14 +85,25 @@ def prompts(*args: Any, **options: Any) -> None:
         print(f"        {one.summary}")
     counts, each = len(found.forwards), " + ".join(map(str, found.forwards))
     what = f"{counts} subtask{'s' if counts > 1 else ''} of {found.steps} denoising steps (of {found.of_steps})"
-    print(f"plan    {what}: {each} forwards")
+    print(f"plan    {what}: {each} forwards (v2edit edit --dry-run tells their time and memory)")
     if (out := options.get("out")) is not None:
         print(f"saved   {out}")
+    shown.result(
+        prompts=asdict(found.prompts),
+        shared=[one.summary for one in found.comparisons],
+        steps=found.steps,
+        forwards=found.forwards,
+        files=[] if out is None else [out],
+    )
 
 
-def measured(*args: Any, **options: Any) -> None:
-    """Run `evaluate` and print its table."""
-    print(evaluate(*args, **options).markdown)
+def measured(*args: Any, shown: Display, **options: Any) -> None:
+    """Run `evaluate` and show its table."""
+    with shown.working():
+        found = evaluate(*args, **options | {"on_progress": shown.count})
+    print(found.markdown)
+    rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in found.rows.items()}
+    shown.result(rows=rows, files=[] if options.get("out") is None else [options["out"]])
 
 
 def show_pieces(found: "Comparison") -> None:
@@ -79,16 +119,6 @@ def show_pieces(found: "Comparison") -> None:
     console.print(Text.assemble(*((text, styles[kind]) for kind, text in found.pieces)))
 
 
-def scene(words: Sequence[str], /, *args: Any, **options: Any) -> None:
-    """Run `edit_scene`, showing how far it is."""
-    with stage_display() as show:
-        run = edit_scene(*args, **options | {"on_stage": show, "command": ["v2edit", *words]})
-    print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}")
-    for path in sorted(run.folder.iterdir()):
-        print(path)
-    print(f"to look around in it: v2edit view {shlex.quote(str(run.folder))}")
-
-
 def view(run: Annotated[Path, Positional, arg(metavar="RUN")], port: int = 8080) -> None:
     """Look around in a scene before and after its edit, in a browser.
 
@@ -101,12 +131,16 @@ def view(run: Annotated[Path, Positional, arg(metavar="RUN")], port: int = 8080)
     serve(run, port)
 
 
+def viewed(*args: Any, shown: Display, **options: Any) -> None:
+    view(*args, **options)
+
+
 def sample(
     out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
     seed: int = 0,
     kind: Annotated[str | None, arg(metavar="KIND", help_behavior_hint="")] = None,
     scene: bool = False,
-) -> None:
+) -> tuple[Path, str]:
     """Make a clip or a scene of the built-in world, with its prompts, an edit to try and that edit's true result.
 
     Args:
@@ -124,52 +158,71 @@ def sample(
             from v2edit.world.sample import write_sample
 
             write_sample(seed, run.folder, kind)
-    for path in sorted(run.out.iterdir()):
-        print(path)
     facts, words = ("scene.json", ["scene", out]) if scene else ("clip.json", ["edit", out / "clip.mp4"])
     instruction = json.loads((run.out / facts).read_text(encoding="utf-8"))["instruction"]
-    print(f'try: v2edit {shlex.join(map(str, words))} "{instruction}"')
+    return run.out, f'v2edit {shlex.join(map(str, words))} "{instruction}"'
 
 
-def bench(words: Sequence[str], /, **options: Any) -> None:
-    """Run `benchmark`, showing how far it is, and print its tables."""
-    with count_display() as show:
-        try:
-            report = benchmark(**options | {"on_progress": show, "command": ["v2edit", *words]})
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from here") from None
-    print(report.markdown)
-    for path in report.files:
-        print(path)
+def sampled(*args: Any, shown: Display, **options: Any) -> None:
+    """Run `sample` and show what it made."""
+    folder, command = sample(*args, **options)
+    files = sorted(folder.iterdir())
+    print(*files, f"try: {command}", sep="\n")
+    shown.result(folder=folder, files=files, command=command)
 
 
-def parse(words: Sequence[str]) -> functools.partial[None]:
-    """What a command line asks for, ready to be called.
+def bench(words: Sequence[str], /, *, shown: Display, **options: Any) -> None:
+    """Run `benchmark`, showing how far it is, and show its tables."""
+    try:
+        with shown.working():
+            report = benchmark(**options | {"on_progress": shown.count, "command": ["v2edit", *words]})
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    print(report.markdown, *report.files, sep="\n")
+    shown.result(folder=report.folder, files=report.files)
 
-    Raises `SystemExit` as every parser does, `UserError` for values that the dataclasses refuse.
+
+def parse(words: Sequence[str], aloud: bool = True) -> functools.partial[None]:
+    """What a command line asks for, ready to be called with a display.
+
+    Raises `SystemExit` as every parser does, having said why, or where this is not to be said aloud `UserError`;
+    `UserError`, too, for values that the dataclasses refuse.
     """
 
-    def deferred(function: Callable[..., Any], call: Callable[..., None]) -> Callable[..., functools.partial[None]]:
-        @functools.wraps(function)  # Options and help come from this one's signature and docstring.
-        def bind(*args: Any, **options: Any) -> functools.partial[None]:
+    def deferred(
+        function: Callable[..., Any], call: Callable[..., None], speaks: type[Showing] = Showing
+    ) -> Callable[..., functools.partial[None]]:
+        """The command of a function: its options and help come from there, with those on how the command speaks."""
+
+        @functools.wraps(function)
+        def bind(*args: Any, showing: Showing, **options: Any) -> functools.partial[None]:
+            if isinstance(showing, Beforehand):
+                options["dry_run"] = showing.dry_run
             return functools.partial(call, *args, **options)
 
+        hint: Any = OmitArgPrefixes[speaks]
+        del bind.__wrapped__  # or the parser would look there, and see none of what is added here
+        own = inspect.signature(function)
+        more = inspect.Parameter("showing", inspect.Parameter.KEYWORD_ONLY, default=speaks(), annotation=hint)
+        bind.__signature__ = own.replace(parameters=[*own.parameters.values(), more])
+        bind.__annotations__ = get_type_hints(function, include_extras=True) | {"showing": hint}
         return bind
 
     app, world = SubcommandApp(), SubcommandApp()
-    app.command(name="edit")(deferred(edit_video, functools.partial(edit, words)))
+    app.command(name="edit")(deferred(edit_video, functools.partial(edit, words), Beforehand))
     app.command(name="prompts")(deferred(preview_edit, prompts))
     app.command(name="eval")(deferred(evaluate, measured))
-    app.command(name="scene")(deferred(edit_scene, functools.partial(scene, words)))
-    app.command(name="view")(deferred(view, view))
+    app.command(name="scene")(deferred(edit_scene, functools.partial(scene, words), Beforehand))
+    app.command(name="view")(deferred(view, viewed))
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
-    world.command(name="sample")(deferred(sample, sample))
+    world.command(name="sample")(deferred(sample, sampled))
     app.command(world, name="world")
     app.command(name="bench")(deferred(benchmark, functools.partial(bench, words)))
 
     read = functools.partial(app.cli, prog="v2edit", description="Edit a video with one sentence.", args=words)
+    said = io.StringIO()
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(said):
             return read()
     except SystemExit as stop:
         if not stop.code:
@@ -179,6 +232,8 @@ def parse(words: Sequence[str]) -> functools.partial[None]:
         while cause := cause.__context__:
             if isinstance(cause, UserError):
                 raise cause from None
+    if not aloud:
+        raise UserError(" ".join(re.sub("[│╭╮╰╯─]", " ", said.getvalue()).split()))
     return read()  # Once more, aloud.
 
 
@@ -192,26 +247,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text that a terminal takes
         sys.stdout.reconfigure(errors="backslashreplace")
+    shown: Display = Words()
     told = logging.getLogger("v2edit")
-    notes = Notes()
-    told.addHandler(notes)
     try:
-        with termination_as_interrupt():
-            parse(words)()
+        shown = display(Showing.of(words))
+        told.addHandler(notes := Notes(shown))
+        try:
+            task = parse(flags_last(words), aloud=not isinstance(shown, Events))
+            shown.start(without_secrets(["v2edit", *words]))
+            with shown.alone(), termination_as_interrupt():
+                task(shown=shown)
+        finally:
+            told.removeHandler(notes)
     except (UserError, OSError) as error:
-        return fail(str(error))
+        return fail(shown, str(error))
     except KeyboardInterrupt as stop:
-        print(f"v2edit: interrupted; {stop or 'nothing was written'}", file=sys.stderr)
+        shown.interrupted(str(stop) or "nothing was written", 130)
         return 130
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        if not out_of_memory(error):
+            shown.bug(error, 1)
+            raise
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it.
-            return fail("out of memory; try --offload model, then --offload group, and --vae-tiling")
-        if isinstance(error, MemoryError) or re.search("allocate memory|not enough memory", str(error)):
-            return fail("out of memory; try a shorter video, and --vae-tiling")
-        raise
-    finally:
-        told.removeHandler(notes)
+            return fail(shown, "out of memory; try --offload model, then --offload group, and --vae-tiling")
+        return fail(shown, "out of memory; try a shorter video, and --vae-tiling")
     return 0
+
+
+def flags_last(words: Sequence[str]) -> list[str]:
+    """The command line with what is said before the command, on how it speaks, after it, where its parser looks."""
+    own = list(itertools.takewhile({"--quiet", "-q", "--json"}.__contains__, words))
+    rest = list(words[len(own) :])
+    end = rest.index("--") if "--" in rest else len(rest)
+    return [*rest[:end], *own, *rest[end:]]
+
+
+def fail(shown: Display, message: str) -> int:
+    shown.error(" ".join(message.split()), 2)
+    return 2
 
 
 @contextmanager
@@ -229,113 +302,11 @@ def termination_as_interrupt() -> Iterator[None]:
 
 
 class Notes(logging.Handler):
-    """What the package logs, one line each on stderr (above the bar where there is one)."""
+    """What the package logs, shown one line each."""
+
+    def __init__(self, shown: Display) -> None:
+        super().__init__()
+        self.shown = shown
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"v2edit: note: {record.getMessage()}", file=sys.stderr)
-
-
-def fail(message: str) -> int:
-    print(f"v2edit: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
-
-
-@contextmanager
-def progress_display() -> Iterator[Callable[["Progress"], None]]:
-    """A bar on a terminal's stderr; elsewhere a plain line now and then."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield PlainProgress()
-        return
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("reading and loading", total=None)
-
-        def show(at: "Progress") -> None:
-            done = (at.subtask - 1) * at.steps + at.step
-            bar.update(task, description=_where(at), completed=done, total=at.subtasks * at.steps)
-
-        yield show
-
-
-@contextmanager
-def count_display() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for things that are done one after the other, or twenty plain lines."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def say(done: int, total: int, what: str) -> None:
-            if done * 20 // total != (done - 1) * 20 // total:
-                print(f"{done} of {total}: {what}", file=sys.stderr, flush=True)
-
-        yield say
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda done, total, what: bar.update(task, description=what, completed=done, total=total)
-
-
-@contextmanager
-def stage_display() -> Iterator[Callable[["Stage"], None]]:
-    """The same for an edit that has several stages, one after the other."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_stage
-        return
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Bar(*columns, console=console, transient=True) as bar:
-        tasks = {"": bar.add_task("reading and loading", total=None)}
-
-        def show(at: "Stage") -> None:
-            if at.what not in tasks:
-                bar.update(list(tasks.values())[-1], visible=False)
-                tasks[at.what] = bar.add_task(at.what)
-            bar.update(tasks[at.what], description=_stage(at), completed=at.step, total=at.steps)
-
-        yield show
-
-
-def _plain_stage(at: "Stage") -> None:
-    if at.step * 10 // at.steps > (at.step - 1) * 10 // at.steps:
-        print(f"{_stage(at)}, step {at.step}/{at.steps}", file=sys.stderr, flush=True)
-
-
-def _stage(at: "Stage") -> str:
-    return at.what if at.psnr is None else f"{at.what}, PSNR {at.psnr:.1f} dB"
-
-
-class PlainProgress:
-    """Ten lines a subtask, for logs."""
-
-    def __init__(self) -> None:
-        self.first: tuple[float, int] | None = None
-
-    def __call__(self, at: "Progress") -> None:
-        now, done, total = time.monotonic(), (at.subtask - 1) * at.steps + at.step, at.subtasks * at.steps
-        if self.first is None:
-            self.first = now, done  # Timed from the end of the first step: what comes before it is loading.
-        since, before = self.first
-        if at.step * 10 // at.steps == (at.step - 1) * 10 // at.steps:
-            return
-        left = f", {(now - since) / (done - before) * (total - done):.0f} s left" if done > before else ""
-        print(f"{_where(at)}{left}", file=sys.stderr, flush=True)
-
-
-def _where(at: "Progress") -> str:
-    return f"subtask {at.subtask}/{at.subtasks}, step {at.step}/{at.steps}"
+        self.shown.note(record.getMessage())

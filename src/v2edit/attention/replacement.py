@@ -33,14 +33,18 @@ class Replacement:
     the CPU. Text is a set, so its owner may lay the shared tokens first: that saves a copy of all keys and values.
     `sources`: several of a row's are mixed as probabilities, their weights sum to 1. A row that replaces nothing
     names itself.
+    `kept`: where the rows of a batch come one at a time, the queries and shared keys of those that came; each adds its
+    own, and the sources are counted in all of them.
     """
 
     shared: int | Tensor
     sources: Sources
+    kept: list[tuple[Tensor, Tensor]] | None = None
 
     def __post_init__(self) -> None:
+        rows = len(self.sources) if self.kept is None else math.inf
         for row in self.sources:
-            assert all(0 <= source < len(self.sources) and weight > 0 for source, weight in row), row
+            assert all(0 <= source < rows and weight > 0 for source, weight in row), row
             assert math.isclose(sum(weight for _, weight in row), 1.0, abs_tol=1e-9), row
 
 
@@ -48,11 +52,11 @@ def replaced_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement
     """Joint attention over [text | video], [B, H, N, D] like q: text queries plain, video queries' maps replaced."""
     (k_own, k_shared), (v_own, v_shared) = (split_columns(x, replacement.shared) for x in (k, v))
     out, lse = attend(q, k_own, v_own)
-    for queries, sources in (
-        (slice(text_tokens), own_maps(len(q))),
-        (slice(text_tokens, None), replacement.sources),
+    for queries, sources, kept in (
+        (slice(text_tokens), own_maps(len(q)), None),
+        (slice(text_tokens, None), replacement.sources, replacement.kept),
     ):
-        take_maps(out[:, :, queries], lse[:, :, queries], q[:, :, queries], k_shared, v_shared, sources)
+        take_maps(out[:, :, queries], lse[:, :, queries], q[:, :, queries], k_shared, v_shared, sources, kept)
     return out
 
 
@@ -60,11 +64,19 @@ def replace_maps(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement) -> T
     """Attention of video queries, [B, H, Nq, D] like q, with maps replaced; the keys may be text alone."""
     (k_own, k_shared), (v_own, v_shared) = (split_columns(x, replacement.shared) for x in (k, v))
     out, lse = attend(q, k_own, v_own)
-    take_maps(out, lse, q, k_shared, v_shared, replacement.sources)
+    take_maps(out, lse, q, k_shared, v_shared, replacement.sources, replacement.kept)
     return out
 
 
-def take_maps(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, sources: Sources) -> None:
+def take_maps(
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sources: Sources,
+    kept: list[tuple[Tensor, Tensor]] | None = None,
+) -> None:
     """Merges into each row's attention `out` over its own keys the one over the shared columns k, v, in place.
 
     Every row goes the same way, one at a time and by calls of one shape, so that equal inputs give equal bits whether
@@ -73,9 +85,11 @@ def take_maps(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, sources
     assert len(sources) == len(out)
     if k.shape[2] == 0:
         return
+    rows = [] if kept is None else kept
+    rows += zip(q.split(1), k.split(1), strict=True)
 
     def part(row: int, source: int, into: Tensor | None = None) -> Tensor:
-        b, b_lse = attend(q[source : source + 1], k[source : source + 1], v[row : row + 1])
+        b, b_lse = attend(*rows[source], v[row : row + 1])
         return merge(out[row : row + 1], lse[row : row + 1], b, b_lse, into=b if into is None else into)
 
     for row, (*others, (last, _)) in enumerate(sources):

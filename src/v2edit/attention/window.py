@@ -100,7 +100,7 @@ def windowed_attention(
             merge(seen[row], lse[row], own[row], own_lse[row], into=seen[row])
             torch.logaddexp(lse[row], own_lse[row], out=lse[row])
     if replacement is not None:
-        take_maps(seen, lse, queries, k_shared, v_shared, replacement.sources)
+        take_maps(seen, lse, queries, k_shared, v_shared, replacement.sources, replacement.kept)
     return out
 
 

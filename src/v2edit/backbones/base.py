@@ -116,6 +116,11 @@ class Backbone(Protocol):
         """
         ...
 
+    def shrink(self) -> str | None:
+        """Takes the next way to need less memory on the device, results being the same, and says in words what it is;
+        None where none is left. What was taken stays."""
+        ...
+
     def video_to_video(
         self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
     ) -> np.ndarray:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -28,16 +29,17 @@ from diffusers import (
     CogVideoXVideoToVideoPipeline,
 )
 from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXAttnProcessor2_0
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXAttnProcessor2_0, CogVideoXBlock
 from PIL import Image
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 from v2edit.attention import Replacement, Window, replaced_attention, windowed_attention
 from v2edit.backbones.base import Outline, Size, Text
-from v2edit.backbones.defaults import PUBLISHED_DEFAULTS, Defaults
+from v2edit.backbones.defaults import PUBLISHED_DEFAULTS, Defaults, Offload
 from v2edit.documents import read_json
 from v2edit.errors import UserError
+from v2edit.memory import until_it_fits
 from v2edit.noise import Schedule, x0_from_epsilon, x0_from_v
 from v2edit.prompts.chat import one_line
 from v2edit.prompts.tokens import Tokenizer
@@ -115,6 +117,34 @@ class JointAttention:
         return out[:, text_tokens:], out[:, :text_tokens]
 
 
+class RowByRow(CogVideoXBlock):
+    """A layer that takes the rows of a batch one at a time: what it holds for a row in passing is most of what a
+    network call needs. A row whose maps others take leaves its queries and shared keys behind, for this layer."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        image_rotary_emb: Table | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        own = attention_kwargs or {}
+        maps: Replacement | None = own.get("replacement")
+        kept: list[tuple[Tensor, Tensor]] = []
+        for row, (video, text, time) in enumerate(
+            zip(hidden_states.split(1), encoder_hidden_states.split(1), temb.split(1), strict=True)
+        ):
+            if maps is not None:
+                own = own | {"replacement": Replacement(maps.shared, (maps.sources[row],), kept)}
+            done = super().forward(video, text, time, image_rotary_emb, own)
+            if kept and not any(row == taken for later in maps.sources[row + 1 :] for taken, _ in later):  # pyright: ignore[reportOptionalMemberAccess]
+                kept[-1] = kept[-1][0][:0].clone(), kept[-1][1][:0].clone()  # of no size: a view would hold it all
+            video.copy_(done[0])
+            text.copy_(done[1])
+        return hidden_states, encoder_hidden_states
+
+
 class CogVideoX:
     """The `Backbone` of a `CogVideoXPipeline`."""
 
@@ -139,6 +169,7 @@ class CogVideoX:
         self.trained = Size(
             config.sample_frames, config.sample_height * self.spatial, config.sample_width * self.spatial
         )
+        self.offload: Offload = "none"
         # Each network call is told the rotary tables of its grid; clips of one size share them.
         self._rotary = lru_cache(maxsize=4)(self._rotary_of)
         self._windowed = lru_cache(maxsize=4)(self._windowed_of)
@@ -181,8 +212,9 @@ class CogVideoX:
 
         # The autoencoder takes a few frames at a time: only these are brought to the device, and made numbers there.
         hook = self.vae.encoder.register_forward_pre_hook(arrive)
+        video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None]
         try:
-            posterior = self.vae.encode(torch.from_numpy(frames).permute(3, 0, 1, 2)[None]).latent_dist
+            posterior = until_it_fits(lambda: self.vae.encode(video), self.offload_more).latent_dist
         finally:
             hook.remove()
         latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -203,7 +235,7 @@ class CogVideoX:
         hook = self.vae.decoder.register_forward_hook(leave)
         try:
             latents = latents.transpose(1, 2) / self.vae.config.scaling_factor
-            video = self.vae.decode(latents.to(self.vae.dtype)).sample
+            video = until_it_fits(lambda: self.vae.decode(latents.to(self.vae.dtype)), self.offload_more).sample
         finally:
             hook.remove()
         frames = (to_uint8(video) if blended else video)[0, :, lead:].permute(1, 2, 3, 0).numpy()
@@ -257,6 +289,35 @@ class CogVideoX:
         )[0]
         x0_from = X0_FROM[self.pipeline.scheduler.config.prediction_type]
         return x0_from(latents.float(), out.float(), float(schedule.a[step]), float(schedule.s[step]))
+
+    def place(self, device: torch.device, offload: Offload) -> None:
+        """Puts the parts on the device or, with an `offload`, has them brought there as they are needed."""
+        self.pipeline.remove_all_hooks()
+        if offload == "model":
+            self.pipeline.enable_model_cpu_offload(device=device)
+        elif offload == "group":
+            self.pipeline.to("cpu", silence_dtype_warnings=True)
+            self.pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
+        else:
+            self.pipeline.to(device)
+        self.offload = offload
+
+    def shrink(self) -> str | None:
+        layers = self.transformer.transformer_blocks
+        if not all(isinstance(layer, RowByRow) for layer in layers):
+            for layer in layers:
+                layer.__class__ = RowByRow
+            return "the rows of a call one at a time in each layer"
+        return self.offload_more()
+
+    def offload_more(self) -> str | None:
+        """Brings to the device, from now on, less of the model at a time; None where it is main memory itself, or
+        nothing is left to take away."""
+        following: dict[Offload, Offload] = {"none": "model", "model": "group"}
+        if self.device.type == "cpu" or self.offload not in following:
+            return None
+        self.place(self.device, following[self.offload])
+        return f"--offload {self.offload}"
 
     def video_to_video(
         self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
@@ -358,6 +419,30 @@ def outline(folder: Path, defaults: Defaults = PUBLISHED_DEFAULTS) -> Outline:
         Tokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
         defaults,
         scheduler.from_pretrained(folder / "scheduler"),
+    )
+
+
+def hollow_pipeline(folder: Path, dtype: torch.dtype, without_data: AbstractContextManager[Any]) -> CogVideoXPipeline:
+    """The pipeline of a folder of which the weights may be missing: parts of the same shapes, made in a context that
+    gives tensors no data."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    text: Any = getattr(transformers, index["text_encoder"][-1])
+    transformer: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
+    vae: Any = AutoencoderKLCogVideoX.load_config(folder / "vae")
+    tokenizer, scheduler = getattr(transformers, index["tokenizer"][-1]), getattr(diffusers, index["scheduler"][-1])
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with without_data:
+            parts: Any = (
+                text(text.config_class.from_pretrained(folder / "text_encoder")),
+                AutoencoderKLCogVideoX.from_config(vae),
+                CogVideoXTransformer3DModel.from_config(transformer),
+            )
+    finally:
+        torch.set_default_dtype(usual)
+    return CogVideoXPipeline(
+        tokenizer.from_pretrained(folder / "tokenizer"), *parts, scheduler.from_pretrained(folder / "scheduler")
     )
 
 

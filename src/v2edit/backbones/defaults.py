@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Offload = Literal["none", "model", "group"]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 from pickle import PickleError
 from typing import TYPE_CHECKING, Any, Literal
 
-from v2edit.backbones.defaults import BUILT_IN_DEFAULTS, PUBLISHED_DEFAULTS, Defaults
+from v2edit.backbones.defaults import BUILT_IN_DEFAULTS, PUBLISHED_DEFAULTS, Defaults, Offload
 from v2edit.documents import read_json
 from v2edit.errors import UserError
 
 if TYPE_CHECKING:
     from v2edit.backbones.base import Backbone, Outline
+    from v2edit.backbones.counting import Hollow
 
 BUILT_IN = "primitives"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "models" / BUILT_IN
@@ -37,7 +38,12 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # Whose code a model's parts may name: diffusers imports whatever library an index says.
 LIBRARIES = ("diffusers", "transformers")
-OUTLINE = [INDEX, "tokenizer/*", "scheduler/*", "transformer/config.json"]
+OUTLINE = [
+    INDEX,
+    "tokenizer/*",
+    "scheduler/*",
+    *(f"{part}/config.json" for part in ("transformer", "vae", "text_encoder")),
+]
 
 # What diffusers and transformers raise over files that are no model.
 STUMBLES = (
@@ -46,7 +52,6 @@ STUMBLES = (
     PickleError,
 )  # fmt: skip
 
-Offload = Literal["none", "model", "group"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -105,9 +110,30 @@ def outline(checkpoint: Checkpoint) -> Outline:
     Raises:
         UserError: they cannot be fetched or read.
     """
-    from huggingface_hub import snapshot_download
-
     from v2edit.backbones.cogvideox import outline as outline_of
+
+    with _reading(checkpoint) as folder:
+        return outline_of(folder, checkpoint.defaults)
+
+
+def hollow(checkpoint: Checkpoint, dtype: DType, device: str) -> Hollow:
+    """The model without its numbers, to count what it costs: of a hub id, some small files are fetched.
+
+    Raises:
+        UserError: they cannot be fetched or read.
+    """
+    import torch
+
+    from v2edit.backbones.counting import Hollow
+
+    with _reading(checkpoint) as folder:
+        return Hollow(folder, getattr(torch, dtype_of(checkpoint, dtype, device_of(device))), checkpoint.defaults)
+
+
+@contextmanager
+def _reading(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The folder of a model's small files; what goes wrong with them is the user's to know."""
+    from huggingface_hub import snapshot_download
 
     try:
         folder = checkpoint.source
@@ -116,9 +142,42 @@ def outline(checkpoint: Checkpoint) -> Outline:
                 folder, revision=checkpoint.commit, allow_patterns=OUTLINE, local_files_only=checkpoint.cached
             )
         with quiet():
-            return outline_of(Path(folder), checkpoint.defaults)
+            yield Path(folder)
+    except UserError:
+        raise
     except STUMBLES as error:
-        raise UserError(f"cannot read how {checkpoint.name} reads prompts: {_first_line(error)}") from error
+        raise UserError(f"cannot read how {checkpoint.name} is made: {_first_line(error)}") from error
+
+
+def weights_here(checkpoint: Checkpoint) -> bool:
+    """Whether all of its weights are on this machine."""
+    folder = Path(checkpoint.source)
+    if checkpoint.commit:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(checkpoint.source, revision=checkpoint.commit, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError):
+            return False
+    return all(_whole(folder / part) for part, needs in PARTS.items() if needs is WEIGHTS)
+
+
+def _whole(part: Path) -> bool:
+    """Whether a part's weights lie in its folder, with all of the files that its index names."""
+    files = {file.name for file in part.glob("*.safetensors")}
+    try:
+        named = [set(read_json(index)["weight_map"].values()) for index in part.glob("*.safetensors.index.json")]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(files) and all(shards <= files for shards in named)
+
+
+def dtype_of(checkpoint: Checkpoint, dtype: DType, device: Any) -> str:
+    """The number format that `auto` means for a model on a torch device."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
 
 
 def load(
@@ -157,8 +216,6 @@ def load(
     target = device_of(device)
     if offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
-    if dtype == "auto":
-        dtype = "bfloat16" if target.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
     if not checkpoint.commit:  # a folder; what comes from the hub is a file there first
         with quiet():
             check_claims(Path(checkpoint.source))
@@ -166,7 +223,7 @@ def load(
         with quiet():
             pipeline = CogVideoXPipeline.from_pretrained(
                 checkpoint.source,
-                dtype=getattr(torch, dtype),
+                dtype=getattr(torch, dtype_of(checkpoint, dtype, target)),
                 revision=checkpoint.commit,
                 local_files_only=checkpoint.cached,
                 use_safetensors=None if checkpoint.pickles else True,
@@ -174,12 +231,7 @@ def load(
     except (*STUMBLES, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {_first_line(error)}") from error
     backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)
-    if offload == "model":
-        pipeline.enable_model_cpu_offload(device=target)
-    elif offload == "group":
-        pipeline.enable_group_offload(onload_device=target, offload_type="leaf_level", use_stream=True)
-    else:
-        pipeline.to(target)
+    backbone.place(target, offload)
     if vae_tiling:
         pipeline.vae.enable_tiling()
     return backbone

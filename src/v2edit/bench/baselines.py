@@ -18,6 +18,7 @@ from v2edit.bench.methods import Method
 from v2edit.editing.controls import Source, first_step, map_replacement, noises
 from v2edit.editing.editor import Branch, denoise, to_size
 from v2edit.editing.progression import AlignedText, aligned_text
+from v2edit.editing.rows import Calls
 from v2edit.errors import UserError
 from v2edit.noise import SOLVERS, Schedule, mean
 from v2edit.prompts import PromptPair
@@ -127,7 +128,7 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
     which changes nothing but names, for the network is called with v = (a + s) z at its own timestep. Equal prompts
     and guidances have equal velocities, and give x0 back.
     """
-    schedule = backbone.schedule(settings.steps)
+    schedule, calls = backbone.schedule(settings.steps), Calls(backbone)
     first, free = (schedule.steps - round(share * schedule.steps) for share in (settings.n_max, settings.n_min))
     edit = x0
     for k in range(first, free):
@@ -140,7 +141,7 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
                 Branch(scale * source, text.source, settings.source_guidance),
                 Branch(scale * target, text.target, settings.guidance),
             ]
-            clean_source, clean_target = denoise(backbone, branches, text.negative, k, schedule)
+            clean_source, clean_target = denoise(calls, branches, text.negative, k, schedule)
             change += ((target - source) - (clean_target - clean_source)) / (sigma * settings.n_avg)
         edit = edit + (after - sigma) * change
     if free < schedule.steps:
@@ -148,7 +149,7 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
         edit = (1 - sigma) * x0 + sigma * next(draw) + (edit - x0)
     for k in range(free, schedule.steps):
         (scale, sigma), (_, after) = flow(schedule, k), flow(schedule, k + 1)
-        (clean,) = denoise(backbone, [Branch(scale * edit, text.target, settings.guidance)], text.negative, k, schedule)
+        (clean,) = denoise(calls, [Branch(scale * edit, text.target, settings.guidance)], text.negative, k, schedule)
         edit = edit + (after - sigma) * (edit - clean) / sigma
     return edit
 
@@ -161,7 +162,7 @@ def flow(schedule: Schedule, k: int) -> tuple[float, float]:
 
 def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings: PromptToPrompt) -> Tensor:
     """The edit's latents; both branches start from the source's inverted noise and go on without any."""
-    schedule, solver = backbone.schedule(settings.steps), SOLVERS["ddim"]
+    schedule, solver, calls = backbone.schedule(settings.steps), SOLVERS["ddim"], Calls(backbone)
     start = first_step(schedule, settings.alpha, inc=True)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
     guidance = backbone.defaults.guidance if settings.guidance is None else settings.guidance
@@ -173,10 +174,10 @@ def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings
         branches = [Branch(edit, text.target, guidance)]
         if k < replaced:
             branches.insert(0, Branch(source, text.source, settings.source_guidance))
-            clean_source, clean = denoise(backbone, branches, text.negative, k, schedule, replacement)
+            clean_source, clean = denoise(calls, branches, text.negative, k, schedule, replacement)
             source = mean(step, source, clean_source)
         else:
-            (clean,) = denoise(backbone, branches, text.negative, k, schedule)
+            (clean,) = denoise(calls, branches, text.negative, k, schedule)
         edit = mean(step, edit, clean)
     return edit
 

@@ -19,6 +19,7 @@ from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import EditConfig
 from v2edit.editing.controls import Source, first_step, map_replacement, noises, sources_of
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, progression
+from v2edit.editing.rows import Calls
 from v2edit.noise import SOLVERS, Schedule, mean, replay
 from v2edit.prompts import PromptPair
 
@@ -55,6 +56,7 @@ class Editor:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self.calls = Calls(backbone)
 
     def edit(
         self,
@@ -142,7 +144,7 @@ class Editor:
                     Branch(edit, prompt, config.guidance),
                 ]
                 maps = replacement if config.amr else None
-                x0s = denoise(self.backbone, branches, text.negative, k, schedule, maps, config.loop)
+                x0s = denoise(self.calls, branches, text.negative, k, schedule, maps, config.loop)
                 means = [mean(step, one.v, x0, old) for one, x0, old in zip(branches, x0s, memory, strict=True)]
                 memory = list(x0s)
                 # Independent draws at each step are what makes the noise between two of them carry structure
@@ -156,7 +158,7 @@ class Editor:
             else:
                 step = ending.step(schedule, k, first=k == start)
                 alone = [Branch(edit, prompt, config.guidance)]
-                (x0,) = denoise(self.backbone, alone, text.negative, k, schedule, loop=config.loop)
+                (x0,) = denoise(self.calls, alone, text.negative, k, schedule, loop=config.loop)
                 edit = mean(step, edit, x0, memory[-1])
                 edit = edit + step.std * next(draw) if step.std else edit
                 memory = [x0]
@@ -174,7 +176,7 @@ class Branch:
 
 
 def denoise(
-    backbone: Backbone,
+    calls: Calls,
     branches: list[Branch],
     negative: Tensor,
     k: int,
@@ -182,13 +184,13 @@ def denoise(
     replacement: Replacement | None = None,
     loop: bool = False,
 ) -> list[Tensor]:
-    """The guided x0 of each branch at step k, all in one batch: rows [half][branch]."""
+    """The guided x0 of each branch at step k: rows [half][branch], all in one batch where memory allows."""
     latents = torch.cat([one.v for one in branches])
     prompts = torch.stack([one.prompt for one in branches])
     if all(one.guidance == 1 for one in branches):
-        return list(backbone.denoise(latents, k, schedule, prompts, replacement, loop).split(1))
+        return list(calls.denoise(latents, k, schedule, prompts, replacement, loop, halves=1).split(1))
     rows, latents = torch.cat([negative.expand_as(prompts), prompts]), latents.repeat(2, 1, 1, 1, 1)
-    without, within = backbone.denoise(latents, k, schedule, rows, replacement, loop).chunk(2)
+    without, within = calls.denoise(latents, k, schedule, rows, replacement, loop, halves=2).chunk(2)
     pulls = (one.guidance for one in branches)
     return [guide(*halves) for halves in zip(without.split(1), within.split(1), pulls, strict=True)]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from v2edit.backbones.registry import BUILT_IN
 from v2edit.documents import read_json
@@ -77,6 +77,7 @@ def evaluate(
     judging: OmitArgPrefixes[JudgeConfig] = JudgeConfig(),  # noqa: B008 (frozen)
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu",
     out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+    on_progress: Annotated[Callable[[int, int, str], None] | None, Suppress] = None,
 ) -> Evaluation:
     """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score.
 
@@ -90,6 +91,7 @@ def evaluate(
         judging: A language model that scores.
         device: Where CLIP runs.
         out: A CSV file to write the figures to, besides.
+        on_progress: Called with how much is done, of how much, and what it was.
 
     Raises:
         UserError: for what the user can mend, in one line.
@@ -100,11 +102,13 @@ def evaluate(
         raise UserError(f"{out} exists; choose another -o or remove it")
     names = [_name(folder, runs) for folder in runs]
     read = [read_run(folder) for folder in runs]
+    tell = on_progress or _silent
     rows: dict[str, dict[str, float]] = {}
-    for name, run in zip(names, read, strict=True):
+    for number, (name, run) in enumerate(zip(names, read, strict=True), start=1):
         rows[name] = similarities(run, clip, device) | against_truth(run)
+        tell(number, len(read), f"measured {name}")
     if judging.model is not None:
-        for name, figures in judged(dict(zip(names, read, strict=True)), judging).items():
+        for name, figures in judged(dict(zip(names, read, strict=True)), judging, tell).items():
             rows[name] |= figures
     found = Evaluation(rows)
     if out is not None:
@@ -176,7 +180,9 @@ def sampled_edit(run: Run) -> Edit | None:
     return next((one for one in tried if (one.source_prompt, one.target_prompt) == prompts), None)
 
 
-def judged(runs: dict[str, Run], config: JudgeConfig) -> dict[str, dict[str, float]]:
+def judged(
+    runs: dict[str, Run], config: JudgeConfig, on_progress: Callable[[int, int, str], None]
+) -> dict[str, dict[str, float]]:
     """The LVLM score of each run and its spread, those of one video and one instruction side by side."""
     from v2edit.metrics.judge import estimate, judge, queries_of
     from v2edit.prompts.lvlm import opened
@@ -194,7 +200,8 @@ def judged(runs: dict[str, Run], config: JudgeConfig) -> dict[str, dict[str, flo
     rows: dict[str, dict[str, float]] = {}
     with opened(config.asked, "auto") as chat:
         for queries in asked.values():
-            for name, scores in judge(queries, chat).items():
+            what = f"judged {', '.join(sorted(queries[0].order))}"
+            for name, scores in judge(queries, chat, lambda done, of, what=what: on_progress(done, of, what)).items():
                 rows[name] = {aspect: score.mean for aspect, score in scores.items()}
                 rows[name]["± overall"] = scores["overall"].spread
     return rows
@@ -204,3 +211,7 @@ def _name(folder: Path, runs: Sequence[Path]) -> str:
     """What a run is called in the table: its folder's name, or all of its path where two share it."""
     name = folder.resolve().name
     return name if [one.resolve().name for one in runs].count(name) == 1 else str(folder)
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    pass

@@ -1,0 +1,194 @@
+"""Memory that runs out in the middle: the edit goes on in smaller pieces, and is the same edit."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_editor import PAIR, frames_of
+from tiny import pipeline_of
+
+from v2edit.attention import Replacement
+from v2edit.backbones.cogvideox import CogVideoX, RowByRow
+from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.editing.progression import aligned_text
+from v2edit.editing.rows import SPLITS, groups, part_of
+from v2edit.memory import out_of_memory, until_it_fits
+
+CONFIG = EditConfig(steps=4, subtasks=2, mixture=0.3, guidance=6.0)
+
+
+def edited(backbone: CogVideoX, config: EditConfig, frames: int = 9, most: int = 99) -> torch.Tensor:
+    x0 = backbone.encode(frames_of(0, frames), loop=config.loop)
+    editor = Editor(backbone)
+    editor.calls.most = most
+    return list(editor.subtasks(x0, aligned_text(backbone, PAIR), config))[-1]
+
+
+@pytest.mark.parametrize(
+    ("variant", "frames", "changes"),
+    [
+        ("2b", 9, {}),
+        ("5b", 9, {}),
+        ("5b", 9, {"amr_unconditional": True, "mixture": 1.0}),
+        ("5b", 9, {"guidance": 1.0}),
+        ("5b", 9, {"amr": False}),
+        ("5b", 25, {"subtasks": 1}),  # by windows
+        ("5b", 16, {"loop": True}),
+    ],
+    ids=str,
+)
+def test_every_way_gives_the_same_edit(variant, frames, changes):
+    config = replace(CONFIG, **changes)
+    whole = edited(CogVideoX(pipeline_of(variant)), config, frames)
+    for most, row_by_row in ((3, False), (1, False), (99, True), (1, True)):  # rows of a call; those of a layer
+        backbone = CogVideoX(pipeline_of(variant))
+        assert not row_by_row or backbone.shrink() is not None
+        other = edited(backbone, config, frames, most)
+        assert (other - whole).norm() <= 1e-5 * whole.norm(), (most, row_by_row)
+
+
+def test_maps_are_taken_from_the_rows_that_came_before():
+    """Row by row with wrong maps is another edit: what the test above could not tell if maps did not matter."""
+    config = replace(CONFIG, subtasks=1)
+    with_maps, without = (edited(CogVideoX(pipeline_of("5b")), replace(config, amr=amr)) for amr in (True, False))
+    assert (with_maps - without).norm() > 1e-3 * with_maps.norm()
+
+
+@given(st.integers(1, 3), st.integers(1, 2), st.booleans(), st.integers(0, 2))
+def test_rows_that_exchange_maps_stay_together(branches, halves, unconditional, split):
+    rows = branches * halves
+    edits = [half * branches + branches - 1 for half in range(halves) if half == halves - 1 or unconditional]
+    sources = [[(row, 1.0)] for row in range(rows)]
+    for edit in edits:
+        others = range(edit - branches + 1, edit)
+        sources[edit] = [(row, 1 / len(others)) for row in others] or [(edit, 1.0)]
+    maps = Replacement(3, tuple(map(tuple, sources)))
+    calls = groups(rows, halves, maps, split)
+    assert sorted(row for call in calls for row in call) == list(range(rows))
+    for call in calls:
+        part = part_of(maps, call)
+        for row, taken in zip(call, part.sources, strict=True):
+            assert [(call[place], weight) for place, weight in taken] == sources[row]
+    if split == 2:
+        assert max(map(len, calls)) == (branches if edits else 1)
+    assert len(calls) == 1 or split > 0
+
+
+class Limited:
+    """Lets a network call of more than so many rows fail as an allocator fails, once it has begun."""
+
+    def __init__(self, backbone: CogVideoX, rows: int, error: Callable[[], BaseException], after: int = 0) -> None:
+        self.rows, self.error, self.after, self.calls = rows, error, after, []
+        backbone.transformer.transformer_blocks[1].register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module, args, kwargs) -> None:
+        rows = len(kwargs["hidden_states"])
+        self.calls.append(rows)
+        if rows > self.rows and len(self.calls) > self.after:
+            raise self.error()
+
+
+ERRORS = {
+    "of a GPU": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "of main memory": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                                           "allocate memory: you tried to allocate 274877906944 bytes."),
+    "of Python": MemoryError,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("rows", [3, 2])
+def test_only_the_failed_step_is_repeated(error, rows, caplog):
+    config = replace(CONFIG, steps=8, subtasks=1)
+    whole = edited(CogVideoX(pipeline_of("5b")), config)
+    backbone, seen = CogVideoX(pipeline_of("5b")), []
+    limited = Limited(backbone, rows, error, after=2)
+    x0 = backbone.encode(frames_of(0))
+    (other,) = Editor(backbone).subtasks(x0, aligned_text(backbone, PAIR), config, seen.append)
+    assert (other - whole).norm() <= 1e-5 * whole.norm()
+    assert [at.step for at in seen] == list(range(1, 8)) and isinstance(seen[0], Progress)
+    # Two steps as they were, the third begun and failed, then in halves: that step, and those after it.
+    assert limited.calls == [4, 4, 4, 2, 2, *[2] * 4]
+    assert len(caplog.messages) == 1 and "guidance's halves one after the other" in caplog.text
+
+
+def test_when_nothing_smaller_is_left_the_error_is_the_users(caplog):
+    backbone = CogVideoX(pipeline_of("5b"))
+    Limited(backbone, 0, ERRORS["of main memory"])
+    with pytest.raises(RuntimeError, match="can't allocate") as failure:
+        edited(backbone, replace(CONFIG, subtasks=1))
+    assert out_of_memory(failure.value)
+    assert [message.split(", which")[0].split("with ")[1] for message in caplog.messages] == [
+        SPLITS[1],
+        SPLITS[2],
+        "the rows of a call one at a time in each layer",
+    ]
+    assert all(isinstance(layer, RowByRow) for layer in backbone.transformer.transformer_blocks)
+
+
+def test_other_errors_are_none_of_its_business():
+    tried = []
+
+    def fails() -> None:
+        tried.append(1)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        until_it_fits(fails, lambda: "less")
+    assert tried == [1]
+
+
+LIMITED = """
+import ctypes, logging, resource, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from tiny import pipeline_of
+from test_editor import PAIR
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.editing import EditConfig, Editor
+from v2edit.editing.progression import aligned_text
+
+torch.set_num_threads(1)
+logging.basicConfig(format="%(message)s")
+pipeline = pipeline_of("5b")
+wide = {**pipeline.transformer.config, "num_attention_heads": 8, "num_layers": 1}
+pipeline.transformer = CogVideoXTransformer3DModel(**wide)
+backbone = CogVideoX(pipeline)
+text, config = aligned_text(backbone, PAIR), EditConfig(steps=2, alpha=0.5, beta=0.0, guidance=6.0)
+x0 = torch.randn(1, 3, 4, 48, 48, generator=torch.Generator().manual_seed(0))
+
+def size(what):
+    line = next(line for line in open("/proc/self/status") if line.startswith(what))
+    return int(line.split()[1]) * 1024
+
+def edit(most):
+    editor = Editor(backbone)
+    editor.calls.most = most
+    (edited,) = editor.subtasks(x0, text, config)
+    ctypes.CDLL(None).malloc_trim(0)
+    return edited, size("VmPeak"), editor.calls.most
+
+_, halves, _ = edit(2)
+whole, together, _ = edit(4)
+resource.setrlimit(resource.RLIMIT_AS, ((halves + together) // 2,) * 2)
+again, _, most = edit(4)
+print(together - halves, most, float((again - whole).norm() / whole.norm()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit, and the size, are Linux's")
+def test_an_edit_goes_on_under_a_limit_of_the_system():
+    """`ulimit -v`, so that the allocator itself fails: between what halves need and what all rows at once do."""
+    here = str(Path(__file__).parent)
+    ran = subprocess.run([sys.executable, "-c", LIMITED, here], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    saved, most, error = map(float, ran.stdout.split())
+    assert saved > 8 * 2**20 and most < 4 and error < 1e-5
+    assert "out of memory: going on with guidance's halves" in ran.stderr
