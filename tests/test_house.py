@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit"
 FLOORS = [
     {"__init__", "__main__"},
     {"cli", "web"},
+    {"batch"},
     {"api_scene"},
     {"api"},
     {"bench"},
@@ -25,7 +26,7 @@ FLOORS = [
     {"world"},
     {"prompts"},
     {"video"},
-    {"documents", "errors"},
+    {"documents", "errors", "folders"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FAMILIES = re.compile(r"cogvideo|\bwan\b|\bltx|hunyuan|mochi", re.IGNORECASE)

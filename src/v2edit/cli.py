@@ -8,7 +8,6 @@ import functools
 import io
 import json
 import logging
-import re
 import shlex
 import signal
 import sys
@@ -24,12 +23,14 @@ from tyro.extras import SubcommandApp
 
 from v2edit.api import edit_video, preview_edit
 from v2edit.api_scene import edit_scene
+from v2edit.batch.command import batch_status, run_batch
 from v2edit.bench.command import benchmark
-from v2edit.errors import UserError
+from v2edit.errors import UserError, shortage
 from v2edit.metrics.evaluate import evaluate
 from v2edit.runs import RunWriter
 
 if TYPE_CHECKING:
+    from v2edit.batch.ledger import Status
     from v2edit.editing.editor import Progress
     from v2edit.prompts.view import Comparison
     from v2edit.scenes.edit import Stage
@@ -143,6 +144,37 @@ def bench(words: Sequence[str], /, **options: Any) -> None:
         print(path)
 
 
+def batch(words: Sequence[str], /, *args: Any, **options: Any) -> None:
+    """Run `run_batch`, showing how far it is. Raises `UserError` when all that could be done is, and some failed."""
+    with count_display() as show:
+        try:
+            status = run_batch(*args, **options | {"on_progress": show, "command": ["v2edit", *words]})
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on from here") from None
+    show_status(status)
+    if status.failed:
+        again = "--retry-failed tries them again" if len(status.failed) > 1 else "--retry-failed tries it again"
+        raise UserError(f"{len(status.failed)} of {len(status.tasks)} tasks failed, for the reasons above; {again}")
+
+
+def show_status(status: "Status") -> None:
+    """What is done, and of the rest a line each, as far as there is something to say."""
+    counts = {"done": len(status.done), "running": len(status.running), "waiting": status.waiting}
+    counts["failed"] = len(status.failed)
+    print(f"{len(status.tasks)} tasks: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
+    for one in status.running:
+        print(f"running  {one.name}: {one.worker}, attempt {one.attempt}, since {one.since}")
+    for one in status.failed:
+        print(f"failed   {one.name}: {one.reason} ({one.attempts} attempt{'s' if one.attempts > 1 else ''})")
+    if not status.active and status.waiting:
+        print("no batch is at work here; the same command goes on")
+    print(status.folder / "index.html")
+
+
+def batched(*args: Any, **options: Any) -> None:
+    show_status(batch_status(*args, **options))
+
+
 def parse(words: Sequence[str]) -> functools.partial[None]:
     """What a command line asks for, ready to be called.
 
@@ -165,6 +197,8 @@ def parse(words: Sequence[str]) -> functools.partial[None]:
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
     world.command(name="sample")(deferred(sample, sample))
     app.command(world, name="world")
+    app.command(name="batch")(deferred(run_batch, functools.partial(batch, words)))
+    app.command(name="batch-status")(deferred(batch_status, batched))
     app.command(name="bench")(deferred(benchmark, functools.partial(bench, words)))
 
     read = functools.partial(app.cli, prog="v2edit", description="Edit a video with one sentence.", args=words)
@@ -190,9 +224,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"v2edit {__version__}")
         return 0
-    told = logging.getLogger("v2edit")
+    logger = logging.getLogger("v2edit")
     notes = Notes()
-    told.addHandler(notes)
+    logger.addHandler(notes)
     try:
         with termination_as_interrupt():
             parse(words)()
@@ -202,13 +236,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"v2edit: interrupted; {stop or 'nothing was written'}", file=sys.stderr)
         return 130
     except (MemoryError, RuntimeError) as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it.
-            return fail("out of memory; try --offload model, then --offload group, and --vae-tiling")
-        if isinstance(error, MemoryError) or re.search("allocate memory|not enough memory", str(error)):
-            return fail("out of memory; try a shorter video, and --vae-tiling")
+        if told := shortage(error):
+            return fail(told)
         raise
     finally:
-        told.removeHandler(notes)
+        logger.removeHandler(notes)
     return 0
 
 
