@@ -54,7 +54,7 @@ fuzz: $(READY) ## the readers against made-up files, all in turn (MINUTES=20)
 	  '$(PY)' fuzz/reader.py $$target -max_total_time=$$(( $(MINUTES) * 60 / $(words $(FUZZ)) )) -rss_limit_mb=1024 \
 	  -timeout=10 -max_len=8192 -verbosity=0 -artifact_prefix=".fuzz/$$target-" ".fuzz/$$target" "fuzz/corpus/$$target" || exit 1; done
 MINUTES ?= 20
-FUZZ := video image folder prompts sidecar style splat points transforms camera_path model_index colmap
+FUZZ := video image folder prompts sidecar style splat points transforms camera_path model_index colmap tasks
 
 check: $(READY) ## lint, formatting and types
 	'$(PY)' -m ruff check .

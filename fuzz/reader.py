@@ -92,10 +92,17 @@ def colmap() -> tuple[str, Read]:
     return "sparse/0/images.bin", lambda path: read_colmap(path.parents[2])
 
 
+def tasks() -> tuple[str, Read]:
+    from v2edit.batch.tasks import read_tasks
+
+    return "tasks.jsonl", read_tasks
+
+
 TARGETS = {
     one.__name__: one
     for one in (
         video, image, folder, prompts, sidecar, style, splat, points, transforms, camera_path, model_index, colmap,
+        tasks,
     )
 }  # fmt: skip
 
@@ -120,6 +127,8 @@ class Target:
 
             for k in "01a":
                 Image.new("RGB", (8, 6)).save(self.root / f"{k}.png")
+        if name == "tasks":
+            (self.root / "a.mp4").touch()
         if name == "colmap":
             pinhole = struct.pack("<QIIQQ4d", 1, 1, 1, 8, 6, 9, 9, 4, 3)
             (self.path.parent / "cameras.bin").write_bytes(pinhole)

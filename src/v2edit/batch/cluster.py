@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import re
+import signal
+import threading
 from typing import Any
 
 from v2edit.backbones.registry import cores
@@ -14,6 +16,7 @@ from v2edit.errors import UserError
 
 LOCAL = "local"
 STORE = 100 * 2**20  # bytes of a local instance's object store: nothing large goes through it
+GRACE = 20.0  # seconds for killed actors to be gone
 MOMENT = 1.0  # seconds after which waiting looks whether it was interrupted
 
 
@@ -84,7 +87,10 @@ class Actors:
         if not loading:
             return Ended(worker, found)
         place, reason = found
-        return Refused(worker, reason) if place is None else Started(worker, place)
+        if place is not None:
+            return Started(worker, place)
+        self._forget(worker)
+        return Refused(worker, reason)
 
     def _forget(self, worker: int) -> None:
         if (actor := self._actors.pop(worker, None)) is not None:
@@ -92,8 +98,11 @@ class Actors:
         self._pending = {answer: whose for answer, whose in self._pending.items() if whose[0] != worker}
 
     def stop(self) -> None:
+        asked = list(self._pending)
         for worker in list(self._actors):
             self._forget(worker)
+        if asked:  # Being killed is answered, too.
+            self._ray.wait(asked, num_returns=len(asked), timeout=GRACE)
         self._ray.shutdown()
 
 
@@ -116,8 +125,13 @@ def _connect(ray: Any, address: str, count: int | None) -> None:
             "include_dashboard": False,
             "object_store_memory": STORE,
         }
+    ended = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGTERM, ended
+            )  # Ray exits at once; whoever called this may have something to clean up.
     except Exception as error:  # of many kinds
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"cannot use Ray at {address!r}: {first:.300}") from error

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,18 +107,19 @@ class Status:
 
 def state_of(folder: Path) -> Literal["absent", "done", "other"]:
     """What is at a run folder's place. A run is there whole or not at all, so that there is no half a one."""
-    if (folder / MANIFEST).is_file() and not folder.is_symlink():
-        return "done"
+    with suppress(OSError, ValueError):
+        facts = read_json(folder / MANIFEST)
+        if isinstance(facts, dict) and facts.get("status") == "done" and not folder.is_symlink():
+            return "done"
     taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
     return "other" if taken else "absent"
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Removes what a killed run left of its folder in the making. Nobody may be at work on it."""
-    import shutil
-
-    for part in folder.parent.glob(f".{_literal(folder.name)}.partial-*"):
-        shutil.rmtree(part, ignore_errors=True)
+def clear_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Removes what killed runs of these names left in a folder of theirs in the making. Nobody may be at work on it."""
+    for part in folder.glob(".*.partial-*"):
+        if part.name[1:].rpartition(".partial-")[0] in names:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 class Ledger:
@@ -156,9 +159,9 @@ class Ledger:
                 todo.append(task)
         self._write_list(tasks)
         self._write_results()
-        for one in left.values():
-            clear_unfinished(self.folder / one.name)
-            self._running_file(one.name).unlink(missing_ok=True)
+        clear_unfinished(self.folder, {*left, *(task.name for task in tasks)})
+        for name in left:
+            self._running_file(name).unlink(missing_ok=True)
         return todo
 
     def began(self, name: str, attempt: int, worker: str) -> None:
@@ -262,9 +265,3 @@ def _plain(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _in_the_way(task: Task, out: Path) -> str:
     return f"line {task.line}: {out} is there and is no run of this batch; give the task another name, or move it away"
-
-
-def _literal(name: str) -> str:
-    import glob
-
-    return glob.escape(name)

@@ -60,20 +60,23 @@ class Processes:
         if isinstance(message, Outcome):
             return Ended(worker, message)
         place, reason = message
-        return Refused(worker, reason) if place is None else Started(worker, place)
+        if place is not None:
+            return Started(worker, place)
+        self._end([worker])
+        return Refused(worker, reason)
 
     def stop(self) -> None:
         self._end(list(self._at_work))
 
     def _end(self, workers: Sequence[int]) -> None:
         ended = [self._at_work.pop(worker) for worker in workers]
-        for process, pipe in ended:
-            pipe.close()
-            process.terminate()
         for process, _ in ended:
+            process.terminate()
+        for process, pipe in ended:
             process.join(GRACE)
             process.kill()
             process.join()
+            pipe.close()
 
 
 def _cause(code: int) -> str:
@@ -122,4 +125,4 @@ def _serve(pipe: Connection, setup: Setup, device: str, threads: int | None) -> 
         while loaded[0] is not None:
             pipe.send(worker.run(pipe.recv()))
     except (KeyboardInterrupt, EOFError, OSError):
-        pass
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # It is ending, and is not to be interrupted at that.

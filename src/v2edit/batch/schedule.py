@@ -12,7 +12,7 @@ from v2edit.batch.work import Died, Ended, Job, Outcome, Refused, Started, Worke
 from v2edit.errors import UserError
 
 log = logging.getLogger(__name__)
-STARTS = 5  # that may fail one after the other before a worker is given up
+STARTS = 5  # that a worker may die in, one after the other, before it is given up
 
 
 @dataclass
@@ -36,13 +36,14 @@ def work_through(
     failed_starts = dict.fromkeys(range(min(workers.count, len(jobs))), 0)  # of workers that are not given up
 
     def start_again(worker: int, reason: str) -> None:
-        """A worker that could not start, or died: as often as that makes sense."""
-        started = places.pop(worker, None) is not None
-        failed_starts[worker] = 0 if started else failed_starts[worker] + 1
-        if failed_starts[worker] < STARTS:
-            if waiting or busy:
-                workers.start(worker)
-            return
+        """In the place of one that died, as often as that makes sense."""
+        failed_starts[worker] = 0 if places.pop(worker, None) else failed_starts[worker] + 1
+        if failed_starts[worker] == STARTS:
+            give_up(worker, reason)
+        elif waiting or busy:
+            workers.start(worker)
+
+    def give_up(worker: int, reason: str) -> None:
         del failed_starts[worker]
         if not failed_starts:
             raise UserError(f"no worker can start: {reason}")
@@ -83,7 +84,7 @@ def work_through(
                     case Started(worker, place):
                         places[worker] = place
                     case Refused(worker, reason):
-                        start_again(worker, reason)
+                        give_up(worker, reason)
                     case Ended(worker, outcome):
                         settle(busy.pop(worker), outcome, places[worker])
                         if outcome.suspect and waiting:
@@ -106,5 +107,5 @@ def _last_words(job: Job, reason: str) -> Outcome:
     """What became of a job whose worker is gone: it may just have come to its end."""
     if state_of(job.out) == "done":
         return Outcome(None, [], None)
-    clear_unfinished(job.out)
+    clear_unfinished(job.out.parent, {job.out.name})
     return Outcome(reason, [], None)

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
+from pydantic_core import PydanticCustomError
 
 from v2edit.batch.ledger import OWN_NAMES
 from v2edit.documents import LARGEST, parse_json
@@ -22,7 +23,7 @@ from v2edit.errors import UserError
 from v2edit.runs import default_name
 
 log = logging.getLogger(__name__)
-MOST_TASKS = 100_000
+MOST_TASKS = 20_000
 LONGEST_LINE = 64 * 2**10  # bytes
 LONGEST_NAME = 120  # bytes; a folder in the making has a longer one, and file systems take 255
 MISTAKES_SHOWN = 20
@@ -70,6 +71,14 @@ class Line(BaseModel):
     source_prompt: str | None = None
     target_prompt: str | None = None
     name: str | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """JSON can hold half a character, which no file and no path can."""
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise PydanticCustomError("half", "text of whole characters")
+        return value
 
 
 _HINTS = get_type_hints(EditConfig)

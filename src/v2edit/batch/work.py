@@ -168,7 +168,7 @@ class Worker:
         task, setup = job.task, self.setup
         if state_of(job.out) == "done":  # An earlier attempt came to its end, and its worker to its own at once.
             return
-        clear_unfinished(job.out)
+        clear_unfinished(job.out.parent, {job.out.name})
         options: dict[str, Any] = {
             "source_prompt": task.source_prompt,
             "target_prompt": task.target_prompt,
@@ -185,11 +185,13 @@ class Worker:
         if task.kind == "video":
             # Prompts that are given are used; where there are none, a language model writes them.
             written = task.source_prompt is not None or task.target_prompt is not None
-            edit_video(task.path, task.instruction, lvlm=LVLMConfig() if written else setup.lvlm, **options)
+            run = edit_video(task.path, task.instruction, lvlm=LVLMConfig() if written else setup.lvlm, **options)
         else:
             from v2edit.api_scene import edit_scene
 
-            edit_scene(task.path, task.instruction, fit=setup.fit, **options)
+            run = edit_scene(task.path, task.instruction, fit=setup.fit, **options)
+        if run.folder != job.out:
+            raise UserError(f"something else is at {job.out} by now; the run is in {run.folder}")
 
 
 def _reason(error: BaseException) -> str:
