@@ -7,7 +7,9 @@ import math
 import os
 import re
 import signal
+import sys
 import threading
+from contextlib import ExitStack, redirect_stdout
 from typing import Any
 
 from v2edit.backbones.registry import cores
@@ -31,15 +33,20 @@ class Actors:
         Raises `UserError` where Ray is not installed, there is no cluster, or it has no such device.
         """
         self._ray = _ray()
+        if self._ray.is_initialized():
+            raise UserError("this process uses Ray already; call ray.shutdown() first")
         self._setup = setup
-        _connect(self._ray, address, count)
-        try:
-            self.count, self._device, self._share = self._plan(device, count)
-        except BaseException:
-            self._ray.shutdown()
-            raise
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, bool]] = {}  # what was asked of which worker, and whether it was to load
+        # Ray prints what happens to its workers; that is not what this process has to say in the end.
+        self._aside = ExitStack()
+        self._aside.enter_context(redirect_stdout(sys.stderr))
+        try:
+            _connect(self._ray, address, count)
+            self.count, self._device, self._share = self._plan(device, count)
+        except BaseException:
+            self.stop()
+            raise
 
     def _plan(self, device: str, count: int | None) -> tuple[int, str, dict[str, float]]:
         """How many workers, on what device, and the share of a machine that each one has."""
@@ -104,6 +111,7 @@ class Actors:
         if asked:  # Being killed is answered, too.
             self._ray.wait(asked, num_returns=len(asked), timeout=GRACE)
         self._ray.shutdown()
+        self._aside.close()
 
 
 def _ray() -> Any:
@@ -116,8 +124,6 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str, count: int | None) -> None:
-    if ray.is_initialized():
-        raise UserError("this process uses Ray already; call ray.shutdown() first")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         options |= {
@@ -142,5 +148,7 @@ def _cause(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError":
         return "its worker process was ended by Ray for want of memory on its machine"
+    if "End of file" in text:  # All that is left of it is a connection that it does not answer.
+        return "its worker process was killed or crashed: for want of memory, perhaps"
     told = re.search(r"Worker exit detail: (.*?)(?: Some common causes|$)", text)
     return f"its worker process ended: {told[1] if told else text:.300}"

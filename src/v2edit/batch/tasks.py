@@ -85,8 +85,10 @@ _HINTS = get_type_hints(EditConfig)
 SETTINGS = tuple(one.name for one in fields(EditConfig))
 # Every setting with its own type and default: what may stand in a line cannot drift from what can be set.
 FullLine = create_model(
-    "FullLine", __base__=Line, **{one.name: (_HINTS[one.name], one.default) for one in fields(EditConfig)}
-)  # pyright: ignore[reportCallIssue]
+    "FullLine",
+    __base__=Line,
+    **{one.name: (_HINTS[one.name], one.default) for one in fields(EditConfig)},  # pyright: ignore[reportArgumentType, reportCallIssue]
+)
 
 
 def read_tasks(
