@@ -458,6 +458,12 @@ def test_an_interrupted_batch_goes_on_and_a_killed_worker_costs_one_attempt(slow
     }
 
 
+def skip_where_ray_gave_up(err: str) -> None:
+    """A busy machine must not fail a test, and Ray waits half a minute for itself, which nothing can change."""
+    if "The current node timed out during startup" in err:
+        pytest.skip("Ray did not start in its 30 s on a machine as busy as this")
+
+
 def test_ray_does_the_same(first, clip, model, tmp_path) -> None:
     """On Ray itself, one actor on this machine."""
     pytest.importorskip("ray")
@@ -469,6 +475,7 @@ def test_ray_does_the_same(first, clip, model, tmp_path) -> None:
     )
     words = ["batch", path, "-o", tmp_path / "out", "--model", model, "--steps", 2, "--ray", "local", "--retries", 0]
     code, told, err = finished(v2edit(*words))
+    skip_where_ray_gave_up(err)
     assert code == 2 and told.startswith("3 tasks: 2 done, 1 failed\n"), err
     status = read_status(tmp_path / "out")
     assert len({one.worker for one in status.results.values()}) == 1 and not left_over(tmp_path / "out")
@@ -519,6 +526,7 @@ def test_forty_of_forty_five_tasks_on_ray_whose_workers_are_killed_at_random(cli
             while process.poll() is None and killed[-1] in read_status(out).running:
                 time.sleep(0.02)
     code, told, err = finished(process)
+    skip_where_ray_gave_up(err)
     assert code == 2 and told.startswith("45 tasks: 40 done, 5 failed\n"), err
     print(told, *(f"killed: {one.name}, attempt {one.attempt}, {one.worker}" for one in killed), sep="\n")
 
