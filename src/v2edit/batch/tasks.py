@@ -81,14 +81,10 @@ class Line(BaseModel):
         return value
 
 
-_HINTS = get_type_hints(EditConfig)
-SETTINGS = tuple(one.name for one in fields(EditConfig))
 # Every setting with its own type and default: what may stand in a line cannot drift from what can be set.
-FullLine = create_model(
-    "FullLine",
-    __base__=Line,
-    **{one.name: (_HINTS[one.name], one.default) for one in fields(EditConfig)},  # pyright: ignore[reportArgumentType, reportCallIssue]
-)
+_hints = get_type_hints(EditConfig)
+_settings: dict[str, Any] = {one.name: (_hints[one.name], one.default) for one in fields(EditConfig)}
+FullLine = create_model("FullLine", __base__=Line, **_settings)
 
 
 def read_tasks(
@@ -183,7 +179,7 @@ def _task(number: int, given: dict[str, Any], base: Path, config: EditConfig, na
         raise UserError(f'"{kind}" is {str(path)!r}, and there is no such file')
     if line.name is not None:
         names.take(line.name, number)
-    settings = {name: getattr(line, name) for name in SETTINGS if name in line.model_fields_set}
+    settings = {name: getattr(line, name) for name in _settings if name in line.model_fields_set}
     return Task(
         number,
         line.name or "",
