@@ -26,7 +26,8 @@ FLOORS = [
     {"world"},
     {"prompts"},
     {"video"},
-    {"documents", "errors", "folders"},
+    {"folders"},
+    {"documents", "errors"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FAMILIES = re.compile(r"cogvideo|\bwan\b|\bltx|hunyuan|mochi", re.IGNORECASE)
