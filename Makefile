@@ -55,7 +55,7 @@ fuzz: $(READY) ## the readers against made-up files, all in turn (MINUTES=20)
 	  -timeout=10 -max_len=16384 -verbosity=0 -artifact_prefix=".fuzz/$$target-" ".fuzz/$$target" "fuzz/corpus/$$target" || exit 1; done
 MINUTES ?= 20
 FUZZ := video sound image folder prompts sidecar style answer splat points transforms camera_path model_index \
-	model_config colmap colmap_cameras colmap_points run
+	model_config colmap colmap_cameras colmap_points run tasks
 
 check: $(READY) ## lint, formatting and types
 	'$(PY)' -m ruff check .

@@ -151,11 +151,17 @@ def answer() -> tuple[str, Read]:
     return "answer.txt", read
 
 
+def tasks() -> tuple[str, Read]:
+    from v2edit.batch.tasks import read_tasks
+
+    return "tasks.jsonl", read_tasks
+
+
 TARGETS = {
     one.__name__: one
     for one in (
         video, sound, image, folder, prompts, sidecar, style, answer, splat, points, transforms, camera_path,
-        model_index, model_config, colmap, colmap_cameras, colmap_points, run,
+        model_index, model_config, colmap, colmap_cameras, colmap_points, run, tasks,
     )
 }  # fmt: skip
 # What is JSON is changed as such, too: bytes alone hardly get past its syntax.
@@ -223,6 +229,8 @@ class Target:
 
             for k in "01a":
                 Image.new("RGB", (8, 6)).save(self.root / f"{k}.png")
+        if name == "tasks":
+            (self.root / "a.mp4").touch()
         if name.startswith("colmap"):
             pinhole = struct.pack("<QIIQQ4d", 1, 1, 1, 8, 6, 9, 9, 4, 3)
             images = Path(__file__).parent / "corpus/colmap/images.bin"

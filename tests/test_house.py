@@ -14,7 +14,7 @@ FLOORS = [
     {"__init__", "__main__"},
     {"cli", "web"},
     {"progress"},
-    {"api_plan"},
+    {"api_plan", "batch"},
     {"api_scene"},
     {"api"},
     {"bench"},
@@ -27,6 +27,7 @@ FLOORS = [
     {"world"},
     {"prompts"},
     {"video"},
+    {"folders"},
     {"documents", "errors", "memory"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

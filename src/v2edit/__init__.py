@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from v2edit.api import edit_video
     from v2edit.api_scene import edit_scene
+    from v2edit.batch.command import run_batch
     from v2edit.editing.config import EditConfig
     from v2edit.editing.editor import Editor
     from v2edit.prompts import PromptPair
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["EditConfig", "Editor", "LVLMConfig", "PromptPair", "Video", "__version__", "edit_scene", "edit_video"]
+__all__ = [
+    "EditConfig", "Editor", "LVLMConfig", "PromptPair", "Video", "__version__", "edit_scene", "edit_video", "run_batch",
+]  # fmt: skip
 
 _HOMES = {
     "edit_scene": "v2edit.api_scene",
     "edit_video": "v2edit.api",
+    "run_batch": "v2edit.batch.command",
     "EditConfig": "v2edit.editing.config",
     "Editor": "v2edit.editing.editor",
     "LVLMConfig": "v2edit.prompts.lvlm",

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from v2edit.backbones import Backbone, Checkpoint
+    from v2edit.backbones.registry import Loaded
     from v2edit.editing.editor import Progress
     from v2edit.prompts.view import Comparison
     from v2edit.video import Video
 else:
-    Progress = Any  # Its module loads torch; the command line that is made from the signature needs no more.
+    Progress = Loaded = Any  # They bring torch; the command line that is made from the signature needs no more.
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def edit_video(
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
     on_progress: Annotated[Callable[[Progress], None] | None, Suppress] = None,
     command: Annotated[Sequence[str] | None, Suppress] = None,
+    loaded: Annotated[Loaded | None, Suppress] = None,
 ) -> EditRun:
     """Edit a video so that it shows what an instruction or a target prompt says.
 
@@ -87,6 +89,7 @@ def edit_video(
         config: How to edit.
         on_progress: Called after every step.
         command: The command line to note in the manifest.
+        loaded: The model, where it is in memory already and is to stay there for the next edit.
 
     Raises:
         UserError: for what the user can mend, in one line.
@@ -102,7 +105,7 @@ def edit_video(
 
         # What is wrong with the video or the model's name is said before the whole of either is read.
         videos.read(path, max_frames=1)
-        checkpoint = backbones.find(model, revision, allow_pickle)
+        checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
         source, identity = videos.read(path), describe_input(path)
         if pair is None:
             pair = written_prompts(path, source.frames, about, checkpoint, lvlm, config, device)
@@ -110,7 +113,7 @@ def edit_video(
 
         from v2edit.editing.editor import Editor
 
-        backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
+        backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         if doubts := _doubts(model, pair, len(source.frames), backbone):
             log.warning("%s", doubts)
         result = Editor(backbone).edit(source.frames, pair, config, on_progress)

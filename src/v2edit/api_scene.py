@@ -22,13 +22,14 @@ from v2edit.scenes.prompt import find_prompt
 if TYPE_CHECKING:
     import torch
 
+    from v2edit.backbones.registry import Loaded
     from v2edit.scenes.dataset import Dataset
     from v2edit.scenes.edit import SceneEdit, Stage
     from v2edit.scenes.gaussians import Gaussians
     from v2edit.scenes.paths import CameraPath
     from v2edit.scenes.source import Scene
 else:
-    Stage = Any  # Its module loads torch; the command line that is made from the signature needs no more.
+    Stage = Loaded = Any  # They bring torch; the command line that is made from the signature needs no more.
 
 log = logging.getLogger(__name__)
 FPS = 8  # of the videos along a path
@@ -66,6 +67,7 @@ def edit_scene(
     fit: OmitArgPrefixes[FitConfig] = FitConfig(),  # noqa: B008 (frozen)
     on_stage: Annotated[Callable[[Stage], None] | None, Suppress] = None,
     command: Annotated[Sequence[str] | None, Suppress] = None,
+    loaded: Annotated[Loaded | None, Suppress] = None,
 ) -> SceneRun:
     """Edit a 3D scene so that it shows what an instruction or a target prompt says.
 
@@ -90,6 +92,7 @@ def edit_scene(
         fit: How to reconstruct.
         on_stage: Called after every step of reconstructing and editing.
         command: The command line to note in the manifest.
+        loaded: The model, where it is in memory already and is to stay there for the next edit.
 
     Raises:
         UserError: for what the user can mend, in one line.
@@ -110,8 +113,8 @@ def edit_scene(
         on = scene_device(device)
         side = side or SIDE[on.type]
         found = read_scene(where, side)
-        checkpoint = backbones.find(model, revision, allow_pickle)
-        backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
+        checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
+        backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         filmed = find_path(path, found, frames or backbone.trained.frames, side)
         before = _reconstructed(found, fit, show, on, config.seed)
         done = loop.edit_gaussians(Editor(backbone), before, filmed, prompts, config, fit, show)

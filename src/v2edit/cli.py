@@ -28,15 +28,17 @@ from tyro.extras import SubcommandApp
 from v2edit.api import edit_video, preview_edit
 from v2edit.api_plan import plan_edit, plan_scene
 from v2edit.api_scene import edit_scene
+from v2edit.batch.command import batch_status, run_batch
 from v2edit.bench.command import benchmark
 from v2edit.errors import UserError
-from v2edit.memory import out_of_memory
+from v2edit.memory import shortage
 from v2edit.metrics.evaluate import evaluate
 from v2edit.progress import Beforehand, Display, Events, Showing, Words, display
 from v2edit.runs import RunWriter, without_secrets
 
 if TYPE_CHECKING:
     from v2edit.api_plan import Plan
+    from v2edit.batch.ledger import Status
     from v2edit.prompts import PromptPair
     from v2edit.prompts.view import Comparison
 
@@ -182,6 +184,43 @@ def bench(words: Sequence[str], /, *, shown: Display, **options: Any) -> None:
     shown.result(folder=report.folder, files=report.files)
 
 
+def batch(words: Sequence[str], /, *args: Any, shown: Display, **options: Any) -> None:
+    """Run `run_batch`, showing how far it is. Raises `UserError` when all that could be done is, and some failed."""
+    try:
+        with shown.working():
+            status = run_batch(*args, **options | {"on_progress": shown.count, "command": ["v2edit", *words]})
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    show_status(status, shown)
+    if status.failed:
+        again = "--retry-failed tries them again" if len(status.failed) > 1 else "--retry-failed tries it again"
+        raise UserError(f"{len(status.failed)} of {len(status.tasks)} tasks failed, for the reasons above; {again}")
+
+
+def show_status(status: "Status", shown: Display) -> None:
+    """What is done, and of the rest a line each, as far as there is something to say."""
+    counts = {"done": len(status.done), "running": len(status.running), "waiting": status.waiting}
+    counts["failed"] = len(status.failed)
+    print(f"{len(status.tasks)} tasks: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
+    for one in status.running:
+        print(f"running  {one.name}: {one.worker}, attempt {one.attempt}, since {one.since}")
+    for one in status.failed:
+        print(f"failed   {one.name}: {one.reason} ({one.attempts} attempt{'s' if one.attempts > 1 else ''})")
+    if not status.active and status.waiting:
+        print("no batch is at work here; the same command goes on")
+    print(status.folder / "index.html")
+    shown.result(
+        folder=status.folder,
+        counts=counts,
+        failed=[{"name": one.name, "reason": one.reason, "attempts": one.attempts} for one in status.failed],
+    )
+
+
+def batched(*args: Any, shown: Display, **options: Any) -> None:
+    """Show how far a batch is."""
+    show_status(batch_status(*args, **options), shown)
+
+
 def parse(words: Sequence[str], aloud: bool = True) -> functools.partial[None]:
     """What a command line asks for, ready to be called with a display.
 
@@ -217,6 +256,8 @@ def parse(words: Sequence[str], aloud: bool = True) -> functools.partial[None]:
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
     world.command(name="sample")(deferred(sample, sampled))
     app.command(world, name="world")
+    app.command(name="batch")(deferred(run_batch, functools.partial(batch, words)))
+    app.command(name="batch-status")(deferred(batch_status, batched))
     app.command(name="bench")(deferred(benchmark, functools.partial(bench, words)))
 
     read = functools.partial(app.cli, prog="v2edit", description="Edit a video with one sentence.", args=words)
@@ -265,12 +306,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown.interrupted(str(stop) or "nothing was written", 130)
         return 130
     except Exception as error:
-        if not out_of_memory(error):
-            shown.bug(error, 1)
-            raise
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it.
-            return fail(shown, "out of memory; try --offload model, then --offload group, and --vae-tiling")
-        return fail(shown, "out of memory; try a shorter video, and --vae-tiling")
+        if short := shortage(error):
+            return fail(shown, short)
+        shown.bug(error, 1)
+        raise
     return 0
 
 

@@ -18,8 +18,13 @@ def read_json(path: Path) -> Any:
     """
     if (size := path.stat().st_size) > LARGEST:
         raise ValueError(f"{size:,} bytes are more than the {LARGEST:,} that such a file may have")
+    return parse_json(path.read_text(encoding="utf-8-sig"))
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says. Raises `ValueError`, in one line, where it is none, too deep, or has a key twice."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -27,6 +27,15 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(REFUSALS.search(str(error)))
 
 
+def shortage(error: BaseException) -> str | None:
+    """What to try, in one line, where an error is for want of memory; None for any other."""
+    if not out_of_memory(error):
+        return None
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it
+        return "out of memory; try --offload model, then --offload group, and --vae-tiling"
+    return "out of memory; try a shorter video, and --vae-tiling"
+
+
 def until_it_fits(work: Callable[[], Made], smaller: Callable[[], str | None]) -> Made:
     """What `work` makes, tried again after each failure for want of memory, as long as `smaller` knows how to need
     less: it changes that and says so in words, or gives None, and then the failure is raised."""

@@ -124,10 +124,15 @@ def describe_input(path: Path) -> dict[str, str]:
 
 def default_run_folder(video: Path, instruction: str) -> Path:
     """`runs/<video>-<instruction>`, shortened to plain characters, with -2, -3 … when taken."""
+    return first_free(Path("runs") / default_name(video, instruction))
+
+
+def default_name(video: Path, instruction: str) -> str:
+    """`<video>-<instruction>`, shortened to plain characters."""
     slug = "-".join(re.findall(r"[a-z0-9]+", instruction.lower()))[:48].strip("-")
     stem = re.sub(r"[^\w.-]+", "_", Path(os.path.abspath(video)).stem).strip(".")
     stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
-    return first_free(Path("runs") / f"{stem}-{slug}".strip("-"))
+    return f"{stem}-{slug}".strip("-")
 
 
 def first_free(out: Path) -> Path:

@@ -434,7 +434,7 @@ def hollow_pipeline(folder: Path, dtype: torch.dtype, without_data: AbstractCont
     torch.set_default_dtype(dtype)
     try:
         with without_data:
-            parts: Any = (
+            parts: tuple[Any, Any, Any] = (
                 text(text.config_class.from_pretrained(folder / "text_encoder")),
                 AutoencoderKLCogVideoX.from_config(vae),
                 CogVideoXTransformer3DModel.from_config(transformer),

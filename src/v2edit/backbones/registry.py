@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,14 @@ class Checkpoint:
     def defaults(self) -> Defaults:
         """What its edits do where their settings leave it open."""
         return BUILT_IN_DEFAULTS if self.name == BUILT_IN else PUBLISHED_DEFAULTS
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, for one edit after the other."""
+
+    checkpoint: Checkpoint
+    backbone: Backbone
 
 
 def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
@@ -377,6 +386,11 @@ def device_of(name: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"the device {name!r} cannot be used here: {_first_line(error)}") from error
     return device
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Suppress, arg
 
-from v2edit.backbones.registry import BUILT_IN, device_of, find
+from v2edit.backbones.registry import BUILT_IN, cores, device_of, find
 from v2edit.bench import methods as known_methods
 from v2edit.bench import suites
 from v2edit.errors import UserError
+from v2edit.folders import claimed, write_whole
 from v2edit.runs import PACKAGES, without_secrets
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ def benchmark(
     judges.prepare()  # What is missing is missed before the work, not after it.
     where = str(device_of(device))
     if processes is None:
-        processes = 1 if torch.device(where).type != "cpu" else _cores()
+        processes = 1 if torch.device(where).type != "cpu" else cores()
     workers = run.Workers(checkpoint, where, processes)
     folder = Path(os.path.abspath(out or Path("runs") / f"bench-{suite}-{seeds}"))
-    with run.opened(folder):
+    with claimed(folder, run.LOCK, "benchmark"):
         jobs = run.jobs_of(todo, known_methods.REFERENCES | compared, workers, folder / "results")
         with run.started(workers) as pool:
             run.run(jobs, pool, on_progress or _silent)
@@ -151,7 +152,7 @@ def benchmark(
             ".json": json.dumps(facts_json, indent=1) + "\n",
         }
         for ending, text in contents.items():
-            run.write_whole(folder / f"{stem}{ending}", text.encode())
+            write_whole(folder / f"{stem}{ending}", text.encode())
     return Report(folder, markdown, [folder / f"{stem}{ending}" for ending in contents])
 
 
@@ -174,11 +175,6 @@ def _stem(quick: bool, sweep: Sequence[str]) -> str:
         return "quick" if quick else "report"
     fields = (re.sub(r"\W+", "-", one.partition("=")[0]) for one in sweep)
     return "-".join(["sweep", *fields])
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _silent(done: int, total: int, what: str) -> None:

@@ -31,6 +31,7 @@ from v2edit.backbones import Backbone, Checkpoint
 from v2edit.bench.methods import Settings, Unedited
 from v2edit.bench.tasks import Task
 from v2edit.errors import UserError
+from v2edit.folders import write_whole
 
 LOCK = ".bench"
 
@@ -126,39 +127,6 @@ def started(workers: Workers) -> Iterator[ProcessPoolExecutor]:
             ) from error
         raise
     pool.shutdown()
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[None]:
-    """A benchmark's folder, made if need be, for this run alone; the system lets go of it however the run ends.
-
-    Raises `UserError` where another run works in it, or where something else lies.
-    """
-    import fcntl
-
-    if folder.exists() and not (folder / LOCK).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and holds no benchmark; choose another -o")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another -o") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another benchmark is running in {folder}; wait for it or choose another -o") from error
-        yield
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def digest_of(folder: Path, files: Sequence[Path] | None = None) -> str:
