@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit"
 FLOORS = [
     {"__init__", "__main__"},
     {"cli", "web"},
+    {"resume"},
     {"api_scene"},
     {"api"},
     {"bench"},
@@ -21,7 +22,7 @@ FLOORS = [
     {"runs"},
     {"editing"},
     {"backbones"},
-    {"attention", "noise"},
+    {"attention", "journal", "noise"},
     {"world"},
     {"prompts"},
     {"video"},

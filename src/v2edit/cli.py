@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,13 +24,15 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from v2edit.api import edit_video, preview_edit
-from v2edit.api_scene import edit_scene
+from v2edit.api_scene import SceneRun, edit_scene
 from v2edit.bench.command import benchmark
 from v2edit.errors import UserError
 from v2edit.metrics.evaluate import evaluate
-from v2edit.runs import RunWriter
+from v2edit.resume import resume_run
+from v2edit.runs import RunWriter, runs_in, state_of
 
 if TYPE_CHECKING:
+    from v2edit.api import EditRun
     from v2edit.editing.editor import Progress
     from v2edit.prompts.view import Comparison
     from v2edit.scenes.edit import Stage
@@ -38,10 +41,44 @@ if TYPE_CHECKING:
 def edit(words: Sequence[str], /, *args: Any, **options: Any) -> None:
     """Run `edit_video`, showing how far it is."""
     with progress_display() as show:
-        run = edit_video(*args, **options | {"on_progress": show, "command": ["v2edit", *words]})
+        show_run(edit_video(*args, **options | {"on_progress": show, "command": ["v2edit", *words]}))
+
+
+def show_run(run: "EditRun | SceneRun") -> None:
     print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}")
     for path in sorted(run.folder.iterdir()):
         print(path)
+    if isinstance(run, SceneRun):
+        print(f"to look around in it: v2edit view {shlex.quote(str(run.folder))}")
+
+
+def resume(words: Sequence[str], /, folder: str | Path, **options: Any) -> None:
+    """Run `resume_run`, showing how far it is."""
+    with (stage_display if state_of(folder).kind == "scene" else progress_display)() as show:
+        show_run(resume_run(folder, **options | {"on_progress": show, "command": ["v2edit", *words]}))
+
+
+def list_runs(folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs")) -> None:
+    """List the runs in a folder: which are running, stopped, failed or done, how far, and how long they still take.
+
+    Args:
+        folder: The folder that run folders are in, or one of them.
+    """
+    found = runs_in(folder)
+    width = max((len(str(one.folder)) for one in found), default=0)
+    for one in found:
+        share = f"{one.done}/{one.total} steps" if one.total else ""
+        left = "" if one.seconds_left is None or one.state == "done" else f"{duration(one.seconds_left)} left"
+        started = f"{datetime.fromisoformat(one.started).astimezone():%Y-%m-%d %H:%M}"
+        line = f"{one.folder!s:{width}}  {one.state:7}  {started}  {share:>16}  {left}"
+        print(f"{line}  {one.reason or ''}".rstrip())
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def prompts(*args: Any, **options: Any) -> None:
@@ -82,11 +119,7 @@ def show_pieces(found: "Comparison") -> None:
 def scene(words: Sequence[str], /, *args: Any, **options: Any) -> None:
     """Run `edit_scene`, showing how far it is."""
     with stage_display() as show:
-        run = edit_scene(*args, **options | {"on_stage": show, "command": ["v2edit", *words]})
-    print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}")
-    for path in sorted(run.folder.iterdir()):
-        print(path)
-    print(f"to look around in it: v2edit view {shlex.quote(str(run.folder))}")
+        show_run(edit_scene(*args, **options | {"on_stage": show, "command": ["v2edit", *words]}))
 
 
 def view(run: Annotated[Path, Positional, arg(metavar="RUN")], port: int = 8080) -> None:
@@ -161,6 +194,8 @@ def parse(words: Sequence[str]) -> functools.partial[None]:
     app.command(name="prompts")(deferred(preview_edit, prompts))
     app.command(name="eval")(deferred(evaluate, measured))
     app.command(name="scene")(deferred(edit_scene, functools.partial(scene, words)))
+    app.command(name="resume")(deferred(resume_run, functools.partial(resume, words)))
+    app.command(name="runs")(deferred(list_runs, list_runs))
     app.command(name="view")(deferred(view, view))
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
     world.command(name="sample")(deferred(sample, sample))

@@ -18,6 +18,7 @@ from tyro.conf import Suppress, arg
 from v2edit.backbones.registry import BUILT_IN, device_of, find
 from v2edit.bench import methods as known_methods
 from v2edit.errors import UserError
+from v2edit.journal import write_whole
 from v2edit.runs import PACKAGES, without_secrets
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def benchmark(
             ".json": json.dumps(facts_json, indent=1) + "\n",
         }
         for ending, text in contents.items():
-            run.write_whole(folder / f"{stem}{ending}", text.encode())
+            write_whole(folder / f"{stem}{ending}", text.encode())
     return Report(folder, markdown, [folder / f"{stem}{ending}" for ending in contents])
 
 

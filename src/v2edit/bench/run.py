@@ -31,6 +31,7 @@ from v2edit.backbones import Backbone, Checkpoint
 from v2edit.bench.methods import Autoencoded, Settings
 from v2edit.bench.tasks import Task
 from v2edit.errors import UserError
+from v2edit.journal import write_whole
 
 # The code that results depend on. What only reads or shows them may change.
 CODE = ("attention", "backbones", "editing", "prompts", "noise.py", "bench/baselines.py", "bench/variants.py",
@@ -132,16 +133,6 @@ def opened(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"another benchmark is running in {folder}; wait for it or choose another -o") from error
         yield
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def digest_of(folder: Path, files: Sequence[Path] | None = None) -> str:

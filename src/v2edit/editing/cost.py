@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from v2edit.editing.config import EditConfig, Settled
 from v2edit.editing.controls import first_step
+from v2edit.editing.standing import CHAPTER
 from v2edit.noise import Schedule
 
 
@@ -23,3 +24,8 @@ def forwards(schedule: Schedule, config: Settled) -> list[int]:
         sources = 1 if subtask == 1 else (config.mixture > 0) + (config.mixture < 1)
         counts.append(alone * (steps_run(schedule, config) - held) + together * (1 + sources) * held)
     return counts
+
+
+def plan(schedule: Schedule, config: EditConfig) -> dict[str, int]:
+    """The steps of each loop of an edit, by the name of its chapter in a journal."""
+    return {f"{CHAPTER}-{subtask}": steps_run(schedule, config) for subtask in range(1, config.subtasks + 1)}

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from v2edit.backbones import Size
 from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.journal import Chapter, Journal
 from v2edit.prompts import PromptPair
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.config import FitConfig
@@ -26,6 +27,7 @@ from v2edit.scenes.paths import CameraPath
 from v2edit.scenes.rasterise import render
 
 log = logging.getLogger(__name__)
+CHAPTER = "fit"  # of a journal, with the number of the subtask
 SEEN = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
 TAKEN = 0.5  # the share of an edit that a scene must take on
 CELL = 8  # pixels: what is compared are means over cells this large, where noise is no change
@@ -70,8 +72,10 @@ def edit_gaussians(
     config: EditConfig,
     fit_config: FitConfig,
     on_stage: Callable[[Stage], None] = lambda stage: None,
+    journal: Journal | None = None,
 ) -> SceneEdit:
-    """Edits a scene along a camera path; logs a warning when a subtask did not reach it."""
+    """Edits a scene along a camera path; logs a warning when a subtask did not reach it. With a `journal`, an edit that
+    was ended goes on where it stood when it is called again, and comes to the same."""
     cameras = video_cameras(editor, path)
     source = film(gaussians, cameras)
     scene, shown = gaussians, source
@@ -87,7 +91,8 @@ def edit_gaussians(
 
         names = tuple(f"{k:04d}" for k in range(len(frames)))
         target = Dataset(cameras, frames, names, np.zeros(len(frames), bool))
-        scene = fit(scene, target, fit_config.refit_steps, False, told, config.seed + subtask)
+        chapter = chapter_of(journal, subtask)
+        scene = fit(scene, target, fit_config.refit_steps, False, told, config.seed + subtask, chapter)
         before, shown = shown, film(scene, cameras)
         changes.append(measured_change(before, frames, shown))
         warn_unless_changed(changes[-1], subtask)
@@ -99,9 +104,20 @@ def edit_gaussians(
 
     # A closed path's video is a loop, where the model can make one.
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.relative))
-    result = editor.edit(source, prompts, config, editing, reconstruct)
+    result = editor.edit(source, prompts, config, editing, reconstruct, journal)
     reconstruct(config.subtasks, result.frames)
     return SceneEdit(scene, source, result.subtasks, renders, changes)
+
+
+def chapter_of(journal: Journal | None, subtask: int) -> Chapter:
+    """Where the reconstruction after a subtask is kept; that of the scene as it was is the one after subtask 0."""
+    return journal.chapter(f"{CHAPTER}-{subtask}", every_step=False) if journal else Chapter()
+
+
+def plan_of(config: FitConfig, subtasks: int, first: bool) -> dict[str, int]:
+    """The steps of each reconstruction, by the name of its chapter; `first`: that of the scene as it was, too."""
+    steps = {f"{CHAPTER}-0": config.fit_steps} if first else {}
+    return steps | {f"{CHAPTER}-{subtask}": config.refit_steps for subtask in range(1, subtasks + 1)}
 
 
 def video_cameras(editor: Editor, path: CameraPath) -> Cameras:
