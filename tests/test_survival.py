@@ -20,6 +20,7 @@ from tiny import pipeline_of
 from v2edit import video
 from v2edit.api import edit_video
 from v2edit.api_scene import edit_scene
+from v2edit.cli import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
 from v2edit.journal import Journal
@@ -209,7 +210,7 @@ def test_a_full_disk_loses_nothing(edit, small_disk, tmp_path):
         shutil.rmtree(out)
 
 
-def test_ctrl_c_says_how_to_go_on(edit, tmp_path):
+def test_ctrl_c_says_how_to_go_on(edit, tmp_path, monkeypatch, capsys):
     """The command itself: it stops after the step, with 130, and what it says to do next does it."""
     words = ["edit", str(edit["video"]), "--source-prompt", edit["source_prompt"], "--target-prompt",
              edit["target_prompt"], "--model", edit["model"], "--steps", "100", "-o", "run"]  # fmt: skip
@@ -227,10 +228,12 @@ def test_ctrl_c_says_how_to_go_on(edit, tmp_path):
     assert rest[-1] == "v2edit: interrupted; go on with: v2edit resume run"
     (found,) = runs_in(tmp_path)
     assert found.state == "stopped" and 0 < found.done < found.total == 90
-    done = subprocess.run([*command, "resume", "run"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    listed = subprocess.run([*command, "runs", "."], cwd=tmp_path, capture_output=True, text=True).stdout
-    assert listed.startswith("run  done") and "90/90 steps" in listed
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume", "run"]) == 0
+    capsys.readouterr()
+    assert main(["runs", "."]) == 0
+    listed = capsys.readouterr().out
+    assert listed.startswith("run  done") and "90/90 steps" in listed and listed.count("\n") == 1
 
 
 @pytest.mark.heavy
