@@ -85,8 +85,11 @@ def survive(
     waited.start()
     waited.join()
     begin = time.monotonic()
-    run(start, options, folder / "whole" / "run", folder / "whole.log").join()
-    lasts = time.monotonic() - begin
+    process = run(start, options, folder / "whole" / "run", folder / "whole.log")
+    working(process, folder / "whole.log", 0)
+    loads = time.monotonic() - begin
+    process.join()
+    works = time.monotonic() - begin - loads
     whole = contents(folder / "whole" / "run")
     while found.ends < ends:
         out, log = folder / str(found.runs) / "run", folder / f"{found.runs}.log"
@@ -96,13 +99,18 @@ def survive(
             if not steps:  # The first time something must have begun; later any moment is good.
                 while not (out / STATE / REQUEST).exists() and process.is_alive():
                     time.sleep(0.001)
-            process.join(chance.uniform(0, lasts) if found.ends < ends else None)
-            alive = process.is_alive()
-            if alive:
+            if found.ends == ends:
+                process.join()
+            elif chance.random() < 0.2:  # Most of such a small run's time goes into loading, and little is at stake.
+                process.join(chance.uniform(0, loads))
+            else:
+                working(process, log, len(steps))
+                process.join(chance.uniform(0, works))
+            if alive := process.is_alive():
                 os.kill(process.pid, how)
             process.join()
             found.most_redone = max(found.most_redone, redone(steps, lines(log)))
-            if not alive:
+            if not alive or process.exitcode == 0:
                 assert process.exitcode == 0, (process.exitcode, log.with_suffix(".err").read_text())
                 break
             found.codes[process.exitcode] += 1
@@ -121,9 +129,16 @@ def run(start: Callable[..., Any], options: dict[str, Any], out: Path, log: Path
     return process
 
 
+def working(process: Any, log: Path, before: int) -> None:
+    """Waits for the first step that a process makes, after those `before` it, or for its end."""
+    while len(lines(log)) <= before and process.is_alive():
+        time.sleep(0.002)
+
+
 def lines(log: Path) -> list[tuple[str, str, int]]:
     text = log.read_text() if log.exists() else ""
-    return [(who, what, int(step)) for who, what, step in (line.split(";") for line in text.splitlines())]
+    whole = [line.split(";") for line in text.splitlines() if line.count(";") == 2]
+    return [(who, what, int(step)) for who, what, step in whole]
 
 
 def redone(before: list[tuple[str, str, int]], after: list[tuple[str, str, int]]) -> int:
