@@ -1,14 +1,26 @@
-"""Run folders: all or nothing, never over what is there, and a manifest that can be trusted."""
+"""Run folders: never over what is there, a manifest that can be trusted, and a state that is told truly."""
 
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from v2edit.errors import UserError
-from v2edit.runs import RunWriter, default_run_folder, describe_input, without_secrets
+from v2edit.journal import Kept
+from v2edit.runs import (
+    Request,
+    RunWriter,
+    default_run_folder,
+    describe_input,
+    runs_in,
+    state_of,
+    without_secrets,
+)
 
 
 @dataclass(frozen=True)
@@ -21,12 +33,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_run_appears_whole(tmp_path: Path) -> None:
+def test_a_run_appears_when_its_work_begins_and_its_results_when_all_are_there(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "run"
     with RunWriter(out) as run:
+        assert not (tmp_path / "deep").exists()
         (run.folder / "edited.mp4").write_bytes(b"video")
-        assert not out.exists()
-        assert run.folder.parent == out.parent  # The same file system: putting it in place is one rename.
+        assert names(out) == [".state"]
         run.write_manifest({"config": Settings(), "seed": 3}, argv=["v2edit", "edit", "clip.mp4"])
     assert names(out) == ["edited.mp4", "run.json"] and names(out.parent) == ["run"]
     manifest = json.loads((out / "run.json").read_text())
@@ -78,9 +90,9 @@ def test_an_empty_folder_is_filled_in_place(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_turns_up_meanwhile_is_kept(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run") as run:
-        (run.folder / "edited.mp4").write_bytes(b"ours")
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "edited.mp4").write_bytes(b"theirs")
+        (run.folder / "edited.mp4").write_bytes(b"ours")
     assert (tmp_path / "run" / "edited.mp4").read_bytes() == b"theirs"
     assert run.out == tmp_path / "run-2" and (run.out / "edited.mp4").read_bytes() == b"ours"
 
@@ -142,3 +154,151 @@ def test_secrets_are_blanked() -> None:
         "--model",
         "x",
     ]
+
+
+REQUEST = Request("edit", {"seed": 3, "config": Settings()}, {"edit-1": 4, "edit-2": 6}, 2, ["v2edit", "--token", "x"])
+
+
+def kept(k: int) -> Kept:
+    return Kept({"edit": torch.full((2,), float(k))}, {"k": k})
+
+
+def begun(out: Path, steps: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+    """A run that is ended by an error after so many steps of its first loop."""
+    with RunWriter(out) as run:
+        run.begin(REQUEST)
+        assert state_of(out).state == "running"
+        done = []
+        for k in run.journal.chapter("edit-1").steps(0, 4, lambda: kept(len(done))):
+            done.append(k)
+            if len(done) == steps:
+                raise error("x")
+
+
+def test_a_run_that_is_stopped_says_how_far_it_came_and_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt, match="go on with: v2edit resume run"):
+        begun(Path("run"), 3)
+    assert names(tmp_path / "run") == [".state", "run.json"]
+    found = state_of("run")
+    assert (found.state, found.reason, found.done, found.total) == ("stopped", "interrupted", 2, 10)
+    manifest = json.loads(Path("run/run.json").read_text())
+    assert manifest["status"] == "stopped" and manifest["seed"] == 3 and manifest["command"][-1] == "***"
+    assert "x" not in json.loads(Path("run/.state/request.json").read_text())["command"]  # no secret is stored
+    with pytest.raises(UserError, match="is an unfinished run: go on with v2edit resume run, or choose another -o"):
+        RunWriter(Path("run"))
+    with RunWriter(Path("run"), resume=True, command=["v2edit", "resume", "run"]) as run:
+        assert run.request is not None and run.request.plan == REQUEST.plan
+        chapter = run.journal.chapter("edit-1")
+        stood = chapter.load()
+        assert (
+            stood is not None and stood.facts == {"k": 2} and torch.equal(stood.tensors["edit"], torch.full((2,), 2.0))
+        )
+        assert list(chapter.steps(2, 4, lambda: kept(4))) == [2, 3]
+        assert state_of("run").done == 4
+        (run.folder / "edited.mp4").write_bytes(b"video")
+        run.write_manifest({"more": 1})
+    assert names(tmp_path / "run") == ["edited.mp4", "run.json"]
+    manifest = json.loads(Path("run/run.json").read_text())
+    assert manifest["status"] == "done" and manifest["more"] == 1 and manifest["resumed"]["command"][1] == "resume"
+    assert manifest["started"] == REQUEST.started and manifest["config"]["steps"] == 50
+    assert [one.state for one in runs_in(".")] == ["done"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError])
+def test_a_run_that_fails_keeps_what_was_done(tmp_path: Path, error: type[Exception]) -> None:
+    with pytest.raises(UserError if error is OSError else error) as told:
+        begun(tmp_path / "run", 3, error)
+    assert "v2edit resume" in " ".join([str(told.value), *getattr(told.value, "__notes__", [])])
+    found = state_of(tmp_path / "run")
+    assert (found.state, found.reason, found.done) == ("failed", "x", 2)
+
+
+def test_a_mistake_found_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mend this"), RunWriter(tmp_path / "run") as run:
+        run.begin(REQUEST)
+        raise UserError("mend this")
+    assert names(tmp_path) == []
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from v2edit.runs import RunWriter, Request
+with RunWriter(Path(sys.argv[1])) as run:
+    run.begin(Request("edit", {}, {"edit-1": 5}) if sys.argv[2] else None)
+    print(run.folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("request_", ["yes", ""], ids=["resumable", "not resumable"])
+def test_a_run_is_one_processs_own_until_that_dies(tmp_path: Path, request_: str) -> None:
+    out = tmp_path / "run"
+    other = subprocess.Popen([sys.executable, "-c", WRITER, str(out), request_], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline().strip() == str(out / ".state" / "results")
+        with pytest.raises(UserError, match="another process is working on" if request_ else "exists; choose another"):
+            RunWriter(out)
+        if request_:
+            assert state_of(out).state == "running"
+            with pytest.raises(UserError, match="another process is working on"):
+                RunWriter(out, resume=True)
+    finally:
+        other.kill()
+        other.wait()
+    if request_:
+        found = state_of(out)
+        assert found.state == "stopped" and found.reason == "its process ended without a word"
+        with RunWriter(out, resume=True) as run:
+            run.write_manifest()
+    else:  # Nothing was done: the place is as good as free.
+        with pytest.raises(UserError, match="is no run folder"):
+            state_of(out)
+        with RunWriter(out) as run:
+            run.write_manifest({})
+    assert names(out) == ["run.json"] and names(tmp_path) == ["run"]
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run to go on with"):
+        RunWriter(tmp_path, resume=True)
+    with pytest.raises(UserError, match="is no run folder"):
+        state_of(tmp_path)
+    with pytest.raises(UserError, match="there is no folder"):
+        runs_in(tmp_path / "nowhere")
+    assert runs_in(tmp_path) == []
+    with RunWriter(tmp_path / "run") as run:
+        run.write_manifest({})
+    with pytest.raises(UserError, match="there is no run to go on with"):
+        RunWriter(tmp_path / "run", resume=True)
+
+
+def test_damaged_or_strange_state_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        begun(tmp_path / "run", 3)
+    state = tmp_path / "run" / ".state"
+    (state / "edit-1.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match="is damaged"), RunWriter(tmp_path / "run", resume=True) as run:
+        run.journal.chapter("edit-1").load()
+    facts = json.loads((state / "request.json").read_text())
+    (state / "request.json").write_text(json.dumps(facts | {"format": 99}))
+    with pytest.raises(UserError, match="begun by another version"):
+        RunWriter(tmp_path / "run", resume=True)
+    (state / "request.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        state_of(tmp_path / "run")
+
+
+def test_other_versions_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        begun(tmp_path / "run", 3)
+    path = tmp_path / "run" / ".state" / "request.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"versions": facts["versions"] | {"torch": "1.0"}}))
+    with RunWriter(tmp_path / "run", resume=True) as run:
+        run.write_manifest()
+    assert "the run began with torch 1.0" in caplog.text

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from v2edit.editing.editor import Editor
     from v2edit.prompts import PromptPair
     from v2edit.prompts.lvlm import LVLMConfig
+    from v2edit.resume import resume_run
     from v2edit.video import Video
 
     __version__: str
 
 __all__ = [
-    "EditConfig", "Editor", "LVLMConfig", "PromptPair", "Video", "__version__", "edit_scene", "edit_video", "run_batch",
+    "EditConfig", "Editor", "LVLMConfig", "PromptPair", "Video", "__version__", "edit_scene", "edit_video",
+    "resume_run", "run_batch",
 ]  # fmt: skip
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "LVLMConfig": "v2edit.prompts.lvlm",
     "PromptPair": "v2edit.prompts",
     "Video": "v2edit.video",
+    "resume_run": "v2edit.resume",
 }
 
 

@@ -12,11 +12,20 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from v2edit.backbones.registry import BUILT_IN, PUBLISHED, DType, Offload
 from v2edit.documents import read_json
-from v2edit.editing.config import EditConfig
+from v2edit.editing.config import EditConfig, Settled
 from v2edit.errors import UserError
+from v2edit.journal import SAVE_EVERY
 from v2edit.prompts import PromptPair, read_prompts, write_prompts
 from v2edit.prompts.lvlm import LVLMConfig
-from v2edit.runs import RunWriter, default_run_folder, describe_input
+from v2edit.runs import (
+    MANIFEST,
+    Request,
+    RunWriter,
+    check_input,
+    check_save_every,
+    default_run_folder,
+    describe_input,
+)
 from v2edit.world.captions import caption, is_caption
 from v2edit.world.scene import SHAPES
 
@@ -60,6 +69,7 @@ def edit_video(
     frames: bool = False,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
     allow_pickle: bool = False,
+    save_every: Annotated[int, arg(metavar="STEPS")] = SAVE_EVERY,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
     on_progress: Annotated[Callable[[Progress], None] | None, Suppress] = None,
     command: Annotated[Sequence[str] | None, Suppress] = None,
@@ -86,6 +96,7 @@ def edit_video(
             anyway, by the same names, and for a single image as `edited.png`.
         revision: Branch, tag or commit of a Hugging Face model.
         allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
+        save_every: Denoising steps after which the edit is kept, for v2edit resume to go on from.
         config: How to edit.
         on_progress: Called after every step.
         command: The command line to note in the manifest.
@@ -97,11 +108,14 @@ def edit_video(
     path = Path(video)
     if not path.exists():
         raise UserError(f"no such file: {path}")
+    check_save_every(save_every)
     pair, instruction = given_prompts(path, instruction, source_prompt, target_prompt, prompts, lvlm, model)
     about = instruction or (pair.target if pair else "")
     with RunWriter(Path(out) if out else default_run_folder(path, about)) as run:
         from v2edit import backbones
         from v2edit import video as videos
+        from v2edit.backbones import Size
+        from v2edit.editing.cost import plan
 
         # What is wrong with the video or the model's name is said before the whole of either is read.
         videos.read(path, max_frames=1)
@@ -111,51 +125,110 @@ def edit_video(
             pair = written_prompts(path, source.frames, about, checkpoint, lvlm, config, device)
         config = config.for_prompts(pair).settled(checkpoint.defaults)
 
-        from v2edit.editing.editor import Editor
-
         backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         if doubts := _doubts(model, pair, len(source.frames), backbone):
             log.warning("%s", doubts)
-        result = Editor(backbone).edit(source.frames, pair, config, on_progress)
-        *stations, edited = (replace(source, frames=frames) for frames in result.subtasks)
-
-        rows = {"source": source.frames}
-        for number, station in enumerate(stations, start=1):
-            videos.write(station, run.folder / f"subtask-{number}.mp4")
-            rows[f"subtask {number}"] = station.frames
-        rows[f"edited: {about}"] = edited.frames
-        videos.write(edited, run.folder / "edited.mp4")
-        if frames or path.is_dir():
-            videos.write_frames(edited, run.folder / "edited")
-        if edited.names and not path.is_dir():
-            videos.write_still(edited.frames[0], run.folder / "edited.png")
-        videos.write_compare(
-            source.frames, edited.frames, run.folder / "compare.mp4", source.fps, source.path, source.times
-        )
-        videos.contact_sheet(rows, run.folder / "contact.png")
-        run.write_manifest(
-            {
-                "input": identity,
-                "instruction": instruction,
-                "prompts": pair,
-                "lvlm": described(lvlm, checkpoint) if lvlm.model else None,
-                "model": {
-                    "name": model,
-                    "revision": revision,
-                    "commit": checkpoint.commit,
-                    "device": str(backbone.device),
-                    "dtype": str(backbone.dtype).removeprefix("torch."),
-                },
-                "offload": offload,
-                "vae_tiling": vae_tiling,
-                "config": config,
-                "seed": config.seed,
-                "guidance": config.guidance,
-                "solver": backbone.solver if config.solver == "auto" else config.solver,
+        backbone.fit(Size(*source.frames.shape[:3]), config.loop)  # What cannot be edited at all is refused here.
+        facts = {
+            "input": identity,
+            "instruction": instruction,
+            "prompts": pair,
+            "lvlm": described(lvlm, checkpoint) if lvlm.model else None,
+            "model": {
+                "name": model if checkpoint.commit or model == BUILT_IN else os.path.abspath(model),
+                "revision": revision,
+                "commit": checkpoint.commit,
+                "device": str(backbone.device),
+                "dtype": str(backbone.dtype).removeprefix("torch."),
             },
-            command,
-        )
+            "offload": offload,
+            "vae_tiling": vae_tiling,
+            "allow_pickle": allow_pickle,
+            "frames": frames,
+            "config": config,
+            "seed": config.seed,
+            "guidance": config.guidance,
+            "solver": backbone.solver if config.solver == "auto" else config.solver,
+        }
+        steps = plan(backbone.schedule(config.steps), config)
+        run.begin(Request("edit", facts, steps, save_every, command))
+        edited = _carried_out(run, path, source, pair, config, backbone, on_progress)
     return EditRun(run.out, edited, pair)
+
+
+def resume_edit(
+    run: RunWriter, on_progress: Callable[[Progress], None] | None = None, loaded: "Loaded | None" = None
+) -> EditRun:
+    """Goes on with an edit that was ended, and comes to the same as if it had not been.
+
+    Raises:
+        UserError: its video is gone or has changed, or its model or device is not here.
+    """
+    assert run.request is not None and run.request.kind == "edit"
+    with run:
+        from v2edit import video as videos
+
+        facts = run.request.facts
+        path = Path(facts["input"]["path"])
+        check_input(path, facts["input"]["sha256"])
+        pair, config = PromptPair(**facts["prompts"]), Settled(**facts["config"])
+        source = videos.read(path)
+        backbone = loaded.backbone if loaded else reloaded(facts)
+        edited = _carried_out(run, path, source, pair, config, backbone, on_progress)
+    return EditRun(run.out, edited, pair)
+
+
+def reloaded(facts: dict[str, Any]) -> "Backbone":
+    """The model that a run was begun with, by what its record says of it."""
+    from v2edit import backbones
+
+    model = facts["model"]
+    checkpoint = backbones.find(model["name"], model["commit"] or model["revision"], facts["allow_pickle"])
+    return backbones.load(checkpoint, model["device"], model["dtype"], facts["offload"], facts["vae_tiling"])
+
+
+def finished_edit(folder: Path) -> EditRun:
+    """An edit that is done, as its folder has it: the frames are those of `edited.mp4`."""
+    from v2edit import video as videos
+
+    pair, _ = read_prompts(folder / MANIFEST)
+    return EditRun(folder, videos.read(folder / "edited.mp4"), pair)
+
+
+def _carried_out(
+    run: RunWriter,
+    path: Path,
+    source: "Video",
+    pair: PromptPair,
+    config: EditConfig,
+    backbone: "Backbone",
+    on_progress: Callable[[Progress], None] | None,
+) -> "Video":
+    """From where the run stands to its results; the edited video."""
+    from v2edit import video as videos
+    from v2edit.editing.editor import Editor
+
+    assert run.request is not None
+    asked = run.request.facts
+    result = Editor(backbone).edit(source.frames, pair, config, on_progress, journal=run.journal)
+    *stations, edited = (replace(source, frames=frames) for frames in result.subtasks)
+
+    rows = {"source": source.frames}
+    for number, station in enumerate(stations, start=1):
+        videos.write(station, run.folder / f"subtask-{number}.mp4")
+        rows[f"subtask {number}"] = station.frames
+    rows[f"edited: {asked['instruction'] or pair.target}"] = edited.frames
+    videos.write(edited, run.folder / "edited.mp4")
+    if asked["frames"] or path.is_dir():
+        videos.write_frames(edited, run.folder / "edited")
+    if edited.names and not path.is_dir():
+        videos.write_still(edited.frames[0], run.folder / "edited.png")
+    videos.write_compare(
+        source.frames, edited.frames, run.folder / "compare.mp4", source.fps, source.path, source.times
+    )
+    videos.contact_sheet(rows, run.folder / "contact.png")
+    run.write_manifest()
+    return edited
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
-from v2edit.api import resolve_prompts
+from v2edit.api import reloaded, resolve_prompts
 from v2edit.backbones.registry import BUILT_IN, DType, Offload
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
-from v2edit.prompts import PromptPair
-from v2edit.runs import RunWriter, default_run_folder, describe_input
+from v2edit.journal import SAVE_EVERY, Journal
+from v2edit.prompts import PromptPair, read_prompts
+from v2edit.runs import MANIFEST, Request, RunWriter, check_save_every, default_run_folder, describe_input
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.prompt import find_prompt
 
 if TYPE_CHECKING:
     import torch
 
+    from v2edit.backbones import Backbone
     from v2edit.backbones.registry import Loaded
     from v2edit.scenes.dataset import Dataset
     from v2edit.scenes.edit import SceneEdit, Stage
@@ -63,6 +67,7 @@ def edit_scene(
     vae_tiling: bool = False,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
     allow_pickle: bool = False,
+    save_every: Annotated[int, arg(metavar="STEPS")] = SAVE_EVERY,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
     fit: OmitArgPrefixes[FitConfig] = FitConfig(),  # noqa: B008 (frozen)
     on_stage: Annotated[Callable[[Stage], None] | None, Suppress] = None,
@@ -88,6 +93,7 @@ def edit_scene(
         vae_tiling: Encode and decode in tiles: smaller, slower.
         revision: Branch, tag or commit of a Hugging Face model.
         allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
+        save_every: Denoising steps after which the edit is kept, for v2edit resume to go on from.
         config: How to edit.
         fit: How to reconstruct.
         on_stage: Called after every step of reconstructing and editing.
@@ -102,12 +108,12 @@ def edit_scene(
         raise UserError(f"no such scene: {where}")
     if frames is not None and frames < 2:
         raise UserError(f"--frames is {frames}, expected 2 or more")
+    check_save_every(save_every)
     prompts = resolve_prompts(where, instruction, source_prompt or find_prompt(where), target_prompt)
-    show = on_stage or (lambda stage: None)
     with RunWriter(Path(out) if out else default_run_folder(where, instruction or prompts.target)) as run:
         from v2edit import backbones
-        from v2edit.editing.editor import Editor
-        from v2edit.scenes import edit as loop
+        from v2edit.editing.cost import plan
+        from v2edit.scenes.edit import plan_of
         from v2edit.scenes.source import read_scene
 
         on = scene_device(device)
@@ -116,31 +122,106 @@ def edit_scene(
         checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
         backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         filmed = find_path(path, found, frames or backbone.trained.frames, side)
-        before = _reconstructed(found, fit, show, on, config.seed)
-        done = loop.edit_gaussians(Editor(backbone), before, filmed, prompts, config, fit, show)
-        figures = write_results(run.folder, found.dataset, filmed, before, done, instruction or prompts.target)
-        run.write_manifest(
-            {
-                "input": describe_input(where),
-                "instruction": instruction,
-                "prompts": prompts,
-                "model": {
-                    "name": model,
-                    "revision": revision,
-                    "commit": checkpoint.commit,
-                    "device": str(backbone.device),
-                    "dtype": str(backbone.dtype).removeprefix("torch."),
-                },
-                "config": config,
-                "fit": fit,
-                "path": {"what": path, "frames": len(filmed.cameras), "closed": filmed.closed},
-                "side": side,
-                "scene_device": str(on),
-                **figures,
+        facts = {
+            "input": describe_input(where) | {"read": fingerprint(found, filmed)},
+            "instruction": instruction,
+            "prompts": prompts,
+            "model": {
+                "name": model if checkpoint.commit or model == BUILT_IN else os.path.abspath(model),
+                "revision": revision,
+                "commit": checkpoint.commit,
+                "device": str(backbone.device),
+                "dtype": str(backbone.dtype).removeprefix("torch."),
             },
-            command,
-        )
+            "offload": offload,
+            "vae_tiling": vae_tiling,
+            "allow_pickle": allow_pickle,
+            "config": config,
+            "fit": fit,
+            "path": {
+                "what": os.path.abspath(path) if Path(path).is_file() else path,
+                "frames": len(filmed.cameras),
+                "closed": filmed.closed,
+            },
+            "side": side,
+            "scene_device": str(on),
+        }
+        steps = plan(backbone.schedule(config.steps), config) | plan_of(fit, config.subtasks, found.gaussians is None)
+        run.begin(Request("scene", facts, steps, save_every, command))
+        done = _carried_out(run, found, filmed, prompts, config, fit, backbone, on_stage)
     return SceneRun(run.out, done.gaussians, prompts)
+
+
+def resume_scene(
+    run: RunWriter, on_stage: Callable[[Stage], None] | None = None, loaded: Loaded | None = None
+) -> SceneRun:
+    """Goes on with a scene edit that was ended, and comes to the same as if it had not been.
+
+    Raises:
+        UserError: the scene or its path is gone or has changed, or the model or the device is not here.
+    """
+    assert run.request is not None and run.request.kind == "scene"
+    with run:
+        from v2edit.scenes.source import read_scene
+
+        facts = run.request.facts
+        where, path = Path(facts["input"]["path"]), facts["path"]
+        prompts, config, fit = PromptPair(**facts["prompts"]), EditConfig(**facts["config"]), FitConfig(**facts["fit"])
+        found = read_scene(where, facts["side"])
+        filmed = find_path(path["what"], found, path["frames"], facts["side"])
+        if fingerprint(found, filmed) != facts["input"]["read"]:
+            raise UserError(f"{where}, or the path, is not what it was when the run began; put that back")
+        backbone = loaded.backbone if loaded else reloaded(facts)
+        done = _carried_out(run, found, filmed, prompts, config, fit, backbone, on_stage)
+    return SceneRun(run.out, done.gaussians, prompts)
+
+
+def finished_scene(folder: Path) -> SceneRun:
+    """A scene edit that is done, as its folder has it."""
+    from v2edit.scenes.splat import read_splat
+
+    prompts, _ = read_prompts(folder / MANIFEST)
+    return SceneRun(folder, read_splat(folder / EDITED), prompts)
+
+
+def _carried_out(
+    run: RunWriter,
+    scene: Scene,
+    path: CameraPath,
+    prompts: PromptPair,
+    config: EditConfig,
+    fit: FitConfig,
+    backbone: Backbone,
+    on_stage: Callable[[Stage], None] | None,
+) -> SceneEdit:
+    """From where the run stands to its results; the edited scene."""
+    from v2edit.editing.editor import Editor
+    from v2edit.scenes.edit import edit_gaussians
+
+    assert run.request is not None
+    asked, show, journal = run.request.facts, on_stage or (lambda stage: None), run.journal
+    before = _reconstructed(scene, fit, show, asked["scene_device"], config.seed, journal)
+    done = edit_gaussians(Editor(backbone), before, path, prompts, config, fit, show, journal=journal)
+    title = asked["instruction"] or prompts.target
+    run.write_manifest(write_results(run.folder, scene.dataset, path, before, done, title))
+    return done
+
+
+def fingerprint(scene: Scene, path: CameraPath) -> str:
+    """A checksum over all that an edit takes from a scene and its path, as it was read."""
+    import numpy as np
+
+    total = hashlib.sha256()
+    parts: list[Any] = [path.cameras, path.closed, scene.dataset, scene.gaussians]
+    while parts:
+        part = parts.pop()
+        if is_dataclass(part):
+            parts += [getattr(part, one.name) for one in fields(part)]
+        else:
+            array = np.asarray(part.cpu() if hasattr(part, "cpu") else part)
+            content = repr(part).encode() if array.dtype.hasobject else array.tobytes()
+            total.update(f"{array.dtype} {array.shape} ".encode() + content)
+    return total.hexdigest()
 
 
 def scene_device(device: str) -> torch.device:
@@ -243,15 +324,14 @@ def views_dataset(dataset: Dataset | None, path: CameraPath) -> Dataset:
 
 
 def _reconstructed(
-    scene: Scene, fit: FitConfig, show: Callable[[Stage], None], on: torch.device, seed: int
+    scene: Scene, fit: FitConfig, show: Callable[[Stage], None], on: str, seed: int, journal: Journal
 ) -> Gaussians:
     """The scene's Gaussians: those that it came as, or fitted to its images."""
-    from v2edit.scenes.edit import Stage
+    from v2edit.scenes.edit import Stage, chapter_of
     from v2edit.scenes.fit import reconstruct
 
     if scene.gaussians is not None:
         return scene.gaussians.to(on)
     assert scene.dataset is not None
-    return reconstruct(
-        scene.dataset, fit, lambda at: show(Stage("reconstructing", at.step, at.steps, at.psnr)), on, seed
-    )
+    told = lambda at: show(Stage("reconstructing", at.step, at.steps, at.psnr))  # noqa: E731
+    return reconstruct(scene.dataset, fit, told, on, seed, chapter_of(journal, 0))

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -34,13 +35,15 @@ from v2edit.errors import UserError
 from v2edit.memory import shortage
 from v2edit.metrics.evaluate import evaluate
 from v2edit.progress import Beforehand, Display, Events, Showing, Words, display
-from v2edit.runs import RunWriter, without_secrets
+from v2edit.resume import resume_run
+from v2edit.runs import RunWriter, runs_in, state_of, without_secrets
 
 if TYPE_CHECKING:
     from v2edit.api_plan import Plan
     from v2edit.batch.ledger import Status
     from v2edit.prompts import PromptPair
     from v2edit.prompts.view import Comparison
+    from v2edit.runs import RunState
 
 
 def edit(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:
@@ -50,6 +53,43 @@ def edit(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **o
     with shown.working():
         run = edit_video(*args, **options | {"on_progress": shown.edit, "command": ["v2edit", *words]})
     made(run.folder, run.prompts, shown)
+
+
+def resume(words: Sequence[str], /, folder: str | Path, *, shown: Display, **options: Any) -> None:
+    """Run `resume_run` and show what came of it."""
+    step = shown.stage if state_of(folder).kind == "scene" else shown.edit
+    with shown.working():
+        run = resume_run(folder, **options | {"on_progress": step, "command": ["v2edit", *words]})
+    made(run.folder, run.prompts, shown)
+
+
+def list_runs(folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs")) -> "list[RunState]":
+    """List the runs in a folder: which are running, stopped, failed or done, how far, and how long they still take.
+
+    Args:
+        folder: The folder that run folders are in, or one of them.
+    """
+    return runs_in(folder)
+
+
+def listed(*args: Any, shown: Display, **options: Any) -> None:
+    """Run `list_runs` and show what it finds."""
+    found = list_runs(*args, **options)
+    width = max((len(str(one.folder)) for one in found), default=0)
+    for one in found:
+        share = f"{one.done}/{one.total} steps" if one.total else ""
+        left = "" if one.seconds_left is None or one.state == "done" else f"{duration(one.seconds_left)} left"
+        started = f"{datetime.fromisoformat(one.started).astimezone():%Y-%m-%d %H:%M}"
+        line = f"{one.folder!s:{width}}  {one.state:7}  {started}  {share:>16}  {left}"
+        print(f"{line}  {one.reason or ''}".rstrip())
+    shown.result(runs=[asdict(one) for one in found])
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def scene(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:
@@ -252,6 +292,8 @@ def parse(words: Sequence[str], aloud: bool = True) -> functools.partial[None]:
     app.command(name="prompts")(deferred(preview_edit, prompts))
     app.command(name="eval")(deferred(evaluate, measured))
     app.command(name="scene")(deferred(edit_scene, functools.partial(scene, words), Beforehand))
+    app.command(name="resume")(deferred(resume_run, functools.partial(resume, words)))
+    app.command(name="runs")(deferred(list_runs, listed))
     app.command(name="view")(deferred(view, viewed))
     world.__doc__ = "The built-in world: little videos whose edits have a known true result."
     world.command(name="sample")(deferred(sample, sampled))

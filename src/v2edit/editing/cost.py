@@ -15,6 +15,7 @@ from v2edit.backbones.defaults import Offload
 from v2edit.editing.config import EditConfig, Settled
 from v2edit.editing.controls import Source, first_step, map_replacement
 from v2edit.editing.rows import SPLITS, groups, part_of
+from v2edit.editing.standing import CHAPTER
 from v2edit.noise import Schedule
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def calls(schedule: Schedule, config: Settled) -> list[Counter[Call]]:
         steps = {Call(1 + sources, together, config.amr): held, Call(1, alone, False): schedule.steps - start - held}
         counts.append(Counter({call: count for call, count in steps.items() if count}))
     return counts
+
+
+def plan(schedule: Schedule, config: EditConfig) -> dict[str, int]:
+    """The steps of each loop of an edit, by the name of its chapter in a journal."""
+    return {f"{CHAPTER}-{subtask}": steps_run(schedule, config) for subtask in range(1, config.subtasks + 1)}
 
 
 def forwards(schedule: Schedule, config: Settled) -> list[int]:

@@ -20,6 +20,8 @@ from v2edit.editing.config import EditConfig
 from v2edit.editing.controls import Source, first_step, map_replacement, noises, sources_of
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, progression
 from v2edit.editing.rows import Calls
+from v2edit.editing.standing import CHAPTER, Draws, Standing
+from v2edit.journal import Chapter, Journal
 from v2edit.noise import SOLVERS, Schedule, mean, replay
 from v2edit.prompts import PromptPair
 
@@ -65,13 +67,15 @@ class Editor:
         config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
         on_progress: Callable[[Progress], None] | None = None,
         rebuild: Callable[[int, np.ndarray], np.ndarray] | None = None,
+        journal: Journal | None = None,
     ) -> EditResult:
         """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same.
 
         Raises `UserError` where a loop is asked of a model that cannot make one.
 
         `rebuild` stands between a subtask (its number, its frames) and the next, which starts from the frames that it
-        returns: those of a scene, say, that was reconstructed from them.
+        returns: those of a scene, say, that was reconstructed from them. With a `journal`, an edit that was ended
+        goes on where it stood when it is called again, and comes to the same.
         """
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
         own, loop, config = Size(*frames.shape[:3]), config.loop, config.for_prompts(prompts)
@@ -85,7 +89,7 @@ class Editor:
             frames = rebuild(subtask, to_size(self.backbone.decode(latents, loop), own, loop))
             return self.backbone.encode(to_size(frames, fitted, loop), loop=loop)
 
-        latents = self.subtasks(x0, text, config, on_progress, rebuilt)
+        latents = self.subtasks(x0, text, config, on_progress, rebuilt, journal)
         return EditResult([to_size(self.backbone.decode(one, loop), own, loop) for one in latents])
 
     def subtasks(
@@ -95,6 +99,7 @@ class Editor:
         config: EditConfig,
         on_progress: Callable[[Progress], None] | None = None,
         rebuilt: Callable[[int, Tensor], Tensor] = lambda subtask, latents: latents,
+        journal: Journal | None = None,
     ) -> Iterator[Tensor]:
         """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3); the next subtask starts
         from what `rebuilt` makes of them."""
@@ -109,7 +114,8 @@ class Editor:
                     on_progress(Progress(subtask, config.subtasks, step, steps))
 
             draw = noises(config.seed, subtask, x0)
-            current = self.subtask(current, sources, said.edit, said, config, draw, report)
+            chapter = journal.chapter(f"{CHAPTER}-{subtask}") if journal else Chapter()
+            current = self.subtask(current, sources, said.edit, said, config, draw, report, chapter)
             yield current
 
     def subtask(
@@ -121,6 +127,7 @@ class Editor:
         config: EditConfig,
         draw: Iterator[Tensor],
         report: Callable[[int, int], None] = lambda step, steps: None,
+        chapter: Chapter = Chapter(),  # noqa: B008 (frozen)
     ) -> Tensor:
         """One mild edit: `current` becomes a video of `prompt`, held by the sources' noise and attention maps."""
         config = config.settled(self.backbone.defaults)
@@ -129,41 +136,48 @@ class Editor:
         ending = solver if config.ending == "same" else SOLVERS[solver.deterministic]
         start = first_step(schedule, config.alpha, config.inc)
 
-        eps = next(draw)
-        noisy = [schedule.add_noise(source.x0, eps, start) for source in sources]  # the sources' v_k
-        edit = schedule.add_noise(current, eps, start)  # the edit's v_k: initial noise control
-        memory: list[Tensor | None] = [None] * (len(sources) + 1)  # each branch's x0 of the step before
+        if kept := chapter.load():
+            at, drawn = Standing.of(kept, current)
+            draw = Draws(draw, drawn)
+        else:
+            draw = Draws(draw)
+            eps = next(draw)
+            # The edit starts from its own v_k, initial noise control; no branch has an x0 of a step before.
+            at = Standing(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
+        noisy = [schedule.add_noise(source.x0, at.eps, at.k) for source in sources]  # the sources' v_k
         halves = 1 + (max(config.guidance, config.source_guidance) > 1)
         replacement = map_replacement(sources, text.shared, halves, config.amr_unconditional)
 
-        for k in range(start, schedule.steps):
+        for k in chapter.steps(at.k, schedule.steps, lambda: at.kept(draw.drawn)):
             if (config.pnc or config.amr) and schedule.controlled(k, config.beta):
                 step = solver.step(schedule, k, first=k == start)
                 branches = [
                     *(Branch(v, one.prompt, config.source_guidance) for v, one in zip(noisy, sources, strict=True)),
-                    Branch(edit, prompt, config.guidance),
+                    Branch(at.edit, prompt, config.guidance),
                 ]
                 maps = replacement if config.amr else None
                 x0s = denoise(self.calls, branches, text.negative, k, schedule, maps, config.loop)
-                means = [mean(step, one.v, x0, old) for one, x0, old in zip(branches, x0s, memory, strict=True)]
-                memory = list(x0s)
+                means = [mean(step, one.v, x0, old) for one, x0, old in zip(branches, x0s, at.memory, strict=True)]
                 # Independent draws at each step are what makes the noise between two of them carry structure
                 # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the source keeps its first noise.
-                eps = next(draw) if config.pnc else eps
-                noisy = [schedule.add_noise(source.x0, eps, k + 1) for source in sources]
+                at.eps = next(draw) if config.pnc else at.eps
+                noisy = [schedule.add_noise(source.x0, at.eps, k + 1) for source in sources]
                 if config.pnc:
-                    edit = replay(means[-1], [(s.weight, v, m) for s, v, m in zip(sources, noisy, means, strict=False)])
+                    held = [(s.weight, v, m) for s, v, m in zip(sources, noisy, means, strict=False)]
+                    at.edit = replay(means[-1], held)
                 else:
-                    edit = means[-1] + step.std * next(draw) if step.std else means[-1]
+                    at.edit = means[-1] + step.std * next(draw) if step.std else means[-1]
+                at.memory = list(x0s)
             else:
                 step = ending.step(schedule, k, first=k == start)
-                alone = [Branch(edit, prompt, config.guidance)]
+                alone = [Branch(at.edit, prompt, config.guidance)]
                 (x0,) = denoise(self.calls, alone, text.negative, k, schedule, loop=config.loop)
-                edit = mean(step, edit, x0, memory[-1])
-                edit = edit + step.std * next(draw) if step.std else edit
-                memory = [x0]
+                at.edit = mean(step, at.edit, x0, at.memory[-1])
+                at.edit = at.edit + step.std * next(draw) if step.std else at.edit
+                at.memory = [x0]
+            at.k = k + 1
             report(k - start + 1, schedule.steps - start)
-        return edit
+        return at.edit
 
 
 @dataclass(frozen=True)

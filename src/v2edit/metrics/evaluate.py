@@ -124,6 +124,8 @@ def read_run(folder: Path) -> Run:
         facts = read_json(folder / MANIFEST)
         source, prompts = Path(facts["input"]["path"]), facts["prompts"]
         known = facts["input"]["sha256"], prompts["source"], prompts["target"], facts["model"]["name"]
+        if facts["status"] != "done":
+            raise ValueError(facts["status"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no finished run of v2edit edit: no {MANIFEST} that can be read") from error
     if not all(isinstance(text, str) for text in known):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from v2edit.backbones import Backbone, Size
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.editor import to_size
+from v2edit.journal import Chapter, Journal
 from v2edit.prompts import PromptPair
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.changes import changed, composed, touched
@@ -29,6 +30,7 @@ from v2edit.scenes.rasterise import render
 
 log = logging.getLogger(__name__)
 Rebuild = Callable[[int, np.ndarray], np.ndarray]  # a subtask's number and frames to those that the next starts from
+CHAPTER = "fit"  # of a journal, with the number of the subtask
 SEEN = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
 TAKEN = 0.5  # the share of an edit that a scene must take on
 CELL = 8  # pixels: what is compared are means over cells this large, where noise is no change
@@ -74,9 +76,11 @@ def edit_gaussians(
     fit_config: FitConfig,
     on_stage: Callable[[Stage], None] = lambda stage: None,
     between: bool = True,
+    journal: Journal | None = None,
 ) -> SceneEdit:
     """Edits a scene along a camera path; logs a warning when a subtask did not reach it. Without reconstruction
-    `between` the subtasks they are edits of a video, and the last one's is what the scene is reconstructed from."""
+    `between` the subtasks they are edits of a video, and the last one's is what the scene is reconstructed from. With a
+    `journal`, an edit that was ended goes on where it stood when it is called again, and comes to the same."""
 
     def editing(at: Progress) -> None:
         on_stage(Stage(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
@@ -85,10 +89,10 @@ def edit_gaussians(
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.relative))
 
     def make(source: np.ndarray, rebuild: Rebuild) -> list[np.ndarray]:
-        return editor.edit(source, prompts, config, editing, rebuild if between else None).subtasks
+        return editor.edit(source, prompts, config, editing, rebuild if between else None, journal).subtasks
 
     settings = fit_config, config.subtasks, config.seed, config.loop
-    return edit_filmed(make, editor.backbone, gaussians, path, *settings, on_stage)
+    return edit_filmed(make, editor.backbone, gaussians, path, *settings, on_stage, journal)
 
 
 def edit_filmed(
@@ -101,6 +105,7 @@ def edit_filmed(
     seed: int = 0,
     loop: bool = False,
     on_stage: Callable[[Stage], None] = lambda stage: None,
+    journal: Journal | None = None,
 ) -> SceneEdit:
     """The loop for whatever edits videos with a model: `make` is given what the path's cameras film of the scene, and a
     function that reconstructs the scene from a subtask's frames and films it again; it returns the frames after each
@@ -124,7 +129,8 @@ def edit_filmed(
         names = tuple(f"{k:04d}" for k in range(len(frames)))
         target = Dataset(path.cameras, wanted, names, np.zeros(len(frames), bool))
         free = touched(scene, path.cameras, share)
-        scene = fit(scene, target, fit_config.refit_steps, False, told, seed + subtask, free)
+        chapter = chapter_of(journal, subtask)
+        scene = fit(scene, target, fit_config.refit_steps, False, told, seed + subtask, free, chapter)
         before, shown = shown, film(scene, cameras)
         changes.append(measured_change(before, frames, shown))
         warn_unless_changed(changes[-1], subtask)
@@ -134,6 +140,17 @@ def edit_filmed(
     videos = make(source, reconstruct)
     reconstruct(subtasks, videos[-1])
     return SceneEdit(scene, source, videos, renders, changes)
+
+
+def chapter_of(journal: Journal | None, subtask: int) -> Chapter:
+    """Where the reconstruction after a subtask is kept; that of the scene as it was is the one after subtask 0."""
+    return journal.chapter(f"{CHAPTER}-{subtask}", every_step=False) if journal else Chapter()
+
+
+def plan_of(config: FitConfig, subtasks: int, first: bool) -> dict[str, int]:
+    """The steps of each reconstruction, by the name of its chapter; `first`: that of the scene as it was, too."""
+    steps = {f"{CHAPTER}-0": config.fit_steps} if first else {}
+    return steps | {f"{CHAPTER}-{subtask}": config.refit_steps for subtask in range(1, subtasks + 1)}
 
 
 def video_cameras(backbone: Backbone, path: CameraPath) -> Cameras:

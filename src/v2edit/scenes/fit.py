@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from v2edit.journal import Chapter, Kept
 from v2edit.scenes.cameras import Cameras, focus_of
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
@@ -49,12 +50,13 @@ def reconstruct(
     on_progress: Callable[[FitProgress], None] | None = None,
     device: torch.device | str = "cpu",
     random_seed: int = 0,
+    chapter: Chapter = Chapter(),  # noqa: B008 (frozen)
 ) -> Gaussians:
     """A scene from posed images; views that are held out are never looked at."""
     training = dataset.training
     with quiet_torch():
         start = seed(training, config.gaussians, config.degree, torch.Generator().manual_seed(random_seed)).to(device)
-    return fit(start, training, config.fit_steps, True, on_progress, random_seed)
+    return fit(start, training, config.fit_steps, True, on_progress, random_seed, chapter=chapter)
 
 
 def fit(
@@ -65,12 +67,13 @@ def fit(
     on_progress: Callable[[FitProgress], None] | None = None,
     random_seed: int = 0,
     free: Tensor | None = None,
+    chapter: Chapter = Chapter(),  # noqa: B008 (frozen)
 ) -> Gaussians:
     """The Gaussians after `steps` steps towards the images of every view of `dataset`, with a fresh optimiser; where
     `free`, bool [N], is given, these alone change, and those that have faded, which join them.
 
     The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 - SSIM); their number stays: those that have faded are
-    moved to where others do much (Kheradmand et al. 2024).
+    moved to where others do much (Kheradmand et al. 2024). A `chapter` keeps where it stands, to go on from.
     """
     generator = torch.Generator().manual_seed(random_seed)
     device = start.means.device
@@ -82,15 +85,17 @@ def fit(
     optimiser = torch.optim.Adam(
         [{"params": [one], "lr": rates[name], "name": name} for name, one in leaves.items()], eps=1e-15
     )
-    reported = float("nan")
-    order: list[int] = []
+    at = Standing(0, [], float("nan"))
+    if kept := chapter.load():
+        at = _restored(kept, leaves, optimiser, generator)
+        free = None if free is None else kept.tensors["free"].to(device)
     with quiet_torch():
-        for step in range(steps):
+        for step in chapter.steps(at.step, steps, lambda: _kept(at, leaves, optimiser, generator, free)):
             factor = next((f for until, f in COARSE if step < until * steps), 1) if coarse_to_fine else 1
             cameras, images, masks = levels[factor]
-            if not order:
-                order = torch.randperm(len(dataset), generator=generator).tolist()
-            k = order.pop()
+            if not at.order:
+                at.order = torch.randperm(len(dataset), generator=generator).tolist()
+            k = at.order.pop()
             decay = LAST ** (step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rates[group["name"]] * decay
@@ -113,11 +118,50 @@ def fit(
             optimiser.step()
             if step % RELOCATE_EVERY == RELOCATE_EVERY - 1 and step < RELOCATE_UNTIL * steps:
                 relocate(leaves, optimiser, generator, free)
+            at.step = step + 1
             if on_progress is not None:
                 seen = psnr(image.detach(), images[k], mask)
-                reported = seen if math.isnan(reported) else 0.9 * reported + 0.1 * seen
-                on_progress(FitProgress(step + 1, steps, reported))
+                at.psnr = seen if math.isnan(at.psnr) else 0.9 * at.psnr + 0.1 * seen
+                on_progress(FitProgress(step + 1, steps, at.psnr))
     return Gaussians(**leaves).detach()
+
+
+@dataclass
+class Standing:
+    """Where a fit stands, beside its Gaussians and its optimiser: before `step`, the views still to come in this round
+    (the next one last), and the PSNR as it is reported."""
+
+    step: int
+    order: list[int]
+    psnr: float
+
+
+def _kept(
+    at: Standing,
+    leaves: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    free: Tensor | None,
+) -> Kept:
+    moments = {f"{name}.{key}": value for name, one in leaves.items() for key, value in optimiser.state[one].items()}
+    more = {"generator": generator.get_state()} | ({} if free is None else {"free": free})
+    return Kept({**leaves, **moments, **more}, asdict(at))
+
+
+def _restored(
+    kept: Kept, leaves: dict[str, Tensor], optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> Standing:
+    for name, one in leaves.items():
+        one.data.copy_(kept.tensors[name])
+        prefix = f"{name}."
+        moments = {key.removeprefix(prefix): key for key in kept.tensors if key.startswith(prefix)}
+        # Adam counts its steps on the CPU, wherever the parameters are.
+        optimiser.state[one] = {
+            key: kept.tensors[full] if key == "step" else kept.tensors[full].to(one.device)
+            for key, full in moments.items()
+        }
+    generator.set_state(kept.tensors["generator"])
+    return Standing(**kept.facts)
 
 
 def loss(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
