@@ -36,14 +36,13 @@ from v2edit.memory import shortage
 from v2edit.metrics.evaluate import evaluate
 from v2edit.progress import Beforehand, Display, Events, Showing, Words, display
 from v2edit.resume import resume_run
-from v2edit.runs import RunWriter, runs_in, state_of, without_secrets
+from v2edit.runs import RunState, RunWriter, runs_in, state_of, without_secrets
 
 if TYPE_CHECKING:
     from v2edit.api_plan import Plan
     from v2edit.batch.ledger import Status
     from v2edit.prompts import PromptPair
     from v2edit.prompts.view import Comparison
-    from v2edit.runs import RunState
 
 
 def edit(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:
@@ -63,7 +62,7 @@ def resume(words: Sequence[str], /, folder: str | Path, *, shown: Display, **opt
     made(run.folder, run.prompts, shown)
 
 
-def list_runs(folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs")) -> "list[RunState]":
+def list_runs(folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs")) -> list[RunState]:
     """List the runs in a folder: which are running, stopped, failed or done, how far, and how long they still take.
 
     Args:

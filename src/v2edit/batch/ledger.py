@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from v2edit.documents import parse_json, read_json
 from v2edit.errors import UserError
 from v2edit.folders import in_use, write_whole
-from v2edit.runs import MANIFEST
+from v2edit.runs import state_of as run_at
+from v2edit.runs import taken
 
 if TYPE_CHECKING:
     from v2edit.batch.tasks import Task
@@ -105,21 +106,12 @@ class Status:
         return len(self.tasks) - len(self.results) - len(self.running)
 
 
-def state_of(folder: Path) -> Literal["absent", "done", "other"]:
-    """What is at a run folder's place. A run is there whole or not at all, so that there is no half a one."""
-    with suppress(OSError, ValueError):
-        facts = read_json(folder / MANIFEST)
-        if isinstance(facts, dict) and facts.get("status") == "done" and not folder.is_symlink():
-            return "done"
-    taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
-    return "other" if taken else "absent"
-
-
-def clear_unfinished(folder: Path, names: Collection[str]) -> None:
-    """Removes what killed runs of these names left in a folder of theirs in the making. Nobody may be at work on it."""
-    for part in folder.glob(".*.partial-*"):
-        if part.name[1:].rpartition(".partial-")[0] in names:
-            shutil.rmtree(part, ignore_errors=True)
+def state_of(folder: Path) -> Literal["absent", "unfinished", "done", "other"]:
+    """What is at a run folder's place."""
+    if not folder.is_symlink():
+        with suppress(UserError):
+            return "done" if run_at(folder).state == "done" else "unfinished"
+    return "other" if taken(folder) else "absent"
 
 
 class Ledger:
@@ -152,14 +144,19 @@ class Ledger:
                 else:
                     raise UserError(_in_the_way(task, out))
                 continue
-            if there == "other":
+            if there == "unfinished":
+                begun = left.get(task.name) or known
+                if begun is None:
+                    raise UserError(_in_the_way(task, out))
+                if _changed(begun.facts, own):
+                    shutil.rmtree(out)  # Nothing of it can be gone on with.
+            elif there == "other":
                 raise UserError(_in_the_way(task, out))
             if known is None or known.state == "done" or retry_failed or _changed(known.facts, own):
                 self.results.pop(task.name, None)
                 todo.append(task)
         self._write_list(tasks)
         self._write_results()
-        clear_unfinished(self.folder, {*left, *(task.name for task in tasks)})
         for name in left:
             self._running_file(name).unlink(missing_ok=True)
         return todo

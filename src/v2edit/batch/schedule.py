@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from v2edit.batch.ledger import Ledger, Result, clear_unfinished, now, state_of
+from v2edit.batch.ledger import Ledger, Result, now, state_of
 from v2edit.batch.work import Died, Ended, Job, Outcome, Refused, Started, Workers
 from v2edit.errors import UserError
 
@@ -99,13 +99,11 @@ def work_through(
         for worker, attempt in busy.items():
             if (last := _last_words(attempt.job, "")).reason is None:
                 settle(attempt, last, places[worker])
-            else:
-                ledger.ended(attempt.job.task.name, None)
+            # Of the others the ledger keeps what they were begun with: the next batch goes on with them.
 
 
 def _last_words(job: Job, reason: str) -> Outcome:
     """What became of a job whose worker is gone: it may just have come to its end."""
     if state_of(job.out) == "done":
         return Outcome(None, [], None)
-    clear_unfinished(job.out.parent, {job.out.name})
     return Outcome(reason, [], None)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from v2edit.api import edit_video
 from v2edit.backbones.registry import Checkpoint, DType, Loaded, Offload
-from v2edit.batch.ledger import clear_unfinished, state_of
+from v2edit.batch.ledger import state_of
 from v2edit.batch.tasks import Task
 from v2edit.errors import UserError
 from v2edit.memory import shortage
@@ -167,9 +167,15 @@ class Worker:
 
     def _edit(self, job: Job) -> None:
         task, setup = job.task, self.setup
-        if state_of(job.out) == "done":  # An earlier attempt came to its end, and its worker to its own at once.
+        if (
+            there := state_of(job.out)
+        ) == "done":  # An earlier attempt came to its end, and its worker to its own at once.
             return
-        clear_unfinished(job.out.parent, {job.out.name})
+        if there == "unfinished":  # … or have been ended in the middle, and have left how far it was.
+            from v2edit.resume import resume_run
+
+            resume_run(job.out, command=setup.command, loaded=self.loaded)
+            return
         options: dict[str, Any] = {
             "source_prompt": task.source_prompt,
             "target_prompt": task.target_prompt,

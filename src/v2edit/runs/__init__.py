@@ -12,6 +12,7 @@ from v2edit.runs.naming import (
     describe_input,
     first_free,
     shown,
+    taken,
     without_secrets,
 )
 from v2edit.runs.state import MANIFEST, PACKAGES, Request, RunState, check_save_every, runs_in, state_of
@@ -32,6 +33,7 @@ __all__ = [
     "runs_in",
     "shown",
     "state_of",
+    "taken",
     "tidy",
     "without_secrets",
 ]
