@@ -117,6 +117,7 @@ def first(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report,
     return report, results_in(folder)
 
 
+@pytest.mark.heavy
 def test_a_task_is_reconstructed_once_and_its_results_depend_on_nothing_else(first, model):
     """What is missing, and what is new, is made from the reconstruction that is there: in one process or two, to the
     same bits."""

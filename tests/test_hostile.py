@@ -41,7 +41,7 @@ def test_what_is_left_of_a_good_file_is_shown_or_refused(name: str) -> None:
     seeds = [path.read_bytes() for path in sorted((FUZZ / "corpus" / name).iterdir())]
     assert any([target.shown(seed) for seed in seeds])
 
-    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=5, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(seeds), st.data())
     def changed(seed: bytes, data: st.DataObject) -> None:
         content = bytearray(seed[: data.draw(st.integers(0, len(seed)))] if data.draw(st.booleans()) else seed)
