@@ -125,8 +125,7 @@ def test_when_nothing_smaller_is_left_the_error_is_the_users(caplog):
         edited(backbone, replace(CONFIG, subtasks=1))
     assert out_of_memory(failure.value)
     assert [message.split(", which")[0].split("with ")[1] for message in caplog.messages] == [
-        SPLITS[1],
-        SPLITS[2],
+        SPLITS[1],  # and not SPLITS[2]: the source and the edit cannot be parted, so that no call would be smaller
         "the rows of a call one at a time in each layer",
     ]
     assert all(isinstance(layer, RowByRow) for layer in backbone.transformer.transformer_blocks)

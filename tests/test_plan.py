@@ -82,7 +82,7 @@ def test_its_weights_are_those_of_the_model(folder: Path) -> None:
 
 def test_each_smaller_way_is_smaller(folder: Path) -> None:
     hollow = hollow_of(folder)
-    counting = Counting(hollow, replace(GIVEN, steps=4).settled(hollow.backbone.defaults))
+    counting = Counting(hollow, replace(GIVEN, subtasks=1).settled(hollow.backbone.defaults))
     size = Size(33, 32, 32)
     rows = [
         counting.peaks(size, "none", False, split, row_by_row)["denoising"]

@@ -120,7 +120,9 @@ def test_too_long_for_the_slots() -> None:
 
 # --- files ----------------------------------------------------------------------------------------
 
-texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30).filter(lambda text: text.strip())
+texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30).filter(
+    lambda text: text.strip()
+)
 
 
 @given(texts, texts, st.lists(texts, max_size=5), st.none() | st.text(st.characters(exclude_categories=["Cs"])))

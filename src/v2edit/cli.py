@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
+from v2edit import progress
 from v2edit.api import edit_video, preview_edit
 from v2edit.api_plan import plan_edit, plan_scene
 from v2edit.api_scene import edit_scene
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 def edit(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:
     """Run `edit_video` and show what came of it, or what it would take."""
     if dry_run:
-        return told_beforehand(plan_edit(*args, **options), shown)
+        return told_beforehand(plan_edit, args, options, shown)
     with shown.working():
         run = edit_video(*args, **options | {"on_progress": shown.edit, "command": ["v2edit", *words]})
     made(run.folder, run.prompts, shown)
@@ -94,7 +95,7 @@ def duration(seconds: float) -> str:
 def scene(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:
     """Run `edit_scene` and show what came of it, or what it would take."""
     if dry_run:
-        return told_beforehand(plan_scene(*args, **options), shown)
+        return told_beforehand(plan_scene, args, options, shown)
     with shown.working():
         run = edit_scene(*args, **options | {"on_stage": shown.stage, "command": ["v2edit", *words]})
     made(run.folder, run.prompts, shown)
@@ -108,8 +109,11 @@ def made(folder: Path, prompts: "PromptPair", shown: Display) -> None:
     shown.result(folder=folder, files=files, prompts=asdict(prompts))
 
 
-def told_beforehand(plan: "Plan", shown: Display) -> None:
-    """What a run would do and take."""
+def told_beforehand(plans: Callable[..., "Plan"], args: Any, options: dict[str, Any], shown: Display) -> None:
+    """What a run would do and take, with the start of this process, which the run's own will have, too."""
+    starting = progress.age()
+    plan = plans(*args, **options)
+    plan = replace(plan, seconds={"starting": starting} | plan.seconds)
     print(plan.text)
     shown.result(**plan.figures)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
@@ -242,6 +243,15 @@ class Events(Display):
 def display(showing: Showing) -> Display:
     """The display that is asked for."""
     return Events(sys.stdout) if showing.json else Errors() if showing.quiet else Words()
+
+
+def age() -> float:
+    """Seconds since this process began; 0 where the system does not say."""
+    try:
+        stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return 0.0
 
 
 def nowhere() -> IO[str]:

@@ -434,16 +434,13 @@ def hollow_pipeline(folder: Path, dtype: torch.dtype, without_data: AbstractCont
     torch.set_default_dtype(dtype)
     try:
         with without_data:
-            parts: tuple[Any, Any, Any] = (
-                text(text.config_class.from_pretrained(folder / "text_encoder")),
-                AutoencoderKLCogVideoX.from_config(vae),
-                CogVideoXTransformer3DModel.from_config(transformer),
-            )
+            encoder = text(text.config_class.from_pretrained(folder / "text_encoder"))
+            coder: Any = AutoencoderKLCogVideoX.from_config(vae)
+            network: Any = CogVideoXTransformer3DModel.from_config(transformer)
     finally:
         torch.set_default_dtype(usual)
-    return CogVideoXPipeline(
-        tokenizer.from_pretrained(folder / "tokenizer"), *parts, scheduler.from_pretrained(folder / "scheduler")
-    )
+    said, steps = tokenizer.from_pretrained(folder / "tokenizer"), scheduler.from_pretrained(folder / "scheduler")
+    return CogVideoXPipeline(said, encoder, coder, network, steps)
 
 
 def rotate(x: Tensor, table: Table) -> Tensor:
