@@ -137,6 +137,7 @@ def test_a_task_is_reconstructed_once_and_its_results_depend_on_nothing_else(fir
         assert 0 < float(line["psnr_held_out"]) < 60 and float(line["seconds"]) > 0
 
 
+@pytest.mark.heavy
 def test_what_a_result_holds_and_the_page_shows(first):
     report, _ = first
     task = SceneTask("recolour", 2_000_000_000, FitConfig(400, 30, 10))

@@ -161,7 +161,7 @@ wide = {**pipeline.transformer.config, "num_attention_heads": 8, "num_layers": 1
 pipeline.transformer = CogVideoXTransformer3DModel(**wide)
 backbone = CogVideoX(pipeline)
 text, config = aligned_text(backbone, PAIR), EditConfig(steps=2, alpha=0.5, beta=0.0, guidance=6.0)
-x0 = torch.randn(1, 3, 4, 48, 48, generator=torch.Generator().manual_seed(0))
+x0 = torch.randn(1, 3, 4, 80, 80, generator=torch.Generator().manual_seed(0))
 
 def size(what):
     line = next(line for line in open("/proc/self/status") if line.startswith(what))

@@ -80,6 +80,7 @@ def test_its_weights_are_those_of_the_model(folder: Path) -> None:
         assert size == sum(one.numel() * one.element_size() for one in held) > 0
 
 
+@pytest.mark.heavy
 def test_each_smaller_way_is_smaller(folder: Path) -> None:
     hollow = hollow_of(folder)
     counting = Counting(hollow, replace(GIVEN, subtasks=1).settled(hollow.backbone.defaults))
