@@ -43,8 +43,9 @@ demo: $(READY) ## make a little video, edit it, and say where the pictures are
 DEMO_SEED ?= 7
 DEMO_INSTRUCTION ?= make the ball yellow
 
+# Many tests wait for processes of their own: two at a time take little more than half.
 test: $(READY) ## the tests (minutes at most, no GPU, no network)
-	'$(PY)' -m pytest -q
+	'$(PY)' -m pytest -q -n 2 --dist loadfile
 
 test-heavy: $(READY) ## the tests that take long or want a GPU
 	'$(PY)' -m pytest -q -m heavy
