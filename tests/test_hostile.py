@@ -295,7 +295,7 @@ def test_no_edit_is_lost_for_the_name_of_its_video(tiny_model: Path, tmp_path: P
 
 def test_a_run_that_names_a_device_for_its_source(tmp_path: Path) -> None:
     facts = {"input": {"path": "/dev/zero", "sha256": ""}, "prompts": {"source": "a", "target": "b"}}
-    (tmp_path / "run.json").write_text(json.dumps(facts | {"model": {"name": "primitives"}}))
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"model": {"name": "primitives"}, "status": "done"}))
     assert "is gone" in refused(read_run, tmp_path)
 
 
