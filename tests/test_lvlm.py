@@ -254,7 +254,9 @@ def test_a_key_that_the_server_sends_back_is_blanked(caplog: pytest.LogCaptureFi
 SECRETS = ["hunter2secret", "query-secret-1"]
 
 
-@pytest.mark.parametrize("reply", [says(GOOD), fails(400, "no"), echoes, Reply(hangs=True)], ids=["answer", "refusal", "echo", "silence"])
+@pytest.mark.parametrize(
+    "reply", [says(GOOD), fails(400, "no"), echoes, Reply(hangs=True)], ids=["answer", "refusal", "echo", "silence"]
+)
 def test_a_secret_in_the_address_is_sent_and_not_shown(reply, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     password, query = SECRETS
