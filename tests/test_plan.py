@@ -1,10 +1,12 @@
 """What an edit takes, told beforehand: counted on a model without numbers, or timed on the model itself."""
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ import torch
 from tiny import pipeline_of
 
 from v2edit import video
+from v2edit.api import edit_video
 from v2edit.api_plan import COUNTED, TIMED, duration, plan_edit, plan_scene
+from v2edit.api_scene import edit_scene
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX, RowByRow
@@ -171,3 +175,10 @@ def test_a_scene_told_beforehand(tmp_path: Path, capsys) -> None:
 
 def test_durations_as_people_say_them() -> None:
     assert [duration(s) for s in (0.44, 12.3, 99, 240, 9000)] == ["0.4 s", "12 s", "99 s", "4 min", "2.5 h"]
+
+
+@pytest.mark.parametrize(("does", "tells"), [(edit_video, plan_edit), (edit_scene, plan_scene)])
+def test_an_option_that_changes_what_is_loaded_or_run_is_not_passed_over(does: Any, tells: Any) -> None:
+    """What a plan does not name it takes and leaves aside: that is right for these alone."""
+    told, taken = (set(inspect.signature(one).parameters) for one in (does, tells))
+    assert told - taken <= {"frames", "save_every", "on_progress", "on_stage", "command", "loaded"}

@@ -4,8 +4,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from v2edit.api_scene import edit_scene
 from v2edit.cli import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.journal import Journal
+from v2edit.journal import Chapter, Journal
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.resume import resume_run
 from v2edit.runs import runs_in, state_of
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.fit import FitProgress, reconstruct
+from v2edit.scenes.fit import FitProgress, fit, reconstruct
+from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.source import read_scene
 from v2edit.scenes.world import write_task
 
@@ -137,13 +139,22 @@ def test_a_language_model_is_asked_once_and_no_secret_is_kept(edit, tmp_path, mo
     assert (run.prompts.source, run.prompts.target) == tuple(pair.values())
 
 
-def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monkeypatch):
-    """Also across the steps at which faded Gaussians move."""
+@pytest.mark.parametrize("some", [False, True], ids=["all", "some free"])
+def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monkeypatch, some):
+    """Also across the steps at which faded Gaussians move, and become free where only some are."""
     monkeypatch.setattr("v2edit.journal.PAUSE", -1.0)  # keep every step
     monkeypatch.setattr("v2edit.journal.SHARE", 1e9)
     dataset, config = read_scene(scene["scene"], 32).dataset, FitConfig(gaussians=100, fit_steps=70)
     assert dataset is not None
-    whole = reconstruct(dataset, config)
+    start, free = reconstruct(dataset, replace(config, fit_steps=2)), torch.arange(100) < 40
+    start.logit_opacities[60:] = -9  # faded, and not free
+
+    def go(on_progress: Callable[[FitProgress], None] | None = None, chapter: Chapter = Chapter()) -> Gaussians:  # noqa: B008
+        if some:
+            return fit(start, dataset, config.fit_steps, False, on_progress, free=free, chapter=chapter)
+        return reconstruct(dataset, config, on_progress, chapter=chapter)
+
+    whole = go()
     chapter = Journal(tmp_path).chapter("fit-0", every_step=False)
     for before, end in pairwise((0, 1, 49, 50, 69)):
         seen: list[int] = []
@@ -154,9 +165,9 @@ def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monk
                 raise Ended  # before this step is kept
 
         with pytest.raises(Ended):
-            reconstruct(dataset, config, stop, chapter=chapter)
+            go(stop, chapter)
         assert seen == list(range(before + 1, end + 2))
-    after = reconstruct(dataset, config, chapter=chapter)
+    after = go(chapter=chapter)
     for name, tensor in whole.tensors().items():
         assert torch.equal(getattr(after, name), tensor), name
 

@@ -134,16 +134,7 @@ def edit_video(
             "instruction": instruction,
             "prompts": pair,
             "lvlm": described(lvlm, checkpoint) if lvlm.model else None,
-            "model": {
-                "name": model if checkpoint.commit or model == BUILT_IN else os.path.abspath(model),
-                "revision": revision,
-                "commit": checkpoint.commit,
-                "device": str(backbone.device),
-                "dtype": str(backbone.dtype).removeprefix("torch."),
-            },
-            "offload": offload,
-            "vae_tiling": vae_tiling,
-            "allow_pickle": allow_pickle,
+            **loading_facts(checkpoint, backbone, revision, offload, vae_tiling),
             "frames": frames,
             "config": config,
             "seed": config.seed,
@@ -178,8 +169,27 @@ def resume_edit(
     return EditRun(run.out, edited, pair)
 
 
+def loading_facts(
+    checkpoint: "Checkpoint", backbone: "Backbone", revision: str | None, offload: Offload, vae_tiling: bool
+) -> dict[str, Any]:
+    """How a run's model was loaded, as its record says it and `reloaded` reads it."""
+    name = checkpoint.name
+    return {
+        "model": {
+            "name": name if checkpoint.commit or name == BUILT_IN else os.path.abspath(name),
+            "revision": revision,
+            "commit": checkpoint.commit,
+            "device": str(backbone.device),
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+        },
+        "offload": offload,
+        "vae_tiling": vae_tiling,
+        "allow_pickle": checkpoint.pickles,
+    }
+
+
 def reloaded(facts: dict[str, Any]) -> "Backbone":
-    """The model that a run was begun with, by what its record says of it."""
+    """The model that a run was begun with, by its `loading_facts`."""
     from v2edit import backbones
 
     model = facts["model"]

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from v2edit.api import given_prompts, resolve_prompts, written_prompts
-from v2edit.api_scene import FPS, SIDE, find_path, scene_device
+from v2edit.api import given_prompts, written_prompts
+from v2edit.api_scene import FPS, SIDE, find_path, given_scene, scene_device
 from v2edit.backbones.registry import BUILT_IN, Checkpoint, DType, Offload
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
@@ -20,7 +20,6 @@ from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.prompt import find_prompt
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -117,6 +116,7 @@ def plan_edit(
     offload: Offload = "none",
     vae_tiling: bool = False,
     revision: str | None = None,
+    allow_pickle: bool = False,
     config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
     **rest: Any,
 ) -> Plan:
@@ -140,7 +140,7 @@ def plan_edit(
     from v2edit import video as videos
 
     videos.read(path, max_frames=1)
-    checkpoint = backbones.find(model, revision)
+    checkpoint = backbones.find(model, revision, allow_pickle)
     source = videos.read(path)
     remarks = []
     if pair is None and lvlm.model is not None:
@@ -172,6 +172,7 @@ def plan_scene(
     offload: Offload = "none",
     vae_tiling: bool = False,
     revision: str | None = None,
+    allow_pickle: bool = False,
     config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
     fit: FitConfig = FitConfig(),  # noqa: B008 (frozen)
     **rest: Any,
@@ -182,14 +183,9 @@ def plan_scene(
         UserError: for what would stop the edit, in one line.
     """
     watch = Watch()
-    where = Path(scene)
-    if not where.exists():
-        raise UserError(f"no such scene: {where}")
-    if frames is not None and frames < 2:
-        raise UserError(f"--frames is {frames}, expected 2 or more")
+    where, prompts = given_scene(scene, instruction, frames, source_prompt, target_prompt)
     if out is not None:
         RunWriter(Path(out))
-    prompts = resolve_prompts(where, instruction, source_prompt or find_prompt(where), target_prompt)
 
     import numpy as np
 
@@ -203,7 +199,7 @@ def plan_scene(
 
     on = scene_device(device)
     side = side or SIDE[on.type]
-    found, checkpoint = read_scene(where, side), backbones.find(model, revision)
+    found, checkpoint = read_scene(where, side), backbones.find(model, revision, allow_pickle)
     model_alone = backbones.hollow(checkpoint, dtype, device).backbone
     filmed = find_path(path, found, frames or model_alone.trained.frames, side)
     cameras = filmed.cameras

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
-from v2edit.api import reloaded, resolve_prompts
+from v2edit.api import loading_facts, reloaded, resolve_prompts
 from v2edit.backbones.registry import BUILT_IN, DType, Offload
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
@@ -103,13 +103,8 @@ def edit_scene(
     Raises:
         UserError: for what the user can mend, in one line.
     """
-    where = Path(scene)
-    if not where.exists():
-        raise UserError(f"no such scene: {where}")
-    if frames is not None and frames < 2:
-        raise UserError(f"--frames is {frames}, expected 2 or more")
     check_save_every(save_every)
-    prompts = resolve_prompts(where, instruction, source_prompt or find_prompt(where), target_prompt)
+    where, prompts = given_scene(scene, instruction, frames, source_prompt, target_prompt)
     with RunWriter(Path(out) if out else default_run_folder(where, instruction or prompts.target)) as run:
         from v2edit import backbones
         from v2edit.editing.cost import plan
@@ -126,16 +121,7 @@ def edit_scene(
             "input": describe_input(where) | {"read": fingerprint(found, filmed)},
             "instruction": instruction,
             "prompts": prompts,
-            "model": {
-                "name": model if checkpoint.commit or model == BUILT_IN else os.path.abspath(model),
-                "revision": revision,
-                "commit": checkpoint.commit,
-                "device": str(backbone.device),
-                "dtype": str(backbone.dtype).removeprefix("torch."),
-            },
-            "offload": offload,
-            "vae_tiling": vae_tiling,
-            "allow_pickle": allow_pickle,
+            **loading_facts(checkpoint, backbone, revision, offload, vae_tiling),
             "config": config,
             "fit": fit,
             "path": {
@@ -150,6 +136,22 @@ def edit_scene(
         run.begin(Request("scene", facts, steps, save_every, command))
         done = _carried_out(run, found, filmed, prompts, config, fit, backbone, on_stage)
     return SceneRun(run.out, done.gaussians, prompts)
+
+
+def given_scene(
+    scene: str | Path,
+    instruction: str | None,
+    frames: int | None,
+    source_prompt: str | None,
+    target_prompt: str | None,
+) -> tuple[Path, PromptPair]:
+    """Where the scene of an edit is, and its prompts. Raises `UserError` for what is wrong before anything is read."""
+    where = Path(scene)
+    if not where.exists():
+        raise UserError(f"no such scene: {where}")
+    if frames is not None and frames < 2:
+        raise UserError(f"--frames is {frames}, expected 2 or more")
+    return where, resolve_prompts(where, instruction, source_prompt or find_prompt(where), target_prompt)
 
 
 def resume_scene(

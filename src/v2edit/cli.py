@@ -28,7 +28,7 @@ from tyro.extras import SubcommandApp
 
 from v2edit import progress
 from v2edit.api import edit_video, preview_edit
-from v2edit.api_plan import plan_edit, plan_scene
+from v2edit.api_plan import duration, plan_edit, plan_scene
 from v2edit.api_scene import edit_scene
 from v2edit.batch.command import batch_status, run_batch
 from v2edit.bench.command import benchmark
@@ -83,13 +83,6 @@ def listed(*args: Any, shown: Display, **options: Any) -> None:
         line = f"{one.folder!s:{width}}  {one.state:7}  {started}  {share:>16}  {left}"
         print(f"{line}  {one.reason or ''}".rstrip())
     shown.result(runs=[asdict(one) for one in found])
-
-
-def duration(seconds: float) -> str:
-    """As a person says it: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def scene(words: Sequence[str], /, *args: Any, shown: Display, dry_run: bool, **options: Any) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from v2edit.errors import UserError
 
@@ -22,8 +23,6 @@ def claimed(folder: Path, lock: str, what: str) -> Iterator[None]:
 
     Raises `UserError` where another process works in it, or where something else lies.
     """
-    import fcntl
-
     path = folder / lock
     if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and holds no {what}; choose another -o")
@@ -33,31 +32,35 @@ def claimed(folder: Path, lock: str, what: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another -o") from error
     with file:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > until:
-                    message = f"another {what} is running in {folder}; wait for it or choose another -o"
-                    raise UserError(message) from error
-            except OSError as error:
-                raise UserError(f"cannot lock {path}: {error.strerror}; choose another -o") from error
-            time.sleep(PATIENCE / 10)
+        try:
+            free = flocked(file, exclusive=True, patience=PATIENCE)
+        except OSError as error:
+            raise UserError(f"cannot lock {path}: {error.strerror}; choose another -o") from error
+        if not free:
+            raise UserError(f"another {what} is running in {folder}; wait for it or choose another -o")
         yield
 
 
 def in_use(folder: Path, lock: str) -> bool:
     """Whether a process has claimed a folder that was claimed before."""
+    with (folder / lock).open() as file:
+        return not flocked(file, exclusive=False)
+
+
+def flocked(file: IO[str], exclusive: bool, patience: float = 0.0) -> bool:
+    """Takes a lock that goes with the open file, and so with its process; False where another process holds it for
+    more than `patience` seconds. Raises `OSError` where the file system has no locks, `ImportError` on Windows."""
     import fcntl
 
-    with (folder / lock).open() as file:
+    until = time.monotonic() + patience
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             return True
-    return False
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+        time.sleep(0.01)
 
 
 def write_whole(path: Path, content: bytes) -> None:

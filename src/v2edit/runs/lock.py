@@ -2,9 +2,10 @@
 
 import logging
 import os
-import time
 from pathlib import Path
 from typing import IO
+
+from v2edit.folders import flocked
 
 log = logging.getLogger(__name__)
 LOCK = "lock"  # in the state folder
@@ -14,13 +15,10 @@ PROBED = 0.3  # seconds for which somebody who only looks may hold it
 def locked(state: Path) -> IO[str] | None:
     """The lock of a state folder, held until it is closed or the process ends; None while another process has it."""
     file = (state / LOCK).open("a+")
-    until = time.monotonic() + PROBED
     try:
-        while not _flock(file, exclusive=True):
-            if time.monotonic() > until:
-                file.close()
-                return None
-            time.sleep(0.01)
+        if not _flock(file, exclusive=True, patience=PROBED):
+            file.close()
+            return None
         if not (state / LOCK).exists() or os.fstat(file.fileno()).st_ino != (state / LOCK).stat().st_ino:
             file.close()  # Who had it has finished the run, and removed it.
             return None
@@ -39,15 +37,11 @@ def is_free(state: Path) -> bool:
         return True
 
 
-def _flock(file: IO[str], exclusive: bool) -> bool:
+def _flock(file: IO[str], exclusive: bool, patience: float = 0.0) -> bool:
     try:
-        import fcntl
+        return flocked(file, exclusive, patience)
     except ImportError:  # Windows: there, two processes on one run are the user's to avoid.
         return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     except OSError as error:  # a file system without locks
         log.warning("cannot lock %s (%s): see to it that no other process writes this run", file.name, error.strerror)
     return True
