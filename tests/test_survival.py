@@ -1,5 +1,6 @@
 """Runs survive any end of their process: same bytes, few steps done again, nothing left lying about."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -21,10 +22,13 @@ from tiny import pipeline_of
 from v2edit import video
 from v2edit.api import edit_video
 from v2edit.api_scene import edit_scene
+from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.cli import main
-from v2edit.editing import EditConfig
+from v2edit.editing import EditConfig, Editor
+from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
 from v2edit.journal import Chapter, Journal
+from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.resume import resume_run
 from v2edit.runs import runs_in, state_of
@@ -33,6 +37,7 @@ from v2edit.scenes.fit import FitProgress, fit, reconstruct
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.source import read_scene
 from v2edit.scenes.world import write_task
+from v2edit.world.sample import write_sample
 
 STEPS, SUBTASKS = 8, 3
 
@@ -56,6 +61,16 @@ def edit(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 
 @pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An edit by a model that has learnt to draw: an untrained one's pictures are grey, whatever its latents are."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_sample(7, folder, "recolour")
+    facts = json.loads((folder / "clip.json").read_text())
+    config = EditConfig(steps=STEPS, subtasks=SUBTASKS)
+    return {"video": folder / "clip.mp4", "instruction": facts["instruction"], "config": config, "frames": True}
+
+
+@pytest.fixture(scope="module")
 def scene(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("scene")
     write_task(3, folder, "recolour")
@@ -64,8 +79,8 @@ def scene(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     return {"scene": folder, **prompts, "model": str(model), "config": config, "fit": fit, "side": 32, "frames": 9}
 
 
-def test_an_edit_survives_being_killed(edit, tmp_path):
-    found = survive(edit_video, edit, tmp_path / "runs", 4, signal.SIGKILL, seed=0)
+def test_an_edit_survives_being_killed(drawn, tmp_path):
+    found = survive(edit_video, drawn, tmp_path / "runs", 4, signal.SIGKILL, seed=0)
     assert found.ends == 4 and found.codes == {-signal.SIGKILL: 4}
 
 
@@ -249,9 +264,41 @@ def test_ctrl_c_says_how_to_go_on(edit, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
-@pytest.mark.parametrize("what", ["edit", "scene"])
+@pytest.mark.parametrize("what", ["drawn", "scene"], ids=["edit", "scene"])
 def test_fifty_ends(what, how, tmp_path, request):
-    start = edit_video if what == "edit" else edit_scene
+    start = edit_video if what == "drawn" else edit_scene
     found = survive(start, request.getfixturevalue(what), tmp_path / "runs", 50, how, seed=2)
     print(f"\n{what}, {how.name}: {found}")
     assert found.ends == 50
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EditConfig(steps=6, subtasks=2, beta=0.4, guidance=6.0),
+        EditConfig(steps=6, solver="dpm-sde", beta=0.4, ending="same", guidance=6.0),
+        EditConfig(steps=6, solver="dpm-sde", beta=0.4, pnc=False, guidance=6.0),
+    ],
+    ids=["two sources", "noise to the end", "maps alone"],
+)
+def test_an_edit_goes_on_from_any_step_to_the_same_latents(config, tmp_path):
+    """To the last bit, which pictures of an untrained autoencoder would not show: ended after each step in turn."""
+    editor = Editor(CogVideoX(pipeline_of("5b")))
+    text = aligned_text(editor.backbone, PromptPair("a red ball on the floor", "a blue cube on the floor"))
+    x0 = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = list(editor.subtasks(x0, text, config))
+    for stop in range(1, 5 * config.subtasks):
+        journal, seen = Journal(tmp_path / str(stop), every=1), []
+        journal.folder.mkdir()
+
+        def tell(at: object, seen: list[object] = seen, stop: int = stop) -> None:
+            seen.append(at)
+            if len(seen) == stop + 1:
+                raise Ended  # before this step is kept
+
+        with pytest.raises(Ended):
+            list(editor.subtasks(x0, text, config, tell, journal=journal))
+        again: list[object] = []
+        after = list(editor.subtasks(x0, text, config, again.append, journal=journal))
+        assert again[0] == seen[-1], "no step that was kept is done again"
+        assert all(torch.equal(one, other) for one, other in zip(after, whole, strict=True))
