@@ -150,6 +150,26 @@ def test_an_undistorted_image_shows_what_a_pinhole_sees():
     assert np.abs(image.astype(float) - pattern(x, y))[inside].max() < 4
 
 
+def test_a_wild_lens_shows_the_little_it_can():
+    """Where the polynomial leaves the numbers, nothing is shown; the centre of the image stays where it is."""
+    matrix = np.array([[60.0, 0, 40.5], [0, 60, 30.5], [0, 0, 1]])
+    painted = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for lens in (Distortion(k1=1e308, k2=-1e308), Distortion(k4=1e300, fisheye=True), Distortion(p1=1e307, p2=-1e307)):
+        image, inside = undistorted(painted, matrix, lens)
+        assert inside[30, 40] and not inside[0, 0]
+        np.testing.assert_array_equal(image[30, 40], painted[30, 40])
+
+
+def test_a_lens_that_is_none_is_refused(tmp_path):
+    write_transforms(tmp_path, dataset_of(ring(6, height=24, width=32)))
+    file = tmp_path / "transforms.json"
+    said = json.loads(file.read_text())
+    for bend, why in ((float("nan"), "expected a number"), (1e8, "leaves nothing of it")):
+        file.write_text(json.dumps(said | {"k1": bend, "k2": bend}))
+        with pytest.raises(UserError, match=why):
+            read_scene(tmp_path)
+
+
 def test_bilinear_keeps_the_pixels_themselves():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     columns, rows = np.meshgrid(np.arange(7) + 0.5, np.arange(5) + 0.5)

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,7 @@ def assemble(
         UserError: fewer than two views, a pose that is none, an image that cannot be read, images of several sizes.
     """
     for view in views:
-        _check_pose(view, source)
+        _check_camera(view, source)
     there = [k for k, view in enumerate(views) if names_file(view.image)]
     if missing := [view.image.name for view in views if not names_file(view.image)]:
         log.warning("%d of %d images of %s are missing: %s", len(missing), len(views), source, _few(missing))
@@ -154,7 +154,7 @@ def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None
         raise UserError(f"the {len(views)} images of {source} take {total / 2**30:.1f} GiB: take fewer or smaller ones")
 
 
-def _check_pose(view: View, source: Path) -> None:
+def _check_camera(view: View, source: Path) -> None:
     pose = view.camera_to_world
     if pose.shape != (4, 4) or not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
         raise UserError(f"{source}: the pose of {view.name} is no 4x4 matrix of finite numbers with 0 0 0 1 below")
@@ -165,6 +165,8 @@ def _check_pose(view: View, source: Path) -> None:
         raise UserError(f"{source}: the camera of {view.name} has a size of {view.size[1]}x{view.size[0]}")
     if not (np.isfinite(view.intrinsics).all() and view.intrinsics[0, 0] > 0 and view.intrinsics[1, 1] > 0):
         raise UserError(f"{source}: the focal length of {view.name} is not above 0")
+    if not np.isfinite(astuple(view.distortion)).all():
+        raise UserError(f"{source}: the distortion of {view.name} is no finite number")
 
 
 def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -198,6 +200,8 @@ def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
         # What a cut-out object stands before is not known.
         valid, pixels = valid & (pixels[..., 3] > 127), pixels[..., :3]
     image, inside = undistorted(np.ascontiguousarray(pixels), intrinsics, view.distortion)
+    if not inside.any():
+        raise UserError(f"{view.image}: its camera's distortion leaves nothing of it")
     if not valid.all():
         kept, _ = undistorted(np.repeat(valid[..., None], 3, 2).astype(np.uint8) * 255, intrinsics, view.distortion)
         valid = kept[..., 0] > 250

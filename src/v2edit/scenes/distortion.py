@@ -44,16 +44,17 @@ class Distortion:
 
 def undistorted(image: np.ndarray, intrinsics: np.ndarray, distortion: Distortion) -> tuple[np.ndarray, np.ndarray]:
     """The image uint8 [H, W, 3] that a pinhole of the same intrinsics [3, 3] would have made, and bool [H, W], which
-    of its pixels the original shows."""
+    of its pixels the original shows. The others are of no meaning."""
     height, width = image.shape[:2]
     if distortion.none:
         return image, np.ones((height, width), bool)
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
-    x, y = distortion.distort((columns - cx) / fx, (rows - cy) / fy)
-    u, v = x * fx + cx, y * fy + cy
-    inside = (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
-    return bilinear(image, u, v), inside
+    with np.errstate(over="ignore", invalid="ignore"):  # a wild lens bends far points beyond any number: not shown
+        x, y = distortion.distort((columns - cx) / fx, (rows - cy) / fy)
+        u, v = x * fx + cx, y * fy + cy
+        inside = (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
+    return bilinear(image, np.where(inside, u, 0), np.where(inside, v, 0)), inside
 
 
 def bilinear(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
