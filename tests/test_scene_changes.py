@@ -7,11 +7,14 @@ import torch
 from test_rasterise import gaussians_of
 from test_scene_files import ring
 
-from v2edit.scenes.changes import changed, composed, touched
+from v2edit.scenes.changes import changed, composed, newcomers, touched
+from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.edit import film
-from v2edit.scenes.fit import fit
+from v2edit.scenes.fit import fit, reconstruct
 from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.measure import fidelity
+from v2edit.scenes.world import sample_task
 
 
 def frames_of(*shape: int) -> np.ndarray:
@@ -61,6 +64,33 @@ def test_what_changed_pixels_show_may_change_and_what_hides_behind_it():
     share[:, :20] = 1
     assert touched(scene, cameras, share).tolist() == [True] * 3 + [False] * 3 + [True, False, False]
     assert not touched(scene, cameras, 0 * share).any()
+
+
+def test_what_is_put_into_the_air_is_not_painted_behind_it():
+    """Frames of a scene with one object more: new Gaussians begin at its surface, and views that were held out show it
+    as no fit without them does. Where nothing comes nearer, there are none."""
+    task = sample_task(1, "insert", views=16, side=40)
+    scene = reconstruct(task.dataset, FitConfig(gaussians=1500, fit_steps=150))
+    target, chance = task.truth.training, torch.Generator().manual_seed(0)
+    before, everywhere = film(scene, target.cameras), torch.ones(len(target), 40, 40)
+    share = changed(before, target.images)
+    assert newcomers(scene, before, target, 0 * share, chance) is None
+    assert newcomers(scene, before, replace(target, images=before), everywhere, chance) is None
+
+    added = newcomers(scene, before, target, share, chance)
+    assert added is not None and task.edit.subject is not None
+    thing = task.edit.target.objects[task.edit.subject]
+    middle = torch.tensor(thing.position(0, 1)) + torch.tensor([0, 0, thing.radius])
+    away = (added.means - middle).norm(dim=1) / thing.radius
+    assert len(added) > 20 and away.median() < 1 and away.quantile(0.75) < 1.5
+
+    free, kept, fitted = touched(scene, target.cameras, share), task.truth.kept_out, {}
+    for name, start in {"without": scene, "with": scene.joined(added)}.items():
+        may = torch.cat([free, free.new_ones(len(start) - len(scene))])
+        end = fit(start, target, 120, False, free=may)
+        fitted[name] = fidelity(end, kept.cameras, task.dataset.kept_out.images, kept.images)
+    assert fitted["with"].inside > fitted["without"].inside + 4
+    assert fitted["with"].outside > fitted["without"].outside - 1
 
 
 def test_only_what_is_free_moves_and_the_unseen_does_not_fade():

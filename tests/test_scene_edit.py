@@ -21,7 +21,7 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.errors import UserError
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.edit import Stage, edit_gaussians, measured_change, warn_unless_changed
+from v2edit.scenes.edit import TAKEN, Stage, edit_gaussians, measured_change, warn_unless_changed
 from v2edit.scenes.paths import CameraPath, along_views
 from v2edit.scenes.source import Scene, read_scene
 from v2edit.scenes.splat import read_splat
@@ -65,8 +65,10 @@ def test_the_loop_edits_reconstructs_and_tells(caplog):
     )
     assert len(done.videos) == len(done.renders) == len(done.changes) == 2
     assert {one.shape for one in [done.source, *done.videos, *done.renders]} == {(9, *done.source.shape[1:])}
-    assert [f"subtask {k} changed" in line for k, line in enumerate(caplog.messages, 1)] == [True, True]  # few steps
-    assert len(done.gaussians) == 80 and not torch.equal(done.gaussians.sh, scene.sh)
+    short = [k for k, change in enumerate(done.changes, 1) if change.taken < TAKEN]  # of what so few steps can do
+    told = [[k for k in (1, 2) if f"subtask {k} changed" in line] for line in caplog.messages]
+    assert short and told == [[k] for k in short]
+    assert len(done.gaussians) >= 80 and not torch.equal(done.gaussians.sh[:80], scene.sh)
     whats = list(dict.fromkeys(stage.what for stage in stages))
     assert whats == [f"subtask {k}/2, {what}" for k in (1, 2) for what in ("editing", "reconstructing")]
     assert all((stage.psnr is not None) == stage.what.endswith("reconstructing") for stage in stages)
@@ -159,7 +161,7 @@ def test_the_run_folder_holds_what_was_promised(sample, run):
     facts = json.loads((run / "run.json").read_text())
     assert len(facts["changes"]) == 2 and facts["reconstruction_psnr"] > 20
     before, after = read_splat(run / "scene.ply"), read_splat(run / "edited.ply")
-    assert len(before) == len(after) == 800 and not torch.equal(before.sh, after.sh)
+    assert 800 == len(before) <= len(after) and not torch.equal(before.sh, after.sh[:800])
     assert video.read(run / "after.mp4").frames.shape == video.read(run / "before.mp4").frames.shape
     source, edited = (read_scene(folder, side=48).dataset for folder in (sample, run / "dataset"))
     assert source is not None and edited is not None

@@ -15,7 +15,7 @@ from v2edit.scenes.fit import FitProgress, fit, loss, psnr, quiet_torch, reconst
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.measure import compare, fidelity
 from v2edit.scenes.rasterise import render
-from v2edit.scenes.seeds import plane_sweep, seed, spacing
+from v2edit.scenes.seeds import plane_sweep, scattered, seed, spacing
 from v2edit.scenes.world import sample_task
 
 QUICK = FitConfig(gaussians=1500, fit_steps=120, refit_steps=120)
@@ -94,8 +94,8 @@ def test_seeds_lie_where_the_scene_is(task):
     swept = seed(training, 3000, 0, torch.Generator().manual_seed(0))
     centre = torch.from_numpy(training.cameras.centres.mean(0)).float()
     stretch = torch.rand(3000, 1, generator=torch.Generator().manual_seed(1)) * 2 + 0.3
-    scattered = replace(swept, means=centre + (swept.means - centre) * stretch)
-    assert held_out_psnr(swept, task.dataset) > held_out_psnr(scattered, task.dataset) + 2
+    astray = replace(swept, means=centre + (swept.means - centre) * stretch)
+    assert held_out_psnr(swept, task.dataset) > held_out_psnr(astray, task.dataset) + 2
 
 
 def test_seeds_begin_with_the_sparse_points(task):
@@ -110,7 +110,7 @@ def test_seeds_begin_with_the_sparse_points(task):
 
 def test_one_camera_without_neighbours_still_gives_seeds(task):
     alone = task.dataset.chosen(np.array([0]))
-    places, colours, sizes = plane_sweep(alone, 30, torch.Generator().manual_seed(0))
+    places, colours, sizes = scattered(plane_sweep(alone), 30, torch.Generator().manual_seed(0))
     assert places.isfinite().all() and len(colours) == len(sizes) == 30
 
 

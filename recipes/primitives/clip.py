@@ -30,6 +30,7 @@ from v2edit.world.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sam
 
 TEXT_LENGTH = 56
 OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES)}
+SHAPES_MORE = 4  # times as often: they are the last that it learns to tell apart
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES)}
 
 
@@ -55,9 +56,10 @@ def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
     return CLIPModel(config), CLIPProcessor(images, tokenizer)
 
 
-def alternatives(scene: Scene, rng: Random) -> tuple[str, list[Scene]]:
-    """An attribute that a frame shows, and the scenes that differ from this one in it alone, this one first."""
-    field = rng.choice([*OF_OBJECT, *OF_SCENE])
+def alternatives(scene: Scene, rng: Random, shapes: int = 1) -> tuple[str, list[Scene]]:
+    """An attribute that a frame shows, and the scenes that differ from this one in it alone, this one first; the shape
+    `shapes` times as often as any other."""
+    field = rng.choice([*OF_OBJECT, *OF_SCENE, *["shape"] * (shapes - 1)])
     if field in OF_SCENE:
         values = [getattr(scene, field), *(v for v in OF_SCENE[field] if v != getattr(scene, field))]
         return field, [replace(scene, **{field: value}) for value in values]
@@ -130,7 +132,7 @@ def main() -> None:
         right, wrong = [], []
         for index in indices:
             wording = sample_wording(words)
-            others = alternatives(scenes[index], words)[1][1:]
+            others = alternatives(scenes[index], words, SHAPES_MORE)[1][1:]
             right.append(caption(scenes[index], wording))
             wrong.append(caption(words.choice(others), wording))
         inputs = processor.tokenizer(right + wrong, padding=True, return_tensors="pt")

@@ -16,14 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from v2edit.scenes.cameras import Cameras
-from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.dataset import Dataset
+from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 from v2edit.scenes.rasterise import render
+from v2edit.scenes.seeds import Sweep, blobs, plane_sweep, scattered
 
 LEFT, TAKEN = 6.0, 18.0  # of 255: pixels that differ by less are left alone, by more are taken; between, in part
 AROUND = 3  # pixels: over squares as large differences are averaged, which noise does not survive
 REACH = 2  # pixels: as far around what changed its edge reaches
 TOUCHED = 0.1  # of what a Gaussian shows: it may change when as much has
 HIDDEN = 1e-3  # pixels: a Gaussian that covers less of all frames is not seen in them
+CLEAR = 0.03  # of 1: frames that agree better than by this on a nearer surface than the scene's show a new one
 BEHIND = 0.5  # of the frames: what is hidden may change when it lies behind what has changed in as many
 
 
@@ -62,6 +65,45 @@ def touched(gaussians: Gaussians, cameras: Cameras, share: Tensor) -> Tensor:
     behind = _behind(gaussians.means.cpu(), cameras, share).to(within)
     hidden = everywhere <= HIDDEN
     return torch.where(hidden, behind >= BEHIND, within > TOUCHED * everywhere)
+
+
+def newcomers(
+    gaussians: Gaussians, before: np.ndarray, target: Dataset, share: Tensor, generator: torch.Generator
+) -> Gaussians | None:
+    """Gaussians where the edited frames agree on a surface before those that the scene has: what is put into empty air
+    would else be painted onto what lies behind it. As dense in the frames as the scene's; None when there are none.
+
+    `before`, what the scene shows of the frames of `target`, uint8 [T, H, W, 3]; `share` [T, H, W], how much of each
+    pixel changed.
+    """
+    sweep = plane_sweep(target)
+    had = inverse_depths(gaussians, sweep.cameras).cpu()
+    # What the scene seems to have before itself, as round its outlines, is no surface in the edited frames either.
+    ghosts = F.max_pool2d(_nearer(plane_sweep(replace(target, images=before)), had), 3, 1, 1)
+    there = F.interpolate(share[sweep.views][:, None], had.shape[1:], mode="area")[:, 0]
+    weights = there * _nearer(sweep, had) * (1 - ghosts)
+    count = round(len(gaussians) * float(weights.mean()))
+    if not count:
+        return None
+    return blobs(*scattered(sweep, count, generator, weights)).of_degree(gaussians.degree).to(gaussians.means.device)
+
+
+def _nearer(sweep: Sweep, had: Tensor) -> Tensor:
+    """1 where the views of a sweep clearly agree on something before inverse depths [V, h, w], else 0."""
+    best = 1 / sweep.depths
+    (cost, seen), (least, _) = sweep.at(had), sweep.at(best)
+    return ((best > had) & (cost - least > CLEAR) & seen).float()
+
+
+@torch.no_grad()
+def inverse_depths(gaussians: Gaussians, cameras: Cameras) -> Tensor:
+    """One over the depth that each pixel shows, along its camera's axis, [C, H, W]; 0 where nothing is."""
+    found = []
+    for k, view in enumerate(torch.from_numpy(cameras.world_to_camera).to(gaussians.means)):
+        depth = (gaussians.means @ view[:3, :3].T + view[:3, 3])[:, 2:].clamp(min=1e-6)
+        plain = replace(gaussians, sh=colour_to_sh((1 / depth).expand(-1, 3))[:, None])
+        found.append(render(plain, cameras[[k]]).colours[0, ..., 0])
+    return torch.stack(found)
 
 
 def _behind(places: Tensor, cameras: Cameras, share: Tensor) -> Tensor:

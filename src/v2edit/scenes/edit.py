@@ -20,7 +20,7 @@ from v2edit.editing.editor import to_size
 from v2edit.journal import Chapter, Journal
 from v2edit.prompts import PromptPair
 from v2edit.scenes.cameras import Cameras
-from v2edit.scenes.changes import changed, composed, touched
+from v2edit.scenes.changes import changed, composed, newcomers, touched
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.fit import FitProgress, fit, quiet_torch
@@ -125,10 +125,14 @@ def edit_filmed(
 
         # What the model's autoencoder cannot draw is no edit.
         share = changed(autoencoded(backbone, shown, loop), frames)
-        wanted, share = composed(film(scene, path.cameras), frames, share)
+        kept = film(scene, path.cameras)
+        wanted, share = composed(kept, frames, share)
         names = tuple(f"{k:04d}" for k in range(len(frames)))
         target = Dataset(path.cameras, wanted, names, np.zeros(len(frames), bool))
         free = touched(scene, path.cameras, share)
+        chance = torch.Generator().manual_seed(seed + subtask)
+        if added := newcomers(scene, kept, target, share, chance):
+            scene, free = scene.joined(added), torch.cat([free, free.new_ones(len(added))])
         chapter = chapter_of(journal, subtask)
         scene = fit(scene, target, fit_config.refit_steps, False, told, seed + subtask, free, chapter)
         before, shown = shown, film(scene, cameras)

@@ -57,6 +57,11 @@ class Gaussians:
         padding = self.sh.new_zeros(len(self), max(0, count - self.sh.shape[1]), 3)
         return replace(self, sh=torch.cat([self.sh[:, :count], padding], dim=1))
 
+    def joined(self, other: Gaussians) -> Gaussians:
+        """These and those of another of the same degree."""
+        theirs = other.tensors()
+        return Gaussians(**{name: torch.cat([one, theirs[name]]) for name, one in self.tensors().items()})
+
 
 def colour_to_sh(colours: Tensor) -> Tensor:
     """Colours [..., 3] of 0..1 as the first coefficient."""

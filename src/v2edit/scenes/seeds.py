@@ -6,6 +6,7 @@ Letters: N seeds, V views swept, D depths tried, P pixels.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,16 +29,20 @@ def seed(dataset: Dataset, count: int, degree: int, generator: torch.Generator) 
     if dataset.points is not None:
         places, colours, sizes = _at_points(dataset.points, count, generator)
     if len(places) < count:
-        swept = plane_sweep(dataset, count - len(places), generator)
+        swept = scattered(plane_sweep(dataset), count - len(places), generator)
         places, colours, sizes = (torch.cat(pair) for pair in zip((places, colours, sizes), swept, strict=True))
-    first = colour_to_sh(colours)[:, None]
+    return blobs(places, colours, sizes).of_degree(degree)
+
+
+def blobs(places: Tensor, colours: Tensor, sizes: Tensor) -> Gaussians:
+    """Round Gaussians at places [N, 3], of colours [N, 3] and sizes [N], that can be seen through."""
     return Gaussians(
         means=places,
         quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(len(places), 1),
         log_scales=sizes.log()[:, None].repeat(1, 3),
         logit_opacities=torch.full((len(places),), math.log(OPACITY / (1 - OPACITY))),
-        sh=first,
-    ).of_degree(degree)
+        sh=colour_to_sh(colours)[:, None],
+    )
 
 
 def _at_points(points: Points, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,34 +61,74 @@ def spacing(places: Tensor) -> Tensor:
     return distances.clamp(1e-3 * typical, 10 * typical)  # a lone point would be a blob over everything
 
 
-def plane_sweep(dataset: Dataset, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` places [N, 3] on surfaces, their colours [N, 3] and sizes [N], by plane sweep (Collins 1996).
+@dataclass(frozen=True)
+class Sweep:
+    """V views of a dataset, made smaller, and how badly their neighbours agree on each pixel at each of D depths.
 
-    For each of some views, each of D depths is judged by how well the neighbouring views agree there on the colour;
-    a pixel takes the depth that is agreed on best.
+    `views`: which of the dataset's these are. `cameras`, `images` [V, 3, h, w] of 0..1. `inverse` [D]: one over the
+    depths tried, along a camera's axis. `costs` [V, D, h, w]: mean differences in colour; `seen`, bool of that shape:
+    where enough neighbours could tell.
     """
+
+    views: np.ndarray
+    cameras: Cameras
+    images: Tensor
+    inverse: Tensor
+    costs: Tensor
+    seen: Tensor
+
+    @property
+    def depths(self) -> Tensor:
+        """Those that are agreed on best, [V, h, w]."""
+        return 1 / self.inverse[self.costs.argmin(1)]
+
+    def at(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """`costs` and `seen` of pixels at inverse depths [V, h, w], of those tried the nearest ones."""
+        step = (self.inverse[-1] - self.inverse[0]) / (len(self.inverse) - 1)
+        index = ((inverse - self.inverse[0]) / step).round().long().clamp(0, len(self.inverse) - 1)[:, None]
+        return self.costs.gather(1, index)[:, 0], self.seen.gather(1, index)[:, 0]
+
+
+def plane_sweep(dataset: Dataset) -> Sweep:
+    """The depths of some views by plane sweep (Collins 1996): each of D depths is judged by how well the neighbouring
+    views agree there on the colour."""
     cameras = dataset.cameras
     scale = min(1.0, SIDE / max(cameras.height, cameras.width))
     small = cameras.resized(max(2, round(cameras.height * scale)), max(2, round(cameras.width * scale)))
     images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).float() / 255
     images = F.interpolate(images, (small.height, small.width), mode="area")
-    swept = np.unique(np.linspace(0, len(cameras) - 1, SWEPT).round().astype(int))
+    views = np.unique(np.linspace(0, len(cameras) - 1, SWEPT).round().astype(int))
     distance = float(np.median(np.linalg.norm(cameras.centres - focus_of(cameras), axis=1)))
     inverse = torch.linspace(1 / (FURTHEST * distance), 1 / (NEAREST * distance), DEPTHS)
-    pixels = small.height * small.width
+    judged = [_judged(images, small, int(view), inverse) for view in views]
+    costs, seen = (torch.stack(parts) for parts in zip(*judged, strict=True))
+    return Sweep(views, small[views], images[views], inverse, costs, seen)
+
+
+def scattered(
+    sweep: Sweep, count: int, generator: torch.Generator, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` places [N, 3] on the surfaces that a sweep found, their colours [N, 3] and sizes [N]; where there are
+    `weights` [V, h, w] of its pixels, by them."""
+    found = sweep.depths
+    weights = torch.ones_like(found) if weights is None else weights
+    upto = (weights.sum((1, 2)).double().cumsum(0) / weights.double().sum() * count + 1e-6).long().tolist()
     places, colours, sizes = [], [], []
-    for k, view in enumerate(swept):
-        share = count * (k + 1) // len(swept) - count * k // len(swept)
-        depths = _depths(images, small, int(view), inverse)
-        chosen = torch.randint(pixels, (share,), generator=generator)
+    for k, (depths, weight) in enumerate(zip(found, weights, strict=True)):
+        share = upto[k] - (upto[k - 1] if k else 0)
+        if not share:
+            continue
+        chosen = torch.multinomial(weight.flatten(), share, replacement=True, generator=generator)
         # Within its pixel, anywhere: seeds on a grid would leave a pattern.
         jitter = torch.rand(share, 2, generator=generator)
-        spots = torch.stack([chosen % small.width, chosen // small.width], dim=1) + jitter
-        matrix, pose = (torch.from_numpy(one[view]).float() for one in (small.intrinsics, small.camera_to_world))
+        spots = torch.stack([chosen % depths.shape[1], chosen // depths.shape[1]], dim=1) + jitter
+        matrix, pose = (
+            torch.from_numpy(one[k]).float() for one in (sweep.cameras.intrinsics, sweep.cameras.camera_to_world)
+        )
         depth = depths.flatten()[chosen]
         places.append(_unproject(spots, depth, matrix) @ pose[:3, :3].T + pose[:3, 3])
-        colours.append(images[view].flatten(1).T[chosen])
-        sizes.append(depth / float(matrix[0, 0]) * math.sqrt(pixels / max(share, 1)) * 0.5)
+        colours.append(sweep.images[k].flatten(1).T[chosen])
+        sizes.append(depth / float(matrix[0, 0]) * math.sqrt(float(weight.sum()) / share) * 0.5)
     return torch.cat(places), torch.cat(colours), torch.cat(sizes)
 
 
@@ -94,21 +139,22 @@ def _unproject(spots: Tensor, depth: Tensor, matrix: Tensor) -> Tensor:
     return torch.stack([x, -y, -torch.ones_like(x)], dim=1) * depth[:, None]
 
 
-def _depths(images: Tensor, cameras: Cameras, view: int, inverse: Tensor) -> Tensor:
-    """The depth [h, w] of each pixel of a view that its neighbours agree on best."""
+def _judged(images: Tensor, cameras: Cameras, view: int, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """How badly the neighbours of a view agree on its pixels at each depth, [D, h, w], and where they can tell."""
     height, width = images.shape[2:]
     beside = np.linalg.norm(cameras.centres - cameras.centres[view], axis=1)
     beside[cameras.directions @ cameras.directions[view] < 0.5] = np.inf  # sees another side
     order = [int(k) for k in np.argsort(beside) if k != view and np.isfinite(beside[k])][:NEIGHBOURS]
     if not order:
-        return torch.full((height, width), 1 / float(inverse.mean()))
+        guess = (inverse - inverse.mean()).abs()[:, None, None].expand(-1, height, width)  # nobody knows: halfway
+        return guess, torch.zeros_like(guess, dtype=torch.bool)
     rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     spots = torch.stack([columns, rows], dim=-1).view(-1, 2)
     matrices, poses = (torch.from_numpy(one).float() for one in (cameras.intrinsics, cameras.camera_to_world))
     rays = _unproject(spots, torch.ones(len(spots)), matrices[view]) @ poses[view, :3, :3].T
     points = poses[view, :3, 3] + rays[None] / inverse[:, None, None]  # [D, P, 3]
     views = torch.from_numpy(cameras.world_to_camera).float()
-    costs = []
+    costs, inner = [], []
     for other in order:
         there = points @ views[other, :3, :3].T + views[other, :3, 3]
         ahead = there[..., 2] > 1e-6
@@ -119,8 +165,12 @@ def _depths(images: Tensor, cameras: Cameras, view: int, inverse: Tensor) -> Ten
         found = F.grid_sample(images[None, other], grid[None], align_corners=False, padding_mode="border")[0]
         cost = (found - images[view].flatten(1)[:, None]).abs().mean(0)  # [D, P]
         costs.append(torch.where(inside, cost, 0.5))  # not seen there: no good sign, but no proof either
+        inner.append(inside)
     # A neighbour may be hidden from what this view sees: the better half judges.
-    agreed = torch.stack(costs).sort(0).values[: (len(order) + 1) // 2].mean(0)
-    agreed = F.avg_pool2d(agreed.view(-1, 1, height, width), 5, 1, 2, count_include_pad=False)[:, 0]
-    agreed = agreed + FAR_FIRST * (inverse / inverse[-1])[:, None, None]
-    return 1 / inverse[agreed.argmin(0)]
+    half = (len(order) + 1) // 2
+    agreed = torch.stack(costs).sort(0).values[:half].mean(0)
+    blind = (torch.stack(inner).sum(0) < half).float()
+    agreed, blind = (
+        F.avg_pool2d(one.view(-1, 1, height, width), 5, 1, 2, count_include_pad=False)[:, 0] for one in (agreed, blind)
+    )
+    return agreed + FAR_FIRST * (inverse / inverse[-1])[:, None, None], blind == 0
