@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_hostile import pickled
 from tiny import pipeline_of
 
 from v2edit import video
@@ -84,6 +85,16 @@ def test_every_setting_of_an_edit_may_stand_in_a_line() -> None:
     assert {one.name: one.default for one in fields(EditConfig)}.items() <= {
         name: field.default for name, field in FullLine.model_fields.items()
     }.items()
+
+
+def test_a_batch_takes_pickles_where_it_is_asked_to(model: Path, clip: Path, tmp_path: Path) -> None:
+    """As one edit does; the workers load what was found before."""
+    tasks = write_tasks(tmp_path / "tasks.jsonl", {"video": str(clip), **PROMPTS})
+    old = pickled(model, tmp_path / "old")
+    with pytest.raises(UserError, match="--allow-pickle"):
+        run_batch(tasks, out=tmp_path / "out", model=str(old), device="cpu", config=QUICK)
+    status = run_batch(tasks, out=tmp_path / "out", model=str(old), device="cpu", config=QUICK, allow_pickle=True)
+    assert len(status.done) == 1 and not status.failed
 
 
 def test_defaults_are_those_of_one_edit() -> None:

@@ -285,3 +285,10 @@ def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
     told = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
     assert told.returncode == 0, told.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["model"]["commit"] == commit
+
+    # What a model says of itself is not believed because it comes from the hub.
+    path = cache / "snapshots" / commit / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 100_000}))
+    words[-1] = "again"
+    told = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
+    refused(told, "they were cut off, or are of another model")

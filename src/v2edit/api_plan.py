@@ -187,12 +187,11 @@ def plan_scene(
     if out is not None:
         RunWriter(Path(out))
 
-    import numpy as np
+    import torch
 
     from v2edit import backbones
     from v2edit.backbones.base import Size
-    from v2edit.scenes.dataset import Dataset
-    from v2edit.scenes.edit import film
+    from v2edit.scenes.edit import film, refit_start
     from v2edit.scenes.fit import fit as refit
     from v2edit.scenes.fit import reconstruct
     from v2edit.scenes.source import read_scene
@@ -219,16 +218,18 @@ def plan_scene(
         begin = time.perf_counter()
         shown = film(gaussians, cameras)
         filming = time.perf_counter() - begin
-        target = Dataset(cameras, shown, tuple(map(str, range(len(shown)))), np.zeros(len(shown), bool))
-        begin = time.perf_counter()
-        refit(gaussians, target, FITTED, False, None, config.seed)
-        again = (time.perf_counter() - begin) * fit.refit_steps / FITTED
+        begin, everything = time.perf_counter(), torch.ones(shown.shape[:3])
+        start, target, free = refit_start(gaussians, filmed.cameras, shown, everything, config.seed)
+        once = time.perf_counter()
+        refit(start, target, FITTED, False, None, config.seed, free)
+        again = once - begin + (time.perf_counter() - once) * fit.refit_steps / FITTED
         fitting += config.subtasks * (again + filming) + 3 * filming  # the source, and before and after in the end
         writing = _written(shown, FPS, config.subtasks)
     plan = _plan(watch, checkpoint, shown, prompts, config, device, dtype, offload, vae_tiling)
     seconds = plan.seconds | {"reconstructing": fitting, "writing": writing}
-    if "encoding" in seconds:
-        seconds["encoding"] *= config.subtasks  # What the scene shows after each is encoded anew.
+    if "encoding" in seconds:  # What the scene shows before each is encoded anew, and decoded to compare with.
+        seconds["encoding"] *= 2 * config.subtasks
+        seconds["decoding"] *= 2
     return replace(plan, seconds=seconds)
 
 

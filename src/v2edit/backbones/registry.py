@@ -225,18 +225,19 @@ def load(
     target = device_of(device)
     if offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
-    if not checkpoint.commit:  # a folder; what comes from the hub is a file there first
-        with quiet():
-            check_claims(Path(checkpoint.source))
+    safe = None if checkpoint.pickles else True
     try:
         with quiet():
-            pipeline = CogVideoXPipeline.from_pretrained(
-                checkpoint.source,
-                dtype=getattr(torch, dtype_of(checkpoint, dtype, target)),
-                revision=checkpoint.commit,
-                local_files_only=checkpoint.cached,
-                use_safetensors=None if checkpoint.pickles else True,
-            )
+            folder = checkpoint.source
+            if checkpoint.commit:
+                folder = CogVideoXPipeline.download(
+                    folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
+                )
+            check_claims(Path(folder))
+            numbers = getattr(torch, dtype_of(checkpoint, dtype, target))
+            pipeline = CogVideoXPipeline.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
+    except UserError:
+        raise
     except (*STUMBLES, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {_first_line(error)}") from error
     backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)

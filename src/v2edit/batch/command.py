@@ -43,6 +43,7 @@ def run_batch(
     offload: Offload = "none",
     vae_tiling: bool = False,
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None,
+    allow_pickle: bool = False,
     config: OmitArgPrefixes[EditConfig] = EditConfig(),  # noqa: B008 (frozen)
     fit: OmitArgPrefixes[FitConfig] = FitConfig(),  # noqa: B008 (frozen)
     on_progress: Annotated[Callable[[int, int, str], None] | None, Suppress] = None,
@@ -69,6 +70,7 @@ def run_batch(
         offload: Bring whole parts (model) or single layers (group) to the device as needed: smaller, slower.
         vae_tiling: Encode and decode in tiles: smaller, slower.
         revision: Branch, tag or commit of a Hugging Face model.
+        allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         config: How to edit, where a task says nothing else.
         fit: How to reconstruct scenes.
         on_progress: Called with how many tasks came to their end, of how many, and what became of the latest.
@@ -83,7 +85,7 @@ def run_batch(
     folder = Path(os.path.abspath(out))
     if Path(model).is_dir() and model != BUILT_IN:
         model = os.path.abspath(model)  # workers stand elsewhere
-    checkpoint = find(model, revision)
+    checkpoint = find(model, revision, allow_pickle)
 
     from v2edit.batch.ledger import LOCK, Ledger, read_status
     from v2edit.batch.page import write_page

@@ -125,16 +125,9 @@ def edit_filmed(
 
         # What the model's autoencoder cannot draw is no edit.
         share = changed(autoencoded(backbone, shown, loop), frames)
-        kept = film(scene, path.cameras)
-        wanted, share = composed(kept, frames, share)
-        names = tuple(f"{k:04d}" for k in range(len(frames)))
-        target = Dataset(path.cameras, wanted, names, np.zeros(len(frames), bool))
-        free = touched(scene, path.cameras, share)
-        chance = torch.Generator().manual_seed(seed + subtask)
-        if added := newcomers(scene, kept, target, share, chance):
-            scene, free = scene.joined(added), torch.cat([free, free.new_ones(len(added))])
+        start, target, free = refit_start(scene, path.cameras, frames, share, seed + subtask)
         chapter = chapter_of(journal, subtask)
-        scene = fit(scene, target, fit_config.refit_steps, False, told, seed + subtask, free, chapter)
+        scene = fit(start, target, fit_config.refit_steps, False, told, seed + subtask, free, chapter)
         before, shown = shown, film(scene, cameras)
         changes.append(measured_change(before, frames, shown))
         warn_unless_changed(changes[-1], subtask)
@@ -144,6 +137,20 @@ def edit_filmed(
     videos = make(source, reconstruct)
     reconstruct(subtasks, videos[-1])
     return SceneEdit(scene, source, videos, renders, changes)
+
+
+def refit_start(
+    scene: Gaussians, cameras: Cameras, frames: np.ndarray, share: torch.Tensor, random_seed: int
+) -> tuple[Gaussians, Dataset, torch.Tensor]:
+    """What a scene's next reconstruction starts from, is fitted to, and may change, bool [N]; `frames`, uint8
+    [T, h, w, 3], are the edited ones, and `share` [T, h, w] what of them is taken."""
+    kept = film(scene, cameras)
+    wanted, share = composed(kept, frames, share)
+    target = Dataset(cameras, wanted, tuple(f"{k:04d}" for k in range(len(frames))), np.zeros(len(frames), bool))
+    free = touched(scene, cameras, share)
+    if added := newcomers(scene, kept, target, share, torch.Generator().manual_seed(random_seed)):
+        scene, free = scene.joined(added), torch.cat([free, free.new_ones(len(added))])
+    return scene, target, free
 
 
 def chapter_of(journal: Journal | None, subtask: int) -> Chapter:
