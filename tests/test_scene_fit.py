@@ -60,6 +60,18 @@ def test_a_recoloured_scene_is_reached_from_the_one_before(task, scene):
     assert end.inside > start.inside + 6 and end.outside > 26
 
 
+def test_what_changed_is_seen_alike_from_everywhere(task, scene):
+    """An edit's few views must not put half of a colour into harmonics: elsewhere it would be half of another."""
+    training = task.truth.training
+    every_other = np.arange(len(training)) % 2 == 0
+    after = fit(scene, training.chosen(every_other), QUICK.refit_steps, coarse_to_fine=False)
+    kept, before = task.truth.kept_out, task.dataset.kept_out.images
+    whole, plain = (
+        fidelity(one, kept.cameras, before, kept.images).inside for one in (after, replace(after, sh=after.sh[:, :1]))
+    )
+    assert whole is not None and plain is not None and plain > whole - 3
+
+
 def test_progress_is_told_with_a_psnr_that_rises(task):
     told: list[FitProgress] = []
     reconstruct(task.dataset, FitConfig(gaussians=300, fit_steps=30), told.append)

@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from v2edit.api import loading_facts, reloaded, resolve_prompts
 from v2edit.backbones.registry import BUILT_IN, DType, Offload
-from v2edit.editing.config import EditConfig
+from v2edit.editing.config import EditConfig, Settled
 from v2edit.errors import UserError
 from v2edit.journal import SAVE_EVERY, Journal
 from v2edit.prompts import PromptPair, read_prompts
@@ -115,6 +115,7 @@ def edit_scene(
         side = side or SIDE[on.type]
         found = read_scene(where, side)
         checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
+        config = config.for_prompts(prompts).settled(checkpoint.defaults)
         backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         filmed = find_path(path, found, frames or backbone.trained.frames, side)
         facts = {
@@ -168,7 +169,7 @@ def resume_scene(
 
         facts = run.request.facts
         where, path = Path(facts["input"]["path"]), facts["path"]
-        prompts, config, fit = PromptPair(**facts["prompts"]), EditConfig(**facts["config"]), FitConfig(**facts["fit"])
+        prompts, config, fit = PromptPair(**facts["prompts"]), Settled(**facts["config"]), FitConfig(**facts["fit"])
         found = read_scene(where, facts["side"])
         filmed = find_path(path["what"], found, path["frames"], facts["side"])
         if fingerprint(found, filmed) != facts["input"]["read"]:

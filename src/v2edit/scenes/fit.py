@@ -24,9 +24,17 @@ from v2edit.scenes.rasterise import render
 from v2edit.scenes.seeds import seed
 
 # Steps of Adam, in what each parameter is measured in; positions in pixels of the images that are fitted.
-RATES = {"means": 0.15, "quats": 4e-3, "log_scales": 1.5e-2, "logit_opacities": 4e-2, "sh": 1e-2}
+RATES = {
+    "means": 0.15,
+    "quats": 4e-3,
+    "log_scales": 1.5e-2,
+    "logit_opacities": 4e-2,
+    "sh": 5e-2,
+    # The harmonics above the first, slower: few views would else have a colour's change shared out between what all
+    # views see and what only they do, and from elsewhere, or in a viewer without harmonics, it would be half of one.
+    "higher": 1e-3,
+}
 LAST = 0.1  # of its rate each ends with
-HIGHER = 0.2  # harmonics above the first change this much slower
 COARSE = ((0.15, 4), (0.4, 2))  # until this share of the steps, images are this many times smaller
 SMALLEST = 24  # pixels: no smaller for the sake of coarseness
 DEAD = 0.005  # an opacity below which a Gaussian is put to use elsewhere
@@ -79,7 +87,7 @@ def fit(
     device = start.means.device
     free = None if free is None else free.clone()
     levels = {factor: _level(dataset, factor, device) for factor in {1, *(factor for _, factor in COARSE)}}
-    leaves = {name: one.detach().clone().requires_grad_() for name, one in start.tensors().items()}
+    leaves = {name: one.detach().clone().requires_grad_() for name, one in _split(start).items()}
     pixel = _pixel_size(dataset.cameras)
     rates = {**RATES, "means": RATES["means"] * pixel}
     optimiser = torch.optim.Adam(
@@ -99,7 +107,7 @@ def fit(
             decay = LAST ** (step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rates[group["name"]] * decay
-            gaussians = Gaussians(**leaves)
+            gaussians = _joined(leaves)
             # Before another colour each time: what is dark must be dark, and not a hole before a dark background.
             red, green, blue = torch.rand(3, generator=generator).tolist()
             image = render(gaussians, cameras[[k]], background=(red, green, blue)).colours[0]
@@ -109,8 +117,6 @@ def fit(
             cost = cost + SIZE_COST * gaussians.log_scales.exp().mean() / (100 * pixel)
             optimiser.zero_grad()
             cost.backward()
-            if leaves["sh"].grad is not None:
-                leaves["sh"].grad[:, 1:] *= HIGHER
             if free is not None:
                 for one in leaves.values():
                     if one.grad is not None:
@@ -123,7 +129,17 @@ def fit(
                 seen = psnr(image.detach(), images[k], mask)
                 at.psnr = seen if math.isnan(at.psnr) else 0.9 * at.psnr + 0.1 * seen
                 on_progress(FitProgress(step + 1, steps, at.psnr))
-    return Gaussians(**leaves).detach()
+    return _joined(leaves).detach()
+
+
+def _split(gaussians: Gaussians) -> dict[str, Tensor]:
+    """The parameters as they are optimised: the first harmonic, `sh`, apart from the `higher` ones."""
+    return gaussians.tensors() | {"sh": gaussians.sh[:, :1], "higher": gaussians.sh[:, 1:]}
+
+
+def _joined(leaves: dict[str, Tensor]) -> Gaussians:
+    own = {name: one for name, one in leaves.items() if name != "higher"}
+    return Gaussians(**own | {"sh": torch.cat([leaves["sh"], leaves["higher"]], dim=1)})
 
 
 @dataclass
