@@ -30,7 +30,7 @@ from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.edit import film
 from v2edit.scenes.fit import FitProgress, reconstruct
-from v2edit.scenes.measure import compare
+from v2edit.scenes.measure import against_photographs
 from v2edit.scenes.source import read_scene
 from v2edit.scenes.splat import read_splat, write_splat
 from v2edit.world.reader import Reader
@@ -46,8 +46,8 @@ def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | No
         video.contact_sheet({"photographs": kept.images, "reconstructed": shown}, out / f"{name}.png")
         write_splat(out / f"{name}.ply", scene)
     return {
-        "held_out": compare(shown, kept.images, kept.images).whole,
-        "training": last[-1].psnr,
+        "held_out": against_photographs(shown, kept) or math.nan,
+        "training": last[-1].psnr or math.nan,
         "seconds": seconds,
         "cpu_seconds": spent,
     }
@@ -124,7 +124,8 @@ def main() -> None:
             else:
                 table.append(reconstructed(task.posed.dataset, config, task.name, options.out))
             _say(kind=kind, seed=task.seed, **table[-1])
-        _say(kind=kind, mean_of=len(table), **{k: float(np.nanmean([row[k] for row in table])) for k in table[0]})
+        known = {k: [row[k] for row in table if not math.isnan(row[k])] for k in table[0]}
+        _say(kind=kind, mean_of=len(table), **{k: float(np.mean(values)) for k, values in known.items() if values})
 
 
 def _say(**figures: float | str) -> None:

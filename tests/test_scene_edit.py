@@ -78,13 +78,13 @@ def test_a_scene_that_took_nothing_on_is_told(caplog):
     before = frames_of(0, 3, 32, 32)
     edited = np.clip(before.astype(int) // 2 + 100, 0, 255).astype(np.uint8)
     taken, ignored, half = (
-        measured_change(before, edited, shown) for shown in (edited, before, (before // 2 + edited // 2))
+        measured_change(before, edited, before, shown) for shown in (edited, before, (before // 2 + edited // 2))
     )
     assert taken.taken == pytest.approx(1) and ignored.taken == pytest.approx(0) and 0.4 < half.taken < 0.6
     warn_unless_changed(taken, 1)
     assert not caplog.records
     warn_unless_changed(ignored, 2)
-    warn_unless_changed(measured_change(before, before, before), 3)
+    warn_unless_changed(measured_change(before, before, before, before), 3)
     assert [
         "took on 0% of what subtask 2" in caplog.messages[0],
         "subtask 3 changed nothing" in caplog.messages[1],

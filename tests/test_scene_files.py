@@ -16,7 +16,7 @@ from PIL import Image
 from test_rasterise import cameras_of, gaussians_of
 
 from v2edit.errors import UserError
-from v2edit.scenes.cameras import Cameras, focus_of, from_opencv, look_at, up_of
+from v2edit.scenes.cameras import Cameras, distance_of, focus_of, from_opencv, look_at, up_of
 from v2edit.scenes.dataset import Dataset, Points
 from v2edit.scenes.distortion import Distortion, bilinear, undistorted
 from v2edit.scenes.paths import (
@@ -29,7 +29,7 @@ from v2edit.scenes.paths import (
 )
 from v2edit.scenes.source import read_scene
 from v2edit.scenes.splat import read_points, read_splat, write_splat
-from v2edit.scenes.transforms import write_transforms
+from v2edit.scenes.transforms import file_names, write_transforms
 
 UP = np.array([0.0, 0, 1])
 
@@ -78,6 +78,50 @@ def test_a_dataset_comes_back_from_transforms_json(tmp_path, masks, shared):
     assert (back.masks is None) == (not masks)
     if masks:
         np.testing.assert_array_equal(back.masks, given_in.masks)
+
+
+def test_views_of_several_cameras_keep_their_names_apart_and_their_order(tmp_path):
+    names = [f"rig/cam{camera}/{k:03d}.jpg" for camera in (1, 0) for k in range(5)]
+    given_in = replace(dataset_of(ring(10)), names=tuple(names))
+    write_transforms(tmp_path, given_in)
+    back = read_scene(tmp_path).dataset
+    assert back is not None
+    np.testing.assert_array_equal(back.images, given_in.images)
+    np.testing.assert_array_equal(back.held_out, given_in.held_out)
+
+
+@given(st.lists(st.text(st.sampled_from("aAb/._- 0é"), min_size=1, max_size=5), max_size=6))
+def test_file_names_are_plain_apart_and_in_order(names):
+    made = file_names(names)
+    assert len({name.lower() for name in made}) == len(names)
+    assert sorted(f"{name}.png" for name in made) == [f"{name}.png" for name in made]
+    assert not any({"/", " "} & set(name) or name.startswith(".") for name in made)
+
+
+def test_a_split_is_found_however_its_names_are_written(tmp_path):
+    given_in = dataset_of(ring(10))
+    path = write_transforms(tmp_path, given_in)
+    facts = json.loads(path.read_text())
+    for key in ("val_filenames", "test_filenames"):
+        facts[key] = [f"./{name}" for name in facts[key]]
+    path.write_text(json.dumps(facts))
+    back = read_scene(tmp_path).dataset
+    assert back is not None and given_in.held_out.any()
+    np.testing.assert_array_equal(back.held_out, given_in.held_out)
+
+
+def test_pictures_are_taken_as_they_are_stored(tmp_path):
+    """COLMAP and nerfstudio pose the pixels of a file, whatever its EXIF tag says of how it was held."""
+    given_in = dataset_of(ring(3))
+    write_transforms(tmp_path, given_in)
+    for file, image in zip(sorted((tmp_path / "images").iterdir()), given_in.images, strict=True):
+        picture = Image.fromarray(image)
+        exif = picture.getexif()
+        exif[0x0112] = 3  # upside down
+        picture.save(file, exif=exif)
+    back = read_scene(tmp_path).dataset
+    assert back is not None
+    np.testing.assert_array_equal(back.images, given_in.images)
 
 
 def write_colmap(folder: Path, given_in: Dataset, model: str, parameters: list[float]) -> None:
@@ -258,6 +302,35 @@ def test_a_path_in_nerfstudios_frame_lands_in_the_datasets(tmp_path):
     (tmp_path / "dataparser_transforms.json").write_text(json.dumps(note))
     there = read_path(tmp_path / "path.json", np.tile(np.eye(4), (2, 1, 1)), applied)
     np.testing.assert_allclose(there.cameras.camera_to_world, wanted, atol=1e-9)
+
+
+def test_a_note_about_a_path_is_found_from_wherever_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "saved").mkdir()
+    path = write_path(tmp_path / "saved" / "path.json", CameraPath(ring(5, turn=1.0), False), fps=8)
+    (path.parent / "dataparser_transforms.json").rename(tmp_path / "dataparser_transforms.json")
+    views = 2 * ring(12).camera_to_world
+    wanted = read_path(path, views).cameras.camera_to_world
+    monkeypatch.chdir(path.parent)
+    np.testing.assert_array_equal(read_path(Path("path.json"), views).cameras.camera_to_world, wanted)
+
+
+def test_how_far_away_what_cameras_look_at_is():
+    """Where their axes meet; where they do not, as far as what they see; knowing nothing, in the order of their way."""
+    around, nothing = ring(12, turn=2.0), np.empty((0, 3))
+    distance = float(np.linalg.norm([3, 1.2]))
+    assert distance_of(around, nothing) == pytest.approx(distance)
+    places = around.centres[0] + 7 * around.directions[0] + np.random.default_rng(0).normal(0, 0.1, (50, 3))
+    assert distance_of(around, places) == pytest.approx(distance)
+    axes = around.directions[0] + 0.2 * np.eye(3)
+    turning = np.concatenate([look_at(around.centres[:1], around.centres[0] + axis, UP) for axis in axes])
+    sliding = np.tile(around.camera_to_world[:1], (4, 1, 1))
+    sliding[:, :3, 3] += np.linspace(0, 1, 4)[:, None] * sliding[:, :3, 0]
+    outwards = around.camera_to_world @ np.diag([-1.0, 1, -1, 1])
+    for poses in (turning, sliding):
+        cameras = replace(around[np.zeros(len(poses), int)], camera_to_world=poses)
+        assert 6 < distance_of(cameras, places) < 8
+        assert distance_of(cameras, nothing) >= 1
+    assert distance_of(replace(around, camera_to_world=outwards), nothing) > 1
 
 
 def test_closed_paths_are_recognised():

@@ -8,12 +8,14 @@ import torch
 from test_rasterise import cameras_of, gaussians_of
 
 from v2edit.errors import UserError
+from v2edit.scenes.cameras import look_at
+from v2edit.scenes.changes import newcomers
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset, Points
 from v2edit.scenes.edit import film
 from v2edit.scenes.fit import FitProgress, fit, loss, psnr, quiet_torch, reconstruct, relocate, shared_load, ssim
-from v2edit.scenes.gaussians import Gaussians
-from v2edit.scenes.measure import compare, fidelity
+from v2edit.scenes.gaussians import Gaussians, sh_to_colour
+from v2edit.scenes.measure import against_photographs, compare, fidelity
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.seeds import plane_sweep, scattered, seed, spacing
 from v2edit.scenes.world import sample_task
@@ -76,7 +78,8 @@ def test_progress_is_told_with_a_psnr_that_rises(task):
     told: list[FitProgress] = []
     reconstruct(task.dataset, FitConfig(gaussians=300, fit_steps=30), told.append)
     assert [at.step for at in told] == [*range(1, 31)] and {at.steps for at in told} == {30}
-    assert told[-1].psnr > told[0].psnr + 0.5
+    first, last = told[0].psnr, told[-1].psnr
+    assert first is not None and last is not None and last > first + 0.5
 
 
 def test_the_same_seed_gives_the_same_scene(task):
@@ -98,6 +101,41 @@ def test_masked_pixels_teach_nothing(task):
         for pictures in (task.dataset.images, images)
     )
     torch.testing.assert_close(one.sh, two.sh, rtol=0, atol=1e-4)
+
+
+def test_seeds_lie_on_what_is_not_masked(task):
+    """No loss reaches what a mask hides: a seed there would stay in whatever colour it has."""
+    masks = np.ones(task.dataset.images.shape[:3], bool)
+    masks[:, :, :20] = False
+    images = task.dataset.images.copy()
+    images[~masks] = (255, 0, 255)
+    made = seed(replace(task.dataset, images=images, masks=masks), 400, 0, torch.Generator().manual_seed(0))
+    magenta = (sh_to_colour(made.sh[:, 0]) - torch.tensor([1.0, 0, 1])).abs().amax(1) < 0.2
+    assert magenta.float().mean() < 0.02
+    hidden = replace(task.dataset, masks=np.zeros_like(masks))  # nothing to go by: seeds all the same
+    assert seed(hidden, 50, 0, torch.Generator().manual_seed(0)).means.isfinite().all()
+
+
+def test_a_view_of_which_nothing_can_be_believed_is_no_number(task):
+    masks = np.zeros(task.dataset.images.shape[:3], bool)
+    told: list[FitProgress] = []
+    reconstruct(replace(task.dataset, masks=masks), FitConfig(gaussians=50, fit_steps=3), told.append)
+    assert [at.psnr for at in told] == [None] * 3
+
+
+def test_from_one_spot_a_scene_is_refitted_as_from_around_it(task, scene):
+    """Cameras that turn where they stand meet nowhere: how far away things are, the scene itself says."""
+    centre = task.dataset.cameras.centres[0]
+    ahead = task.dataset.cameras.directions[0]
+    angles = np.radians(np.linspace(-15, 15, 5))
+    turns = [ahead * np.cos(a) + np.cross([0, 0, 1.0], ahead) * np.sin(a) for a in angles]
+    poses = np.concatenate([look_at(centre[None], centre + way, np.array([0, 0, 1.0])) for way in turns])
+    cameras = replace(task.dataset.cameras[np.zeros(5, int)], camera_to_world=poses)
+    shown = film(scene, cameras)
+    target = Dataset(cameras, shown, tuple("abcde"), np.zeros(5, bool))
+    again = fit(scene, target, 20, coarse_to_fine=False)
+    assert compare(film(again, cameras), shown, shown).whole > 30
+    assert newcomers(scene, shown, target, torch.ones(5, 40, 40), torch.Generator()) is None
 
 
 def test_seeds_lie_where_the_scene_is(task):
@@ -122,7 +160,7 @@ def test_seeds_begin_with_the_sparse_points(task):
 
 def test_one_camera_without_neighbours_still_gives_seeds(task):
     alone = task.dataset.chosen(np.array([0]))
-    places, colours, sizes = scattered(plane_sweep(alone), 30, torch.Generator().manual_seed(0))
+    places, colours, sizes = scattered(plane_sweep(alone, np.empty((0, 3))), 30, torch.Generator().manual_seed(0))
     assert places.isfinite().all() and len(colours) == len(sizes) == 30
 
 
@@ -211,6 +249,17 @@ def test_fidelity_is_split_by_what_changes():
     assert perfect.inside == perfect.outside == 60
     assert nothing.outside == 60 and nothing.inside == pytest.approx(20 * np.log10(255 / 200))
     assert compare(before, before, before).inside is None
+
+
+def test_photographs_count_where_they_can_be_believed(task):
+    shown = task.dataset.images.copy()
+    masks = np.ones(shown.shape[:3], bool)
+    masks[:, :5] = False
+    shown[:, :5] = 255 - shown[:, :5]
+    assert against_photographs(shown, replace(task.dataset, masks=masks)) == 60
+    plain = against_photographs(shown, task.dataset)
+    assert plain is not None and plain < 25
+    assert against_photographs(shown, replace(task.dataset, masks=np.zeros_like(masks))) is None
 
 
 def test_a_scene_is_solid(task, scene):

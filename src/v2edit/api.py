@@ -321,6 +321,20 @@ def preview_edit(
     )
 
 
+def prompt_beside(video: Path) -> str | None:
+    """`source_prompt` in the JSON file of the same name, as `v2edit world sample` writes it."""
+    video = Path(os.path.abspath(video))  # "." has no name of its own
+    sidecar = video.parent / f"{video.stem}.json"
+    if not sidecar.is_file():
+        return None
+    try:
+        facts = read_json(sidecar)
+    except ValueError as error:
+        raise UserError(f"{sidecar} is no JSON ({error}); mend it or give --source-prompt") from error
+    prompt = facts.get("source_prompt") if isinstance(facts, dict) else None
+    return prompt if isinstance(prompt, str) else None
+
+
 def given_prompts(
     video: Path,
     instruction: str | None,
@@ -329,9 +343,11 @@ def given_prompts(
     file: str | Path | None,
     lvlm: LVLMConfig,
     model: str,
+    beside: Callable[[Path], str | None] = prompt_beside,
 ) -> tuple[PromptPair | None, str | None]:
     """The prompts of an edit and its instruction; no prompts yet where they come from the frames: a language model
-    writes them, or the reader of the built-in world says what they show.
+    writes them, or the reader of the built-in world says what they show. `beside` finds a source prompt with what is
+    to be edited.
 
     Raises `UserError` when two ways to get them are asked for, or none is left.
     """
@@ -349,7 +365,9 @@ def given_prompts(
         if not instruction or not instruction.strip():
             raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
         return None, instruction
-    unsaid = source_prompt is None and target_prompt is None and _source_prompt_beside(video) is None
+    if source_prompt is None:
+        source_prompt = beside(video)
+    unsaid = source_prompt is None and target_prompt is None
     if model == BUILT_IN and unsaid and instruction and instruction.strip():
         return None, instruction
     return resolve_prompts(video, instruction, source_prompt, target_prompt), instruction
@@ -399,7 +417,7 @@ def resolve_prompts(
     Raises `UserError` that names the options to give when something is missing.
     """
     if source_prompt is None:
-        source_prompt = _source_prompt_beside(video)
+        source_prompt = prompt_beside(video)
     if source_prompt is None:
         also = "" if target_prompt else ", and what it is to show with --target-prompt"
         raise UserError(f"what does {video.name} show? Say it with --source-prompt{also}")
@@ -429,20 +447,6 @@ def _read_caption(video: Path, frames: "np.ndarray") -> str:
         )
     log.warning("the video is taken to show: %s If that is wrong, say it with --source-prompt", caption(scene))
     return caption(scene)
-
-
-def _source_prompt_beside(video: Path) -> str | None:
-    """`source_prompt` in the JSON file of the same name, as `v2edit world sample` writes it."""
-    video = Path(os.path.abspath(video))  # "." has no name of its own
-    sidecar = video.parent / f"{video.stem}.json"
-    if not sidecar.is_file():
-        return None
-    try:
-        facts = read_json(sidecar)
-    except ValueError as error:
-        raise UserError(f"{sidecar} is no JSON ({error}); mend it or give --source-prompt") from error
-    prompt = facts.get("source_prompt") if isinstance(facts, dict) else None
-    return prompt if isinstance(prompt, str) else None
 
 
 def _doubts(model: str, prompts: PromptPair, frames: int, backbone: "Backbone") -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v2edit.api import given_prompts, written_prompts
-from v2edit.api_scene import FPS, SIDE, find_path, given_scene, scene_device
+from v2edit.api_scene import FPS, SIDE, find_path, given_scene, scene_device, seen
 from v2edit.backbones.registry import BUILT_IN, Checkpoint, DType, Offload
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
@@ -20,6 +20,7 @@ from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter
 from v2edit.scenes.config import FitConfig
+from v2edit.scenes.prompt import find_prompt
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -142,18 +143,25 @@ def plan_edit(
     videos.read(path, max_frames=1)
     checkpoint = backbones.find(model, revision, allow_pickle)
     source = videos.read(path)
-    remarks = []
-    if pair is None and lvlm.model is not None:
-        pair = PromptPair("a video", "an edited video")
-        remarks.append("without the language model, which was not asked, and the subtasks that it may add")
-    elif pair is None:
-        pair = written_prompts(path, source.frames, instruction or "", checkpoint, lvlm, config, device)
+    pair, remarks = pair_or(
+        pair, lvlm, lambda: written_prompts(path, source.frames, instruction or "", checkpoint, lvlm, config, device)
+    )
     config = config.for_prompts(pair)
     with watch.part("writing"):
         writing = _written(source.frames, source.fps, config.subtasks)
     plan = _plan(watch, checkpoint, source.frames, pair, config, device, dtype, offload, vae_tiling)
     seconds = plan.seconds | {"writing": writing}
     return replace(plan, seconds=seconds, remarks=[*remarks, *plan.remarks])
+
+
+def pair_or(pair: PromptPair | None, lvlm: LVLMConfig, read: Callable[[], PromptPair]) -> tuple[PromptPair, list[str]]:
+    """The prompts to plan with, and remarks on them: a language model is not asked."""
+    if pair is not None:
+        return pair, []
+    if lvlm.model is None:
+        return read(), []
+    remark = "without the language model, which was not asked, and the subtasks that it may add"
+    return PromptPair("a video", "an edited video"), [remark]
 
 
 def plan_scene(
@@ -165,6 +173,8 @@ def plan_scene(
     side: int | None = None,
     source_prompt: str | None = None,
     target_prompt: str | None = None,
+    prompts: str | Path | None = None,
+    lvlm: LVLMConfig = LVLMConfig(),  # noqa: B008 (frozen)
     model: str = BUILT_IN,
     out: str | Path | None = None,
     device: str = "auto",
@@ -183,7 +193,10 @@ def plan_scene(
         UserError: for what would stop the edit, in one line.
     """
     watch = Watch()
-    where, prompts = given_scene(scene, instruction, frames, source_prompt, target_prompt)
+    where = given_scene(scene, frames, side)
+    pair, instruction = given_prompts(
+        where, instruction, source_prompt, target_prompt, prompts, lvlm, model, find_prompt
+    )
     if out is not None:
         RunWriter(Path(out))
 
@@ -199,6 +212,12 @@ def plan_scene(
     on = scene_device(device)
     side = side or SIDE[on.type]
     found, checkpoint = read_scene(where, side), backbones.find(model, revision, allow_pickle)
+
+    def read() -> PromptPair:
+        return written_prompts(where, seen(found, path, side, on), instruction or "", checkpoint, lvlm, config, device)
+
+    pair, remarks = pair_or(pair, lvlm, read)
+    config = config.for_prompts(pair)
     model_alone = backbones.hollow(checkpoint, dtype, device).backbone
     filmed = find_path(path, found, frames or model_alone.trained.frames, side)
     cameras = filmed.cameras
@@ -225,12 +244,12 @@ def plan_scene(
         again = once - begin + (time.perf_counter() - once) * fit.refit_steps / FITTED
         fitting += config.subtasks * (again + filming) + 3 * filming  # the source, and before and after in the end
         writing = _written(shown, FPS, config.subtasks)
-    plan = _plan(watch, checkpoint, shown, prompts, config, device, dtype, offload, vae_tiling)
+    plan = _plan(watch, checkpoint, shown, pair, config, device, dtype, offload, vae_tiling)
     seconds = plan.seconds | {"reconstructing": fitting, "writing": writing}
     if "encoding" in seconds:  # What the scene shows before each is encoded anew, and decoded to compare with.
         seconds["encoding"] *= 2 * config.subtasks
         seconds["decoding"] *= 2
-    return replace(plan, seconds=seconds)
+    return replace(plan, seconds=seconds, remarks=[*remarks, *plan.remarks])
 
 
 class Watch:

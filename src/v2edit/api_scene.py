@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
-from v2edit.api import loading_facts, reloaded, resolve_prompts
+from v2edit.api import described, given_prompts, loading_facts, reloaded, written_prompts
 from v2edit.backbones.registry import BUILT_IN, DType, Offload
 from v2edit.editing.config import EditConfig, Settled
 from v2edit.errors import UserError
 from v2edit.journal import SAVE_EVERY, Journal
 from v2edit.prompts import PromptPair, read_prompts
+from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import MANIFEST, Request, RunWriter, check_save_every, default_run_folder, describe_input
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.prompt import find_prompt
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from v2edit.backbones import Backbone
@@ -37,6 +39,7 @@ else:
 
 log = logging.getLogger(__name__)
 FPS = 8  # of the videos along a path
+PICTURES = 9  # of a scene without photographs, for who writes its prompts
 SIDE = {"cpu": 128, "cuda": 1024}  # longest side of a scene's images unless --side says otherwise
 SPLAT, EDITED = "scene.ply", "edited.ply"
 
@@ -59,6 +62,8 @@ def edit_scene(
     side: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None,
     source_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
     target_prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None,
+    prompts: Annotated[str | Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    lvlm: OmitArgPrefixes[LVLMConfig] = LVLMConfig(),  # noqa: B008 (frozen)
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
     out: Annotated[str | Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
     device: Annotated[str, arg(metavar="DEVICE")] = "auto",
@@ -78,13 +83,17 @@ def edit_scene(
 
     Args:
         scene: The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply.
-        instruction: What to change, in one sentence; the built-in model turns it into the target prompt.
+        instruction: What to change, in one sentence, which the built-in model's grammar or a language model (--lvlm)
+            turns into prompts.
         path: What the scene is filmed along: views (the dataset's own), orbit, or a nerfstudio camera-path .json;
             auto takes the one in the dataset's camera_paths folder, else its views, else an orbit.
         frames: Frames of that film (default: as many as the model was trained on).
         side: Longest side of the scene's images in pixels (default: 128 on a CPU, 1024 on a GPU).
-        source_prompt: What the scene shows. Unless given, source_prompt in the dataset's scene.json.
+        source_prompt: What the scene shows. Unless given, source_prompt in the dataset's scene.json, or what the
+            built-in model's reader sees.
         target_prompt: What the scene is to show, as like the source prompt as the edit allows.
+        prompts: The prompts in a file, from v2edit prompts -o or another run's run.json.
+        lvlm: Let a language model that sees the scene write the prompts.
         model: The built-in model, a Hugging Face id or a local diffusers folder.
         out: The run folder to make (default: runs/<scene>-<instruction>); it must not exist.
         device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
@@ -104,8 +113,12 @@ def edit_scene(
         UserError: for what the user can mend, in one line.
     """
     check_save_every(save_every)
-    where, prompts = given_scene(scene, instruction, frames, source_prompt, target_prompt)
-    with RunWriter(Path(out) if out else default_run_folder(where, instruction or prompts.target)) as run:
+    where = given_scene(scene, frames, side)
+    pair, instruction = given_prompts(
+        where, instruction, source_prompt, target_prompt, prompts, lvlm, model, find_prompt
+    )
+    about = instruction or (pair.target if pair else "")
+    with RunWriter(Path(out) if out else default_run_folder(where, about)) as run:
         from v2edit import backbones
         from v2edit.editing.cost import plan
         from v2edit.scenes.edit import plan_of
@@ -115,13 +128,16 @@ def edit_scene(
         side = side or SIDE[on.type]
         found = read_scene(where, side)
         checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
-        config = config.for_prompts(prompts).settled(checkpoint.defaults)
+        if pair is None:
+            pair = written_prompts(where, seen(found, path, side, on), about, checkpoint, lvlm, config, device)
+        config = config.for_prompts(pair).settled(checkpoint.defaults)
         backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         filmed = find_path(path, found, frames or backbone.trained.frames, side)
         facts = {
             "input": describe_input(where) | {"read": fingerprint(found, filmed)},
             "instruction": instruction,
-            "prompts": prompts,
+            "prompts": pair,
+            "lvlm": described(lvlm, checkpoint) if lvlm.model else None,
             **loading_facts(checkpoint, backbone, revision, offload, vae_tiling),
             "config": config,
             "fit": fit,
@@ -135,24 +151,30 @@ def edit_scene(
         }
         steps = plan(backbone.schedule(config.steps), config) | plan_of(fit, config.subtasks, found.gaussians is None)
         run.begin(Request("scene", facts, steps, save_every, command))
-        done = _carried_out(run, found, filmed, prompts, config, fit, backbone, on_stage)
-    return SceneRun(run.out, done.gaussians, prompts)
+        done = _carried_out(run, found, filmed, pair, config, fit, backbone, on_stage)
+    return SceneRun(run.out, done.gaussians, pair)
 
 
-def given_scene(
-    scene: str | Path,
-    instruction: str | None,
-    frames: int | None,
-    source_prompt: str | None,
-    target_prompt: str | None,
-) -> tuple[Path, PromptPair]:
-    """Where the scene of an edit is, and its prompts. Raises `UserError` for what is wrong before anything is read."""
+def given_scene(scene: str | Path, frames: int | None, side: int | None) -> Path:
+    """Where the scene of an edit is. Raises `UserError` for what is wrong before anything is read."""
     where = Path(scene)
     if not where.exists():
         raise UserError(f"no such scene: {where}")
-    if frames is not None and frames < 2:
-        raise UserError(f"--frames is {frames}, expected 2 or more")
-    return where, resolve_prompts(where, instruction, source_prompt or find_prompt(where), target_prompt)
+    for name, value, least in (("frames", frames, 2), ("side", side, 1)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}, expected {least} or more")
+    return where
+
+
+def seen(scene: Scene, path: str, side: int, on: torch.device) -> np.ndarray:
+    """What a scene's prompts are written from, uint8 [T, H, W, 3]: its photographs or, where there are none, what it
+    shows along the path."""
+    if scene.dataset is not None:
+        return scene.dataset.training.images
+    from v2edit.scenes.edit import film
+
+    assert scene.gaussians is not None
+    return film(scene.gaussians.to(on), find_path(path, scene, PICTURES, side).cameras)
 
 
 def resume_scene(
@@ -277,10 +299,10 @@ def write_results(
 
     from v2edit import video as videos
     from v2edit.scenes.edit import film
-    from v2edit.scenes.measure import compare
+    from v2edit.scenes.measure import against_photographs
     from v2edit.scenes.paths import write_path
     from v2edit.scenes.splat import write_splat
-    from v2edit.scenes.transforms import write_transforms
+    from v2edit.scenes.transforms import file_names, write_transforms
 
     write_splat(folder / SPLAT, before)
     write_splat(folder / EDITED, done.gaussians)
@@ -303,11 +325,12 @@ def write_results(
         kept = dataset.kept_out
         (folder / "held-out").mkdir()
         first, last = film(before, kept.cameras), film(done.gaussians, kept.cameras)
-        for name, image in zip(kept.names, last, strict=True):
-            Image.fromarray(image).save(folder / "held-out" / f"{Path(name).stem}.png")
+        for name, image in zip(file_names(kept.names), last, strict=True):
+            Image.fromarray(image).save(folder / "held-out" / f"{name}.png")
         sheet = {"photographs": kept.images, "reconstructed": first, f"after: {title}": last}
         videos.contact_sheet(sheet, folder / "held-out.png")
-        figures["reconstruction_psnr"] = compare(first, kept.images, kept.images).whole
+        if (psnr := against_photographs(first, kept)) is not None:
+            figures["reconstruction_psnr"] = psnr
     return figures
 
 

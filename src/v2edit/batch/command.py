@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
-from v2edit.api import given_prompts, resolve_prompts
+from v2edit.api import given_prompts, prompt_beside
 from v2edit.backbones.registry import BUILT_IN, DType, Offload, cores, device_of, find
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.folders import claimed
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
+from v2edit.scenes.prompt import find_prompt
 
 if TYPE_CHECKING:
     from v2edit.batch.ledger import Result, Status
@@ -136,15 +137,9 @@ def batch_status(folder: Annotated[Path, Positional, arg(metavar="FOLDER")]) -> 
 
 def _check_prompts(task: Task, lvlm: LVLMConfig, model: str) -> None:
     """Raises `UserError` where it is clear before anything runs that a task's prompts cannot be found."""
-    if task.kind == "video":
-        written = task.source_prompt is not None or task.target_prompt is not None
-        lvlm = LVLMConfig() if written else lvlm
-        given_prompts(task.path, task.instruction, task.source_prompt, task.target_prompt, None, lvlm, model)
-    else:
-        from v2edit.scenes.prompt import find_prompt
-
-        source = task.source_prompt or find_prompt(task.path)
-        resolve_prompts(task.path, task.instruction, source, task.target_prompt)
+    lvlm = LVLMConfig() if task.written else lvlm
+    beside = prompt_beside if task.kind == "video" else find_prompt
+    given_prompts(task.path, task.instruction, task.source_prompt, task.target_prompt, None, lvlm, model, beside)
 
 
 def _workers(setup: Setup, ray: str | None, device: str, count: int | None, tasks: int) -> Workers:

@@ -49,6 +49,11 @@ class Task:
         return self.instruction or self.target_prompt or ""
 
     @property
+    def written(self) -> bool:
+        """Whether its prompts are written by hand; no language model is asked then."""
+        return self.source_prompt is not None or self.target_prompt is not None
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What makes its result, as plain data: a result of other facts is another task's."""
         return {

@@ -41,8 +41,8 @@ class Setup:
     def facts(self, task: Task) -> dict[str, Any]:
         """What makes a task's result, as plain data."""
         own = {"model": self.checkpoint.name, "commit": self.checkpoint.commit, "dtype": self.dtype}
-        more = asdict(self.fit) if task.kind == "scene" else {"lvlm": self.lvlm.model}
-        return own | more | task.facts
+        more = asdict(self.fit) if task.kind == "scene" else {}
+        return own | {"lvlm": self.lvlm.model} | more | task.facts
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,10 @@ class Worker:
             "command": setup.command,
             "loaded": self.loaded,
         }
+        # Prompts that are given are used; where there are none, a language model writes them.
+        options["lvlm"] = LVLMConfig() if task.written else setup.lvlm
         if task.kind == "video":
-            # Prompts that are given are used; where there are none, a language model writes them.
-            written = task.source_prompt is not None or task.target_prompt is not None
-            run = edit_video(task.path, task.instruction, lvlm=LVLMConfig() if written else setup.lvlm, **options)
+            run = edit_video(task.path, task.instruction, **options)
         else:
             from v2edit.api_scene import edit_scene
 

@@ -76,13 +76,40 @@ def look_at(eyes: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
 def focus_of(cameras: Cameras) -> np.ndarray:
     """The point [3] that the cameras' axes pass nearest to, in the least-squares sense; where they look the same way,
     a point in front of them."""
-    ways = cameras.directions
-    across = np.eye(3) - ways[:, :, None] * ways[:, None, :]  # projections onto the planes across the axes
-    total, values = across.mean(0), np.linalg.eigvalsh(across.mean(0))
-    if values[0] < 1e-4:  # parallel axes meet nowhere
+    if _parallel(cameras):
         spread = np.linalg.norm(cameras.centres - cameras.centres.mean(0), axis=1).max()
-        return cameras.centres.mean(0) + ways.mean(0) * max(2 * spread, 1.0)
-    return np.linalg.solve(total, (across @ cameras.centres[:, :, None]).mean(0)[:, 0])
+        return cameras.centres.mean(0) + cameras.directions.mean(0) * max(2 * spread, 1.0)
+    across = _across(cameras)
+    return np.linalg.solve(across.mean(0), (across @ cameras.centres[:, :, None]).mean(0)[:, 0])
+
+
+def distance_of(cameras: Cameras, places: np.ndarray) -> float:
+    """How far away what cameras look at is, the median: where their axes meet or, where they do not meet before them
+    (cameras that turn on the spot, or slide along), what of `places` [N, 3] they see. Without any of these a guess, by
+    how far they move."""
+    spread = float(np.linalg.norm(cameras.centres - cameras.centres.mean(0), axis=1).max())
+    # As far as an orbit's middle is from it, or further; how near turning heads come to one another is no distance.
+    meeting = float(np.median(((focus_of(cameras) - cameras.centres) * cameras.directions).sum(1)))
+    if not _parallel(cameras) and meeting > max(0.5 * spread, 1e-6):
+        return meeting
+    depths = [np.empty(0)]
+    for view, matrix in zip(cameras.world_to_camera, cameras.intrinsics, strict=True):
+        there = places @ view[:3, :3].T + view[:3, 3]
+        there = there[there[:, 2] > 1e-6]
+        spots = (there @ matrix.T)[:, :2] / there[:, 2:]
+        depths.append(there[((spots >= 0) & (spots < [cameras.width, cameras.height])).all(1), 2])
+    found = np.concatenate(depths)
+    return float(np.median(found)) if found.size else max(2 * spread, 1.0)
+
+
+def _parallel(cameras: Cameras) -> bool:
+    """Whether the cameras' axes look the same way, and so meet nowhere."""
+    return bool(np.linalg.eigvalsh(_across(cameras).mean(0))[0] < 1e-4)
+
+
+def _across(cameras: Cameras) -> np.ndarray:
+    """Projections [C, 3, 3] onto the planes across the cameras' axes."""
+    return np.eye(3) - cameras.directions[:, :, None] * cameras.directions[:, None, :]
 
 
 def up_of(cameras: Cameras) -> np.ndarray:

@@ -76,10 +76,11 @@ def newcomers(
     `before`, what the scene shows of the frames of `target`, uint8 [T, H, W, 3]; `share` [T, H, W], how much of each
     pixel changed.
     """
-    sweep = plane_sweep(target)
+    places = gaussians.means.cpu().numpy()
+    sweep = plane_sweep(target, places)
     had = inverse_depths(gaussians, sweep.cameras).cpu()
     # What the scene seems to have before itself, as round its outlines, is no surface in the edited frames either.
-    ghosts = F.max_pool2d(_nearer(plane_sweep(replace(target, images=before)), had), 3, 1, 1)
+    ghosts = F.max_pool2d(_nearer(plane_sweep(replace(target, images=before), places), had), 3, 1, 1)
     there = F.interpolate(share[sweep.views][:, None], had.shape[1:], mode="area")[:, 0]
     weights = there * _nearer(sweep, had) * (1 - ghosts)
     count = round(len(gaussians) * float(weights.mean()))

@@ -171,13 +171,13 @@ def _check_camera(view: View, source: Path) -> None:
 
 def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The image without distortion, where it can be believed, and the intrinsics that belong to its size."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     from v2edit.video.stills import opened_image
 
     def opened(path: Path, mode: str) -> Image.Image:
         with opened_image(path) as picture:
-            return ImageOps.exif_transpose(picture).convert(mode)
+            return picture.convert(mode)  # As it is stored: poses are of that, whichever way up it was shot.
 
     picture = opened(view.image, "RGBA" if view.image.suffix.lower() == ".png" else "RGB")
     stated_height, stated_width = view.size

@@ -124,12 +124,13 @@ def edit_filmed(
             on_stage(Stage(what, at.step, at.steps, at.psnr))
 
         # What the model's autoencoder cannot draw is no edit.
-        share = changed(autoencoded(backbone, shown, loop), frames)
+        drawn = autoencoded(backbone, shown, loop)
+        share = changed(drawn, frames)
         start, target, free = refit_start(scene, path.cameras, frames, share, seed + subtask)
         chapter = chapter_of(journal, subtask)
         scene = fit(start, target, fit_config.refit_steps, False, told, seed + subtask, free, chapter)
         before, shown = shown, film(scene, cameras)
-        changes.append(measured_change(before, frames, shown))
+        changes.append(measured_change(drawn, frames, before, shown))
         warn_unless_changed(changes[-1], subtask)
         renders.append(shown)
         return shown
@@ -190,10 +191,10 @@ def _picture(gaussians: Gaussians, camera: Cameras) -> np.ndarray:
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def measured_change(before: np.ndarray, edited: np.ndarray, after: np.ndarray) -> Change:
-    """How much an edit changed the frames `before`, and how much of it `after` shows, all uint8 [T, H, W, 3]."""
-    start, wanted, got = (_cells(frames) for frames in (before, edited, after))
-    asked, given = wanted - start, got - start
+def measured_change(drawn: np.ndarray, edited: np.ndarray, before: np.ndarray, after: np.ndarray) -> Change:
+    """How much an edit changed frames as the model draws them, and how much of that the scene `after` it shows and
+    `before` did not, all uint8 [T, H, W, 3]."""
+    asked, given = _cells(edited) - _cells(drawn), _cells(after) - _cells(before)
     energy = float((asked * asked).mean())
     return Change(energy**0.5, float((asked * given).mean()) / max(energy, 1e-9))
 

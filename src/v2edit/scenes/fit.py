@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from v2edit.journal import Chapter, Kept
-from v2edit.scenes.cameras import Cameras, focus_of
+from v2edit.scenes.cameras import Cameras, distance_of
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
@@ -45,11 +45,12 @@ OPACITY_COST, SIZE_COST = 5e-3, 5e-3  # what is not needed fades (Kheradmand et 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """`step` of `steps`, counted from 1, and the PSNR in dB of late training views (never of held-out ones)."""
+    """`step` of `steps`, counted from 1, and the PSNR in dB of late training views (never of held-out ones); None
+    where nothing of them can be believed."""
 
     step: int
     steps: int
-    psnr: float
+    psnr: float | None
 
 
 def reconstruct(
@@ -88,12 +89,12 @@ def fit(
     free = None if free is None else free.clone()
     levels = {factor: _level(dataset, factor, device) for factor in {1, *(factor for _, factor in COARSE)}}
     leaves = {name: one.detach().clone().requires_grad_() for name, one in _split(start).items()}
-    pixel = _pixel_size(dataset.cameras)
+    pixel = _pixel_size(dataset.cameras, start)
     rates = {**RATES, "means": RATES["means"] * pixel}
     optimiser = torch.optim.Adam(
         [{"params": [one], "lr": rates[name], "name": name} for name, one in leaves.items()], eps=1e-15
     )
-    at = Standing(0, [], float("nan"))
+    at = Standing(0, [], None)
     if kept := chapter.load():
         at = _restored(kept, leaves, optimiser, generator)
         free = None if free is None else kept.tensors["free"].to(device)
@@ -126,8 +127,9 @@ def fit(
                 relocate(leaves, optimiser, generator, free)
             at.step = step + 1
             if on_progress is not None:
-                seen = psnr(image.detach(), images[k], mask)
-                at.psnr = seen if math.isnan(at.psnr) else 0.9 * at.psnr + 0.1 * seen
+                if mask is None or mask.any():
+                    seen = psnr(image.detach(), images[k], mask)
+                    at.psnr = seen if at.psnr is None else 0.9 * at.psnr + 0.1 * seen
                 on_progress(FitProgress(step + 1, steps, at.psnr))
     return _joined(leaves).detach()
 
@@ -149,7 +151,7 @@ class Standing:
 
     step: int
     order: list[int]
-    psnr: float
+    psnr: float | None
 
 
 def _kept(
@@ -279,7 +281,7 @@ def _level(dataset: Dataset, factor: int, device: torch.device) -> tuple[Cameras
     return cameras.resized(*size), torch.cat(parts).permute(0, 2, 3, 1).contiguous().to(device), masks
 
 
-def _pixel_size(cameras: Cameras) -> float:
-    """What a pixel spans at the distance that the cameras look at, in world units."""
-    distance = np.median(np.linalg.norm(cameras.centres - focus_of(cameras), axis=1))
-    return float(distance / np.median(cameras.intrinsics[:, 0, 0]))
+def _pixel_size(cameras: Cameras, scene: Gaussians) -> float:
+    """What a pixel spans at the distance of what the cameras look at, in world units."""
+    distance = distance_of(cameras, scene.means.detach().cpu().numpy())
+    return distance / float(np.median(cameras.intrinsics[:, 0, 0]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from v2edit.scenes.cameras import Cameras
+from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.edit import film
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.world.edits import CHANGED
@@ -41,6 +42,12 @@ def compare(shown: np.ndarray, source: np.ndarray, target: np.ndarray) -> Fideli
     whole = _psnr(shown, target, everywhere)
     assert whole is not None
     return Fidelity(whole, _psnr(shown, target, changed), _psnr(shown, target, ~changed))
+
+
+def against_photographs(shown: np.ndarray, views: Dataset) -> float | None:
+    """PSNR in dB of what a scene shows, uint8 [C, H, W, 3], against the photographs of these views, where they can be
+    believed; None where that is nowhere."""
+    return _psnr(shown, views.images, np.ones(shown.shape[:3], bool) if views.masks is None else views.masks)
 
 
 def _psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float | None:

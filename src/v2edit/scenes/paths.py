@@ -159,7 +159,7 @@ def nerfstudio_frame(views: np.ndarray) -> np.ndarray:
 
 def _into_training(path: Path, views: np.ndarray, applied: np.ndarray | None) -> np.ndarray:
     """Dataset coordinates to the ones that a path is in, [4, 4]."""
-    note = next((p for folder in list(path.parents)[:3] if (p := folder / FRAME).is_file()), None)
+    note = next((p for folder in list(path.absolute().parents)[:3] if (p := folder / FRAME).is_file()), None)
     if note is None:
         return nerfstudio_frame(views)
     facts = _json(note)

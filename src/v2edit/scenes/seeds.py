@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from v2edit.scenes.cameras import Cameras, focus_of
+from v2edit.scenes.cameras import Cameras, distance_of
 from v2edit.scenes.dataset import Dataset, Points
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 
@@ -29,7 +29,13 @@ def seed(dataset: Dataset, count: int, degree: int, generator: torch.Generator) 
     if dataset.points is not None:
         places, colours, sizes = _at_points(dataset.points, count, generator)
     if len(places) < count:
-        swept = scattered(plane_sweep(dataset), count - len(places), generator)
+        sweep = plane_sweep(dataset, places.numpy())
+        weights = None
+        if dataset.masks is not None:  # What is masked is of no meaning, and no loss would ever reach it.
+            masks = torch.from_numpy(dataset.masks[sweep.views])[:, None].float()
+            weights = F.interpolate(masks, sweep.depths.shape[1:], mode="area")[:, 0]
+            weights = weights if weights.any() else None
+        swept = scattered(sweep, count - len(places), generator, weights)
         places, colours, sizes = (torch.cat(pair) for pair in zip((places, colours, sizes), swept, strict=True))
     return blobs(places, colours, sizes).of_degree(degree)
 
@@ -89,16 +95,17 @@ class Sweep:
         return self.costs.gather(1, index)[:, 0], self.seen.gather(1, index)[:, 0]
 
 
-def plane_sweep(dataset: Dataset) -> Sweep:
+def plane_sweep(dataset: Dataset, places: np.ndarray) -> Sweep:
     """The depths of some views by plane sweep (Collins 1996): each of D depths is judged by how well the neighbouring
-    views agree there on the colour."""
+    views agree there on the colour. `places` [N, 3], of what is known of the scene, say how far away it is where the
+    cameras do not."""
     cameras = dataset.cameras
     scale = min(1.0, SIDE / max(cameras.height, cameras.width))
     small = cameras.resized(max(2, round(cameras.height * scale)), max(2, round(cameras.width * scale)))
     images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).float() / 255
     images = F.interpolate(images, (small.height, small.width), mode="area")
     views = np.unique(np.linspace(0, len(cameras) - 1, SWEPT).round().astype(int))
-    distance = float(np.median(np.linalg.norm(cameras.centres - focus_of(cameras), axis=1)))
+    distance = distance_of(cameras, places)
     inverse = torch.linspace(1 / (FURTHEST * distance), 1 / (NEAREST * distance), DEPTHS)
     judged = [_judged(images, small, int(view), inverse) for view in views]
     costs, seen = (torch.stack(parts) for parts in zip(*judged, strict=True))

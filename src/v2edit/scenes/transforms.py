@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,9 +67,9 @@ def write_transforms(folder: Path, dataset: Dataset) -> Path:
     if dataset.points is not None:
         write_points(folder / POINTS, dataset.points)
         facts["ply_file_path"] = POINTS
-    frames, taken = [], set()
-    for k, name in enumerate(dataset.names):
-        image = PurePosixPath("images") / f"{_file_name(name, taken)}.png"
+    frames = []
+    for k, name in enumerate(file_names(dataset.names)):
+        image = PurePosixPath("images") / f"{name}.png"
         _save(dataset.images[k], folder / image)
         frame: dict[str, Any] = {"file_path": str(image), "transform_matrix": cameras.camera_to_world[k].tolist()}
         if not shared:
@@ -88,12 +88,14 @@ def write_transforms(folder: Path, dataset: Dataset) -> Path:
     return path
 
 
-def _file_name(name: str, taken: set[str]) -> str:
-    """A plain name for the file of a view, which may be called anything, that no view before has."""
-    stem = re.sub(r"[^\w.-]+", "_", PurePosixPath(name).stem).strip(".")[:100] or "view"
-    free = next(one for k in itertools.count(1) if (one := stem if k == 1 else f"{stem}-{k}").lower() not in taken)
-    taken.add(free.lower())
-    return free
+def file_names(names: Sequence[str]) -> list[str]:
+    """Plain names, without an ending, for the files of views, which may be called anything: no two the same, and in
+    the same order when they are sorted as `read_transforms` sorts them."""
+    stems = [re.sub(r"[^\w.-]+", "_", PurePosixPath(name).stem).strip(".")[:100] or "view" for name in names]
+    ordered = all(f"{one}.png" < f"{other}.png" for one, other in pairwise(stems))
+    if ordered and len({stem.lower() for stem in stems}) == len(stems):  # some disks take "A" and "a" for the same
+        return stems
+    return [f"{k:0{len(str(len(names)))}d}-{stem}" for k, stem in enumerate(stems)]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -183,11 +185,11 @@ def _size_of(image: Path) -> tuple[int, int]:
 
 def _split(facts: Mapping[str, Any], frames: list[dict[str, Any]]) -> list[bool] | None:
     """Which frames the dataset itself holds out: the validation and test ones, where it names any."""
-    named: set[str] = set()
+    named: set[PurePosixPath] = set()  # "./images/a.png" is "images/a.png"
     for key in ("val_filenames", "test_filenames"):
         value = facts.get(key)
-        named |= {one for one in value if isinstance(one, str)} if isinstance(value, list) else set()
-    return [frame["file_path"] in named for frame in frames] if named else None
+        named |= {PurePosixPath(one) for one in value if isinstance(one, str)} if isinstance(value, list) else set()
+    return [PurePosixPath(frame["file_path"]) in named for frame in frames] if named else None
 
 
 def _intrinsics(matrix: np.ndarray) -> dict[str, float]:

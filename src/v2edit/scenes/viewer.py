@@ -7,10 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from v2edit.errors import UserError
-from v2edit.scenes.cameras import focus_of, up_of
+from v2edit.scenes.cameras import distance_of, up_of
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
 from v2edit.scenes.paths import read_path
 from v2edit.scenes.rasterise.projection import rotations
@@ -63,7 +61,7 @@ def start(run: Path, port: int) -> ViserServer:
     only(shown)
     if run.is_dir() and (run / PATH).is_file():
         cameras = read_path(run / PATH, None).cameras
-        middle = focus_of(cameras)
+        distance = distance_of(cameras, scenes[shown].means.numpy())
         server.scene.set_up_direction(tuple(up_of(cameras)))
         stop = server.gui.add_slider("along the path", 0, len(cameras) - 1, 1, 0)
 
@@ -71,7 +69,7 @@ def start(run: Path, port: int) -> ViserServer:
             """Where the path's camera stands; its lens points at what is as far away as the scene's middle."""
             ahead = cameras.directions[k]
             camera.position = cameras.centres[k]
-            camera.look_at = cameras.centres[k] + ahead * np.linalg.norm(middle - cameras.centres[k])
+            camera.look_at = cameras.centres[k] + ahead * distance
             camera.fov = 2 * math.atan(0.5 * cameras.height / cameras.intrinsics[k, 1, 1])
 
         stand(server.initial_camera, 0)
