@@ -1,6 +1,7 @@
 """The loop of scenes: the seam in the editor, what each subtask changed, and the whole command."""
 
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from served import says, served
 from test_editor import PAIR, SAME, frames_of
 from test_rasterise import gaussians_of
 from test_scene_files import dataset_of, ring
@@ -21,7 +23,15 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.errors import UserError
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.edit import TAKEN, Stage, edit_gaussians, measured_change, warn_unless_changed
+from v2edit.scenes.edit import (
+    TAKEN,
+    Stage,
+    autoencoded,
+    edit_filmed,
+    edit_gaussians,
+    measured_change,
+    warn_unless_changed,
+)
 from v2edit.scenes.paths import CameraPath, along_views
 from v2edit.scenes.source import Scene, read_scene
 from v2edit.scenes.splat import read_splat
@@ -89,6 +99,43 @@ def test_a_scene_that_took_nothing_on_is_told(caplog):
         "took on 0% of what subtask 2" in caplog.messages[0],
         "subtask 3 changed nothing" in caplog.messages[1],
     ] == [True] * 2
+
+
+def test_an_edit_that_changed_nothing_is_not_laid_on_the_scene(caplog):
+    """What an autoencoder cannot draw is no edit that a scene should have taken on."""
+    backbone = CogVideoX(pipeline_of("5b"))
+    path = along_views(ring(9, turn=1.0, height=32, width=32))
+    done = edit_filmed(
+        lambda source, rebuild: [autoencoded(backbone, source)], backbone, gaussians_of(0, 80, 0), path, FitConfig()
+    )
+    assert done.changes[0].edited < 0.01
+    assert ["subtask 1 changed nothing" in line for line in caplog.messages] == [True]
+
+
+def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tmp_path):
+    pair = {"source": "a big orange ball on a teal ground", "target": "a big green ball on a teal ground"}
+    with served(says(pair), endless=True) as server:
+        lvlm = ["--lvlm", "m", "--lvlm-url", server.url]
+        told = v2edit("scene", sample, "make it green", *QUICK, *lvlm, "--dry-run", cwd=tmp_path)
+        assert told.returncode == 0 and "without the language model" in told.stdout and not server.asked
+        done = v2edit("scene", sample, "make it green", *QUICK, *lvlm, "-o", "run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (asked,) = server.asked
+    assert "make it green" in asked.text and asked.text.count("data:image/jpeg") == 8
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["prompts"] == pair | {"intermediate": []} and facts["lvlm"]["model"] == "m"
+    # The run's manifest is --prompts for the same edit of what has no photographs.
+    splat = ["scene", tmp_path / "run" / "scene.ply", "--prompts", tmp_path / "run" / "run.json", *QUICK]
+    again = v2edit(*splat, "-o", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again" / "run.json").read_text())["prompts"] == facts["prompts"]
+
+
+def test_the_built_in_model_sees_what_a_scene_of_its_world_shows(sample, tmp_path):
+    shutil.copytree(sample, tmp_path / "scene")
+    (tmp_path / "scene" / "scene.json").unlink()
+    told = v2edit("scene", "scene", "make the ball green", *QUICK, "--dry-run", cwd=tmp_path)
+    assert told.returncode == 0 and "the video is taken to show: a big orange ball" in told.stderr, told.stderr
 
 
 def test_which_path_is_meant(tmp_path):
@@ -209,6 +256,7 @@ def test_the_viewer_serves_a_run(run):
         (["scene", ".", "make it red", "--source-prompt", "a", "--target-prompt", "b"], "there is no scene in ."),
         (["scene", ".", "make it red", "--gaussians", "0"], "--gaussians is 0, expected 1 or more"),
         (["scene", ".", "--frames", "1"], "--frames is 1, expected 2 or more"),
+        (["scene", ".", "--side", "0"], "--side is 0, expected 1 or more"),
         (["view", "nowhere"], "there is no scene to view in nowhere"),
     ],
 )
