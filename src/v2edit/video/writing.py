@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 MP4_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 MOST_SOUNDS = 64  # streams; each one that is encoded takes a megabyte
+TINY = 32  # pixels, two macroblocks: there x264's mbtree goes by memory that nobody has written, and files differ
 THREADS = 4  # x264's output depends on how many there are, so not on how many cores the machine has
 WAVER, HOUR = Fraction(1, 10), 3600  # seconds: what times may be off by, and more than any sound is beside its pictures
 CLOCK = 90_000  # ticks a second for variable frame rates: a whole number of them in a frame of any usual rate
@@ -137,7 +138,8 @@ def encode(
         if height % 2 or width % 2:
             out.metadata[SIZE_TAG] = f"{width}x{height}"
         # Without B-frames each packet's time is its frame's, to the last one's end, at any frame rate.
-        stream = out.add_stream("libx264", rate=fps, options={"crf": str(crf), "bf": "0"})
+        settings = {"crf": str(crf), "bf": "0"} | ({"mbtree": "0"} if min(even) <= TINY else {})
+        stream = out.add_stream("libx264", rate=fps, options=settings)
         (stream.height, stream.width), stream.pix_fmt = even, "yuv420p"
         stream.time_base = stream.codec_context.time_base = clock
         stream.thread_count = THREADS
