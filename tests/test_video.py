@@ -592,6 +592,7 @@ def test_tiny_frames_give_the_same_bytes_too(tmp_path: Path, height: int, width:
     found = set()
     for k in range(150):
         _ = [np.full(int(size), k % 256, np.uint8) for size in rng.integers(10, 200_000, 30)]
+        video.write(rng.integers(0, 256, (3, height, 2 * width, 3), np.uint8), tmp_path / "other.mp4", fps=8)
         path = video.write(frames.astype(np.uint8), tmp_path / f"{k}.mp4", fps=8)
         found.add(path.read_bytes())
     assert len(found) == 1
