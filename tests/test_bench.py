@@ -60,7 +60,16 @@ def test_the_quick_suite_and_a_kind_are_parts_of_the_whole():
 
 def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
     task = Task("sky", FIRST_SEED["tuning"] + 5)
-    words = ["world", "sample", "--seed", str(task.seed), "--kind", task.kind, "-o", str(tmp_path / "clip")]
+    words = [
+        "world",
+        "sample",
+        "--seed",
+        str(task.seed),
+        "--kind",
+        task.kind.replace(" ", "-"),
+        "-o",
+        str(tmp_path / "clip"),
+    ]
     assert main(words) == 0
     facts = json.loads((tmp_path / "clip" / "clip.json").read_text())
     assert facts["instruction"] == task.edit.instruction and facts["target_prompt"] == task.prompts.target

@@ -184,9 +184,11 @@ def sample(
     Args:
         out: The folder to make.
         seed: Which clip.
-        kind: Which kind of edit: recolour, reshape, resize, insert, remove, floor or sky (default: any).
+        kind: Which kind of edit: recolour, reshape, resize, insert, remove, floor, sky or reshape-and-recolour
+            (default: any).
         scene: Make posed images of a still scene instead of a clip.
     """
+    kind = kind and kind.replace("-", " ")
     with RunWriter(out) as run:
         if scene:
             from v2edit.scenes.world import write_task

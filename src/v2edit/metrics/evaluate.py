@@ -71,7 +71,7 @@ class Evaluation:
 
 
 def evaluate(
-    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN")],
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN", help_behavior_hint="")],
     *,
     clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None,
     judging: OmitArgPrefixes[JudgeConfig] = JudgeConfig(),  # noqa: B008 (frozen)
