@@ -18,10 +18,12 @@ from test_scene_files import dataset_of, ring
 from tiny import pipeline_of
 
 from v2edit import video
-from v2edit.api_scene import find_path, scene_device
+from v2edit.api_scene import edit_scene, find_path, scene_device
 from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.cli import main
 from v2edit.editing import EditConfig, Editor
 from v2edit.errors import UserError
+from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.edit import (
     TAKEN,
@@ -112,30 +114,40 @@ def test_an_edit_that_changed_nothing_is_not_laid_on_the_scene(caplog):
     assert ["subtask 1 changed nothing" in line for line in caplog.messages] == [True]
 
 
-def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tmp_path):
+def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tmp_path, capsys):
     pair = {"source": "a big orange ball on a teal ground", "target": "a big green ball on a teal ground"}
+    quick = {"config": EditConfig(steps=2), "fit": FitConfig(gaussians=100, fit_steps=4, refit_steps=2), "side": 32}
+    words = ["--steps", "2", "--gaussians", "100", "--fit-steps", "4", "--refit-steps", "2", "--side", "32"]
     with served(says(pair), endless=True) as server:
-        lvlm = ["--lvlm", "m", "--lvlm-url", server.url]
-        told = v2edit("scene", sample, "make it green", *QUICK, *lvlm, "--dry-run", cwd=tmp_path)
-        assert told.returncode == 0 and "without the language model" in told.stdout and not server.asked
-        done = v2edit("scene", sample, "make it green", *QUICK, *lvlm, "-o", "run", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        asking = ["--lvlm", "m", "--lvlm-url", server.url]
+        assert main(["scene", str(sample), "make it green", *words, *asking, "--dry-run"]) == 0
+        assert "without the language model" in capsys.readouterr().out
+        lvlm = LVLMConfig("m", url=server.url)
+        with pytest.raises(UserError, match="--path is 'spiral'"):
+            edit_scene(sample, "make it green", path="spiral", lvlm=lvlm, out=tmp_path / "no")
+        assert not server.asked
+        edit_scene(sample, "make it green", lvlm=lvlm, out=tmp_path / "run", **quick)
         (asked,) = server.asked
     assert "make it green" in asked.text and asked.text.count("data:image/jpeg") == 8
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["prompts"] == pair | {"intermediate": []} and facts["lvlm"]["model"] == "m"
     # The run's manifest is --prompts for the same edit of what has no photographs.
-    splat = ["scene", tmp_path / "run" / "scene.ply", "--prompts", tmp_path / "run" / "run.json", *QUICK]
-    again = v2edit(*splat, "-o", "again", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / "again" / "run.json").read_text())["prompts"] == facts["prompts"]
+    again = edit_scene(
+        tmp_path / "run" / "scene.ply", prompts=tmp_path / "run" / "run.json", out=tmp_path / "again", **quick
+    )
+    assert (again.prompts.source, again.prompts.target) == tuple(pair.values())
 
 
-def test_the_built_in_model_sees_what_a_scene_of_its_world_shows(sample, tmp_path):
+def test_the_built_in_model_sees_what_a_scene_of_its_world_shows(sample, tmp_path, caplog):
     shutil.copytree(sample, tmp_path / "scene")
     (tmp_path / "scene" / "scene.json").unlink()
-    told = v2edit("scene", "scene", "make the ball green", *QUICK, "--dry-run", cwd=tmp_path)
-    assert told.returncode == 0 and "the video is taken to show: a big orange ball" in told.stderr, told.stderr
+
+    def stop(stage: Stage) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        edit_scene(tmp_path / "scene", "make the ball green", out=tmp_path / "run", on_stage=stop)
+    assert ["taken to show: a big orange ball" in line for line in caplog.messages] == [True]
 
 
 def test_which_path_is_meant(tmp_path):

@@ -128,6 +128,7 @@ def edit_scene(
         side = side or SIDE[on.type]
         found = read_scene(where, side)
         checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
+        find_path(path, found, PICTURES, side)  # What is wrong with it is said before a language model is asked.
         if pair is None:
             pair = written_prompts(where, seen(found, path, side, on), about, checkpoint, lvlm, config, device)
         config = config.for_prompts(pair).settled(checkpoint.defaults)
