@@ -119,6 +119,7 @@ MISTAKES = {
     "a fraction": (f'{{{A}, "steps": 2.5}}', '"steps" is 2.5, expected a valid integer'),
     "nothing where something must be": (f'{{{A}, "steps": null}}', '"steps" is None, expected a valid integer'),
     "a word that is none of those": (f'{{{A}, "solver": "euler"}}', "\"solver\" is 'euler', expected 'auto', 'ddim'"),
+    "half a character in a name": (f'{{{A}, "in\\ud83d": "b"}}', "a field is called 'in\\ud83d', which is no text"),
     "half a character": (f'{{{A}, "instruction": "\\ud800"}}', '"instruction" is \'\\ud800\', expected text of whole'),
     "out of range": (f'{{{A}, "subtasks": 9}}', '"subtasks" is 9, expected 1 to 6'),
     "not a number": (f'{{{A}, "alpha": NaN}}', '"alpha" is nan, expected 0.0 to 1.0'),

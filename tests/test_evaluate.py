@@ -87,9 +87,10 @@ def test_what_is_wrong_is_said_in_one_line(sample: Path, tmp_path: Path):
     frames = video.read(sample / "clip.mp4").frames
     with pytest.raises(UserError, match="is no finished run"):
         evaluate((sample,))
-    gone = run_of(sample, tmp_path / "gone", frames, input={"path": str(tmp_path / "no.mp4"), "sha256": "0"})
-    with pytest.raises(UserError, match="is gone"):
-        evaluate((gone,))
+    for k, nowhere in enumerate((str(tmp_path / "no.mp4"), "a" * 300)):
+        gone = run_of(sample, tmp_path / f"gone-{k}", frames, input={"path": nowhere, "sha256": "0"})
+        with pytest.raises(UserError, match="is gone"):
+            evaluate((gone,))
     changed = run_of(sample, tmp_path / "changed", frames, input={"path": str(sample / "clip.mp4"), "sha256": "0"})
     with pytest.raises(UserError, match="has changed since"):
         evaluate((changed,))

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -152,8 +153,29 @@ def test_a_colmap_count_beyond_its_file(tmp_path: Path, name: str) -> None:
     pytest.importorskip("pycolmap")
     for empty in ("cameras", "images", "points3D"):
         (tmp_path / f"{empty}.bin").write_bytes(bytes(8))
-    (tmp_path / f"{name}.bin").write_bytes(struct.pack("<Q", 1 << 40) + bytes(18))
-    assert "more than it does" in refused(read_colmap, tmp_path)
+    for content in (struct.pack("<Q", 1 << 40) + bytes(18), b""):
+        (tmp_path / f"{name}.bin").write_bytes(content)
+        assert "more than it does" in refused(read_colmap, tmp_path)
+
+
+def test_pictures_are_written_after_a_colmap_model_was_read(tmp_path: Path) -> None:
+    """Also where nothing has brought Pillow along before: pycolmap's zlib would end the process."""
+    pytest.importorskip("pycolmap")
+    (tmp_path / "cameras.bin").write_bytes(bytes(8))
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from v2edit.errors import UserError
+        from v2edit.scenes.colmap import read_colmap
+        try:
+            read_colmap(Path(sys.argv[1]))
+        except UserError:
+            from PIL import Image
+            Image.new("RGB", (8, 6)).save(Path(sys.argv[1], "a.png"))
+    """
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr[:500]
+    assert (tmp_path / "a.png").is_file()
 
 
 def dataset(folder: Path, names: list[str], **facts: object) -> Path:

@@ -199,6 +199,8 @@ def _task(number: int, given: dict[str, Any], base: Path, config: EditConfig, na
 
 def _mistake(error: Any) -> str:
     """One of pydantic's errors, in the words that the rest of the package uses."""
+    if not error["loc"]:  # half a character, in the name of a field
+        return f"a field is called {error['input']!r:.60}, which is no text"
     field = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(field, FullLine.model_fields, n=1)

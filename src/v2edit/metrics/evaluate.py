@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from v2edit.backbones.registry import BUILT_IN
-from v2edit.documents import read_json
+from v2edit.documents import names_file, read_json
 from v2edit.errors import UserError
 from v2edit.metrics.judge import JudgeConfig
 from v2edit.runs import MANIFEST, describe_input
@@ -130,7 +131,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} is no finished run of v2edit edit: no {MANIFEST} that can be read") from error
     if not all(isinstance(text, str) for text in known):
         raise UserError(f"{folder} is no finished run of v2edit edit: its {MANIFEST} has something else for a text")
-    if not source.is_file() and not source.is_dir():  # a device has no end
+    if not names_file(source) and not os.path.isdir(source):  # a device has no end
         raise UserError(f"the source of {folder} is gone: {source}")
     if describe_input(source)["sha256"] != known[0]:
         raise UserError(f"the source of {folder} has changed since: {source}")

@@ -35,24 +35,28 @@ def find_model(folder: Path) -> Path | None:
 
 
 def _check_counts(model: Path) -> None:
-    """Raises UserError where a binary file promises more than it holds: COLMAP would go on reading for years."""
+    """Raises UserError where a binary file promises more than it holds: COLMAP would go on reading for years, and of an
+    empty one take for a count what lies in memory."""
+    short = "cannot read the COLMAP model {}: {} says it holds more than it does"
     for name, walk in {"images.bin": _images_end, "points3D.bin": _points_end, "frames.bin": _frames_end}.items():
         path = model / name
-        if path.is_file() and path.stat().st_size:
+        if path.is_file():
+            if not path.stat().st_size:
+                raise UserError(short.format(model, name))
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 try:
                     end = walk(data)
                 except (struct.error, ValueError, OverflowError):  # past the end, or a name without one
                     end = len(data) + 1
                 if end > len(data):
-                    raise UserError(f"cannot read the COLMAP model {model}: {name} says it holds more than it does")
+                    raise UserError(short.format(model, name))
     for name, least in {"cameras.bin": 48, "rigs.bin": 8}.items():
         path = model / name
         if path.is_file():
             with path.open("rb") as file:
                 count = int.from_bytes(file.read(8), "little")
             if 8 + count * least > path.stat().st_size:
-                raise UserError(f"cannot read the COLMAP model {model}: {name} says it holds more than it does")
+                raise UserError(short.format(model, name))
 
 
 # COLMAP's binary files begin with how many things they hold, and these with numbers and lists of several lengths.
@@ -86,6 +90,8 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
     Raises:
         UserError: what is wrong with it, in one line.
     """
+    from PIL import Image  # noqa: F401 (first: pycolmap brings a zlib, with which Pillow's PNGs end the process)
+
     try:
         import pycolmap
     except ModuleNotFoundError as missing:
