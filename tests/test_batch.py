@@ -434,11 +434,11 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def slow(model, clip, tmp_path_factory) -> tuple[Path, list[object]]:
-    """A file of four tasks that take a second or so, and the words that run them."""
+    """A file of four tasks that take some seconds, and the words that run them."""
     folder = tmp_path_factory.mktemp("slow")
     lines = ({"video": str(clip), "name": f"task {k}", "seed": k} | PROMPTS for k in range(4))
     path = write_tasks(folder / "tasks.jsonl", *lines)
-    return folder, ["batch", path, "-o", folder / "out", "--model", model, "--steps", 20]
+    return folder, ["batch", path, "-o", folder / "out", "--model", model, "--steps", 50]
 
 
 def test_an_interrupted_batch_goes_on_and_a_killed_worker_costs_one_attempt(slow) -> None:
