@@ -37,7 +37,7 @@ help: ## this list
 
 demo: $(READY) ## make a little video, edit it, and say where the pictures are
 	@out=runs/demo; n=1; while [ -e "$$out" ]; do n=$$((n+1)); out=runs/demo-$$n; done; \
-	'$(PY)' -m v2edit world sample --seed $(DEMO_SEED) -o "$$out" && \
+	'$(PY)' -m v2edit sample --seed $(DEMO_SEED) -o "$$out" && \
 	'$(PY)' -m v2edit edit "$$out/clip.mp4" "$(DEMO_INSTRUCTION)" -o "$$out/edit" && \
 	echo && echo "before and after: $$out/edit/contact.png   as a video: $$out/edit/compare.mp4"
 DEMO_SEED ?= 7

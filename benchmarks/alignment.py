@@ -56,7 +56,7 @@ def main() -> None:
     if options.tokenizer == "trained":
         tokenizer = trained_on([text for pair in pairs for text in pair])
     else:
-        tokenizer = backbones.outline(backbones.find(options.tokenizer)).tokenizer
+        tokenizer = backbones.read_info(backbones.find(options.tokenizer)).tokenizer
     print(f"published: {figures(pairs, tokenizer)}")
     strangers = [(source, target) for (source, _), (_, target) in zip(pairs, pairs[APART:], strict=False)]
     print(f"thrown together: {figures(strangers, tokenizer)}")

@@ -24,13 +24,13 @@ from transformers import T5Config
 
 from v2edit import backbones
 from v2edit.attention import Replacement
-from v2edit.backbones.counting import Hollow
-from v2edit.backbones.registry import BUILT_IN_FOLDER
+from v2edit.backbones.fake import FakeModel
+from v2edit.backbones.families import BUILT_IN_FOLDER
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
+from v2edit.primitives.edits import sample_edit
+from v2edit.primitives.render import render
 from v2edit.prompts import PromptPair
-from v2edit.world.edits import sample_edit
-from v2edit.world.render import render
 
 # What zai-org publishes of CogVideoX-5b's transformer, where it differs from diffusers' own defaults.
 PUBLISHED = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
@@ -76,7 +76,7 @@ def measured(device: str, lengths: list[int], sides: list[int], steps: int) -> N
             )
 
 
-def published(folder: Path) -> Hollow:
+def published(folder: Path) -> FakeModel:
     """CogVideoX-5b without numbers: everything but the text encoder, which runs once, of its published shape."""
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(BUILT_IN_FOLDER / part, folder / part)
@@ -87,27 +87,27 @@ def published(folder: Path) -> Hollow:
     T5Config(vocab_size=8, d_model=4096, d_kv=8, d_ff=8, num_layers=1, num_heads=1).save_pretrained(
         folder / "text_encoder"
     )
-    return Hollow(folder, torch.bfloat16)
+    return FakeModel(folder, torch.bfloat16)
 
 
 def flops() -> None:
     """FLOPs of a subtask of CogVideoX-5b at 720 x 480, an open clip's and a loop's, by windows and in full; and the
     bytes that a step of four rows holds beside the weights."""
     with tempfile.TemporaryDirectory() as folder:
-        hollow = published(Path(folder))
-    backbone, trained = hollow.backbone, hollow.backbone.trained
-    print(f"CogVideoX-5b ({hollow.weights['transformer'] / 2e9:.2f} B parameters), 720 x 480, PFLOP and GiB:\n")
+        fake = published(Path(folder))
+    backbone, trained = fake.backbone, fake.backbone.native_size
+    print(f"CogVideoX-5b ({fake.weights['transformer'] / 2e9:.2f} B parameters), 720 x 480, PFLOP and GiB:\n")
     print("| frames | attention | tokens | a forward | first subtask (130) | later (170) | encode and decode | GiB |")
     print("|---:|---|---:|---:|---:|---:|---:|---:|")
     taken = Replacement(200, (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)))
     for frames, attention in ((49, "full"), (73, "full"), (73, "windows"), (73, "loop")):
         loop = attention == "loop"
-        size = backbone.fit(backbones.Size(frames, 480, 720), loop)
-        backbone.trained = replace(trained, frames=10**6) if attention == "full" else trained
-        one, coding = hollow.forward(4, size, loop, taken), (hollow.encoding(size, loop), hollow.decoding(size, loop))
+        size = backbone.nearest_size(backbones.Size(frames, 480, 720), loop)
+        backbone.native_size = replace(trained, frames=10**6) if attention == "full" else trained
+        one, coding = fake.forward(4, size, loop, taken), (fake.encoding(size, loop), fake.decoding(size, loop))
         each = one.flops / 4e15
         print(
-            f"| {frames} | {attention} | {hollow.tokens(size, loop):,} | {each:.3f} | {FORWARDS['first'] * each:.1f} |"
+            f"| {frames} | {attention} | {fake.tokens(size, loop):,} | {each:.3f} | {FORWARDS['first'] * each:.1f} |"
             f" {FORWARDS['later'] * each:.1f} | {sum(part.flops for part in coding) / 1e15:.2f} |"
             f" {one.peak / 2**30:.1f} |",
             flush=True,

@@ -21,11 +21,11 @@ import torch
 from PIL import Image
 
 from v2edit import backbones
+from v2edit.primitives.captions import caption
+from v2edit.primitives.classifier import SceneClassifier
+from v2edit.primitives.render import Rendered, render
+from v2edit.primitives.scene import Scene, sample_scene
 from v2edit.video import contact_sheet
-from v2edit.world.captions import caption
-from v2edit.world.reader import Reader
-from v2edit.world.render import Rendered, render
-from v2edit.world.scene import Scene, sample_scene
 
 FIRST_SEED = 2_500_000_000  # of no training, tuning or reporting of edits
 FRAMES, SIZE, AT_ONCE = 9, 64, 10
@@ -81,7 +81,7 @@ def main() -> None:
     backbone = backbones.load(options.model)
     pipeline = backbone.pipeline  # pyright: ignore[reportAttributeAccessIssue]
     pipeline.set_progress_bar_config(disable=True)
-    reader = Reader.load()
+    reader = SceneClassifier.load()
     scenes = [sample_scene(Random(options.first_seed + k)) for k in range(options.count)]
     rows: dict[str, dict[str, list[bool]]] = {
         name: defaultdict(list) for name in ("generated", "autoencoder of a render", "render")

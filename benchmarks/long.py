@@ -24,11 +24,11 @@ from torch import Tensor
 from v2edit import backbones
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
-from v2edit.noise import Schedule
+from v2edit.primitives.captions import caption
+from v2edit.primitives.render import render
+from v2edit.primitives.scene import COLOURS, Scene, sample_scene
 from v2edit.prompts import PromptPair
-from v2edit.world.captions import caption
-from v2edit.world.render import render
-from v2edit.world.scene import COLOURS, Scene, sample_scene
+from v2edit.sampling import Schedule
 
 FIRST_SEED = 2_000_000_000  # no training or tuning uses what follows
 SPEED = math.radians(4.5)  # a frame: the orbits that the model was trained on
@@ -60,16 +60,16 @@ def denoised(backbone: CogVideoX, v: Tensor, step: int, schedule: Schedule, text
     """x0 by one of the ATTENTIONS; the model's own is the second."""
     frames, _, height, width = v.shape[1:]
     of_grid = backbone._windowed
-    trained = backbone.trained
+    trained = backbone.native_size
     try:
         if attention == "full":
-            backbone.trained = replace(trained, frames=10**6)
+            backbone.native_size = replace(trained, frames=10**6)
         elif attention != "windows":
             own = of_grid(frames, height, width, False)
             backbone._windowed = lambda *grid: replace(own, in_window=own.in_clip)
         return backbone.denoise(v, step, schedule, text)
     finally:
-        backbone.trained, backbone._windowed = trained, of_grid
+        backbone.native_size, backbone._windowed = trained, of_grid
 
 
 def errors(backbone: CogVideoX, frames: int, speed: float, seeds: int) -> list[float]:

@@ -25,15 +25,15 @@ import numpy as np
 
 from v2edit import video
 from v2edit.bench.scenes import SceneTask, scenes
-from v2edit.metrics.clip import Clip
+from v2edit.metrics.clip_score import Clip
+from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
-from v2edit.scenes.edit import film
-from v2edit.scenes.fit import FitProgress, reconstruct
+from v2edit.scenes.formats.ply import read_splat, write_splat
 from v2edit.scenes.measure import against_photographs
-from v2edit.scenes.source import read_scene
-from v2edit.scenes.splat import read_splat, write_splat
-from v2edit.world.reader import Reader
+from v2edit.scenes.optimise import FitProgress, reconstruct
+from v2edit.scenes.reading import read_scene
+from v2edit.scenes.rer import render_video
 
 
 def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | None) -> dict[str, float]:
@@ -41,7 +41,7 @@ def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | No
     kept, started, spent = dataset.kept_out, time.time(), time.process_time()
     last: list[FitProgress] = []
     scene = reconstruct(dataset, config, last.append)
-    seconds, spent, shown = time.time() - started, time.process_time() - spent, film(scene, kept.cameras)
+    seconds, spent, shown = time.time() - started, time.process_time() - spent, render_video(scene, kept.cameras)
     if out:
         video.contact_sheet({"photographs": kept.images, "reconstructed": shown}, out / f"{name}.png")
         write_splat(out / f"{name}.ply", scene)
@@ -55,10 +55,10 @@ def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | No
 
 def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
     """The figures of a whole `v2edit scene`."""
-    clip, read = Clip.load(), Reader.load().read
+    clip, read = Clip.load(), SceneClassifier.load().read
     with tempfile.TemporaryDirectory() as folder:
         scene, run = Path(folder, "scene"), (out or Path(folder)) / task.name
-        _v2edit("world", "sample", "--scene", "--seed", task.seed, "--kind", task.kind, "-o", scene)
+        _v2edit("sample", "--scene", "--seed", task.seed, "--kind", task.kind, "-o", scene)
         started, spent = time.time(), _children()
         _v2edit("scene", scene, task.edit.instruction, "-o", run, *words)
         seconds, spent = time.time() - started, _children() - spent
@@ -66,7 +66,7 @@ def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, flo
         for name in ("scene", "edited"):
             gaussians = read_splat(run / f"{name}.ply")
             cameras = {"frames": task.posed.path.cameras, "held_out": task.posed.dataset.kept_out.cameras}
-            shown[name] = {key: film(gaussians, one) for key, one in cameras.items()}
+            shown[name] = {key: render_video(gaussians, one) for key, one in cameras.items()}
     if out:
         rows = {"before": shown["scene"], task.edit.instruction: shown["edited"]}
         kept = {"photographs": task.posed.dataset.kept_out.images, "truth": task.posed.truth.kept_out.images}

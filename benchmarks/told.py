@@ -21,17 +21,17 @@ from pathlib import Path
 from random import Random
 
 from v2edit import video
-from v2edit.world.edits import sample_edit
-from v2edit.world.render import render
+from v2edit.primitives.edits import sample_edit
+from v2edit.primitives.render import render
 
 # (frames, height, width, steps): as trained, a long clip, another aspect and more pixels, which are fitted.
 CLIPS = ((9, 64, 64, 25), (65, 64, 64, 6), (17, 96, 288, 12))
 ALLOWED = 0.25
 ON_THE_PROCESSOR = """
 import time; time.perf_counter = time.process_time
-import v2edit.progress; v2edit.progress.age = time.process_time
+import v2edit.cli.output; v2edit.cli.output.age = time.process_time
 """
-RUN = "import sys; from v2edit.cli import main; sys.exit(main(sys.argv[1:]))"
+RUN = "import sys; from v2edit.cli.app import main; sys.exit(main(sys.argv[1:]))"
 
 
 def spent(words: list[str], clock: str) -> tuple[float, int, str]:

@@ -49,7 +49,7 @@ def prompts() -> tuple[str, Read]:
 
 
 def sidecar() -> tuple[str, Read]:
-    from v2edit.api import resolve_prompts
+    from v2edit.jobs.video import resolve_prompts
 
     return "clip.json", lambda path: resolve_prompts(path.with_suffix(".mp4"), None, None, "a ball")
 
@@ -61,31 +61,31 @@ def style() -> tuple[str, Read]:
 
 
 def splat() -> tuple[str, Read]:
-    from v2edit.scenes.splat import read_splat
+    from v2edit.scenes.formats.ply import read_splat
 
     return "splat.ply", read_splat
 
 
 def points() -> tuple[str, Read]:
-    from v2edit.scenes.splat import read_points
+    from v2edit.scenes.formats.ply import read_points
 
     return "points.ply", read_points
 
 
 def transforms() -> tuple[str, Read]:
-    from v2edit.scenes.transforms import read_transforms
+    from v2edit.scenes.formats.nerfstudio import read_transforms
 
     return "transforms.json", read_transforms
 
 
 def camera_path() -> tuple[str, Read]:
-    from v2edit.scenes.paths import read_path
+    from v2edit.scenes.camera_paths import read_path
 
     return "path.json", lambda path: read_path(path, None)
 
 
 def model_index() -> tuple[str, Read]:
-    from v2edit.backbones.registry import find
+    from v2edit.backbones.hub import find
 
     return "model_index.json", lambda path: find(str(path.parent))
 
@@ -97,7 +97,7 @@ def model_config() -> tuple[str, Read]:
 
 
 def colmap() -> tuple[str, Read]:
-    from v2edit.scenes.colmap import read_colmap
+    from v2edit.scenes.formats.colmap import read_colmap
 
     return "sparse/0/images.bin", lambda path: read_colmap(path.parents[2])
 
@@ -125,7 +125,7 @@ def sound() -> tuple[str, Read]:
 
 
 def run() -> tuple[str, Read]:
-    from v2edit.metrics.evaluate import read_run, sampled_edit
+    from v2edit.jobs.evaluate import read_run, sampled_edit
 
     def read(path: Path) -> None:
         path.write_bytes(path.read_bytes().replace(b"HERE", str(path.parent).encode()))
@@ -247,7 +247,7 @@ class Target:
                 '{"seed": 1, "kind": "recolour", "source_prompt": "a ball", "target_prompt": "a cube"}'
             )
         if name == "model_config":
-            from v2edit.backbones.registry import BUILT_IN_FOLDER
+            from v2edit.backbones.families import BUILT_IN_FOLDER
 
             for file in BUILT_IN_FOLDER.glob("*/*"):
                 there = self.root / file.relative_to(BUILT_IN_FOLDER)
@@ -255,7 +255,7 @@ class Target:
                 if there != self.path:
                     there.symlink_to(file)
         if name == "model_index":
-            from v2edit.backbones.registry import PARTS
+            from v2edit.backbones.families import PARTS
 
             for part, needs in PARTS.items():
                 (self.root / part).mkdir()

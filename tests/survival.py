@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from v2edit.resume import resume_run
+from v2edit.jobs.resume import resume_run
 from v2edit.runs.naming import REQUEST, STATE
 
 EVERY = 5
 # Processes that begin with all of this imported and nothing computed, so that what is ended is the work.
 SERVER = multiprocessing.get_context("forkserver")
-IMPORTED = ["pytest", "v2edit.resume", "v2edit.backbones.cogvideox", "v2edit.editing.editor", "v2edit.scenes.edit",
-            "v2edit.scenes.source", "v2edit.scenes.transforms", "v2edit.video.sheets", "av", "PIL.Image",
+IMPORTED = ["pytest", "v2edit.jobs.resume", "v2edit.backbones.cogvideox", "v2edit.editing.editor", "v2edit.scenes.rer",
+            "v2edit.scenes.reading", "v2edit.scenes.formats.nerfstudio", "v2edit.video.sheets", "av", "PIL.Image",
             "diffusers.pipelines.cogvideo.pipeline_cogvideox", "transformers.models.t5.modeling_t5"]  # fmt: skip
 SERVER.set_forkserver_preload(IMPORTED)
 

@@ -11,9 +11,9 @@ import torch
 from tiny import pipeline_of
 
 from v2edit import backbones, video
-from v2edit.api import edit_video, resolve_prompts
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
+from v2edit.jobs.video import edit_video, resolve_prompts
 from v2edit.prompts import PromptPair
 from v2edit.runs import default_run_folder
 
@@ -151,7 +151,7 @@ def test_a_long_clip_is_noted_where_positions_are_absolute(tmp_path, model, abso
 )
 @pytest.mark.parametrize("frames", [9, 10])
 def test_the_built_in_model_has_one_note_at_most(tmp_path, absolute, monkeypatch, caplog, prompts, foreign, frames):
-    monkeypatch.setattr("v2edit.backbones.registry.BUILT_IN_FOLDER", absolute)
+    monkeypatch.setattr("v2edit.backbones.hub.BUILT_IN_FOLDER", absolute)
     monkeypatch.setattr("v2edit.backbones.cogvideox.log.disabled", True)  # the tiny tokenizer cuts these prompts
     edited(tmp_path, "primitives", frames, prompts)
     assert len(caplog.messages) == (foreign or frames > 9)

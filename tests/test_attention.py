@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from v2edit.attention import (
     Replacement,
-    attend,
-    attend_reference,
-    merge,
+    attention_with_lse,
+    attention_with_lse_reference,
+    merge_states,
     own_maps,
     replace_maps,
     replaced_attention,
@@ -183,29 +183,36 @@ def test_equal_rows_give_equal_bits(layout, as_mask, heads, dim, text, video, sh
 
 @given(cases())
 def test_attend_gives_the_output_and_its_log_sum_exp(case):
-    (out, lse), (expected, expected_lse) = attend(case.q, case.k, case.v), attend_reference(case.q, case.k, case.v)
+    (out, lse), (expected, expected_lse) = (
+        attention_with_lse(case.q, case.k, case.v),
+        attention_with_lse_reference(case.q, case.k, case.v),
+    )
     assert lse.shape == case.q.shape[:3] and lse.dtype in (torch.float32, torch.float64)
     torch.testing.assert_close(out, expected, **case.tolerance)
     torch.testing.assert_close(lse, expected_lse, rtol=1e-5, atol=2e-4)
 
 
-@pytest.mark.parametrize("function", [attend, attend_reference])
+@pytest.mark.parametrize("function", [attention_with_lse, attention_with_lse_reference])
 def test_attention_over_no_keys_weighs_nothing(function):
     q, k, v = (randn(2, 2, 5, 4, seed=i) for i in range(3))
     out, lse = function(q, k[:, :, :0], v[:, :, :0])
     assert out.equal(torch.zeros_like(q)) and lse.eq(-math.inf).all()
-    whole, whole_lse = attend(q, k, v)
+    whole, whole_lse = attention_with_lse(q, k, v)
     for a, b in (((whole, whole_lse), (out, lse)), ((out, lse), (whole, whole_lse))):
-        assert merge(*a, *b, into=torch.empty_like(q)).equal(whole)
+        assert merge_states(*a, *b, into=torch.empty_like(q)).equal(whole)
 
 
 @given(cases(), st.data())
 def test_merging_the_attentions_over_any_split_of_the_keys_is_the_whole(case, data):
     cut = data.draw(st.integers(0, case.k.shape[2]))
-    left, right = (attend(case.q, case.k[:, :, part], case.v[:, :, part]) for part in (slice(cut), slice(cut, None)))
+    left, right = (
+        attention_with_lse(case.q, case.k[:, :, part], case.v[:, :, part]) for part in (slice(cut), slice(cut, None))
+    )
     whole = F.scaled_dot_product_attention(case.q, case.k, case.v)
     copies = [x.clone() for x in (*left, *right)]
-    assert merge(*copies, into=copies[2]).equal(merge(*left, *right, into=left[0])), "into either, the same bits"
+    assert merge_states(*copies, into=copies[2]).equal(merge_states(*left, *right, into=left[0])), (
+        "into either, the same bits"
+    )
     torch.testing.assert_close(left[0], whole, **case.tolerance)
 
 
@@ -214,7 +221,7 @@ def test_the_weight_of_a_merge_is_not_rounded_to_16_bits(lse, dtype):
     """Opposite outputs of nearly equal weight cancel: what is left shows the weight's own digits."""
     one, zero = torch.ones(1, 1, dtype=dtype), torch.zeros(1)
     exact = torch.tensor([[-math.tanh(lse / 2)]], dtype=dtype)
-    merged = merge(one, zero, -one, torch.tensor([lse]), into=torch.empty_like(one))
+    merged = merge_states(one, zero, -one, torch.tensor([lse]), into=torch.empty_like(one))
     torch.testing.assert_close(merged, exact, rtol=2**-7, atol=1e-6)
 
 
@@ -227,8 +234,8 @@ def test_devices_without_a_kernel_take_queries_in_parts(monkeypatch):
 
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2 * 2 * 50 * 7)
     with Watch() as watch:
-        out, lse = attend(q.as_subclass(Elsewhere), k, v)
-    expected, expected_lse = attend(q, k, v)
+        out, lse = attention_with_lse(q.as_subclass(Elsewhere), k, v)
+    expected, expected_lse = attention_with_lse(q, k, v)
     torch.testing.assert_close(out.as_subclass(Tensor), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(lse.as_subclass(Tensor), expected_lse, rtol=1e-5, atol=1e-5)
     assert watch.largest == 2 * 2 * 50 * 8, "parts of 7 queries x 50 keys are smaller than the output"

@@ -80,7 +80,7 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 
 def test_an_installation_without_the_built_in_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("v2edit.backbones.registry.BUILT_IN_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr("v2edit.backbones.hub.BUILT_IN_FOLDER", tmp_path / "nowhere")
     refused("primitives", "installation lacks the built-in model")
 
 

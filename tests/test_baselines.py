@@ -16,8 +16,8 @@ from v2edit.bench.variants import V2Edit
 from v2edit.editing.controls import noises
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.errors import UserError
-from v2edit.noise import SOLVERS, mean
 from v2edit.prompts import PromptPair
+from v2edit.sampling import SOLVERS, mean
 
 PAIR = PromptPair("a red ball on the floor", "a blue cube on the floor")
 SAME = PromptPair(PAIR.source, PAIR.source)

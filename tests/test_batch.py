@@ -23,15 +23,15 @@ from test_hostile import pickled
 from tiny import pipeline_of
 
 from v2edit import video
-from v2edit.api import edit_video
 from v2edit.batch.command import run_batch
-from v2edit.batch.ledger import Status, read_status
 from v2edit.batch.page import as_html
+from v2edit.batch.state import Status, read_status
 from v2edit.batch.tasks import LONGEST_LINE, MOST_TASKS, FullLine, read_tasks
-from v2edit.cli import main
-from v2edit.documents import LARGEST
+from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
+from v2edit.files import LARGEST
+from v2edit.jobs.video import edit_video
 
 PROMPTS = {"source_prompt": "a red ball", "target_prompt": "a blue cube"}
 QUICK = EditConfig(steps=2)
@@ -521,7 +521,7 @@ def broken_inputs(folder: Path) -> dict[str, tuple[dict[str, str], str]]:
 def test_forty_of_forty_five_tasks_on_ray_whose_workers_are_killed_at_random(clip, model, tmp_path) -> None:
     """39 videos and a scene come out, once each and as they would alone; five are set aside for their own reasons."""
     broken = broken_inputs(tmp_path / "broken")
-    assert main(["world", "sample", "--scene", "--seed", "3", "-o", str(tmp_path / "scene")]) == 0
+    assert main(["sample", "--scene", "--seed", "3", "-o", str(tmp_path / "scene")]) == 0
     lines = [{"video": str(clip), "name": f"video {k}", "seed": k} | PROMPTS for k in range(39)]
     lines.insert(5, {"scene": "scene", "name": "scene"} | PROMPTS)
     for place, (name, (line, _)) in enumerate(broken.items()):

@@ -30,10 +30,10 @@ from v2edit.bench.scoring import Row, Scored
 from v2edit.bench.suites import suite_of
 from v2edit.bench.tasks import FIRST_SEED, Task, primitives
 from v2edit.bench.variants import V2Edit, table_c
-from v2edit.cli import main
+from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.world.edits import KINDS
+from v2edit.primitives.edits import KINDS
 
 # --- tasks and methods ----------------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ from v2edit.bench.methods import REFERENCES, Unedited
 from v2edit.bench.scenes import KINDS, SceneTask, SceneV2Edit, nearer, scenes
 from v2edit.bench.suites import suite_of
 from v2edit.bench.tasks import primitives
-from v2edit.cli import main
+from v2edit.cli.app import main
 from v2edit.errors import UserError
-from v2edit.metrics.clip import Clip
+from v2edit.metrics.clip_score import Clip
+from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
-from v2edit.world.reader import Reader
 
 SMALL = ("fit.gaussians=400", "fit.fit_steps=30", "fit.refit_steps=10")
 
@@ -40,7 +40,7 @@ def primitives_kinds() -> list[str]:
 
 def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
     task = scenes("tuning", 1, ["insert"])[0]
-    words = ["world", "sample", "--scene", "--seed", str(task.seed), "--kind", task.kind, "-o", str(tmp_path / "scene")]
+    words = ["sample", "--scene", "--seed", str(task.seed), "--kind", task.kind, "-o", str(tmp_path / "scene")]
     assert main(words) == 0
     facts = json.loads((tmp_path / "scene" / "scene.json").read_text())
     assert facts["instruction"] == task.edit.instruction and facts["target_prompt"] == task.prompts.target
@@ -81,7 +81,7 @@ def test_the_truth_is_perfect_and_the_source_is_not():
     task = SceneTask("recolour", 1_900_000_000, FitConfig())
     source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.kept_out.images}
     truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.kept_out.images}
-    measured = partial(task.figures, given=source, read=Reader.load().read, clip=Clip.load())
+    measured = partial(task.figures, given=source, read=SceneClassifier.load().read, clip=Clip.load())
     best, none = measured(truth), measured(source)
     assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
     assert best["success"] == best["kept"] == best["nearer"] == 1 and best["ctids"] > 0.3

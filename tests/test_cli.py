@@ -17,7 +17,7 @@ import torch
 from tiny import pipeline_of
 
 from v2edit import video
-from v2edit.cli import main, parse
+from v2edit.cli.app import main, parse
 from v2edit.editing.config import EditConfig
 
 
@@ -35,7 +35,7 @@ def refused(told: subprocess.CompletedProcess[str], says: str) -> None:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "sample"
-    assert main(["world", "sample", "--seed", "7", "-o", str(folder)]) == 0
+    assert main(["sample", "--seed", "7", "-o", str(folder)]) == 0
     return folder / "clip.mp4"
 
 
@@ -105,7 +105,7 @@ def test_a_sample_of_the_world(clip: Path, capsys: pytest.CaptureFixture[str]) -
     facts = json.loads(clip.with_suffix(".json").read_text())
     assert {"source_prompt", "target_prompt", "instruction"} <= facts.keys()
     content = clip.read_bytes()
-    assert main(["world", "sample", "--seed", "8", "-o", str(clip.parent)]) == 2
+    assert main(["sample", "--seed", "8", "-o", str(clip.parent)]) == 2
     assert "exists; choose another -o" in capsys.readouterr().err
     assert clip.read_bytes() == content
 
@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up_at_the_very_end(
     if there:
         out.mkdir(parents=True)
     monkeypatch.setattr(Path, "replace", fails)
-    assert main(["world", "sample", "-o", str(out)]) == 2
+    assert main(["sample", "-o", str(out)]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "no space left" in told
     assert sorted(tmp_path.rglob("*")) == ([out.parent, out] if there else [])

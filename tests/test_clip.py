@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from v2edit.errors import UserError
-from v2edit.metrics.clip import Clip, cdc, ctids
+from v2edit.metrics.clip_score import Clip, cdc, ctids
 
 PROMPTS = ("a red ball on the floor", "a blue ball on the floor")
 

@@ -174,13 +174,13 @@ def written_out(
 
     @torch.no_grad()
     def clean(rows, k, weights=(), shared=0):
-        n, halves = len(rows), 1 + guided
+        n, cfg_batches = len(rows), 1 + guided
         taken = {}
-        for half in range(halves):
-            if weights and (half == halves - 1 or config.amr_unconditional):
+        for half in range(cfg_batches):
+            if weights and (half == cfg_batches - 1 or config.amr_unconditional):
                 taken[half * n + n - 1] = [(half * n + i, w) for i, w in enumerate(weights)]
         pipeline.transformer.set_attn_processor(ExplicitMaps(shared, taken))
-        v = torch.cat([v for v, _ in rows] * halves)
+        v = torch.cat([v for v, _ in rows] * cfg_batches)
         prompts = [negative] * (n * guided) + [p for _, p in rows]
         t = torch.full((len(v),), times[k])
         out = pipeline.transformer(v, torch.stack(prompts), t, image_rotary_emb=rotary, return_dict=False)[0]
@@ -378,9 +378,9 @@ def test_any_clip_comes_back_with_its_own_length_and_size(count, height, width):
 
 def test_fitting_keeps_the_area_and_the_aspect():
     backbone = CogVideoX(pipeline_of("5b"))
-    assert backbone.fit(Size(9, 32, 32)) == Size(9, 32, 32)
-    assert backbone.fit(Size(10, 100, 100)) == Size(17, 32, 32)
-    tall = backbone.fit(Size(1, 1280, 320))
+    assert backbone.nearest_size(Size(9, 32, 32)) == Size(9, 32, 32)
+    assert backbone.nearest_size(Size(10, 100, 100)) == Size(17, 32, 32)
+    tall = backbone.nearest_size(Size(1, 1280, 320))
     assert tall.frames == 1 and tall.height == 64 and tall.width == 16
 
 
@@ -392,11 +392,11 @@ def test_fitting_keeps_the_area_and_the_aspect():
 def test_any_size_is_mapped_onto_all_of_the_models_and_back(height, width):
     """Nothing is cut off or put around: a plain picture stays plain to its edges, a ramp runs from end to end."""
     backbone, own = fifth(), Size(1, height, width)
-    fitted, shape = backbone.fit(own), (1, height, width, 3)
+    fitted, shape = backbone.nearest_size(own), (1, height, width, 3)
     side = backbone.spatial * backbone.transformer.config.patch_size
     assert fitted.height % side == fitted.width % side == 0
     if max(height, width) <= 4 * min(height, width):  # a narrower one has but a few patches on its short side
-        trained = backbone.trained.height * backbone.trained.width
+        trained = backbone.native_size.height * backbone.native_size.width
         assert 0.5 < fitted.height * fitted.width / trained < 2
         assert 0.5 < (fitted.height / fitted.width) / (height / width) < 2
     plain = np.full(shape, 200, np.uint8)
@@ -431,7 +431,7 @@ def test_progress_counts_every_step_once():
 def test_the_published_configurations_run_through_the_same_editor(variant):
     """CogVideoX-2b's and 5b's own transformer configuration, two layers of it, random weights."""
     backbone = CogVideoX(pipeline_of(variant, num_layers=2, **PUBLISHED[variant]))
-    assert backbone.trained == Size(49, 240, 360) and backbone.text_length == 226  # a 4x autoencoder stands in
+    assert backbone.native_size == Size(49, 240, 360) and backbone.text_length == 226  # a 4x autoencoder stands in
     x0 = torch.randn(1, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     text: AlignedText = aligned_text(backbone, SAME)
     config = EditConfig(steps=4, alpha=0.9, beta=0.0)

@@ -11,8 +11,8 @@ import pytest
 from diffusers import CogVideoXPipeline
 
 from v2edit import video
-from v2edit.backbones.registry import BUILT_IN_FOLDER
-from v2edit.world.captions import EXAMPLE, caption, read_caption
+from v2edit.backbones.families import BUILT_IN_FOLDER
+from v2edit.primitives.captions import EXAMPLE, caption, read_caption
 
 QUICK = ["--steps", "4"]
 
@@ -26,7 +26,7 @@ def v2edit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "world"
-    made = v2edit("world", "sample", "--seed", 11, "-o", folder, cwd=folder.parent)
+    made = v2edit("sample", "--seed", 11, "-o", folder, cwd=folder.parent)
     assert made.returncode == 0, made.stderr
     return folder
 

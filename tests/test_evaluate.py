@@ -11,10 +11,10 @@ from test_judge import fair
 
 from v2edit import video
 from v2edit.errors import UserError
-from v2edit.metrics.evaluate import Evaluation, evaluate
-from v2edit.metrics.judge import ASPECTS, JudgeConfig
+from v2edit.jobs.evaluate import Evaluation, evaluate
+from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig
+from v2edit.primitives.sample import write_sample
 from v2edit.runs import RunWriter, describe_input
-from v2edit.world.sample import write_sample
 
 SEED = 1_600_000_003
 

@@ -12,15 +12,15 @@ from v2edit import backbones
 from v2edit.attention import (
     Replacement,
     Window,
-    attend,
-    attend_reference,
+    attention_with_lse,
+    attention_with_lse_reference,
     replaced_attention,
     replaced_attention_reference,
     windowed_attention,
     windowed_attention_reference,
 )
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.backbones.counting import Hollow
+from v2edit.backbones.fake import FakeModel
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 
@@ -50,9 +50,9 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 def test_the_kernels_give_the_log_sum_exp_that_the_reference_gives(kernel, dtype, channels, keys):
     q, k, v = (torch.randn(2, 3, n, channels, device="cuda", dtype=dtype) for n in (70, keys, keys))
     with sdpa_kernel([kernel, SDPBackend.MATH]):  # maths where the kernel does not take these
-        got = attend(q, k, v)
+        got = attention_with_lse(q, k, v)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for one, expected in zip(got, attend_reference(q, k, v), strict=True):
+    for one, expected in zip(got, attention_with_lse_reference(q, k, v), strict=True):
         torch.testing.assert_close(one.float(), expected.float(), rtol=tolerance, atol=tolerance)
 
 
@@ -135,4 +135,4 @@ def test_the_counted_peak_is_that_of_the_device(tmp_path):
     before = torch.cuda.memory_allocated()
     backbone.denoise(latents, 0, schedule, text)
     took = torch.cuda.max_memory_allocated() - before
-    assert Hollow(tmp_path, torch.float32).forward(2, size).peak == pytest.approx(took, rel=0.25)
+    assert FakeModel(tmp_path, torch.float32).forward(2, size).peak == pytest.approx(took, rel=0.25)

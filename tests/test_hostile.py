@@ -21,14 +21,14 @@ from safetensors.torch import load_file
 from tiny import pipeline_of
 
 from v2edit import backbones, video
-from v2edit.cli import main
+from v2edit.cli.app import main
 from v2edit.errors import UserError
-from v2edit.metrics.evaluate import read_run
+from v2edit.jobs.evaluate import read_run
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.style import read_style
-from v2edit.scenes.colmap import read_colmap
-from v2edit.scenes.splat import read_points, read_splat
-from v2edit.scenes.transforms import read_transforms, write_transforms
+from v2edit.scenes.formats.colmap import read_colmap
+from v2edit.scenes.formats.nerfstudio import read_transforms, write_transforms
+from v2edit.scenes.formats.ply import read_points, read_splat
 
 FUZZ = Path(__file__).resolve().parent.parent / "fuzz"
 sys.path.insert(0, str(FUZZ))
@@ -166,7 +166,7 @@ def test_pictures_are_written_after_a_colmap_model_was_read(tmp_path: Path) -> N
         import sys
         from pathlib import Path
         from v2edit.errors import UserError
-        from v2edit.scenes.colmap import read_colmap
+        from v2edit.scenes.formats.colmap import read_colmap
         try:
             read_colmap(Path(sys.argv[1]))
         except UserError:

@@ -12,24 +12,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit"
 # Top to bottom; rooms on one line are on one floor and do not import each other.
 FLOORS = [
     {"__init__", "__main__"},
-    {"cli", "web"},
-    {"progress"},
-    {"api_plan", "batch"},
-    {"resume"},
-    {"api_scene"},
-    {"api"},
-    {"bench"},
+    {"cli"},
+    {"batch", "bench"},
+    {"jobs"},
     {"scenes"},
     {"metrics"},
-    {"runs"},
     {"editing"},
     {"backbones"},
-    {"attention", "journal", "noise"},
-    {"world"},
+    {"attention", "runs", "sampling"},
+    {"primitives"},
     {"prompts"},
     {"video"},
-    {"folders"},
-    {"documents", "errors", "memory"},
+    {"files", "workers"},
+    {"host"},
+    {"errors"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FAMILIES = re.compile(r"cogvideo|\bwan\b|\bltx|hunyuan|mochi", re.IGNORECASE)

@@ -13,7 +13,7 @@ from PIL import Image
 from served import Asked, Reply, fails, says, served
 
 from v2edit.errors import UserError
-from v2edit.metrics.judge import ASPECTS, JudgeConfig, Score, estimate, judge, queries_of
+from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig, Score, estimate, judge, queries_of
 from v2edit.prompts.lvlm import opened
 
 SHADES = {"source": 10, "ours": 200, "theirs": 120, "nothing": 60}  # what tells the videos apart in the pictures

@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from v2edit import backbones, video
-from v2edit.api import edit_video
-from v2edit.backbones import registry
+from v2edit.backbones import loading
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
+from v2edit.jobs.video import edit_video
 from v2edit.prompts import PromptPair
 from v2edit.prompts.chat import Message, Picture
 from v2edit.prompts.local import InProcess, _as_template
@@ -158,7 +158,7 @@ def test_an_edit_from_frames_and_an_instruction_with_nothing_else_in_memory(
     pipeline_of("5b").save_pretrained(model)
     video.write(FRAMES, clip, fps=8)
     born: list[weakref.ref] = []
-    init, load = InProcess.__init__, registry.load
+    init, load = InProcess.__init__, loading.load
 
     def watched(self: InProcess, *args: str) -> None:
         init(self, *args)
@@ -169,7 +169,7 @@ def test_an_edit_from_frames_and_an_instruction_with_nothing_else_in_memory(
         return load(*args)
 
     monkeypatch.setattr(InProcess, "__init__", watched)
-    monkeypatch.setattr(registry, "load", loading)
+    monkeypatch.setattr(loading, "load", loading)
     monkeypatch.setattr(backbones, "load", loading, raising=False)
     lvlm = LVLMConfig(model=f"local:{taught}", frames=2, style=str(style))
     run = edit_video(clip, INSTRUCTION, lvlm=lvlm, model=str(model), config=EditConfig(steps=2), device="cpu",

@@ -23,8 +23,8 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.editor import to_size
 from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
-from v2edit.world.render import render
-from v2edit.world.scene import Object, Scene
+from v2edit.primitives.render import render
+from v2edit.primitives.scene import Object, Scene
 
 SPAN = 3  # latent frames of 9, which the tiny models and the built-in one are trained on
 # Layouts of the editor's: a source and an edit that takes its maps; the same with an original and a current source.
@@ -162,7 +162,7 @@ def test_windows_begin_where_the_training_ended(variant):
     )
     for frames in (1, 3, 4):
         backbone.denoise(latents_of(1, frames), 4, backbone.schedule(10), text_of(backbone, 1))
-    assert seen == [False, False, backbone.relative] and backbone.relative == (variant == "5b")
+    assert seen == [False, False, backbone.has_rotary_time] and backbone.has_rotary_time == (variant == "5b")
 
 
 def test_absolute_positions_cannot_loop():
@@ -281,7 +281,7 @@ def test_a_193_frame_clip_is_edited_within_two_gigabytes(tmp_path: Path):
     video.write(loop_of(193), path, fps=8)
     prompts = ["--source-prompt", "a big red ball", "--target-prompt", "a big blue ball"]
     code = (
-        "import resource, sys; from v2edit.cli import main; assert main(sys.argv[1:]) == 0;"
+        "import resource, sys; from v2edit.cli.app import main; assert main(sys.argv[1:]) == 0;"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     words = ["edit", path, *prompts, "--steps", "10", "--subtasks", "2", "-o", tmp_path / "out"]

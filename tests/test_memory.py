@@ -16,9 +16,9 @@ from tiny import pipeline_of
 from v2edit.attention import Replacement
 from v2edit.backbones.cogvideox import CogVideoX, RowByRow
 from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.editing.microbatch import SPLITS, groups, part_of
 from v2edit.editing.progression import aligned_text
-from v2edit.editing.rows import SPLITS, groups, part_of
-from v2edit.memory import out_of_memory, until_it_fits
+from v2edit.host import out_of_memory, until_it_fits
 
 CONFIG = EditConfig(steps=4, subtasks=2, mixture=0.3, guidance=6.0)
 
@@ -61,15 +61,15 @@ def test_maps_are_taken_from_the_rows_that_came_before():
 
 
 @given(st.integers(1, 3), st.integers(1, 2), st.booleans(), st.integers(0, 2))
-def test_rows_that_exchange_maps_stay_together(branches, halves, unconditional, split):
-    rows = branches * halves
-    edits = [half * branches + branches - 1 for half in range(halves) if half == halves - 1 or unconditional]
+def test_rows_that_exchange_maps_stay_together(branches, cfg_batches, unconditional, split):
+    rows = branches * cfg_batches
+    edits = [half * branches + branches - 1 for half in range(cfg_batches) if half == cfg_batches - 1 or unconditional]
     sources = [[(row, 1.0)] for row in range(rows)]
     for edit in edits:
         others = range(edit - branches + 1, edit)
         sources[edit] = [(row, 1 / len(others)) for row in others] or [(edit, 1.0)]
     maps = Replacement(3, tuple(map(tuple, sources)))
-    calls = groups(rows, halves, maps, split)
+    calls = groups(rows, cfg_batches, maps, split)
     assert sorted(row for call in calls for row in call) == list(range(rows))
     for call in calls:
         part = part_of(maps, call)
@@ -113,9 +113,9 @@ def test_only_the_failed_step_is_repeated(error, rows, caplog):
     (other,) = Editor(backbone).subtasks(x0, aligned_text(backbone, PAIR), config, seen.append)
     assert (other - whole).norm() <= 1e-5 * whole.norm()
     assert [at.step for at in seen] == list(range(1, 8)) and isinstance(seen[0], Progress)
-    # Two steps as they were, the third begun and failed, then in halves: that step, and those after it.
+    # Two steps as they were, the third begun and failed, then in cfg_batches: that step, and those after it.
     assert limited.calls == [4, 4, 4, 2, 2, *[2] * 4]
-    assert len(caplog.messages) == 1 and "guidance's halves one after the other" in caplog.text
+    assert len(caplog.messages) == 1 and "guidance's cfg_batches one after the other" in caplog.text
 
 
 def test_when_nothing_smaller_is_left_the_error_is_the_users(caplog):
@@ -174,20 +174,20 @@ def edit(most):
     ctypes.CDLL(None).malloc_trim(0)
     return edited, size("VmPeak"), editor.calls.most
 
-_, halves, _ = edit(2)
+_, cfg_batches, _ = edit(2)
 whole, together, _ = edit(4)
-resource.setrlimit(resource.RLIMIT_AS, ((halves + together) // 2,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, ((cfg_batches + together) // 2,) * 2)
 again, _, most = edit(4)
-print(together - halves, most, float((again - whole).norm() / whole.norm()))
+print(together - cfg_batches, most, float((again - whole).norm() / whole.norm()))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit, and the size, are Linux's")
 def test_an_edit_goes_on_under_a_limit_of_the_system():
-    """`ulimit -v`, so that the allocator itself fails: between what halves need and what all rows at once do."""
+    """`ulimit -v`, so that the allocator itself fails: between what cfg_batches need and what all rows at once do."""
     here = str(Path(__file__).parent)
     ran = subprocess.run([sys.executable, "-c", LIMITED, here], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     saved, most, error = map(float, ran.stdout.split())
     assert saved > 8 * 2**20 and most < 4 and error < 1e-5
-    assert "out of memory: going on with guidance's halves" in ran.stderr
+    assert "out of memory: going on with guidance's cfg_batches" in ran.stderr

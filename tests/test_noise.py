@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from v2edit.errors import UserError
-from v2edit.noise import (
+from v2edit.sampling import (
     SOLVERS,
     Schedule,
     extract,

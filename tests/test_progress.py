@@ -11,10 +11,10 @@ import pytest
 from tiny import pipeline_of
 
 from v2edit import video
-from v2edit.cli import main
+from v2edit.cli.app import main
+from v2edit.cli.output import Clock, OutputOptions, TextReporter, Update, reporter_for
 from v2edit.errors import UserError
-from v2edit.progress import At, Clock, Showing, Words, display
-from v2edit.scenes.edit import Stage
+from v2edit.scenes.rer import Stage
 
 PROMPTS = ["--source-prompt", "a red ball on the floor", "--target-prompt", "a blue cube on the floor"]
 
@@ -112,8 +112,8 @@ def test_secrets_are_no_events(capsys) -> None:
 
 
 def test_notes_are_events(tmp_path: Path, capsys) -> None:
-    """`v2edit world sample` of a clip, whose prompts are then read off the frames: that is noted."""
-    assert main(["world", "sample", "--json", "--seed", "7", "-o", str(tmp_path / "s")]) == 0
+    """`v2edit sample` of a clip, whose prompts are then read off the frames: that is noted."""
+    assert main(["sample", "--json", "--seed", "7", "-o", str(tmp_path / "s")]) == 0
     *_, made = events(capsys.readouterr().out)
     assert str(tmp_path / "s" / "clip.mp4") in made["files"] and made["command"].startswith("v2edit edit ")
     (tmp_path / "s" / "clip.json").unlink()
@@ -124,7 +124,7 @@ def test_notes_are_events(tmp_path: Path, capsys) -> None:
 
 
 def test_stages_are_counted_each_by_itself(capsys) -> None:
-    shown = display(Showing())
+    shown = reporter_for(OutputOptions())
     for what, steps in (("reconstructing", 20), ("editing", 10)):
         for step in range(1, steps + 1):
             shown.stage(Stage(what, step, steps, 20.0 + step if what == "reconstructing" else None))
@@ -139,16 +139,16 @@ def test_the_clock_goes_by_the_mean_step(monkeypatch) -> None:
     clock = Clock()
     left = []
     for done in (1, 2, 3):
-        left.append(clock.seconds_left(At("editing", "", done, 10, {})))
+        left.append(clock.seconds_left(Update("editing", "", done, 10, {})))
         now[0] += 2
     assert left == [None, 16.0, 14.0]
-    assert clock.seconds_left(At("editing", "", 1, 4, {})) is None  # begun again
+    assert clock.seconds_left(Update("editing", "", 1, 4, {})) is None  # begun again
 
 
 def test_a_bar_where_there_is_a_terminal(monkeypatch, capsys) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    shown = Words()
+    shown = TextReporter()
     with shown.working():
         for done in range(1, 4):
             shown.count(done, 3, f"task {done}")
@@ -159,10 +159,12 @@ def test_a_bar_where_there_is_a_terminal(monkeypatch, capsys) -> None:
 
 def test_one_way_to_speak_at_a_time(capsys) -> None:
     with pytest.raises(UserError, match="--quiet and --json"):
-        Showing(quiet=True, json=True)
+        OutputOptions(quiet=True, json=True)
     assert main(["edit", "clip.mp4", "--json", "--quiet"]) == 2
     assert "give one of them" in capsys.readouterr().err
 
 
 def test_what_follows_two_dashes_is_no_flag() -> None:
-    assert Showing.of(["edit", "--", "--json"]) == Showing() and Showing.of(["edit", "-q"]) == Showing(quiet=True)
+    assert OutputOptions.of(["edit", "--", "--json"]) == OutputOptions() and OutputOptions.of(
+        ["edit", "-q"]
+    ) == OutputOptions(quiet=True)

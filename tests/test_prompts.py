@@ -195,7 +195,7 @@ def test_a_shipped_style_keeps_its_own_rules(name: str) -> None:
 
 
 def test_the_built_in_models_style_is_its_grammar() -> None:
-    from v2edit.world.captions import is_caption
+    from v2edit.primitives.captions import is_caption
 
     style = read_style("primitives")
     for text in [t for _, t in style.describing] + [t for _, _, prompts in style.editing for t in prompts.chain]:

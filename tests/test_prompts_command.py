@@ -12,12 +12,12 @@ from served import Asked, Reply, fails, says, served
 from tiny import pipeline_of
 
 from v2edit import backbones, video
-from v2edit.api import edit_video, preview_edit
-from v2edit.backbones.defaults import Defaults
-from v2edit.cli import main
+from v2edit.backbones.families import Defaults
+from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import forwards
 from v2edit.errors import UserError
+from v2edit.jobs.video import edit_video, preview_edit
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
 
@@ -81,10 +81,10 @@ def test_colour_where_there_is_some(clip, model, colour, monkeypatch, capsys: py
 
 def test_no_weights_are_read(clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a model whose weights are none, the prompts can be seen all the same."""
-    hollow = Path(shutil.copytree(model, tmp_path / "hollow"))
-    for path in hollow.rglob("*.safetensors"):
+    fake = Path(shutil.copytree(model, tmp_path / "fake_model"))
+    for path in fake.rglob("*.safetensors"):
         path.write_bytes(b"no weights")
-    words = [clip, "--source-prompt", PAIR["source"], "--target-prompt", PAIR["target"], "--model", str(hollow)]
+    words = [clip, "--source-prompt", PAIR["source"], "--target-prompt", PAIR["target"], "--model", str(fake)]
     assert main(["prompts", *words]) == 0
     assert main(["edit", *words, "-o", str(tmp_path / "run")]) == 2
     assert "they were cut off" in capsys.readouterr().err
@@ -94,15 +94,15 @@ def test_no_weights_are_read(clip: str, model: str, tmp_path: Path, capsys: pyte
 def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
     pipeline_of(variant).save_pretrained(tmp_path)
     checkpoint = backbones.find(str(tmp_path))
-    outline, whole = backbones.outline(checkpoint), backbones.load(checkpoint, "cpu")
+    info, whole = backbones.read_info(checkpoint), backbones.load(checkpoint, "cpu")
     assert checkpoint.prompt_style == "cogvideox" and backbones.find().prompt_style == "primitives"
-    assert (outline.tokenizer.length, outline.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
-    assert outline.defaults == whole.defaults == Defaults(guidance=7, beta=0.5)
+    assert (info.tokenizer.length, info.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
+    assert info.defaults == whole.defaults == Defaults(guidance=7, beta=0.5)
     built_in = backbones.find()
-    assert backbones.outline(built_in).defaults == backbones.load(built_in).defaults != whole.defaults
+    assert backbones.read_info(built_in).defaults == backbones.load(built_in).defaults != whole.defaults
     for text, encoded in zip(PAIR.values(), whole.encode_text(list(PAIR.values())), strict=True):
-        assert outline.tokenizer.ids(text) == encoded.ids
-    one, other = outline.schedule(7), whole.schedule(7)
+        assert info.tokenizer.ids(text) == encoded.ids
+    one, other = info.schedule(7), whole.schedule(7)
     assert one.timesteps.equal(other.timesteps) and one.a.equal(other.a) and one.s.equal(other.s)
 
 
@@ -122,8 +122,8 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
 )
 def test_the_cost_is_what_the_editor_counts(changes, guidance, expected) -> None:
     """The same figures as in tests/test_editor.py, where they are counted at the network."""
-    schedule = backbones.outline(backbones.find()).schedule(50)
-    assert forwards(schedule, EditConfig(**changes).settled(Defaults(guidance))) == expected
+    schedule = backbones.read_info(backbones.find()).schedule(50)
+    assert forwards(schedule, EditConfig(**changes).resolve(Defaults(guidance))) == expected
 
 
 # --- a language model -----------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_as_many_subtasks_as_prompts(clip: str, model: str, tmp_path: Path) -> N
 def test_openai_is_not_needed_for_anything_else(clip: str) -> None:
     """Neither its client nor what it brings is imported until a language model is asked for."""
     code = (
-        "import sys; from v2edit.cli import main; main(sys.argv[1:]);"
+        "import sys; from v2edit.cli.app import main; main(sys.argv[1:]);"
         "print(*(name for name in ('openai', 'httpx', 'jinja2') if name in sys.modules), file=sys.stderr)"
     )
     words = [clip, "--source-prompt", PAIR["source"], "--target-prompt", PAIR["target"]]

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from v2edit import video
-from v2edit.world.captions import caption
-from v2edit.world.reader import QUESTIONS, Reader, labels_of, resembles
-from v2edit.world.render import render
-from v2edit.world.scene import PLACES, Scene, sample_scene
+from v2edit.primitives.captions import caption
+from v2edit.primitives.classifier import QUESTIONS, SceneClassifier, labels_of, resembles
+from v2edit.primitives.render import render
+from v2edit.primitives.scene import PLACES, Scene, sample_scene
 
 FRESH = 1_700_000_000  # seeds that no training has seen
 RECIPE = Path(__file__).resolve().parent.parent / "recipes/primitives"
 
 
 def share_right(scenes: list[Scene], frames: int = 9, side: int = 64) -> float:
-    read = [Reader.load().read(render(scene, frames, side, side).frames) for scene in scenes]
+    read = [SceneClassifier.load().read(render(scene, frames, side, side).frames) for scene in scenes]
     return sum(caption(a) == caption(b) for a, b in zip(scenes, read, strict=True)) / len(scenes)
 
 
@@ -41,18 +41,18 @@ def test_a_still_is_read_up_to_its_motions():
     for k in range(6):
         scene = sample_scene(Random(FRESH + 200 + k))
         still = render(scene, 9, 64, 64).frames[:1]
-        read = Reader.load().read(still)
+        read = SceneClassifier.load().read(still)
         assert (read.floor, read.sky) == (scene.floor, scene.sky)
 
 
 def test_clips_of_this_world_resemble_what_is_read_and_others_do_not(data: Path):
     for k in range(10):
         clip = render(sample_scene(Random(FRESH + 300 + k)), 9, 64, 64).frames
-        assert resembles(clip, Reader.load().read(clip))
+        assert resembles(clip, SceneClassifier.load().read(clip))
     noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     real = [video.read(path, max_frames=9).frames for path in sorted((data / "videos").glob("*.mp4"))[:6]]
     for clip in (noise, *real):
-        assert not resembles(clip, Reader.load().read(clip))
+        assert not resembles(clip, SceneClassifier.load().read(clip))
 
 
 def test_labels_say_all_that_a_caption_says():

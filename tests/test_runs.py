@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from v2edit.errors import UserError
-from v2edit.journal import Kept
 from v2edit.runs import (
     Request,
     RunWriter,
     default_run_folder,
     describe_input,
+    redact,
     runs_in,
     state_of,
-    without_secrets,
 )
+from v2edit.runs.snapshots import LoopState
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def test_the_input_is_identified(tmp_path: Path) -> None:
 
 
 def test_secrets_are_blanked() -> None:
-    shown = without_secrets(
+    shown = redact(
         [
             "v2edit",
             "--api-key",
@@ -159,8 +159,8 @@ def test_secrets_are_blanked() -> None:
 REQUEST = Request("edit", {"seed": 3, "config": Settings()}, {"edit-1": 4, "edit-2": 6}, 2, ["v2edit", "--token", "x"])
 
 
-def kept(k: int) -> Kept:
-    return Kept({"edit": torch.full((2,), float(k))}, {"k": k})
+def kept(k: int) -> LoopState:
+    return LoopState({"edit": torch.full((2,), float(k))}, {"k": k})
 
 
 def begun(out: Path, steps: int, error: type[BaseException] = KeyboardInterrupt) -> None:
@@ -169,7 +169,7 @@ def begun(out: Path, steps: int, error: type[BaseException] = KeyboardInterrupt)
         run.begin(REQUEST)
         assert state_of(out).state == "running"
         done = []
-        for k in run.journal.chapter("edit-1").steps(0, 4, lambda: kept(len(done))):
+        for k in run.snapshots.loop("edit-1").steps(0, 4, lambda: kept(len(done))):
             done.append(k)
             if len(done) == steps:
                 raise error("x")
@@ -191,12 +191,12 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_how_it_goes_on(
         RunWriter(Path("run"))
     with RunWriter(Path("run"), resume=True, command=["v2edit", "resume", "run"]) as run:
         assert run.request is not None and run.request.plan == REQUEST.plan
-        chapter = run.journal.chapter("edit-1")
-        stood = chapter.load()
+        snapshot = run.snapshots.loop("edit-1")
+        stood = snapshot.load()
         assert (
             stood is not None and stood.facts == {"k": 2} and torch.equal(stood.tensors["edit"], torch.full((2,), 2.0))
         )
-        assert list(chapter.steps(2, 4, lambda: kept(4))) == [2, 3]
+        assert list(snapshot.steps(2, 4, lambda: kept(4))) == [2, 3]
         assert state_of("run").done == 4
         (run.folder / "edited.mp4").write_bytes(b"video")
         run.write_manifest({"more": 1})
@@ -283,7 +283,7 @@ def test_damaged_or_strange_state_is_one_line(tmp_path: Path) -> None:
     state = tmp_path / "run" / ".state"
     (state / "edit-1.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="is damaged"), RunWriter(tmp_path / "run", resume=True) as run:
-        run.journal.chapter("edit-1").load()
+        run.snapshots.loop("edit-1").load()
     facts = json.loads((state / "request.json").read_text())
     (state / "request.json").write_text(json.dumps(facts | {"format": 99}))
     with pytest.raises(UserError, match="begun by another version"):

@@ -7,14 +7,14 @@ import torch
 from test_rasterise import gaussians_of
 from test_scene_files import ring
 
-from v2edit.scenes.changes import changed, composed, newcomers, touched
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
-from v2edit.scenes.edit import film
-from v2edit.scenes.fit import fit, reconstruct
 from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
 from v2edit.scenes.measure import fidelity
-from v2edit.scenes.world import sample_task
+from v2edit.scenes.optimise import fit, reconstruct
+from v2edit.scenes.primitives import sample_task
+from v2edit.scenes.rer import render_video
 
 
 def frames_of(*shape: int) -> np.ndarray:
@@ -26,24 +26,24 @@ def test_noise_is_no_change_and_a_block_is():
     noise = np.random.default_rng(1).normal(0, 3, before.shape)
     after = before + noise
     after[1, 10:20, 12:22] += 50
-    share = changed(before, after.round().astype(np.uint8))
+    share = change_mask(before, after.round().astype(np.uint8))
     assert share.shape == (2, 40, 40) and share.min() >= 0 and share.max() <= 1
     assert share[0].mean() < 0.01 and (share[1, 10:20, 12:22] > 0.99).all()
     far = torch.ones(40, 40, dtype=torch.bool)
     far[6:24, 8:26] = False
     assert share[1][far].mean() < 0.01
-    assert changed(before, before).abs().max() == 0
+    assert change_mask(before, before).abs().max() == 0
 
 
 def test_frames_are_composed_in_the_size_of_what_is_kept():
     kept, edited = frames_of(1, 24, 36), np.full((1, 8, 12, 3), 200, np.uint8)
     none, everywhere = torch.zeros(1, 8, 12), torch.ones(1, 8, 12)
-    np.testing.assert_array_equal(composed(kept, edited, none)[0], kept)
-    mixed, share = composed(kept, edited, everywhere)
+    np.testing.assert_array_equal(composite(kept, edited, none)[0], kept)
+    mixed, share = composite(kept, edited, everywhere)
     assert (mixed == 200).all() and share.shape == (1, 24, 36)
     left = everywhere.clone()
     left[:, :, 6:] = 0
-    mixed, _ = composed(kept, edited, left)
+    mixed, _ = composite(kept, edited, left)
     assert (mixed[:, :, :15] == 200).all()
     np.testing.assert_array_equal(mixed[:, :, 21:], kept[:, :, 21:])
 
@@ -62,8 +62,8 @@ def test_what_changed_pixels_show_may_change_and_what_hides_behind_it():
     )  # fmt: skip
     share = torch.zeros(3, 40, 53)
     share[:, :20] = 1
-    assert touched(scene, cameras, share).tolist() == [True] * 3 + [False] * 3 + [True, False, False]
-    assert not touched(scene, cameras, 0 * share).any()
+    assert editable_mask(scene, cameras, share).tolist() == [True] * 3 + [False] * 3 + [True, False, False]
+    assert not editable_mask(scene, cameras, 0 * share).any()
 
 
 def test_what_is_put_into_the_air_is_not_painted_behind_it():
@@ -72,19 +72,19 @@ def test_what_is_put_into_the_air_is_not_painted_behind_it():
     task = sample_task(1, "insert", views=16, side=40)
     scene = reconstruct(task.dataset, FitConfig(gaussians=1500, fit_steps=150))
     target, chance = task.truth.training, torch.Generator().manual_seed(0)
-    before, everywhere = film(scene, target.cameras), torch.ones(len(target), 40, 40)
-    share = changed(before, target.images)
-    assert newcomers(scene, before, target, 0 * share, chance) is None
-    assert newcomers(scene, before, replace(target, images=before), everywhere, chance) is None
+    before, everywhere = render_video(scene, target.cameras), torch.ones(len(target), 40, 40)
+    share = change_mask(before, target.images)
+    assert spawn(scene, before, target, 0 * share, chance) is None
+    assert spawn(scene, before, replace(target, images=before), everywhere, chance) is None
 
-    added = newcomers(scene, before, target, share, chance)
+    added = spawn(scene, before, target, share, chance)
     assert added is not None and task.edit.subject is not None
     thing = task.edit.target.objects[task.edit.subject]
     middle = torch.tensor(thing.position(0, 1)) + torch.tensor([0, 0, thing.radius])
     away = (added.means - middle).norm(dim=1) / thing.radius
     assert len(added) > 20 and away.median() < 1 and away.quantile(0.75) < 1.5
 
-    free, kept, fitted = touched(scene, target.cameras, share), task.truth.kept_out, {}
+    free, kept, fitted = editable_mask(scene, target.cameras, share), task.truth.kept_out, {}
     for name, start in {"without": scene, "with": scene.joined(added)}.items():
         may = torch.cat([free, free.new_ones(len(start) - len(scene))])
         end = fit(start, target, 120, False, free=may)
@@ -96,7 +96,7 @@ def test_what_is_put_into_the_air_is_not_painted_behind_it():
 def test_only_what_is_free_moves_and_the_unseen_does_not_fade():
     cameras = ring(4, turn=0.5, height=24, width=24)
     scene = gaussians_of(0, 60, 1)
-    images = 255 - film(scene, cameras)
+    images = 255 - render_video(scene, cameras)
     target = Dataset(cameras, images, tuple("abcd"), np.zeros(4, bool))
     free = torch.arange(60) < 20
     after = fit(scene, target, 8, False, free=free)
@@ -111,7 +111,7 @@ def test_what_has_faded_is_put_to_use_where_the_scene_may_change():
     faded = scene.logit_opacities.clone()
     faded[40:] = -9
     scene = replace(scene, logit_opacities=faded)
-    target = Dataset(cameras, film(scene, cameras), tuple("abcd"), np.zeros(4, bool))
+    target = Dataset(cameras, render_video(scene, cameras), tuple("abcd"), np.zeros(4, bool))
     free = torch.arange(60) < 20
     after = fit(scene, target, 70, False, free=free)
     assert (after.logit_opacities[40:] > -6).all()  # moved at the fiftieth step

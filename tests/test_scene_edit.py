@@ -18,14 +18,18 @@ from test_scene_files import dataset_of, ring
 from tiny import pipeline_of
 
 from v2edit import video
-from v2edit.api_scene import edit_scene, find_path, scene_device
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.cli import main
+from v2edit.cli.app import main
 from v2edit.editing import EditConfig, Editor
 from v2edit.errors import UserError
+from v2edit.jobs.scene import edit_scene, find_path, scene_device
 from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.scenes.camera_paths import CameraPath, along_views
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.edit import (
+from v2edit.scenes.formats.nerfstudio import write_transforms
+from v2edit.scenes.formats.ply import read_splat
+from v2edit.scenes.reading import Scene, read_scene
+from v2edit.scenes.rer import (
     TAKEN,
     Stage,
     autoencoded,
@@ -34,10 +38,6 @@ from v2edit.scenes.edit import (
     measured_change,
     warn_unless_changed,
 )
-from v2edit.scenes.paths import CameraPath, along_views
-from v2edit.scenes.source import Scene, read_scene
-from v2edit.scenes.splat import read_splat
-from v2edit.scenes.transforms import write_transforms
 
 
 def test_a_subtask_starts_from_what_was_rebuilt():
@@ -160,7 +160,7 @@ def test_which_path_is_meant(tmp_path):
     )
     assert find_path("orbit", scene, 12, 64).closed
     (tmp_path / "camera_paths").mkdir()
-    from v2edit.scenes.paths import write_path
+    from v2edit.scenes.camera_paths import write_path
 
     saved = CameraPath(replace(ring(7, 1.0, 100, 200)), False)
     write_path(tmp_path / "camera_paths" / "one.json", saved, 8, dataset.applied)
@@ -193,7 +193,7 @@ QUICK = ["--steps", 4, "--fit-steps", 60, "--refit-steps", 20, "--gaussians", 80
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scene") / "world"
-    made = v2edit("world", "sample", "--scene", "--kind", "recolour", "--seed", 3, "-o", folder, cwd=folder.parent)
+    made = v2edit("sample", "--scene", "--kind", "recolour", "--seed", 3, "-o", folder, cwd=folder.parent)
     assert made.returncode == 0, made.stderr
     assert "try: v2edit scene" in made.stdout
     return folder

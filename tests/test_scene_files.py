@@ -16,10 +16,7 @@ from PIL import Image
 from test_rasterise import cameras_of, gaussians_of
 
 from v2edit.errors import UserError
-from v2edit.scenes.cameras import Cameras, distance_of, focus_of, from_opencv, look_at, up_of
-from v2edit.scenes.dataset import Dataset, Points
-from v2edit.scenes.distortion import Distortion, bilinear, undistorted
-from v2edit.scenes.paths import (
+from v2edit.scenes.camera_paths import (
     CameraPath,
     along_views,
     nerfstudio_frame,
@@ -27,9 +24,12 @@ from v2edit.scenes.paths import (
     read_path,
     write_path,
 )
-from v2edit.scenes.source import read_scene
-from v2edit.scenes.splat import read_points, read_splat, write_splat
-from v2edit.scenes.transforms import file_names, write_transforms
+from v2edit.scenes.cameras import Cameras, distance_of, focus_of, from_opencv, look_at, up_of
+from v2edit.scenes.dataset import Dataset, Points
+from v2edit.scenes.distortion import Distortion, bilinear, undistorted
+from v2edit.scenes.formats.nerfstudio import file_names, write_transforms
+from v2edit.scenes.formats.ply import read_points, read_splat, write_splat
+from v2edit.scenes.reading import read_scene
 
 UP = np.array([0.0, 0, 1])
 

@@ -9,16 +9,26 @@ from test_rasterise import cameras_of, gaussians_of
 
 from v2edit.errors import UserError
 from v2edit.scenes.cameras import look_at
-from v2edit.scenes.changes import newcomers
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset, Points
-from v2edit.scenes.edit import film
-from v2edit.scenes.fit import FitProgress, fit, loss, psnr, quiet_torch, reconstruct, relocate, shared_load, ssim
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
+from v2edit.scenes.initialise import initial_gaussians, plane_sweep, scattered, spacing
+from v2edit.scenes.masks import spawn
 from v2edit.scenes.measure import against_photographs, compare, fidelity
+from v2edit.scenes.optimise import (
+    FitProgress,
+    compute_relocation,
+    fit,
+    loss,
+    psnr,
+    quiet_torch,
+    reconstruct,
+    relocate,
+    ssim,
+)
+from v2edit.scenes.primitives import sample_task
 from v2edit.scenes.rasterise import render
-from v2edit.scenes.seeds import plane_sweep, scattered, seed, spacing
-from v2edit.scenes.world import sample_task
+from v2edit.scenes.rer import render_video
 
 QUICK = FitConfig(gaussians=1500, fit_steps=120, refit_steps=120)
 
@@ -35,7 +45,7 @@ def scene(task) -> Gaussians:
 
 def held_out_psnr(scene: Gaussians, dataset: Dataset) -> float:
     kept = dataset.kept_out
-    return compare(film(scene, kept.cameras), kept.images, kept.images).whole
+    return compare(render_video(scene, kept.cameras), kept.images, kept.images).whole
 
 
 def test_a_world_scene_is_reconstructed(task, scene):
@@ -95,7 +105,7 @@ def test_masked_pixels_teach_nothing(task):
     masks[:, :, :20] = False
     images = task.dataset.images.copy()
     images[~masks] = 0
-    start = seed(task.dataset, 300, 1, torch.Generator().manual_seed(0))
+    start = initial_gaussians(task.dataset, 300, 1, torch.Generator().manual_seed(0))
     one, two = (
         fit(start, replace(task.dataset, images=pictures, masks=masks), 8, False)
         for pictures in (task.dataset.images, images)
@@ -109,11 +119,13 @@ def test_seeds_lie_on_what_is_not_masked(task):
     masks[:, :, :20] = False
     images = task.dataset.images.copy()
     images[~masks] = (255, 0, 255)
-    made = seed(replace(task.dataset, images=images, masks=masks), 400, 0, torch.Generator().manual_seed(0))
+    made = initial_gaussians(
+        replace(task.dataset, images=images, masks=masks), 400, 0, torch.Generator().manual_seed(0)
+    )
     magenta = (sh_to_colour(made.sh[:, 0]) - torch.tensor([1.0, 0, 1])).abs().amax(1) < 0.2
     assert magenta.float().mean() < 0.02
     hidden = replace(task.dataset, masks=np.zeros_like(masks))  # nothing to go by: seeds all the same
-    assert seed(hidden, 50, 0, torch.Generator().manual_seed(0)).means.isfinite().all()
+    assert initial_gaussians(hidden, 50, 0, torch.Generator().manual_seed(0)).means.isfinite().all()
 
 
 def test_a_view_of_which_nothing_can_be_believed_is_no_number(task):
@@ -131,17 +143,17 @@ def test_from_one_spot_a_scene_is_refitted_as_from_around_it(task, scene):
     turns = [ahead * np.cos(a) + np.cross([0, 0, 1.0], ahead) * np.sin(a) for a in angles]
     poses = np.concatenate([look_at(centre[None], centre + way, np.array([0, 0, 1.0])) for way in turns])
     cameras = replace(task.dataset.cameras[np.zeros(5, int)], camera_to_world=poses)
-    shown = film(scene, cameras)
+    shown = render_video(scene, cameras)
     target = Dataset(cameras, shown, tuple("abcde"), np.zeros(5, bool))
     again = fit(scene, target, 20, coarse_to_fine=False)
-    assert compare(film(again, cameras), shown, shown).whole > 30
-    assert newcomers(scene, shown, target, torch.ones(5, 40, 40), torch.Generator()) is None
+    assert compare(render_video(again, cameras), shown, shown).whole > 30
+    assert spawn(scene, shown, target, torch.ones(5, 40, 40), torch.Generator()) is None
 
 
 def test_seeds_lie_where_the_scene_is(task):
     """Swept seeds alone, at their colours, show the scene roughly; at random depths they do not."""
     training = task.dataset.training
-    swept = seed(training, 3000, 0, torch.Generator().manual_seed(0))
+    swept = initial_gaussians(training, 3000, 0, torch.Generator().manual_seed(0))
     centre = torch.from_numpy(training.cameras.centres.mean(0)).float()
     stretch = torch.rand(3000, 1, generator=torch.Generator().manual_seed(1)) * 2 + 0.3
     astray = replace(swept, means=centre + (swept.means - centre) * stretch)
@@ -150,11 +162,11 @@ def test_seeds_lie_where_the_scene_is(task):
 
 def test_seeds_begin_with_the_sparse_points(task):
     points = Points(np.random.default_rng(0).normal(size=(50, 3)), np.full((50, 3), 200, np.uint8))
-    made = seed(replace(task.dataset, points=points), 80, 2, torch.Generator().manual_seed(0))
+    made = initial_gaussians(replace(task.dataset, points=points), 80, 2, torch.Generator().manual_seed(0))
     assert len(made) == 80 and made.degree == 2
     found = {tuple(row) for row in made.means[:50].tolist()}
     assert found == {tuple(row) for row in torch.from_numpy(points.places).float().tolist()}
-    few = seed(replace(task.dataset, points=points), 20, 0, torch.Generator().manual_seed(0))
+    few = initial_gaussians(replace(task.dataset, points=points), 20, 0, torch.Generator().manual_seed(0))
     assert len(few) == 20
 
 
@@ -199,7 +211,7 @@ def test_the_loss_of_equal_images_is_nothing_and_psnr_is_the_textbooks():
 def test_sharing_the_load_keeps_the_image():
     """n Gaussians in one place at the shared opacity and scale cover what the one did, Kheradmand et al. Eq. 9."""
     opacities, copies = torch.tensor([0.3, 0.8, 0.95]), torch.tensor([2, 3, 5])
-    new, factor = shared_load(opacities, copies)
+    new, factor = compute_relocation(opacities, copies)
     torch.testing.assert_close(1 - (1 - new) ** copies, opacities, rtol=1e-5, atol=1e-6)
     # The coverage integrated along a line through the middle is the same.
     x = torch.linspace(-8, 8, 4001)

@@ -20,24 +20,24 @@ from survival import contents, survive
 from tiny import pipeline_of
 
 from v2edit import video
-from v2edit.api import edit_video
-from v2edit.api_scene import edit_scene
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.cli import main
+from v2edit.cli.app import main
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
-from v2edit.journal import Chapter, Journal
+from v2edit.jobs.resume import resume_run
+from v2edit.jobs.scene import edit_scene
+from v2edit.jobs.video import edit_video
+from v2edit.primitives.sample import write_sample
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
-from v2edit.resume import resume_run
 from v2edit.runs import runs_in, state_of
+from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.fit import FitProgress, fit, reconstruct
 from v2edit.scenes.gaussians import Gaussians
-from v2edit.scenes.source import read_scene
-from v2edit.scenes.world import write_task
-from v2edit.world.sample import write_sample
+from v2edit.scenes.optimise import FitProgress, fit, reconstruct
+from v2edit.scenes.primitives import write_task
+from v2edit.scenes.reading import read_scene
 
 STEPS, SUBTASKS = 8, 3
 
@@ -157,20 +157,23 @@ def test_a_language_model_is_asked_once_and_no_secret_is_kept(edit, tmp_path, mo
 @pytest.mark.parametrize("some", [False, True], ids=["all", "some free"])
 def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monkeypatch, some):
     """Also across the steps at which faded Gaussians move, and become free where only some are."""
-    monkeypatch.setattr("v2edit.journal.PAUSE", -1.0)  # keep every step
-    monkeypatch.setattr("v2edit.journal.SHARE", 1e9)
+    monkeypatch.setattr("v2edit.runs.snapshots.PAUSE", -1.0)  # keep every step
+    monkeypatch.setattr("v2edit.runs.snapshots.SHARE", 1e9)
     dataset, config = read_scene(scene["scene"], 32).dataset, FitConfig(gaussians=100, fit_steps=70)
     assert dataset is not None
     start, free = reconstruct(dataset, replace(config, fit_steps=2)), torch.arange(100) < 40
     start.logit_opacities[60:] = -9  # faded, and not free
 
-    def go(on_progress: Callable[[FitProgress], None] | None = None, chapter: Chapter = Chapter()) -> Gaussians:  # noqa: B008
+    def go(
+        on_progress: Callable[[FitProgress], None] | None = None,
+        snapshot: LoopSnapshot = LoopSnapshot(),  # noqa: B008
+    ) -> Gaussians:
         if some:
-            return fit(start, dataset, config.fit_steps, False, on_progress, free=free, chapter=chapter)
-        return reconstruct(dataset, config, on_progress, chapter=chapter)
+            return fit(start, dataset, config.fit_steps, False, on_progress, free=free, snapshot=snapshot)
+        return reconstruct(dataset, config, on_progress, snapshot=snapshot)
 
     whole = go()
-    chapter = Journal(tmp_path).chapter("fit-0", every_step=False)
+    snapshot = Snapshots(tmp_path).snapshot("fit-0", every_step=False)
     for before, end in pairwise((0, 1, 49, 50, 69)):
         seen: list[int] = []
 
@@ -180,9 +183,9 @@ def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monk
                 raise Ended  # before this step is kept
 
         with pytest.raises(Ended):
-            go(stop, chapter)
+            go(stop, snapshot)
         assert seen == list(range(before + 1, end + 2))
-    after = go(chapter=chapter)
+    after = go(snapshot=snapshot)
     for name, tensor in whole.tensors().items():
         assert torch.equal(getattr(after, name), tensor), name
 
@@ -242,7 +245,7 @@ def test_ctrl_c_says_how_to_go_on(edit, tmp_path, monkeypatch, capsys):
              edit["target_prompt"], "--model", edit["model"], "--steps", "100", "-o", "run"]  # fmt: skip
     # A runner started in the background hands on an ignored SIGINT; a terminal does not.
     command = [sys.executable, "-c", "import signal; signal.signal(2, signal.default_int_handler); "
-               "from v2edit.cli import main; raise SystemExit(main())"]  # fmt: skip
+               "from v2edit.cli.app import main; raise SystemExit(main())"]  # fmt: skip
     process = subprocess.Popen([*command, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -288,8 +291,8 @@ def test_an_edit_goes_on_from_any_step_to_the_same_latents(config, tmp_path):
     x0 = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = list(editor.subtasks(x0, text, config))
     for stop in range(1, 5 * config.subtasks):
-        journal, seen = Journal(tmp_path / str(stop), every=1), []
-        journal.folder.mkdir()
+        snapshots, seen = Snapshots(tmp_path / str(stop), every=1), []
+        snapshots.folder.mkdir()
 
         def tell(at: object, seen: list[object] = seen, stop: int = stop) -> None:
             seen.append(at)
@@ -297,8 +300,8 @@ def test_an_edit_goes_on_from_any_step_to_the_same_latents(config, tmp_path):
                 raise Ended  # before this step is kept
 
         with pytest.raises(Ended):
-            list(editor.subtasks(x0, text, config, tell, journal=journal))
+            list(editor.subtasks(x0, text, config, tell, snapshots=snapshots))
         again: list[object] = []
-        after = list(editor.subtasks(x0, text, config, again.append, journal=journal))
+        after = list(editor.subtasks(x0, text, config, again.append, snapshots=snapshots))
         assert again[0] == seen[-1], "no step that was kept is done again"
         assert all(torch.equal(one, other) for one, other in zip(after, whole, strict=True))

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from v2edit.metrics.truth import attributes, flicker, harmonic_mean, match, measure, psnr, ssim
-from v2edit.world.captions import Wording
-from v2edit.world.edits import KINDS, Edit, Truth, sample_edit, truth
-from v2edit.world.scene import Object, Scene
+from v2edit.metrics.attributes import attributes, flicker, harmonic_mean, match, measure, psnr, ssim
+from v2edit.primitives.captions import Wording
+from v2edit.primitives.edits import KINDS, Edit, Truth, sample_edit, truth
+from v2edit.primitives.scene import Object, Scene
 
 BALL = Object("ball", "red", "big", "left")
 CUBE = Object("cube", "green", "small", "right", "hop")

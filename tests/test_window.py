@@ -90,7 +90,7 @@ def test_what_a_window_shows(window):
     are as many."""
     frames, half = window.frames, window.span // 2
     wide = window.wide(torch.arange(frames).view(1, 1, -1, 1)).flatten().tolist()
-    for frame, place in enumerate(window.places()):
+    for frame, place in enumerate(window.positions()):
         seen = wide[window.first(frame) :][: window.span]
         assert len(set(seen)) == window.span and seen[place] == frame
         steps = {(b - a) % frames if window.loop else b - a for a, b in pairwise(seen)}
@@ -98,7 +98,7 @@ def test_what_a_window_shows(window):
         if window.loop or half <= frame < frames - window.span + half:
             assert place == half
     if not window.loop:
-        assert window.places()[0] == 0 and window.places()[-1] == window.span - 1
+        assert window.positions()[0] == 0 and window.positions()[-1] == window.span - 1
 
 
 @given(cases(), st.integers(0, 11))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from v2edit import video
 from v2edit.errors import UserError
-from v2edit.world.captions import caption, is_caption, read_caption, sample_wording, wording_of
-from v2edit.world.edits import KINDS, sample_edit, truth
-from v2edit.world.grammar import edit_prompt
-from v2edit.world.render import render
-from v2edit.world.sample import write_sample
-from v2edit.world.scene import COLOURS, SHAPES, Object, Scene, sample_scene
+from v2edit.primitives.captions import caption, is_caption, read_caption, sample_wording, wording_of
+from v2edit.primitives.edits import KINDS, sample_edit, truth
+from v2edit.primitives.grammar import edit_prompt
+from v2edit.primitives.render import render
+from v2edit.primitives.sample import write_sample
+from v2edit.primitives.scene import COLOURS, SHAPES, Object, Scene, sample_scene
 
 seeds = st.integers(0, 2**40)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from v2edit.world.captions import EXAMPLE
-from v2edit.world.scene import Scene
+from v2edit.primitives.captions import EXAMPLE
+from v2edit.primitives.scene import Scene
 
 
 def read(frames: np.ndarray) -> Scene:

@@ -4,7 +4,7 @@
 
 A random frame of each clip against a random wording of its caption; beside the other captions of the batch, one with a
 single word's meaning changed stands against each frame (a plain CLIP need not look at words that tell little apart).
-Writes src/v2edit/models/clip, then says how often a frame prefers its caption to those that differ in one attribute.
+Writes src/v2edit/weights/clip, then says how often a frame prefers its caption to those that differ in one attribute.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor
 from training import OUT, Averaged, Clock, Muon, batches, load_shards, pick, save_state
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from v2edit.metrics.clip import WEIGHTS, Clip
-from v2edit.world.captions import Wording, caption, sample_wording
-from v2edit.world.render import render
-from v2edit.world.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_scene
+from v2edit.metrics.clip_score import WEIGHTS, Clip
+from v2edit.primitives.captions import Wording, caption, sample_wording
+from v2edit.primitives.render import render
+from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_scene
 
 TEXT_LENGTH = 56
 OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES)}

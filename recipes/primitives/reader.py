@@ -4,7 +4,7 @@
 
 On the rendered clips, mirrored and played backwards at random (labels follow), half of them roughened as a video
 model's pictures are: blurred, shifted in colour, noisy; and one clip in four as the autoencoder gives it back. Writes
-src/v2edit/models/reader, then says how many of the fresh clips of EVALUATION_SEED are read right in every answer.
+src/v2edit/weights/classifier, then says how many of the fresh clips of EVALUATION_SEED are read right in every answer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from training import OUT, Clock, autoencoder, batches, load_shards, pick, save_state, to_frames
 
-from v2edit.world.captions import caption
-from v2edit.world.reader import QUESTIONS, WEIGHTS, Reader, labels_of
-from v2edit.world.render import render
-from v2edit.world.scene import sample_scene
+from v2edit.primitives.captions import caption
+from v2edit.primitives.classifier import QUESTIONS, WEIGHTS, SceneClassifier, labels_of
+from v2edit.primitives.render import render
+from v2edit.primitives.scene import sample_scene
 
 TURNED = {"left": "right", "right": "left"}
 FLIPPED = {"slide left": "slide right", "slide right": "slide left", "orbit left": "orbit right",
@@ -90,7 +90,7 @@ def reconstructions(count: int) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def evaluate(reader: Reader, count: int = 200) -> dict[str, float]:
+def evaluate(reader: SceneClassifier, count: int = 200) -> dict[str, float]:
     """The share of fresh clips read right in every answer, and of each kind of answer alone."""
     reader.eval()
     scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(count)]
@@ -121,7 +121,7 @@ def main() -> None:
     # Around one object in the middle only the floor shows whether the camera turns: all that is ever misread.
     hard = [k for k, scene in enumerate(scenes) if [one.place for one in scene.objects] == ["middle"]]
     pool = np.concatenate([np.arange(count), *[hard] * 4])
-    reader = Reader().train()
+    reader = SceneClassifier().train()
     stepper = torch.optim.AdamW(reader.parameters(), lr=options.lr, weight_decay=0.02)
     clock, step, saved_at = Clock(options.minutes, fall=0.8), 0, 0.0
     path = OUT / "reader.pt"

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 OUT = Path(__file__).parent / "out"
-MODEL = Path(__file__).parents[2] / "src/v2edit/models/primitives"
+MODEL = Path(__file__).parents[2] / "src/v2edit/weights/primitives"
 
 
 def load_shards(folder: Path) -> list[np.ndarray]:

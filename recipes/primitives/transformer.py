@@ -45,9 +45,9 @@ from training import (
 )
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from v2edit.world.captions import WORDS, Wording, caption, describe_object, sample_wording
-from v2edit.world.render import render
-from v2edit.world.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Scene, sample_scene
+from v2edit.primitives.captions import WORDS, Wording, caption, describe_object, sample_wording
+from v2edit.primitives.render import render
+from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Scene, sample_scene
 
 TEXT_LENGTH = 40
 DROPPED = 0.1
@@ -272,7 +272,7 @@ def attention_to_objects(done: float) -> float:
 
 def timesteps(count: int) -> Tensor:
     """int64 [B]: half of them anywhere, half where the prompt decides (from 500 of 1000 on an object's place, colour,
-    shape and motion are settled); stratified, one out of each of B equal parts."""
+    shape and motion are resolved); stratified, one out of each of B equal parts."""
     u = (torch.rand(count) + torch.randperm(count)) / count
     anywhere = torch.rand(count) < 0.5
     return (torch.where(anywhere, u, 0.5 + 0.5 * u) * 1000).long()

@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from v2edit.api import edit_video
-    from v2edit.api_scene import edit_scene
     from v2edit.batch.command import run_batch
     from v2edit.editing.config import EditConfig
     from v2edit.editing.editor import Editor
+    from v2edit.jobs.resume import resume_run
+    from v2edit.jobs.scene import edit_scene
+    from v2edit.jobs.video import edit_video
     from v2edit.prompts import PromptPair
     from v2edit.prompts.lvlm import LVLMConfig
-    from v2edit.resume import resume_run
     from v2edit.video import Video
 
     __version__: str
@@ -25,15 +25,15 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "edit_scene": "v2edit.api_scene",
-    "edit_video": "v2edit.api",
+    "edit_scene": "v2edit.jobs.scene",
+    "edit_video": "v2edit.jobs.video",
     "run_batch": "v2edit.batch.command",
     "EditConfig": "v2edit.editing.config",
     "Editor": "v2edit.editing.editor",
     "LVLMConfig": "v2edit.prompts.lvlm",
     "PromptPair": "v2edit.prompts",
     "Video": "v2edit.video",
-    "resume_run": "v2edit.resume",
+    "resume_run": "v2edit.jobs.resume",
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from v2edit.cli import main
+from v2edit.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

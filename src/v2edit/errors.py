@@ -8,3 +8,8 @@ class UserError(ValueError):
     def __str__(self) -> str:
         text = " ".join(super().__str__().split())
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,9 +2,9 @@
 
 from v2edit.attention.replacement import (
     Replacement,
-    attend,
-    attend_reference,
-    merge,
+    attention_with_lse,
+    attention_with_lse_reference,
+    merge_states,
     own_maps,
     replace_maps,
     replaced_attention,
@@ -15,9 +15,9 @@ from v2edit.attention.window import Window, windowed_attention, windowed_attenti
 __all__ = [
     "Replacement",
     "Window",
-    "attend",
-    "attend_reference",
-    "merge",
+    "attention_with_lse",
+    "attention_with_lse_reference",
+    "merge_states",
     "own_maps",
     "replace_maps",
     "replaced_attention",

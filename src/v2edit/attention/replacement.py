@@ -1,7 +1,7 @@
 """Attention-map replacement (AMR, V2Edit Sec. 3.2 and B.2), exactly and without a map.
 
 A video query's softmax over all keys, with the logits of the shared text columns taken from another row, is
-the merge of two ordinary attentions by their log-sum-exps: own query and keys on the columns kept (A), the
+the merge_states of two ordinary attentions by their log-sum-exps: own query and keys on the columns kept (A), the
 source's query and keys on the columns replaced (B), the row's own values on both.
 
 Shapes: q, k, v [batch rows B, heads H, tokens N, channels of a head D], log-sum-exps [B, H, N]. Keys begin with
@@ -51,7 +51,7 @@ class Replacement:
 def replaced_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement, text_tokens: int) -> Tensor:
     """Joint attention over [text | video], [B, H, N, D] like q: text queries plain, video queries' maps replaced."""
     (k_own, k_shared), (v_own, v_shared) = (split_columns(x, replacement.shared) for x in (k, v))
-    out, lse = attend(q, k_own, v_own)
+    out, lse = attention_with_lse(q, k_own, v_own)
     for queries, sources, kept in (
         (slice(text_tokens), own_maps(len(q)), None),
         (slice(text_tokens, None), replacement.sources, replacement.kept),
@@ -63,7 +63,7 @@ def replaced_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement
 def replace_maps(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement) -> Tensor:
     """Attention of video queries, [B, H, Nq, D] like q, with maps replaced; the keys may be text alone."""
     (k_own, k_shared), (v_own, v_shared) = (split_columns(x, replacement.shared) for x in (k, v))
-    out, lse = attend(q, k_own, v_own)
+    out, lse = attention_with_lse(q, k_own, v_own)
     take_maps(out, lse, q, k_shared, v_shared, replacement.sources, replacement.kept)
     return out
 
@@ -89,8 +89,8 @@ def take_maps(
     rows += zip(q.split(1), k.split(1), strict=True)
 
     def part(row: int, source: int, into: Tensor | None = None) -> Tensor:
-        b, b_lse = attend(*rows[source], v[row : row + 1])
-        return merge(out[row : row + 1], lse[row : row + 1], b, b_lse, into=b if into is None else into)
+        b, b_lse = attention_with_lse(*rows[source], v[row : row + 1])
+        return merge_states(out[row : row + 1], lse[row : row + 1], b, b_lse, into=b if into is None else into)
 
     for row, (*others, (last, _)) in enumerate(sources):
         mean, total = None, 0.0  # of the parts but the last: these are mixed in memory of their own
@@ -116,7 +116,7 @@ def split_columns(x: Tensor, shared: int | Tensor) -> tuple[Tensor, Tensor]:
     return x.index_select(2, kept.to(x.device)), x.index_select(2, replaced.to(x.device))
 
 
-def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, into: Tensor) -> Tensor:
+def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, into: Tensor) -> Tensor:
     """Attention over two sets of keys, [..., N, D], from the attentions over each: e^(la-l) A + e^(lb-l) B.
 
     One of the sets may be empty (lse = -inf). Written into `into`, which may be A or B; B is spent. The weight stays
@@ -128,7 +128,7 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, into: Tens
     return torch.addcmul(out_a, share_b, out_b.sub_(out_a), out=into)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least.
 
     By the operator that returns both of the kernel that torch takes for plain attention on this device and dtype;
@@ -166,14 +166,14 @@ CUDA_KERNELS = {
 
 
 def attend_in_parts(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attend_reference`, so many queries at a time: where no kernel returns the log-sum-exp."""
+    """`attention_with_lse_reference`, so many queries at a time: where no kernel returns the log-sum-exp."""
     queries = max(1, LOGITS_AT_ONCE // (q.shape[0] * q.shape[1] * k.shape[2]))
-    parts = [attend_reference(part, k, v) for part in q.split(queries, dim=2)]
+    parts = [attention_with_lse_reference(part, k, v) for part in q.split(queries, dim=2)]
     return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
 
 
-def attend_reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attend`, written out."""
+def attention_with_lse_reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`attention_with_lse`, written out."""
     logits = logits_of(q, k)
     return (logits.softmax(-1) @ v.to(logits)).to(q), logits.logsumexp(-1)
 

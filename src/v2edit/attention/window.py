@@ -20,9 +20,9 @@ from torch import Tensor
 
 from v2edit.attention.replacement import (
     Replacement,
-    attend,
+    attention_with_lse,
     logits_of,
-    merge,
+    merge_states,
     own_maps,
     replaced_maps_reference,
     split_columns,
@@ -58,7 +58,7 @@ class Window:
         """The first frame that the queries of a frame see, counted along the wide keys."""
         return frame if self.loop else min(max(frame - self.span // 2, 0), self.frames - self.span)
 
-    def places(self) -> list[int]:
+    def positions(self) -> list[int]:
         """Where each frame stands in its own window, from 0 to span - 1: the time at which it meets the text."""
         return [self.before + frame - self.first(frame) for frame in range(self.frames)]
 
@@ -95,9 +95,9 @@ def windowed_attention(
     out = torch.cat([part.transpose(1, 2) for part in (text, *outs)], dim=1).transpose(1, 2)
     seen, lse, queries = out[:, :, text_tokens:], torch.cat(lses, dim=2), q[:, :, text_tokens:]
     if k_own.shape[2] > 0:
-        own, own_lse = attend(queries, k_own, v_own)
+        own, own_lse = attention_with_lse(queries, k_own, v_own)
         for row in range(len(q)):  # as in `take_maps`, for equal bits
-            merge(seen[row], lse[row], own[row], own_lse[row], into=seen[row])
+            merge_states(seen[row], lse[row], own[row], own_lse[row], into=seen[row])
             torch.logaddexp(lse[row], own_lse[row], out=lse[row])
     if replacement is not None:
         take_maps(seen, lse, queries, k_shared, v_shared, replacement.sources, replacement.kept)
@@ -111,7 +111,7 @@ def windows(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Iterator[tuple[T
     for first, frames in groupby(range(window.frames), key=window.first):
         stop = start + len(list(frames))
         seen = slice(first * tokens, (first + window.span) * tokens)
-        yield attend(q[:, :, start * tokens : stop * tokens], k[:, :, seen], v[:, :, seen])
+        yield attention_with_lse(q[:, :, start * tokens : stop * tokens], k[:, :, seen], v[:, :, seen])
         start = stop
 
 

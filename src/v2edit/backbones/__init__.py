@@ -7,19 +7,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from v2edit.backbones.base import Backbone, Outline, Size, Text
-    from v2edit.backbones.counting import Hollow
-    from v2edit.backbones.registry import BUILT_IN, Checkpoint, find, hollow, load, outline, weights_here
+    from v2edit.backbones.base import Backbone, ModelInfo, Size, Text
+    from v2edit.backbones.fake import FakeModel
+    from v2edit.backbones.families import BUILT_IN
+    from v2edit.backbones.hub import Checkpoint, find, weights_here
+    from v2edit.backbones.loading import LoadedModel, fake_model, load, read_info
 
 __all__ = [
-    "BUILT_IN", "Backbone", "Checkpoint", "Hollow", "Outline", "Size", "Text", "find", "hollow", "load", "outline",
+    "BUILT_IN",
+    "Backbone",
+    "Checkpoint",
+    "FakeModel",
+    "LoadedModel",
+    "ModelInfo",
+    "Size",
+    "Text",
+    "fake_model",
+    "find",
+    "load",
+    "read_info",
     "weights_here",
 ]  # fmt: skip
 
-_HOMES = dict.fromkeys(("Backbone", "Outline", "Size", "Text"), "base") | {"Hollow": "counting"}
+_HOMES = {
+    **dict.fromkeys(("Backbone", "ModelInfo", "Size", "Text"), "base"),
+    **dict.fromkeys(("Checkpoint", "find", "weights_here"), "hub"),
+    "BUILT_IN": "families",
+    "FakeModel": "fake",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'registry')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'loading')}"), name)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from v2edit.attention import Replacement
-from v2edit.backbones.defaults import Defaults
-from v2edit.noise import Schedule
+from v2edit.backbones.families import Defaults
 from v2edit.prompts.tokens import Tokenizer
+from v2edit.sampling import Schedule
 
 
 @dataclass(frozen=True)
-class Outline:
+class ModelInfo:
     """What is known of a model without its weights: how it reads prompts, and what its edits cost."""
 
     tokenizer: Tokenizer
@@ -56,7 +56,7 @@ class Backbone(Protocol):
     name: str
     defaults: Defaults  # what an edit does where its settings leave it open
     solver: str  # the solver that the model's own scheduler amounts to
-    trained: Size  # the clip it was trained on
+    native_size: Size  # the clip it was trained on
     text_length: int  # L
     pad_id: int
 
@@ -71,11 +71,11 @@ class Backbone(Protocol):
         ...
 
     @property
-    def relative(self) -> bool:
+    def has_rotary_time(self) -> bool:
         """Whether positions in time are relative, so that there can be windows on long clips, and loops."""
         ...
 
-    def fit(self, size: Size, loop: bool = False) -> Size:
+    def nearest_size(self, size: Size, loop: bool = False) -> Size:
         """The nearest size that the model takes: as many frames or more, the aspect kept, the trained area.
 
         Raises `UserError` for a loop where positions are not relative.

@@ -35,14 +35,14 @@ from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 from v2edit.attention import Replacement, Window, replaced_attention, windowed_attention
-from v2edit.backbones.base import Outline, Size, Text
-from v2edit.backbones.defaults import PUBLISHED_DEFAULTS, Defaults, Offload
-from v2edit.documents import read_json
+from v2edit.backbones.base import ModelInfo, Size, Text
+from v2edit.backbones.families import PUBLISHED_DEFAULTS, Defaults, Offload
 from v2edit.errors import UserError
-from v2edit.memory import until_it_fits
-from v2edit.noise import Schedule, x0_from_epsilon, x0_from_v
+from v2edit.files import read_json
+from v2edit.host import until_it_fits
 from v2edit.prompts.chat import one_line
 from v2edit.prompts.tokens import Tokenizer
+from v2edit.sampling import Schedule, x0_from_epsilon, x0_from_v
 
 log = logging.getLogger(__name__)
 MOST_LAYERS, LARGEST_SIDE, LARGEST_NUMBER, LARGEST_TABLE = 100, 4096, 2**24, 2**28  # that a configuration may claim
@@ -97,10 +97,10 @@ class JointAttention:
         q, k, v = (to(joint).unflatten(2, (attn.heads, -1)).transpose(1, 2) for to in (attn.to_q, attn.to_k, attn.to_v))
         q = q if attn.norm_q is None else attn.norm_q(q)
         k = k if attn.norm_k is None else attn.norm_k(k)
-        attend = F.scaled_dot_product_attention
+        attention_with_lse = F.scaled_dot_product_attention
         if windowed is not None:
             video = windowed.place(*(x[:, :, text_tokens:] for x in (q, k, v)))
-            attend = partial(
+            attention_with_lse = partial(
                 windowed_attention,
                 video=video,
                 window=windowed.window,
@@ -108,11 +108,11 @@ class JointAttention:
                 replacement=replacement,
             )
         elif replacement is not None:
-            attend = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
+            attention_with_lse = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
         if image_rotary_emb is not None:
             q[:, :, text_tokens:] = rotate(q[:, :, text_tokens:], image_rotary_emb)
             k[:, :, text_tokens:] = rotate(k[:, :, text_tokens:], image_rotary_emb)
-        out = attend(q, k, v)
+        out = attention_with_lse(q, k, v)
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
         return out[:, text_tokens:], out[:, :text_tokens]
 
@@ -166,7 +166,7 @@ class CogVideoX:
         config = self.transformer.config
         self.text_length, self.pad_id = config.max_text_seq_length, pipeline.tokenizer.pad_token_id
         self.spatial, self.temporal = pipeline.vae_scale_factor_spatial, pipeline.vae_scale_factor_temporal
-        self.trained = Size(
+        self.native_size = Size(
             config.sample_frames, config.sample_height * self.spatial, config.sample_width * self.spatial
         )
         self.offload: Offload = "none"
@@ -183,12 +183,12 @@ class CogVideoX:
         return self.transformer.dtype
 
     @property
-    def relative(self) -> bool:
+    def has_rotary_time(self) -> bool:
         config = self.transformer.config
         return config.use_rotary_positional_embeddings and not config.use_learned_positional_embeddings
 
-    def fit(self, size: Size, loop: bool = False) -> Size:
-        if loop and not self.relative:
+    def nearest_size(self, size: Size, loop: bool = False) -> Size:
+        if loop and not self.has_rotary_time:
             raise UserError(
                 f"--loop: {self.name} gives frames absolute positions, which have a first and a last one; "
                 "a loop takes a model with rotary positions, such as zai-org/CogVideoX-5b"
@@ -197,7 +197,7 @@ class CogVideoX:
         group = 2 * self.temporal
         frames = math.ceil(size.frames / group) * group if loop else math.ceil((size.frames - 1) / group) * group + 1
         side = self.spatial * self.transformer.config.patch_size
-        scale = math.sqrt(self.trained.height * self.trained.width / (size.height * size.width))
+        scale = math.sqrt(self.native_size.height * self.native_size.width / (size.height * size.width))
         height, width = (max(side, round(x * scale / side) * side) for x in (size.height, size.width))
         return Size(frames, height, width)
 
@@ -277,8 +277,10 @@ class CogVideoX:
         loop: bool = False,
     ) -> Tensor:
         rows, frames, _, height, width = latents.shape
-        trained = (self.trained.frames - 1) // self.temporal + 1
-        windowed = self._windowed(frames, height, width, loop) if self.relative and (loop or frames > trained) else None
+        trained = (self.native_size.frames - 1) // self.temporal + 1
+        windowed = (
+            self._windowed(frames, height, width, loop) if self.has_rotary_time and (loop or frames > trained) else None
+        )
         out = self.transformer(
             hidden_states=latents.to(self.transformer.dtype),
             encoder_hidden_states=text,
@@ -349,12 +351,12 @@ class CogVideoX:
         return peer
 
     def _windowed_of(self, frames: int, height: int, width: int, loop: bool) -> Windowed:
-        window = Window(frames, min(frames, (self.trained.frames - 1) // self.temporal + 1), loop)
+        window = Window(frames, min(frames, (self.native_size.frames - 1) // self.temporal + 1), loop)
         wide = self._rotary_of(window.before + frames + window.after, height, width)
         assert wide is not None
         # Rotation is relative: a clip may begin at any index, here at as many as its first frame borrows.
         by_frame = [part.unflatten(0, (window.before + frames + window.after, -1)) for part in wide]
-        cos, sin = (part[window.places()].flatten(0, 1) for part in by_frame)
+        cos, sin = (part[window.positions()].flatten(0, 1) for part in by_frame)
         clip_cos, clip_sin = (part[window.before : window.before + frames].flatten(0, 1) for part in by_frame)
         return Windowed(window, (cos, sin), (clip_cos, clip_sin), wide)
 
@@ -410,19 +412,19 @@ def _check_numbers(facts: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {str(value)[:40]}")
 
 
-def outline(folder: Path, defaults: Defaults = PUBLISHED_DEFAULTS) -> Outline:
-    """The `Outline` of a pipeline folder, of which the weights may be missing."""
+def read_info(folder: Path, defaults: Defaults = PUBLISHED_DEFAULTS) -> ModelInfo:
+    """The `ModelInfo` of a pipeline folder, of which the weights may be missing."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     tokenizer, scheduler = getattr(transformers, index["tokenizer"][-1]), getattr(diffusers, index["scheduler"][-1])
     config: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
-    return Outline(
+    return ModelInfo(
         Tokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
         defaults,
         scheduler.from_pretrained(folder / "scheduler"),
     )
 
 
-def hollow_pipeline(folder: Path, dtype: torch.dtype, without_data: AbstractContextManager[Any]) -> CogVideoXPipeline:
+def fake_pipeline(folder: Path, dtype: torch.dtype, without_data: AbstractContextManager[Any]) -> CogVideoXPipeline:
     """The pipeline of a folder of which the weights may be missing: parts of the same shapes, made in a context that
     gives tensors no data."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))

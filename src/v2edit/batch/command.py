@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
-from v2edit.api import given_prompts, prompt_beside
-from v2edit.backbones.registry import BUILT_IN, DType, Offload, cores, device_of, find
+from v2edit.backbones.families import BUILT_IN, DType, Offload
+from v2edit.backbones.hub import find
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
-from v2edit.folders import claimed
+from v2edit.files import claimed
+from v2edit.host import cores, find_device
+from v2edit.jobs.video import given_prompts, prompt_beside
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.prompt import find_prompt
 
 if TYPE_CHECKING:
-    from v2edit.batch.ledger import Result, Status
+    from v2edit.batch.state import Result, Status
     from v2edit.batch.tasks import Task
-    from v2edit.batch.work import Setup, Workers
+    from v2edit.batch.worker import Setup, Workers
 else:
     Status = Any  # Its module loads pydantic; the command line that is made from the signatures needs no more.
 
@@ -88,11 +90,11 @@ def run_batch(
         model = os.path.abspath(model)  # workers stand elsewhere
     checkpoint = find(model, revision, allow_pickle)
 
-    from v2edit.batch.ledger import LOCK, Ledger, read_status
     from v2edit.batch.page import write_page
     from v2edit.batch.schedule import work_through
+    from v2edit.batch.state import LOCK, Ledger, read_status
     from v2edit.batch.tasks import read_tasks
-    from v2edit.batch.work import Job, Setup
+    from v2edit.batch.worker import Job, Setup
 
     listed = read_tasks(Path(tasks), config, lambda task: _check_prompts(task, lvlm, model))
     setup = Setup(checkpoint, dtype, offload, vae_tiling, lvlm, fit, None if command is None else list(command))
@@ -130,7 +132,7 @@ def batch_status(folder: Annotated[Path, Positional, arg(metavar="FOLDER")]) -> 
     Raises:
         UserError: it holds no batch.
     """
-    from v2edit.batch.ledger import read_status
+    from v2edit.batch.state import read_status
 
     return read_status(folder)
 
@@ -153,7 +155,7 @@ def _workers(setup: Setup, ray: str | None, device: str, count: int | None, task
 
     from v2edit.batch.local import Processes
 
-    on = device_of(device)
+    on = find_device(device)
     if on.type == "cpu":
         count = min(count or 1, tasks)
         return Processes(setup, ["cpu"] * count, max(1, cores() // count) if count > 1 else None)

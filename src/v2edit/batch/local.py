@@ -12,7 +12,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from v2edit.batch.work import Died, Ended, Event, Job, Outcome, Refused, Setup, Started, Worker
+from v2edit.batch.worker import Died, Ended, Event, Job, Outcome, Refused, Setup, Started, Worker
 
 GRACE = 20.0  # seconds that a worker has to clean up after itself
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

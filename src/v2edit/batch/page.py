@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from v2edit.batch.ledger import ERRORS, PAGE, Status
-from v2edit.folders import write_whole
+from v2edit.batch.state import ERRORS, PAGE, Status
+from v2edit.files import atomic_write
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -15,7 +15,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 def write_page(status: Status) -> Path:
     """Writes the page into the batch's folder: all tasks, what became of them, and their films by relative links."""
     path = status.folder / PAGE
-    write_whole(path, as_html(status).encode())
+    atomic_write(path, as_html(status).encode())
     return path
 
 

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from v2edit.batch.ledger import Ledger, Result, now, state_of
-from v2edit.batch.work import Died, Ended, Job, Outcome, Refused, Started, Workers
+from v2edit.batch.state import Ledger, Result, now, state_of
+from v2edit.batch.worker import Died, Ended, Job, Outcome, Refused, Started, Workers
 from v2edit.errors import UserError
 
 log = logging.getLogger(__name__)

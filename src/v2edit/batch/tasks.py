@@ -16,10 +16,10 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from v2edit.batch.ledger import OWN_NAMES
-from v2edit.documents import LARGEST, parse_json
+from v2edit.batch.state import OWN_NAMES
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
+from v2edit.files import LARGEST, parse_json
 from v2edit.runs import default_name
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ from v2edit.backbones import Backbone, Size
 from v2edit.bench.methods import Method
 from v2edit.editing.controls import Source, first_step, map_replacement, noises
 from v2edit.editing.editor import Branch, denoise, to_size
+from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, aligned_text
-from v2edit.editing.rows import Calls
 from v2edit.errors import UserError
-from v2edit.noise import SOLVERS, Schedule, mean
 from v2edit.prompts import PromptPair
+from v2edit.sampling import SOLVERS, Schedule, mean
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class VideoToVideo:
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             own = Size(*frames.shape[:3])
-            fitted = to_size(frames, backbone.fit(own))
+            fitted = to_size(frames, backbone.nearest_size(own))
             edited = backbone.video_to_video(fitted, pair.target, self.steps, self.strength, guidance, seed)
             return to_size(edited, own)
 
@@ -114,7 +114,7 @@ def on_latents(backbone: Backbone, edit: Callable[[Tensor, PromptPair, int], Ten
 
     def method(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
         own = Size(*frames.shape[:3])
-        x0 = backbone.encode(to_size(frames, backbone.fit(own)))
+        x0 = backbone.encode(to_size(frames, backbone.nearest_size(own)))
         return to_size(backbone.decode(edit(x0, pair, seed)), own)
 
     return method
@@ -128,7 +128,7 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
     which changes nothing but names, for the network is called with v = (a + s) z at its own timestep. Equal prompts
     and guidances have equal velocities, and give x0 back.
     """
-    schedule, calls = backbone.schedule(settings.steps), Calls(backbone)
+    schedule, calls = backbone.schedule(settings.steps), MicroBatcher(backbone)
     first, free = (schedule.steps - round(share * schedule.steps) for share in (settings.n_max, settings.n_min))
     edit = x0
     for k in range(first, free):
@@ -162,12 +162,12 @@ def flow(schedule: Schedule, k: int) -> tuple[float, float]:
 
 def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings: PromptToPrompt) -> Tensor:
     """The edit's latents; both branches start from the source's inverted noise and go on without any."""
-    schedule, solver, calls = backbone.schedule(settings.steps), SOLVERS["ddim"], Calls(backbone)
+    schedule, solver, calls = backbone.schedule(settings.steps), SOLVERS["ddim"], MicroBatcher(backbone)
     start = first_step(schedule, settings.alpha, inc=True)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
     guidance = backbone.defaults.guidance if settings.guidance is None else settings.guidance
-    halves = 1 + (max(guidance, settings.source_guidance) > 1)
-    replacement = map_replacement([Source(x0, text.source)], text.shared, halves, unconditional=False)
+    cfg_batches = 1 + (max(guidance, settings.source_guidance) > 1)
+    replacement = map_replacement([Source(x0, text.source)], text.shared, cfg_batches, unconditional=False)
     replaced = start + round(settings.replaced * (schedule.steps - start))
     for k in range(start, schedule.steps):
         step = solver.step(schedule, k, first=True)

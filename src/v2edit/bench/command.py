@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Suppress, arg
 
-from v2edit.backbones.registry import BUILT_IN, cores, device_of, find
+from v2edit.backbones.families import BUILT_IN
+from v2edit.backbones.hub import find
 from v2edit.bench import methods as known_methods
 from v2edit.bench import suites
 from v2edit.errors import UserError
-from v2edit.folders import claimed, write_whole
-from v2edit.runs import PACKAGES, without_secrets
+from v2edit.files import atomic_write, claimed
+from v2edit.host import cores, find_device
+from v2edit.runs import PACKAGES, redact
 
 if TYPE_CHECKING:
-    from v2edit.metrics.truth import Read
+    from v2edit.metrics.attributes import Read
 else:
     Read = Any  # Its module loads torch; the command line that is made from the signature needs no more.
 
@@ -113,7 +115,7 @@ def benchmark(
     todo = chosen.tasks(seeds, count, kinds)
     judges = scoring.Judges(read, clip)
     judges.prepare()  # What is missing is missed before the work, not after it.
-    where = str(device_of(device))
+    where = str(find_device(device))
     if processes is None:
         processes = 1 if torch.device(where).type != "cpu" else cores()
     workers = run.Workers(checkpoint, where, processes)
@@ -134,10 +136,10 @@ def benchmark(
             f" v2edit {version('v2edit')}"
         )
         notes = _notes(compared, sum(one.other_code for one in scored))
-        line = f"    {shlex.join(without_secrets(command))}\n\n" if command else ""
+        line = f"    {shlex.join(redact(command))}\n\n" if command else ""
         markdown = f"# {title}\n\n{line}{facts}.\n{notes}\n{report.as_markdown(table, next(iter(compared)))}"
         facts_json = {
-            "command": None if command is None else without_secrets(command),
+            "command": None if command is None else redact(command),
             "tasks": [{"kind": task.kind, "seed": task.seed} for task in todo],
             "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in compared.items()},  # pyright: ignore[reportArgumentType]
             "model": {"name": model, "identity": workers.model_identity, "device": where},
@@ -152,7 +154,7 @@ def benchmark(
             ".json": json.dumps(facts_json, indent=1) + "\n",
         }
         for ending, text in contents.items():
-            write_whole(folder / f"{stem}{ending}", text.encode())
+            atomic_write(folder / f"{stem}{ending}", text.encode())
     return Report(folder, markdown, [folder / f"{stem}{ending}" for ending in contents])
 
 

@@ -58,7 +58,7 @@ class Autoencoded:
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             own = Size(*frames.shape[:3])
-            return to_size(backbone.decode(backbone.encode(to_size(frames, backbone.fit(own)))), own)
+            return to_size(backbone.decode(backbone.encode(to_size(frames, backbone.nearest_size(own)))), own)
 
         return edit
 

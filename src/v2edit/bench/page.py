@@ -12,7 +12,7 @@ from typing import Any
 from v2edit.bench.methods import REFERENCES
 from v2edit.bench.report import MEASURES, Table, notes
 from v2edit.bench.scoring import Scored
-from v2edit.world.scene import FPS
+from v2edit.primitives.scene import FPS
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

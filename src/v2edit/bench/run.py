@@ -31,7 +31,7 @@ from v2edit.backbones import Backbone, Checkpoint
 from v2edit.bench.methods import Settings, Unedited
 from v2edit.bench.tasks import Task
 from v2edit.errors import UserError
-from v2edit.folders import write_whole
+from v2edit.files import atomic_write
 
 LOCK = ".bench"
 
@@ -184,4 +184,4 @@ def _work(job: Job, code: str) -> None:
     seconds = clock() - begin
     content = io.BytesIO()
     np.savez_compressed(content, seconds=seconds, code=code, **made)  # pyright: ignore[reportArgumentType]
-    write_whole(job.path, content.getvalue())
+    atomic_write(job.path, content.getvalue())

@@ -23,20 +23,20 @@ from v2edit.bench import variants
 from v2edit.bench.methods import Autoencoded, Settings, Unedited
 from v2edit.bench.tasks import Task, chosen, similarities
 from v2edit.editing.editor import Editor
-from v2edit.metrics.truth import attributes
+from v2edit.metrics.attributes import attributes
+from v2edit.primitives import posed
+from v2edit.primitives.edits import Edit, Truth
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.edit import SceneEdit, edit_filmed, edit_gaussians, film, video_cameras
-from v2edit.scenes.fit import reconstruct
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.measure import compare
-from v2edit.scenes.world import Task as Posed
-from v2edit.scenes.world import sample_task
-from v2edit.world import posed
-from v2edit.world.edits import Edit, Truth
+from v2edit.scenes.optimise import reconstruct
+from v2edit.scenes.primitives import Task as Posed
+from v2edit.scenes.primitives import sample_task
+from v2edit.scenes.rer import SceneEdit, edit_filmed, edit_gaussians, render_video, video_cameras
 
 if TYPE_CHECKING:
-    from v2edit.metrics.clip import Clip
-    from v2edit.metrics.truth import Read
+    from v2edit.metrics.attributes import Read
+    from v2edit.metrics.clip_score import Clip
 
 KINDS = ("recolour", "reshape", "insert", "remove", "floor", "sky")
 COUNT, QUICK_COUNT = 3, 1
@@ -45,12 +45,12 @@ SUBTASKS = 2  # so that there is a progression to leave out, and a reconstructio
 
 @dataclass(frozen=True)
 class SceneTask(Task):
-    """One edit of a scene; `v2edit world sample --scene --seed SEED --kind KIND` writes it."""
+    """One edit of a scene; `v2edit sample --scene --seed SEED --kind KIND` writes it."""
 
     fit: FitConfig
     """How it is reconstructed, from the photographs and from edited videos, whatever the method."""
     code: ClassVar[tuple[str, ...]] = (
-        *Task.code, "scenes", "world/posed.py", "bench/scenes.py",
+        *Task.code, "scenes", "primitives/posed.py", "bench/scenes.py",
     )  # fmt: skip
     prepared: ClassVar[bool] = True
 
@@ -127,7 +127,7 @@ class SceneTask(Task):
 
     def _shown(self, scene: Gaussians) -> dict[str, np.ndarray]:
         cameras = self.posed.path.cameras, self.posed.dataset.kept_out.cameras
-        return dict(zip(("frames", "held_out"), (film(scene, one) for one in cameras), strict=True))
+        return dict(zip(("frames", "held_out"), (render_video(scene, one) for one in cameras), strict=True))
 
 
 @lru_cache(maxsize=2)

@@ -16,11 +16,11 @@ import numpy as np
 from v2edit import video
 from v2edit.bench.run import Job, code_digest
 from v2edit.bench.tasks import Task
-from v2edit.metrics.truth import Read
-from v2edit.world.scene import FPS
+from v2edit.metrics.attributes import Read
+from v2edit.primitives.scene import FPS
 
 if TYPE_CHECKING:
-    from v2edit.metrics.clip import Clip
+    from v2edit.metrics.clip_score import Clip
 
 CRF = 20  # of the page's films
 
@@ -104,9 +104,9 @@ def _score(jobs: list[Job], judges: Judges, sheets: Path | None) -> Scored:
 
 @lru_cache(maxsize=1)
 def _world_reader() -> Read:
-    from v2edit.world.reader import Reader
+    from v2edit.primitives.classifier import SceneClassifier
 
-    return Reader.load().read
+    return SceneClassifier.load().read
 
 
 @lru_cache(maxsize=1)  # all methods of a task start from the same one
@@ -121,6 +121,6 @@ def _loaded(path: Path) -> Mapping[str, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _clip(name: str) -> Clip:
-    from v2edit.metrics.clip import Clip
+    from v2edit.metrics.clip_score import Clip
 
     return Clip.load(name)

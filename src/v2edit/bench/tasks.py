@@ -14,13 +14,13 @@ import numpy as np
 
 from v2edit.bench.methods import Autoencoded, Settings
 from v2edit.errors import UserError
+from v2edit.primitives.edits import KINDS, Edit, Truth, sample_edit, truth
 from v2edit.prompts import PromptPair
-from v2edit.world.edits import KINDS, Edit, Truth, sample_edit, truth
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
-    from v2edit.metrics.clip import Clip
-    from v2edit.metrics.truth import Read
+    from v2edit.metrics.attributes import Read
+    from v2edit.metrics.clip_score import Clip
 
 # Training takes seeds below a billion, and what judges a model in training a few from there on. What is chosen on
 # tuning seeds is reported on others. Each kind has a thousand of its own, so that no two kinds share their sources.
@@ -31,14 +31,14 @@ COUNT, QUICK_COUNT = 20, 3
 
 @dataclass(frozen=True)
 class Task:
-    """One edit to try; `v2edit world sample --seed SEED --kind KIND` writes its clips."""
+    """One edit to try; `v2edit sample --seed SEED --kind KIND` writes its clips."""
 
     kind: str
     seed: int
     # The code that results depend on. What only reads or shows them may change.
     code: ClassVar[tuple[str, ...]] = (
-        "attention", "backbones", "editing", "prompts", "noise.py", "bench/baselines.py", "bench/variants.py",
-        "world/render.py",
+        "attention", "backbones", "editing", "prompts", "sampling.py", "bench/baselines.py", "bench/variants.py",
+        "primitives/render.py",
     )  # fmt: skip
     prepared: ClassVar[bool] = False
     """Whether all methods start from the result of doing nothing."""
@@ -81,7 +81,7 @@ class Task:
         self, result: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray] | None, read: Read, clip: Clip | None
     ) -> dict[str, float]:
         """What a result is measured to be; `given`: the result that it started from."""
-        from v2edit.metrics.truth import measure
+        from v2edit.metrics.attributes import measure
 
         frames, source = result["frames"], self.clips.source.frames
         return asdict(measure(self.edit, self.clips, frames, read)) | similarities(clip, self.prompts, source, frames)
@@ -96,7 +96,7 @@ def similarities(clip: Clip | None, pair: PromptPair, source: np.ndarray, frames
     """CTIDS and CDC by a CLIP, where there is one."""
     if clip is None:
         return {}
-    from v2edit.metrics.clip import cdc, ctids
+    from v2edit.metrics.clip_score import cdc, ctids
 
     return {"ctids": ctids(clip, source, frames, pair.source, pair.target), "cdc": cdc(clip, source, frames)}
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
-from v2edit.backbones.defaults import Defaults
+from v2edit.backbones.families import Defaults
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
@@ -81,7 +81,7 @@ class EditConfig:
                 "(--no-pnc --no-amr does without them)"
             )
 
-    def settled(self, defaults: Defaults) -> Settled:
+    def resolve(self, defaults: Defaults) -> ResolvedConfig:
         """These settings with a model's defaults where they leave it open.
 
         Raises:
@@ -92,7 +92,7 @@ class EditConfig:
         given |= {name: value for name, value in own.items() if given[name] is None}
         if self.source_guidance is None:
             given["source_guidance"] = given["guidance"]
-        return Settled(**given)
+        return ResolvedConfig(**given)
 
     def for_prompts(self, prompts: PromptPair) -> EditConfig:
         """These settings with the subtasks that prompts written for each of them make.
@@ -112,7 +112,7 @@ class EditConfig:
 
 
 @dataclass(frozen=True)
-class Settled(EditConfig):
+class ResolvedConfig(EditConfig):
     """Settings for one model, with nothing left open."""
 
     beta: float = field(kw_only=True)

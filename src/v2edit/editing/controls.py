@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from v2edit.attention import Replacement
-from v2edit.noise import Schedule
+from v2edit.sampling import Schedule
 
 
 @dataclass
@@ -52,15 +52,15 @@ def first_step(schedule: Schedule, alpha: float, inc: bool) -> int:
     return schedule.first_step(alpha if inc else 1.0)
 
 
-def map_replacement(sources: list[Source], shared: int, halves: int, unconditional: bool) -> Replacement:
+def map_replacement(sources: list[Source], shared: int, cfg_batches: int, unconditional: bool) -> Replacement:
     """Attention-map replacement for the rows [half][*sources, edit]: the edit takes the shared columns' maps of the
     sources by their weights, in the conditional half (the last) and, if asked for, in the unconditional one."""
     branches = len(sources) + 1
     rows: list[tuple[tuple[int, float], ...]] = []
-    for half in range(halves):
+    for half in range(cfg_batches):
         first = half * branches
         rows += [((first + index, 1.0),) for index in range(len(sources))]
-        replaced = half == halves - 1 or unconditional
+        replaced = half == cfg_batches - 1 or unconditional
         rows.append(
             tuple((first + index, source.weight) for index, source in enumerate(sources))
             if replaced

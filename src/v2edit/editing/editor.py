@@ -1,7 +1,7 @@
 """The editor: frames and two prompts to edited frames, subtask by subtask, all branches in lockstep.
 
-Letters: T frames, F latent frames, C channels, R rows of a batch (guidance halves x branches). Indices of steps run
-from the noisiest (0) to the clean end (N), as in `noise.Schedule`.
+Letters: T frames, F latent frames, C channels, R rows of a batch (cfg batches x branches). Indices of steps run
+from the noisiest (0) to the clean end (N), as in `sampling.Schedule`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import EditConfig
 from v2edit.editing.controls import Source, first_step, map_replacement, noises, sources_of
+from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, progression
-from v2edit.editing.rows import Calls
-from v2edit.editing.standing import CHAPTER, Draws, Standing
-from v2edit.journal import Chapter, Journal
-from v2edit.noise import SOLVERS, Schedule, mean, replay
+from v2edit.editing.state import LOOP, Draws, EditState
 from v2edit.prompts import PromptPair
+from v2edit.runs.snapshots import LoopSnapshot, Snapshots
+from v2edit.sampling import SOLVERS, Schedule, mean, replay
 
 RESIZED_AT_ONCE = 8  # frames: in float32 a long clip would be four times its size, several times over
 
@@ -58,7 +58,7 @@ class Editor:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.calls = Calls(backbone)
+        self.calls = MicroBatcher(backbone)
 
     def edit(
         self,
@@ -67,19 +67,19 @@ class Editor:
         config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
         on_progress: Callable[[Progress], None] | None = None,
         rebuild: Callable[[int, np.ndarray], np.ndarray] | None = None,
-        journal: Journal | None = None,
+        snapshots: Snapshots | None = None,
     ) -> EditResult:
         """Edits uint8 frames [T, H, W, 3] of any length and size; what comes back has the same.
 
         Raises `UserError` where a loop is asked of a model that cannot make one.
 
         `rebuild` stands between a subtask (its number, its frames) and the next, which starts from the frames that it
-        returns: those of a scene, say, that was reconstructed from them. With a `journal`, an edit that was ended
+        returns: those of a scene, say, that was reconstructed from them. With a `snapshots`, an edit that was ended
         goes on where it stood when it is called again, and comes to the same.
         """
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
         own, loop, config = Size(*frames.shape[:3]), config.loop, config.for_prompts(prompts)
-        fitted = self.backbone.fit(own, loop)
+        fitted = self.backbone.nearest_size(own, loop)
         x0 = self.backbone.encode(to_size(frames, fitted, loop), loop=loop)
         text = progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
 
@@ -89,7 +89,7 @@ class Editor:
             frames = rebuild(subtask, to_size(self.backbone.decode(latents, loop), own, loop))
             return self.backbone.encode(to_size(frames, fitted, loop), loop=loop)
 
-        latents = self.subtasks(x0, text, config, on_progress, rebuilt, journal)
+        latents = self.subtasks(x0, text, config, on_progress, rebuilt, snapshots)
         return EditResult([to_size(self.backbone.decode(one, loop), own, loop) for one in latents])
 
     def subtasks(
@@ -99,7 +99,7 @@ class Editor:
         config: EditConfig,
         on_progress: Callable[[Progress], None] | None = None,
         rebuilt: Callable[[int, Tensor], Tensor] = lambda subtask, latents: latents,
-        journal: Journal | None = None,
+        snapshots: Snapshots | None = None,
     ) -> Iterator[Tensor]:
         """The latents [1, F, C, h, w] after each subtask, one at a time (V2Edit Sec. 3.3); the next subtask starts
         from what `rebuilt` makes of them."""
@@ -114,8 +114,8 @@ class Editor:
                     on_progress(Progress(subtask, config.subtasks, step, steps))
 
             draw = noises(config.seed, subtask, x0)
-            chapter = journal.chapter(f"{CHAPTER}-{subtask}") if journal else Chapter()
-            current = self.subtask(current, sources, said.edit, said, config, draw, report, chapter)
+            snapshot = snapshots.loop(f"{LOOP}-{subtask}") if snapshots else LoopSnapshot()
+            current = self.subtask(current, sources, said.edit, said, config, draw, report, snapshot)
             yield current
 
     def subtask(
@@ -127,28 +127,28 @@ class Editor:
         config: EditConfig,
         draw: Iterator[Tensor],
         report: Callable[[int, int], None] = lambda step, steps: None,
-        chapter: Chapter = Chapter(),  # noqa: B008 (frozen)
+        snapshot: LoopSnapshot = LoopSnapshot(),  # noqa: B008 (frozen)
     ) -> Tensor:
         """One mild edit: `current` becomes a video of `prompt`, held by the sources' noise and attention maps."""
-        config = config.settled(self.backbone.defaults)
+        config = config.resolve(self.backbone.defaults)
         schedule = self.backbone.schedule(config.steps)
         solver = SOLVERS[self.backbone.solver if config.solver == "auto" else config.solver]
         ending = solver if config.ending == "same" else SOLVERS[solver.deterministic]
         start = first_step(schedule, config.alpha, config.inc)
 
-        if kept := chapter.load():
-            at, drawn = Standing.of(kept, current)
+        if kept := snapshot.load():
+            at, drawn = EditState.of(kept, current)
             draw = Draws(draw, drawn)
         else:
             draw = Draws(draw)
             eps = next(draw)
             # The edit starts from its own v_k, initial noise control; no branch has an x0 of a step before.
-            at = Standing(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
+            at = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
         noisy = [schedule.add_noise(source.x0, at.eps, at.k) for source in sources]  # the sources' v_k
-        halves = 1 + (max(config.guidance, config.source_guidance) > 1)
-        replacement = map_replacement(sources, text.shared, halves, config.amr_unconditional)
+        cfg_batches = 1 + (max(config.guidance, config.source_guidance) > 1)
+        replacement = map_replacement(sources, text.shared, cfg_batches, config.amr_unconditional)
 
-        for k in chapter.steps(at.k, schedule.steps, lambda: at.kept(draw.drawn)):
+        for k in snapshot.steps(at.k, schedule.steps, lambda: at.kept(draw.drawn)):
             if (config.pnc or config.amr) and schedule.controlled(k, config.beta):
                 step = solver.step(schedule, k, first=k == start)
                 branches = [
@@ -190,7 +190,7 @@ class Branch:
 
 
 def denoise(
-    calls: Calls,
+    calls: MicroBatcher,
     branches: list[Branch],
     negative: Tensor,
     k: int,
@@ -202,16 +202,16 @@ def denoise(
     latents = torch.cat([one.v for one in branches])
     prompts = torch.stack([one.prompt for one in branches])
     if all(one.guidance == 1 for one in branches):
-        return list(calls.denoise(latents, k, schedule, prompts, replacement, loop, halves=1).split(1))
+        return list(calls.denoise(latents, k, schedule, prompts, replacement, loop, cfg_batches=1).split(1))
     rows, latents = torch.cat([negative.expand_as(prompts), prompts]), latents.repeat(2, 1, 1, 1, 1)
-    without, within = calls.denoise(latents, k, schedule, rows, replacement, loop, halves=2).chunk(2)
+    uncond, cond = calls.denoise(latents, k, schedule, rows, replacement, loop, cfg_batches=2).chunk(2)
     pulls = (one.guidance for one in branches)
-    return [guide(*halves) for halves in zip(without.split(1), within.split(1), pulls, strict=True)]
+    return [guide(*cfg_batches) for cfg_batches in zip(uncond.split(1), cond.split(1), pulls, strict=True)]
 
 
-def guide(without: Tensor, within: Tensor, guidance: float) -> Tensor:
+def guide(uncond: Tensor, cond: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance on x0: the same as on the network's output, since x0 is linear in it."""
-    return without + guidance * (within - without)
+    return uncond + guidance * (cond - uncond)
 
 
 def to_size(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from v2edit.backbones import Backbone, Size
-from v2edit.editing.config import Settled
+from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import first_step
 from v2edit.editing.cost import Call, calls, maps_of
 from v2edit.editing.editor import Branch, denoise, to_size
+from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText
-from v2edit.editing.rows import Calls
-from v2edit.memory import resident
+from v2edit.host import resident
 
 FRAMES = 17  # that the autoencoder is timed on: its first group and another, which is like all that follow
 ENOUGH, MOST = 1.5, 5  # seconds, and times, that a piece is timed, but
@@ -37,13 +37,13 @@ class Timing:
     peak: int
 
 
-def timing(backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenText, config: Settled) -> Timing:
+def timing(backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenText, config: ResolvedConfig) -> Timing:
     """Times an edit of uint8 frames [T, H, W, 3]: a few of them to latents and back, and a step of each kind at the
     full size. Nothing comes of it."""
     device, loop = backbone.device, config.loop
     own = Size(*frames.shape[:3])
-    whole = backbone.fit(own, loop)
-    few = backbone.fit(Size(min(own.frames, FRAMES), own.height, own.width), loop)
+    whole = backbone.nearest_size(own, loop)
+    few = backbone.nearest_size(Size(min(own.frames, FRAMES), own.height, own.width), loop)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     clip = to_size(frames[: few.frames], few, loop)
@@ -58,7 +58,7 @@ def timing(backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenTe
     if whole.frames > few.frames:
         count += round((whole.frames - few.frames) * (count - first) / (few.frames - first))
     longer = latents.repeat(1, -(-count // latents.shape[1]), 1, 1, 1)[:, :count]
-    rows = Calls(backbone)
+    rows = MicroBatcher(backbone)
     denoising = 0.0
     for one in calls(backbone.schedule(config.steps), config):
         for call, steps in one.items():
@@ -73,11 +73,11 @@ def timing(backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenTe
 
 
 def step_of(
-    rows: Calls, v: Tensor, text: AlignedText | WrittenText, call: Call, config: Settled
+    rows: MicroBatcher, v: Tensor, text: AlignedText | WrittenText, call: Call, config: ResolvedConfig
 ) -> Callable[[], object]:
     """A step of this kind, at the noisy end, of latents [1, F, C, h, w]."""
     said = text.of_subtask(1, config.subtasks)
-    branches = [Branch(v, said.edit, config.guidance if call.halves > 1 else 1.0)] * call.branches
+    branches = [Branch(v, said.edit, config.guidance if call.cfg_batches > 1 else 1.0)] * call.branches
     maps = maps_of(call, said.shared, config.amr_unconditional)
     schedule = rows.backbone.schedule(config.steps)
     start = first_step(schedule, config.alpha, config.inc)

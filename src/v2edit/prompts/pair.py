@@ -5,8 +5,8 @@ import unicodedata
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from v2edit.documents import read_json
 from v2edit.errors import UserError
+from v2edit.files import read_json
 
 MOST_INTERMEDIATE = 5  # six subtasks, as in V2Edit Sec. 4.1
 

@@ -10,10 +10,10 @@ from v2edit.runs.naming import (
     default_name,
     default_run_folder,
     describe_input,
-    first_free,
+    redact,
     shown,
     taken,
-    without_secrets,
+    unique_path,
 )
 from v2edit.runs.state import MANIFEST, PACKAGES, Request, RunState, check_save_every, runs_in, state_of
 from v2edit.runs.writer import RunWriter, tidy
@@ -29,11 +29,11 @@ __all__ = [
     "default_name",
     "default_run_folder",
     "describe_input",
-    "first_free",
+    "redact",
     "runs_in",
     "shown",
     "state_of",
     "taken",
     "tidy",
-    "without_secrets",
+    "unique_path",
 ]

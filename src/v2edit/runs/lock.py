@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from v2edit.folders import flocked
+from v2edit.files import flocked
 
 log = logging.getLogger(__name__)
 LOCK = "lock"  # in the state folder

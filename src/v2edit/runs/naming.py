@@ -41,7 +41,7 @@ def check_input(path: Path, checksum: str) -> None:
 
 def default_run_folder(video: Path, instruction: str) -> Path:
     """`runs/<video>-<instruction>`, shortened to plain characters, with -2, -3 … when taken."""
-    return first_free(Path("runs") / default_name(video, instruction))
+    return unique_path(Path("runs") / default_name(video, instruction))
 
 
 def default_name(video: Path, instruction: str) -> str:
@@ -52,7 +52,7 @@ def default_name(video: Path, instruction: str) -> str:
     return f"{stem}-{slug}".strip("-")
 
 
-def first_free(out: Path) -> Path:
+def unique_path(out: Path) -> Path:
     """`out`, or `out` with the first of -2, -3 … that is not taken."""
     number, free = 1, out
     while taken(free):
@@ -61,7 +61,7 @@ def first_free(out: Path) -> Path:
     return free
 
 
-def without_secrets(argv: Sequence[str]) -> list[str]:
+def redact(argv: Sequence[str]) -> list[str]:
     """A command line that may be shown: values of options that sound secret, access tokens, and the log-ins and
     parameters of addresses are blanked."""
     secret = r"token|secret|password|api-?_?key"

@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from v2edit.documents import read_json
 from v2edit.errors import UserError
-from v2edit.journal import SAVE_EVERY
+from v2edit.files import read_json
 from v2edit.runs.lock import is_free
-from v2edit.runs.naming import REQUEST, STATE, without_secrets
+from v2edit.runs.naming import REQUEST, STATE, redact
+from v2edit.runs.snapshots import SAVE_EVERY
 
 MANIFEST = "run.json"
 PROGRESS = "progress.json"  # in the state folder
@@ -29,7 +29,7 @@ State = Literal["running", "stopped", "failed", "done"]
 class Request:
     """What a run is to do: all that going on with it needs, and nothing secret.
 
-    `facts` are the manifest's; `plan` has the steps of each of the run's loops, by the names of their chapters.
+    `facts` are the manifest's; `plan` has the steps of each of the run's loops, by the names of their loops.
     """
 
     kind: Kind
@@ -42,7 +42,7 @@ class Request:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "command", None if self.command is None else without_secrets(self.command))
+        object.__setattr__(self, "command", None if self.command is None else redact(self.command))
 
 
 def check_save_every(steps: int) -> None:
@@ -67,7 +67,7 @@ class RunState:
 
 
 class Pace:
-    """How far a run's loops are, and how long their steps take: those of one kind, by the first word of the chapter's
+    """How far a run's loops are, and how long their steps take: those of one kind, by the first word of the snapshot's
     name, about as long as each other."""
 
     def __init__(self, plan: Mapping[str, int], before: Mapping[str, Any] | None = None) -> None:

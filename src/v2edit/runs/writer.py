@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from v2edit.errors import UserError
-from v2edit.folders import sync, write_whole
-from v2edit.journal import Journal
+from v2edit.files import atomic_write, sync
 from v2edit.runs.lock import LOCK, locked
-from v2edit.runs.naming import REQUEST, STATE, first_free, shown, taken, without_secrets
+from v2edit.runs.naming import REQUEST, STATE, redact, shown, taken, unique_path
+from v2edit.runs.snapshots import Snapshots
 from v2edit.runs.state import (
     MANIFEST,
     PROGRESS,
@@ -52,7 +52,7 @@ class RunWriter:
         self.out = Path(os.path.abspath(out))
         self.request: Request | None = None
         self.resumed = resume
-        self._again = None if command is None else without_secrets(command)
+        self._again = None if command is None else redact(command)
         self._state = self.out / STATE
         self._lock: IO[str] | None = None
         self._made: list[Path] = []  # innermost first
@@ -77,7 +77,7 @@ class RunWriter:
         """Makes the folder; from here on the run can be gone on with, if there is a request."""
         assert self._lock is None
         while self._lock is None:
-            self.out = first_free(self.out)
+            self.out = unique_path(self.out)
             self._state = self.out / STATE
             self._made = [path for path in (self._state, *self._state.parents) if not path.exists()]
             try:
@@ -133,10 +133,10 @@ class RunWriter:
         return self._state / RESULTS
 
     @property
-    def journal(self) -> Journal:
+    def snapshots(self) -> Snapshots:
         """Where the run's loops keep how far they are."""
         assert self.request is not None and self._lock is not None
-        return Journal(self._state, self.request.save_every, self._hear)
+        return Snapshots(self._state, self.request.save_every, self._hear)
 
     def _hear(self, name: str, left: int) -> None:
         self._pace.tell(name, left)
@@ -159,7 +159,7 @@ class RunWriter:
         command line are blanked.
         """
         if self.request is None:
-            command = None if argv is None else without_secrets(argv)
+            command = None if argv is None else redact(argv)
             facts = {**(facts or {}), "command": command, "versions": versions_here(), "started": self._started}
         self._facts = {**(facts or {})}
         _ = self.folder  # The work has begun.
@@ -183,7 +183,7 @@ class RunWriter:
     def _write_json(self, path: Path, what: Any) -> None:
         text = json.dumps(what, indent=2, ensure_ascii=False, default=_plain)
         # A file's name may be no UTF-8; escaped, it is JSON still, and the same name when read.
-        write_whole(path, (text + "\n").encode(errors="backslashreplace"))
+        atomic_write(path, (text + "\n").encode(errors="backslashreplace"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from v2edit.documents import names_file
 from v2edit.errors import UserError
+from v2edit.files import names_file
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.distortion import Distortion, undistorted
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from v2edit.primitives.edits import CHANGED
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.dataset import Dataset
-from v2edit.scenes.edit import film
 from v2edit.scenes.gaussians import Gaussians
-from v2edit.world.edits import CHANGED
+from v2edit.scenes.rer import render_video
 
 HIGHEST = 60.0  # dB that equal images are given
 
@@ -32,7 +32,7 @@ class Fidelity:
 def fidelity(gaussians: Gaussians, cameras: Cameras, source: np.ndarray, target: np.ndarray) -> Fidelity:
     """How a scene compares with its true edited self in views that it was not made from: uint8 [C, H, W, 3] of the
     true scene before (`source`) and after (`target`)."""
-    return compare(film(gaussians, cameras), source, target)
+    return compare(render_video(gaussians, cameras), source, target)
 
 
 def compare(shown: np.ndarray, source: np.ndarray, target: np.ndarray) -> Fidelity:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from v2edit.documents import read_json
+from v2edit.files import read_json
 
-FILE = "scene.json"  # `v2edit world sample --scene` writes one
+FILE = "scene.json"  # `v2edit sample --scene` writes one
 
 
 def find_prompt(scene: Path) -> str | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v2edit.errors import UserError
+from v2edit.scenes.camera_paths import read_path
 from v2edit.scenes.cameras import distance_of, up_of
+from v2edit.scenes.formats.ply import read_splat
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
-from v2edit.scenes.paths import read_path
 from v2edit.scenes.rasterise.projection import rotations
-from v2edit.scenes.splat import read_splat
 
 if TYPE_CHECKING:
     from viser import ViserServer

@@ -1,0 +1,182 @@
+"""Find a model by its index alone: the built-in one, a Hugging Face id or a diffusers folder. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from v2edit.backbones.families import (
+    BUILT_IN,
+    BUILT_IN_DEFAULTS,
+    BUILT_IN_FOLDER,
+    FAMILIES,
+    INDEX,
+    LIBRARIES,
+    PARTS,
+    PICKLED,
+    PUBLISHED,
+    PUBLISHED_DEFAULTS,
+    SAFE,
+    SCHEDULERS,
+    WEIGHTS,
+    Defaults,
+)
+from v2edit.errors import UserError, first_line
+from v2edit.files import read_json
+from v2edit.host import quiet_log
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that is there and of a known family: its `name` as given, and where it is loaded from."""
+
+    name: str
+    source: str  # a folder or a hub id
+    commit: str | None = None  # of a hub id
+    cached: bool = False  # the hub cannot be reached, but an earlier download is here
+    family: str = "CogVideoX"
+    pickles: bool = False  # weights that are pickles are taken, too
+
+    @property
+    def prompt_style(self) -> str:
+        """The name of the style that prompts for it are written in."""
+        return BUILT_IN if self.name == BUILT_IN else self.family.lower()
+
+    @property
+    def defaults(self) -> Defaults:
+        """What its edits do where their settings leave it open."""
+        return BUILT_IN_DEFAULTS if self.name == BUILT_IN else PUBLISHED_DEFAULTS
+
+
+def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+    """Finds a model by its index alone; `load` says what both take.
+
+    Raises:
+        UserError: the model cannot be found, is not of a known family, lacks a part, or has it as a pickle only.
+    """
+    folder = BUILT_IN_FOLDER if model == BUILT_IN else Path(model)
+    if folder.is_dir():
+        checkpoint, path = Checkpoint(model, str(folder)), folder / INDEX
+        if not path.is_file():
+            raise UserError(f"{folder} is not a model: a diffusers folder has a {INDEX}")
+    elif model == BUILT_IN:
+        raise UserError(f"this installation lacks the built-in model ({folder}); install it again or name a --model")
+    elif folder.exists() or model.count("/") != 1 or model.startswith((".", "/")):
+        raise UserError(f"no model {model!r}: give {BUILT_IN!r}, a Hugging Face id such as {PUBLISHED}, or a folder")
+    else:
+        path, reached = _fetched_index(model, revision)
+        checkpoint = Checkpoint(model, model, path.parent.name, cached=not reached)
+    try:
+        index = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {first_line(error)}") from error
+    index = index if isinstance(index, dict) else {}
+    _check(model, index, folder if folder.is_dir() else None, allow_pickle)
+    return replace(checkpoint, family=FAMILIES[index["_class_name"]], pickles=allow_pickle)
+
+
+def weights_here(checkpoint: Checkpoint) -> bool:
+    """Whether all of its weights are on this machine."""
+    folder = Path(checkpoint.source)
+    if checkpoint.commit:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(checkpoint.source, revision=checkpoint.commit, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError):
+            return False
+    return all(_whole(folder / part) for part, needs in PARTS.items() if needs is WEIGHTS)
+
+
+def _whole(part: Path) -> bool:
+    """Whether a part's weights lie in its folder, with all of the files that its index names."""
+    files = {file.name for file in part.glob("*.safetensors")}
+    try:
+        named = [set(read_json(index)["weight_map"].values()) for index in part.glob("*.safetensors.index.json")]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(files) and all(shards <= files for shards in named)
+
+
+def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle: bool) -> None:
+    """Raises `UserError` for a model that cannot be edited with, as far as its index and its folder tell."""
+    if (kind := str(index.get("_class_name"))) not in FAMILIES:
+        what = f"a {kind}" if "_class_name" in index else "no pipeline"
+        raise UserError(
+            f"{model} is {what}, which cannot be edited with; known are the families "
+            f"{', '.join(sorted(set(FAMILIES.values())))} (such as {PUBLISHED}) and the built-in {BUILT_IN!r}"
+        )
+    missing, pickled = [], []
+    for part, needs in PARTS.items():
+        kind = index.get(part)
+        if not isinstance(kind, list) or kind[-1:] in ([], [None]) or (folder and not (folder / part).is_dir()):
+            missing.append(f"its {part}")
+        elif folder:
+            lacks = [names for names in needs if not _any(folder / part, *names)]
+            if (SAFE,) in lacks and _any(folder / part, PICKLED):
+                lacks.remove((SAFE,))
+                pickled.append(part)
+            missing += [f"{part}/{' or '.join(names)}" for names in lacks]
+    if missing:
+        raise UserError(f"the model {folder or model} lacks {' and '.join(missing)}; download it again, whole")
+    if pickled and not allow_pickle:
+        raise UserError(
+            f"the model {folder or model} has the weights of its {' and '.join(pickled)} as pickles (.bin), which can "
+            "hold code: convert them to safetensors, or take them as they are with --allow-pickle"
+        )
+    for part, kind in index.items():
+        if isinstance(kind, list) and (len(kind) != 2 or kind[0] not in (*LIBRARIES, None)):
+            named = f"{kind[0]!r:.60}" if kind else "nothing"
+            raise UserError(
+                f"{model} wants code of {named} for its {part!r:.60}, which is not run; known are {LIBRARIES}"
+            )
+    if (scheduler := index["scheduler"][-1]) not in SCHEDULERS:
+        raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(SCHEDULERS)}")
+
+
+def _any(folder: Path, *names: str) -> bool:
+    return any(file.is_file() for name in names for file in folder.glob(name))
+
+
+def _fetched_index(model: str, revision: str | None) -> tuple[Path, bool]:
+    """A hub model's index (in the folder of its commit), and whether the hub itself was reached for it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        with quiet_log("huggingface_hub"):
+            try:
+                # Asked for once: a download alone repeats its question for half a minute.
+                get_hf_file_metadata(hf_hub_url(model, INDEX, revision=revision))
+                reached = True
+            except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
+                raise
+            except Exception:  # no network, in one of its many forms; an earlier download may be here
+                reached = False
+            return Path(hf_hub_download(model, INDEX, revision=revision, local_files_only=not reached)), reached
+    except LocalEntryNotFoundError as error:
+        message = f"cannot reach the hub for {model}: is there a network? Or give a local folder as --model"
+        raise UserError(message) from error
+    except GatedRepoError as error:
+        message = f"the model {model} is gated: accept its terms at its page on the hub, then log in (hf auth login)"
+        raise UserError(message) from error
+    except RepositoryNotFoundError as error:
+        message = f"there is no model {model}, neither as a folder nor on the hub (a private one wants hf auth login)"
+        raise UserError(message) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"the model {model} has no revision {revision!r}") from error
+    except EntryNotFoundError as error:
+        raise UserError(f"the model {model} is not a diffusers pipeline: it has no {INDEX}") from error
+    except HFValidationError as error:
+        raise UserError(f"{model!r} is no Hugging Face id, such as {PUBLISHED}, and there is no such folder") from error
+    except OSError as error:
+        raise UserError(f"cannot download {INDEX} of the model {model}: {first_line(error)}") from error

@@ -1,0 +1,151 @@
+"""Load a model: its weights as a `Backbone`, its small files as a `ModelInfo`, or its shapes alone as a `FakeModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import PickleError
+from typing import TYPE_CHECKING, Any
+
+from v2edit.backbones.families import BUILT_IN, INDEX, DType, Offload
+from v2edit.backbones.hub import Checkpoint, find
+from v2edit.errors import UserError, first_line
+from v2edit.host import find_device, quiet_libraries
+
+if TYPE_CHECKING:
+    from v2edit.backbones.base import Backbone, ModelInfo
+    from v2edit.backbones.fake import FakeModel
+
+SMALL_FILES = [
+    INDEX,
+    "tokenizer/*",
+    "scheduler/*",
+    *(f"{part}/config.json" for part in ("transformer", "vae", "text_encoder")),
+]
+
+# What diffusers and transformers raise over files that are no model.
+STUMBLES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    TypeError, ValueError,
+    PickleError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory, for one edit after the other."""
+
+    checkpoint: Checkpoint
+    backbone: Backbone
+
+
+def read_info(checkpoint: Checkpoint) -> ModelInfo:
+    """What is known of a model without its weights: of a hub id, some small files are fetched.
+
+    Raises:
+        UserError: they cannot be fetched or read.
+    """
+    from v2edit.backbones.cogvideox import read_info as read_info_of
+
+    with _reading(checkpoint) as folder:
+        return read_info_of(folder, checkpoint.defaults)
+
+
+def fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
+    """The model without its numbers, to count what it costs: of a hub id, some small files are fetched.
+
+    Raises:
+        UserError: they cannot be fetched or read.
+    """
+    import torch
+
+    from v2edit.backbones.fake import FakeModel
+
+    with _reading(checkpoint) as folder:
+        return FakeModel(folder, getattr(torch, dtype_of(checkpoint, dtype, find_device(device))), checkpoint.defaults)
+
+
+@contextmanager
+def _reading(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The folder of a model's small files; what goes wrong with them is the user's to know."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = checkpoint.source
+        if checkpoint.commit:
+            folder = snapshot_download(
+                folder, revision=checkpoint.commit, allow_patterns=SMALL_FILES, local_files_only=checkpoint.cached
+            )
+        with quiet_libraries():
+            yield Path(folder)
+    except UserError:
+        raise
+    except STUMBLES as error:
+        raise UserError(f"cannot read how {checkpoint.name} is made: {first_line(error)}") from error
+
+
+def dtype_of(checkpoint: Checkpoint, dtype: DType, device: Any) -> str:
+    """The number format that `auto` means for a model on a torch device."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
+
+
+def load(
+    model: str | Checkpoint = BUILT_IN,
+    device: str = "auto",
+    dtype: DType = "auto",
+    offload: Offload = "none",
+    vae_tiling: bool = False,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> Backbone:
+    """Loads a video model.
+
+    Args:
+        model: "primitives" (built in), a Hugging Face id such as "zai-org/CogVideoX-5b", a diffusers folder, or
+            what `find` made of one of them.
+        device: a torch device; "auto" takes CUDA where there is one.
+        dtype: "auto" is bfloat16 on CUDA and float32 elsewhere (and always for the built-in model).
+        offload: "model" moves the parts from main memory to the GPU in turn, "group" streams layer by layer.
+        vae_tiling: decode in tiles, for less memory.
+        revision: of a hub id.
+        allow_pickle: take weights that are pickles (.bin) where there are no others. They are unpickled as tensors and
+            nothing else, so that code in them is refused and not run.
+
+    Raises:
+        UserError: the model cannot be found, is not of a known family, or lacks a part.
+    """
+    checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
+
+    import torch
+    from diffusers import CogVideoXPipeline
+    from safetensors import SafetensorError
+
+    from v2edit.backbones.cogvideox import CogVideoX, check_claims
+
+    target = find_device(device)
+    if offload != "none" and target.type == "cpu":
+        raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
+    safe = None if checkpoint.pickles else True
+    try:
+        with quiet_libraries():
+            folder = checkpoint.source
+            if checkpoint.commit:
+                folder = CogVideoXPipeline.download(
+                    folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
+                )
+            check_claims(Path(folder))
+            numbers = getattr(torch, dtype_of(checkpoint, dtype, target))
+            pipeline = CogVideoXPipeline.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
+    except UserError:
+        raise
+    except (*STUMBLES, SafetensorError) as error:
+        raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error
+    backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)
+    backbone.place(target, offload)
+    if vae_tiling:
+        pipeline.vae.enable_tiling()
+    return backbone

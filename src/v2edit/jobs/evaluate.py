@@ -1,0 +1,220 @@
+"""`v2edit eval`: finished runs measured, by CLIP, by the truth where it is known, and by a language model."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
+
+from v2edit.backbones.families import BUILT_IN
+from v2edit.errors import UserError
+from v2edit.files import names_file, read_json
+from v2edit.metrics.lvlm_score import JudgeConfig
+from v2edit.runs import MANIFEST, describe_input
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from v2edit.primitives.edits import Edit
+
+log = logging.getLogger(__name__)
+USUAL_CLIP = "openai/clip-vit-base-patch32"
+ANSWERS = Path("runs/judge")  # what a judge said stays there, to be asked once only
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder read again: uint8 frames [T, H, W, 3] of both videos, and what was asked for."""
+
+    folder: Path
+    source_file: Path
+    checksum: str
+    source: np.ndarray
+    edited: np.ndarray
+    source_prompt: str
+    target_prompt: str
+    instruction: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A row of figures for each run, in the order given; what cannot be said of a run is nan."""
+
+    rows: dict[str, dict[str, float]]
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(name for figures in self.rows.values() for name in figures))
+
+    @property
+    def markdown(self) -> str:
+        lines = [f"| run | {' | '.join(self.columns)} |", "| --- |" + " ---: |" * len(self.columns)]
+        for name, figures in self.rows.items():
+            values = (figures.get(column, math.nan) for column in self.columns)
+            lines.append(f"| {name} | {' | '.join('' if math.isnan(x) else f'{x:.3f}' for x in values)} |")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """A CSV file of the rows, the run in the first column."""
+        with path.open("x", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, ["run", *self.columns])
+            table.writeheader()
+            table.writerows({"run": name, **figures} for name, figures in self.rows.items())
+
+
+def evaluate(
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN", help_behavior_hint="")],
+    *,
+    clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None,
+    judging: OmitArgPrefixes[JudgeConfig] = JudgeConfig(),  # noqa: B008 (frozen)
+    device: Annotated[str, arg(metavar="DEVICE")] = "cpu",
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+    on_progress: Annotated[Callable[[int, int, str], None] | None, Suppress] = None,
+) -> Evaluation:
+    """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score.
+
+    The truth is known of clips that v2edit sample made. Runs of one video and one instruction are shown to the
+    language model side by side.
+
+    Args:
+        runs: Run folders of v2edit edit.
+        clip: A CLIP by Hugging Face id or folder (default: the built-in world's for the built-in model, else
+            openai/clip-vit-base-patch32).
+        judging: A language model that scores.
+        device: Where CLIP runs.
+        out: A CSV file to write the figures to, besides.
+        on_progress: Called with how much is done, of how much, and what it was.
+
+    Raises:
+        UserError: for what the user can mend, in one line.
+    """
+    if not runs:
+        raise UserError("which runs? Give the folders that v2edit edit made")
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists; choose another -o or remove it")
+    names = [_name(folder, runs) for folder in runs]
+    read = [read_run(folder) for folder in runs]
+    tell = on_progress or _silent
+    rows: dict[str, dict[str, float]] = {}
+    for number, (name, run) in enumerate(zip(names, read, strict=True), start=1):
+        rows[name] = similarities(run, clip, device) | against_truth(run)
+        tell(number, len(read), f"measured {name}")
+    if judging.model is not None:
+        for name, figures in judged(dict(zip(names, read, strict=True)), judging, tell).items():
+            rows[name] |= figures
+    found = Evaluation(rows)
+    if out is not None:
+        found.write(out)
+    return found
+
+
+def read_run(folder: Path) -> Run:
+    """Raises `UserError` where it is no finished run, or its source is gone or another."""
+    from v2edit import video
+
+    try:
+        facts = read_json(folder / MANIFEST)
+        source, prompts = Path(facts["input"]["path"]), facts["prompts"]
+        known = facts["input"]["sha256"], prompts["source"], prompts["target"], facts["model"]["name"]
+        if facts["status"] != "done":
+            raise ValueError(facts["status"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no finished run of v2edit edit: no {MANIFEST} that can be read") from error
+    if not all(isinstance(text, str) for text in known):
+        raise UserError(f"{folder} is no finished run of v2edit edit: its {MANIFEST} has something else for a text")
+    if not names_file(source) and not os.path.isdir(source):  # a device has no end
+        raise UserError(f"the source of {folder} is gone: {source}")
+    if describe_input(source)["sha256"] != known[0]:
+        raise UserError(f"the source of {folder} has changed since: {source}")
+    checksum, source_prompt, target_prompt, model = known
+    before, after = video.read(source).frames, video.read(folder / "edited.mp4").frames
+    return Run(
+        folder, source, checksum, before, after, source_prompt, target_prompt,
+        facts.get("instruction") or target_prompt, model,
+    )  # fmt: skip
+
+
+def similarities(run: Run, clip: str | None, device: str) -> dict[str, float]:
+    """CTIDS and CDC of a run (V2Edit Sec. 4.1)."""
+    from v2edit.metrics.clip_score import BUILT_IN as WORLD
+    from v2edit.metrics.clip_score import Clip, cdc, ctids
+
+    judge = Clip.load(clip or (WORLD if run.model == BUILT_IN else USUAL_CLIP), device)
+    return {
+        "ctids": ctids(judge, run.source, run.edited, run.source_prompt, run.target_prompt),
+        "cdc": cdc(judge, run.source, run.edited) if len(run.source) > 1 else math.nan,
+    }
+
+
+def against_truth(run: Run) -> dict[str, float]:
+    """The figures of `metrics.truth.measure` for the clip of a world sample and its own edit, else none."""
+    edit = sampled_edit(run)
+    if edit is None:
+        return {}
+    from v2edit.metrics.attributes import measure
+    from v2edit.primitives.classifier import SceneClassifier
+    from v2edit.primitives.edits import truth
+
+    clips = truth(edit, *run.edited.shape[:3])
+    return asdict(measure(edit, clips, run.edited, SceneClassifier.load().read))
+
+
+def sampled_edit(run: Run) -> Edit | None:
+    """The edit of the built-in world that a run took, by what `v2edit sample` wrote beside its source."""
+    from v2edit.primitives.edits import KINDS, sample_edit
+
+    try:
+        facts: dict[str, Any] = read_json(run.source_file.with_suffix(".json"))
+        seed, kind, prompts = facts["seed"], facts["kind"], (facts["source_prompt"], facts["target_prompt"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if prompts != (run.source_prompt, run.target_prompt) or not (isinstance(seed, int) and kind in KINDS):
+        return None
+    tried = (sample_edit(Random(seed), one) for one in (None, kind))  # as it was sampled: of any kind, or of this one
+    return next((one for one in tried if (one.source_prompt, one.target_prompt) == prompts), None)
+
+
+def judged(
+    runs: dict[str, Run], config: JudgeConfig, on_progress: Callable[[int, int, str], None]
+) -> dict[str, dict[str, float]]:
+    """The LVLM score of each run and its spread, those of one video and one instruction side by side."""
+    from v2edit.metrics.lvlm_score import estimate, judge, queries_of
+    from v2edit.prompts.lvlm import opened
+
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, run in runs.items():
+        groups.setdefault((run.checksum, run.instruction), []).append(name)
+    asked = {
+        group: queries_of({n: runs[n].edited for n in group}, runs[group[0]].source, key[1], config, ANSWERS)
+        for key, members in groups.items()
+        if (group := tuple(members))
+    }
+    for queries in asked.values():
+        log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate(queries))
+    rows: dict[str, dict[str, float]] = {}
+    with opened(config.asked, "auto") as chat:
+        for queries in asked.values():
+            what = f"judged {', '.join(sorted(queries[0].order))}"
+            for name, scores in judge(queries, chat, lambda done, of, what=what: on_progress(done, of, what)).items():
+                rows[name] = {aspect: score.mean for aspect, score in scores.items()}
+                rows[name]["± overall"] = scores["overall"].spread
+    return rows
+
+
+def _name(folder: Path, runs: Sequence[Path]) -> str:
+    """What a run is called in the table: its folder's name, or all of its path where two share it."""
+    name = folder.resolve().name
+    return name if [one.resolve().name for one in runs].count(name) == 1 else str(folder)
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    pass

@@ -1,0 +1,185 @@
+"""How an edit of the built-in world compares with its true result, which can be rendered.
+
+Letters: T frames. Frames are uint8 [T, H, W, 3], masks bool [T, H, W]. The *inside* of an edit is where the true clips
+differ, its *outside* the rest: inside, an edit is measured against the true edited clip; outside, against the source.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from v2edit.errors import UserError
+from v2edit.primitives.edits import Edit, Truth
+from v2edit.primitives.scene import COLOURS, Object, Scene
+
+try:
+    from skimage.metrics import structural_similarity
+except ImportError as error:
+    raise UserError("measuring needs scikit-image: pip install 'v2edit[metrics]'") from error
+
+Read = Callable[[np.ndarray], Scene]
+OF_OBJECT = ("shape", "colour", "size", "place", "motion")
+OF_SCENE = ("floor", "sky", "camera")
+FINEST = 0.065  # a mean squared error below this, 60 dB, is rounding to 8 bits
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One edit measured. What cannot be said of it (a region without a pixel, a hue where none changes) is nan.
+
+    The order is that of the tables; each field's meaning is its function's.
+    """
+
+    score: float
+    """Harmonic mean of `success` and preservation, which is `ssim_outside` clipped to 0 ... 1."""
+    success: float
+    """Share of the attributes that the edit changes which are read as in the target."""
+    kept: float
+    """Share of the other attributes which are read as in the source."""
+    ssim_outside: float
+    psnr_outside: float
+    ssim_inside: float
+    psnr_inside: float
+    flicker: float
+    hue: float
+    """1 where the recoloured object's mean colour is nearest, by hue, to the target's: a check without a reader."""
+
+
+def measure(edit: Edit, clips: Truth, frames: np.ndarray, read: Read) -> Scores:
+    """All of an edited clip's measures; `read` tells which scene a clip shows."""
+    source, target = clips.source.frames, clips.target.frames
+    outside = ~clips.changed
+    success, kept = attributes(edit, read(frames))
+    ssim_outside = ssim(frames, source, outside)
+    return Scores(
+        score=harmonic_mean(success, min(max(ssim_outside, 0.0), 1.0)),
+        success=success,
+        kept=kept,
+        ssim_outside=ssim_outside,
+        psnr_outside=psnr(frames, source, outside),
+        ssim_inside=ssim(frames, target, clips.changed),
+        psnr_inside=psnr(frames, target, clips.changed),
+        flicker=flicker(frames, source, outside),
+        hue=hue_success(edit, clips, frames),
+    )
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """2ab / (a + b), and 0 where both are."""
+    return 2 * a * b / (a + b) if a + b != 0 else 0.0
+
+
+def psnr(frames: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
+    """Peak signal-to-noise ratio over the pixels of a mask, in dB; 60 at most."""
+    if not where.any():
+        return math.nan
+    error = (frames.astype(np.float64) - reference)[where]
+    return 10 * math.log10(255**2 / max(float((error**2).mean()), FINEST))
+
+
+def ssim(frames: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
+    """Structural similarity (Wang et al. 2004: Gaussian window, sigma 1.5), the mean of its map over a mask.
+
+    Elsewhere the clip is replaced by the reference first: windows reach 5 pixels over the mask's border, and what lies
+    beyond it belongs to the other region's measure. So the true edit scores 1 on both sides.
+    """
+    if not where.any():
+        return math.nan
+    maps = [
+        structural_similarity(
+            np.where(inside[..., None], frame, ideal), ideal, full=True, channel_axis=-1, data_range=255,
+            gaussian_weights=True, use_sample_covariance=False,
+        )[1]
+        for frame, ideal, inside in zip(frames, reference.astype(np.float64), where, strict=True)
+    ]  # fmt: skip
+    return float(np.stack(maps)[where].mean())
+
+
+def flicker(frames: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
+    """Mean absolute second difference over time of (frames - reference), in levels of 255, over the pixels that lie in
+    the mask in all three frames.
+
+    Second differences pass over constant errors and steady drifts, which the other measures see; taking the reference
+    off first passes over what really moves. (The ratio to the reference's own second difference would not do: that is
+    zero where camera and objects are still.)
+    """
+    inside = where[:-2] & where[1:-1] & where[2:]
+    if not inside.any():
+        return math.nan
+    return float(np.abs(np.diff(frames.astype(np.float64) - reference, n=2, axis=0))[inside].mean())
+
+
+def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
+    """(success, kept): the shares of the edit's changed and of its other attributes that a seen scene has right.
+
+    The attributes of a clip are each object's shape, colour, size, place and motion, its floor, sky and camera, and
+    that there is no other object. Changed are those in which source and target scene differ; of an object put in, its
+    presence (something at its place), shape, colour, size and motion, all of them wrong where nothing is there; of one
+    taken away, its absence.
+    """
+    inserted = len(edit.target.objects) > len(edit.source.objects)
+    removed = len(edit.target.objects) < len(edit.source.objects)
+    known = edit.source.objects if removed else edit.target.objects
+    before: list[Object | None] = list(edit.source.objects)
+    if inserted:
+        assert edit.subject is not None
+        before.insert(edit.subject, None)
+    found = match(known, seen.objects)
+    changed: list[bool] = []
+    others = [len(seen.objects) <= sum(one is not None for one in found)]
+    for index, (was, one, now) in enumerate(zip(before, known, found, strict=True)):
+        if removed and index == edit.subject:
+            changed.append(now is None)
+        elif was is None:
+            there = now is not None and now.place == one.place
+            # At its place: OF_OBJECT's "place" is its presence.
+            changed += [there and getattr(now, field) == getattr(one, field) for field in OF_OBJECT]
+        else:
+            for field in OF_OBJECT:
+                right = now is not None and getattr(now, field) == getattr(one, field)
+                (others if getattr(was, field) == getattr(one, field) else changed).append(right)
+    for field in OF_SCENE:
+        right = getattr(seen, field) == getattr(edit.target, field)
+        (others if getattr(edit.source, field) == getattr(edit.target, field) else changed).append(right)
+    return float(np.mean(changed)), float(np.mean(others))
+
+
+def match(known: Sequence[Object], seen: Sequence[Object]) -> list[Object | None]:
+    """Which seen object stands for each known one, None where there is none left: the assignment in which the most
+    attributes agree, the order from left to right kept where several do."""
+    spare = [None] * max(0, len(known) - len(seen))
+    assignments = permutations([*seen, *spare], len(known))
+
+    def agreeing(assignment: Sequence[Object | None]) -> int:
+        pairs = [(one, other) for one, other in zip(known, assignment, strict=True) if other is not None]
+        return sum(getattr(one, field) == getattr(other, field) for one, other in pairs for field in OF_OBJECT)
+
+    return list(max(assignments, key=agreeing))
+
+
+def hue_success(edit: Edit, clips: Truth, frames: np.ndarray) -> float:
+    """1 or 0 for recolours: whether the mean over the object's true mask is nearest in hue to the target's colour."""
+    if edit.subject is None or len(edit.source.objects) != len(edit.target.objects):
+        return math.nan
+    colour = edit.target.objects[edit.subject].colour
+    visible = clips.target.coverage[edit.subject] > 0.5
+    if colour == edit.source.objects[edit.subject].colour or not visible.any():
+        return math.nan
+    return float(nearest_colour(frames[visible].mean(0)) == colour)
+
+
+def nearest_colour(rgb: np.ndarray) -> str:
+    """The world's colour nearest in hue to a mean colour [3], 0 ... 255."""
+    hue = colorsys.rgb_to_hsv(*(rgb / 255))[0]
+
+    def apart(name: str) -> float:
+        gap = abs(colorsys.rgb_to_hsv(*COLOURS[name])[0] - hue)
+        return min(gap, 1 - gap)
+
+    return min(COLOURS, key=apart)

@@ -1,0 +1,200 @@
+"""Plain English for a scene, and back: one grammar writes and reads the captions that the built-in model knows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from random import Random
+
+from v2edit.errors import UserError
+from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
+
+# concept -> its wordings; the first is the plain one. A caption uses one wording of each throughout.
+WORDS: dict[str, tuple[str, ...]] = {
+    "ball": ("ball", "sphere"),
+    "cube": ("cube", "box"),
+    "cone": ("cone",),
+    "cylinder": ("cylinder", "tube"),
+    "big": ("big", "large"),
+    "small": ("small", "little"),
+    "stay": ("stays still", "rests"),
+    "slide left": ("slides left", "glides left"),
+    "slide right": ("slides right", "glides right"),
+    "hop": ("hops", "bounces"),
+    "floor": ("floor", "ground"),
+    "still": ("the camera is still", "the camera does not move"),
+    "orbit left": ("the camera orbits left", "the camera circles left"),
+    "orbit right": ("the camera orbits right", "the camera circles right"),
+    "left": ("on the left",),
+    "middle": ("in the middle",),
+    "right": ("on the right",),
+}
+# Where floor, sky and objects stand in the sentence.
+TEMPLATES = (
+    "{objects} on a {floor} {ground} under a {sky} sky, {camera}.",
+    "on a {floor} {ground} under a {sky} sky, {objects}, {camera}.",
+    "under a {sky} sky, {objects} on a {floor} {ground}, {camera}.",
+)
+NOTHING = "nothing stands"
+VOCABULARY = frozenset(
+    " ".join(
+        [
+            "a and on under sky",
+            NOTHING,
+            *COLOURS,
+            *FLOORS,
+            *SKIES,
+            *(word for words in WORDS.values() for word in words),
+        ]
+    ).split()
+)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Which template and which wording of each concept a caption uses; all zeros is the plain one."""
+
+    template: int = 0
+    choices: tuple[tuple[str, int], ...] = ()
+
+    def word(self, concept: str) -> str:
+        return WORDS[concept][dict(self.choices).get(concept, 0)]
+
+
+def sample_wording(rng: Random) -> Wording:
+    """A random way to say things."""
+    choices = tuple((concept, rng.randrange(len(words))) for concept, words in WORDS.items())
+    return Wording(rng.randrange(len(TEMPLATES)), choices)
+
+
+def describe_object(one: Object, wording: Wording, motion: bool = True) -> str:
+    """A noun phrase: "a big red ball on the left hops"."""
+    phrase = f"a {wording.word(one.size)} {one.colour} {wording.word(one.shape)} {wording.word(one.place)}"
+    return f"{phrase} {wording.word(one.motion)}" if motion else phrase
+
+
+def caption(scene: Scene, wording: Wording = Wording()) -> str:
+    """The scene in one sentence; objects are named from left to right."""
+    return TEMPLATES[wording.template].format(
+        objects=" and ".join(describe_object(one, wording) for one in scene.objects) or NOTHING,
+        floor=scene.floor,
+        sky=scene.sky,
+        ground=wording.word("floor"),
+        camera=wording.word(scene.camera),
+    )
+
+
+def wording_of(text: str) -> Wording:
+    """The wording that a caption was written in (the plain one for what it does not say)."""
+    flat = normalise(text)
+    choices = tuple(
+        (concept, index) for concept, words in WORDS.items() for index, word in enumerate(words) if _has(flat, word)
+    )
+    order = sorted(("object", "floor", "sky"), key=lambda part: _first(flat, part))
+    template = {"floor": 1, "sky": 2}.get(order[0], 0)
+    return Wording(template, choices)
+
+
+def read_caption(text: str) -> Scene:
+    """The scene that a caption of this grammar describes, without the jitter that captions do not mention.
+
+    Nothing is guessed: `caption` says the same scene in the same words (and, where the text leaves the camera out,
+    that it is still).
+
+    Raises:
+        UserError: the text is not such a caption.
+    """
+    unknown = [
+        word
+        for token in re.split(r"[\s.,;:!?]+", text)
+        if (word := token.strip("\"'()")) and not VOCABULARY.issuperset(normalise(word).split() or [word])
+    ]
+    shown = text if len(text) <= 80 else f"{text[:79]}…"
+    refusal = f"the prompt {shown!r} is not one the built-in model knows"
+    if unknown:
+        some = list(dict.fromkeys(unknown))[:3]
+        raise UserError(f"{refusal}: it does not know {', '.join(map(repr, some))}; an example is {caption(EXAMPLE)!r}")
+    flat = normalise(text)
+    objects = tuple(_read_object(phrase) for phrase in _object_phrases(flat))
+    floor = re.search(rf"({'|'.join(FLOORS)}) (?:{'|'.join(WORDS['floor'])})", flat)
+    sky = re.search(rf"({'|'.join(SKIES)}) sky", flat)
+    if not (objects or NOTHING in flat) or floor is None or sky is None:
+        named = {"object": objects or NOTHING in flat, "floor": floor, "sky": sky}
+        raise UserError(
+            f"{refusal}: it names {' and '.join(f'no {what}' for what, there in named.items() if not there)}; "
+            f"an example is {caption(EXAMPLE)!r}"
+        )
+    camera = next((c for c in CAMERAS if any(_has(flat, word) for word in WORDS[c])), "still")
+    scene = Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
+    again = caption(scene, wording_of(text))
+    if flat not in (normalise(again), normalise(again.rpartition(",")[0])):
+        raise UserError(
+            f"{refusal}: it wants the size, colour, shape, place and motion of each object, from left to right, all "
+            f"in the order of {again!r}, which is the nearest"
+        )
+    return scene
+
+
+def is_caption(text: str) -> bool:
+    """Whether a text describes a scene of the built-in world as the built-in model is used to."""
+    try:
+        read_caption(text)
+    except UserError:
+        return False
+    return True
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces, no punctuation, British spellings as the grammar has them."""
+    flat = re.sub(r"[^a-z ]+", " ", text.lower().replace("grey", "gray").replace("'s", ""))
+    return re.sub(r"\s+", " ", flat).strip()
+
+
+def concepts_in(flat: str, concepts: tuple[str, ...]) -> list[str]:
+    """Which of these concepts a normalised text names, in the order it names them."""
+    found = [
+        (match.start(), concept)
+        for concept in concepts
+        for word in WORDS.get(concept, (concept,))
+        if (match := re.search(rf"\b{word}\b", flat))
+    ]
+    return [concept for _, concept in sorted(found)]
+
+
+def _has(flat: str, words: str) -> bool:
+    return re.search(rf"\b{words}\b", flat) is not None
+
+
+def _first(flat: str, part: str) -> int:
+    """Where floor, sky or the first object is named."""
+    words = {"floor": WORDS["floor"], "sky": ("sky",)}.get(part, (NOTHING, *(w for s in SHAPES for w in WORDS[s])))
+    return min((m.start() for w in words if (m := re.search(rf"\b{w}\b", flat))), default=len(flat))
+
+
+def _object_phrases(flat: str) -> list[str]:
+    """The text cut so that each piece holds one shape's noun and what is said of it."""
+    nouns = "|".join(w for s in SHAPES for w in WORDS[s])
+    floor = "|".join(WORDS["floor"])
+    text = re.sub(rf"(?:on|under) an? (?:{'|'.join([*FLOORS, *SKIES])}) (?:{floor}|sky)", " ", flat)
+    text = re.sub(r"\bthe camera\b.*$", " ", text)
+    return [
+        m[0] for m in re.finditer(rf"(?:\b\w+ ){{0,3}}\b(?:{nouns})\b.*?(?=\ban? (?:\w+ ){{0,3}}(?:{nouns})\b|$)", text)
+    ]
+
+
+def _read_object(phrase: str) -> Object:
+    def one_of(concepts: tuple[str, ...], otherwise: str) -> str:
+        return next(iter(concepts_in(phrase, concepts)), otherwise)
+
+    motions = [m for m in MOTIONS if any(_has(phrase, w) for w in WORDS[m])]
+    return replace(
+        EXAMPLE.objects[0],
+        shape=one_of(SHAPES, "ball"),
+        colour=one_of(tuple(COLOURS), "red"),
+        size=one_of(tuple(SIZES), "big"),
+        place=one_of(tuple(PLACES), "middle"),
+        motion=motions[0] if motions else "stay",
+    )
+
+
+EXAMPLE = Scene((Object("ball", "red", "big", "middle"),), floor="gray", sky="blue")

@@ -1,0 +1,154 @@
+"""From a source prompt and an instruction in plain words to the prompt pair, for what the built-in world knows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from v2edit.errors import UserError
+from v2edit.primitives.captions import (
+    WORDS,
+    caption,
+    concepts_in,
+    describe_object,
+    normalise,
+    read_caption,
+    wording_of,
+)
+from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
+from v2edit.prompts import PromptPair
+
+ADD = r"\b(?:add|insert|put|place)\b(?! (?:the|it)\b)"
+MOVE = r"\b(?:move|add|insert|put|place) (?=(?:the|it)\b)"  # "the" ball is there already: it is not added again
+DESTINATION = r"\b(?:on|to|in|into) the (left|middle|right)\b"
+REMOVE = r"\b(?:remove|delete|erase|take|get rid of)\b"
+RELATIVE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
+VERBS = {
+    "hop": "hop",
+    "bounce": "hop",
+    "stay": "stay",
+    "slide left": "slide left",
+    "slide right": "slide right",
+}
+
+
+def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
+    """The pair of prompts that an instruction makes of a source prompt; both differ only where the edit does.
+
+    Raises:
+        UserError: the source prompt or the instruction is outside the built-in world's grammar, or speaks of
+            something the source does not show.
+    """
+    scene, wording = read_caption(source_prompt), wording_of(source_prompt)
+    # What only the instruction names is worded as it words it; what both name, as the source does.
+    wording = replace(wording, choices=wording_of(instruction).choices + wording.choices)
+    edited = scene
+    for clause in _clauses(instruction):
+        edited = _apply(edited, clause, instruction)
+    if edited == scene:
+        raise UserError(f"the instruction {instruction!r} changes nothing in {caption(scene, wording)!r}")
+    return PromptPair(caption(scene, wording), caption(edited, wording))
+
+
+def _clauses(instruction: str) -> list[str]:
+    """The instruction cut at "and" and "then"; a clause without a verb takes the one before it."""
+    flat = normalise(instruction)
+    for relative, size in RELATIVE.items():
+        flat = re.sub(rf"\b{relative}\b", size, flat)
+    verb, clauses = "", []
+    for piece in re.split(r"\b(?:and|then)\b", flat):
+        words = piece.split()
+        if not words:
+            continue
+        if words[0] in ("the", "a", "an") and verb:
+            words.insert(0, verb)
+        verb = words[0]
+        clauses.append(" ".join(words))
+    if not clauses:
+        raise UserError("the instruction is empty: say what to change, for example 'make the red ball blue'")
+    return clauses
+
+
+def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
+    place = next(iter(concepts_in(clause, tuple(PLACES))), None)
+    if (move := re.search(MOVE, clause)) and (destinations := list(re.finditer(DESTINATION, clause))):
+        return _move(scene, clause[move.end() : destinations[-1].start()], destinations[-1][1])
+    if re.search(ADD, clause) and (new := concepts_in(clause, SHAPES)):
+        return _insert(scene, clause, new[0], place)
+    if re.search(REMOVE, clause) and concepts_in(clause, (*SHAPES, *COLOURS)):
+        gone = _find(scene, clause)
+        return replace(scene, objects=tuple(o for k, o in enumerate(scene.objects) if k != gone))
+    if concepts_in(clause, ("floor",)) and (floors := concepts_in(clause, tuple(FLOORS))):
+        return replace(scene, floor=floors[-1])
+    if "sky" in clause.split() and (skies := concepts_in(clause, tuple(SKIES))):
+        return replace(scene, sky=skies[-1])
+    if "camera" in clause.split() and (cameras := [c for c in CAMERAS if c.split()[-1] in clause.split()]):
+        return replace(scene, camera=cameras[0])
+    reference, new = _cut(clause)
+    subject = _find(scene, reference)
+    changes = {
+        field: found[-1]
+        for field, concepts in (("shape", SHAPES), ("colour", tuple(COLOURS)), ("size", tuple(SIZES)))
+        if (found := concepts_in(new, concepts))
+    }
+    if motions := [motion for verb, motion in VERBS.items() if re.search(rf"\b{verb}s?\b", new)]:
+        changes["motion"] = motions[-1]
+    if not changes:
+        raise UserError(
+            f"the built-in model does not understand {instruction!r}: it knows colours ({', '.join(COLOURS)}), "
+            f"shapes ({', '.join(SHAPES)}), sizes, motions, floors ({', '.join(FLOORS)}) and skies ({', '.join(SKIES)})"
+        )
+    return scene.with_object(subject, **changes)
+
+
+def _move(scene: Scene, reference: str, place: str) -> Scene:
+    subject = _find(scene, reference)
+    if any(one.place == place for k, one in enumerate(scene.objects) if k != subject):
+        raise UserError(f"there is no room for another object {WORDS[place][0]}")
+    moved = scene.with_object(subject, place=place)
+    return replace(moved, objects=tuple(sorted(moved.objects, key=lambda o: PLACES[o.place])))
+
+
+def _insert(scene: Scene, clause: str, shape: str, place: str | None) -> Scene:
+    taken = {o.place for o in scene.objects}
+    place = place or next((p for p in ("right", "left", "middle") if p not in taken), None)
+    if place is None or place in taken:
+        raise UserError(f"there is no room for another object {WORDS[place or 'middle'][0]}")
+    new = Object(
+        shape,
+        next(iter(concepts_in(clause, tuple(COLOURS))), "red"),
+        next(iter(concepts_in(clause, tuple(SIZES))), "big"),
+        place,
+        next((m for m in MOTIONS if any(w in clause for w in WORDS[m])), "stay"),
+    )
+    return replace(scene, objects=tuple(sorted((*scene.objects, new), key=lambda o: PLACES[o.place])))
+
+
+def _cut(clause: str) -> tuple[str, str]:
+    """What the clause speaks of, and what it is to become: cut at "into", "with" or "to", else after the first noun."""
+    if match := re.search(r"\b(?:into|with|to|for)\b", clause):
+        return clause[: match.start()], clause[match.end() :]
+    nouns = "|".join([*(w for s in SHAPES for w in WORDS[s]), "it", "one", "object"])
+    match = re.search(rf"\b(?:{nouns})\b", clause)
+    return (clause[: match.end()], clause[match.end() :]) if match else (clause, clause)
+
+
+def _find(scene: Scene, reference: str) -> int:
+    """The one object that a reference names."""
+    asked = {
+        "colour": concepts_in(reference, tuple(COLOURS)),
+        "shape": concepts_in(reference, SHAPES),
+        "size": concepts_in(reference, tuple(SIZES)),
+        "place": concepts_in(reference, tuple(PLACES)),
+    }
+    hits = [
+        index
+        for index, one in enumerate(scene.objects)
+        if all(not names or getattr(one, field) in names for field, names in asked.items())
+    ]
+    if len(hits) == 1:
+        return hits[0]
+    wording = wording_of("")
+    shown = " and ".join(describe_object(o, wording, motion=False) for o in scene.objects) or "no object"
+    what = "nothing that fits" if not hits else "more than one object that fits"
+    raise UserError(f"the video shows {what} {reference.strip()!r}: it shows {shown}")

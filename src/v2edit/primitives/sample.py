@@ -1,0 +1,45 @@
+"""One task of the built-in world on disk: the clip, its prompts, an edit and its true result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from v2edit import video
+from v2edit.errors import UserError
+from v2edit.primitives.edits import KINDS, sample_edit, truth
+from v2edit.primitives.scene import FPS
+
+
+def write_sample(seed: int, folder: Path, kind: str | None = None, frames: int = 9, size: int = 64) -> None:
+    """Writes the task of a seed into an existing folder.
+
+    `clip.mp4` is the source and `truth.mp4` what the edit should make of it; `clip.json` holds the instruction, both
+    prompts and the cameras (`intrinsics` [3, 3] in pixels, `camera_to_world` [T, 4, 4] as OpenGL has them);
+    `changed.mp4` is white where the two differ; `contact.png` shows all three.
+
+    Raises:
+        UserError: an unknown kind of edit.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"there is no kind of edit {kind!r}; known are {', '.join(KINDS)}")
+    edit = sample_edit(Random(seed), kind)
+    clips = truth(edit, frames, size, size)
+    changed = np.repeat(clips.changed[..., None], 3, axis=-1).astype(np.uint8) * 255
+    rows = {"clip": clips.source.frames, "truth": clips.target.frames, "changed": changed}
+    for name, one in rows.items():
+        video.write(one, folder / f"{name}.mp4", fps=FPS)
+    video.contact_sheet(rows, folder / "contact.png")
+    facts = {
+        "instruction": edit.instruction,
+        "source_prompt": edit.source_prompt,
+        "target_prompt": edit.target_prompt,
+        "kind": edit.kind,
+        "seed": seed,
+        "intrinsics": clips.source.cameras.intrinsics.tolist(),
+        "camera_to_world": clips.source.cameras.camera_to_world.tolist(),
+    }
+    (folder / "clip.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,202 @@
+"""nerfstudio's `transforms.json`, in and out."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from v2edit.errors import UserError
+from v2edit.files import names_file, read_json
+from v2edit.scenes.dataset import Dataset, View, assemble
+from v2edit.scenes.distortion import Distortion
+from v2edit.scenes.formats.ply import read_points, write_points
+
+FILE = "transforms.json"
+PINHOLES, FISHEYES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL"), ("OPENCV_FISHEYE",)
+POINTS = "sparse_pc.ply"
+LARGEST_NUMBER, SMALLEST_ANGLE = 1e9, 1e-6  # pixels or a lens's coefficients; radians
+
+
+def read_transforms(path: Path, side: int | None = None) -> Dataset:
+    """The dataset that a `transforms.json` describes, in its own coordinates, views in the order of their names.
+
+    Raises:
+        UserError: what is wrong with it, in one line.
+    """
+    facts = _json(path)
+    frames = facts.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise UserError(f"{path} lists no frames")
+    for frame in frames:
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise UserError(f"{path}: a frame has no file_path")
+    # As nerfstudio orders them: files list frames in any order, and a path through them wants the capture's.
+    frames.sort(key=lambda frame: frame["file_path"])
+    views = [_view(path, facts, frame) for frame in frames]
+    points = None
+    if isinstance(facts.get("ply_file_path"), str) and names_file(path.parent / facts["ply_file_path"]):
+        points = read_points(path.parent / facts["ply_file_path"])
+    applied = None
+    if "applied_transform" in facts:
+        applied = np.eye(4)
+        rows = _matrix(facts["applied_transform"], f"{path}: applied_transform")
+        applied[: len(rows)] = rows
+    return assemble(views, path, side, _split(facts, frames), points, applied)
+
+
+def write_transforms(folder: Path, dataset: Dataset) -> Path:
+    """Writes images, masks, points and `transforms.json` into an existing folder; what `read_transforms` gives back.
+
+    In the dataset's own coordinates: train on it with orientation and centring off and no scaling of poses.
+    """
+    (folder / "images").mkdir()
+    cameras = dataset.cameras
+    facts: dict[str, Any] = {"camera_model": "OPENCV", "w": cameras.width, "h": cameras.height}
+    shared = bool((cameras.intrinsics == cameras.intrinsics[0]).all())
+    if shared:
+        facts |= _intrinsics(cameras.intrinsics[0])
+    if dataset.applied is not None:
+        facts["applied_transform"] = dataset.applied[:3].tolist()
+    if dataset.points is not None:
+        write_points(folder / POINTS, dataset.points)
+        facts["ply_file_path"] = POINTS
+    frames = []
+    for k, name in enumerate(file_names(dataset.names)):
+        image = PurePosixPath("images") / f"{name}.png"
+        _save(dataset.images[k], folder / image)
+        frame: dict[str, Any] = {"file_path": str(image), "transform_matrix": cameras.camera_to_world[k].tolist()}
+        if not shared:
+            frame |= _intrinsics(cameras.intrinsics[k])
+        if dataset.masks is not None:
+            (folder / "masks").mkdir(exist_ok=True)
+            frame["mask_path"] = str(PurePosixPath("masks") / image.name)
+            _save(dataset.masks[k].astype(np.uint8) * 255, folder / frame["mask_path"])
+        frames.append(frame)
+    kept = [frame["file_path"] for frame, held in zip(frames, dataset.held_out, strict=True) if held]
+    if kept:
+        facts["train_filenames"] = [frame["file_path"] for frame in frames if frame["file_path"] not in kept]
+        facts["val_filenames"] = facts["test_filenames"] = kept
+    path = folder / FILE
+    path.write_text(json.dumps(facts | {"frames": frames}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Plain names, without an ending, for the files of views, which may be called anything: no two the same, and in
+    the same order when they are sorted as `read_transforms` sorts them."""
+    stems = [re.sub(r"[^\w.-]+", "_", PurePosixPath(name).stem).strip(".")[:100] or "view" for name in names]
+    ordered = all(f"{one}.png" < f"{other}.png" for one, other in pairwise(stems))
+    if ordered and len({stem.lower() for stem in stems}) == len(stems):  # some disks take "A" and "a" for the same
+        return stems
+    return [f"{k:0{len(str(len(names)))}d}-{stem}" for k, stem in enumerate(stems)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        facts = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no JSON that can be read: {error}") from error
+    if not isinstance(facts, dict):
+        raise UserError(f"{path} is no object with frames")
+    return facts
+
+
+def _view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> View:
+    name = frame["file_path"]
+    where = f"{path}: {name}"
+    if "transform_matrix" not in frame:
+        raise UserError(f"{where} has no pose (transform_matrix); run ns-process-data or COLMAP on the images first")
+    pose = _matrix(frame["transform_matrix"], f"{where}: transform_matrix")
+    if pose.shape == (3, 4):
+        pose = np.vstack([pose, [0, 0, 0, 1]])
+    image = _image(path.parent / name)
+    model = frame.get("camera_model", shared.get("camera_model", "OPENCV"))
+    if model not in PINHOLES + FISHEYES:
+        raise UserError(f"{where}: cannot read the camera model {model}; known are {', '.join(PINHOLES + FISHEYES)}")
+
+    def number(key: str, otherwise: float | None = None) -> float | None:
+        value = frame.get(key, shared.get(key, otherwise))
+        if value is not None and not (isinstance(value, int | float) and abs(value) < LARGEST_NUMBER):
+            raise UserError(f"{where}: {key} is {value!r:.60}, expected a number")
+        return value
+
+    width, height = number("w"), number("h")
+    if not width or not height:
+        height, width = _size_of(image)
+    if min(height, width) < 1:
+        raise UserError(f"{where} is {width}x{height}, expected a size in pixels")
+    fx, fy = number("fl_x"), number("fl_y")
+    angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
+    if any(angle and not SMALLEST_ANGLE < angle < math.pi for angle in (angle_x, angle_y)):
+        raise UserError(f"{where} has a camera_angle that is not between 0 and pi")
+    fx = fx or (0.5 * width / math.tan(angle_x / 2) if angle_x else None)
+    fy = fy or (0.5 * height / math.tan(angle_y / 2) if angle_y else fx)
+    if fx is None or fy is None:
+        raise UserError(f"{where} has no focal length (fl_x, or camera_angle_x)")
+    cx, cy = number("cx", width / 2), number("cy", height / 2)
+    bend = {key: float(number(key, 0.0) or 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2")}
+    mask = frame.get("mask_path")
+    return View(
+        name=name,
+        image=image,
+        mask=path.parent / mask if isinstance(mask, str) else None,
+        intrinsics=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64),
+        size=(int(height), int(width)),
+        distortion=Distortion(**bend, fisheye=model in FISHEYES),
+        camera_to_world=pose,
+    )
+
+
+def _matrix(value: Any, where: str) -> np.ndarray:
+    try:
+        matrix = np.array(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.empty(0)
+    if matrix.shape not in ((3, 4), (4, 4)):
+        raise UserError(f"{where} is no 4x4 matrix")
+    return matrix
+
+
+def _image(path: Path) -> Path:
+    """The file, or the one that a name without an ending means (as Blender's datasets write them)."""
+    if names_file(path) or path.suffix:
+        return path
+    return next((p for end in (".png", ".jpg", ".jpeg") if names_file(p := path.with_name(path.name + end))), path)
+
+
+def _size_of(image: Path) -> tuple[int, int]:
+    from v2edit.video.stills import opened_image
+
+    if not names_file(image):  # a pipe would never end
+        return 1, 1
+    try:
+        with opened_image(image) as picture:
+            return picture.height, picture.width
+    except UserError:
+        return 1, 1  # A missing image is left out later; its size is of no interest.
+
+
+def _split(facts: Mapping[str, Any], frames: list[dict[str, Any]]) -> list[bool] | None:
+    """Which frames the dataset itself holds out: the validation and test ones, where it names any."""
+    named: set[PurePosixPath] = set()  # "./images/a.png" is "images/a.png"
+    for key in ("val_filenames", "test_filenames"):
+        value = facts.get(key)
+        named |= {PurePosixPath(one) for one in value if isinstance(one, str)} if isinstance(value, list) else set()
+    return [PurePosixPath(frame["file_path"]) in named for frame in frames] if named else None
+
+
+def _intrinsics(matrix: np.ndarray) -> dict[str, float]:
+    return {"fl_x": matrix[0, 0], "fl_y": matrix[1, 1], "cx": matrix[0, 2], "cy": matrix[1, 2]}
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path)

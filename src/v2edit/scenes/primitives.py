@@ -1,0 +1,83 @@
+"""Scenes of the built-in world as datasets: posed images, a camera path, and the true edited scene."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from v2edit import video
+from v2edit.errors import UserError
+from v2edit.primitives import posed
+from v2edit.primitives.edits import KINDS, Edit
+from v2edit.primitives.render import Cameras as WorldCameras
+from v2edit.primitives.scene import FPS
+from v2edit.scenes.camera_paths import CameraPath, write_path
+from v2edit.scenes.cameras import Cameras
+from v2edit.scenes.dataset import HELD_OUT_EVERY, HELD_OUT_FROM, Dataset
+from v2edit.scenes.formats.nerfstudio import write_transforms
+from v2edit.scenes.prompt import FILE
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scene to edit: photographs of it, the true photographs of the edited one by the same cameras, and the path
+    that a model of this world knows."""
+
+    edit: Edit
+    dataset: Dataset
+    truth: Dataset
+    path: CameraPath
+
+
+def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, side: int = posed.SIDE) -> Task:
+    """The scene task of a seed: the same seed, the same task.
+
+    Raises:
+        UserError: an unknown kind of edit.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"there is no kind of edit {kind!r}; known are {', '.join(KINDS)}")
+    edit = posed.sample_posed_edit(Random(seed), kind)
+    cameras = posed.views_of(edit, views, side)
+    clips = posed.posed_truth(edit, cameras)
+    names = tuple(f"images/view_{k:03d}.png" for k in range(views))
+    kept = np.arange(views) % HELD_OUT_EVERY == HELD_OUT_FROM
+    dataset = Dataset(_cameras(cameras, side), clips.source.frames, names, kept)
+    path = CameraPath(_cameras(posed.path_of(edit, side=side), side), closed=False)
+    return Task(edit, dataset, replace(dataset, images=clips.target.frames), path)
+
+
+def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
+    """Writes the scene task of a seed into an existing folder.
+
+    A nerfstudio dataset (`transforms.json`, `images/`), the same of the true edited scene in `truth/`, the path in
+    `camera_paths/`, the prompts in `scene.json`, and `contact.png`.
+
+    Raises:
+        UserError: an unknown kind of edit.
+    """
+    task = sample_task(seed, kind)
+    write_transforms(folder, task.dataset)
+    (folder / "truth").mkdir()
+    write_transforms(folder / "truth", task.truth)
+    (folder / "camera_paths").mkdir()
+    write_path(folder / "camera_paths" / "orbit.json", task.path, FPS)
+    rows = {"views": task.dataset.images, "truth": task.truth.images}
+    video.contact_sheet(rows, folder / "contact.png")
+    facts = {
+        "instruction": task.edit.instruction,
+        "source_prompt": task.edit.source_prompt,
+        "target_prompt": task.edit.target_prompt,
+        "kind": task.edit.kind,
+        "seed": seed,
+    }
+    (folder / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _cameras(cameras: WorldCameras, side: int) -> Cameras:
+    intrinsics = np.tile(cameras.intrinsics, (len(cameras.camera_to_world), 1, 1))
+    return Cameras(intrinsics, cameras.camera_to_world, side, side)
