@@ -36,3 +36,13 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real material at {folder}: set V2EDIT_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder of CogVideoX's classes at a tiny size with random weights; read it, do not change it."""
+    from support.models import pipeline_of
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline_of("5b").save_pretrained(folder)
+    return folder

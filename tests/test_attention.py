@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.attention import LAYOUTS, TOLERANCE, Watch, dtypes, randn, weighted_sources
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from v2edit.attention import (
     Replacement,
@@ -25,22 +24,6 @@ from v2edit.attention import (
 from v2edit.attention import (
     replacement as module,
 )
-
-# How far apart two evaluations may be, by the type of the inputs.
-TOLERANCE = {
-    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
-    torch.float64: {"rtol": 1e-10, "atol": 1e-10},
-    torch.float16: {"rtol": 4e-3, "atol": 4e-3},
-    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
-}
-dtypes = st.sampled_from(list(TOLERANCE))
-
-
-def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
-    """Numbers as they come from a projection: [batch, tokens, heads, channels] in memory."""
-    b, h, n, d = shape
-    x = scale * torch.randn(b, n, h, d, generator=torch.Generator().manual_seed(seed))
-    return x.to(dtype).transpose(1, 2)
 
 
 @dataclass
@@ -60,13 +43,6 @@ class Case:
     @property
     def tolerance(self) -> dict[str, float]:
         return TOLERANCE[self.q.dtype]
-
-
-@st.composite
-def weighted_sources(draw: st.DrawFn, rows: int) -> tuple[tuple[int, float], ...]:
-    chosen = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=3))
-    shares = [draw(st.integers(1, 9)) for _ in chosen]
-    return tuple((row, share / sum(shares)) for row, share in zip(chosen, shares, strict=True))
 
 
 @st.composite
@@ -147,14 +123,6 @@ def test_two_sources_mix_as_probabilities(mu, seed):
         for sources in (((0, 1.0),), ((1, 1.0),), ((0, mu), (1, 1 - mu)))
     )
     torch.testing.assert_close(both, mu * one + (1 - mu) * two, rtol=1e-12, atol=1e-12)
-
-
-# Which rows share query and key with which, by the editor's layouts: guidance halves of (original, current, edit).
-LAYOUTS = [
-    (((0, 1.0),), ((0, 1.0),)),
-    (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)),
-    (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((3, 1.0),), ((4, 1.0),), ((4, 1.0),)),
-]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=len)
@@ -239,29 +207,6 @@ def test_devices_without_a_kernel_take_queries_in_parts(monkeypatch):
     torch.testing.assert_close(out.as_subclass(Tensor), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(lse.as_subclass(Tensor), expected_lse, rtol=1e-5, atol=1e-5)
     assert watch.largest == 2 * 2 * 50 * 8, "parts of 7 queries x 50 keys are smaller than the output"
-
-
-class Watch(TorchDispatchMode):
-    """Sees every tensor that any operation makes; views and results in place are none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[tuple[torch.dtype, int]] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        known = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        made = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in known]
-        self.made += [(x.dtype, x.numel()) for x in made]
-        return out
-
-    @property
-    def sizes(self) -> list[int]:
-        return [size for _, size in self.made]
-
-    @property
-    def largest(self) -> int:
-        return max(self.sizes)
 
 
 @pytest.mark.parametrize("as_mask", [False, True])

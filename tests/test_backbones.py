@@ -14,7 +14,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.utils import logging as of_diffusers
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from tiny import TEXT_LENGTH, pipeline_of
+from support.models import TEXT_LENGTH, pipeline_of
 from transformers.utils import logging as of_transformers
 
 from v2edit import backbones

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import CogVideoXVideoToVideoPipeline
 from PIL import Image
-from tiny import TEXT_LENGTH, pipeline_of
+from support.models import TEXT_LENGTH, pipeline_of
 
 from v2edit.backbones.cogvideox import CogVideoX, JointAttention
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo, ddim_inversion, flow_edit, prompt_to_prompt

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_hostile import pickled
-from tiny import pipeline_of
+from support.models import pickled, pipeline_of
 
 from v2edit import video
 from v2edit.batch.command import run_batch

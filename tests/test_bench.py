@@ -12,14 +12,14 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from html.parser import HTMLParser
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from tiny import pipeline_of
-from unseeing import read
+from support.bench import Page, results_in
+from support.blind import read
+from support.models import pipeline_of
 
 from v2edit import video
 from v2edit.bench.command import Report, benchmark
@@ -196,7 +196,7 @@ RESULTS = 2 * 3 * 4  # kinds x tasks x methods, references among them
 DRIVER = f"""
 import sys
 from pathlib import Path
-from unseeing import read
+from support.blind import read
 from v2edit.bench.command import benchmark
 if __name__ == "__main__":
     benchmark(**{WHAT}, count=3, processes=1, model=sys.argv[1], out=Path(sys.argv[2]), read=read)
@@ -208,15 +208,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     pipeline_of("5b").save_pretrained(folder)
     return str(folder)
-
-
-def results_in(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Name -> when it was written, and its frames."""
-    found = {}
-    for path in sorted(folder.glob("results/*/*.npz")):
-        with np.load(path) as result:
-            found[f"{path.parent.name}/{path.name}"] = path.stat().st_mtime_ns, result["frames"].tobytes()
-    return found
 
 
 def alive(pid: int) -> bool:
@@ -294,27 +285,6 @@ def test_what_a_run_leaves(killed_and_resumed):
     facts = json.loads((folder / "report.json").read_text())
     assert facts["methods"]["V2V"]["strength"] == 0.8 and len(facts["tasks"]) == 6
     assert len(list((folder / "sheets").glob("*.png"))) == 6
-
-
-class Page(HTMLParser):
-    """Collects what a browser would fetch, and the data."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.data, self.script, self.inside = "", "", ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.links += [value for key, value in given.items() if key in ("src", "href") and value]
-        self.inside = (given.get("type") or "script") if tag == "script" else ""
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "application/json":
-            self.data += data
-        elif self.inside == "script":
-            self.script += data
 
 
 def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_resumed, tmp_path):

@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from test_bench import Page, results_in
-from tiny import pipeline_of
-from unseeing import read
+from support.bench import Page, results_in
+from support.blind import read
+from support.models import pipeline_of
 
 from v2edit.bench.command import Report, benchmark
 from v2edit.bench.methods import REFERENCES, Unedited

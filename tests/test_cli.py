@@ -14,7 +14,7 @@ from threading import Thread
 
 import pytest
 import torch
-from tiny import pipeline_of
+from support.models import pipeline_of
 
 from v2edit import video
 from v2edit.cli.app import main, parse

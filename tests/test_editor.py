@@ -12,7 +12,8 @@ from diffusers.models.embeddings import apply_rotary_emb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import PUBLISHED, TEXT_LENGTH, pipeline_of
+from support.clips import PAIR, SAME, frames_of
+from support.models import PUBLISHED, TEXT_LENGTH, pipeline_of
 
 from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
@@ -23,17 +24,10 @@ from v2edit.editing.progression import AlignedText, WrittenText, aligned_text, p
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
-PAIR = PromptPair("a red ball on the floor", "a blue cube on the floor")
-SAME = PromptPair(PAIR.source, PAIR.source)
-
 
 @pytest.fixture(params=["2b", "5b"])
 def backbone(request) -> CogVideoX:
     return CogVideoX(pipeline_of(request.param))
-
-
-def frames_of(seed: int, count: int = 9, height: int = 32, width: int = 32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
 def edited(backbone: CogVideoX, config: EditConfig, pair: PromptPair = PAIR) -> tuple[torch.Tensor, torch.Tensor]:

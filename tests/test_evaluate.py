@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import served
-from test_judge import fair
+from support.judges import fair
+from support.servers import served
 
 from v2edit import video
 from v2edit.errors import UserError

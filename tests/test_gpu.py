@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_editor import PAIR, SAME, frames_of
-from tiny import pipeline_of
+from support.clips import PAIR, SAME, frames_of
+from support.models import pipeline_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from v2edit import backbones

@@ -17,8 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
-from tiny import pipeline_of
+from support.models import pickled, pipeline_of
 
 from v2edit import backbones, video
 from v2edit.cli.app import main
@@ -246,17 +245,6 @@ class Evil:
 
     def __reduce__(self) -> tuple:
         return open, (str(self.path), "w")
-
-
-def pickled(model: Path, out: Path, *evil: object) -> Path:
-    """A copy of a model with its weights as pickles, and whatever else in them."""
-    shutil.copytree(model, out)
-    for part, name in (("transformer", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
-                       ("text_encoder", "pytorch_model")):  # fmt: skip
-        (safe,) = (out / part).glob("*.safetensors")
-        torch.save(load_file(safe) | {f"evil{k}": one for k, one in enumerate(evil)}, out / part / f"{name}.bin")
-        safe.unlink()
-    return out
 
 
 def test_pickles_are_taken_where_they_are_asked_for_and_never_run(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import pipeline_of, tokenizer_of
+from support.models import pipeline_of, tokenizer_of
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
@@ -164,13 +164,13 @@ def test_an_edit_from_frames_and_an_instruction_with_nothing_else_in_memory(
         init(self, *args)
         born.append(weakref.ref(self._model))
 
-    def loading(*args):
+    def checked_load(*args):
         assert born and born[0]() is None, "the language model is still there"
         return load(*args)
 
     monkeypatch.setattr(InProcess, "__init__", watched)
-    monkeypatch.setattr(loading, "load", loading)
-    monkeypatch.setattr(backbones, "load", loading, raising=False)
+    monkeypatch.setattr(loading, "load", checked_load)
+    monkeypatch.setattr(backbones, "load", checked_load, raising=False)
     lvlm = LVLMConfig(model=f"local:{taught}", frames=2, style=str(style))
     run = edit_video(clip, INSTRUCTION, lvlm=lvlm, model=str(model), config=EditConfig(steps=2), device="cpu",
                      out=tmp_path / "run")  # fmt: skip

@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_attention import Watch
-from test_editor import PAIR, SAME, frames_of
-from tiny import pipeline_of
+from support.attention import Watch
+from support.clips import PAIR, SAME, frames_of
+from support.models import pipeline_of
 
 from v2edit import backbones, video
 from v2edit.attention import Replacement

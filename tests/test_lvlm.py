@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from served import SOON, Asked, Reply, fails, says, served
-from tiny import tokenizer_of
+from support.models import tokenizer_of
+from support.servers import SOON, Asked, Reply, fails, says, served
 
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair

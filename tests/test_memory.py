@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_editor import PAIR, frames_of
-from tiny import pipeline_of
+from support.clips import PAIR, frames_of
+from support.models import pipeline_of
 
 from v2edit.attention import Replacement
 from v2edit.backbones.cogvideox import CogVideoX, RowByRow
@@ -148,8 +148,8 @@ import ctypes, logging, resource, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from diffusers import CogVideoXTransformer3DModel
-from tiny import pipeline_of
-from test_editor import PAIR
+from support.models import pipeline_of
+from support.clips import PAIR
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text

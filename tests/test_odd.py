@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tiny import pipeline_of
+from support.models import pipeline_of
 
 from v2edit import video
 from v2edit.editing import EditConfig

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import pipeline_of
+from support.models import pipeline_of
 
 from v2edit import video
 from v2edit.attention import Replacement

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import pipeline_of
+from support.models import pipeline_of
 
 from v2edit import video
 from v2edit.cli.app import main

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import tokenizer_of
+from support.models import tokenizer_of
 from transformers import T5Tokenizer
 
 from v2edit.errors import UserError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import Asked, Reply, fails, says, served
-from tiny import pipeline_of
+from support.models import pipeline_of
+from support.servers import Asked, Reply, fails, says, served
 
 from v2edit import backbones, video
 from v2edit.backbones.families import Defaults

@@ -8,36 +8,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.scenes import HEIGHT, WIDTH, cameras_of, gaussians_of
 
-from v2edit.scenes.cameras import Cameras, look_at
+from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.rasterise.projection import harmonics, project, rotations
 from v2edit.scenes.rasterise.reference import footprints, rasterise
 
-HEIGHT, WIDTH = 24, 34
 BLUR, ALPHA_MIN, TRANSMITTANCE_MIN = 0.3, 1 / 255, 1e-4  # gsplat's: splats made elsewhere depend on them
-
-
-def cameras_of(seed: int, count: int = 1, height: int = HEIGHT, width: int = WIDTH) -> Cameras:
-    rng = np.random.default_rng(seed)
-    eyes = rng.normal(size=(count, 3))
-    eyes = 4 * eyes / np.linalg.norm(eyes, axis=1, keepdims=True)
-    intrinsics = np.array([[30.0, 0, width / 2 + 1.3], [0, 33.0, height / 2 - 0.7], [0, 0, 1]])
-    return Cameras(
-        np.tile(intrinsics, (count, 1, 1)), look_at(eyes, np.zeros(3), np.array([0.1, 0.2, 1])), height, width
-    )
-
-
-def gaussians_of(seed: int, count: int = 60, degree: int = 2) -> Gaussians:
-    draw = torch.Generator().manual_seed(seed)
-    return Gaussians(
-        means=torch.randn(count, 3, generator=draw),
-        quats=torch.randn(count, 4, generator=draw) * 3,
-        log_scales=torch.randn(count, 3, generator=draw) * 0.7 - 1.5,
-        logit_opacities=torch.randn(count, generator=draw) * 2,
-        sh=torch.randn(count, (degree + 1) ** 2, 3, generator=draw) * 0.5,
-    )
 
 
 def with_row(scene: Gaussians, row: int, **values: object) -> Gaussians:

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from test_rasterise import gaussians_of
-from test_scene_files import ring
+from support.scenes import gaussians_of, ring
 
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from served import says, served
-from test_editor import PAIR, SAME, frames_of
-from test_rasterise import gaussians_of
-from test_scene_files import dataset_of, ring
-from tiny import pipeline_of
+from support.clips import PAIR, SAME, frames_of
+from support.models import pipeline_of
+from support.scenes import dataset_of, gaussians_of, ring
+from support.servers import says, served
 
 from v2edit import video
 from v2edit.backbones.cogvideox import CogVideoX

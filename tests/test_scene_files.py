@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_rasterise import cameras_of, gaussians_of
+from support.scenes import UP, cameras_of, dataset_of, gaussians_of, ring
 
 from v2edit.errors import UserError
 from v2edit.scenes.camera_paths import (
@@ -24,36 +24,12 @@ from v2edit.scenes.camera_paths import (
     read_path,
     write_path,
 )
-from v2edit.scenes.cameras import Cameras, distance_of, focus_of, from_opencv, look_at, up_of
-from v2edit.scenes.dataset import Dataset, Points
+from v2edit.scenes.cameras import distance_of, focus_of, from_opencv, look_at, up_of
+from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.distortion import Distortion, bilinear, undistorted
 from v2edit.scenes.formats.nerfstudio import file_names, write_transforms
 from v2edit.scenes.formats.ply import read_points, read_splat, write_splat
 from v2edit.scenes.reading import read_scene
-
-UP = np.array([0.0, 0, 1])
-
-
-def ring(count: int, turn: float = 2 * np.pi, height: int = 12, width: int = 16) -> Cameras:
-    """Cameras on a circle, or an arc of it, that look at (1, 2, 0.5)."""
-    angles = np.linspace(0, turn, count, endpoint=turn < 6)
-    eyes = np.stack([1 + 3 * np.cos(angles), 2 + 3 * np.sin(angles), np.full(count, 1.7)], axis=1)
-    matrix = np.array([[20.0, 0, 8.2], [0, 21, 5.9], [0, 0, 1]])
-    return Cameras(np.tile(matrix, (count, 1, 1)), look_at(eyes, np.array([1, 2, 0.5]), UP), height, width)
-
-
-def dataset_of(cameras: Cameras, seed: int = 0, masks: bool = False) -> Dataset:
-    rng = np.random.default_rng(seed)
-    shape = (len(cameras), cameras.height, cameras.width)
-    return Dataset(
-        cameras,
-        rng.integers(0, 256, (*shape, 3), np.uint8),
-        tuple(f"images/v{k:03d}.png" for k in range(len(cameras))),
-        rng.random(len(cameras)) < 0.3,
-        rng.random(shape) < 0.8 if masks else None,
-        Points(rng.normal(size=(7, 3)), rng.integers(0, 256, (7, 3), np.uint8)),
-        np.array([[0, 1.0, 0, 2], [-1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]]),
-    )
 
 
 @pytest.mark.parametrize("masks", [False, True])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_rasterise import cameras_of, gaussians_of
+from support.scenes import cameras_of, gaussians_of
 
 from v2edit.errors import UserError
 from v2edit.scenes.cameras import look_at

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from served import says, served
-from survival import contents, survive
-from tiny import pipeline_of
+from support.models import pipeline_of
+from support.servers import says, served
+from support.survival import contents, survive
 
 from v2edit import video
 from v2edit.backbones.cogvideox import CogVideoX

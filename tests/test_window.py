@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_attention import LAYOUTS, TOLERANCE, Watch, dtypes, randn, weighted_sources
+from support.attention import LAYOUTS, TOLERANCE, Watch, dtypes, randn, weighted_sources
 from torch import Tensor
 
 from v2edit.attention import (

@@ -1,6 +1,8 @@
 """Real diffusers pipelines at tiny sizes with random weights, seeded."""
 
 import re
+import shutil
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,6 +13,7 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
+from safetensors.torch import load_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 Variant = Literal["2b", "5b"]
@@ -97,3 +100,14 @@ def pipeline_of(variant: Variant, seed: int = 0, **published: object) -> CogVide
             CogVideoXTransformer3DModel(**settings),
             scheduler_of(variant),
         )
+
+
+def pickled(model: Path, out: Path, *evil: object) -> Path:
+    """A copy of a model with its weights as pickles, and whatever else in them."""
+    shutil.copytree(model, out)
+    for part, name in (("transformer", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
+                       ("text_encoder", "pytorch_model")):  # fmt: skip
+        (safe,) = (out / part).glob("*.safetensors")
+        torch.save(load_file(safe) | {f"evil{k}": one for k, one in enumerate(evil)}, out / part / f"{name}.bin")
+        safe.unlink()
+    return out

@@ -1,0 +1,63 @@
+"""Random queries, keys and values, and what they allocate."""
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# How far apart two evaluations may be, by the type of the inputs.
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+    torch.float64: {"rtol": 1e-10, "atol": 1e-10},
+    torch.float16: {"rtol": 4e-3, "atol": 4e-3},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
+}
+
+
+dtypes = st.sampled_from(list(TOLERANCE))
+
+
+def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
+    """Numbers as they come from a projection: [batch, tokens, heads, channels] in memory."""
+    b, h, n, d = shape
+    x = scale * torch.randn(b, n, h, d, generator=torch.Generator().manual_seed(seed))
+    return x.to(dtype).transpose(1, 2)
+
+
+@st.composite
+def weighted_sources(draw: st.DrawFn, rows: int) -> tuple[tuple[int, float], ...]:
+    chosen = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=3))
+    shares = [draw(st.integers(1, 9)) for _ in chosen]
+    return tuple((row, share / sum(shares)) for row, share in zip(chosen, shares, strict=True))
+
+
+# Which rows share query and key with which, by the editor's layouts: guidance halves of (original, current, edit).
+LAYOUTS = [
+    (((0, 1.0),), ((0, 1.0),)),
+    (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)),
+    (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((3, 1.0),), ((4, 1.0),), ((4, 1.0),)),
+]
+
+
+class Watch(TorchDispatchMode):
+    """Sees every tensor that any operation makes; views and results in place are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[torch.dtype, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        known = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        made = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in known]
+        self.made += [(x.dtype, x.numel()) for x in made]
+        return out
+
+    @property
+    def sizes(self) -> list[int]:
+        return [size for _, size in self.made]
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes)

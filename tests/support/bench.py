@@ -1,0 +1,36 @@
+"""What a benchmark leaves: its results and its page."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+
+
+def results_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Name -> when it was written, and its frames."""
+    found = {}
+    for path in sorted(folder.glob("results/*/*.npz")):
+        with np.load(path) as result:
+            found[f"{path.parent.name}/{path.name}"] = path.stat().st_mtime_ns, result["frames"].tobytes()
+    return found
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, and the data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.data, self.script, self.inside = "", "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links += [value for key, value in given.items() if key in ("src", "href") and value]
+        self.inside = (given.get("type") or "script") if tag == "script" else ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "application/json":
+            self.data += data
+        elif self.inside == "script":
+            self.script += data
