@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage.metrics import structural_similarity
 
-from v2edit.metrics.attributes import attributes, flicker, harmonic_mean, match, measure, psnr, ssim
+from v2edit.metrics.attributes import attributes, match, measure
 from v2edit.primitives.captions import Wording
 from v2edit.primitives.edits import KINDS, Edit, Truth, sample_edit, truth
 from v2edit.primitives.scene import Object, Scene
@@ -22,58 +21,6 @@ SCENE = Scene((BALL, CUBE), "gray", "blue")
 
 def edit(target: Scene, subject: int | None = 0, source: Scene = SCENE) -> Edit:
     return Edit("", "", source, target, Wording(), subject)
-
-
-def clip_of(seed: int, frames: int = 5, side: int = 24) -> np.ndarray:
-    return np.random.default_rng(seed).integers(60, 190, (frames, side, side, 3), dtype=np.uint8)
-
-
-def left_half(clip: np.ndarray) -> np.ndarray:
-    where = np.zeros(clip.shape[:3], bool)
-    where[:, :, : clip.shape[2] // 2] = True
-    return where
-
-
-def test_psnr_by_hand():
-    clip = clip_of(0)
-    inside, wrong = left_half(clip), clip.copy()
-    wrong[inside] += 10
-    assert psnr(wrong, clip, inside) == pytest.approx(10 * math.log10(255**2 / 100))
-    assert psnr(wrong, clip, ~inside) == pytest.approx(60, abs=0.01)
-    assert psnr(wrong, clip, np.ones_like(inside)) == pytest.approx(10 * math.log10(255**2 / 50))
-    assert math.isnan(psnr(wrong, clip, np.zeros_like(inside)))
-
-
-def test_ssim_keeps_to_its_side_of_the_border():
-    clip = clip_of(1)
-    inside, wrong = left_half(clip), clip.copy()
-    wrong[inside] = clip_of(2)[inside]
-    assert ssim(wrong, clip, ~inside) == pytest.approx(1.0, abs=1e-12)
-    assert ssim(wrong, clip, inside) < 0.5
-    everywhere = np.ones_like(inside)
-    options = {"channel_axis": -1, "data_range": 255, "gaussian_weights": True, "use_sample_covariance": False}
-    maps = [structural_similarity(a, b, full=True, **options)[1] for a, b in zip(wrong / 1.0, clip / 1.0, strict=True)]
-    assert ssim(wrong, clip, everywhere) == pytest.approx(np.mean(maps))
-    assert math.isnan(ssim(wrong, clip, ~everywhere))
-
-
-def test_flicker_is_what_goes_to_and_fro():
-    clip, time = clip_of(3), np.arange(5)[:, None, None, None]
-    everywhere = np.ones(clip.shape[:3], bool)
-    assert flicker(clip, clip, everywhere) == 0
-    assert flicker(clip + np.uint8(7), clip, everywhere) == 0  # a wrong colour
-    assert flicker((clip + 3 * time).astype(np.uint8), clip, everywhere) == 0  # a steady drift
-    shaking = (clip + 5 * (-1) ** time).astype(np.uint8)
-    assert flicker(shaking, clip, everywhere) == 4 * 5  # 5 - 2 (-5) + 5
-    moved = clip.copy()
-    moved[left_half(clip)] = shaking[left_half(clip)]
-    assert flicker(moved, clip, ~left_half(clip)) == 0
-    assert math.isnan(flicker(clip[:2], clip[:2], everywhere[:2]))
-
-
-def test_the_harmonic_mean_forgives_neither_half():
-    assert harmonic_mean(1, 1) == 1 and harmonic_mean(0, 0) == 0 and harmonic_mean(1, 0) == 0
-    assert harmonic_mean(0.5, 1) == pytest.approx(2 / 3)
 
 
 @given(st.integers(0, 2**40), st.sampled_from(KINDS))

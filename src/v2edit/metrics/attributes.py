@@ -14,19 +14,14 @@ from itertools import permutations
 
 import numpy as np
 
-from v2edit.errors import UserError
+from v2edit.metrics.pixels import flicker, harmonic_mean, psnr, ssim
 from v2edit.primitives.edits import Edit, Truth
 from v2edit.primitives.scene import COLOURS, Object, Scene
-
-try:
-    from skimage.metrics import structural_similarity
-except ImportError as error:
-    raise UserError("measuring needs scikit-image: pip install 'v2edit[metrics]'") from error
 
 Read = Callable[[np.ndarray], Scene]
 OF_OBJECT = ("shape", "colour", "size", "place", "motion")
 OF_SCENE = ("floor", "sky", "camera")
-FINEST = 0.065  # a mean squared error below this, 60 dB, is rounding to 8 bits
+HIGHEST = 10 * math.log10(255**2 / 0.065)  # dB, about 60: a mean squared error below 0.065 is rounding to 8 bits
 
 
 @dataclass(frozen=True)
@@ -62,57 +57,12 @@ def measure(edit: Edit, clips: Truth, frames: np.ndarray, read: Read) -> Scores:
         success=success,
         kept=kept,
         ssim_outside=ssim_outside,
-        psnr_outside=psnr(frames, source, outside),
+        psnr_outside=psnr(frames, source, outside, highest=HIGHEST),
         ssim_inside=ssim(frames, target, clips.changed),
-        psnr_inside=psnr(frames, target, clips.changed),
+        psnr_inside=psnr(frames, target, clips.changed, highest=HIGHEST),
         flicker=flicker(frames, source, outside),
         hue=hue_success(edit, clips, frames),
     )
-
-
-def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b), and 0 where both are."""
-    return 2 * a * b / (a + b) if a + b != 0 else 0.0
-
-
-def psnr(frames: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
-    """Peak signal-to-noise ratio over the pixels of a mask, in dB; 60 at most."""
-    if not where.any():
-        return math.nan
-    error = (frames.astype(np.float64) - reference)[where]
-    return 10 * math.log10(255**2 / max(float((error**2).mean()), FINEST))
-
-
-def ssim(frames: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004: Gaussian window, sigma 1.5), the mean of its map over a mask.
-
-    Elsewhere the clip is replaced by the reference first: windows reach 5 pixels over the mask's border, and what lies
-    beyond it belongs to the other region's measure. So the true edit scores 1 on both sides.
-    """
-    if not where.any():
-        return math.nan
-    maps = [
-        structural_similarity(
-            np.where(inside[..., None], frame, ideal), ideal, full=True, channel_axis=-1, data_range=255,
-            gaussian_weights=True, use_sample_covariance=False,
-        )[1]
-        for frame, ideal, inside in zip(frames, reference.astype(np.float64), where, strict=True)
-    ]  # fmt: skip
-    return float(np.stack(maps)[where].mean())
-
-
-def flicker(frames: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float:
-    """Mean absolute second difference over time of (frames - reference), in levels of 255, over the pixels that lie in
-    the mask in all three frames.
-
-    Second differences pass over constant errors and steady drifts, which the other measures see; taking the reference
-    off first passes over what really moves. (The ratio to the reference's own second difference would not do: that is
-    zero where camera and objects are still.)
-    """
-    inside = where[:-2] & where[1:-1] & where[2:]
-    if not inside.any():
-        return math.nan
-    return float(np.abs(np.diff(frames.astype(np.float64) - reference, n=2, axis=0))[inside].mean())
 
 
 def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
