@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from v2edit.host import process_memory
+
 
 def peak_bytes(run: Callable[[], object], device: str) -> tuple[int, int]:
     """Memory before a run and at its peak."""
@@ -20,12 +22,6 @@ def peak_bytes(run: Callable[[], object], device: str) -> tuple[int, int]:
         return before, torch.cuda.max_memory_allocated()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # and the peak starts anew
-    before = resident("VmRSS")
+    before = process_memory("VmRSS")
     run()
-    return before, resident("VmHWM")
-
-
-def resident(what: str) -> int:
-    """A line of the process's status, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what + ":"))
-    return int(line.split()[1]) * 1024
+    return before, process_memory("VmHWM")

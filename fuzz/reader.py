@@ -91,9 +91,9 @@ def model_index() -> tuple[str, Read]:
 
 
 def model_config() -> tuple[str, Read]:
-    from v2edit.backbones.cogvideox import check_claims
+    from v2edit.backbones.cogvideox import check_config_sizes
 
-    return "transformer/config.json", lambda path: check_claims(path.parents[1])
+    return "transformer/config.json", lambda path: check_config_sizes(path.parents[1])
 
 
 def colmap() -> tuple[str, Read]:

@@ -13,11 +13,11 @@ from support.models import TEXT_LENGTH, pipeline_of
 from v2edit.backbones.cogvideox import CogVideoX, JointAttention
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo, ddim_inversion, flow_edit, prompt_to_prompt
 from v2edit.bench.variants import V2Edit
-from v2edit.editing.controls import noises
+from v2edit.editing.controls import noise_stream
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
-from v2edit.sampling import SOLVERS, mean
+from v2edit.sampling import SOLVERS, step_mean
 
 PAIR = PromptPair("a red ball on the floor", "a blue cube on the floor")
 SAME = PromptPair(PAIR.source, PAIR.source)
@@ -76,9 +76,9 @@ def test_video_to_video_shares_the_weights_and_nothing_else(backbone):
 def test_flow_edit_with_equal_prompts_gives_the_source_back_to_the_last_bit(backbone, guidance, more):
     x0, text = latents(backbone, SAME)
     settings = FlowEdit(steps=8, source_guidance=guidance, guidance=guidance, **more)
-    assert torch.equal(flow_edit(backbone, x0, text, settings, noises(0, 1, x0)), x0)
+    assert torch.equal(flow_edit(backbone, x0, text, settings, noise_stream(0, 1, x0)), x0)
     other = aligned_text(backbone, PAIR)
-    assert far(flow_edit(backbone, x0, other, settings, noises(0, 1, x0)), x0) > 1e-3
+    assert far(flow_edit(backbone, x0, other, settings, noise_stream(0, 1, x0)), x0) > 1e-3
 
 
 def test_flow_edit_is_its_algorithm_written_out():
@@ -86,7 +86,7 @@ def test_flow_edit_is_its_algorithm_written_out():
     backbone = CogVideoX(pipeline_of("5b"))
     x0, text = latents(backbone, PAIR)
     settings = FlowEdit(steps=10, n_max=0.7, n_min=0.2, n_avg=2, source_guidance=2.0, guidance=5.0)
-    schedule, draw = backbone.schedule(10), noises(0, 1, x0)
+    schedule, draw = backbone.schedule(10), noise_stream(0, 1, x0)
     a, s = schedule.a.tolist(), schedule.s.tolist()
     t = [s / (a + s) for a, s in zip(a, s, strict=True)]
 
@@ -114,7 +114,7 @@ def test_flow_edit_is_its_algorithm_written_out():
     target = edit + (1 - t[8]) * x0 + t[8] * next(draw) - x0
     for k in (8, 9):
         target = target + (t[k + 1] - t[k]) * velocity(target, k, text.target, 5.0)
-    assert far(flow_edit(backbone, x0, text, settings, noises(0, 1, x0)), target) <= 1e-5
+    assert far(flow_edit(backbone, x0, text, settings, noise_stream(0, 1, x0)), target) <= 1e-5
 
 
 def test_flow_edit_without_its_difference_is_ddim(backbone):
@@ -122,11 +122,11 @@ def test_flow_edit_without_its_difference_is_ddim(backbone):
     x0, text = latents(backbone, PAIR)
     settings = FlowEdit(steps=10, n_max=0.6, n_min=0.6, guidance=1.0)
     schedule = backbone.schedule(10)
-    v = schedule.add_noise(x0, next(noises(0, 1, x0)), 4)
+    v = schedule.add_noise(x0, next(noise_stream(0, 1, x0)), 4)
     for k in range(4, 10):
         clean = backbone.denoise(v, k, schedule, text.target[None])
-        v = mean(SOLVERS["ddim"].step(schedule, k, first=True), v, clean)
-    assert far(flow_edit(backbone, x0, text, settings, noises(0, 1, x0)), v) <= 1e-5
+        v = step_mean(SOLVERS["ddim"].step(schedule, k, first=True), v, clean)
+    assert far(flow_edit(backbone, x0, text, settings, noise_stream(0, 1, x0)), v) <= 1e-5
 
 
 def test_ddim_inversion_comes_back_to_the_source_the_better_the_more_steps(backbone):

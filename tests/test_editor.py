@@ -18,9 +18,9 @@ from support.models import PUBLISHED, TEXT_LENGTH, pipeline_of
 from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor, Progress
-from v2edit.editing.controls import Source, noises, sources_of
-from v2edit.editing.editor import to_size
-from v2edit.editing.progression import AlignedText, WrittenText, aligned_text, progression
+from v2edit.editing.controls import Source, noise_stream, sources_of
+from v2edit.editing.editor import resize_clip
+from v2edit.editing.progression import AlignedText, WrittenText, aligned_text, encode_progression
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
@@ -197,7 +197,7 @@ def written_out(
         known = [(x0, said[0], 1.0)]
         if subtask > 1:
             known = [(x0, said[0], config.mixture), (current, said[1], 1 - config.mixture)]
-        draw = noises(config.seed, subtask, x0)
+        draw = noise_stream(config.seed, subtask, x0)
         start = next(k for k, t in enumerate(times) if t <= config.alpha * 1000)
         eps = next(draw)
         noisy = [a[start] * x + s[start] * eps for x, _, _ in known]
@@ -247,7 +247,7 @@ CHAIN = PromptPair(PAIR.source, PAIR.target, ("a blue ball on the floor", "the c
 def test_it_is_the_method_written_out_with_written_prompts_too():
     config = EditConfig(steps=8, solver="ddim", subtasks=3, mixture=0.3, guidance=6.0)
     backbone = CogVideoX(pipeline_of("5b"))
-    x0, text = backbone.encode(frames_of(0)), progression(backbone, CHAIN)
+    x0, text = backbone.encode(frames_of(0)), encode_progression(backbone, CHAIN)
     got = list(Editor(backbone).subtasks(x0, text, config))[-1]
     expected = written_out(pipeline_of("5b"), x0, text, config)
     assert (got - expected).norm() <= 1e-5 * expected.norm()
@@ -256,7 +256,7 @@ def test_it_is_the_method_written_out_with_written_prompts_too():
 def test_written_prompts_are_those_of_the_model_on_slots_that_all_branches_share():
     """Each branch has all tokens of its own prompt, and the shared slots hold one token in all three."""
     backbone = CogVideoX(pipeline_of("5b"))
-    text = progression(backbone, CHAIN)
+    text = encode_progression(backbone, CHAIN)
     encoded = backbone.encode_text(CHAIN.chain)
 
     def tokens(laid: torch.Tensor, whole: Text) -> list[int]:
@@ -277,7 +277,7 @@ def test_prompts_written_alike_give_the_source_back(backbone):
     alike = PromptPair(PAIR.source, PAIR.source, (PAIR.source, PAIR.source))
     config = EditConfig(steps=10, beta=0.0, subtasks=3)
     x0 = backbone.encode(frames_of(0))
-    back = list(Editor(backbone).subtasks(x0, progression(backbone, alike), config))[-1]
+    back = list(Editor(backbone).subtasks(x0, encode_progression(backbone, alike), config))[-1]
     assert (back - x0).norm() <= 1e-4 * x0.norm()
 
 
@@ -394,10 +394,12 @@ def test_any_size_is_mapped_onto_all_of_the_models_and_back(height, width):
         assert 0.5 < fitted.height * fitted.width / trained < 2
         assert 0.5 < (fitted.height / fitted.width) / (height / width) < 2
     plain = np.full(shape, 200, np.uint8)
-    assert (to_size(plain, fitted) == 200).all() and np.array_equal(to_size(to_size(plain, fitted), own), plain)
+    assert (resize_clip(plain, fitted) == 200).all() and np.array_equal(
+        resize_clip(resize_clip(plain, fitted), own), plain
+    )
     for many, few, place in ((height, fitted.height, np.s_[:, None, None]), (width, fitted.width, np.s_[:, None])):
         ramp = np.broadcast_to(((np.arange(many) + 0.5) / many * 255).round().astype(np.uint8)[place], shape).copy()
-        back = to_size(to_size(ramp, fitted), own)
+        back = resize_clip(resize_clip(ramp, fitted), own)
         assert np.abs(back.astype(int) - ramp).max() <= 255 / min(few, many) + 2
 
 
@@ -408,10 +410,10 @@ def fifth() -> CogVideoX:
 
 def test_frames_at_their_own_size_are_left_alone():
     frames = frames_of(4)
-    assert np.array_equal(to_size(frames, Size(9, 32, 32)), frames)
-    longer = to_size(frames, Size(12, 32, 32))
+    assert np.array_equal(resize_clip(frames, Size(9, 32, 32)), frames)
+    longer = resize_clip(frames, Size(12, 32, 32))
     assert np.array_equal(longer[:9], frames) and (longer[9:] == frames[-1]).all()
-    assert np.array_equal(to_size(longer, Size(9, 32, 32)), frames)
+    assert np.array_equal(resize_clip(longer, Size(9, 32, 32)), frames)
 
 
 def test_progress_counts_every_step_once():

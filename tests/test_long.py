@@ -20,7 +20,7 @@ from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX, rotate
 from v2edit.editing import EditConfig, Editor
-from v2edit.editing.editor import to_size
+from v2edit.editing.editor import resize_clip
 from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
 from v2edit.primitives.render import render
@@ -202,8 +202,8 @@ def test_any_clip_comes_back_with_its_own_length(tiny, count, loop):
 @given(count=st.integers(1, 40), more=st.integers(0, 40))
 def test_frames_repeated_in_a_loop_are_the_ones_cut_again(count, more):
     frames = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
-    longer = to_size(frames, Size(count + more, 1, 1), loop=True)
-    assert np.array_equal(to_size(longer, Size(count, 1, 1), loop=True), frames)
+    longer = resize_clip(frames, Size(count + more, 1, 1), loop=True)
+    assert np.array_equal(resize_clip(longer, Size(count, 1, 1), loop=True), frames)
     times = np.bincount(longer[:, 0, 0, 0], minlength=count)
     assert times.max() - times.min() <= 1, "evenly"
 

@@ -14,11 +14,11 @@ from support.clips import PAIR, frames_of
 from support.models import pipeline_of
 
 from v2edit.attention import Replacement
-from v2edit.backbones.cogvideox import CogVideoX, RowByRow
+from v2edit.backbones.cogvideox import CogVideoX, RowwiseBlock
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.microbatch import SPLITS, groups, part_of
 from v2edit.editing.progression import aligned_text
-from v2edit.host import out_of_memory, until_it_fits
+from v2edit.host import is_out_of_memory, retry_smaller_on_oom
 
 CONFIG = EditConfig(steps=4, subtasks=2, mixture=0.3, guidance=6.0)
 
@@ -123,12 +123,12 @@ def test_when_nothing_smaller_is_left_the_error_is_the_users(caplog):
     Limited(backbone, 0, ERRORS["of main memory"])
     with pytest.raises(RuntimeError, match="can't allocate") as failure:
         edited(backbone, replace(CONFIG, subtasks=1))
-    assert out_of_memory(failure.value)
+    assert is_out_of_memory(failure.value)
     assert [message.split(", which")[0].split("with ")[1] for message in caplog.messages] == [
         SPLITS[1],  # and not SPLITS[2]: the source and the edit cannot be parted, so that no call would be smaller
         "the rows of a call one at a time in each layer",
     ]
-    assert all(isinstance(layer, RowByRow) for layer in backbone.transformer.transformer_blocks)
+    assert all(isinstance(layer, RowwiseBlock) for layer in backbone.transformer.transformer_blocks)
 
 
 def test_other_errors_are_none_of_its_business():
@@ -139,7 +139,7 @@ def test_other_errors_are_none_of_its_business():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        until_it_fits(fails, lambda: "less")
+        retry_smaller_on_oom(fails, lambda: "less")
     assert tried == [1]
 
 

@@ -15,7 +15,7 @@ from v2edit import backbones, video
 from v2edit.backbones.families import Defaults
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
-from v2edit.editing.cost import forwards
+from v2edit.editing.cost import count_forwards
 from v2edit.errors import UserError
 from v2edit.jobs.video import edit_video, preview_edit
 from v2edit.prompts import PromptPair
@@ -123,7 +123,7 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
 def test_the_cost_is_what_the_editor_counts(changes, guidance, expected) -> None:
     """The same figures as in tests/test_editor.py, where they are counted at the network."""
     schedule = backbones.read_info(backbones.find()).schedule(50)
-    assert forwards(schedule, EditConfig(**changes).resolve(Defaults(guidance))) == expected
+    assert count_forwards(schedule, EditConfig(**changes).resolve(Defaults(guidance))) == expected
 
 
 # --- a language model -----------------------------------------------------------------------------

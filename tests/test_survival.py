@@ -173,7 +173,7 @@ def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monk
         return reconstruct(dataset, config, on_progress, snapshot=snapshot)
 
     whole = go()
-    snapshot = Snapshots(tmp_path).snapshot("fit-0", every_step=False)
+    snapshot = Snapshots(tmp_path).loop("fit-0", every_step=False)
     for before, end in pairwise((0, 1, 49, 50, 69)):
         seen: list[int] = []
 

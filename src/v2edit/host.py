@@ -27,41 +27,41 @@ Made = TypeVar("Made")
 REFUSALS = re.compile(r"allocate memory|not enough memory|bad_alloc|out of memory|unable to allocate", re.IGNORECASE)
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether it says that memory ran out, in main memory or on a device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and bool(REFUSALS.search(str(error)))
 
 
-def shortage(error: BaseException) -> str | None:
+def memory_advice(error: BaseException) -> str | None:
     """What to try, in one line, where an error is for want of memory; None for any other."""
-    if not out_of_memory(error):
+    if not is_out_of_memory(error):
         return None
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it
         return "out of memory; try --offload model, then --offload group, and --vae-tiling"
     return "out of memory; try a shorter video, and --vae-tiling"
 
 
-def until_it_fits(work: Callable[[], Made], smaller: Callable[[], str | None]) -> Made:
+def retry_smaller_on_oom(work: Callable[[], Made], smaller: Callable[[], str | None]) -> Made:
     """What `work` makes, tried again after each failure for want of memory, as long as `smaller` knows how to need
     less: it changes that and says so in words, or gives None, and then the failure is raised."""
     while True:
         try:
             return work()
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             # The failure's frames hold what was allocated until then: without them there is more room to go on.
             error.__traceback__ = None
             failure = error
-        release()
+        release_memory()
         if (how := smaller()) is None:
             raise failure
         log.warning("out of memory: going on with %s, which is slower", how)
 
 
-def release() -> None:
+def release_memory() -> None:
     """Gives back what is no longer used."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
@@ -69,7 +69,7 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def available(device: torch.device) -> int | None:
+def available_memory(device: torch.device) -> int | None:
     """Bytes that this process may take besides what it has, on a GPU or of main memory; None where nobody says."""
     if device.type == "cuda":
         import torch
@@ -80,7 +80,7 @@ def available(device: torch.device) -> int | None:
     return max(0, min(found)) if found else None
 
 
-def resident(what: str = "VmRSS") -> int:
+def process_memory(what: str = "VmRSS") -> int:
     """Bytes of main memory that this process has (VmRSS), or had at most (VmHWM)."""
     if line := _line("/proc/self/status", what):
         return line
@@ -94,7 +94,7 @@ def _in_the_machine() -> int | None:
     if (room := _line("/proc/meminfo", "MemAvailable")) is not None:
         return room
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") - resident()
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") - process_memory()
     except (ValueError, OSError, AttributeError):
         return None
 
@@ -146,7 +146,7 @@ def find_device(name: str) -> Any:
     return device
 
 
-def cores() -> int:
+def available_cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -165,7 +165,7 @@ SOLVERS = {
 }
 
 
-def mean(step: Step, v: Tensor, x0: Tensor, x0_previous: Tensor | None = None) -> Tensor:
+def step_mean(step: Step, v: Tensor, x0: Tensor, x0_previous: Tensor | None = None) -> Tensor:
     """D_k(v_k), the mean of v_{k+1}; `x0_previous` may be None where the step is of first order."""
     first_order = step.c_v * v + step.c_x * x0
     if step.c_x_prev == 0:

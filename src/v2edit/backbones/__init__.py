@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from v2edit.backbones.base import Backbone, ModelInfo, Size, Text
     from v2edit.backbones.fake import FakeModel
     from v2edit.backbones.families import BUILT_IN
-    from v2edit.backbones.hub import Checkpoint, find, weights_here
-    from v2edit.backbones.loading import LoadedModel, fake_model, load, read_info
+    from v2edit.backbones.hub import Checkpoint, find, has_weights
+    from v2edit.backbones.loading import LoadedModel, load, load_fake_model, read_info
 
 __all__ = [
     "BUILT_IN",
@@ -22,16 +22,16 @@ __all__ = [
     "ModelInfo",
     "Size",
     "Text",
-    "fake_model",
     "find",
+    "has_weights",
     "load",
+    "load_fake_model",
     "read_info",
-    "weights_here",
 ]  # fmt: skip
 
 _HOMES = {
     **dict.fromkeys(("Backbone", "ModelInfo", "Size", "Text"), "base"),
-    **dict.fromkeys(("Checkpoint", "find", "weights_here"), "hub"),
+    **dict.fromkeys(("Checkpoint", "find", "has_weights"), "hub"),
     "BUILT_IN": "families",
     "FakeModel": "fake",
 }

@@ -120,11 +120,3 @@ class Backbone(Protocol):
         """Takes the next way to need less memory on the device, results being the same, and says in words what it is;
         None where none is left. What was taken stays."""
         ...
-
-    def video_to_video(
-        self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
-    ) -> np.ndarray:
-        """What diffusers' own video-to-video pipeline (SDEdit) makes of the same weights, for comparison: uint8 frames
-        [T, H, W, 3] of a valid size to the same, noised up to `strength` (0 to 1) of the steps and denoised with a
-        prompt. Nothing of this project's attention, schedule or solver takes part."""
-        ...

@@ -39,7 +39,7 @@ from v2edit.backbones.base import ModelInfo, Size, Text
 from v2edit.backbones.families import PUBLISHED_DEFAULTS, Defaults, Offload
 from v2edit.errors import UserError
 from v2edit.files import read_json
-from v2edit.host import until_it_fits
+from v2edit.host import retry_smaller_on_oom
 from v2edit.prompts.chat import one_line
 from v2edit.prompts.tokens import Tokenizer
 from v2edit.sampling import Schedule, x0_from_epsilon, x0_from_v
@@ -117,7 +117,7 @@ class JointAttention:
         return out[:, text_tokens:], out[:, :text_tokens]
 
 
-class RowByRow(CogVideoXBlock):
+class RowwiseBlock(CogVideoXBlock):
     """A layer that takes the rows of a batch one at a time: what it holds for a row in passing is most of what a
     network call needs. A row whose maps others take leaves its queries and shared keys behind, for this layer."""
 
@@ -214,7 +214,7 @@ class CogVideoX:
         hook = self.vae.encoder.register_forward_pre_hook(arrive)
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None]
         try:
-            posterior = until_it_fits(lambda: self.vae.encode(video), self.offload_more).latent_dist
+            posterior = retry_smaller_on_oom(lambda: self.vae.encode(video), self.offload_more).latent_dist
         finally:
             hook.remove()
         latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -235,7 +235,7 @@ class CogVideoX:
         hook = self.vae.decoder.register_forward_hook(leave)
         try:
             latents = latents.transpose(1, 2) / self.vae.config.scaling_factor
-            video = until_it_fits(lambda: self.vae.decode(latents.to(self.vae.dtype)), self.offload_more).sample
+            video = retry_smaller_on_oom(lambda: self.vae.decode(latents.to(self.vae.dtype)), self.offload_more).sample
         finally:
             hook.remove()
         frames = (to_uint8(video) if blended else video)[0, :, lead:].permute(1, 2, 3, 0).numpy()
@@ -306,9 +306,9 @@ class CogVideoX:
 
     def shrink(self) -> str | None:
         layers = self.transformer.transformer_blocks
-        if not all(isinstance(layer, RowByRow) for layer in layers):
+        if not all(isinstance(layer, RowwiseBlock) for layer in layers):
             for layer in layers:
-                layer.__class__ = RowByRow
+                layer.__class__ = RowwiseBlock
             return "the rows of a call one at a time in each layer"
         return self.offload_more()
 
@@ -373,7 +373,7 @@ def to_uint8(video: Tensor) -> Tensor:
     return ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def check_claims(folder: Path) -> None:
+def check_config_sizes(folder: Path) -> None:
     """Raises `UserError` where a part of a pipeline folder describes itself as larger than its weights are: it would be
     built, and fill the memory, before anything is compared."""
     for part, (kind, configured) in {

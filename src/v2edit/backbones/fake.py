@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from v2edit.attention import Replacement
 from v2edit.backbones.base import Size
-from v2edit.backbones.cogvideox import CogVideoX, RowByRow, fake_pipeline
+from v2edit.backbones.cogvideox import CogVideoX, RowwiseBlock, fake_pipeline
 from v2edit.backbones.families import PUBLISHED_DEFAULTS, Defaults
 
 # The operator of main memory, which torch's counter does not know: it counts as the others do.
@@ -85,7 +85,7 @@ class FakeModel:
         try:
             for some in (layers[:1], layers[:2]):
                 for layer in some:
-                    layer.__class__ = RowByRow if row_by_row else kind
+                    layer.__class__ = RowwiseBlock if row_by_row else kind
                 transformer.transformer_blocks = some
                 counted.append(count(lambda: self.backbone.denoise(latents, 0, schedule, text, maps, loop)))
         finally:

@@ -76,7 +76,7 @@ def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool 
     return replace(checkpoint, family=FAMILIES[index["_class_name"]], pickles=allow_pickle)
 
 
-def weights_here(checkpoint: Checkpoint) -> bool:
+def has_weights(checkpoint: Checkpoint) -> bool:
     """Whether all of its weights are on this machine."""
     folder = Path(checkpoint.source)
     if checkpoint.commit:

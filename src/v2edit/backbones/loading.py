@@ -53,7 +53,7 @@ def read_info(checkpoint: Checkpoint) -> ModelInfo:
         return read_info_of(folder, checkpoint.defaults)
 
 
-def fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
+def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
     """The model without its numbers, to count what it costs: of a hub id, some small files are fetched.
 
     Raises:
@@ -64,7 +64,9 @@ def fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
     from v2edit.backbones.fake import FakeModel
 
     with _reading(checkpoint) as folder:
-        return FakeModel(folder, getattr(torch, dtype_of(checkpoint, dtype, find_device(device))), checkpoint.defaults)
+        return FakeModel(
+            folder, getattr(torch, resolve_dtype(checkpoint, dtype, find_device(device))), checkpoint.defaults
+        )
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def _reading(checkpoint: Checkpoint) -> Iterator[Path]:
         raise UserError(f"cannot read how {checkpoint.name} is made: {first_line(error)}") from error
 
 
-def dtype_of(checkpoint: Checkpoint, dtype: DType, device: Any) -> str:
+def resolve_dtype(checkpoint: Checkpoint, dtype: DType, device: Any) -> str:
     """The number format that `auto` means for a model on a torch device."""
     if dtype != "auto":
         return dtype
@@ -124,7 +126,7 @@ def load(
     from diffusers import CogVideoXPipeline
     from safetensors import SafetensorError
 
-    from v2edit.backbones.cogvideox import CogVideoX, check_claims
+    from v2edit.backbones.cogvideox import CogVideoX, check_config_sizes
 
     target = find_device(device)
     if offload != "none" and target.type == "cpu":
@@ -137,8 +139,8 @@ def load(
                 folder = CogVideoXPipeline.download(
                     folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
                 )
-            check_claims(Path(folder))
-            numbers = getattr(torch, dtype_of(checkpoint, dtype, target))
+            check_config_sizes(Path(folder))
+            numbers = getattr(torch, resolve_dtype(checkpoint, dtype, target))
             pipeline = CogVideoXPipeline.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
     except UserError:
         raise

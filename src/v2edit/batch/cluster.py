@@ -14,7 +14,7 @@ from typing import Any
 
 from v2edit.batch.worker import Died, Ended, Event, Job, Refused, Setup, Started, Worker
 from v2edit.errors import UserError
-from v2edit.host import cores
+from v2edit.host import available_cores
 
 LOCAL = "local"
 STORE = 100 * 2**20  # bytes of a local instance's object store: nothing large goes through it
@@ -127,7 +127,7 @@ def _connect(ray: Any, address: str, count: int | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         options |= {
-            "num_cpus": max(cores(), count or 1),
+            "num_cpus": max(available_cores(), count or 1),
             "include_dashboard": False,
             "object_store_memory": STORE,
         }

@@ -15,7 +15,7 @@ from v2edit.backbones.hub import find
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import claimed
-from v2edit.host import cores, find_device
+from v2edit.host import available_cores, find_device
 from v2edit.jobs.video import given_prompts, prompt_beside
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
@@ -158,7 +158,7 @@ def _workers(setup: Setup, ray: str | None, device: str, count: int | None, task
     on = find_device(device)
     if on.type == "cpu":
         count = min(count or 1, tasks)
-        return Processes(setup, ["cpu"] * count, max(1, cores() // count) if count > 1 else None)
+        return Processes(setup, ["cpu"] * count, max(1, available_cores() // count) if count > 1 else None)
     devices = [device]
     if on.type == "cuda" and device in ("auto", "cuda"):
         devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]

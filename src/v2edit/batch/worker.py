@@ -19,7 +19,7 @@ from v2edit.backbones.loading import LoadedModel
 from v2edit.batch.state import state_of
 from v2edit.batch.tasks import Task
 from v2edit.errors import UserError
-from v2edit.host import shortage
+from v2edit.host import memory_advice, release_memory
 from v2edit.jobs.video import edit_video
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
@@ -161,10 +161,10 @@ class Worker:
                 self._edit(job)
             except Exception as error:
                 reason = _reason(error)
-                if not isinstance(error, (UserError, OSError)) and shortage(error) is None:
+                if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
                     trace, suspect = "".join(traceback.format_exception(error)), True
         if reason is not None:
-            _free_memory()
+            release_memory()
         return Outcome(reason, notes, round(time.perf_counter() - begin, 3), trace, suspect)
 
     def _edit(self, job: Job) -> None:
@@ -205,20 +205,10 @@ class Worker:
 
 def _reason(error: BaseException) -> str:
     """One line, of a bounded length."""
-    told = shortage(error) or " ".join(str(error).split())
-    if not isinstance(error, (UserError, OSError)) and shortage(error) is None:
+    told = memory_advice(error) or " ".join(str(error).split())
+    if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
         told = f"{type(error).__name__}: {told}" if told else type(error).__name__
     return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 1] + "…"
-
-
-def _free_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,13 +16,26 @@ from torch import Tensor
 
 from v2edit.backbones import Backbone, Size
 from v2edit.bench.methods import Method
-from v2edit.editing.controls import Source, first_step, map_replacement, noises
-from v2edit.editing.editor import Branch, denoise, to_size
+from v2edit.editing.controls import Source, attention_map_replacement, first_step, noise_stream
+from v2edit.editing.editor import Branch, denoise_with_guidance, resize_clip
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
-from v2edit.sampling import SOLVERS, Schedule, mean
+from v2edit.sampling import SOLVERS, Schedule, step_mean
+
+
+@runtime_checkable
+class HasVideoToVideo(Protocol):
+    """A backbone whose family has a video-to-video pipeline (SDEdit) in diffusers."""
+
+    def video_to_video(
+        self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
+    ) -> np.ndarray:
+        """Run diffusers' own pipeline on the same weights: uint8 frames [T, H, W, 3] of a valid size to the same,
+        noised up to `strength` (0 to 1) of the steps and denoised with a prompt. Nothing of this project's attention,
+        schedule or solver takes part."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,12 +55,13 @@ class VideoToVideo:
 
     def on(self, backbone: Backbone) -> Method:
         guidance = backbone.defaults.guidance if self.guidance is None else self.guidance
+        assert isinstance(backbone, HasVideoToVideo), backbone.name
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             own = Size(*frames.shape[:3])
-            fitted = to_size(frames, backbone.nearest_size(own))
+            fitted = resize_clip(frames, backbone.nearest_size(own))
             edited = backbone.video_to_video(fitted, pair.target, self.steps, self.strength, guidance, seed)
-            return to_size(edited, own)
+            return resize_clip(edited, own)
 
         return edit
 
@@ -73,7 +88,7 @@ class FlowEdit:
 
     def on(self, backbone: Backbone) -> Method:
         def edit(x0: Tensor, pair: PromptPair, seed: int) -> Tensor:
-            return flow_edit(backbone, x0, aligned_text(backbone, pair), self, noises(seed, 1, x0))
+            return flow_edit(backbone, x0, aligned_text(backbone, pair), self, noise_stream(seed, 1, x0))
 
         return on_latents(backbone, edit)
 
@@ -114,8 +129,8 @@ def on_latents(backbone: Backbone, edit: Callable[[Tensor, PromptPair, int], Ten
 
     def method(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
         own = Size(*frames.shape[:3])
-        x0 = backbone.encode(to_size(frames, backbone.nearest_size(own)))
-        return to_size(backbone.decode(edit(x0, pair, seed)), own)
+        x0 = backbone.encode(resize_clip(frames, backbone.nearest_size(own)))
+        return resize_clip(backbone.decode(edit(x0, pair, seed)), own)
 
     return method
 
@@ -141,7 +156,7 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
                 Branch(scale * source, text.source, settings.source_guidance),
                 Branch(scale * target, text.target, settings.guidance),
             ]
-            clean_source, clean_target = denoise(calls, branches, text.negative, k, schedule)
+            clean_source, clean_target = denoise_with_guidance(calls, branches, text.negative, k, schedule)
             change += ((target - source) - (clean_target - clean_source)) / (sigma * settings.n_avg)
         edit = edit + (after - sigma) * change
     if free < schedule.steps:
@@ -149,7 +164,9 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
         edit = (1 - sigma) * x0 + sigma * next(draw) + (edit - x0)
     for k in range(free, schedule.steps):
         (scale, sigma), (_, after) = flow(schedule, k), flow(schedule, k + 1)
-        (clean,) = denoise(calls, [Branch(scale * edit, text.target, settings.guidance)], text.negative, k, schedule)
+        (clean,) = denoise_with_guidance(
+            calls, [Branch(scale * edit, text.target, settings.guidance)], text.negative, k, schedule
+        )
         edit = edit + (after - sigma) * (edit - clean) / sigma
     return edit
 
@@ -167,18 +184,18 @@ def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
     guidance = backbone.defaults.guidance if settings.guidance is None else settings.guidance
     cfg_batches = 1 + (max(guidance, settings.source_guidance) > 1)
-    replacement = map_replacement([Source(x0, text.source)], text.shared, cfg_batches, unconditional=False)
+    replacement = attention_map_replacement([Source(x0, text.source)], text.shared, cfg_batches, unconditional=False)
     replaced = start + round(settings.replaced * (schedule.steps - start))
     for k in range(start, schedule.steps):
         step = solver.step(schedule, k, first=True)
         branches = [Branch(edit, text.target, guidance)]
         if k < replaced:
             branches.insert(0, Branch(source, text.source, settings.source_guidance))
-            clean_source, clean = denoise(calls, branches, text.negative, k, schedule, replacement)
-            source = mean(step, source, clean_source)
+            clean_source, clean = denoise_with_guidance(calls, branches, text.negative, k, schedule, replacement)
+            source = step_mean(step, source, clean_source)
         else:
-            (clean,) = denoise(calls, branches, text.negative, k, schedule)
-        edit = mean(step, edit, clean)
+            (clean,) = denoise_with_guidance(calls, branches, text.negative, k, schedule)
+        edit = step_mean(step, edit, clean)
     return edit
 
 

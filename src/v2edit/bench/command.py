@@ -21,7 +21,7 @@ from v2edit.bench import methods as known_methods
 from v2edit.bench import suites
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, claimed
-from v2edit.host import cores, find_device
+from v2edit.host import available_cores, find_device
 from v2edit.runs import PACKAGES, redact
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def benchmark(
     judges.prepare()  # What is missing is missed before the work, not after it.
     where = str(find_device(device))
     if processes is None:
-        processes = 1 if torch.device(where).type != "cpu" else cores()
+        processes = 1 if torch.device(where).type != "cpu" else available_cores()
     workers = run.Workers(checkpoint, where, processes)
     folder = Path(os.path.abspath(out or Path("runs") / f"bench-{suite}-{seeds}"))
     with claimed(folder, run.LOCK, "benchmark"):

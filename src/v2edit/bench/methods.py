@@ -54,11 +54,11 @@ class Autoencoded:
 
     def on(self, backbone: Backbone) -> Method:
         from v2edit.backbones import Size
-        from v2edit.editing.editor import to_size
+        from v2edit.editing.editor import resize_clip
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             own = Size(*frames.shape[:3])
-            return to_size(backbone.decode(backbone.encode(to_size(frames, backbone.nearest_size(own)))), own)
+            return resize_clip(backbone.decode(backbone.encode(resize_clip(frames, backbone.nearest_size(own)))), own)
 
         return edit
 

@@ -31,7 +31,7 @@ from v2edit.bench.command import benchmark
 from v2edit.cli import output as progress
 from v2edit.cli.output import DryRunOptions, JsonReporter, OutputOptions, Reporter, TextReporter, reporter_for
 from v2edit.errors import UserError
-from v2edit.host import shortage
+from v2edit.host import memory_advice
 from v2edit.jobs.estimate import duration, estimate_edit, estimate_scene
 from v2edit.jobs.evaluate import evaluate
 from v2edit.jobs.resume import resume_run
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown.interrupted(str(stop) or "nothing was written", 130)
         return 130
     except Exception as error:
-        if short := shortage(error):
+        if short := memory_advice(error):
             return fail(shown, short)
         shown.bug(error, 1)
         raise

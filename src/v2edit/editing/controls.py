@@ -38,7 +38,7 @@ def sources_of(
     return [source for source in both if source.weight > 0]
 
 
-def noises(seed: int, subtask: int, like: Tensor) -> Iterator[Tensor]:
+def noise_stream(seed: int, subtask: int, like: Tensor) -> Iterator[Tensor]:
     """Independent unit-normal draws of a subtask, each shaped as `like`. Drawn on the CPU, so that a seed means the
     same noise on every device, and from a stream of the subtask's own, so that a resumed run draws the same."""
     state = np.random.SeedSequence([seed, subtask]).generate_state(1, np.uint64)[0]
@@ -52,7 +52,7 @@ def first_step(schedule: Schedule, alpha: float, inc: bool) -> int:
     return schedule.first_step(alpha if inc else 1.0)
 
 
-def map_replacement(sources: list[Source], shared: int, cfg_batches: int, unconditional: bool) -> Replacement:
+def attention_map_replacement(sources: list[Source], shared: int, cfg_batches: int, unconditional: bool) -> Replacement:
     """Attention-map replacement for the rows [half][*sources, edit]: the edit takes the shared columns' maps of the
     sources by their weights, in the conditional half (the last) and, if asked for, in the unconditional one."""
     branches = len(sources) + 1

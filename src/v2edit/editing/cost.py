@@ -13,7 +13,7 @@ from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.families import Offload
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.controls import Source, first_step, map_replacement
+from v2edit.editing.controls import Source, attention_map_replacement, first_step
 from v2edit.editing.microbatch import SPLITS, groups, part_of
 from v2edit.editing.state import LOOP
 from v2edit.sampling import Schedule
@@ -35,7 +35,7 @@ class Call:
         return self.branches * self.cfg_batches
 
 
-def steps_run(schedule: Schedule, config: EditConfig) -> int:
+def steps_per_subtask(schedule: Schedule, config: EditConfig) -> int:
     """How many of the schedule's steps each subtask takes."""
     return schedule.steps - first_step(schedule, config.alpha, config.inc)
 
@@ -54,12 +54,12 @@ def calls(schedule: Schedule, config: ResolvedConfig) -> list[Counter[Call]]:
     return counts
 
 
-def plan(schedule: Schedule, config: EditConfig) -> dict[str, int]:
+def loop_steps(schedule: Schedule, config: EditConfig) -> dict[str, int]:
     """The steps of each loop of an edit, by the name of its snapshot in a snapshots."""
-    return {f"{LOOP}-{subtask}": steps_run(schedule, config) for subtask in range(1, config.subtasks + 1)}
+    return {f"{LOOP}-{subtask}": steps_per_subtask(schedule, config) for subtask in range(1, config.subtasks + 1)}
 
 
-def forwards(schedule: Schedule, config: ResolvedConfig) -> list[int]:
+def count_forwards(schedule: Schedule, config: ResolvedConfig) -> list[int]:
     """How many rows pass through the network in each subtask."""
     return [sum(call.rows * count for call, count in one.items()) for one in calls(schedule, config)]
 
@@ -70,7 +70,7 @@ def maps_of(call: Call, shared: int, unconditional: bool) -> Replacement | None:
         return None
     nothing = torch.empty(0)
     sources = [Source(nothing, nothing, 1 / (call.branches - 1)) for _ in range(call.branches - 1)]
-    return map_replacement(sources, shared, call.cfg_batches, unconditional)
+    return attention_map_replacement(sources, shared, call.cfg_batches, unconditional)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class CostModel:
         loop = self.config.loop
         return self.fake.encoding(size, loop, tiling), self.fake.decoding(size, loop, tiling)
 
-    def ways(self, size: Size, on_gpu: bool) -> list[MemoryOption]:
+    def memory_options(self, size: Size, on_gpu: bool) -> list[MemoryOption]:
         """Smaller ways, each with what it takes of those before it."""
 
         def peak(offload: Offload, tiling: bool, row_by_row: bool = True) -> int:
@@ -160,7 +160,7 @@ class CostModel:
         options = " ".join([*(["--offload group"] if on_gpu else []), "--vae-tiling"])
         return [*ways, MemoryOption(options, options, peak(offload, True))]
 
-    def most_frames(self, size: Size, room: int, offload: Offload, tiling: bool) -> int | None:
+    def max_frames(self, size: Size, room: int, offload: Offload, tiling: bool) -> int | None:
         """How many frames of this size fit, rows one at a time; None where not even one does."""
         backbone, group = self.fake.backbone, 2 * self.fake.backbone.temporal
 

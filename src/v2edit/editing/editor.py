@@ -17,13 +17,13 @@ from torch import Tensor
 from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import EditConfig
-from v2edit.editing.controls import Source, first_step, map_replacement, noises, sources_of
+from v2edit.editing.controls import Source, attention_map_replacement, first_step, noise_stream, sources_of
 from v2edit.editing.microbatch import MicroBatcher
-from v2edit.editing.progression import AlignedText, BranchText, WrittenText, progression
+from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.state import LOOP, Draws, EditState
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
-from v2edit.sampling import SOLVERS, Schedule, mean, replay
+from v2edit.sampling import SOLVERS, Schedule, replay, step_mean
 
 RESIZED_AT_ONCE = 8  # frames: in float32 a long clip would be four times its size, several times over
 
@@ -80,17 +80,17 @@ class Editor:
         assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
         own, loop, config = Size(*frames.shape[:3]), config.loop, config.for_prompts(prompts)
         fitted = self.backbone.nearest_size(own, loop)
-        x0 = self.backbone.encode(to_size(frames, fitted, loop), loop=loop)
-        text = progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
+        x0 = self.backbone.encode(resize_clip(frames, fitted, loop), loop=loop)
+        text = encode_progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
 
         def rebuilt(subtask: int, latents: Tensor) -> Tensor:
             if rebuild is None:
                 return latents
-            frames = rebuild(subtask, to_size(self.backbone.decode(latents, loop), own, loop))
-            return self.backbone.encode(to_size(frames, fitted, loop), loop=loop)
+            frames = rebuild(subtask, resize_clip(self.backbone.decode(latents, loop), own, loop))
+            return self.backbone.encode(resize_clip(frames, fitted, loop), loop=loop)
 
         latents = self.subtasks(x0, text, config, on_progress, rebuilt, snapshots)
-        return EditResult([to_size(self.backbone.decode(one, loop), own, loop) for one in latents])
+        return EditResult([resize_clip(self.backbone.decode(one, loop), own, loop) for one in latents])
 
     def subtasks(
         self,
@@ -106,14 +106,14 @@ class Editor:
         current = x0
         for subtask in range(1, config.subtasks + 1):
             current = rebuilt(subtask - 1, current) if subtask > 1 else x0
-            said = text.of_subtask(subtask, config.subtasks)
+            said = text.for_subtask(subtask, config.subtasks)
             sources = sources_of(x0, current, said.original, said.current, config.mixture, subtask)
 
             def report(step: int, steps: int, subtask: int = subtask) -> None:
                 if on_progress is not None:
                     on_progress(Progress(subtask, config.subtasks, step, steps))
 
-            draw = noises(config.seed, subtask, x0)
+            draw = noise_stream(config.seed, subtask, x0)
             snapshot = snapshots.loop(f"{LOOP}-{subtask}") if snapshots else LoopSnapshot()
             current = self.subtask(current, sources, said.edit, said, config, draw, report, snapshot)
             yield current
@@ -146,7 +146,7 @@ class Editor:
             at = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
         noisy = [schedule.add_noise(source.x0, at.eps, at.k) for source in sources]  # the sources' v_k
         cfg_batches = 1 + (max(config.guidance, config.source_guidance) > 1)
-        replacement = map_replacement(sources, text.shared, cfg_batches, config.amr_unconditional)
+        replacement = attention_map_replacement(sources, text.shared, cfg_batches, config.amr_unconditional)
 
         for k in snapshot.steps(at.k, schedule.steps, lambda: at.kept(draw.drawn)):
             if (config.pnc or config.amr) and schedule.controlled(k, config.beta):
@@ -156,8 +156,8 @@ class Editor:
                     Branch(at.edit, prompt, config.guidance),
                 ]
                 maps = replacement if config.amr else None
-                x0s = denoise(self.calls, branches, text.negative, k, schedule, maps, config.loop)
-                means = [mean(step, one.v, x0, old) for one, x0, old in zip(branches, x0s, at.memory, strict=True)]
+                x0s = denoise_with_guidance(self.calls, branches, text.negative, k, schedule, maps, config.loop)
+                means = [step_mean(step, one.v, x0, old) for one, x0, old in zip(branches, x0s, at.memory, strict=True)]
                 # Independent draws at each step are what makes the noise between two of them carry structure
                 # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the source keeps its first noise.
                 at.eps = next(draw) if config.pnc else at.eps
@@ -171,8 +171,8 @@ class Editor:
             else:
                 step = ending.step(schedule, k, first=k == start)
                 alone = [Branch(at.edit, prompt, config.guidance)]
-                (x0,) = denoise(self.calls, alone, text.negative, k, schedule, loop=config.loop)
-                at.edit = mean(step, at.edit, x0, at.memory[-1])
+                (x0,) = denoise_with_guidance(self.calls, alone, text.negative, k, schedule, loop=config.loop)
+                at.edit = step_mean(step, at.edit, x0, at.memory[-1])
                 at.edit = at.edit + step.std * next(draw) if step.std else at.edit
                 at.memory = [x0]
             at.k = k + 1
@@ -189,7 +189,7 @@ class Branch:
     guidance: float
 
 
-def denoise(
+def denoise_with_guidance(
     calls: MicroBatcher,
     branches: list[Branch],
     negative: Tensor,
@@ -214,7 +214,7 @@ def guide(uncond: Tensor, cond: Tensor, guidance: float) -> Tensor:
     return uncond + guidance * (cond - uncond)
 
 
-def to_size(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:
+def resize_clip(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:
     """uint8 frames [T, H, W, 3] at another size: the last frame repeated or frames cut, pixels resampled.
 
     In a loop frames are repeated all over it, evenly, and these are the ones that are cut again: a pause where it

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Backbone
-from v2edit.host import until_it_fits
+from v2edit.host import retry_smaller_on_oom
 from v2edit.sampling import Schedule
 
 # From the fastest to the smallest: how many rows a call takes.
@@ -56,7 +56,7 @@ class MicroBatcher:
                 x0[call] = self.backbone.denoise(latents[call], step, schedule, text[call], maps, loop)
             return x0
 
-        return until_it_fits(through, partial(self.smaller, rows, cfg_batches, replacement))
+        return retry_smaller_on_oom(through, partial(self.smaller, rows, cfg_batches, replacement))
 
     def split(self, rows: int, cfg_batches: int, replacement: Replacement | None) -> tuple[str, list[list[int]]]:
         """The rows of each call for such a step, and the one of SPLITS by which they are so."""

@@ -38,7 +38,7 @@ class AlignedText:
     negative: Tensor
     shared: int
 
-    def of_subtask(self, subtask: int, subtasks: int) -> BranchText:
+    def for_subtask(self, subtask: int, subtasks: int) -> BranchText:
         """What the branches of a subtask, counted from 1, are told."""
         original, current, edit = (subtask_prompt(self, s, subtasks) for s in (0, subtask - 1, subtask))
         return BranchText(original, current, edit, self.negative, self.shared)
@@ -50,13 +50,13 @@ class WrittenText:
 
     subtasks: tuple[BranchText, ...]
 
-    def of_subtask(self, subtask: int, subtasks: int) -> BranchText:
+    def for_subtask(self, subtask: int, subtasks: int) -> BranchText:
         """What the branches of a subtask, counted from 1, are told."""
         assert subtasks == len(self.subtasks), (subtasks, len(self.subtasks))
         return self.subtasks[subtask - 1]
 
 
-def progression(
+def encode_progression(
     backbone: Backbone, prompts: PromptPair, negative: str = "", padding_shared: bool = True
 ) -> AlignedText | WrittenText:
     """The prompts of all subtasks: between the two where there are but two, else those that are written."""
@@ -79,7 +79,7 @@ def written_text(
     """Encodes the chain of prompts and aligns those of each subtask anew: the original's p_0, the current p_{s-1} and
     the edit's p_s, of which the first two are one prompt where s = 1."""
     *chain, nothing = backbone.encode_text([*prompts.chain, negative])
-    subtasks = [_aligned(backbone, chain[0], chain[1], nothing, padding_shared).of_subtask(1, 1)]
+    subtasks = [_aligned(backbone, chain[0], chain[1], nothing, padding_shared).for_subtask(1, 1)]
     for current, edit in pairwise(chain[1:]):
         texts = (chain[0], current, edit)
         laid = align_three(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)

@@ -40,7 +40,7 @@ class EditState:
     memory: list[Tensor | None]
 
     def kept(self, drawn: int) -> LoopState:
-        """As a snapshot keeps it, with how many noises the subtask has drawn."""
+        """As a snapshot keeps it, with how many draws the subtask has drawn."""
         x0s = {f"x0.{branch}": x0 for branch, x0 in enumerate(self.memory) if x0 is not None}
         facts = {"k": self.k, "drawn": drawn, "branches": len(self.memory)}
         return LoopState({"edit": self.edit, "eps": self.eps} | x0s, facts)

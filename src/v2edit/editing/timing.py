@@ -18,10 +18,10 @@ from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import first_step
 from v2edit.editing.cost import Call, calls, maps_of
-from v2edit.editing.editor import Branch, denoise, to_size
+from v2edit.editing.editor import Branch, denoise_with_guidance, resize_clip
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText
-from v2edit.host import resident
+from v2edit.host import process_memory
 
 FRAMES = 17  # that the autoencoder is timed on: its first group and another, which is like all that follow
 ENOUGH, MOST = 1.5, 5  # seconds, and times, that a piece is timed, but
@@ -37,7 +37,9 @@ class Timing:
     peak: int
 
 
-def timing(backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenText, config: ResolvedConfig) -> Timing:
+def time_edit(
+    backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenText, config: ResolvedConfig
+) -> Timing:
     """Times an edit of uint8 frames [T, H, W, 3]: a few of them to latents and back, and a step of each kind at the
     full size. Nothing comes of it."""
     device, loop = backbone.device, config.loop
@@ -46,7 +48,7 @@ def timing(backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenTe
     few = backbone.nearest_size(Size(min(own.frames, FRAMES), own.height, own.width), loop)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    clip = to_size(frames[: few.frames], few, loop)
+    clip = resize_clip(frames[: few.frames], few, loop)
     more = whole.frames / few.frames - 1  # as much again, and so much more often
     encoding = timed(lambda: backbone.encode(clip, loop=loop), device, more)
     latents = backbone.encode(clip, loop=loop)
@@ -69,19 +71,21 @@ def timing(backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenTe
     pixels, fitted = own.height * own.width * 3, whole.height * whole.width * 3
     # The frames that come of it: as the decoder gives them, twice while they are joined, or as they are given back.
     joined = 2 * (whole.frames - few.frames) * fitted + (config.subtasks - 1) * own.frames * pixels
-    return Timing(seconds, max(resident("VmHWM") + joined, resident() + config.subtasks * own.frames * pixels))
+    return Timing(
+        seconds, max(process_memory("VmHWM") + joined, process_memory() + config.subtasks * own.frames * pixels)
+    )
 
 
 def step_of(
     rows: MicroBatcher, v: Tensor, text: AlignedText | WrittenText, call: Call, config: ResolvedConfig
 ) -> Callable[[], object]:
     """A step of this kind, at the noisy end, of latents [1, F, C, h, w]."""
-    said = text.of_subtask(1, config.subtasks)
+    said = text.for_subtask(1, config.subtasks)
     branches = [Branch(v, said.edit, config.guidance if call.cfg_batches > 1 else 1.0)] * call.branches
     maps = maps_of(call, said.shared, config.amr_unconditional)
     schedule = rows.backbone.schedule(config.steps)
     start = first_step(schedule, config.alpha, config.inc)
-    return lambda: denoise(rows, branches, said.negative, start, schedule, maps, config.loop)
+    return lambda: denoise_with_guidance(rows, branches, said.negative, start, schedule, maps, config.loop)
 
 
 def timed(work: Callable[[], object], device: torch.device, more: float) -> float:
@@ -95,7 +99,7 @@ def timed(work: Callable[[], object], device: torch.device, more: float) -> floa
     return seconds[0] + more * statistics.median(seconds[1:])
 
 
-def speed(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second that a device does in products of large matrices: the nearest to a network
     where there is none to be timed."""
     side = 4096 if device.type == "cuda" else 768

@@ -14,7 +14,7 @@ from v2edit.backbones.families import BUILT_IN, DType, Offload
 from v2edit.backbones.hub import Checkpoint
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
-from v2edit.host import available, out_of_memory, release, resident
+from v2edit.host import available_memory, is_out_of_memory, process_memory, release_memory
 from v2edit.jobs.scene import FPS, SIDE, find_path, given_scene, scene_device, seen
 from v2edit.jobs.video import given_prompts, written_prompts
 from v2edit.prompts import PromptPair
@@ -219,7 +219,7 @@ def estimate_scene(
 
     pair, remarks = pair_or(pair, lvlm, read)
     config = config.for_prompts(pair)
-    model_alone = backbones.fake_model(checkpoint, dtype, device).backbone
+    model_alone = backbones.load_fake_model(checkpoint, dtype, device).backbone
     filmed = find_path(path, found, frames or model_alone.native_size.frames, side)
     cameras = filmed.cameras
     size = model_alone.nearest_size(Size(len(cameras), cameras.height, cameras.width))
@@ -285,49 +285,51 @@ def _plan(
     """The plan of an edit of uint8 frames [T, H, W, 3], up to what is written in the end."""
     from v2edit import backbones
     from v2edit.backbones.base import Size
-    from v2edit.backbones.loading import dtype_of
-    from v2edit.editing.cost import CostModel, forwards, steps_run
-    from v2edit.editing.timing import speed
+    from v2edit.backbones.loading import resolve_dtype
+    from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
+    from v2edit.editing.timing import matmul_flops_per_second
     from v2edit.host import find_device
 
     on = find_device(device)
     info = backbones.read_info(checkpoint)  # With it comes what every edit has to import, which takes its time.
-    room = available(on)
+    room = available_memory(on)
     if room is not None and on.type == "cpu":
-        room += resident()
-    before = resident()
+        room += process_memory()
+    before = process_memory()
     with watch.part("counting"):
-        fake = backbones.fake_model(checkpoint, dtype, device)
+        fake = backbones.load_fake_model(checkpoint, dtype, device)
         resolved = config.resolve(checkpoint.defaults)
         own = Size(*frames.shape[:3])
         fitted = fake.backbone.nearest_size(own, config.loop)
         cost_model = CostModel(fake, resolved)
         count = cost_model.edit(fitted, offload, vae_tiling)
-        release()
+        release_memory()
     schedule = info.schedule(config.steps)
-    aside = max(0, resident() - before)  # bytes that the counting brought along, which an edit does without
+    aside = max(0, process_memory() - before)  # bytes that the counting brought along, which an edit does without
     base = before if on.type == "cpu" else 0
     plan = Estimate(
-        checkpoint.name, str(on), dtype_of(checkpoint, dtype, on), own.frames, own.height, own.width, fitted,
-        fake.tokens(fitted, config.loop), steps_run(schedule, resolved), config.steps, forwards(schedule, resolved),
-        base + count.peak, room, {}, COUNTED,
+        checkpoint.name, str(on), resolve_dtype(checkpoint, dtype, on), own.frames, own.height, own.width, fitted,
+        fake.tokens(fitted, config.loop), steps_per_subtask(schedule, resolved), config.steps,
+        count_forwards(schedule, resolved), base + count.peak, room, {}, COUNTED,
     )  # fmt: skip
-    if not backbones.weights_here(checkpoint):
+    if not backbones.has_weights(checkpoint):
         plan = replace(plan, remarks=["the weights are not on this machine yet: the time is without their download"])
     elif plan.fits:
         try:
             plan = _timed(watch, plan, checkpoint, frames, pair, resolved, device, dtype, offload, vae_tiling, aside)
         except Exception as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             plan = replace(plan, remarks=["timing it ran out of memory: it does not fit, whatever was counted"])
     if plan.how == COUNTED:
-        plan = replace(plan, seconds={"loading": watch.seconds, "computing": count.flops / speed(on, fake.dtype)})
+        plan = replace(
+            plan, seconds={"loading": watch.seconds, "computing": count.flops / matmul_flops_per_second(on, fake.dtype)}
+        )
     if not plan.fits and room is not None:
-        smallest = cost_model.ways(fitted, on.type == "cuda")
+        smallest = cost_model.memory_options(fitted, on.type == "cuda")
         ways = [replace(way, peak=base + way.peak) for way in smallest]
         offload, tiling = ("group" if on.type == "cuda" else "none"), True
-        most = None if ways[-1].peak <= room else cost_model.most_frames(fitted, room - base, offload, tiling)
+        most = None if ways[-1].peak <= room else cost_model.max_frames(fitted, room - base, offload, tiling)
         plan = replace(plan, ways=ways, most_frames=most)
     return plan
 
@@ -347,13 +349,13 @@ def _timed(
 ) -> Estimate:
     """The same plan, its pieces timed on the model."""
     from v2edit import backbones
-    from v2edit.editing.progression import progression
-    from v2edit.editing.timing import timing
+    from v2edit.editing.progression import encode_progression
+    from v2edit.editing.timing import time_edit
 
     backbone = backbones.load(checkpoint, device, dtype, offload, vae_tiling)
-    text = progression(backbone, pair, config.negative_prompt, config.padding_shared)
+    text = encode_progression(backbone, pair, config.negative_prompt, config.padding_shared)
     loading = watch.seconds
-    found = timing(backbone, frames, text, config)
+    found = time_edit(backbone, frames, text, config)
     peak = found.peak - (aside if backbone.device.type == "cpu" else 0)
     return replace(plan, peak=peak, seconds={"loading": loading} | found.seconds, how=TIMED)
 

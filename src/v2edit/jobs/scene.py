@@ -120,7 +120,7 @@ def edit_scene(
     about = instruction or (pair.target if pair else "")
     with RunWriter(Path(out) if out else default_run_folder(where, about)) as run:
         from v2edit import backbones
-        from v2edit.editing.cost import plan
+        from v2edit.editing.cost import loop_steps
         from v2edit.scenes.reading import read_scene
         from v2edit.scenes.rer import plan_of
 
@@ -150,7 +150,9 @@ def edit_scene(
             "side": side,
             "scene_device": str(on),
         }
-        steps = plan(backbone.schedule(config.steps), config) | plan_of(fit, config.subtasks, found.gaussians is None)
+        steps = loop_steps(backbone.schedule(config.steps), config) | plan_of(
+            fit, config.subtasks, found.gaussians is None
+        )
         run.begin(Request("scene", facts, steps, save_every, command))
         done = _carried_out(run, found, filmed, pair, config, fit, backbone, on_stage)
     return SceneRun(run.out, done.gaussians, pair)

@@ -115,7 +115,7 @@ def edit_video(
         from v2edit import backbones
         from v2edit import video as videos
         from v2edit.backbones import Size
-        from v2edit.editing.cost import plan
+        from v2edit.editing.cost import loop_steps
 
         # What is wrong with the video or the model's name is said before the whole of either is read.
         videos.read(path, max_frames=1)
@@ -143,7 +143,7 @@ def edit_video(
             "guidance": config.guidance,
             "solver": backbone.solver if config.solver == "auto" else config.solver,
         }
-        steps = plan(backbone.schedule(config.steps), config)
+        steps = loop_steps(backbone.schedule(config.steps), config)
         run.begin(Request("edit", facts, steps, save_every, command))
         edited = _carried_out(run, path, source, pair, config, backbone, on_progress)
     return EditRun(run.out, edited, pair)
@@ -302,7 +302,7 @@ def preview_edit(
 
     from v2edit import backbones
     from v2edit import video as videos
-    from v2edit.editing.cost import forwards, steps_run
+    from v2edit.editing.cost import count_forwards, steps_per_subtask
     from v2edit.prompts.view import compare
 
     checkpoint = backbones.find(model, revision, allow_pickle)
@@ -317,9 +317,9 @@ def preview_edit(
     return Preview(
         pair,
         [compare(one, other, info.tokenizer) for one, other in pairwise(pair.chain)],
-        steps_run(schedule, config),
+        steps_per_subtask(schedule, config),
         config.steps,
-        forwards(schedule, config),
+        count_forwards(schedule, config),
     )
 
 

@@ -1,12 +1,12 @@
 """A language model that sees pictures, run in this process by transformers: `--lvlm local:HUB_ID_OR_FOLDER`."""
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 from v2edit.errors import UserError
+from v2edit.host import quiet_libraries, release_memory
 from v2edit.prompts.chat import Answer, Message, Picture, one_line
 
 MOST_TOKENS = 2048  # of an answer
@@ -23,7 +23,7 @@ class InProcess:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        with _one_line_errors(f"cannot load the language model {model}"), quiet():
+        with _one_line_errors(f"cannot load the language model {model}"), quiet_libraries():
             self._processor: Any = AutoProcessor.from_pretrained(model)
             if not getattr(self._processor, "chat_template", None) or not hasattr(self._processor, "image_processor"):
                 raise UserError(
@@ -35,7 +35,7 @@ class InProcess:
             self._model.to(device).eval().requires_grad_(False)
 
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
-        with _one_line_errors(f"the language model {self.name} failed"), quiet():
+        with _one_line_errors(f"the language model {self.name} failed"), quiet_libraries():
             inputs = self._processor.apply_chat_template(
                 [_as_template(message) for message in messages],
                 add_generation_prompt=True,
@@ -48,12 +48,8 @@ class InProcess:
         return Answer(self._processor.decode(answer, skip_special_tokens=True).strip(), len(answer) >= self.tokens)
 
     def close(self) -> None:
-        import torch
-
         self._model = self._processor = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
 
 
 def _as_template(message: Message) -> dict[str, Any]:
@@ -80,19 +76,3 @@ def _one_line_errors(what: str) -> Iterator[None]:
         raise
     except (OSError, ImportError, ValueError, KeyError, TypeError, IndexError, SafetensorError, TemplateError) as error:
         raise UserError(f"{what}: {one_line(str(error))[:300] or type(error).__name__}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' remarks and bars for parts being read."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from v2edit.backbones import Backbone, Size
 from v2edit.editing import EditConfig, Editor, Progress
-from v2edit.editing.editor import to_size
+from v2edit.editing.editor import resize_clip
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.camera_paths import CameraPath
@@ -175,8 +175,8 @@ def video_cameras(backbone: Backbone, path: CameraPath) -> Cameras:
 def autoencoded(backbone: Backbone, frames: np.ndarray, loop: bool = False) -> np.ndarray:
     """Frames as the model draws them unedited, in their own length and size."""
     own = Size(*frames.shape[:3])
-    fitted = to_size(frames, backbone.nearest_size(own, loop), loop)
-    return to_size(backbone.decode(backbone.encode(fitted, loop=loop), loop), own, loop)
+    fitted = resize_clip(frames, backbone.nearest_size(own, loop), loop)
+    return resize_clip(backbone.decode(backbone.encode(fitted, loop=loop), loop), own, loop)
 
 
 @torch.no_grad()

@@ -21,10 +21,10 @@ from v2edit.sampling import (
     SOLVERS,
     Schedule,
     extract,
-    mean,
     ode,
     replay,
     sde,
+    step_mean,
     x0_from_epsilon,
     x0_from_flow,
     x0_from_v,
@@ -57,7 +57,7 @@ def trajectory(solver: str, schedule: Schedule, start: int, v: Tensor, noises) -
     for k in range(start, schedule.steps):
         step = SOLVERS[solver].step(schedule, k, first=k == start)
         x0 = x0_from_v(v, network(v, int(schedule.timesteps[k])), *schedule.level(k))
-        v = mean(step, v, x0, x0_previous) + step.std * next(noises)
+        v = step_mean(step, v, x0, x0_previous) + step.std * next(noises)
         x0_previous = x0
     return v
 
@@ -207,7 +207,7 @@ def test_for_flows_the_ode_is_eulers(sigma, ratio, x, eps):
     x0, noise = torch.tensor(x, dtype=torch.float64), torch.tensor(eps, dtype=torch.float64)
     v, out, sigma_next = (1 - sigma) * x0 + sigma * noise, noise - x0, ratio * sigma
     step = ode(1 - sigma, sigma, 1 - sigma_next, sigma_next)
-    got = mean(step, v, x0_from_flow(v, out, 1 - sigma, sigma))
+    got = step_mean(step, v, x0_from_flow(v, out, 1 - sigma, sigma))
     torch.testing.assert_close(got, v + (sigma_next - sigma) * out, rtol=1e-9, atol=1e-9)
 
 
@@ -244,7 +244,7 @@ def test_a_perfect_network_leads_to_x0(solver):
     v, x0_previous = next(generator), None
     for k in range(12):
         step = SOLVERS[solver].step(schedule, k, first=k == 0)
-        v, x0_previous = mean(step, v, x0, x0_previous) + step.std * next(generator), x0
+        v, x0_previous = step_mean(step, v, x0, x0_previous) + step.std * next(generator), x0
     torch.testing.assert_close(v, x0, rtol=1e-12, atol=1e-12)
 
 
@@ -315,7 +315,7 @@ def test_controlled_to_the_end_an_equal_prompt_gives_the_source_bit_for_bit(solv
         for branch, v in enumerate((source, edit)):
             out = network(v.to(dtype), int(schedule.timesteps[k])).to(dtype).float()
             predicted = x0_from_v(v, out, *schedule.level(k))
-            means.append(mean(step, v, predicted, histories[branch]))
+            means.append(step_mean(step, v, predicted, histories[branch]))
             histories[branch] = predicted
         source = schedule.add_noise(x0, next(eps).float(), k + 1)
         edit = replay(means[1], [(1.0, source, means[0])])

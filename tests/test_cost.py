@@ -1,0 +1,85 @@
+"""Counting: a model without data costs what the real one does, and smaller ways to run an edit are smaller."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import pipeline_of
+
+from v2edit.attention import Replacement
+from v2edit.backbones import Size
+from v2edit.backbones.cogvideox import CogVideoX, RowwiseBlock
+from v2edit.backbones.fake import FakeModel, count
+from v2edit.editing import EditConfig
+from v2edit.editing.cost import CostModel
+
+MAPS = Replacement(5, (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)))
+CONFIG = EditConfig(steps=6)
+
+
+@pytest.mark.parametrize(
+    ("size", "loop", "row_by_row"),
+    [(Size(9, 32, 32), False, False), (Size(25, 16, 48), False, True), (Size(16, 32, 32), True, True)],
+)
+def test_a_step_without_numbers_costs_what_a_real_one_does(
+    tiny_model: Path, size: Size, loop: bool, row_by_row: bool
+) -> None:
+    """The same counter on real tensors, through all layers of the real model."""
+    fake, real = FakeModel(tiny_model, torch.float32), CogVideoX(pipeline_of("5b"))
+    if row_by_row:
+        real.shrink()
+    frames = size.frames // 4 if loop else (size.frames - 1) // 4 + 1
+    latents, text = torch.randn(4, frames, 4, size.height // 4, size.width // 4), torch.randn(4, 16, 16)
+    counted = fake.forward(4, size, loop, MAPS, row_by_row)
+    schedule = real.schedule(50)
+    real.denoise(latents, 0, schedule, text, MAPS, loop)  # Tables of positions are made once.
+    took = count(lambda: real.denoise(latents, 0, schedule, text, MAPS, loop))
+    assert counted.flops == took.flops > 0
+    assert counted.peak == pytest.approx(took.peak, rel=0.05)
+    assert not any(isinstance(layer, RowwiseBlock) for layer in fake.backbone.transformer.transformer_blocks)
+
+
+def test_the_autoencoder_without_numbers_costs_what_the_real_one_does(tiny_model: Path) -> None:
+    fake, real = FakeModel(tiny_model, torch.float32), CogVideoX(pipeline_of("5b"))
+    for frames in (1, 9, 33):
+        size = Size(frames, 32, 32)
+        latents = torch.randn(1, 4, (frames - 1) // 4 + 1, 8, 8)
+        took = count(lambda latents=latents: real.vae.decode(latents))
+        assert fake.decoding(size).flops == pytest.approx(took.flops, rel=0.01)
+        clip = torch.randn(1, 3, frames, 32, 32)
+        took = count(lambda clip=clip: real.vae.encode(clip))
+        assert fake.encoding(size).flops == pytest.approx(took.flops, rel=0.01)
+
+
+def test_its_weights_are_those_of_the_model(tiny_model: Path) -> None:
+    real = pipeline_of("5b")
+    for part, size in FakeModel(tiny_model, torch.float32).weights.items():
+        held = [*getattr(real, part).parameters(), *getattr(real, part).buffers()]
+        assert size == sum(one.numel() * one.element_size() for one in held) > 0
+
+
+@pytest.mark.heavy
+def test_each_smaller_way_is_smaller(tiny_model: Path) -> None:
+    fake = FakeModel(tiny_model, torch.float32)
+    cost_model = CostModel(fake, CONFIG.resolve(fake.backbone.defaults))
+    size = Size(33, 32, 32)
+    rows = [
+        cost_model.peaks(size, "none", False, split, row_by_row)["denoising"]
+        for split, row_by_row in ((0, False), (1, False), (2, True))
+    ]
+    assert rows == sorted(rows, reverse=True) and len(set(rows)) == 3
+    ways = cost_model.memory_options(size, on_gpu=True)
+    *peaks, tiled = [cost_model.edit(size, "none", False).peak, *(way.peak for way in ways)]
+    assert all(later <= earlier for earlier, later in pairwise(peaks)) and tiled < peaks[0]
+    assert [way.options for way in ways] == ["", "", "--offload model", "--offload group",
+                                             "--offload group --vae-tiling"]  # fmt: skip
+
+    def held(frames: int) -> int:
+        return max(cost_model.peaks(Size(frames, 32, 32), "none", False, 2, True).values())
+
+    room = held(17)
+    longest = cost_model.max_frames(size, room, "none", False)
+    assert longest is not None and longest >= 17 and held(longest) <= room
+    assert longest == size.frames or held(longest + 8) > room
+    assert cost_model.max_frames(size, 1000, "none", False) is None
