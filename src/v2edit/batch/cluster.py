@@ -12,9 +12,10 @@ import threading
 from contextlib import ExitStack, redirect_stdout
 from typing import Any
 
-from v2edit.batch.worker import Died, Ended, Event, Job, Refused, Setup, Started, Worker
+from v2edit.batch.worker import Job, Setup, Worker
 from v2edit.errors import UserError
 from v2edit.host import available_cores
+from v2edit.workers import Died, Ended, Event, Refused, Started
 
 LOCAL = "local"
 STORE = 100 * 2**20  # bytes of a local instance's object store: nothing large goes through it

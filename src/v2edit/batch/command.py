@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,8 @@ from v2edit.scenes.prompt import find_prompt
 if TYPE_CHECKING:
     from v2edit.batch.state import Result, Status
     from v2edit.batch.tasks import Task
-    from v2edit.batch.worker import Setup, Workers
+    from v2edit.batch.worker import Setup
+    from v2edit.workers import WorkerPool
 else:
     Status = Any  # Its module loads pydantic; the command line that is made from the signatures needs no more.
 
@@ -144,7 +146,7 @@ def _check_prompts(task: Task, lvlm: LVLMConfig, model: str) -> None:
     given_prompts(task.path, task.instruction, task.source_prompt, task.target_prompt, None, lvlm, model, beside)
 
 
-def _workers(setup: Setup, ray: str | None, device: str, count: int | None, tasks: int) -> Workers:
+def _workers(setup: Setup, ray: str | None, device: str, count: int | None, tasks: int) -> WorkerPool:
     """As many workers as there are devices, or were asked for, and no more than there are tasks."""
     if ray is not None:
         from v2edit.batch.cluster import Actors
@@ -153,15 +155,17 @@ def _workers(setup: Setup, ray: str | None, device: str, count: int | None, task
 
     import torch
 
-    from v2edit.batch.local import Processes
+    from v2edit.batch.worker import Worker
+    from v2edit.workers import ProcessPool
 
     on = find_device(device)
     if on.type == "cpu":
         count = min(count or 1, tasks)
-        return Processes(setup, ["cpu"] * count, max(1, available_cores() // count) if count > 1 else None)
+        threads = max(1, available_cores() // count) if count > 1 else None
+        return ProcessPool([partial(Worker, setup, "cpu")] * count, threads)
     devices = [device]
     if on.type == "cuda" and device in ("auto", "cuda"):
         devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     if count is not None and count > len(devices):
         raise UserError(f"--workers is {count}, and each has a device of its own: expected {len(devices)} or fewer")
-    return Processes(setup, devices[:count])
+    return ProcessPool([partial(Worker, setup, one) for one in devices[:count]])

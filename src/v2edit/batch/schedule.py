@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from v2edit.batch.state import Ledger, Result, now, state_of
-from v2edit.batch.worker import Died, Ended, Job, Outcome, Refused, Started, Workers
+from v2edit.batch.worker import Job, Outcome
 from v2edit.errors import UserError
+from v2edit.workers import Died, Ended, Refused, Started, WorkerPool
 
 log = logging.getLogger(__name__)
 STARTS = 5  # that a worker may die in, one after the other, before it is given up
@@ -23,7 +24,7 @@ class _Attempt:
 
 
 def work_through(
-    jobs: Sequence[Job], workers: Workers, retries: int, ledger: Ledger, on_end: Callable[[Result], None]
+    jobs: Sequence[Job], workers: WorkerPool, retries: int, ledger: Ledger, on_end: Callable[[Result], None]
 ) -> None:
     """Does the jobs, each up to `retries` times again; `on_end` is told of each that came to its end.
 

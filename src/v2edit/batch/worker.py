@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from v2edit.backbones.families import DType, Offload
 from v2edit.backbones.hub import Checkpoint
@@ -68,66 +68,6 @@ class Outcome:
     seconds: float | None
     trace: str | None = None
     suspect: bool = False
-
-
-# --- what workers tell ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Started:
-    """A worker has its model and can begin. `place` says which it is: machine, device and process."""
-
-    worker: int
-    place: str
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A worker cannot begin: the model could not be loaded there."""
-
-    worker: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """An attempt is over."""
-
-    worker: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Died:
-    """A worker is gone, whatever it was at."""
-
-    worker: int
-    reason: str
-
-
-Event = Started | Refused | Ended | Died
-
-
-class Workers(Protocol):
-    """Some workers, each a process somewhere with a device of its own, numbered from 0 to `count` - 1."""
-
-    count: int
-
-    def start(self, worker: int) -> None:
-        """Starts a worker, in the place of an earlier one that is ended if need be; `wait` tells when it can begin."""
-        ...
-
-    def submit(self, worker: int, job: Job) -> None:
-        """Gives a job to a worker that has none."""
-        ...
-
-    def wait(self) -> list[Event]:
-        """What happened since it was last asked, once something has."""
-        ...
-
-    def stop(self) -> None:
-        """Ends all of them; afterwards none is at work."""
-        ...
 
 
 class Worker:
