@@ -29,7 +29,7 @@ from v2edit.batch.tasks import LONGEST_LINE, MOST_TASKS, FullLine, read_tasks
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.files import LARGEST
+from v2edit.files import MAX_JSON_BYTES
 from v2edit.jobs.video import edit_video
 
 PROMPTS = {"source_prompt": "a red ball", "target_prompt": "a blue cube"}
@@ -198,7 +198,7 @@ def test_hostile_files_of_tasks_take_no_memory(tmp_path) -> None:
     path = tmp_path / "tasks.jsonl"
     hostile = {
         "bytes": lambda file: file.truncate(1 << 33),  # sparse: it takes no room
-        "longer than": lambda file: file.write(b"[" * LARGEST),
+        "longer than": lambda file: file.write(b"[" * MAX_JSON_BYTES),
         "nested too deeply": lambda file: file.write(b"[" * LONGEST_LINE),
         "no JSON": lambda file: file.write(b'{"seed": ' + b"9" * 60_000 + b"}"),
         f"more than {MOST_TASKS:,} tasks": lambda file: file.write(b"1\n" * (MOST_TASKS + 1)),

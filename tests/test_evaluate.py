@@ -14,7 +14,7 @@ from v2edit.errors import UserError
 from v2edit.jobs.evaluate import Evaluation, evaluate
 from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig
 from v2edit.primitives.sample import write_sample
-from v2edit.runs import RunWriter, describe_input
+from v2edit.runs import RunWriter, fingerprint_input
 
 SEED = 1_600_000_003
 
@@ -32,7 +32,7 @@ def run_of(sample: Path, out: Path, frames: np.ndarray, **changes: object) -> Pa
     facts = json.loads((sample / "clip.json").read_text())
     prompts = {"source": facts["source_prompt"], "target": facts["target_prompt"]}
     manifest = {
-        "input": describe_input(sample / "clip.mp4"),
+        "input": fingerprint_input(sample / "clip.mp4"),
         "instruction": facts["instruction"],
         "prompts": prompts,
         "model": {"name": "primitives"},

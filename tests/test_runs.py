@@ -15,10 +15,10 @@ from v2edit.runs import (
     Request,
     RunWriter,
     default_run_folder,
-    describe_input,
+    find_runs,
+    fingerprint_input,
+    read_run_state,
     redact,
-    runs_in,
-    state_of,
 )
 from v2edit.runs.snapshots import LoopState
 
@@ -119,12 +119,12 @@ def test_default_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_input_is_identified(tmp_path: Path) -> None:
     clip, folder = tmp_path / "clip.mp4", tmp_path / "frames"
     clip.write_bytes(b"bytes")
-    assert describe_input(clip) == {"path": str(clip), "sha256": hashlib.sha256(b"bytes").hexdigest()}
+    assert fingerprint_input(clip) == {"path": str(clip), "sha256": hashlib.sha256(b"bytes").hexdigest()}
     folder.mkdir()
     seen = set()
     for name, content in (("1.png", b"x"), ("2.png", b"x"), ("2.png", b"y")):
         (folder / name).write_bytes(content)
-        seen.add(describe_input(folder)["sha256"])
+        seen.add(fingerprint_input(folder)["sha256"])
     assert len(seen) == 3
 
 
@@ -167,7 +167,7 @@ def begun(out: Path, steps: int, error: type[BaseException] = KeyboardInterrupt)
     """A run that is ended by an error after so many steps of its first loop."""
     with RunWriter(out) as run:
         run.begin(REQUEST)
-        assert state_of(out).state == "running"
+        assert read_run_state(out).state == "running"
         done = []
         for k in run.snapshots.loop("edit-1").steps(0, 4, lambda: kept(len(done))):
             done.append(k)
@@ -182,7 +182,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_how_it_goes_on(
     with pytest.raises(KeyboardInterrupt, match="go on with: v2edit resume run"):
         begun(Path("run"), 3)
     assert names(tmp_path / "run") == [".state", "run.json"]
-    found = state_of("run")
+    found = read_run_state("run")
     assert (found.state, found.reason, found.done, found.total) == ("stopped", "interrupted", 2, 10)
     manifest = json.loads(Path("run/run.json").read_text())
     assert manifest["status"] == "stopped" and manifest["seed"] == 3 and manifest["command"][-1] == "***"
@@ -197,14 +197,14 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_how_it_goes_on(
             stood is not None and stood.facts == {"k": 2} and torch.equal(stood.tensors["edit"], torch.full((2,), 2.0))
         )
         assert list(snapshot.steps(2, 4, lambda: kept(4))) == [2, 3]
-        assert state_of("run").done == 4
+        assert read_run_state("run").done == 4
         (run.folder / "edited.mp4").write_bytes(b"video")
         run.write_manifest({"more": 1})
     assert names(tmp_path / "run") == ["edited.mp4", "run.json"]
     manifest = json.loads(Path("run/run.json").read_text())
     assert manifest["status"] == "done" and manifest["more"] == 1 and manifest["resumed"]["command"][1] == "resume"
     assert manifest["started"] == REQUEST.started and manifest["config"]["steps"] == 50
-    assert [one.state for one in runs_in(".")] == ["done"]
+    assert [one.state for one in find_runs(".")] == ["done"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError])
@@ -212,7 +212,7 @@ def test_a_run_that_fails_keeps_what_was_done(tmp_path: Path, error: type[Except
     with pytest.raises(UserError if error is OSError else error) as told:
         begun(tmp_path / "run", 3, error)
     assert "v2edit resume" in " ".join([str(told.value), *getattr(told.value, "__notes__", [])])
-    found = state_of(tmp_path / "run")
+    found = read_run_state(tmp_path / "run")
     assert (found.state, found.reason, found.done) == ("failed", "x", 2)
 
 
@@ -244,20 +244,20 @@ def test_a_run_is_one_processs_own_until_that_dies(tmp_path: Path, request_: str
         with pytest.raises(UserError, match="another process is working on" if request_ else "exists; choose another"):
             RunWriter(out)
         if request_:
-            assert state_of(out).state == "running"
+            assert read_run_state(out).state == "running"
             with pytest.raises(UserError, match="another process is working on"):
                 RunWriter(out, resume=True)
     finally:
         other.kill()
         other.wait()
     if request_:
-        found = state_of(out)
+        found = read_run_state(out)
         assert found.state == "stopped" and found.reason == "its process ended without a word"
         with RunWriter(out, resume=True) as run:
             run.write_manifest()
     else:  # Nothing was done: the place is as good as free.
         with pytest.raises(UserError, match="is no run folder"):
-            state_of(out)
+            read_run_state(out)
         with RunWriter(out) as run:
             run.write_manifest({})
     assert names(out) == ["run.json"] and names(tmp_path) == ["run"]
@@ -267,10 +267,10 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run to go on with"):
         RunWriter(tmp_path, resume=True)
     with pytest.raises(UserError, match="is no run folder"):
-        state_of(tmp_path)
+        read_run_state(tmp_path)
     with pytest.raises(UserError, match="there is no folder"):
-        runs_in(tmp_path / "nowhere")
-    assert runs_in(tmp_path) == []
+        find_runs(tmp_path / "nowhere")
+    assert find_runs(tmp_path) == []
     with RunWriter(tmp_path / "run") as run:
         run.write_manifest({})
     with pytest.raises(UserError, match="there is no run to go on with"):
@@ -290,7 +290,7 @@ def test_damaged_or_strange_state_is_one_line(tmp_path: Path) -> None:
         RunWriter(tmp_path / "run", resume=True)
     (state / "request.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        state_of(tmp_path / "run")
+        read_run_state(tmp_path / "run")
 
 
 def test_other_versions_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

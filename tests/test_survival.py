@@ -31,7 +31,7 @@ from v2edit.jobs.video import edit_video
 from v2edit.primitives.sample import write_sample
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
-from v2edit.runs import runs_in, state_of
+from v2edit.runs import find_runs, read_run_state
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.gaussians import Gaussians
@@ -116,13 +116,13 @@ def test_a_changed_input_is_refused_and_loses_nothing(edit, tmp_path):
     clip.unlink()
     with pytest.raises(UserError, match="the input is gone"):
         resume_run(tmp_path / "run")
-    assert state_of(tmp_path / "run").state == "failed"
+    assert read_run_state(tmp_path / "run").state == "failed"
     clip.write_bytes(content)
     steps: list[Any] = []
     again = resume_run(tmp_path / "run", on_progress=steps.append)
     assert [(at.subtask, at.step) for at in steps[:2]] == [(1, 4), (1, 5)]
     assert resume_run(again.folder).prompts == again.prompts  # done, it stays as it is
-    assert state_of(again.folder).state == "done" and state_of(again.folder).done == len(steps) + 3
+    assert read_run_state(again.folder).state == "done" and read_run_state(again.folder).done == len(steps) + 3
 
 
 def test_a_changed_scene_is_refused(scene, tmp_path):
@@ -255,7 +255,7 @@ def test_ctrl_c_says_how_to_go_on(edit, tmp_path, monkeypatch, capsys):
     rest = process.stderr.read().splitlines()
     assert process.wait() == 130
     assert rest[-1] == "v2edit: interrupted; go on with: v2edit resume run"
-    (found,) = runs_in(tmp_path)
+    (found,) = find_runs(tmp_path)
     assert found.state == "stopped" and 0 < found.done < found.total == 90
     monkeypatch.chdir(tmp_path)
     assert main(["resume", "run"]) == 0

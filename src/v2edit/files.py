@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,21 +13,27 @@ from typing import IO, Any
 
 from v2edit.errors import UserError
 
-PATIENCE = 1.0  # seconds: whoever only looks whether a folder is claimed holds its lock for a moment
+LOCK_TIMEOUT = 1.0  # seconds: a process that only looks whether a folder is locked holds its lock for a moment
+MAX_JSON_BYTES = 16 * 2**20  # Python's objects take up to sixty times as much as their text
+
+# --- locks ----------------------------------------------------------------------------------------
 
 
 @contextmanager
-def claimed(folder: Path, lock: str, what: str) -> Iterator[None]:
-    """A folder, made if need be, for this process alone; the system lets go of it however the process ends.
+def lock_folder(folder: Path, lock: str, kind: str) -> Iterator[None]:
+    """Lock a folder for this process, creating it if need be; the system releases the lock however the process ends.
 
-    lock: the file in it, by its path there, that says whose kind it is.
-    what: what such a folder holds, in one word for messages.
+    Args:
+        folder: The folder.
+        lock: The lock file's path inside it, which also marks the folder as one of this kind.
+        kind: What such a folder holds, in one word for messages.
 
-    Raises `UserError` where another process works in it, or where something else lies.
+    Raises:
+        UserError: another process works in the folder, it holds something else, or it cannot be written.
     """
     path = folder / lock
     if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and holds no {what}; choose another -o")
+        raise UserError(f"{folder} exists and holds no {kind}; choose another -o")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
@@ -34,98 +41,111 @@ def claimed(folder: Path, lock: str, what: str) -> Iterator[None]:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another -o") from error
     with file:
         try:
-            free = flocked(file, exclusive=True, patience=PATIENCE)
+            acquired = try_flock(file, exclusive=True, timeout=LOCK_TIMEOUT)
         except OSError as error:
             raise UserError(f"cannot lock {path}: {error.strerror}; choose another -o") from error
-        if not free:
-            raise UserError(f"another {what} is running in {folder}; wait for it or choose another -o")
+        if not acquired:
+            raise UserError(f"another {kind} is running in {folder}; wait for it or choose another -o")
         yield
 
 
-def in_use(folder: Path, lock: str) -> bool:
-    """Whether a process has claimed a folder that was claimed before."""
+def is_locked(folder: Path, lock: str) -> bool:
+    """Return whether a process holds the lock of a folder that `lock_folder` once locked."""
     with (folder / lock).open() as file:
-        return not flocked(file, exclusive=False)
+        return not try_flock(file, exclusive=False)
 
 
-def flocked(file: IO[str], exclusive: bool, patience: float = 0.0) -> bool:
-    """Takes a lock that goes with the open file, and so with its process; False where another process holds it for
-    more than `patience` seconds. Raises `OSError` where the file system has no locks, `ImportError` on Windows."""
+def try_flock(file: IO[str], exclusive: bool, timeout: float = 0.0) -> bool:
+    """Lock an open file until it is closed or its process ends; return False where another process holds the lock for
+    more than `timeout` seconds.
+
+    Raises:
+        OSError: the file system has no locks.
+        ImportError: on Windows, which has no flock.
+    """
     import fcntl
 
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 return False
         time.sleep(0.01)
 
 
-def atomic_write(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or as it was before, whatever happens, a loss of power too."""
-    part = path.with_name(f".{path.name}.part")
+# --- atomic writes --------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which is renamed to it at the end, or removed after an error."""
+    # A token, since several processes may write the same file; 40 characters, since a name has at most 255 bytes.
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         part.replace(path)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
 
 
-def sync(path: Path) -> None:
-    """Has the disk itself take a file, or the names in a folder. (Windows opens no folder.)"""
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or as it was before, whatever happens, a loss of power too."""
+    with atomic_path(path) as part, part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_path(path.parent)
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk itself. (Windows opens no folder.)"""
     with suppress(PermissionError, IsADirectoryError):
-        opened = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(opened)
+            os.fsync(descriptor)
         finally:
-            os.close(opened)
+            os.close(descriptor)
 
 
-# --- JSON from outside ----------------------------------------------------------------------------
-
-LARGEST = 16 * 2**20  # bytes; Python's objects take up to sixty times as much as their text
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; a mark at its front is passed over.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, in one line: too large, too deep, no UTF-8, a key twice in an object.
-    """
-    if (size := path.stat().st_size) > LARGEST:
-        raise ValueError(f"{size:,} bytes are more than the {LARGEST:,} that such a file may have")
-    return parse_json(path.read_text(encoding="utf-8-sig"))
-
-
-def parse_json(text: str) -> Any:
-    """What a JSON text says. Raises `ValueError`, in one line, where it is none, too deep, or has a key twice."""
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    facts = dict(pairs)
-    if len(facts) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in facts if names.count(name) > 1)
-        raise ValueError(f"it has {twice!r:.60} twice in one object")
-    return facts
-
-
-def names_file(path: Path) -> bool:
-    """Whether there is a file at a path that a document gives, which may be longer than any that a disk takes."""
+def is_existing_file(path: Path) -> bool:
+    """Return whether there is a file at a path from a document, which may be longer than any that a disk takes."""
     try:
         return path.is_file()
     except OSError:
         return False
+
+
+# --- JSON from outside ----------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a byte order mark at its front is skipped.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, in one line: too large, too deep, no UTF-8, a key twice in an object.
+    """
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{size:,} bytes are more than the {MAX_JSON_BYTES:,} that such a file may have")
+    return parse_json(path.read_text(encoding="utf-8-sig"))
+
+
+def parse_json(text: str) -> Any:
+    """Parse a JSON text. Raises `ValueError`, in one line, where it is none, too deep, or has a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's items as a dict. Raises `ValueError` for a key that is there twice."""
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in items if names.count(name) > 1)
+        raise ValueError(f"it has {repeated!r:.60} twice in one object")
+    return items

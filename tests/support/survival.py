@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from v2edit.jobs.resume import resume_run
-from v2edit.runs.naming import REQUEST, STATE
+from v2edit.runs.naming import REQUEST_FILE, STATE_DIR
 
 EVERY = 5
 # Processes that begin with all of this imported and nothing computed, so that what is ended is the work.
@@ -36,7 +36,7 @@ def work(start: Callable[..., Any], options: dict[str, Any], out: Path, log: Pat
             file.write(f"{os.getpid()};{what};{at.step}\n")
 
     try:
-        if (out / STATE / REQUEST).exists() or (out / "run.json").exists():
+        if (out / STATE_DIR / REQUEST_FILE).exists() or (out / "run.json").exists():
             resume_run(out, on_progress=done)
         else:
             start(**options, out=out, save_every=EVERY, **{told_by(start): done})
@@ -97,7 +97,7 @@ def survive(
             steps = lines(log)
             process = run(start, options, out, log)
             if not steps:  # The first time something must have begun; later any moment is good.
-                while not (out / STATE / REQUEST).exists() and process.is_alive():
+                while not (out / STATE_DIR / REQUEST_FILE).exists() and process.is_alive():
                     time.sleep(0.001)
             if found.ends == ends:
                 process.join()
@@ -118,7 +118,7 @@ def survive(
             found.phases[phase(out, lines(log), steps)] += 1
         assert found.most_redone <= EVERY, found
         assert not (other := unlike(contents(out), whole)), (other, found)
-        assert [path.name for path in out.parent.iterdir()] == ["run"] and not (out / STATE).exists()
+        assert [path.name for path in out.parent.iterdir()] == ["run"] and not (out / STATE_DIR).exists()
         found.runs += 1
     return found
 
@@ -152,6 +152,6 @@ def phase(out: Path, after: list[tuple[str, str, int]], before: list[tuple[str, 
     if len(after) == len(before):
         return "loading"
     last = after[-1][1]
-    if any((out / STATE / "results").glob("*")) or not (out / STATE / REQUEST).exists():
+    if any((out / STATE_DIR / "results").glob("*")) or not (out / STATE_DIR / REQUEST_FILE).exists():
         return "writing"
     return "editing" if "edit" in last else "reconstructing"

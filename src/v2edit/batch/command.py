@@ -15,7 +15,7 @@ from v2edit.backbones.families import BUILT_IN, DType, Offload
 from v2edit.backbones.hub import find
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
-from v2edit.files import claimed
+from v2edit.files import lock_folder
 from v2edit.host import available_cores, find_device
 from v2edit.jobs.video import given_prompts, prompt_beside
 from v2edit.prompts.lvlm import LVLMConfig
@@ -102,7 +102,7 @@ def run_batch(
     setup = Setup(checkpoint, dtype, offload, vae_tiling, lvlm, fit, None if command is None else list(command))
     at_work = _workers(setup, ray, device, workers, len(listed))  # What is wrong with them is said before any writing.
     try:
-        with claimed(folder, LOCK, "batch"):
+        with lock_folder(folder, LOCK, "batch"):
             ledger = Ledger(folder)
             todo = ledger.plan(listed, setup.facts, retry_failed)
             ended, written = len(listed) - len(todo), time.monotonic()

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from v2edit.errors import UserError
-from v2edit.files import atomic_write, in_use, parse_json, read_json
-from v2edit.runs import state_of as run_at
-from v2edit.runs import taken
+from v2edit.files import atomic_write, is_locked, parse_json, read_json
+from v2edit.runs import read_run_state, why_not_writable
 
 if TYPE_CHECKING:
     from v2edit.batch.tasks import Task
@@ -109,8 +108,8 @@ def state_of(folder: Path) -> Literal["absent", "unfinished", "done", "other"]:
     """What is at a run folder's place."""
     if not folder.is_symlink():
         with suppress(UserError):
-            return "done" if run_at(folder).state == "done" else "unfinished"
-    return "other" if taken(folder) else "absent"
+            return "done" if read_run_state(folder).state == "done" else "unfinished"
+    return "other" if why_not_writable(folder) else "absent"
 
 
 class Ledger:
@@ -205,7 +204,7 @@ def read_status(folder: Path) -> Status:
     """How far a batch is, at work or not. Raises `UserError` for a folder that holds none."""
     if not (folder / LIST).is_file():
         raise UserError(f"{folder} holds no batch: give the folder that v2edit batch was given as -o")
-    active = in_use(folder, LOCK)
+    active = is_locked(folder, LOCK)
     running = _running(folder) if active else []
     tasks = [one for one in _records(folder / LIST, Listed)]
     names = {task.name for task in tasks}

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from v2edit.batch.state import OWN_NAMES
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
-from v2edit.files import LARGEST, parse_json
+from v2edit.files import MAX_JSON_BYTES, parse_json
 from v2edit.runs import default_name
 
 log = logging.getLogger(__name__)
@@ -131,20 +131,20 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not empty, with their numbers, of a file that is never in memory whole."""
     if not path.is_file():
         raise UserError(f"{path} is no file of tasks" if path.exists() else f"no such file: {path}")
-    if (size := path.stat().st_size) > LARGEST:
-        raise UserError(f"{path}: {size:,} bytes are more than the {LARGEST:,} that a file of tasks may have")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise UserError(f"{path}: {size:,} bytes are more than the {MAX_JSON_BYTES:,} that a file of tasks may have")
     count, read = 0, 0
     try:
         with path.open("rb") as file:
-            for number in range(1, LARGEST):
+            for number in range(1, MAX_JSON_BYTES):
                 line = file.readline(LONGEST_LINE + 1)
                 read += len(line)
                 if not line:
                     return
                 if len(line) > LONGEST_LINE:
                     raise UserError(f"{path}, line {number}: it is longer than {LONGEST_LINE:,} bytes")
-                if read > LARGEST:  # it grew, or does not know its size
-                    raise UserError(f"{path}: more than the {LARGEST:,} bytes that a file of tasks may have")
+                if read > MAX_JSON_BYTES:  # it grew, or does not know its size
+                    raise UserError(f"{path}: more than the {MAX_JSON_BYTES:,} bytes that a file of tasks may have")
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 except UnicodeDecodeError as error:

@@ -20,7 +20,7 @@ from v2edit.backbones.hub import find
 from v2edit.bench import methods as known_methods
 from v2edit.bench import suites
 from v2edit.errors import UserError
-from v2edit.files import atomic_write, claimed
+from v2edit.files import atomic_write, lock_folder
 from v2edit.host import available_cores, find_device
 from v2edit.runs import PACKAGES, redact
 
@@ -120,7 +120,7 @@ def benchmark(
         processes = 1 if torch.device(where).type != "cpu" else available_cores()
     workers = run.Workers(checkpoint, where, processes)
     folder = Path(os.path.abspath(out or Path("runs") / f"bench-{suite}-{seeds}"))
-    with claimed(folder, run.LOCK, "benchmark"):
+    with lock_folder(folder, run.LOCK, "benchmark"):
         jobs = run.jobs_of(todo, known_methods.REFERENCES | compared, workers, folder / "results")
         with run.started(workers) as pool:
             run.run(jobs, pool, on_progress or _silent)

@@ -37,7 +37,7 @@ from v2edit.jobs.evaluate import evaluate
 from v2edit.jobs.resume import resume_run
 from v2edit.jobs.scene import edit_scene
 from v2edit.jobs.video import edit_video, preview_edit
-from v2edit.runs import RunState, RunWriter, redact, runs_in, state_of
+from v2edit.runs import RunState, RunWriter, find_runs, read_run_state, redact
 
 if TYPE_CHECKING:
     from v2edit.batch.state import Status
@@ -57,7 +57,7 @@ def edit(words: Sequence[str], /, *args: Any, shown: Reporter, dry_run: bool, **
 
 def resume(words: Sequence[str], /, folder: str | Path, *, shown: Reporter, **options: Any) -> None:
     """Run `resume_run` and show what came of it."""
-    step = shown.stage if state_of(folder).kind == "scene" else shown.edit
+    step = shown.stage if read_run_state(folder).kind == "scene" else shown.edit
     with shown.working():
         run = resume_run(folder, **options | {"on_progress": step, "command": ["v2edit", *words]})
     made(run.folder, run.prompts, shown)
@@ -69,7 +69,7 @@ def list_runs(folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path(
     Args:
         folder: The folder that run folders are in, or one of them.
     """
-    return runs_in(folder)
+    return find_runs(folder)
 
 
 def listed(*args: Any, shown: Reporter, **options: Any) -> None:

@@ -16,9 +16,9 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
-from v2edit.files import names_file, read_json
+from v2edit.files import is_existing_file, read_json
 from v2edit.metrics.lvlm_score import JudgeConfig
-from v2edit.runs import MANIFEST, describe_input
+from v2edit.runs import MANIFEST, fingerprint_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,9 +131,9 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} is no finished run of v2edit edit: no {MANIFEST} that can be read") from error
     if not all(isinstance(text, str) for text in known):
         raise UserError(f"{folder} is no finished run of v2edit edit: its {MANIFEST} has something else for a text")
-    if not names_file(source) and not os.path.isdir(source):  # a device has no end
+    if not is_existing_file(source) and not os.path.isdir(source):  # a device has no end
         raise UserError(f"the source of {folder} is gone: {source}")
-    if describe_input(source)["sha256"] != known[0]:
+    if fingerprint_input(source)["sha256"] != known[0]:
         raise UserError(f"the source of {folder} has changed since: {source}")
     checksum, source_prompt, target_prompt, model = known
     before, after = video.read(source).frames, video.read(folder / "edited.mp4").frames

@@ -9,7 +9,7 @@ from tyro.conf import Positional, Suppress, arg
 from v2edit.backbones.loading import LoadedModel
 from v2edit.jobs.scene import SceneRun, finished_scene, resume_scene
 from v2edit.jobs.video import EditRun, finished_edit, resume_edit
-from v2edit.runs import RunWriter, state_of, tidy
+from v2edit.runs import RunWriter, read_run_state, remove_leftover_state
 
 
 def resume_run(
@@ -34,9 +34,9 @@ def resume_run(
         UserError: for what the user can mend, in one line.
     """
     folder = Path(folder)
-    found = state_of(folder)
+    found = read_run_state(folder)
     if found.state == "done":
-        tidy(folder)
+        remove_leftover_state(folder)
         return finished_scene(folder) if found.kind == "scene" else finished_edit(folder)
     run = RunWriter(folder, resume=True, command=command)
     return (resume_scene if found.kind == "scene" else resume_edit)(run, on_progress, loaded)

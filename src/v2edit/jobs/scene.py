@@ -18,7 +18,7 @@ from v2edit.errors import UserError
 from v2edit.jobs.video import described, given_prompts, loading_facts, reloaded, written_prompts
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.lvlm import LVLMConfig
-from v2edit.runs import MANIFEST, Request, RunWriter, check_save_every, default_run_folder, describe_input
+from v2edit.runs import MANIFEST, Request, RunWriter, check_save_every, default_run_folder, fingerprint_input
 from v2edit.runs.snapshots import SAVE_EVERY, Snapshots
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.prompt import find_prompt
@@ -135,7 +135,7 @@ def edit_scene(
         backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
         filmed = find_path(path, found, frames or backbone.native_size.frames, side)
         facts = {
-            "input": describe_input(where) | {"read": fingerprint(found, filmed)},
+            "input": fingerprint_input(where) | {"read": fingerprint(found, filmed)},
             "instruction": instruction,
             "prompts": pair,
             "lvlm": described(lvlm, checkpoint) if lvlm.model else None,

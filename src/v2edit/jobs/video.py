@@ -25,7 +25,7 @@ from v2edit.runs import (
     check_input,
     check_save_every,
     default_run_folder,
-    describe_input,
+    fingerprint_input,
 )
 from v2edit.runs.snapshots import SAVE_EVERY
 
@@ -120,7 +120,7 @@ def edit_video(
         # What is wrong with the video or the model's name is said before the whole of either is read.
         videos.read(path, max_frames=1)
         checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
-        source, identity = videos.read(path), describe_input(path)
+        source, identity = videos.read(path), fingerprint_input(path)
         if pair is None:
             pair = written_prompts(path, source.frames, about, checkpoint, lvlm, config, device)
         config = config.for_prompts(pair).resolve(checkpoint.defaults)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from v2edit.errors import UserError
+from v2edit.files import atomic_write
 from v2edit.prompts.chat import Chat, Message, Picture, Unusable, ask, sampled
 from v2edit.prompts.lvlm import LVLMConfig
 
@@ -129,13 +128,8 @@ class Query:
     def ask(self, chat: Chat) -> dict[str, dict[str, int]]:
         """Asks, keeps what comes and returns it as `answered` does. Raises `UserError` as `prompts.chat.ask` does."""
         scores = ask(chat, self.messages, self._schema(), self._read, "what was answered so far is kept")
-        part = self.kept.with_name(f".{self.kept.name}.{secrets.token_hex(4)}")
         text = json.dumps({"judge": chat.name, "order": self.order, "scores": scores}, indent=1, ensure_ascii=False)
-        try:
-            part.write_text(text + "\n", encoding="utf-8")
-            os.replace(part, self.kept)
-        finally:
-            part.unlink(missing_ok=True)
+        atomic_write(self.kept, (text + "\n").encode())
         return self._by_method(scores)
 
     def _schema(self) -> dict[str, Any]:

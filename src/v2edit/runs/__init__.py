@@ -1,26 +1,37 @@
-"""Run folders: the record of a run from its first step on, and all that it takes to go on after any end.
+"""Run folders: the record of a run from its first step on, and what resuming it after any end needs.
 
-run.json           how the run is made, how far it is, and when it was done
-edited.mp4, …      what it made, all of it once it is done
-.state/            until then: the lock, the request, where its loops stand, and results in the making
+run.json           how the run is made, its progress, and when it was done
+edited.mp4, …      the results, all of them once the run is done
+.state/            until then: the lock, the request, snapshots of the loops, and results in the making
 """
 
+from v2edit.runs.manifest import (
+    MANIFEST,
+    PACKAGES,
+    Request,
+    RunState,
+    check_save_every,
+    find_runs,
+    read_run_state,
+    utc_now,
+)
 from v2edit.runs.naming import (
     check_input,
     default_name,
     default_run_folder,
-    describe_input,
+    display_path,
+    fingerprint_input,
     redact,
-    shown,
-    taken,
     unique_path,
+    why_not_writable,
 )
-from v2edit.runs.state import MANIFEST, PACKAGES, Request, RunState, check_save_every, runs_in, state_of
-from v2edit.runs.writer import RunWriter, tidy
+from v2edit.runs.pace import Pace
+from v2edit.runs.writer import RunWriter, remove_leftover_state
 
 __all__ = [
     "MANIFEST",
     "PACKAGES",
+    "Pace",
     "Request",
     "RunState",
     "RunWriter",
@@ -28,12 +39,13 @@ __all__ = [
     "check_save_every",
     "default_name",
     "default_run_folder",
-    "describe_input",
+    "display_path",
+    "find_runs",
+    "fingerprint_input",
+    "read_run_state",
     "redact",
-    "runs_in",
-    "shown",
-    "state_of",
-    "taken",
-    "tidy",
+    "remove_leftover_state",
     "unique_path",
+    "utc_now",
+    "why_not_writable",
 ]

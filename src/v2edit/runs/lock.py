@@ -1,26 +1,27 @@
-"""One process at a time has a run; the system takes the lock away with the process, however that ends."""
+"""The lock of a run's state folder: one process at a time works on a run, and the system releases the lock with it."""
 
 import logging
 import os
 from pathlib import Path
 from typing import IO
 
-from v2edit.files import flocked
+from v2edit.files import try_flock
 
 log = logging.getLogger(__name__)
 LOCK = "lock"  # in the state folder
-PROBED = 0.3  # seconds for which somebody who only looks may hold it
+LOCK_TIMEOUT = 0.3  # seconds for which a process that only looks may hold the lock
 
 
-def locked(state: Path) -> IO[str] | None:
-    """The lock of a state folder, held until it is closed or the process ends; None while another process has it."""
+def lock_state(state: Path) -> IO[str] | None:
+    """Lock a state folder until the returned file is closed or the process ends; return None where another process
+    works on the run."""
     file = (state / LOCK).open("a+")
     try:
-        if not _flock(file, exclusive=True, patience=PROBED):
+        if not _try_flock(file, exclusive=True, timeout=LOCK_TIMEOUT):
             file.close()
             return None
         if not (state / LOCK).exists() or os.fstat(file.fileno()).st_ino != (state / LOCK).stat().st_ino:
-            file.close()  # Who had it has finished the run, and removed it.
+            file.close()  # The process that held it has finished the run and removed its state.
             return None
     except BaseException:
         file.close()
@@ -28,18 +29,18 @@ def locked(state: Path) -> IO[str] | None:
     return file
 
 
-def is_free(state: Path) -> bool:
-    """Whether no process has the lock of a state folder."""
+def is_state_locked(state: Path) -> bool:
+    """Return whether a process works on the run of a state folder."""
     try:
         with (state / LOCK).open() as file:
-            return _flock(file, exclusive=False)
+            return not _try_flock(file, exclusive=False)
     except FileNotFoundError:
-        return True
+        return False
 
 
-def _flock(file: IO[str], exclusive: bool, patience: float = 0.0) -> bool:
+def _try_flock(file: IO[str], exclusive: bool, timeout: float = 0.0) -> bool:
     try:
-        return flocked(file, exclusive, patience)
+        return try_flock(file, exclusive, timeout)
     except ImportError:  # Windows: there, two processes on one run are the user's to avoid.
         return True
     except OSError as error:  # a file system without locks

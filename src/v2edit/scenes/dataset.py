@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.files import names_file
+from v2edit.files import is_existing_file
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.distortion import Distortion, undistorted
 
@@ -104,8 +104,8 @@ def assemble(
     """
     for view in views:
         _check_camera(view, source)
-    there = [k for k, view in enumerate(views) if names_file(view.image)]
-    if missing := [view.image.name for view in views if not names_file(view.image)]:
+    there = [k for k, view in enumerate(views) if is_existing_file(view.image)]
+    if missing := [view.image.name for view in views if not is_existing_file(view.image)]:
         log.warning("%d of %d images of %s are missing: %s", len(missing), len(views), source, _few(missing))
     if len(there) < 2:
         raise UserError(f"{source} has {len(there)} view{'s' * (len(there) != 1)}: a scene takes two at least")
@@ -194,7 +194,7 @@ def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     width, height = size
     intrinsics = view.intrinsics * [[width / stated_width], [height / stated_height], [1.0]]
     valid = np.ones((height, width), bool)
-    if view.mask is not None and names_file(view.mask):
+    if view.mask is not None and is_existing_file(view.mask):
         valid = np.asarray(opened(view.mask, "L").resize(size, Image.Resampling.NEAREST)) > 127
     if pixels.shape[2] == 4:
         # What a cut-out object stands before is not known.

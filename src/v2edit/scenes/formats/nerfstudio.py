@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.files import names_file, read_json
+from v2edit.files import is_existing_file, read_json
 from v2edit.scenes.dataset import Dataset, View, assemble
 from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.ply import read_points, write_points
@@ -41,7 +41,7 @@ def read_transforms(path: Path, side: int | None = None) -> Dataset:
     frames.sort(key=lambda frame: frame["file_path"])
     views = [_view(path, facts, frame) for frame in frames]
     points = None
-    if isinstance(facts.get("ply_file_path"), str) and names_file(path.parent / facts["ply_file_path"]):
+    if isinstance(facts.get("ply_file_path"), str) and is_existing_file(path.parent / facts["ply_file_path"]):
         points = read_points(path.parent / facts["ply_file_path"])
     applied = None
     if "applied_transform" in facts:
@@ -166,15 +166,17 @@ def _matrix(value: Any, where: str) -> np.ndarray:
 
 def _image(path: Path) -> Path:
     """The file, or the one that a name without an ending means (as Blender's datasets write them)."""
-    if names_file(path) or path.suffix:
+    if is_existing_file(path) or path.suffix:
         return path
-    return next((p for end in (".png", ".jpg", ".jpeg") if names_file(p := path.with_name(path.name + end))), path)
+    return next(
+        (p for end in (".png", ".jpg", ".jpeg") if is_existing_file(p := path.with_name(path.name + end))), path
+    )
 
 
 def _size_of(image: Path) -> tuple[int, int]:
     from v2edit.video.stills import opened_image
 
-    if not names_file(image):  # a pipe would never end
+    if not is_existing_file(image):  # a pipe would never end
         return 1, 1
     try:
         with opened_image(image) as picture:
