@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from v2edit import backbones
-from v2edit.prompts.lvlm import LEAST_SHARED
-from v2edit.prompts.tokens import Tokenizer
-from v2edit.prompts.view import compare
+from v2edit.prompts.comparison import compare_prompts
+from v2edit.prompts.lvlm import MIN_SHARED
+from v2edit.prompts.tokens import PromptTokenizer
 
 APART = 57  # lines: further than any clip's edits lie together
 
 
-def trained_on(texts: list[str], length: int = 226) -> Tokenizer:
+def trained_on(texts: list[str], length: int = 226) -> PromptTokenizer:
     """A T5 tokenizer of 1000 word pieces."""
     from sentencepiece import SentencePieceTrainer  # pyright: ignore[reportAttributeAccessIssue]
     from transformers import T5Tokenizer
@@ -34,16 +34,16 @@ def trained_on(texts: list[str], length: int = 226) -> Tokenizer:
             sentence_iterator=iter(texts), model_prefix=f"{folder}/spiece", vocab_size=1000, hard_vocab_limit=False,
             pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
         )  # fmt: skip
-        return Tokenizer(T5Tokenizer.from_pretrained(folder, extra_ids=0), length)
+        return PromptTokenizer(T5Tokenizer.from_pretrained(folder, extra_ids=0), length)
 
 
-def figures(pairs: list[tuple[str, str]], tokenizer: Tokenizer) -> str:
-    found = [compare(source, target, tokenizer) for source, target in pairs]
+def figures(pairs: list[tuple[str, str]], tokenizer: PromptTokenizer) -> str:
+    found = [compare_prompts(source, target, tokenizer) for source, target in pairs]
     shares = np.array([one.share for one in found])
     quantiles = ", ".join(f"{q:.0%}: {np.quantile(shares, q):.2f}" for q in (0, 0.05, 0.1, 0.5, 0.95))
     long = sum(max(one.lengths) > one.room for one in found)
-    least = np.mean(shares < LEAST_SHARED)
-    return f"{len(pairs)} pairs, shared {quantiles}; {least:.1%} below {LEAST_SHARED}; {long} overrun the text"
+    least = np.mean(shares < MIN_SHARED)
+    return f"{len(pairs)} pairs, shared {quantiles}; {least:.1%} below {MIN_SHARED}; {long} overrun the text"
 
 
 def main() -> None:

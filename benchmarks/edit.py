@@ -29,7 +29,7 @@ from v2edit.backbones.families import BUILT_IN_FOLDER
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 from v2edit.primitives.edits import sample_edit
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 from v2edit.prompts import PromptPair
 
 # What zai-org publishes of CogVideoX-5b's transformer, where it differs from diffusers' own defaults.
@@ -55,7 +55,7 @@ def measured(device: str, lengths: list[int], sides: list[int], steps: int) -> N
     print("|---:|---:|---:|---:|---:|---:|---:|")
     clips = [(frames, 64) for frames in lengths] + [(33, side) for side in sides if side != 64]
     for number, (frames, side) in enumerate([clips[0], *clips]):  # the first of all, twice: once to get warm
-        clip = render(edit.source, frames, side, side).frames
+        clip = render_clip(edit.source, frames, side, side).frames
         rows.clear()
         took = tokens = 0.0
 

@@ -2,9 +2,9 @@
 
     python benchmarks/generation.py --count 100 [--sheet sheet.png]
 
-Fresh prompts to clips by the plain diffusers pipeline; the reader tells what each shows. An attribute of an object
+Fresh prompts to clips by the plain diffusers pipeline; the classifier tells what each shows. An attribute of an object
 counts where the prompt places that object; a place is right when what stands there, or nothing, is as asked. Prints a
-Markdown table; the reader's own rate of right answers on renders stands beside it, as the ceiling.
+Markdown table; the classifier's own rate of right answers on renders stands beside it, as the ceiling.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 from v2edit import backbones
 from v2edit.primitives.captions import caption
 from v2edit.primitives.classifier import SceneClassifier
-from v2edit.primitives.render import Rendered, render
+from v2edit.primitives.render import RenderedClip, render_clip
 from v2edit.primitives.scene import Scene, sample_scene
 from v2edit.video import contact_sheet
 
@@ -81,7 +81,7 @@ def main() -> None:
     backbone = backbones.load(options.model)
     pipeline = backbone.pipeline  # pyright: ignore[reportAttributeAccessIssue]
     pipeline.set_progress_bar_config(disable=True)
-    reader = SceneClassifier.load()
+    classifier = SceneClassifier.load()
     scenes = [sample_scene(Random(options.first_seed + k)) for k in range(options.count)]
     rows: dict[str, dict[str, list[bool]]] = {
         name: defaultdict(list) for name in ("generated", "autoencoder of a render", "render")
@@ -92,14 +92,14 @@ def main() -> None:
         some = scenes[start : start + AT_ONCE]
         clips = generate(pipeline, [caption(one) for one in some], options.steps, options.guidance, start)
         for scene, clip in zip(some, clips, strict=True):
-            truth: Rendered = render(scene, FRAMES, SIZE, SIZE)
+            truth: RenderedClip = render_clip(scene, FRAMES, SIZE, SIZE)
             again = backbone.decode(backbone.encode(truth.frames))
             error = again.astype(np.float64) - truth.frames
             frame_db.append(psnr(error))
             if (inside := truth.coverage.sum(0) > 0.5).any():
                 object_db.append(psnr(error[inside]))
             for answers, frames in zip(rows.values(), (clip, again, truth.frames), strict=True):
-                for field, values in obeyed(scene, reader.read(frames)).items():
+                for field, values in obeyed(scene, classifier.classify(frames)).items():
                     answers[field] += values
             shown[f"{len(shown)}: {caption(scene)}"] = clip
     print(table(rows))

@@ -25,7 +25,7 @@ from v2edit import backbones
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.primitives.captions import caption
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import COLOURS, Scene, sample_scene
 from v2edit.prompts import PromptPair
 from v2edit.sampling import Schedule
@@ -77,7 +77,7 @@ def errors(backbone: CogVideoX, frames: int, speed: float, seeds: int) -> list[f
     schedule, found = backbone.schedule(20), np.zeros((seeds, len(STEPS), len(ATTENTIONS)))
     for number in range(seeds):
         scene = turning(FIRST_SEED + number, speed)
-        x0 = backbone.encode(render(scene, frames).frames)
+        x0 = backbone.encode(render_clip(scene, frames).frames)
         text = backbone.encode_text([caption(scene)])[0].embedding[None]
         draw = torch.Generator().manual_seed(number)
         for i, step in enumerate(STEPS):
@@ -101,7 +101,7 @@ def seams(editor: Editor, frames: int, seed: int, steps: int) -> tuple[float, fl
     subject = rng.randrange(len(source.objects))
     colour = rng.choice([c for c in COLOURS if all(c != one.colour for one in source.objects)])
     pair = PromptPair(caption(source), caption(source.with_object(subject, colour=colour)))
-    clip = render(source, frames).frames
+    clip = render_clip(source, frames).frames
     open_clip, loop = (
         editor.edit(clip, pair, EditConfig(steps=steps, seed=seed, loop=loop)).frames for loop in (False, True)
     )

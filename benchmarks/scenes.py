@@ -55,7 +55,7 @@ def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | No
 
 def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
     """The figures of a whole `v2edit scene`."""
-    clip, read = Clip.load(), SceneClassifier.load().read
+    clip, read = Clip.load(), SceneClassifier.load().classify
     with tempfile.TemporaryDirectory() as folder:
         scene, run = Path(folder, "scene"), (out or Path(folder)) / task.name
         _v2edit("sample", "--scene", "--seed", task.seed, "--kind", task.kind, "-o", scene)

@@ -22,7 +22,7 @@ from random import Random
 
 from v2edit import video
 from v2edit.primitives.edits import sample_edit
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 
 # (frames, height, width, steps): as trained, a long clip, another aspect and more pixels, which are fitted.
 CLIPS = ((9, 64, 64, 25), (65, 64, 64, 6), (17, 96, 288, 12))
@@ -62,7 +62,7 @@ def main() -> None:
     for frames, height, width, steps in CLIPS:
         with tempfile.TemporaryDirectory() as folder:
             clip = str(Path(folder) / "clip.mp4")
-            video.write(render(edit.source, frames, height, width).frames, clip, fps=8)
+            video.write(render_clip(edit.source, frames, height, width).frames, clip, fps=8)
             command = ["edit", clip, *words, "--steps", str(steps), "-o", str(Path(folder) / "run")]
             _, _, printed = spent([*command, "--dry-run"], options.clock)
             told = next(e for line in printed.splitlines() if (e := json.loads(line))["event"] == "result")

@@ -81,7 +81,7 @@ def test_the_truth_is_perfect_and_the_source_is_not():
     task = SceneTask("recolour", 1_900_000_000, FitConfig())
     source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.kept_out.images}
     truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.kept_out.images}
-    measured = partial(task.figures, given=source, read=SceneClassifier.load().read, clip=Clip.load())
+    measured = partial(task.figures, given=source, read=SceneClassifier.load().classify, clip=Clip.load())
     best, none = measured(truth), measured(source)
     assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
     assert best["success"] == best["kept"] == best["nearer"] == 1 and best["ctids"] > 0.3

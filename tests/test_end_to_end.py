@@ -12,7 +12,7 @@ from diffusers import CogVideoXPipeline
 
 from v2edit import video
 from v2edit.backbones.families import BUILT_IN_FOLDER
-from v2edit.primitives.captions import EXAMPLE, caption, read_caption
+from v2edit.primitives.captions import EXAMPLE, caption, parse_caption
 
 QUICK = ["--steps", "4"]
 
@@ -89,7 +89,7 @@ def test_the_frames_alone_say_what_a_clip_of_the_world_shows(sample, tmp_path):
     run = v2edit("edit", "alone.mp4", facts["instruction"], *QUICK, "-o", "run", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     read = json.loads((tmp_path / "run/run.json").read_text())["prompts"]["source"]
-    assert read_caption(read) == read_caption(facts["source_prompt"])
+    assert parse_caption(read) == parse_caption(facts["source_prompt"])
     assert run.stderr.count("note:") == 1 and read in run.stderr
 
 

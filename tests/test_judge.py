@@ -10,7 +10,7 @@ from support.servers import fails, says, served
 
 from v2edit.errors import UserError
 from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig, Score, estimate, judge, queries_of
-from v2edit.prompts.lvlm import opened
+from v2edit.prompts.lvlm import open_chat
 
 
 def setting(url: str, **changes: object) -> JudgeConfig:
@@ -19,7 +19,7 @@ def setting(url: str, **changes: object) -> JudgeConfig:
 
 def judged(url: str, cache: Path, **changes: object) -> dict[str, dict[str, Score]]:
     config = setting(url, **changes)
-    with opened(config.asked) as chat:
+    with open_chat(config.asked) as chat:
         return judge(queries_of(VIDEOS, SOURCE, "make it bright", config, cache), chat)
 
 

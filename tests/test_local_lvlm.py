@@ -28,10 +28,10 @@ from v2edit.errors import UserError
 from v2edit.jobs.video import edit_video
 from v2edit.prompts import PromptPair
 from v2edit.prompts.chat import Message, Picture
-from v2edit.prompts.local import InProcess, _as_template
-from v2edit.prompts.lvlm import LVLMConfig, opened, schema, write_pair
+from v2edit.prompts.local import LocalChat, _as_template
+from v2edit.prompts.lvlm import LVLMConfig, generate_prompts, open_chat, schema
 from v2edit.prompts.style import read_style
-from v2edit.prompts.tokens import Tokenizer
+from v2edit.prompts.tokens import PromptTokenizer
 
 PAIR = PromptPair("a red ball on the floor", "a blue ball on the floor")
 ANSWER = json.dumps({"source": PAIR.source, "target": PAIR.target})
@@ -96,7 +96,7 @@ def untaught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
     """The same model after it learnt one answer by heart: it says what it says because its weights do."""
     folder = save(tmp_path_factory.mktemp("lvlm") / "taught")
-    chat = InProcess(str(folder), "cpu")
+    chat = LocalChat(str(folder), "cpu")
     model, processor = chat._model, chat._processor
     said = [_as_template(message) for message in conversation(style)]
     asked = dict(processor.apply_chat_template(said, add_generation_prompt=True, return_dict=True, tokenize=True,
@@ -117,12 +117,12 @@ def taught(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
 
 
 def conversation(style: Path) -> list[Message]:
-    pictures = [Picture.of(frame) for frame in FRAMES[[0, 2]]]
+    pictures = [Picture.from_frame(frame) for frame in FRAMES[[0, 2]]]
     return read_style(style).conversation(pictures, INSTRUCTION)
 
 
 def test_a_question_goes_through_the_models_own_template_and_comes_back_as_text(untaught: Path, style: Path) -> None:
-    chat = InProcess(str(untaught), "cpu", tokens=12)
+    chat = LocalChat(str(untaught), "cpu", tokens=12)
     seen: list[dict] = []
     pictures: list[torch.Tensor] = []
     chat._model.model.vision_tower.register_forward_pre_hook(
@@ -142,11 +142,13 @@ def test_a_question_goes_through_the_models_own_template_and_comes_back_as_text(
 
 def test_an_answer_that_is_no_pair_is_one_line(untaught: Path, style: Path) -> None:
     config = LVLMConfig(model=f"local:{untaught}", frames=2)
-    with opened(config, "cpu") as chat:
-        assert isinstance(chat, InProcess)
+    with open_chat(config, "cpu") as chat:
+        assert isinstance(chat, LocalChat)
         chat.tokens = 12
         with pytest.raises(UserError, match=r"none of 3 answers of .*untaught could be used \(it was cut off") as told:
-            write_pair(chat, FRAMES, INSTRUCTION, read_style(style), Tokenizer(tokenizer_of(40), 40), config)
+            generate_prompts(
+                chat, FRAMES, INSTRUCTION, read_style(style), PromptTokenizer(tokenizer_of(40), 40), config
+            )
     assert "\n" not in str(told.value) and "--source-prompt" in str(told.value)
 
 
@@ -158,9 +160,9 @@ def test_an_edit_from_frames_and_an_instruction_with_nothing_else_in_memory(
     pipeline_of("5b").save_pretrained(model)
     video.write(FRAMES, clip, fps=8)
     born: list[weakref.ref] = []
-    init, load = InProcess.__init__, loading.load
+    init, load = LocalChat.__init__, loading.load
 
-    def watched(self: InProcess, *args: str) -> None:
+    def watched(self: LocalChat, *args: str) -> None:
         init(self, *args)
         born.append(weakref.ref(self._model))
 
@@ -168,7 +170,7 @@ def test_an_edit_from_frames_and_an_instruction_with_nothing_else_in_memory(
         assert born and born[0]() is None, "the language model is still there"
         return load(*args)
 
-    monkeypatch.setattr(InProcess, "__init__", watched)
+    monkeypatch.setattr(LocalChat, "__init__", watched)
     monkeypatch.setattr(loading, "load", checked_load)
     monkeypatch.setattr(backbones, "load", checked_load, raising=False)
     lvlm = LVLMConfig(model=f"local:{taught}", frames=2, style=str(style))
@@ -183,10 +185,10 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, style: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for model in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match="cannot load the language model") as told:
-            InProcess(str(model), "cpu")
+            LocalChat(str(model), "cpu")
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="no processor with a chat template"):
-        InProcess(str(save(tmp_path / "dumb", template=None)), "cpu")
-    chat = InProcess(str(save(tmp_path / "strict", template="{{ raise_exception('no system turn, please') }}")), "cpu")
+        LocalChat(str(save(tmp_path / "dumb", template=None)), "cpu")
+    chat = LocalChat(str(save(tmp_path / "strict", template="{{ raise_exception('no system turn, please') }}")), "cpu")
     with pytest.raises(UserError, match="failed: no system turn, please"):
         chat.ask(conversation(style), schema(False))

@@ -23,7 +23,7 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.editor import resize_clip
 from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Object, Scene
 
 SPAN = 3  # latent frames of 9, which the tiny models and the built-in one are trained on
@@ -253,7 +253,7 @@ class Orbit(Scene):
 
 
 def loop_of(count: int) -> np.ndarray:
-    return render(Orbit((Object("ball", "red", "big", "left"),), "gray", "blue"), count, 32, 32).frames
+    return render_clip(Orbit((Object("ball", "red", "big", "left"),), "gray", "blue"), count, 32, 32).frames
 
 
 def test_the_autoencoder_of_a_loop_has_no_first_frame_either(built_in):

@@ -16,11 +16,11 @@ from support.servers import SOON, Asked, Reply, fails, says, served
 
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
-from v2edit.prompts.chat import AGAIN, sampled
-from v2edit.prompts.endpoint import RETRIES, shown_url
-from v2edit.prompts.lvlm import LVLMConfig, opened, write_pair
+from v2edit.prompts.chat import MAX_RETRIES, sample_frames
+from v2edit.prompts.endpoint import RETRIES, redact_url
+from v2edit.prompts.lvlm import LVLMConfig, generate_prompts, open_chat
 from v2edit.prompts.style import read_style
-from v2edit.prompts.tokens import Tokenizer
+from v2edit.prompts.tokens import PromptTokenizer
 
 SOURCE = (
     "A small red boat with a white sail glides slowly over a calm mountain lake, its wake a thin line on the dark "
@@ -34,7 +34,7 @@ FRENCH = (
 )
 KEY = "sk-test-0123456789abcdef"
 STYLE = read_style("cogvideox")
-TOKENIZER = Tokenizer(tokenizer_of(226, SOURCE), 226)
+TOKENIZER = PromptTokenizer(tokenizer_of(226, SOURCE), 226)
 FRAMES = np.random.default_rng(0).integers(0, 256, (20, 30, 40, 3), dtype=np.uint8)
 INSTRUCTION = "paint the boat blue"
 
@@ -48,8 +48,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(url: str, instruction: str = INSTRUCTION, subtasks: int = 1, **settings: object) -> PromptPair:
     config = LVLMConfig(model="m", url=url, **settings)
-    with opened(config) as chat:
-        return write_pair(chat, FRAMES, instruction, STYLE, TOKENIZER, config, subtasks)
+    with open_chat(config) as chat:
+        return generate_prompts(chat, FRAMES, instruction, STYLE, TOKENIZER, config, subtasks)
 
 
 def refused(url: str, **settings: object) -> str:
@@ -75,7 +75,7 @@ def test_right_the_first_time() -> None:
     assert json.loads(asked.messages[-2]["content"]).keys() == {"source", "target"}
     text, *pictures = asked.messages[-1]["content"]
     assert text == {"type": "text", "text": f"Instruction: {INSTRUCTION}"} and len(pictures) == 5
-    for picture, frame in zip(pictures, sampled(FRAMES, 5), strict=True):
+    for picture, frame in zip(pictures, sample_frames(FRAMES, 5), strict=True):
         kind, _, data = picture["image_url"]["url"].partition(",")
         assert kind == "data:image/jpeg;base64"
         image = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -84,10 +84,10 @@ def test_right_the_first_time() -> None:
 
 
 def test_large_frames_are_sent_small_and_few() -> None:
-    assert np.array_equal(sampled(FRAMES, 3), FRAMES[[0, 10, 19]])
-    assert len(sampled(FRAMES[:2], 8)) == 2 and len(sampled(FRAMES, 1)) == 1
-    with served(says(GOOD)) as server, opened(LVLMConfig(model="m", url=server.url)) as chat:
-        write_pair(chat, np.zeros((1, 1000, 2000, 3), np.uint8), INSTRUCTION, STYLE, TOKENIZER)
+    assert np.array_equal(sample_frames(FRAMES, 3), FRAMES[[0, 10, 19]])
+    assert len(sample_frames(FRAMES[:2], 8)) == 2 and len(sample_frames(FRAMES, 1)) == 1
+    with served(says(GOOD)) as server, open_chat(LVLMConfig(model="m", url=server.url)) as chat:
+        generate_prompts(chat, np.zeros((1, 1000, 2000, 3), np.uint8), INSTRUCTION, STYLE, TOKENIZER)
     _, picture = server.asked[0].messages[-1]["content"]
     data = base64.b64decode(picture["image_url"]["url"].partition(",")[2])
     assert Image.open(io.BytesIO(data)).size == (512, 256)
@@ -124,7 +124,7 @@ def test_wrong_then_right(wrong: Reply, says_so: str) -> None:
 def test_wrong_for_good_is_one_line_with_the_last_answer(wrong: Reply, says_so: str) -> None:
     with served(wrong, endless=True) as server:
         told = refused(server.url)
-    assert len(server.asked) == AGAIN + 1 == 3
+    assert len(server.asked) == MAX_RETRIES + 1 == 3
     assert says_so in told and "--source-prompt" in told and len(told) < 2000
     if (content := json.loads(wrong.body)["choices"][0]["message"]["content"]) is not None:
         assert content.split()[0] in told
@@ -216,10 +216,10 @@ def test_servers_without_structured_output(without: tuple[str, ...], asks: int) 
     config = LVLMConfig(model="m", url="")
     with served(refuses_formats(*without), endless=True) as server:
         config = LVLMConfig(model="m", url=server.url)
-        with opened(config) as chat:
-            assert write_pair(chat, FRAMES, INSTRUCTION, STYLE, TOKENIZER, config) == PAIR
+        with open_chat(config) as chat:
+            assert generate_prompts(chat, FRAMES, INSTRUCTION, STYLE, TOKENIZER, config) == PAIR
             assert len(server.asked) == asks
-            write_pair(chat, FRAMES, INSTRUCTION, STYLE, TOKENIZER, config)
+            generate_prompts(chat, FRAMES, INSTRUCTION, STYLE, TOKENIZER, config)
             assert len(server.asked) == asks + 1  # it is remembered
 
 
@@ -272,7 +272,7 @@ def test_a_secret_in_the_address_is_sent_and_not_shown(reply, caplog: pytest.Log
     assert base64.b64decode(asked.headers["Authorization"].removeprefix("Basic ")).decode() == f"someone:{password}"
     for secret in (*SECRETS, KEY):
         assert secret not in told + caplog.text
-    assert shown_url(url) == server.url
+    assert redact_url(url) == server.url
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,17 @@ from support.models import tokenizer_of
 from transformers import T5Tokenizer
 
 from v2edit.errors import UserError
-from v2edit.prompts import PromptPair, align, align_three, read_prompts, write_prompts
+from v2edit.prompts import PromptPair, align, align_triple, read_prompts, write_prompts
 from v2edit.prompts.align import common_subsequence
 from v2edit.prompts.chat import Picture
-from v2edit.prompts.lvlm import LEAST_SHARED, faults
+from v2edit.prompts.comparison import MARKS, PromptComparison, compare_prompts
+from v2edit.prompts.lvlm import MIN_SHARED, faults
 from v2edit.prompts.style import STYLES, Style, read_style, words
-from v2edit.prompts.tokens import Tokenizer
-from v2edit.prompts.view import MARKS, Comparison, compare
+from v2edit.prompts.tokens import PromptTokenizer
 
 LENGTH = 226
-TOKENIZER = Tokenizer(tokenizer_of(LENGTH), LENGTH)
-SHORT = Tokenizer(tokenizer_of(12), 12)
+TOKENIZER = PromptTokenizer(tokenizer_of(LENGTH), LENGTH)
+SHORT = PromptTokenizer(tokenizer_of(12), 12)
 # Words that the tokenizer knows, words and letters that it does not, numbers, emoji, joined and right-to-left scripts.
 phrases = st.lists(
     st.sampled_from(
@@ -49,7 +49,7 @@ def bare(text: str) -> str:
 @example("a " * 300, "a " * 299 + "red")
 @example("😀" * 10_000, "ball " * 2_000)
 def test_what_is_shown_is_both_prompts(source: str, target: str) -> None:
-    found = compare(source, target, TOKENIZER)
+    found = compare_prompts(source, target, TOKENIZER)
     cut = [text for kind, text in found.pieces if kind == "cut"]
     for prompt, hides in ((source, "added"), (target, "removed")):
         shown = bare("".join(text for kind, text in found.pieces if kind not in (hides, "cut")))
@@ -60,23 +60,23 @@ def test_what_is_shown_is_both_prompts(source: str, target: str) -> None:
     assert list(found.lengths) == lengths
     assert kept == [found.shared + found.changed + only for only in (found.removed, found.added)]
     assert 0 <= found.share <= 1 and (source != target or found.added == found.removed == found.changed == 0)
-    mirrored = compare(target, source, TOKENIZER)
+    mirrored = compare_prompts(target, source, TOKENIZER)
     assert (mirrored.shared, mirrored.changed, mirrored.added) == (found.shared, found.changed, found.removed)
 
 
 def test_the_marks_are_those_of_word_diff() -> None:
-    found = compare("a red ball on the floor", "a blue ball on the red floor", TOKENIZER)
+    found = compare_prompts("a red ball on the floor", "a blue ball on the red floor", TOKENIZER)
     assert found.marked == "a [-red-] {+blue+} ball on the {+red+} floor"
     assert (found.shared, found.changed, found.added, found.removed) == (5, 1, 1, 0)
     assert "5 tokens shared (71%), 1 changed, 1 added, 0 removed" in found.summary
 
 
 def test_what_the_model_cuts_is_marked() -> None:
-    found = compare("a red ball " * 4, "a red ball " * 4 + "on the floor", SHORT)
+    found = compare_prompts("a red ball " * 4, "a red ball " * 4 + "on the floor", SHORT)
     assert found.marked.startswith("a red ball a red ball a red ball a red […ball")
     assert "what is beyond is cut" in found.summary and found.lengths == (12, 15) and found.room == 11
-    whole = Tokenizer(tokenizer_of(16), 16)
-    assert "cut" not in compare("a red ball " * 4, "a red ball " * 5, whole).summary
+    whole = PromptTokenizer(tokenizer_of(16), 16)
+    assert "cut" not in compare_prompts("a red ball " * 4, "a red ball " * 5, whole).summary
 
 
 # --- three prompts on common slots ----------------------------------------------------------------
@@ -88,7 +88,7 @@ ids = st.lists(st.integers(2, 6), max_size=10).map(lambda tokens: [*tokens, EOS]
 @given(ids, ids, ids, st.integers(0, 9))
 def test_three_prompts_share_their_slots(a: list[int], b: list[int], c: list[int], spare: int) -> None:
     length = max(map(len, (a, b, c))) + spare
-    laid = align_three(a, b, c, length, PAD)
+    laid = align_triple(a, b, c, length, PAD)
     padded = [[*one, *[PAD] * (length - len(one))] for one in (a, b, c)]
     assert all(sorted(order) == list(range(length)) for order in laid.orders)
     slots = list(zip(*([one[k] for k in order] for one, order in zip(padded, laid.orders, strict=True)), strict=True))
@@ -108,14 +108,14 @@ def test_a_prompt_that_comes_twice_shares_what_the_pair_shares(a: list[int], b: 
     length = max(len(a), len(b)) + spare
     pair = align(a, b, length, PAD).tokens_shared
     for three in ((a, a, b), (a, b, b)):
-        assert align_three(*three, length, PAD).tokens_shared == pair
-    same = align_three(a, a, a, length, PAD)
+        assert align_triple(*three, length, PAD).tokens_shared == pair
+    same = align_triple(a, a, a, length, PAD)
     assert same.prefix() == length and len(set(same.orders)) == 1
 
 
 def test_too_long_for_the_slots() -> None:
     with pytest.raises(ValueError, match="up to 4 tokens do not fit into 3"):
-        align_three([2, EOS], [2, EOS], [2, 3, 4, EOS], 3, PAD)
+        align_triple([2, EOS], [2, EOS], [2, 3, 4, EOS], 3, PAD)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -185,11 +185,11 @@ def test_a_shipped_style_keeps_its_own_rules(name: str) -> None:
     style = read_style(name)
     assert len(style.describing) >= 2 and len(style.editing) >= 3
     texts = [text for _, _, prompts in style.editing for text in prompts.chain]
-    tokenizer = Tokenizer(tokenizer_of(LENGTH, " ".join(texts)), LENGTH)
+    tokenizer = PromptTokenizer(tokenizer_of(LENGTH, " ".join(texts)), LENGTH)
     for _, instruction, prompts in style.editing:
         assert faults(prompts, style, tokenizer) == [], instruction
         for one, other in pairwise(prompts.chain):
-            assert compare(one, other, tokenizer).share > LEAST_SHARED + 0.2
+            assert compare_prompts(one, other, tokenizer).share > MIN_SHARED + 0.2
     assert any(prompts.intermediate for _, _, prompts in style.editing)
     assert any(not prompts.intermediate for _, _, prompts in style.editing)
 
@@ -278,7 +278,7 @@ def rows(data: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def trained(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def trained(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> PromptTokenizer:
     """A T5 tokenizer of word pieces, from a `spiece.model` as CogVideoX ships it."""
     import sentencepiece
 
@@ -288,17 +288,17 @@ def trained(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Token
         model_prefix=str(folder / "spiece"), vocab_size=1000, hard_vocab_limit=False,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1,
     )  # fmt: skip
-    return Tokenizer(T5Tokenizer.from_pretrained(folder, extra_ids=0), LENGTH)
+    return PromptTokenizer(T5Tokenizer.from_pretrained(folder, extra_ids=0), LENGTH)
 
 
 @pytest.mark.parametrize("pieces", ["words", "letters"])
-def test_every_published_pair_lines_up(rows: list[dict], trained: Tokenizer, pieces: str) -> None:
+def test_every_published_pair_lines_up(rows: list[dict], trained: PromptTokenizer, pieces: str) -> None:
     tokenizer = trained if pieces == "words" else TOKENIZER
     shares: list[float] = []
     for row in rows if pieces == "words" else rows[::4]:
         source, target = row["source"] or "", row["target"] or ""
-        found, mirrored = compare(source, target, tokenizer), compare(target, source, tokenizer)
-        assert isinstance(found, Comparison)
+        found, mirrored = compare_prompts(source, target, tokenizer), compare_prompts(target, source, tokenizer)
+        assert isinstance(found, PromptComparison)
         assert (found.shared, found.changed, found.added, found.removed) == (
             mirrored.shared, mirrored.changed, mirrored.removed, mirrored.added
         )  # fmt: skip
@@ -307,7 +307,7 @@ def test_every_published_pair_lines_up(rows: list[dict], trained: Tokenizer, pie
             shares.append(found.share)
     shares.sort()
     print(f"{pieces}: {len(shares)} pairs share {shares[len(shares) // 2]:.0%} in the median")
-    assert shares[len(shares) // 2] > 0.7 and shares[len(shares) // 20] > LEAST_SHARED
+    assert shares[len(shares) // 2] > 0.7 and shares[len(shares) // 20] > MIN_SHARED
 
 
 def test_published_prompts_are_in_the_language_of_the_style(rows: list[dict]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from v2edit.metrics.attributes import attributes, match, measure
 from v2edit.primitives.captions import Wording
-from v2edit.primitives.edits import KINDS, Edit, Truth, sample_edit, truth
+from v2edit.primitives.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
 from v2edit.primitives.scene import Object, Scene
 
 BALL = Object("ball", "red", "big", "left")
@@ -67,9 +67,9 @@ def test_objects_are_matched_by_what_agrees_and_not_by_order():
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def task(request) -> tuple[Edit, Truth]:
+def task(request) -> tuple[Edit, EditTruth]:
     one = sample_edit(Random(3), request.param)
-    return one, truth(one)
+    return one, render_truth(one)
 
 
 def test_the_true_edit_scores_one_and_doing_nothing_zero(task):
@@ -88,7 +88,7 @@ def test_the_true_edit_scores_one_and_doing_nothing_zero(task):
 @given(st.integers(0, 2**40))
 def test_preservation_alone_is_worth_nothing_and_neither_is_success(seed):
     one = sample_edit(Random(seed), "recolour")
-    clips = truth(one, frames=3, samples=1)
+    clips = render_truth(one, frames=3, samples=1)
     noise = np.random.default_rng(0).integers(0, 256, clips.source.frames.shape, dtype=np.uint8)
     assert measure(one, clips, clips.source.frames, lambda frames: one.source).score == 0
     assert measure(one, clips, noise, lambda frames: one.target).score < 0.3

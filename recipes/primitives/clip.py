@@ -17,7 +17,7 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from reader import roughened
+from classifier import roughened
 from render import EVALUATION_SEED, FRAMES, SIZE
 from torch import Tensor
 from training import OUT, Averaged, Clock, Muon, batches, load_shards, pick, save_state
@@ -25,7 +25,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from v2edit.metrics.clip_score import WEIGHTS, Clip
 from v2edit.primitives.captions import Wording, caption, sample_wording
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_scene
 
 TEXT_LENGTH = 56
@@ -81,7 +81,7 @@ def evaluate(clip: Clip, count: int = 200) -> dict[str, float]:
     rng = Random(0)
     for seed in range(EVALUATION_SEED, EVALUATION_SEED + count):
         scene = sample_scene(Random(seed))
-        images = clip.images(render(scene, FRAMES, SIZE, SIZE).frames[::4]).mean(0)
+        images = clip.images(render_clip(scene, FRAMES, SIZE, SIZE).frames[::4]).mean(0)
         for _ in range(3):
             field, scenes = alternatives(scene, rng)
             likeness = clip.texts([caption(one, Wording()) for one in scenes]) @ images

@@ -25,10 +25,10 @@ EVALUATION_SEED = 1_000_000_000
 
 def render_clip(seed: int) -> np.ndarray:
     """uint8 [T, H, W, 4]: RGB and object coverage of the scene of a seed."""
-    from v2edit.primitives.render import render
+    from v2edit.primitives.render import render_clip
     from v2edit.primitives.scene import sample_scene
 
-    clip = render(sample_scene(Random(seed)), FRAMES, SIZE, SIZE)
+    clip = render_clip(sample_scene(Random(seed)), FRAMES, SIZE, SIZE)
     coverage = (clip.coverage.sum(0).clip(0, 1) * 255).round().astype(np.uint8)
     return np.concatenate([clip.frames, coverage[..., None]], axis=-1)
 

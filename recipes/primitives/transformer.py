@@ -46,7 +46,7 @@ from training import (
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from v2edit.primitives.captions import WORDS, Wording, caption, describe_object, sample_wording
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Scene, sample_scene
 
 TEXT_LENGTH = 40
@@ -212,7 +212,7 @@ def owners_of(scenes: list[Scene], path: Path) -> np.ndarray:
     if not path.exists():
         owners = []
         for scene in scenes:
-            cover = render(scene, 9, 8, 8, samples=4).coverage  # [objects, T, 8, 8]
+            cover = render_clip(scene, 9, 8, 8, samples=4).coverage  # [objects, T, 8, 8]
             late = cover[:, 1:].reshape(len(cover), 2, 4, 8, 8).mean(2)  # a causal latent: one frame, then four each
             cover = np.concatenate([cover[:, :1], late], 1)
             owners.append(np.where(cover.max(0) >= 0.25, cover.argmax(0), -1).astype(np.int8))

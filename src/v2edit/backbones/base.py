@@ -16,7 +16,7 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.backbones.families import Defaults
-from v2edit.prompts.tokens import Tokenizer
+from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.sampling import Schedule
 
 
@@ -24,7 +24,7 @@ from v2edit.sampling import Schedule
 class ModelInfo:
     """What is known of a model without its weights: how it reads prompts, and what its edits cost."""
 
-    tokenizer: Tokenizer
+    tokenizer: PromptTokenizer
     defaults: Defaults
     scheduler: Any  # of diffusers
 

@@ -40,8 +40,8 @@ from v2edit.backbones.families import PUBLISHED_DEFAULTS, Defaults, Offload
 from v2edit.errors import UserError
 from v2edit.files import read_json
 from v2edit.host import retry_smaller_on_oom
-from v2edit.prompts.chat import one_line
-from v2edit.prompts.tokens import Tokenizer
+from v2edit.prompts.chat import to_single_line
+from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.sampling import Schedule, x0_from_epsilon, x0_from_v
 
 log = logging.getLogger(__name__)
@@ -393,7 +393,7 @@ def check_config_sizes(folder: Path) -> None:
                 raise ValueError(f"it has tables of {tables:,} numbers")
             claimed = sum(one.numel() for one in built.parameters())
         except CONFIGURING as error:
-            reason = one_line(str(error))[:160] or type(error).__name__
+            reason = to_single_line(str(error))[:160] or type(error).__name__
             raise UserError(f"{path} describes no model that can be built: {reason}") from error
         held = sum(file.stat().st_size for ending in ("safetensors", "bin") for file in path.parent.glob(f"*.{ending}"))
         if claimed > held:  # a weight has a byte at least
@@ -418,7 +418,7 @@ def read_info(folder: Path, defaults: Defaults = PUBLISHED_DEFAULTS) -> ModelInf
     tokenizer, scheduler = getattr(transformers, index["tokenizer"][-1]), getattr(diffusers, index["scheduler"][-1])
     config: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
     return ModelInfo(
-        Tokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
+        PromptTokenizer(tokenizer.from_pretrained(folder / "tokenizer"), config["max_text_seq_length"]),
         defaults,
         scheduler.from_pretrained(folder / "scheduler"),
     )

@@ -25,7 +25,7 @@ from v2edit.bench.tasks import Task, chosen, similarities
 from v2edit.editing.editor import Editor
 from v2edit.metrics.attributes import attributes
 from v2edit.primitives import posed
-from v2edit.primitives.edits import Edit, Truth
+from v2edit.primitives.edits import Edit, EditTruth
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.measure import compare
@@ -63,7 +63,7 @@ class SceneTask(Task):
         return json.dumps([asdict(self.edit), asdict(self.fit), posed.VIEWS, posed.SIDE, posed.PATH])
 
     @property
-    def clips(self) -> Truth:
+    def clips(self) -> EditTruth:
         """The true scenes along the path, in the photographs' size."""
         return _clips(self)
 
@@ -136,7 +136,7 @@ def _posed(task: SceneTask) -> Posed:
 
 
 @lru_cache(maxsize=2)
-def _clips(task: SceneTask) -> Truth:
+def _clips(task: SceneTask) -> EditTruth:
     return posed.posed_truth(task.edit, posed.path_of(task.edit))
 
 

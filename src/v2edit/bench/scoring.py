@@ -35,7 +35,7 @@ class Judges:
 
     def prepare(self) -> None:
         """Loads what will be needed, to hear early of what is missing."""
-        _ = self.read or _world_reader()
+        _ = self.read or _scene_classifier()
         _ = self.clip and _clip(self.clip)
 
 
@@ -84,7 +84,7 @@ def score(
 def _score(jobs: list[Job], judges: Judges, sheets: Path | None) -> Scored:
     task = jobs[0].task
     edit, clips, code = task.edit, task.clips, code_digest(task.code)
-    read, clip = judges.read or _world_reader(), judges.clip and _clip(judges.clip)
+    read, clip = judges.read or _scene_classifier(), judges.clip and _clip(judges.clip)
     rows, other_code = [], 0
     shown = {"source": clips.source.frames, "truth": clips.target.frames}
     for job in jobs:
@@ -103,10 +103,10 @@ def _score(jobs: list[Job], judges: Judges, sheets: Path | None) -> Scored:
 
 
 @lru_cache(maxsize=1)
-def _world_reader() -> Read:
+def _scene_classifier() -> Read:
     from v2edit.primitives.classifier import SceneClassifier
 
-    return SceneClassifier.load().read
+    return SceneClassifier.load().classify
 
 
 @lru_cache(maxsize=1)  # all methods of a task start from the same one

@@ -14,7 +14,7 @@ import numpy as np
 
 from v2edit.bench.methods import Autoencoded, Settings
 from v2edit.errors import UserError
-from v2edit.primitives.edits import KINDS, Edit, Truth, sample_edit, truth
+from v2edit.primitives.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
 from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Task:
         return json.dumps(asdict(self.edit))
 
     @property
-    def clips(self) -> Truth:
+    def clips(self) -> EditTruth:
         """The true source and target, rendered (and kept while the task is worked on)."""
         return _clips(self)
 
@@ -88,8 +88,8 @@ class Task:
 
 
 @lru_cache(maxsize=2)
-def _clips(task: Task) -> Truth:
-    return truth(task.edit)
+def _clips(task: Task) -> EditTruth:
+    return render_truth(task.edit)
 
 
 def similarities(clip: Clip | None, pair: PromptPair, source: np.ndarray, frames: np.ndarray) -> dict[str, float]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from v2edit.batch.state import Status
     from v2edit.jobs.estimate import Estimate
     from v2edit.prompts import PromptPair
-    from v2edit.prompts.view import Comparison
+    from v2edit.prompts.comparison import PromptComparison
 
 
 def edit(words: Sequence[str], /, *args: Any, shown: Reporter, dry_run: bool, **options: Any) -> None:
@@ -144,7 +144,7 @@ def measured(*args: Any, shown: Reporter, **options: Any) -> None:
     shown.result(rows=rows, files=[] if options.get("out") is None else [options["out"]])
 
 
-def show_pieces(found: "Comparison") -> None:
+def show_pieces(found: "PromptComparison") -> None:
     """A comparison's texts: what goes in red, what comes in green, what is cut dim."""
     from rich.console import Console
     from rich.text import Text

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from v2edit.backbones import Backbone, Text
-from v2edit.prompts import PromptPair, align, align_three
+from v2edit.prompts import PromptPair, align, align_triple
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def written_text(
     subtasks = [_aligned(backbone, chain[0], chain[1], nothing, padding_shared).for_subtask(1, 1)]
     for current, edit in pairwise(chain[1:]):
         texts = (chain[0], current, edit)
-        laid = align_three(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
+        laid = align_triple(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
         original, before, after = (_laid_out(text, order) for text, order in zip(texts, laid.orders, strict=True))
         subtasks.append(BranchText(original, before, after, nothing.embedding, laid.prefix(padding_shared)))
     return WrittenText(tuple(subtasks))

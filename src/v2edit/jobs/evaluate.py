@@ -162,10 +162,10 @@ def against_truth(run: Run) -> dict[str, float]:
         return {}
     from v2edit.metrics.attributes import measure
     from v2edit.primitives.classifier import SceneClassifier
-    from v2edit.primitives.edits import truth
+    from v2edit.primitives.edits import render_truth
 
-    clips = truth(edit, *run.edited.shape[:3])
-    return asdict(measure(edit, clips, run.edited, SceneClassifier.load().read))
+    clips = render_truth(edit, *run.edited.shape[:3])
+    return asdict(measure(edit, clips, run.edited, SceneClassifier.load().classify))
 
 
 def sampled_edit(run: Run) -> Edit | None:
@@ -188,7 +188,7 @@ def judged(
 ) -> dict[str, dict[str, float]]:
     """The LVLM score of each run and its spread, those of one video and one instruction side by side."""
     from v2edit.metrics.lvlm_score import estimate, judge, queries_of
-    from v2edit.prompts.lvlm import opened
+    from v2edit.prompts.lvlm import open_chat
 
     groups: dict[tuple[str, str], list[str]] = {}
     for name, run in runs.items():
@@ -201,7 +201,7 @@ def judged(
     for queries in asked.values():
         log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate(queries))
     rows: dict[str, dict[str, float]] = {}
-    with opened(config.asked, "auto") as chat:
+    with open_chat(config.asked, "auto") as chat:
         for queries in asked.values():
             what = f"judged {', '.join(sorted(queries[0].order))}"
             for name, scores in judge(queries, chat, lambda done, of, what=what: on_progress(done, of, what)).items():

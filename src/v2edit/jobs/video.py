@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from v2edit.backbones import Backbone, Checkpoint
     from v2edit.backbones.loading import LoadedModel
     from v2edit.editing.editor import Progress
-    from v2edit.prompts.view import Comparison
+    from v2edit.prompts.comparison import PromptComparison
     from v2edit.video import Video
 else:
     Progress = LoadedModel = Any  # They bring torch; the command line that is made from the signature needs no more.
@@ -251,7 +251,7 @@ class Preview:
     """
 
     prompts: PromptPair
-    comparisons: "list[Comparison]"
+    comparisons: "list[PromptComparison]"
     steps: int
     of_steps: int
     forwards: list[int]
@@ -303,7 +303,7 @@ def preview_edit(
     from v2edit import backbones
     from v2edit import video as videos
     from v2edit.editing.cost import count_forwards, steps_per_subtask
-    from v2edit.prompts.view import compare
+    from v2edit.prompts.comparison import compare_prompts
 
     checkpoint = backbones.find(model, revision, allow_pickle)
     if pair is None:
@@ -316,7 +316,7 @@ def preview_edit(
     schedule = info.schedule(config.steps)
     return Preview(
         pair,
-        [compare(one, other, info.tokenizer) for one, other in pairwise(pair.chain)],
+        [compare_prompts(one, other, info.tokenizer) for one, other in pairwise(pair.chain)],
         steps_per_subtask(schedule, config),
         config.steps,
         count_forwards(schedule, config),
@@ -389,22 +389,22 @@ def written_prompts(
     if lvlm.model is None:
         return resolve_prompts(video, instruction, _read_caption(video, frames), None)
     from v2edit import backbones
-    from v2edit.prompts.lvlm import opened, write_pair
+    from v2edit.prompts.lvlm import generate_prompts, open_chat
     from v2edit.prompts.style import read_style
 
     style = read_style(lvlm.style or checkpoint.prompt_style)
     tokenizer = backbones.read_info(checkpoint).tokenizer
-    with opened(lvlm, device) as chat:
-        return write_pair(chat, frames, instruction, style, tokenizer, lvlm, config.subtasks)
+    with open_chat(lvlm, device) as chat:
+        return generate_prompts(chat, frames, instruction, style, tokenizer, lvlm, config.subtasks)
 
 
 def described(lvlm: LVLMConfig, checkpoint: "Checkpoint") -> dict[str, Any]:
     """A language model as the manifest names it: without what may be secret in its address."""
-    from v2edit.prompts.endpoint import shown_url
+    from v2edit.prompts.endpoint import redact_url
 
     return {
         "model": lvlm.model,
-        "url": shown_url(lvlm.url) if lvlm.url else None,
+        "url": redact_url(lvlm.url) if lvlm.url else None,
         "style": lvlm.style or checkpoint.prompt_style,
         "frames": lvlm.frames,
         "progression": lvlm.progression,
@@ -439,10 +439,10 @@ def resolve_prompts(
 
 def _read_caption(video: Path, frames: "np.ndarray") -> str:
     """What a clip of the built-in world shows. Raises `UserError` for one that does not look like that world."""
-    from v2edit.primitives.classifier import SceneClassifier, resembles
+    from v2edit.primitives.classifier import SceneClassifier, matches_scene
 
-    scene = SceneClassifier.load().read(frames)
-    if not resembles(frames, scene):
+    scene = SceneClassifier.load().classify(frames)
+    if not matches_scene(frames, scene):
         raise UserError(
             f"what does {video.name} show? The built-in model knows only its own world: say it with --source-prompt, "
             f"and use --model {PUBLISHED} for other videos"

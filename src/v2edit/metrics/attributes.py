@@ -15,7 +15,7 @@ from itertools import permutations
 import numpy as np
 
 from v2edit.metrics.pixels import flicker, harmonic_mean, psnr, ssim
-from v2edit.primitives.edits import Edit, Truth
+from v2edit.primitives.edits import Edit, EditTruth
 from v2edit.primitives.scene import COLOURS, Object, Scene
 
 Read = Callable[[np.ndarray], Scene]
@@ -46,7 +46,7 @@ class Scores:
     """1 where the recoloured object's mean colour is nearest, by hue, to the target's: a check without a reader."""
 
 
-def measure(edit: Edit, clips: Truth, frames: np.ndarray, read: Read) -> Scores:
+def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read) -> Scores:
     """All of an edited clip's measures; `read` tells which scene a clip shows."""
     source, target = clips.source.frames, clips.target.frames
     outside = ~clips.changed
@@ -113,7 +113,7 @@ def match(known: Sequence[Object], seen: Sequence[Object]) -> list[Object | None
     return list(max(assignments, key=agreeing))
 
 
-def hue_success(edit: Edit, clips: Truth, frames: np.ndarray) -> float:
+def hue_success(edit: Edit, clips: EditTruth, frames: np.ndarray) -> float:
     """1 or 0 for recolours: whether the mean over the object's true mask is nearest in hue to the target's colour."""
     if edit.subject is None or len(edit.source.objects) != len(edit.target.objects):
         return math.nan

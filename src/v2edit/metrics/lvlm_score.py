@@ -20,7 +20,7 @@ from tyro.conf import arg
 
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
-from v2edit.prompts.chat import Chat, Message, Picture, Unusable, ask, sampled
+from v2edit.prompts.chat import Chat, InvalidAnswer, Message, Picture, ask, sample_frames
 from v2edit.prompts.lvlm import LVLMConfig
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class JudgeConfig:
 
     @property
     def asked(self) -> LVLMConfig:
-        """What `prompts.lvlm.opened` takes to open the model."""
+        """What `prompts.lvlm.open_chat` takes to open the model."""
         try:
             return LVLMConfig(self.model, self.url, self.frames, self.timeout)
         except UserError as error:
@@ -122,7 +122,7 @@ class Query:
         """The scores {method: {aspect: 1 to 100}} of an earlier run, if there are any."""
         try:
             return self._by_method(json.loads(self.kept.read_text(encoding="utf-8"))["scores"])
-        except (OSError, ValueError, KeyError, TypeError, Unusable):
+        except (OSError, ValueError, KeyError, TypeError, InvalidAnswer):
             return None  # none, or half of one: it is asked for again
 
     def ask(self, chat: Chat) -> dict[str, dict[str, int]]:
@@ -140,7 +140,7 @@ class Query:
         return object_of(LETTERS[: len(self.order)], object_of(tuple(ASPECTS), {"type": "integer"}))
 
     def _read(self, answer: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-        """The answer {letter: {aspect: score}}, checked. Raises `Unusable`."""
+        """The answer {letter: {aspect: score}}, checked. Raises `InvalidAnswer`."""
         wrong, scores = [], {}
         for letter in LETTERS[: len(self.order)]:
             given = answer.get(letter)
@@ -153,7 +153,7 @@ class Query:
                 else:
                     wrong.append(f"video {letter} has no {aspect} from 1 to 100")
         if wrong:
-            raise Unusable(*wrong)
+            raise InvalidAnswer(*wrong)
         return scores
 
     def _by_method(self, scores: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -180,8 +180,8 @@ def queries_of(
     for method, frames in videos.items():
         if len(frames) != len(source):
             raise UserError(f"the video of {method} has {len(frames)} frames and the source {len(source)}")
-    pictures = {name: [Picture.of(f) for f in sampled(v, config.frames)] for name, v in videos.items()}
-    originals = [Picture.of(frame) for frame in sampled(source, config.frames)]
+    pictures = {name: [Picture.from_frame(f) for f in sample_frames(v, config.frames)] for name, v in videos.items()}
+    originals = [Picture.from_frame(frame) for frame in sample_frames(source, config.frames)]
 
     queries = []
     for number in range(config.queries):

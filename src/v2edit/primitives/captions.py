@@ -84,7 +84,7 @@ def caption(scene: Scene, wording: Wording = Wording()) -> str:
     )
 
 
-def wording_of(text: str) -> Wording:
+def parse_wording(text: str) -> Wording:
     """The wording that a caption was written in (the plain one for what it does not say)."""
     flat = normalise(text)
     choices = tuple(
@@ -95,7 +95,7 @@ def wording_of(text: str) -> Wording:
     return Wording(template, choices)
 
 
-def read_caption(text: str) -> Scene:
+def parse_caption(text: str) -> Scene:
     """The scene that a caption of this grammar describes, without the jitter that captions do not mention.
 
     Nothing is guessed: `caption` says the same scene in the same words (and, where the text leaves the camera out,
@@ -126,7 +126,7 @@ def read_caption(text: str) -> Scene:
         )
     camera = next((c for c in CAMERAS if any(_has(flat, word) for word in WORDS[c])), "still")
     scene = Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
-    again = caption(scene, wording_of(text))
+    again = caption(scene, parse_wording(text))
     if flat not in (normalise(again), normalise(again.rpartition(",")[0])):
         raise UserError(
             f"{refusal}: it wants the size, colour, shape, place and motion of each object, from left to right, all "
@@ -138,7 +138,7 @@ def read_caption(text: str) -> Scene:
 def is_caption(text: str) -> bool:
     """Whether a text describes a scene of the built-in world as the built-in model is used to."""
     try:
-        read_caption(text)
+        parse_caption(text)
     except UserError:
         return False
     return True
@@ -150,7 +150,7 @@ def normalise(text: str) -> str:
     return re.sub(r"\s+", " ", flat).strip()
 
 
-def concepts_in(flat: str, concepts: tuple[str, ...]) -> list[str]:
+def find_concepts(flat: str, concepts: tuple[str, ...]) -> list[str]:
     """Which of these concepts a normalised text names, in the order it names them."""
     found = [
         (match.start(), concept)
@@ -184,7 +184,7 @@ def _object_phrases(flat: str) -> list[str]:
 
 def _read_object(phrase: str) -> Object:
     def one_of(concepts: tuple[str, ...], otherwise: str) -> str:
-        return next(iter(concepts_in(phrase, concepts)), otherwise)
+        return next(iter(find_concepts(phrase, concepts)), otherwise)
 
     motions = [m for m in MOTIONS if any(_has(phrase, w) for w in WORDS[m])]
     return replace(

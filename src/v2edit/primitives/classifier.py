@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
 
 WEIGHTS = Path(__file__).parents[1] / "weights/classifier/classifier.safetensors"
@@ -68,9 +68,9 @@ class SceneClassifier(nn.Module):
         return dict(zip(QUESTIONS, logits.split(sizes, dim=1), strict=True))
 
     @torch.no_grad()
-    def read(self, frames: np.ndarray) -> Scene:
+    def classify(self, frames: np.ndarray) -> Scene:
         """The scene that uint8 frames [T, H, W, 3] of any length and size show, without the jitter that captions do
-        not mention. Always some scene: whether the clip is of this world at all is for `resembles` to say."""
+        not mention. Always some scene: whether the clip is of this world at all is for `matches_scene` to say."""
         logits = self(prepare(frames)[None])
 
         def answer(about: str, field: str) -> str:
@@ -91,16 +91,16 @@ def prepare(frames: np.ndarray) -> Tensor:
     return video if video.shape[2:] == (SIDE, SIDE) else F.interpolate(video, (SIDE, SIDE), mode="area")
 
 
-def resembles(frames: np.ndarray, scene: Scene) -> bool:
+def matches_scene(frames: np.ndarray, scene: Scene) -> bool:
     """Whether a clip may well show a scene of this world: whether its frames, seen coarsely, are like a render of it.
 
     The jitter that no caption mentions is lost, so that only a coarse likeness can be asked for.
     """
-    clip, ideal = (F.avg_pool2d(prepare(one), 8) for one in (frames, render(scene, FRAMES, SIDE, SIDE).frames))
+    clip, ideal = (F.avg_pool2d(prepare(one), 8) for one in (frames, render_clip(scene, FRAMES, SIDE, SIDE).frames))
     return bool((clip - ideal).square().mean() < UNLIKE)
 
 
-def labels_of(scene: Scene) -> list[int]:
+def scene_labels(scene: Scene) -> list[int]:
     """The right answer to each question as its index, -1 where there is no object to ask about."""
     objects = {one.place: one for one in scene.objects}
     labels = []

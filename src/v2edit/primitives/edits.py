@@ -8,11 +8,11 @@ from random import Random
 import numpy as np
 
 from v2edit.primitives.captions import Wording, caption, sample_wording
-from v2edit.primitives.render import Cameras, Rendered, render
+from v2edit.primitives.render import ClipCameras, RenderedClip, render_clip
 from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_object, sample_scene
 
 KINDS = ("recolour", "reshape", "resize", "insert", "remove", "floor", "sky", "reshape and recolour")
-CHANGED = 6  # of 255: a pixel that differs by more in any channel belongs to the changed region
+CHANGE_THRESHOLD = 6  # of 255: a pixel that differs by more in any channel belongs to the changed region
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,23 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Truth:
+class EditTruth:
     """The two clips of an edit and where they differ: `changed` bool [T, H, W]."""
 
-    source: Rendered
-    target: Rendered
+    source: RenderedClip
+    target: RenderedClip
     changed: np.ndarray
 
 
-def truth(
-    edit: Edit, frames: int = 9, height: int = 64, width: int = 64, samples: int = 2, cameras: Cameras | None = None
-) -> Truth:
+def render_truth(
+    edit: Edit, frames: int = 9, height: int = 64, width: int = 64, samples: int = 2, cameras: ClipCameras | None = None
+) -> EditTruth:
     """Renders both scenes of an edit, seen by their own cameras unless as many others are given."""
-    source, target = (render(scene, frames, height, width, samples, cameras) for scene in (edit.source, edit.target))
+    source, target = (
+        render_clip(scene, frames, height, width, samples, cameras) for scene in (edit.source, edit.target)
+    )
     difference = np.abs(source.frames.astype(np.int16) - target.frames.astype(np.int16)).max(-1)
-    return Truth(source, target, difference > CHANGED)
+    return EditTruth(source, target, difference > CHANGE_THRESHOLD)
 
 
 def sample_edit(rng: Random, kind: str | None = None) -> Edit:

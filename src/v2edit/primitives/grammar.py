@@ -9,11 +9,11 @@ from v2edit.errors import UserError
 from v2edit.primitives.captions import (
     WORDS,
     caption,
-    concepts_in,
     describe_object,
+    find_concepts,
     normalise,
-    read_caption,
-    wording_of,
+    parse_caption,
+    parse_wording,
 )
 from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
 from v2edit.prompts import PromptPair
@@ -39,9 +39,9 @@ def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
         UserError: the source prompt or the instruction is outside the built-in world's grammar, or speaks of
             something the source does not show.
     """
-    scene, wording = read_caption(source_prompt), wording_of(source_prompt)
+    scene, wording = parse_caption(source_prompt), parse_wording(source_prompt)
     # What only the instruction names is worded as it words it; what both name, as the source does.
-    wording = replace(wording, choices=wording_of(instruction).choices + wording.choices)
+    wording = replace(wording, choices=parse_wording(instruction).choices + wording.choices)
     edited = scene
     for clause in _clauses(instruction):
         edited = _apply(edited, clause, instruction)
@@ -70,17 +70,17 @@ def _clauses(instruction: str) -> list[str]:
 
 
 def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
-    place = next(iter(concepts_in(clause, tuple(PLACES))), None)
+    place = next(iter(find_concepts(clause, tuple(PLACES))), None)
     if (move := re.search(MOVE, clause)) and (destinations := list(re.finditer(DESTINATION, clause))):
         return _move(scene, clause[move.end() : destinations[-1].start()], destinations[-1][1])
-    if re.search(ADD, clause) and (new := concepts_in(clause, SHAPES)):
+    if re.search(ADD, clause) and (new := find_concepts(clause, SHAPES)):
         return _insert(scene, clause, new[0], place)
-    if re.search(REMOVE, clause) and concepts_in(clause, (*SHAPES, *COLOURS)):
+    if re.search(REMOVE, clause) and find_concepts(clause, (*SHAPES, *COLOURS)):
         gone = _find(scene, clause)
         return replace(scene, objects=tuple(o for k, o in enumerate(scene.objects) if k != gone))
-    if concepts_in(clause, ("floor",)) and (floors := concepts_in(clause, tuple(FLOORS))):
+    if find_concepts(clause, ("floor",)) and (floors := find_concepts(clause, tuple(FLOORS))):
         return replace(scene, floor=floors[-1])
-    if "sky" in clause.split() and (skies := concepts_in(clause, tuple(SKIES))):
+    if "sky" in clause.split() and (skies := find_concepts(clause, tuple(SKIES))):
         return replace(scene, sky=skies[-1])
     if "camera" in clause.split() and (cameras := [c for c in CAMERAS if c.split()[-1] in clause.split()]):
         return replace(scene, camera=cameras[0])
@@ -89,7 +89,7 @@ def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
     changes = {
         field: found[-1]
         for field, concepts in (("shape", SHAPES), ("colour", tuple(COLOURS)), ("size", tuple(SIZES)))
-        if (found := concepts_in(new, concepts))
+        if (found := find_concepts(new, concepts))
     }
     if motions := [motion for verb, motion in VERBS.items() if re.search(rf"\b{verb}s?\b", new)]:
         changes["motion"] = motions[-1]
@@ -116,8 +116,8 @@ def _insert(scene: Scene, clause: str, shape: str, place: str | None) -> Scene:
         raise UserError(f"there is no room for another object {WORDS[place or 'middle'][0]}")
     new = Object(
         shape,
-        next(iter(concepts_in(clause, tuple(COLOURS))), "red"),
-        next(iter(concepts_in(clause, tuple(SIZES))), "big"),
+        next(iter(find_concepts(clause, tuple(COLOURS))), "red"),
+        next(iter(find_concepts(clause, tuple(SIZES))), "big"),
         place,
         next((m for m in MOTIONS if any(w in clause for w in WORDS[m])), "stay"),
     )
@@ -136,10 +136,10 @@ def _cut(clause: str) -> tuple[str, str]:
 def _find(scene: Scene, reference: str) -> int:
     """The one object that a reference names."""
     asked = {
-        "colour": concepts_in(reference, tuple(COLOURS)),
-        "shape": concepts_in(reference, SHAPES),
-        "size": concepts_in(reference, tuple(SIZES)),
-        "place": concepts_in(reference, tuple(PLACES)),
+        "colour": find_concepts(reference, tuple(COLOURS)),
+        "shape": find_concepts(reference, SHAPES),
+        "size": find_concepts(reference, tuple(SIZES)),
+        "place": find_concepts(reference, tuple(PLACES)),
     }
     hits = [
         index
@@ -148,7 +148,7 @@ def _find(scene: Scene, reference: str) -> int:
     ]
     if len(hits) == 1:
         return hits[0]
-    wording = wording_of("")
+    wording = parse_wording("")
     shown = " and ".join(describe_object(o, wording, motion=False) for o in scene.objects) or "no object"
     what = "nothing that fits" if not hits else "more than one object that fits"
     raise UserError(f"the video shows {what} {reference.strip()!r}: it shows {shown}")

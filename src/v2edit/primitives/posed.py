@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from random import Random
 
-from v2edit.primitives.edits import Edit, Truth, sample_edit, truth
-from v2edit.primitives.render import HEIGHT, Cameras, cameras_at, cameras_of
+from v2edit.primitives.edits import Edit, EditTruth, render_truth, sample_edit
+from v2edit.primitives.render import HEIGHT, ClipCameras, cameras_at, cameras_of
 from v2edit.primitives.scene import ORBIT, Scene
 
 VIEWS, SIDE, PATH = 48, 96, 9
@@ -23,22 +23,22 @@ def sample_posed_edit(rng: Random, kind: str | None = None) -> Edit:
     return replace(edit, source=source, target=target)
 
 
-def views_of(edit: Edit, count: int = VIEWS, side: int = SIDE) -> Cameras:
+def views_of(edit: Edit, count: int = VIEWS, side: int = SIDE) -> ClipCameras:
     """The cameras that the scene was photographed by, from one side to the other at changing heights."""
     middle = edit.source.azimuth
     turns = [middle - SPREAD + 2 * SPREAD * (k + 0.5) / count for k in range(count)]
     return cameras_at([(turn, HEIGHTS[k % len(HEIGHTS)]) for k, turn in enumerate(turns)], side, side)
 
 
-def path_of(edit: Edit, count: int = PATH, side: int = SIDE) -> Cameras:
+def path_of(edit: Edit, count: int = PATH, side: int = SIDE) -> ClipCameras:
     """The path that a clip of this scene is filmed along."""
     return cameras_of(edit.source, count, side, side)
 
 
-def posed_truth(edit: Edit, cameras: Cameras, samples: int = 3) -> Truth:
+def posed_truth(edit: Edit, cameras: ClipCameras, samples: int = 3) -> EditTruth:
     """Both scenes of an edit as these cameras see them."""
     height, width = round(2 * cameras.intrinsics[1, 2]), round(2 * cameras.intrinsics[0, 2])
-    return truth(edit, len(cameras.camera_to_world), height, width, samples, cameras)
+    return render_truth(edit, len(cameras.camera_to_world), height, width, samples, cameras)
 
 
 def _still(scene: Scene, camera: str) -> Scene:

@@ -27,7 +27,7 @@ FAR = 1e4
 
 
 @dataclass(frozen=True)
-class Cameras:
+class ClipCameras:
     """Pinhole cameras of a clip. `camera_to_world` is OpenGL's (looks along -z, y up), pixel centres are at +0.5."""
 
     intrinsics: np.ndarray  # float64 [3, 3]
@@ -35,20 +35,20 @@ class Cameras:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedClip:
     """`frames` uint8 [T, H, W, 3]; `coverage` float32 [N, T, H, W], the share of each pixel that an object fills."""
 
     frames: np.ndarray
     coverage: np.ndarray
-    cameras: Cameras
+    cameras: ClipCameras
 
 
-def cameras_of(scene: Scene, frames: int, height: int, width: int) -> Cameras:
+def cameras_of(scene: Scene, frames: int, height: int, width: int) -> ClipCameras:
     """The cameras that a clip of this scene is seen by."""
     return cameras_at([(scene.azimuth_at(k, frames), HEIGHT) for k in range(frames)], height, width)
 
 
-def cameras_at(places: Sequence[tuple[float, float]], height: int, width: int) -> Cameras:
+def cameras_at(places: Sequence[tuple[float, float]], height: int, width: int) -> ClipCameras:
     """Cameras that look at the scene's middle from (azimuth in radians, height) at the usual distance."""
     focal = 0.5 * min(height, width) / math.tan(FOV / 2)
     intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
@@ -60,17 +60,17 @@ def cameras_at(places: Sequence[tuple[float, float]], height: int, width: int) -
         right = np.cross([0.0, 0.0, 1.0], backward)
         right /= np.linalg.norm(right)
         poses[k, :3, :4] = np.stack([right, np.cross(backward, right), backward, eye], axis=1)
-    return Cameras(intrinsics, poses)
+    return ClipCameras(intrinsics, poses)
 
 
-def render(
+def render_clip(
     scene: Scene,
     frames: int = 9,
     height: int = 64,
     width: int = 64,
     samples: int = 2,
-    cameras: Cameras | None = None,
-) -> Rendered:
+    cameras: ClipCameras | None = None,
+) -> RenderedClip:
     """Renders a clip of `frames` frames with `samples` x `samples` rays a pixel, seen by the scene's own cameras
     unless as many others are given."""
     cameras = cameras or cameras_of(scene, frames, height, width)
@@ -89,10 +89,10 @@ def render(
     owner = owner.view(frames, height, samples, width, samples)
     shares = [(owner == index).float().mean((2, 4)) for index in range(len(scene.objects))]
     coverage = torch.stack(shares) if shares else torch.zeros(0, frames, height, width)
-    return Rendered((pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy(), coverage.numpy(), cameras)
+    return RenderedClip((pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy(), coverage.numpy(), cameras)
 
 
-def _rays(cameras: Cameras, height: int, width: int, samples: int) -> tuple[Tensor, Tensor]:
+def _rays(cameras: ClipCameras, height: int, width: int, samples: int) -> tuple[Tensor, Tensor]:
     pose = torch.from_numpy(cameras.camera_to_world).float()
     focal = float(cameras.intrinsics[0, 0])
     u = (torch.arange(width * samples) + 0.5) / samples - width / 2

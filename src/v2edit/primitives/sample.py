@@ -10,7 +10,7 @@ import numpy as np
 
 from v2edit import video
 from v2edit.errors import UserError
-from v2edit.primitives.edits import KINDS, sample_edit, truth
+from v2edit.primitives.edits import KINDS, render_truth, sample_edit
 from v2edit.primitives.scene import FPS
 
 
@@ -27,7 +27,7 @@ def write_sample(seed: int, folder: Path, kind: str | None = None, frames: int =
     if kind is not None and kind not in KINDS:
         raise UserError(f"there is no kind of edit {kind!r}; known are {', '.join(KINDS)}")
     edit = sample_edit(Random(seed), kind)
-    clips = truth(edit, frames, size, size)
+    clips = render_truth(edit, frames, size, size)
     changed = np.repeat(clips.changed[..., None], 3, axis=-1).astype(np.uint8) * 255
     rows = {"clip": clips.source.frames, "truth": clips.target.frames, "changed": changed}
     for name, one in rows.items():

@@ -81,7 +81,7 @@ def align(source_ids: Sequence[int], target_ids: Sequence[int], length: int, pad
 
 
 @dataclass(frozen=True)
-class CommonSlots:
+class TripleAlignment:
     """Several padded token sequences of length L on common slots, [ shared tokens | padding in all | the rest ].
 
     `orders` holds a permutation of range(L) for each, slot -> index, as in `Alignment`. In the rest, what a slot holds
@@ -97,9 +97,9 @@ class CommonSlots:
         return self.tokens_shared + self.paddings_shared * padding
 
 
-def align_three(
+def align_triple(
     first: Sequence[int], middle: Sequence[int], last: Sequence[int], length: int, pad_id: int
-) -> CommonSlots:
+) -> TripleAlignment:
     """Lay three token sequences on common slots: those of an original, a current and an edit branch, whose prompts are
     written and not interpolated, so that only what all three share need correspond.
 
@@ -118,7 +118,7 @@ def align_three(
         laid = [*(indices[which] for indices in shared), *paddings]
         rest = sorted(set(range(length)) - set(laid))
         orders.append((*laid, *rest))
-    return CommonSlots(tuple(orders), len(shared), len(paddings))
+    return TripleAlignment(tuple(orders), len(shared), len(paddings))
 
 
 def common_subsequence(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:

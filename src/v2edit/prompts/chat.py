@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 LONG_SIDE = 512  # pixels of a picture: what most such models look at, or one of their tiles
 JPEG_QUALITY = 85
-LONGEST_QUOTE = 600  # characters of an answer in an error
+MAX_QUOTE = 600  # characters of an answer in an error
 STEERING, JOINERS = ("Cc", "Cf", "Cs"), "\u200c\u200d"
-AGAIN = 2  # how often a model is asked again after an answer that cannot be used
+MAX_RETRIES = 2  # how often a model is asked again after an answer that cannot be used
 T = TypeVar("T")
 
 
@@ -30,7 +30,7 @@ class Picture:
     jpeg: bytes
 
     @classmethod
-    def of(cls, frame: np.ndarray, long_side: int = LONG_SIDE) -> Picture:
+    def from_frame(cls, frame: np.ndarray, long_side: int = LONG_SIDE) -> Picture:
         """A frame uint8 [H, W, 3], made smaller where its long side is above `long_side`, its aspect kept."""
         from PIL import Image
 
@@ -79,11 +79,11 @@ class Chat(Protocol):
         ...
 
 
-class Unusable(Exception):
+class InvalidAnswer(Exception):
     """An answer cannot be used; the arguments are the reasons, told to the model and, in the end, to the user."""
 
 
-def sampled(frames: np.ndarray, count: int) -> np.ndarray:
+def sample_frames(frames: np.ndarray, count: int) -> np.ndarray:
     """`count` frames (all, where there are fewer) of [T, H, W, 3], evenly from the first to the last."""
     import numpy as np
 
@@ -97,7 +97,7 @@ def ask(
     read: Callable[[dict[str, Any]], T],
     otherwise: str,
 ) -> T:
-    """Asks until `read` makes something of the answer's JSON object; an answer that it finds `Unusable` is sent back
+    """Asks until `read` makes something of the answer's JSON object; an `InvalidAnswer` is sent back
     with the reasons, at most twice.
 
     Args:
@@ -106,12 +106,12 @@ def ask(
     Raises:
         UserError: no answer could be used, or there was none.
     """
-    messages, left = list(messages), AGAIN
+    messages, left = list(messages), MAX_RETRIES
     while True:
         answer = chat.ask(messages, schema)
         try:
             return read(_object_in(answer, tuple(schema["properties"])))
-        except Unusable as error:
+        except InvalidAnswer as error:
             reasons = "; ".join(error.args)
         if not left:
             break
@@ -120,10 +120,11 @@ def ask(
             Message("assistant", (answer.text or "(no answer)",)),
             Message("user", (f"That answer cannot be used: {reasons}. Answer again, with the JSON object alone.",)),
         ]
-    shown = one_line(answer.text) or "nothing"
-    shown = shown if len(shown) <= LONGEST_QUOTE else f"{shown[: LONGEST_QUOTE - 1]}…"
+    shown = to_single_line(answer.text) or "nothing"
+    shown = shown if len(shown) <= MAX_QUOTE else f"{shown[: MAX_QUOTE - 1]}…"
     raise UserError(
-        f"none of {AGAIN + 1} answers of {chat.name} could be used ({reasons}); {otherwise}; its last answer: {shown}"
+        f"none of {MAX_RETRIES + 1} answers of {chat.name} could be used ({reasons}); {otherwise}; "
+        f"its last answer: {shown}"
     )
 
 
@@ -140,11 +141,11 @@ def _object_in(answer: Answer, keys: Sequence[str]) -> dict[str, Any]:
             found = value if any(key in value for key in keys) else found
         at = answer.text.find("{", end)
     if found is None:
-        raise Unusable("it was cut off: be shorter" if answer.cut else "it holds no such JSON object")
+        raise InvalidAnswer("it was cut off: be shorter" if answer.cut else "it holds no such JSON object")
     return found
 
 
-def one_line(text: str) -> str:
+def to_single_line(text: str) -> str:
     """A model's text made safe to show: single spaces, and nothing that steers a terminal or turns the order of words.
     The joiners that scripts and emoji are spelt with stay."""
     visible = "".join(c if unicodedata.category(c) not in STEERING or c in JOINERS else " " for c in text)

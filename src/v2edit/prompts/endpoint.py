@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from v2edit.errors import UserError
-from v2edit.prompts.chat import Answer, Message, Picture, one_line
+from v2edit.prompts.chat import Answer, Message, Picture, to_single_line
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError
@@ -21,7 +21,7 @@ REFUSED_FORMAT = (400, 422, 501)  # what servers without structured output say t
 LOGGERS = ("httpx", "httpx2", "openai._base_client")  # which tell addresses, where a program has turned them on
 
 
-class Endpoint:
+class EndpointChat:
     """Asks a model at an address. The key comes from the environment alone and is shown nowhere.
 
     V2EDIT_LVLM_KEY is sent to whatever address is given. OPENAI_API_KEY is sent to OpenAI, or to OPENAI_BASE_URL where
@@ -40,10 +40,10 @@ class Endpoint:
         if not key and url.rstrip("/") in (usual.rstrip("/"), OPENAI):
             key = (os.environ.get(OPENAI_KEY) or "").strip()
         if not key and address.hostname == urlsplit(OPENAI).hostname:
-            raise UserError(f"{shown_url(url)} wants a key: set {OPENAI_KEY}, or give another --lvlm-url")
+            raise UserError(f"{redact_url(url)} wants a key: set {OPENAI_KEY}, or give another --lvlm-url")
         if not (key.isascii() and key.isprintable()):
             raise UserError("the key in the environment has characters that no key has; set it again")
-        self.model, self.timeout, self.url = model, timeout, shown_url(url)
+        self.model, self.timeout, self.url = model, timeout, redact_url(url)
         self.name = f"{model} at {self.url}"
         query = parse_qsl(address.query, keep_blank_values=True)
         log_in = [part for part in (address.username, address.password) if part]
@@ -61,7 +61,7 @@ class Endpoint:
                 max_retries=RETRIES,
             )
         except (ImportError, ValueError) as error:  # a proxy in the environment that the client cannot use
-            reason = one_line(self._hidden(str(error)))
+            reason = to_single_line(self._hidden(str(error)))
             raise UserError(f"cannot set out for {self.url}: {reason}; see the proxies in the environment") from None
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self._hide_in_log)
@@ -88,7 +88,7 @@ class Endpoint:
                 # A 200 with a body that is no chat completion, or no JSON: a proxy's page, half an answer.
                 reason = f"{self.url} does not answer as OpenAI's chat completions do; does the address end in /v1?"
             # Without its cause, which may quote the request.
-            raise UserError(one_line(self._hidden(reason))) from None
+            raise UserError(to_single_line(self._hidden(reason))) from None
 
     def close(self) -> None:
         self._client.close()
@@ -161,10 +161,12 @@ def _address(url: str) -> SplitResult:
             return address
     except (AssertionError, ValueError):
         pass
-    raise UserError(f"{shown_url(url)!r} is no address of a language model; give one such as http://localhost:11434/v1")
+    raise UserError(
+        f"{redact_url(url)!r} is no address of a language model; give one such as http://localhost:11434/v1"
+    )
 
 
-def shown_url(url: str) -> str:
+def redact_url(url: str) -> str:
     """An address without what may be secret in it: log-in, query and fragment."""
     bare = re.split(r"[?#]", url.strip(), maxsplit=1)[0]
     return re.sub(r"^([a-z][\w+.-]*://)?[^/]*@", r"\1", bare, flags=re.IGNORECASE).rstrip("/")

@@ -7,12 +7,12 @@ from typing import Any
 
 from v2edit.errors import UserError
 from v2edit.host import quiet_libraries, release_memory
-from v2edit.prompts.chat import Answer, Message, Picture, one_line
+from v2edit.prompts.chat import Answer, Message, Picture, to_single_line
 
 MOST_TOKENS = 2048  # of an answer
 
 
-class InProcess:
+class LocalChat:
     """Asks an image-text-to-text model of transformers, from a hub id or a folder. `close` frees its memory.
 
     Decoding is greedy: the same question gives the same answer.
@@ -75,4 +75,4 @@ def _one_line_errors(what: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ImportError, ValueError, KeyError, TypeError, IndexError, SafetensorError, TemplateError) as error:
-        raise UserError(f"{what}: {one_line(str(error))[:300] or type(error).__name__}") from error
+        raise UserError(f"{what}: {to_single_line(str(error))[:300] or type(error).__name__}") from error

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from v2edit.errors import UserError
-from v2edit.prompts.chat import Chat, Picture, Unusable, ask, one_line, sampled
-from v2edit.prompts.pair import MOST_INTERMEDIATE, PromptPair
+from v2edit.prompts.chat import Chat, InvalidAnswer, Picture, ask, sample_frames, to_single_line
+from v2edit.prompts.comparison import compare_prompts
+from v2edit.prompts.pair import MAX_INTERMEDIATE, PromptPair
 from v2edit.prompts.style import Style
-from v2edit.prompts.tokens import Tokenizer
-from v2edit.prompts.view import compare
+from v2edit.prompts.tokens import PromptTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOCAL = "local:"
 # Two prompts of one edit share this part of the longer one's tokens. Of 448 published pairs 95 % share 0.42 and more;
 # of pairs thrown together from different edits, 95 % share less than 0.24 (benchmarks/alignment.py).
-LEAST_SHARED = 0.4
+MIN_SHARED = 0.4
 
 
 @dataclass(frozen=True)
@@ -60,29 +60,29 @@ class LVLMConfig:
 
 
 @contextmanager
-def opened(config: LVLMConfig, device: str = "auto") -> Iterator[Chat]:
+def open_chat(config: LVLMConfig, device: str = "auto") -> Iterator[Chat]:
     """The model to ask. What it takes is given back on leaving, before the video model needs the memory."""
     assert config.model is not None
     if config.model.startswith(LOCAL):
-        from v2edit.prompts.local import InProcess
+        from v2edit.prompts.local import LocalChat
 
-        chat: Chat = InProcess(config.model.removeprefix(LOCAL), device)
+        chat: Chat = LocalChat(config.model.removeprefix(LOCAL), device)
     else:
-        from v2edit.prompts.endpoint import Endpoint
+        from v2edit.prompts.endpoint import EndpointChat
 
-        chat = Endpoint(config.model, config.url, config.timeout)
+        chat = EndpointChat(config.model, config.url, config.timeout)
     try:
         yield chat
     finally:
         chat.close()
 
 
-def write_pair(
+def generate_prompts(
     chat: Chat,
     frames: np.ndarray,
     instruction: str,
     style: Style,
-    tokenizer: Tokenizer,
+    tokenizer: PromptTokenizer,
     config: LVLMConfig = LVLMConfig(),
     subtasks: int = 1,
 ) -> PromptPair:
@@ -96,12 +96,12 @@ def write_pair(
     Raises:
         UserError: no answer, or none that can be used after asking three times.
     """
-    pictures = [Picture.of(frame) for frame in sampled(frames, config.frames)]
+    pictures = [Picture.from_frame(frame) for frame in sample_frames(frames, config.frames)]
 
     def read(answer: dict[str, Any]) -> PromptPair:
         prompts = _prompts_in(answer, config.progression)
         if wrong := faults(prompts, style, tokenizer, subtasks if config.progression else 1):
-            raise Unusable(*wrong)
+            raise InvalidAnswer(*wrong)
         return prompts
 
     messages = style.conversation(pictures, instruction, config.progression, subtasks)
@@ -125,18 +125,20 @@ def schema(between: bool) -> dict[str, Any]:
 def _prompts_in(answer: dict[str, Any], between: bool) -> PromptPair:
     """The prompts of an answer and nothing else of it, each as one line of visible text."""
     found = {name: answer.get(name) for name in ("source", "target")}
-    wrong = [name for name, text in found.items() if not isinstance(text, str) or not one_line(text)]
+    wrong = [name for name, text in found.items() if not isinstance(text, str) or not to_single_line(text)]
     steps = answer.get("intermediate") or [] if between else []
-    if not isinstance(steps, list) or not all(isinstance(text, str) and one_line(text) for text in steps):
+    if not isinstance(steps, list) or not all(isinstance(text, str) and to_single_line(text) for text in steps):
         wrong, steps = [*wrong, "intermediate"], []
     if wrong:
-        raise Unusable(f"it has no text in {' and '.join(map(repr, wrong))}")
-    if len(steps) > MOST_INTERMEDIATE:
-        raise Unusable(f"it has {len(steps)} intermediate prompts; {MOST_INTERMEDIATE} are the most")
-    return PromptPair(one_line(str(found["source"])), one_line(str(found["target"])), tuple(map(one_line, steps)))
+        raise InvalidAnswer(f"it has no text in {' and '.join(map(repr, wrong))}")
+    if len(steps) > MAX_INTERMEDIATE:
+        raise InvalidAnswer(f"it has {len(steps)} intermediate prompts; {MAX_INTERMEDIATE} are the most")
+    return PromptPair(
+        to_single_line(str(found["source"])), to_single_line(str(found["target"])), tuple(map(to_single_line, steps))
+    )
 
 
-def faults(prompts: PromptPair, style: Style, tokenizer: Tokenizer, subtasks: int = 1) -> list[str]:
+def faults(prompts: PromptPair, style: Style, tokenizer: PromptTokenizer, subtasks: int = 1) -> list[str]:
     """What is wrong with prompts for the method, said so that who wrote them can mend it. Empty where nothing is."""
     names = ["source", *(f"intermediate {k}" for k, _ in enumerate(prompts.intermediate, start=1)), "target"]
     wrong = []
@@ -152,12 +154,12 @@ def faults(prompts: PromptPair, style: Style, tokenizer: Tokenizer, subtasks: in
         return wrong
     for (name, text), (following, other) in pairwise(zip(names, prompts.chain, strict=True)):
         pair = f"the {name} and the {following} prompt"
-        found = compare(text, other, tokenizer)
+        found = compare_prompts(text, other, tokenizer)
         if not found.changed + found.added + found.removed:
             wrong.append(f"{pair} are the same; the {following} prompt must say what the edit changes")
-        elif found.share < LEAST_SHARED:
+        elif found.share < MIN_SHARED:
             wrong.append(
-                f"{pair} share only {found.share:.0%} of their words, and {LEAST_SHARED:.0%} are the least; copy the "
+                f"{pair} share only {found.share:.0%} of their words, and {MIN_SHARED:.0%} are the least; copy the "
                 f"{name} prompt and change only the words that the edit changes"
             )
     if subtasks > 1 and len(prompts.intermediate) != subtasks - 1:

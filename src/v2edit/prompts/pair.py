@@ -8,7 +8,7 @@ from pathlib import Path
 from v2edit.errors import UserError
 from v2edit.files import read_json
 
-MOST_INTERMEDIATE = 5  # six subtasks, as in V2Edit Sec. 4.1
+MAX_INTERMEDIATE = 5  # six subtasks, as in V2Edit Sec. 4.1
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class PromptPair:
             # They reach terminals, pictures and files of others; and no tokenizer takes half a character.
             if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r\n"]:
                 raise UserError(f"a prompt has a character in it that is no text ({odd[0]!r}): {text:.80}")
-        if len(self.intermediate) > MOST_INTERMEDIATE:
+        if len(self.intermediate) > MAX_INTERMEDIATE:
             raise UserError(
-                f"{len(self.intermediate)} intermediate prompts are too many: {MOST_INTERMEDIATE} make "
-                f"{MOST_INTERMEDIATE + 1} subtasks, which is the most"
+                f"{len(self.intermediate)} intermediate prompts are too many: {MAX_INTERMEDIATE} make "
+                f"{MAX_INTERMEDIATE + 1} subtasks, which is the most"
             )
 
     @property

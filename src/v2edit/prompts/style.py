@@ -155,6 +155,6 @@ def _picture(path: Path, refuse: Callable[[str], NoReturn]) -> Picture:
 
     try:
         with opened_image(path) as image:
-            return Picture.of(np.asarray(image.convert("RGB")))
+            return Picture.from_frame(np.asarray(image.convert("RGB")))
     except UserError as error:
         refuse(f"its image {path.name} cannot be read ({error})")

@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class PromptTokenizer:
     """A model's `whole` tokenizer (of transformers) and the `length` of its text in tokens."""
 
     whole: Any

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from v2edit.primitives.edits import CHANGED
+from v2edit.primitives.edits import CHANGE_THRESHOLD
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
@@ -37,7 +37,7 @@ def fidelity(gaussians: Gaussians, cameras: Cameras, source: np.ndarray, target:
 
 def compare(shown: np.ndarray, source: np.ndarray, target: np.ndarray) -> Fidelity:
     """The same of images: `shown` against `target`, split by where `source` and `target` differ."""
-    changed = np.abs(source.astype(np.int16) - target.astype(np.int16)).max(-1) > CHANGED
+    changed = np.abs(source.astype(np.int16) - target.astype(np.int16)).max(-1) > CHANGE_THRESHOLD
     everywhere = np.ones_like(changed)
     whole = _psnr(shown, target, everywhere)
     assert whole is not None

@@ -13,7 +13,7 @@ from v2edit import video
 from v2edit.errors import UserError
 from v2edit.primitives import posed
 from v2edit.primitives.edits import KINDS, Edit
-from v2edit.primitives.render import Cameras as WorldCameras
+from v2edit.primitives.render import ClipCameras
 from v2edit.primitives.scene import FPS
 from v2edit.scenes.camera_paths import CameraPath, write_path
 from v2edit.scenes.cameras import Cameras
@@ -78,6 +78,6 @@ def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
     (folder / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def _cameras(cameras: WorldCameras, side: int) -> Cameras:
+def _cameras(cameras: ClipCameras, side: int) -> Cameras:
     intrinsics = np.tile(cameras.intrinsics, (len(cameras.camera_to_world), 1, 1))
     return Cameras(intrinsics, cameras.camera_to_world, side, side)

@@ -1,6 +1,6 @@
-"""Step 6: train the reader, which tells what a clip of the world shows.
+"""Step 6: train the classifier, which tells what a clip of the world shows.
 
-    python recipes/primitives/reader.py --minutes 20
+    python recipes/primitives/classifier.py --minutes 20
 
 On the rendered clips, mirrored and played backwards at random (labels follow), half of them roughened as a video
 model's pictures are: blurred, shifted in colour, noisy; and one clip in four as the autoencoder gives it back. Writes
@@ -23,8 +23,8 @@ from torch import Tensor
 from training import OUT, Clock, autoencoder, batches, load_shards, pick, save_state, to_frames
 
 from v2edit.primitives.captions import caption
-from v2edit.primitives.classifier import QUESTIONS, WEIGHTS, SceneClassifier, labels_of
-from v2edit.primitives.render import render
+from v2edit.primitives.classifier import QUESTIONS, WEIGHTS, SceneClassifier, scene_labels
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import sample_scene
 
 TURNED = {"left": "right", "right": "left"}
@@ -90,15 +90,15 @@ def reconstructions(count: int) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def evaluate(reader: SceneClassifier, count: int = 200) -> dict[str, float]:
+def evaluate(classifier: SceneClassifier, count: int = 200) -> dict[str, float]:
     """The share of fresh clips read right in every answer, and of each kind of answer alone."""
-    reader.eval()
+    classifier.eval()
     scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(count)]
-    read = [reader.read(render(scene, FRAMES, SIZE, SIZE).frames) for scene in scenes]
-    reader.train()
+    read = [classifier.classify(render_clip(scene, FRAMES, SIZE, SIZE).frames) for scene in scenes]
+    classifier.train()
     whole = np.mean([caption(a) == caption(b) for a, b in zip(scenes, read, strict=True)])
     questions = list(QUESTIONS)
-    pairs = [list(zip(labels_of(a), labels_of(b), strict=True)) for a, b in zip(scenes, read, strict=True)]
+    pairs = [list(zip(scene_labels(a), scene_labels(b), strict=True)) for a, b in zip(scenes, read, strict=True)]
     shares = {"captions": float(whole)}
     for field in dict.fromkeys(field for _, field in questions):
         hits = [a == b for rows in pairs for (a, b), key in zip(rows, questions, strict=True) if key[1] == field]
@@ -117,17 +117,17 @@ def main() -> None:
     count = len(shards) * len(shards[0])
     again = reconstructions(options.reconstructed)
     scenes = [sample_scene(Random(seed)) for seed in range(count)]
-    labels = torch.tensor([labels_of(scene) for scene in scenes])
+    labels = torch.tensor([scene_labels(scene) for scene in scenes])
     # Around one object in the middle only the floor shows whether the camera turns: all that is ever misread.
     hard = [k for k, scene in enumerate(scenes) if [one.place for one in scene.objects] == ["middle"]]
     pool = np.concatenate([np.arange(count), *[hard] * 4])
-    reader = SceneClassifier().train()
-    stepper = torch.optim.AdamW(reader.parameters(), lr=options.lr, weight_decay=0.02)
+    classifier = SceneClassifier().train()
+    stepper = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
     clock, step, saved_at = Clock(options.minutes, fall=0.8), 0, 0.0
-    path = OUT / "reader.pt"
+    path = OUT / "classifier.pt"
     if path.exists():
         state = torch.load(path)
-        reader.load_state_dict(state["model"])
+        classifier.load_state_dict(state["model"])
         stepper.load_state_dict(state["optimizer"])
         clock.before, step = state["minutes"], state["step"]
     running = 0.0
@@ -136,9 +136,9 @@ def main() -> None:
     for indices in batches(rng, pool, options.batch):
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
-            save_state(path, model=reader.state_dict(), optimizer=stepper.state_dict(), minutes=saved_at, step=step)
+            save_state(path, model=classifier.state_dict(), optimizer=stepper.state_dict(), minutes=saved_at, step=step)
             line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 4)}
-            print(json.dumps(line | evaluate(reader)), flush=True)
+            print(json.dumps(line | evaluate(classifier)), flush=True)
         if clock.done >= 1:
             break
         clips = pick(shards, indices)[..., :3]
@@ -154,16 +154,16 @@ def main() -> None:
         right = changed(changed(right, mirrored, places=True), backwards, places=False)
         for group in stepper.param_groups:
             group["lr"] = options.lr * clock.factor(step)
-        loss = loss_of(reader(roughened(video)), right)
+        loss = loss_of(classifier(roughened(video)), right)
         stepper.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(reader.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
         stepper.step()
         running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
         step += 1
     WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
-    save_file(reader.state_dict(), WEIGHTS)
-    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size / 1e6:.1f} MB", json.dumps(evaluate(reader, 1000)))
+    save_file(classifier.state_dict(), WEIGHTS)
+    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size / 1e6:.1f} MB", json.dumps(evaluate(classifier, 1000)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 from typing import Literal
 
 from v2edit.prompts.align import Alignment, align
-from v2edit.prompts.tokens import Tokenizer
+from v2edit.prompts.tokens import PromptTokenizer
 
 Kind = Literal["shared", "removed", "added", "cut"]
 Pieces = tuple[tuple[Kind, str], ...]
@@ -20,7 +20,7 @@ MARKS: dict[Kind, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PromptComparison:
     """How two prompts line up.
 
     `pieces`, in reading order, are texts and what becomes of them: without the added ones they read as the source,
@@ -64,14 +64,14 @@ def with_marks(pieces: Iterable[tuple[Kind, str]]) -> Iterator[tuple[Kind, str]]
         yield kind, text.replace(bare, f"{before}{bare}{after}", 1) if bare else text
 
 
-def compare(source: str, target: str, tokenizer: Tokenizer) -> Comparison:
+def compare_prompts(source: str, target: str, tokenizer: PromptTokenizer) -> PromptComparison:
     """Aligns two prompts on a model's own tokens, cut as the model cuts them, and tells it in words."""
     a, b = _read(source, tokenizer), _read(target, tokenizer)
     laid = align(a.ids, b.ids, tokenizer.length, tokenizer.pad_id)
     slots = zip(laid.source_order, laid.target_order, strict=True)
     apart = [(i < len(a.ids), j < len(b.ids)) for i, j in list(slots)[laid.tokens_shared :]]
     tails: Pieces = tuple(("cut", tail) for tail in dict.fromkeys((a.tail, b.tail)) if tail)
-    return Comparison(
+    return PromptComparison(
         (*_joined(_pieces(laid, a, b)), *tails),
         laid.tokens_shared - 1,
         apart.count((True, True)),
@@ -93,7 +93,7 @@ class _Read:
     length: int
 
 
-def _read(text: str, tokenizer: Tokenizer) -> _Read:
+def _read(text: str, tokenizer: PromptTokenizer) -> _Read:
     whole, starts = tokenizer.ids(text), tokenizer.starts(text)
     count = min(len(whole), tokenizer.length) - 1
     bounds = [0, *starts[1 : count + 1]] if count else [0]

@@ -10,8 +10,8 @@ import torch
 
 from v2edit import video
 from v2edit.primitives.captions import caption
-from v2edit.primitives.classifier import QUESTIONS, SceneClassifier, labels_of, resembles
-from v2edit.primitives.render import render
+from v2edit.primitives.classifier import QUESTIONS, SceneClassifier, matches_scene, scene_labels
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import PLACES, Scene, sample_scene
 
 FRESH = 1_700_000_000  # seeds that no training has seen
@@ -19,7 +19,7 @@ RECIPE = Path(__file__).resolve().parent.parent / "recipes/primitives"
 
 
 def share_right(scenes: list[Scene], frames: int = 9, side: int = 64) -> float:
-    read = [SceneClassifier.load().read(render(scene, frames, side, side).frames) for scene in scenes]
+    read = [SceneClassifier.load().classify(render_clip(scene, frames, side, side).frames) for scene in scenes]
     return sum(caption(a) == caption(b) for a, b in zip(scenes, read, strict=True)) / len(scenes)
 
 
@@ -40,26 +40,26 @@ def test_other_sizes_are_read_as_well():
 def test_a_still_is_read_up_to_its_motions():
     for k in range(6):
         scene = sample_scene(Random(FRESH + 200 + k))
-        still = render(scene, 9, 64, 64).frames[:1]
-        read = SceneClassifier.load().read(still)
+        still = render_clip(scene, 9, 64, 64).frames[:1]
+        read = SceneClassifier.load().classify(still)
         assert (read.floor, read.sky) == (scene.floor, scene.sky)
 
 
 def test_clips_of_this_world_resemble_what_is_read_and_others_do_not(data: Path):
     for k in range(10):
-        clip = render(sample_scene(Random(FRESH + 300 + k)), 9, 64, 64).frames
-        assert resembles(clip, SceneClassifier.load().read(clip))
+        clip = render_clip(sample_scene(Random(FRESH + 300 + k)), 9, 64, 64).frames
+        assert matches_scene(clip, SceneClassifier.load().classify(clip))
     noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     real = [video.read(path, max_frames=9).frames for path in sorted((data / "videos").glob("*.mp4"))[:6]]
     for clip in (noise, *real):
-        assert not resembles(clip, SceneClassifier.load().read(clip))
+        assert not matches_scene(clip, SceneClassifier.load().classify(clip))
 
 
 def test_labels_say_all_that_a_caption_says():
     seen: dict[tuple[int, ...], str] = {}
     for k in range(300):
         scene = sample_scene(Random(k))
-        labels = tuple(labels_of(scene))
+        labels = tuple(scene_labels(scene))
         assert len(labels) == len(QUESTIONS)
         assert seen.setdefault(labels, caption(scene)) == caption(scene)
         for (place, field), label in zip(QUESTIONS, labels, strict=True):
@@ -70,12 +70,12 @@ def test_labels_say_all_that_a_caption_says():
 def test_mirrored_and_reversed_labels_are_those_of_the_mirrored_and_reversed_scene(monkeypatch: pytest.MonkeyPatch):
     """The training's augmentation: what is left goes right, twice mirrored is as before, backwards leaves places."""
     monkeypatch.syspath_prepend(str(RECIPE))
-    monkeypatch.delitem(sys.modules, "reader", raising=False)
-    from reader import FLIPPED, TURNED, changed  # pyright: ignore[reportMissingImports]
+    monkeypatch.delitem(sys.modules, "classifier", raising=False)
+    from classifier import FLIPPED, TURNED, changed  # pyright: ignore[reportMissingImports]
 
     for k in range(40):
         scene = sample_scene(Random(k))
-        labels, chosen = torch.tensor([labels_of(scene)]), torch.tensor([True])
+        labels, chosen = torch.tensor([scene_labels(scene)]), torch.tensor([True])
         objects = [
             (TURNED.get(one.place, one.place), FLIPPED.get(one.motion, one.motion), one) for one in scene.objects
         ]
@@ -84,7 +84,7 @@ def test_mirrored_and_reversed_labels_are_those_of_the_mirrored_and_reversed_sce
             mirrored = mirrored.with_object(index, place=place, motion=motion)
         ordered = tuple(sorted(mirrored.objects, key=lambda one: PLACES[one.place]))
         mirrored = Scene(ordered, scene.floor, scene.sky, FLIPPED.get(scene.camera, scene.camera))
-        assert changed(labels, chosen, places=True).tolist() == [labels_of(mirrored)]
+        assert changed(labels, chosen, places=True).tolist() == [scene_labels(mirrored)]
         assert changed(changed(labels, chosen, places=True), chosen, places=True).equal(labels)
         backwards = changed(labels, chosen, places=False)
         assert changed(backwards, chosen, places=False).equal(labels)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from v2edit import video
 from v2edit.errors import UserError
-from v2edit.primitives.captions import caption, is_caption, read_caption, sample_wording, wording_of
-from v2edit.primitives.edits import KINDS, sample_edit, truth
+from v2edit.primitives.captions import caption, is_caption, parse_caption, parse_wording, sample_wording
+from v2edit.primitives.edits import KINDS, render_truth, sample_edit
 from v2edit.primitives.grammar import edit_prompt
-from v2edit.primitives.render import render
+from v2edit.primitives.render import render_clip
 from v2edit.primitives.sample import write_sample
 from v2edit.primitives.scene import COLOURS, SHAPES, Object, Scene, sample_scene
 
@@ -32,10 +32,10 @@ def test_a_caption_reads_back_as_its_scene_and_its_wording(seed):
     rng = Random(seed)
     scene = sample_scene(rng)
     text = caption(scene, sample_wording(rng))
-    assert read_caption(text) == plain(scene)
-    assert caption(read_caption(text), wording_of(text)) == text
+    assert parse_caption(text) == plain(scene)
+    assert caption(parse_caption(text), parse_wording(text)) == text
     empty = caption(replace(scene, objects=()), sample_wording(rng))
-    assert read_caption(empty) == plain(replace(scene, objects=()))
+    assert parse_caption(empty) == plain(replace(scene, objects=()))
 
 
 @given(seeds, st.data())
@@ -52,7 +52,7 @@ def test_a_caption_with_a_word_more_or_less_is_none(seed, data):
 
 def test_case_spelling_punctuation_and_a_camera_at_rest_are_free():
     text = "Under a blue sky a Big red ball, on the left, rests on a grey floor"
-    assert caption(read_caption(text), wording_of(text)) == (
+    assert caption(parse_caption(text), parse_wording(text)) == (
         "under a blue sky, a big red ball on the left rests on a gray floor, the camera is still."
     )
 
@@ -77,7 +77,7 @@ def test_an_instruction_turns_the_source_prompt_into_the_target_prompt(seed, kin
     edit = sample_edit(Random(seed), kind)
     pair = edit_prompt(edit.source_prompt, edit.instruction)
     assert pair.source == edit.source_prompt
-    assert read_caption(pair.target) == plain(edit.target)
+    assert parse_caption(pair.target) == plain(edit.target)
     if kind != "insert":  # an inserted object's motion is worded by nobody
         assert pair.target == edit.target_prompt
 
@@ -132,7 +132,7 @@ def test_what_the_grammar_cannot_do_is_refused_in_one_line(source, instruction):
 @settings(max_examples=8)
 @given(seeds)
 def test_the_same_seed_renders_the_same_bytes(seed):
-    one, two = (render(sample_scene(Random(seed)), 3, 32, 48) for _ in range(2))
+    one, two = (render_clip(sample_scene(Random(seed)), 3, 32, 48) for _ in range(2))
     assert one.frames.shape == (3, 32, 48, 3) and one.frames.dtype == np.uint8
     assert np.array_equal(one.frames, two.frames)
     assert np.array_equal(one.cameras.camera_to_world, two.cameras.camera_to_world)
@@ -144,7 +144,7 @@ def test_the_cameras_are_those_that_the_frames_were_seen_by(seed):
     """A ball's middle, projected by the stored camera, lies in the middle of the pixels that the ball fills."""
     scene = replace(sample_scene(Random(seed), count=1), camera="orbit right")
     scene = scene.with_object(0, shape="ball", place="middle", motion="hop")
-    clip = render(scene, 5, 48, 64)
+    clip = render_clip(scene, 5, 48, 64)
     for frame in range(5):
         x, y, z = scene.objects[0].position(frame, 5)
         point = np.linalg.inv(clip.cameras.camera_to_world[frame]) @ [x, y, z + scene.objects[0].radius, 1.0]
@@ -158,7 +158,7 @@ def test_the_cameras_are_those_that_the_frames_were_seen_by(seed):
 @given(seeds, st.sampled_from(KINDS))
 def test_the_changed_region_is_where_the_two_clips_differ(seed, kind):
     edit = sample_edit(Random(seed), kind)
-    clips = truth(edit, 5, 32, 32)
+    clips = render_truth(edit, 5, 32, 32)
     outside = ~clips.changed
     difference = np.abs(clips.source.frames.astype(int) - clips.target.frames.astype(int))
     assert clips.changed.any() and difference[outside].max(initial=0) <= 6
@@ -168,7 +168,7 @@ def test_the_changed_region_is_where_the_two_clips_differ(seed, kind):
 
 def test_every_shape_has_a_silhouette_and_a_colour_of_its_own():
     def seen(shape: str, colour: str) -> tuple[np.ndarray, np.ndarray]:
-        clip = render(Scene((Object(shape, colour, "big", "middle"),), "gray", "blue"), 1, 64, 64)
+        clip = render_clip(Scene((Object(shape, colour, "big", "middle"),), "gray", "blue"), 1, 64, 64)
         return clip.coverage[0, 0] > 0.5, clip.frames[0]
 
     masks = [seen(shape, "red")[0] for shape in SHAPES]
@@ -187,7 +187,7 @@ def test_a_sample_on_disk_tells_all_of_its_edit(tmp_path):
         facts["target_prompt"] == edit.target_prompt == edit_prompt(facts["source_prompt"], facts["instruction"]).target
     )
     clip = video.read(tmp_path / "truth.mp4")
-    error = clip.frames.astype(int) - truth(edit).target.frames.astype(int)
+    error = clip.frames.astype(int) - render_truth(edit).target.frames.astype(int)
     assert clip.frames.shape == (9, 64, 64, 3) and np.abs(error).mean() < 3
     assert np.array(facts["camera_to_world"]).shape == (9, 4, 4)
     with pytest.raises(UserError, match="no kind of edit"):
