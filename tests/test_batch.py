@@ -24,8 +24,8 @@ from support.models import pickled, pipeline_of
 from v2edit import video
 from v2edit.batch.command import run_batch
 from v2edit.batch.page import as_html
-from v2edit.batch.state import Status, read_status
-from v2edit.batch.tasks import LONGEST_LINE, MOST_TASKS, FullLine, read_tasks
+from v2edit.batch.state import BatchStatus, read_status
+from v2edit.batch.tasks import MAX_LINE_BYTES, MAX_TASKS, TaskLine, read_tasks
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
@@ -82,7 +82,7 @@ def test_every_setting_of_an_edit_may_stand_in_a_line() -> None:
     from dataclasses import fields
 
     assert {one.name: one.default for one in fields(EditConfig)}.items() <= {
-        name: field.default for name, field in FullLine.model_fields.items()
+        name: field.default for name, field in TaskLine.model_fields.items()
     }.items()
 
 
@@ -151,7 +151,7 @@ def test_several_mistakes_are_told_together(model, tmp_path, capsys) -> None:
     assert main(["batch", str(path), "-o", str(tmp_path / "out"), "--model", str(model)]) == 2
     *notes, last = capsys.readouterr().err.splitlines()
     assert len(notes) == 20 and notes[0].startswith(f"v2edit: note: {path}, line 1: it is no JSON")
-    assert last == f"v2edit: error: 31 lines of {path} have mistakes, of which 20 are told; nothing was run"
+    assert last == f"v2edit: error: 31 lines of {path} have mistakes, of which 20 are shown; nothing was run"
 
 
 def refused(path: Path) -> str:
@@ -199,9 +199,9 @@ def test_hostile_files_of_tasks_take_no_memory(tmp_path) -> None:
     hostile = {
         "bytes": lambda file: file.truncate(1 << 33),  # sparse: it takes no room
         "longer than": lambda file: file.write(b"[" * MAX_JSON_BYTES),
-        "nested too deeply": lambda file: file.write(b"[" * LONGEST_LINE),
+        "nested too deeply": lambda file: file.write(b"[" * MAX_LINE_BYTES),
         "no JSON": lambda file: file.write(b'{"seed": ' + b"9" * 60_000 + b"}"),
-        f"more than {MOST_TASKS:,} tasks": lambda file: file.write(b"1\n" * (MOST_TASKS + 1)),
+        f"more than {MAX_TASKS:,} tasks": lambda file: file.write(b"1\n" * (MAX_TASKS + 1)),
     }
     for says, write in hostile.items():
         with path.open("wb") as file:
@@ -228,7 +228,7 @@ def left_over(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def first(model, clip, tmp_path_factory) -> tuple[Path, Path, Path, Status, dict[str, int]]:
+def first(model, clip, tmp_path_factory) -> tuple[Path, Path, Path, BatchStatus, dict[str, int]]:
     """A batch of three tasks that can be done and one that cannot, whose model is gone once the first is done; its
     file of tasks, the model and the output folder, how it ended, and when each run was made."""
     folder = tmp_path_factory.mktemp("batch")
@@ -411,7 +411,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def watched(process: subprocess.Popen[str], folder: Path) -> Iterator[Status]:
+def watched(process: subprocess.Popen[str], folder: Path) -> Iterator[BatchStatus]:
     """How far a batch is, again and again while it runs."""
     while process.poll() is None:
         if (folder / ".batch" / "tasks.jsonl").exists():

@@ -1,4 +1,4 @@
-"""Workers that are actors of Ray: on a cluster, or on this machine."""
+"""A pool of workers that are actors of Ray, on a cluster or on this machine."""
 
 from __future__ import annotations
 
@@ -12,110 +12,110 @@ import threading
 from contextlib import ExitStack, redirect_stdout
 from typing import Any
 
-from v2edit.batch.worker import Job, Setup, Worker
-from v2edit.errors import UserError
+from v2edit.batch.worker import Assignment, EditWorker, WorkerSetup
+from v2edit.errors import UserError, first_line
 from v2edit.host import available_cores
 from v2edit.workers import Died, Ended, Event, Refused, Started
 
 LOCAL = "local"
-STORE = 100 * 2**20  # bytes of a local instance's object store: nothing large goes through it
+OBJECT_STORE_BYTES = 100 * 2**20  # of a local instance: nothing large goes through it
 GRACE = 20.0  # seconds for killed actors to be gone
-MOMENT = 1.0  # seconds after which waiting looks whether it was interrupted
+POLL_INTERVAL = 1.0  # seconds between two looks for an interrupt while waiting
 
 
-class Actors:
-    """An actor for each GPU of the cluster or, where there is none, for each machine; each on a device of its own."""
+class RayPool:
+    """A `WorkerPool` of one actor for each GPU of the cluster or, without GPUs, one for each machine."""
 
-    def __init__(self, setup: Setup, address: str, device: str, count: int | None) -> None:
-        """Connects to a cluster ("auto": the one that this machine belongs to), or starts Ray here ("local").
+    def __init__(self, setup: WorkerSetup, address: str, device: str, count: int | None) -> None:
+        """Connect to a cluster ("auto": the one that this machine belongs to), or start Ray here ("local").
 
-        count: how many workers, if not one for each device.
+        count: the number of workers, if not one for each device.
 
         Raises `UserError` where Ray is not installed, there is no cluster, or it has no such device.
         """
-        self._ray = _ray()
+        self._ray = _import_ray()
         if self._ray.is_initialized():
             raise UserError("this process uses Ray already; call ray.shutdown() first")
         self._setup = setup
         self._actors: dict[int, Any] = {}
-        self._pending: dict[Any, tuple[int, bool]] = {}  # what was asked of which worker, and whether it was to load
-        # Ray prints what happens to its workers; that is not what this process has to say in the end.
-        self._aside = ExitStack()
-        self._aside.enter_context(redirect_stdout(sys.stderr))
+        self._pending: dict[Any, tuple[int, bool]] = {}  # of each call that runs: its worker, and whether it loads
+        # Ray prints what happens to its workers, and stdout is for this process's results.
+        self._redirection = ExitStack()
+        self._redirection.enter_context(redirect_stdout(sys.stderr))
         try:
             _connect(self._ray, address, count)
-            self.count, self._device, self._share = self._plan(device, count)
+            self.count, self._device, self._resources = self._allocate(device, count)
         except BaseException:
             self.stop()
             raise
 
-    def _plan(self, device: str, count: int | None) -> tuple[int, str, dict[str, float]]:
-        """How many workers, on what device, and the share of a machine that each one has."""
+    def _allocate(self, device: str, count: int | None) -> tuple[int, str, dict[str, float]]:
+        """Return the number of workers, their device, and the resources of each."""
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        gpus = sum(int(one.get("GPU", 0)) for one in machines)
+        gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"--device is {device!r}, and Ray chooses devices itself: expected auto, cuda or cpu")
         if device == "cuda" and not gpus:
             raise UserError("--device is cuda, and the Ray cluster has no GPU; its machines tell it with --num-gpus")
         kind = "GPU" if gpus and device != "cpu" else "CPU"
-        able = [one for one in machines if one.get(kind, 0) >= 1]
+        able = [machine for machine in machines if machine.get(kind, 0) >= 1]
         if not able:
             raise UserError("no machine of the Ray cluster has a CPU to work on; they tell it with --num-cpus")
         if kind == "GPU":
             count = count or gpus
-            cpus = min(one.get("CPU", 0) // one["GPU"] for one in able)
+            cpus = min(machine.get("CPU", 0) // machine["GPU"] for machine in able)
             return count, "cuda", {"num_gpus": 1, "num_cpus": cpus if cpus >= 1 else 0}
         count = count or len(able)
-        cpus = min(one["CPU"] for one in able) // math.ceil(count / len(able))
+        cpus = min(machine["CPU"] for machine in able) // math.ceil(count / len(able))
         return count, "cpu", {"num_gpus": 0, "num_cpus": max(1, cpus)}
 
     def start(self, worker: int) -> None:
-        self._forget(worker)
-        # A dead one is replaced, not restarted: what it was at counts as tried, and it loads before it is given work.
-        kind = self._ray.remote(max_restarts=0, max_task_retries=0, **self._share)(Worker)
-        self._actors[worker] = actor = kind.remote(self._setup, self._device)
+        self._kill(worker)
+        # Ray itself must restart none: an attempt that ended with its actor counts, and an actor loads before it works.
+        actor_class = self._ray.remote(max_restarts=0, max_task_retries=0, **self._resources)(EditWorker)
+        self._actors[worker] = actor = actor_class.remote(self._setup, self._device)
         self._pending[actor.load.remote()] = worker, True
 
-    def submit(self, worker: int, job: Job) -> None:
+    def submit(self, worker: int, job: Assignment) -> None:
         self._pending[self._actors[worker].run.remote(job)] = worker, False
 
     def wait(self) -> list[Event]:
         ready: list[Any] = []
         while not ready:
-            ready, _ = self._ray.wait(list(self._pending), timeout=MOMENT)
-        return [self._heard(one) for one in ready]
+            ready, _ = self._ray.wait(list(self._pending), timeout=POLL_INTERVAL)
+        return [self._receive(call) for call in ready]
 
-    def _heard(self, answer: Any) -> Event:
-        worker, loading = self._pending.pop(answer)
+    def _receive(self, call: Any) -> Event:
+        worker, is_loading = self._pending.pop(call)
         try:
-            found = self._ray.get(answer)
+            result = self._ray.get(call)
         except self._ray.exceptions.RayError as error:
-            self._forget(worker)
+            self._kill(worker)
             return Died(worker, _cause(error))
-        if not loading:
-            return Ended(worker, found)
-        place, reason = found
+        if not is_loading:
+            return Ended(worker, result)
+        place, reason = result
         if place is not None:
             return Started(worker, place)
-        self._forget(worker)
+        self._kill(worker)
         return Refused(worker, reason)
 
-    def _forget(self, worker: int) -> None:
+    def _kill(self, worker: int) -> None:
         if (actor := self._actors.pop(worker, None)) is not None:
             self._ray.kill(actor)
-        self._pending = {answer: whose for answer, whose in self._pending.items() if whose[0] != worker}
+        self._pending = {call: entry for call, entry in self._pending.items() if entry[0] != worker}
 
     def stop(self) -> None:
-        asked = list(self._pending)
+        calls = list(self._pending)
         for worker in list(self._actors):
-            self._forget(worker)
-        if asked:  # Being killed is answered, too.
-            self._ray.wait(asked, num_returns=len(asked), timeout=GRACE)
+            self._kill(worker)
+        if calls:  # They end when their actors are gone.
+            self._ray.wait(calls, num_returns=len(calls), timeout=GRACE)
         self._ray.shutdown()
-        self._aside.close()
+        self._redirection.close()
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of an instance that is started here; a cluster has its own
     try:
         import ray
@@ -130,26 +130,23 @@ def _connect(ray: Any, address: str, count: int | None) -> None:
         options |= {
             "num_cpus": max(available_cores(), count or 1),
             "include_dashboard": False,
-            "object_store_memory": STORE,
+            "object_store_memory": OBJECT_STORE_BYTES,
         }
-    ended = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGTERM, ended
-            )  # Ray exits at once; whoever called this may have something to clean up.
+            signal.signal(signal.SIGTERM, handler)  # Ray's own exits at once, without cleaning up.
     except Exception as error:  # of many kinds
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"cannot use Ray at {address!r}: {first:.300}") from error
+        raise UserError(f"cannot use Ray at {address!r}: {first_line(error):.300}") from error
 
 
 def _cause(error: BaseException) -> str:
-    """Why an actor is gone, in one line out of Ray's many."""
+    """Return why an actor is gone, in one line out of Ray's many."""
     text = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError":
         return "its worker process was ended by Ray for want of memory on its machine"
     if "End of file" in text:  # All that is left of it is a connection that it does not answer.
         return "its worker process was killed or crashed: for want of memory, perhaps"
-    told = re.search(r"Worker exit detail: (.*?)(?: Some common causes|$)", text)
-    return f"its worker process ended: {told[1] if told else text:.300}"
+    detail = re.search(r"Worker exit detail: (.*?)(?: Some common causes|$)", text)
+    return f"its worker process ended: {detail[1] if detail else text:.300}"

@@ -1,10 +1,11 @@
-"""`v2edit batch`: from a file of tasks to a folder of runs, results and a page. Torch is loaded when work begins."""
+"""`v2edit batch`: from a file of tasks to a folder of runs, results and a page. Importing it does not load torch."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,12 +24,12 @@ from v2edit.scenes.config import FitConfig
 from v2edit.scenes.prompt import find_prompt
 
 if TYPE_CHECKING:
-    from v2edit.batch.state import Result, Status
-    from v2edit.batch.tasks import Task
-    from v2edit.batch.worker import Setup
+    from v2edit.batch.state import BatchStatus, TaskResult
+    from v2edit.batch.tasks import BatchTask
+    from v2edit.batch.worker import WorkerSetup
     from v2edit.workers import WorkerPool
 else:
-    Status = Any  # Its module loads pydantic; the command line that is made from the signatures needs no more.
+    BatchStatus = Any  # Its module loads pydantic; the command line that is made from the signatures needs no more.
 
 PAGE_EVERY = 60.0  # seconds
 
@@ -53,12 +54,12 @@ def run_batch(
     fit: OmitArgPrefixes[FitConfig] = FitConfig(),  # noqa: B008 (frozen)
     on_progress: Annotated[Callable[[int, int, str], None] | None, Suppress] = None,
     command: Annotated[Sequence[str] | None, Suppress] = None,
-) -> Status:
+) -> BatchStatus:
     """Edit many videos or scenes, on all devices of this machine or of a Ray cluster.
 
     Each line of TASKS.jsonl is a task: {"video": "a.mp4", "instruction": "make the ball blue"}, or "scene" instead of
-    "video", and if need be "source_prompt", "target_prompt", "name" and settings such as "subtasks": 3. Stopped, the
-    same command goes on; what is done is never done again. v2edit batch-status tells how far it is.
+    "video", and if need be "source_prompt", "target_prompt", "name" and settings such as "subtasks": 3. The same
+    command resumes a batch that was stopped; what is done is never done again. v2edit batch-status shows its progress.
 
     Args:
         tasks: The file of tasks, which paths in it are relative to.
@@ -78,55 +79,47 @@ def run_batch(
         allow_pickle: Take weights that are pickles (.bin), too, where a model has no others; no code in them is run.
         config: How to edit, where a task says nothing else.
         fit: How to reconstruct scenes.
-        on_progress: Called with how many tasks came to their end, of how many, and what became of the latest.
+        on_progress: Called with the number of tasks that ended, the number of all, and the latest one's name and state.
         command: The command line to note in the manifests.
 
     Raises:
-        UserError: for what the user can mend, in one line. Tasks that failed are told in what is returned.
+        UserError: for mistakes of the user, in one line. Tasks that failed are in the returned status.
     """
     for name, value, least in (("workers", workers, 1), ("retries", retries, 0)):
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, expected {least} or more")
     folder = Path(os.path.abspath(out))
     if Path(model).is_dir() and model != BUILT_IN:
-        model = os.path.abspath(model)  # workers stand elsewhere
+        model = os.path.abspath(model)  # workers may have another current folder
     checkpoint = find(model, revision, allow_pickle)
 
+    from v2edit.batch.layout import LOCK
     from v2edit.batch.page import write_page
-    from v2edit.batch.schedule import work_through
-    from v2edit.batch.state import LOCK, Ledger, read_status
+    from v2edit.batch.schedule import Scheduler
+    from v2edit.batch.state import BatchState, read_status
     from v2edit.batch.tasks import read_tasks
-    from v2edit.batch.worker import Job, Setup
+    from v2edit.batch.worker import Assignment, WorkerSetup
 
-    listed = read_tasks(Path(tasks), config, lambda task: _check_prompts(task, lvlm, model))
-    setup = Setup(checkpoint, dtype, offload, vae_tiling, lvlm, fit, None if command is None else list(command))
-    at_work = _workers(setup, ray, device, workers, len(listed))  # What is wrong with them is said before any writing.
+    batch_tasks = read_tasks(Path(tasks), config, lambda task: _check_prompts(task, lvlm, model))
+    setup = WorkerSetup(checkpoint, dtype, offload, vae_tiling, lvlm, fit, None if command is None else list(command))
+    pool = _open_pool(setup, ray, device, workers, len(batch_tasks))  # before any writing: its options may be wrong
     try:
         with lock_folder(folder, LOCK, "batch"):
-            ledger = Ledger(folder)
-            todo = ledger.plan(listed, setup.facts, retry_failed)
-            ended, written = len(listed) - len(todo), time.monotonic()
-
-            def tell(result: Result) -> None:
-                nonlocal ended, written
-                ended += 1
-                if on_progress:
-                    on_progress(ended, len(listed), f"{result.name} {result.state}")
-                if time.monotonic() - written > PAGE_EVERY:
-                    write_page(read_status(folder))
-                    written = time.monotonic()
-
+            state = BatchState(folder)
+            selected = state.select_tasks(batch_tasks, setup.facts, retry_failed)
+            reporter = _Reporter(folder, len(batch_tasks) - len(selected), len(batch_tasks), on_progress)
             try:
-                work_through([Job(task, folder / task.name) for task in todo], at_work, retries, ledger, tell)
+                assignments = [Assignment(task, folder / task.name) for task in selected]
+                Scheduler(pool, retries, state, reporter.report).run(assignments)
             finally:
                 write_page(read_status(folder))
     finally:
-        at_work.stop()
+        pool.stop()
     return read_status(folder)
 
 
-def batch_status(folder: Annotated[Path, Positional, arg(metavar="FOLDER")]) -> Status:
-    """Tell how far a batch is: what is done, running, waiting and failed, and why.
+def batch_status(folder: Annotated[Path, Positional, arg(metavar="FOLDER")]) -> BatchStatus:
+    """Show the progress of a batch: what is done, running, waiting and failed, and why.
 
     Args:
         folder: The folder that v2edit batch was given as -o.
@@ -139,33 +132,55 @@ def batch_status(folder: Annotated[Path, Positional, arg(metavar="FOLDER")]) -> 
     return read_status(folder)
 
 
-def _check_prompts(task: Task, lvlm: LVLMConfig, model: str) -> None:
-    """Raises `UserError` where it is clear before anything runs that a task's prompts cannot be found."""
-    lvlm = LVLMConfig() if task.written else lvlm
+@dataclass
+class _Reporter:
+    """Reports each result of a batch to `on_progress`, and rewrites the page once a minute."""
+
+    folder: Path
+    ended: int
+    total: int
+    on_progress: Callable[[int, int, str], None] | None
+    page_written: float = field(default_factory=time.monotonic)
+
+    def report(self, result: TaskResult) -> None:
+        from v2edit.batch.page import write_page
+        from v2edit.batch.state import read_status
+
+        self.ended += 1
+        if self.on_progress:
+            self.on_progress(self.ended, self.total, f"{result.name} {result.state}")
+        if time.monotonic() - self.page_written > PAGE_EVERY:
+            write_page(read_status(self.folder))
+            self.page_written = time.monotonic()
+
+
+def _check_prompts(task: BatchTask, lvlm: LVLMConfig, model: str) -> None:
+    """Raise `UserError` where it is clear before anything runs that a task has no prompts."""
+    lvlm = LVLMConfig() if task.has_prompts else lvlm
     beside = prompt_beside if task.kind == "video" else find_prompt
     given_prompts(task.path, task.instruction, task.source_prompt, task.target_prompt, None, lvlm, model, beside)
 
 
-def _workers(setup: Setup, ray: str | None, device: str, count: int | None, tasks: int) -> WorkerPool:
-    """As many workers as there are devices, or were asked for, and no more than there are tasks."""
+def _open_pool(setup: WorkerSetup, ray: str | None, device: str, count: int | None, tasks: int) -> WorkerPool:
+    """Return a pool of `count` workers (default: one a device), and no more than there are tasks."""
     if ray is not None:
-        from v2edit.batch.cluster import Actors
+        from v2edit.batch.cluster import RayPool
 
-        return Actors(setup, ray, device, count)
+        return RayPool(setup, ray, device, count)
 
     import torch
 
-    from v2edit.batch.worker import Worker
+    from v2edit.batch.worker import EditWorker
     from v2edit.workers import ProcessPool
 
-    on = find_device(device)
-    if on.type == "cpu":
+    device_type = find_device(device).type
+    if device_type == "cpu":
         count = min(count or 1, tasks)
         threads = max(1, available_cores() // count) if count > 1 else None
-        return ProcessPool([partial(Worker, setup, "cpu")] * count, threads)
+        return ProcessPool([partial(EditWorker, setup, "cpu")] * count, threads)
     devices = [device]
-    if on.type == "cuda" and device in ("auto", "cuda"):
+    if device_type == "cuda" and device in ("auto", "cuda"):
         devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     if count is not None and count > len(devices):
         raise UserError(f"--workers is {count}, and each has a device of its own: expected {len(devices)} or fewer")
-    return ProcessPool([partial(Worker, setup, one) for one in devices[:count]])
+    return ProcessPool([partial(EditWorker, setup, name) for name in devices[:count]])

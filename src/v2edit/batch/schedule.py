@@ -1,4 +1,4 @@
-"""Jobs over workers: each is tried until it is done or has failed too often, whatever happens to the workers."""
+"""The scheduler: tasks over workers, each tried until it is done or has failed too often, whatever ends the workers."""
 
 from __future__ import annotations
 
@@ -7,104 +7,125 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from v2edit.batch.state import Ledger, Result, now, state_of
-from v2edit.batch.worker import Job, Outcome
+from v2edit.batch.state import BatchState, TaskResult, run_folder_state
+from v2edit.batch.worker import Assignment, AttemptOutcome
 from v2edit.errors import UserError
-from v2edit.workers import Died, Ended, Refused, Started, WorkerPool
+from v2edit.runs import utc_now
+from v2edit.workers import Died, Ended, Event, Refused, Started, WorkerPool
 
 log = logging.getLogger(__name__)
-STARTS = 5  # that a worker may die in, one after the other, before it is given up
+MAX_FAILED_STARTS = 5  # of a worker, one after the other, before it is given up
 
 
 @dataclass
 class _Attempt:
-    job: Job
+    assignment: Assignment
     number: int = 1
-    earlier: list[str] = field(default_factory=list)
+    earlier_reasons: list[str] = field(default_factory=list)
 
 
-def work_through(
-    jobs: Sequence[Job], workers: WorkerPool, retries: int, ledger: Ledger, on_end: Callable[[Result], None]
-) -> None:
-    """Does the jobs, each up to `retries` times again; `on_end` is told of each that came to its end.
+class Scheduler:
+    """Runs assignments on a pool of workers and records what becomes of them.
 
-    Raises `UserError` when no worker is left that could start. However it is left, no worker is at work afterwards,
-    and nothing half done lies about.
+    Args:
+        pool: The workers, none of them started.
+        retries: How often a task that failed is tried again.
+        state: The batch's state, which every start and end of an attempt is written to.
+        on_result: Called with the result of each task that ends.
     """
-    waiting = deque(map(_Attempt, jobs))
-    busy: dict[int, _Attempt] = {}
-    places: dict[int, str] = {}  # of workers that have started
-    failed_starts = dict.fromkeys(range(min(workers.count, len(jobs))), 0)  # of workers that are not given up
 
-    def start_again(worker: int, reason: str) -> None:
-        """In the place of one that died, as often as that makes sense."""
-        failed_starts[worker] = 0 if places.pop(worker, None) else failed_starts[worker] + 1
-        if failed_starts[worker] == STARTS:
-            give_up(worker, reason)
-        elif waiting or busy:
-            workers.start(worker)
+    def __init__(
+        self, pool: WorkerPool, retries: int, state: BatchState, on_result: Callable[[TaskResult], None]
+    ) -> None:
+        self._pool, self._retries, self._state, self._on_result = pool, retries, state, on_result
+        self._waiting: deque[_Attempt] = deque()
+        self._running: dict[int, _Attempt] = {}  # by worker
+        self._places: dict[int, str] = {}  # machine, device and process of each worker that has started
+        self._failed_starts: dict[int, int] = {}  # of each worker that is not given up
 
-    def give_up(worker: int, reason: str) -> None:
-        del failed_starts[worker]
-        if not failed_starts:
+    def run(self, assignments: Sequence[Assignment]) -> None:
+        """Run all assignments. Afterwards, also after an error, no worker is left and nothing half done lies about.
+
+        Raises `UserError` when no worker is left that could start.
+        """
+        self._waiting.extend(map(_Attempt, assignments))
+        self._failed_starts = dict.fromkeys(range(min(self._pool.count, len(assignments))), 0)
+        try:
+            for worker in list(self._failed_starts):
+                self._pool.start(worker)
+            while self._waiting or self._running:
+                self._submit_waiting()
+                for event in self._pool.wait():
+                    self._handle(event)
+        finally:
+            self._pool.stop()
+            for worker, attempt in self._running.items():
+                if _is_done(attempt):
+                    self._record(attempt, AttemptOutcome(None, [], None), self._places[worker])
+                # For the others the state still says that they are running: the next batch resumes them.
+
+    def _submit_waiting(self) -> None:
+        idle = [worker for worker in self._places if worker not in self._running]
+        for worker in idle[: len(self._waiting)]:
+            attempt = self._running[worker] = self._waiting.popleft()
+            self._state.record_start(attempt.assignment.task.name, attempt.number, self._places[worker])
+            self._pool.submit(worker, attempt.assignment)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Started(worker, place):
+                self._places[worker] = place
+            case Refused(worker, reason):
+                self._give_up(worker, reason)
+            case Ended(worker, outcome):
+                self._record(self._running.pop(worker), outcome, self._places[worker])
+                if outcome.suspect and self._waiting:
+                    self._places.pop(worker)
+                    self._pool.start(worker)
+            case Died(worker, reason):
+                if (attempt := self._running.pop(worker, None)) is not None:
+                    outcome = AttemptOutcome(None if _is_done(attempt) else reason, [], None)
+                    self._record(attempt, outcome, self._places[worker])
+                self._restart(worker, reason)
+
+    def _restart(self, worker: int, reason: str) -> None:
+        """Start a worker that died again, unless it has died in too many starts."""
+        self._failed_starts[worker] = 0 if self._places.pop(worker, None) else self._failed_starts[worker] + 1
+        if self._failed_starts[worker] == MAX_FAILED_STARTS:
+            self._give_up(worker, reason)
+        elif self._waiting or self._running:
+            self._pool.start(worker)
+
+    def _give_up(self, worker: int, reason: str) -> None:
+        del self._failed_starts[worker]
+        if not self._failed_starts:
             raise UserError(f"no worker can start: {reason}")
-        log.warning("a worker is given up, %d are left: it cannot start: %s", len(failed_starts), reason)
+        log.warning("a worker is given up, %d are left: it cannot start: %s", len(self._failed_starts), reason)
 
-    def settle(attempt: _Attempt, outcome: Outcome, worker: str) -> None:
-        """Writes down how an attempt went, and lines its task up again where it may be tried again."""
-        name, result = attempt.job.task.name, None
-        if outcome.reason is not None and attempt.number <= retries:
-            waiting.append(_Attempt(attempt.job, attempt.number + 1, [*attempt.earlier, outcome.reason]))
+    def _record(self, attempt: _Attempt, outcome: AttemptOutcome, place: str) -> None:
+        """Record the outcome of an attempt, and queue its task again where it may be retried."""
+        name, result = attempt.assignment.task.name, None
+        if outcome.reason is not None and attempt.number <= self._retries:
+            reasons = [*attempt.earlier_reasons, outcome.reason]
+            self._waiting.append(_Attempt(attempt.assignment, attempt.number + 1, reasons))
         else:
-            result = Result(
+            result = TaskResult(
                 name=name,
                 state="done" if outcome.reason is None else "failed",
                 reason=outcome.reason,
                 attempts=attempt.number,
-                earlier=attempt.earlier,
+                earlier=attempt.earlier_reasons,
                 notes=outcome.notes,
                 seconds=outcome.seconds,
-                worker=worker,
-                finished=now(),
-                facts=ledger.facts[name],
+                worker=place,
+                finished=utc_now(),
+                facts=self._state.facts[name],
             )
-        ledger.ended(name, result, outcome.trace)
+        self._state.record_end(name, result, outcome.trace)
         if result is not None:
-            on_end(result)
-
-    try:
-        for worker in list(failed_starts):
-            workers.start(worker)
-        while waiting or busy:
-            for worker in [one for one in places if one not in busy][: len(waiting)]:
-                attempt = busy[worker] = waiting.popleft()
-                ledger.began(attempt.job.task.name, attempt.number, places[worker])
-                workers.submit(worker, attempt.job)
-            for event in workers.wait():
-                match event:
-                    case Started(worker, place):
-                        places[worker] = place
-                    case Refused(worker, reason):
-                        give_up(worker, reason)
-                    case Ended(worker, outcome):
-                        settle(busy.pop(worker), outcome, places[worker])
-                        if outcome.suspect and waiting:
-                            places.pop(worker)
-                            workers.start(worker)
-                    case Died(worker, reason):
-                        if (attempt := busy.pop(worker, None)) is not None:
-                            settle(attempt, _last_words(attempt.job, reason), places[worker])
-                        start_again(worker, reason)
-    finally:
-        workers.stop()
-        for worker, attempt in busy.items():
-            if (last := _last_words(attempt.job, "")).reason is None:
-                settle(attempt, last, places[worker])
-            # Of the others the ledger keeps what they were begun with: the next batch goes on with them.
+            self._on_result(result)
 
 
-def _last_words(job: Job, reason: str) -> Outcome:
-    """What became of a job whose worker is gone: it may just have come to its end."""
-    if state_of(job.out) == "done":
-        return Outcome(None, [], None)
-    return Outcome(reason, [], None)
+def _is_done(attempt: _Attempt) -> bool:
+    """Return whether the run of an attempt is done, though its worker did not live to report it."""
+    return run_folder_state(attempt.assignment.out) == "done"

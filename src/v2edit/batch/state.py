@@ -1,13 +1,4 @@
-"""What a batch's folder says of it, so that it can be stopped anywhere and looked at from elsewhere.
-
-    NAME/            a task's run folder
-    results.jsonl    a line for each task that came to its end: done, or failed and set aside
-    index.html       the summary
-    errors/NAME.txt  where a task failed for no reason of the user's: the traceback
-    .batch/          the lock, the tasks, and a file for each that is running
-
-Only the process that holds the lock writes here, apart from the run folders.
-"""
+"""The state of a batch: which tasks there are, which are running, and how the others ended (files: `batch.layout`)."""
 
 from __future__ import annotations
 
@@ -17,29 +8,22 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from v2edit.batch.layout import ERRORS_DIR, LOCK, RESULTS, RUNNING_DIR, TASK_LIST
+from v2edit.batch.tasks import BatchTask
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, is_locked, parse_json, read_json
-from v2edit.runs import read_run_state, why_not_writable
+from v2edit.runs import read_run_state, utc_now, why_not_writable
 
-if TYPE_CHECKING:
-    from v2edit.batch.tasks import Task
-
-STATE = ".batch"
-LOCK = f"{STATE}/lock"
-LIST, RUNNING = f"{STATE}/tasks.jsonl", f"{STATE}/running"
-RESULTS, PAGE, ERRORS = "results.jsonl", "index.html", "errors"
-OWN_NAMES = (STATE, RESULTS, PAGE, ERRORS)
-State = Literal["done", "failed"]
+# --- records --------------------------------------------------------------------------------------
 
 
-class Listed(BaseModel):
-    """A task as the folder keeps it."""
+class ListedTask(BaseModel):
+    """A line of the list of tasks."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,8 +32,8 @@ class Listed(BaseModel):
     facts: dict[str, Any]
 
 
-class Running(BaseModel):
-    """A task that a worker is at."""
+class RunningTask(BaseModel):
+    """A task that a worker has."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,112 +44,131 @@ class Running(BaseModel):
     facts: dict[str, Any]
 
 
-class Result(BaseModel):
-    """A line of results.jsonl: a task that came to its end."""
+class TaskResult(BaseModel):
+    """A line of results.jsonl: a task that is done, or failed and was set aside."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    state: State
+    state: Literal["done", "failed"]
     reason: str | None = None
-    """Why it failed, the last time."""
+    """The reason of the last failure."""
     attempts: int = 1
     earlier: list[str] = []
-    """Why earlier attempts failed."""
+    """The reasons of the failures before it."""
     notes: list[str] = []
-    """What the edit had to say, such as what a video was taken to show."""
+    """The edit's log messages, such as what a video was taken to show."""
     seconds: float | None = None
-    """How long the last attempt took; None where a run was found done."""
+    """The duration of the last attempt; None where an earlier batch had made the run."""
     worker: str | None = None
     finished: str
     facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Status:
-    """How far a batch is: `results` of the listed tasks that came to their end, and whether it is `active`, at work."""
+class BatchStatus:
+    """Progress of a batch: `results` of the listed tasks that ended, and whether a process is `active` on it."""
 
     folder: Path
     active: bool
-    tasks: list[Listed]
-    results: dict[str, Result]
-    running: list[Running]
+    tasks: list[ListedTask]
+    results: dict[str, TaskResult]
+    running: list[RunningTask]
 
     @property
-    def done(self) -> list[Result]:
-        return [one for one in self.results.values() if one.state == "done"]
+    def done(self) -> list[TaskResult]:
+        return [result for result in self.results.values() if result.state == "done"]
 
     @property
-    def failed(self) -> list[Result]:
-        return [one for one in self.results.values() if one.state == "failed"]
+    def failed(self) -> list[TaskResult]:
+        return [result for result in self.results.values() if result.state == "failed"]
 
     @property
     def waiting(self) -> int:
         return len(self.tasks) - len(self.results) - len(self.running)
 
 
-def state_of(folder: Path) -> Literal["absent", "unfinished", "done", "other"]:
-    """What is at a run folder's place."""
+def read_status(folder: Path) -> BatchStatus:
+    """Read the progress of a batch, running or not. Raises `UserError` for a folder that holds none."""
+    if not (folder / TASK_LIST).is_file():
+        raise UserError(f"{folder} holds no batch: give the folder that v2edit batch was given as -o")
+    active = is_locked(folder, LOCK)
+    running = _read_running(folder) if active else []
+    tasks = _read_records(folder / TASK_LIST, ListedTask)
+    names = {task.name for task in tasks}
+    results = {name: result for name, result in _read_results(folder).items() if name in names}
+    return BatchStatus(folder, active, tasks, results, [task for task in running if task.name not in results])
+
+
+def run_folder_state(folder: Path) -> Literal["absent", "unfinished", "done", "other"]:
+    """Return whether a run folder is absent (or empty), a run that is unfinished or done, or something else."""
     if not folder.is_symlink():
         with suppress(UserError):
             return "done" if read_run_state(folder).state == "done" else "unfinished"
     return "other" if why_not_writable(folder) else "absent"
 
 
-class Ledger:
-    """A batch's folder as the process that holds its lock keeps it."""
+# --- the writing side -----------------------------------------------------------------------------
+
+
+class BatchState:
+    """The state of a batch, for the process that holds the folder's lock: results in memory and on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.results = _results(folder)
-        self.places: dict[str, Running] = {}
+        self.results = _read_results(folder)
+        self.facts: dict[str, dict[str, Any]] = {}
 
-    def plan(self, tasks: Sequence[Task], facts: Callable[[Task], dict[str, Any]], retry_failed: bool) -> list[Task]:
-        """Notes the tasks, and says which are to be run: those that neither are done nor were set aside.
+    def select_tasks(
+        self, tasks: Sequence[BatchTask], facts_of: Callable[[BatchTask], dict[str, Any]], retry_failed: bool
+    ) -> list[BatchTask]:
+        """Write the list of tasks, and return those to run: neither done nor, unless `retry_failed`, set aside.
 
-        facts: what makes a task's result.
+        facts_of: returns all that decides a task's result, as plain data.
 
         Raises `UserError` where a task's folder holds something else.
         """
-        self.facts = {task.name: _plain(facts(task)) for task in tasks}
-        left = {one.name: one for one in _running(self.folder)}
-        todo = []
+        self.facts = {task.name: json.loads(json.dumps(facts_of(task))) for task in tasks}  # as read from a file
+        interrupted = {task.name: task for task in _read_running(self.folder)}
+        selected = []
         for task in tasks:
-            own = self.facts[task.name]
-            out, known = self.folder / task.name, self.results.get(task.name)
-            if (there := state_of(out)) == "done":
-                if known is not None and known.state == "done":
-                    self._require_same(task, known.facts, own)
-                elif task.name in left and not _changed(left[task.name].facts, own):
-                    # It came to its end, and the batch to its own before it could say so.
-                    self.results[task.name] = Result(name=task.name, state="done", finished=now(), facts=own)
+            facts = self.facts[task.name]
+            folder, result = self.folder / task.name, self.results.get(task.name)
+            state = run_folder_state(folder)
+            if state == "done":
+                if result is not None and result.state == "done":
+                    self._require_same_facts(task, result.facts, facts)
+                elif task.name in interrupted and not _changed_facts(interrupted[task.name].facts, facts):
+                    # The run was done, and the batch ended before it could record that.
+                    self.results[task.name] = TaskResult(name=task.name, state="done", finished=utc_now(), facts=facts)
                 else:
-                    raise UserError(_in_the_way(task, out))
+                    raise UserError(_foreign_folder(task, folder))
                 continue
-            if there == "unfinished":
-                begun = left.get(task.name) or known
-                if begun is None:
-                    raise UserError(_in_the_way(task, out))
-                if _changed(begun.facts, own):
-                    shutil.rmtree(out)  # Nothing of it can be gone on with.
-            elif there == "other":
-                raise UserError(_in_the_way(task, out))
-            if known is None or known.state == "done" or retry_failed or _changed(known.facts, own):
+            if state == "unfinished":
+                record = interrupted.get(task.name) or result
+                if record is None:
+                    raise UserError(_foreign_folder(task, folder))
+                if _changed_facts(record.facts, facts):
+                    shutil.rmtree(folder)  # Nothing of it can be resumed.
+            elif state == "other":
+                raise UserError(_foreign_folder(task, folder))
+            if result is None or result.state == "done" or retry_failed or _changed_facts(result.facts, facts):
                 self.results.pop(task.name, None)
-                todo.append(task)
-        self._write_list(tasks)
-        self._write_results()
-        for name in left:
+                selected.append(task)
+        self._write_task_list(tasks)
+        atomic_write(self.folder / RESULTS, b"".join(map(_to_line, self.results.values())))
+        for name in interrupted:
             self._running_file(name).unlink(missing_ok=True)
-        return todo
+        return selected
 
-    def began(self, name: str, attempt: int, worker: str) -> None:
-        one = Running(name=name, attempt=attempt, worker=worker, since=now(), facts=self.facts[name])
-        atomic_write(self._running_file(name), one.model_dump_json().encode())
+    def record_start(self, name: str, attempt: int, worker: str) -> None:
+        """Record that a worker has a task."""
+        task = RunningTask(name=name, attempt=attempt, worker=worker, since=utc_now(), facts=self.facts[name])
+        atomic_write(self._running_file(name), task.model_dump_json().encode())
 
-    def ended(self, name: str, result: Result | None, trace: str | None = None) -> None:
-        """An attempt is over, and with it, where there is a result, the task."""
-        path = self.folder / ERRORS / f"{name}.txt"
+    def record_end(self, name: str, result: TaskResult | None, trace: str | None = None) -> None:
+        """Record the end of an attempt, with the traceback of its error, and the task's result if it was the last."""
+        path = self.folder / ERRORS_DIR / f"{name}.txt"
         if trace:
             path.parent.mkdir(exist_ok=True)
             atomic_write(path, trace.encode(errors="replace"))
@@ -174,89 +177,72 @@ class Ledger:
         if result is not None:
             self.results[name] = result
             with (self.folder / RESULTS).open("ab") as file:
-                file.write(result.model_dump_json().encode() + b"\n")
+                file.write(_to_line(result))
                 file.flush()
                 os.fsync(file.fileno())
         self._running_file(name).unlink(missing_ok=True)
 
     def _running_file(self, name: str) -> Path:
-        return self.folder / RUNNING / f"{name}.json"
+        return self.folder / RUNNING_DIR / f"{name}.json"
 
-    def _write_list(self, tasks: Sequence[Task]) -> None:
-        (self.folder / RUNNING).mkdir(parents=True, exist_ok=True)
-        listed = [{"name": task.name, "about": task.about, "facts": self.facts[task.name]} for task in tasks]
-        atomic_write(self.folder / LIST, "\n".join(json.dumps(one) for one in listed).encode() + b"\n")
+    def _write_task_list(self, tasks: Sequence[BatchTask]) -> None:
+        (self.folder / RUNNING_DIR).mkdir(parents=True, exist_ok=True)
+        records = [{"name": task.name, "about": task.about, "facts": self.facts[task.name]} for task in tasks]
+        atomic_write(self.folder / TASK_LIST, "\n".join(map(json.dumps, records)).encode() + b"\n")
 
-    def _write_results(self) -> None:
-        lines = (one.model_dump_json().encode() + b"\n" for one in self.results.values())
-        atomic_write(self.folder / RESULTS, b"".join(lines))
-
-    def _require_same(self, task: Task, before: dict[str, Any], now: dict[str, Any]) -> None:
-        if changed := _changed(before, now):
+    def _require_same_facts(self, task: BatchTask, before: dict[str, Any], after: dict[str, Any]) -> None:
+        if changed := _changed_facts(before, after):
             field = changed[0]
             raise UserError(
                 f'line {task.line}: {task.name!r} is done, with another "{field}" ({before[field]!r:.60}, now '
-                f"{now[field]!r:.60}); another name, another -o, or removing {self.folder / task.name} helps"
+                f"{after[field]!r:.60}); another name, another -o, or removing {self.folder / task.name} helps"
             )
 
 
-def read_status(folder: Path) -> Status:
-    """How far a batch is, at work or not. Raises `UserError` for a folder that holds none."""
-    if not (folder / LIST).is_file():
-        raise UserError(f"{folder} holds no batch: give the folder that v2edit batch was given as -o")
-    active = is_locked(folder, LOCK)
-    running = _running(folder) if active else []
-    tasks = [one for one in _records(folder / LIST, Listed)]
-    names = {task.name for task in tasks}
-    results = {name: one for name, one in _results(folder).items() if name in names}
-    return Status(folder, active, tasks, results, [one for one in running if one.name not in results])
+def _to_line(record: BaseModel) -> bytes:
+    return record.model_dump_json().encode() + b"\n"
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _changed_facts(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the names of facts that differ, of those in both: another version may have others."""
+    return [name for name in after if name in before and before[name] != after[name]]
 
 
-def _results(folder: Path) -> dict[str, Result]:
-    """The latest result of each task."""
+def _foreign_folder(task: BatchTask, folder: Path) -> str:
+    problem = f"{folder} is there and is no run of this batch"
+    return f"line {task.line}: {problem}; give the task another name, or move it away"
+
+
+# --- reading records ------------------------------------------------------------------------------
+
+
+def _read_results(folder: Path) -> dict[str, TaskResult]:
+    """Read the latest result of each task."""
     path = folder / RESULTS
-    return {one.name: one for one in _records(path, Result)} if path.exists() else {}
+    return {result.name: result for result in _read_records(path, TaskResult)} if path.exists() else {}
 
 
-def _records(path: Path, kind: Any) -> list[Any]:
-    """What the lines of a file say; a last one without an end was being written when its writer was killed."""
-    found = []
+def _read_records(path: Path, kind: Any) -> list[Any]:
+    """Read a record from each line of a file; a last line without an end was cut when its writer was killed."""
+    records = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
             try:
-                found.append(kind.model_validate(parse_json(line.decode())))
+                records.append(kind.model_validate(parse_json(line.decode())))
             except (ValueError, ValidationError) as error:
                 raise UserError(f"{path}, line {number} is damaged; remove that line") from error
-    return found
+    return records
 
 
-def _running(folder: Path) -> list[Running]:
-    found = []
-    for path in sorted((folder / RUNNING).glob("*.json")):
+def _read_running(folder: Path) -> list[RunningTask]:
+    running = []
+    for path in sorted((folder / RUNNING_DIR).glob("*.json")):
         try:
-            found.append(Running.model_validate(read_json(path)))
+            running.append(RunningTask.model_validate(read_json(path)))
         except FileNotFoundError:
-            continue  # It has just come to its end.
+            continue  # It has just ended.
         except (ValueError, ValidationError) as error:
             raise UserError(f"{path} is damaged; remove it") from error
-    return found
-
-
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """The facts that differ, of those that both know: another version may know others."""
-    return [name for name in after if name in before and before[name] != after[name]]
-
-
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    """Facts as they come back from a file."""
-    return json.loads(json.dumps(facts))
-
-
-def _in_the_way(task: Task, out: Path) -> str:
-    return f"line {task.line}: {out} is there and is no run of this batch; give the task another name, or move it away"
+    return running

@@ -1,4 +1,4 @@
-"""What a worker is, wherever it runs: a model in memory, and edits with it, one after the other."""
+"""The worker of a batch, in whatever process: it loads a model once and makes edits with it, one after the other."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from typing import Any
 from v2edit.backbones.families import DType, Offload
 from v2edit.backbones.hub import Checkpoint
 from v2edit.backbones.loading import LoadedModel
-from v2edit.batch.state import state_of
-from v2edit.batch.tasks import Task
+from v2edit.batch.state import run_folder_state
+from v2edit.batch.tasks import BatchTask
 from v2edit.errors import UserError
 from v2edit.host import memory_advice, release_memory
 from v2edit.jobs.video import edit_video
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
 
-LONGEST_REASON = 500  # characters
-NOTES_KEPT = 20
+MAX_REASON_LENGTH = 500  # characters
+MAX_NOTES = 20
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What all workers of a batch have in common."""
+class WorkerSetup:
+    """The options that all workers of a batch share."""
 
     checkpoint: Checkpoint
     dtype: DType
@@ -40,27 +40,27 @@ class Setup:
     fit: FitConfig
     command: Sequence[str] | None
 
-    def facts(self, task: Task) -> dict[str, Any]:
-        """What makes a task's result, as plain data."""
+    def facts(self, task: BatchTask) -> dict[str, Any]:
+        """Return all that decides a task's result, as plain data."""
         own = {"model": self.checkpoint.name, "commit": self.checkpoint.commit, "dtype": self.dtype}
         more = asdict(self.fit) if task.kind == "scene" else {}
         return own | {"lvlm": self.lvlm.model} | more | task.facts
 
 
 @dataclass(frozen=True)
-class Job:
-    """A task and the run folder that it is to make."""
+class Assignment:
+    """A task and the run folder to make."""
 
-    task: Task
+    task: BatchTask
     out: Path
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How an attempt went: a `reason` where it failed, and a `trace` where that was no mistake of the user's.
+class AttemptOutcome:
+    """The outcome of an attempt: a `reason` if it failed, and a `trace` where that was no mistake of the user's.
 
-    seconds: how long it took; None where nobody knows.
-    suspect: the process may be in no state to go on, as after an error of a GPU.
+    seconds: how long it took; None where that is unknown.
+    suspect: whether the process may be unusable, as after an error of a GPU.
     """
 
     reason: str | None
@@ -70,15 +70,15 @@ class Outcome:
     suspect: bool = False
 
 
-class Worker:
-    """One worker, in its own process."""
+class EditWorker:
+    """A worker of a `WorkerPool` that makes edits."""
 
-    def __init__(self, setup: Setup, device: str) -> None:
+    def __init__(self, setup: WorkerSetup, device: str) -> None:
         self.setup, self.device = setup, device
         self.loaded: LoadedModel | None = None
 
     def load(self) -> tuple[str | None, str]:
-        """Loads the model: where the worker is, or no place and the reason why it cannot begin."""
+        """Load the model; return where the worker is, or None and the reason why it cannot start."""
         # Threads of the scenes' rasteriser: as many as torch was given.
         if threads := os.environ.get("OMP_NUM_THREADS"):
             os.environ.setdefault("NUMBA_NUM_THREADS", threads)
@@ -92,11 +92,11 @@ class Worker:
             return None, _reason(error)
         return f"{socket.gethostname()}, {backbone.device}, process {os.getpid()}", ""
 
-    def run(self, job: Job) -> Outcome:
-        """One attempt at a task; whatever comes of it is told, not raised."""
+    def run(self, job: Assignment) -> AttemptOutcome:
+        """Make one attempt at a task; its error is returned, not raised."""
         begin = time.perf_counter()
         reason, trace, suspect = None, None, False
-        with _noted() as notes:
+        with _captured_log() as notes:
             try:
                 self._edit(job)
             except Exception as error:
@@ -105,15 +105,14 @@ class Worker:
                     trace, suspect = "".join(traceback.format_exception(error)), True
         if reason is not None:
             release_memory()
-        return Outcome(reason, notes, round(time.perf_counter() - begin, 3), trace, suspect)
+        return AttemptOutcome(reason, notes, round(time.perf_counter() - begin, 3), trace, suspect)
 
-    def _edit(self, job: Job) -> None:
+    def _edit(self, job: Assignment) -> None:
         task, setup = job.task, self.setup
-        if (
-            there := state_of(job.out)
-        ) == "done":  # An earlier attempt came to its end, and its worker to its own at once.
+        state = run_folder_state(job.out)
+        if state == "done":  # by an earlier attempt, whose worker ended before it could report that
             return
-        if there == "unfinished":  # … or have been ended in the middle, and have left how far it was.
+        if state == "unfinished":  # by one that was ended in the middle
             from v2edit.jobs.resume import resume_run
 
             resume_run(job.out, command=setup.command, loaded=self.loaded)
@@ -131,8 +130,8 @@ class Worker:
             "command": setup.command,
             "loaded": self.loaded,
         }
-        # Prompts that are given are used; where there are none, a language model writes them.
-        options["lvlm"] = LVLMConfig() if task.written else setup.lvlm
+        # A language model writes the prompts only where the task has none.
+        options["lvlm"] = LVLMConfig() if task.has_prompts else setup.lvlm
         if task.kind == "video":
             run = edit_video(task.path, task.instruction, **options)
         else:
@@ -144,24 +143,24 @@ class Worker:
 
 
 def _reason(error: BaseException) -> str:
-    """One line, of a bounded length."""
-    told = memory_advice(error) or " ".join(str(error).split())
+    """Return an error's text as one line of a bounded length."""
+    text = memory_advice(error) or " ".join(str(error).split())
     if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
-        told = f"{type(error).__name__}: {told}" if told else type(error).__name__
-    return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 1] + "…"
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= MAX_REASON_LENGTH else text[: MAX_REASON_LENGTH - 1] + "…"
 
 
 @contextmanager
-def _noted() -> Iterator[list[str]]:
-    """What the package logs meanwhile, instead of anything on the terminal."""
+def _captured_log() -> Iterator[list[str]]:
+    """Collect the package's log messages in a list, instead of printing them on the terminal."""
     notes: list[str] = []
 
-    class Kept(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if len(notes) < NOTES_KEPT:
-                notes.append(record.getMessage()[:LONGEST_REASON])
+            if len(notes) < MAX_NOTES:
+                notes.append(record.getMessage()[:MAX_REASON_LENGTH])
 
-    logger, handler = logging.getLogger("v2edit"), Kept(logging.WARNING)
+    logger, handler = logging.getLogger("v2edit"), Collector(logging.WARNING)
     logger.addHandler(handler)
     try:
         yield notes

@@ -40,7 +40,6 @@ from v2edit.jobs.video import edit_video, preview_edit
 from v2edit.runs import RunState, RunWriter, find_runs, read_run_state, redact
 
 if TYPE_CHECKING:
-    from v2edit.batch.state import Status
     from v2edit.jobs.estimate import Estimate
     from v2edit.prompts import PromptPair
     from v2edit.prompts.comparison import PromptComparison
@@ -235,7 +234,7 @@ def batch(words: Sequence[str], /, *args: Any, shown: Reporter, **options: Any) 
         raise UserError(f"{len(status.failed)} of {len(status.tasks)} tasks failed, for the reasons above; {again}")
 
 
-def show_status(status: "Status", shown: Reporter) -> None:
+def show_status(status: "BatchStatus", shown: Reporter) -> None:
     """What is done, and of the rest a line each, as far as there is something to say."""
     counts = {"done": len(status.done), "running": len(status.running), "waiting": status.waiting}
     counts["failed"] = len(status.failed)
