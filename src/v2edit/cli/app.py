@@ -40,6 +40,7 @@ from v2edit.jobs.video import edit_video, preview_edit
 from v2edit.runs import RunState, RunWriter, find_runs, read_run_state, redact
 
 if TYPE_CHECKING:
+    from v2edit.batch.state import BatchStatus
     from v2edit.jobs.estimate import Estimate
     from v2edit.prompts import PromptPair
     from v2edit.prompts.comparison import PromptComparison
