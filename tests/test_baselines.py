@@ -13,8 +13,8 @@ from support.models import TEXT_LENGTH, pipeline_of
 from v2edit.backbones.cogvideox import CogVideoX, JointAttention
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo, ddim_inversion, flow_edit, prompt_to_prompt
 from v2edit.bench.variants import V2Edit
-from v2edit.editing.controls import noise_stream
 from v2edit.editing.progression import AlignedText, aligned_text
+from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 from v2edit.sampling import SOLVERS, step_mean

@@ -18,9 +18,10 @@ from support.models import PUBLISHED, TEXT_LENGTH, pipeline_of
 from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor, Progress
-from v2edit.editing.controls import Source, noise_stream, sources_of
+from v2edit.editing.controls import Source
 from v2edit.editing.editor import resize_clip
 from v2edit.editing.progression import AlignedText, WrittenText, aligned_text, encode_progression
+from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
@@ -126,9 +127,9 @@ def test_from_pure_noise_it_is_diffusers_text_to_video(pair_of_pipelines, start)
 
 
 def run_free(backbone: CogVideoX, x0: torch.Tensor, draws: Iterator[torch.Tensor], config: EditConfig) -> torch.Tensor:
-    text = aligned_text(backbone, PAIR)
+    text = aligned_text(backbone, PAIR).for_subtask(1, 1)
     config = replace(config, pnc=False, amr=False, ending="same")
-    return Editor(backbone).subtask(x0, [Source(x0, text.source)], text.target, text, config, draws)
+    return Editor(backbone).subtask(x0, [Source(x0, text.original)], text, config, draws)
 
 
 class ExplicitMaps:
@@ -354,13 +355,6 @@ def test_text_is_a_set():
         order = torch.randperm(TEXT_LENGTH, generator=torch.Generator().manual_seed(1))
         straight, shuffled = (backbone.denoise(v, 4, schedule, t) for t in (text, text[:, order]))
         torch.testing.assert_close(shuffled, straight, rtol=1e-4, atol=1e-5)
-
-
-def test_sources_weigh_one_in_all():
-    x, p = torch.zeros(1), torch.zeros(1)
-    for mixture in (0.0, 0.3, 1.0):
-        for subtask in (1, 2):
-            assert sum(s.weight for s in sources_of(x, x, p, p, mixture, subtask)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(1, 32, 32), (7, 45, 31), (10, 20, 60)])

@@ -16,7 +16,7 @@ from support.models import pipeline_of
 from v2edit.attention import Replacement
 from v2edit.backbones.cogvideox import CogVideoX, RowwiseBlock
 from v2edit.editing import EditConfig, Editor, Progress
-from v2edit.editing.microbatch import SPLITS, groups, part_of
+from v2edit.editing.microbatch import SPLITS, select_rows, split_rows
 from v2edit.editing.progression import aligned_text
 from v2edit.host import is_out_of_memory, retry_smaller_on_oom
 
@@ -26,7 +26,7 @@ CONFIG = EditConfig(steps=4, subtasks=2, mixture=0.3, guidance=6.0)
 def edited(backbone: CogVideoX, config: EditConfig, frames: int = 9, most: int = 99) -> torch.Tensor:
     x0 = backbone.encode(frames_of(0, frames), loop=config.loop)
     editor = Editor(backbone)
-    editor.calls.most = most
+    editor.batcher.max_rows = most
     return list(editor.subtasks(x0, aligned_text(backbone, PAIR), config))[-1]
 
 
@@ -69,10 +69,10 @@ def test_rows_that_exchange_maps_stay_together(branches, cfg_batches, unconditio
         others = range(edit - branches + 1, edit)
         sources[edit] = [(row, 1 / len(others)) for row in others] or [(edit, 1.0)]
     maps = Replacement(3, tuple(map(tuple, sources)))
-    calls = groups(rows, cfg_batches, maps, split)
+    calls = split_rows(rows, cfg_batches, maps, split)
     assert sorted(row for call in calls for row in call) == list(range(rows))
     for call in calls:
-        part = part_of(maps, call)
+        part = select_rows(maps, call)
         for row, taken in zip(call, part.sources, strict=True):
             assert [(call[place], weight) for place, weight in taken] == sources[row]
     if split == 2:
@@ -113,9 +113,11 @@ def test_only_the_failed_step_is_repeated(error, rows, caplog):
     (other,) = Editor(backbone).subtasks(x0, aligned_text(backbone, PAIR), config, seen.append)
     assert (other - whole).norm() <= 1e-5 * whole.norm()
     assert [at.step for at in seen] == list(range(1, 8)) and isinstance(seen[0], Progress)
-    # Two steps as they were, the third begun and failed, then in cfg_batches: that step, and those after it.
+    # Two steps as they were, the third begun and failed, then in CFG batches: that step, and those after it.
     assert limited.calls == [4, 4, 4, 2, 2, *[2] * 4]
-    assert len(caplog.messages) == 1 and "guidance's cfg_batches one after the other" in caplog.text
+    assert (
+        len(caplog.messages) == 1 and "the conditional and the unconditional batch one after the other" in caplog.text
+    )
 
 
 def test_when_nothing_smaller_is_left_the_error_is_the_users(caplog):
@@ -169,10 +171,10 @@ def size(what):
 
 def edit(most):
     editor = Editor(backbone)
-    editor.calls.most = most
+    editor.batcher.max_rows = most
     (edited,) = editor.subtasks(x0, text, config)
     ctypes.CDLL(None).malloc_trim(0)
-    return edited, size("VmPeak"), editor.calls.most
+    return edited, size("VmPeak"), editor.batcher.max_rows
 
 _, cfg_batches, _ = edit(2)
 whole, together, _ = edit(4)
@@ -184,10 +186,10 @@ print(together - cfg_batches, most, float((again - whole).norm() / whole.norm())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit, and the size, are Linux's")
 def test_an_edit_goes_on_under_a_limit_of_the_system():
-    """`ulimit -v`, so that the allocator itself fails: between what cfg_batches need and what all rows at once do."""
+    """`ulimit -v`, so that the allocator itself fails: between what CFG batches need and what all rows at once do."""
     here = str(Path(__file__).parent)
     ran = subprocess.run([sys.executable, "-c", LIMITED, here], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     saved, most, error = map(float, ran.stdout.split())
     assert saved > 8 * 2**20 and most < 4 and error < 1e-5
-    assert "out of memory: going on with guidance's cfg_batches" in ran.stderr
+    assert "out of memory: going on with the conditional and the unconditional batch" in ran.stderr

@@ -1,58 +1,39 @@
-"""Schedules and solvers against diffusers' own steps; finite, marginal-preserving, and exact in replay."""
+"""Schedules and solver steps: equal to diffusers' own, finite, and preserving the marginals."""
 
 import math
-from types import SimpleNamespace
+from collections.abc import Iterator
 
 import pytest
 import torch
 from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
-    CogVideoXVideoToVideoPipeline,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from support.noise import BETAS, SHIFTS, TRAILING, draws, network, randn, scheduler_of
 from torch import Tensor
 
-from v2edit.errors import UserError
 from v2edit.sampling import (
     SOLVERS,
     Schedule,
-    extract,
-    ode,
-    replay,
-    sde,
+    ddim_step,
+    ddpm_step,
     step_mean,
     x0_from_epsilon,
     x0_from_flow,
     x0_from_v,
 )
 
-# What CogVideoX publishes: the 2b model shifts the SNR by 3, the 5b model does not.
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-TRAILING = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-SHIFTS = pytest.mark.parametrize("shift", [3.0, 1.0], ids=["2b", "5b"])
 COGVIDEOX = {"ddim": CogVideoXDDIMScheduler, "dpm-sde": CogVideoXDPMScheduler}
-SHAPE = (1, 3, 4, 5)
+STOCHASTIC = ("ddpm", "dpm-sde")
+WITH_SHIFTS = pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
 
 
-def scheduler_of(shift: float = 1.0, kind: type = CogVideoXDDIMScheduler, **changes: object):
-    return kind(**{**BETAS, **TRAILING, "snr_shift_scale": shift, **changes})
-
-
-def randn(seed: int) -> Tensor:
-    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def network(v: Tensor, t: int) -> Tensor:
-    """A fixed nonlinear function of state and time in place of a network's output."""
-    return torch.tanh(v.flip(-1) + 0.5 * randn(t)) + 0.3 * v
-
-
-def trajectory(solver: str, schedule: Schedule, start: int, v: Tensor, noises) -> Tensor:
-    """From level `start` to the end, `noises` yielding one draw a step."""
+def trajectory(solver: str, schedule: Schedule, start: int, v: Tensor, noises: Iterator[Tensor]) -> Tensor:
+    """Denoise from level `start` to the end, with one draw of noise a step."""
     x0_previous = None
     for k in range(start, schedule.steps):
         step = SOLVERS[solver].step(schedule, k, first=k == start)
@@ -62,55 +43,7 @@ def trajectory(solver: str, schedule: Schedule, start: int, v: Tensor, noises) -
     return v
 
 
-def draws(seed: int, twice_after: float = math.inf):
-    """A generator's stream; after `twice_after` draws every other one is skipped."""
-    generator, count = torch.Generator().manual_seed(seed), 0
-    while True:
-        if count >= twice_after:
-            torch.randn(SHAPE, generator=generator, dtype=torch.float64)
-        count += 1
-        yield torch.randn(SHAPE, generator=generator, dtype=torch.float64)
-
-
 # Schedules
-
-
-@SHIFTS
-def test_the_papers_window_keeps_45_of_50_steps_and_controls_20(shift):
-    schedule = Schedule.from_diffusers(scheduler_of(shift), 50)
-    start = schedule.first_step(0.9)
-    controlled = [schedule.controlled(k, 0.5) for k in range(start, 50)]
-    assert start == 5 and controlled == [True] * 20 + [False] * 25
-
-
-@pytest.mark.parametrize("tenths", range(1, 11))
-def test_the_first_step_is_that_of_the_video_to_video_pipeline(tenths):
-    scheduler = scheduler_of()
-    scheduler.set_timesteps(50)
-    pipeline = SimpleNamespace(scheduler=SimpleNamespace(order=1))
-    strength = tenths / 10
-    kept, _ = CogVideoXVideoToVideoPipeline.get_timesteps(pipeline, 50, scheduler.timesteps, strength, "cpu")
-    schedule = Schedule.from_diffusers(scheduler, 50)
-    assert schedule.timesteps[schedule.first_step(strength) :].equal(kept)
-
-
-@pytest.mark.parametrize("train_steps", [100, 1000])
-def test_alpha_and_beta_mean_the_decimals_that_are_written(train_steps):
-    """0.57 * 100 is less than 57 in floating point: a boundary that is on a timestep must still count as on it."""
-    timesteps = torch.arange(train_steps - 1, -1, -1)
-    a = torch.linspace(0, 1, train_steps + 1, dtype=torch.float64)
-    schedule = Schedule(timesteps, a, (1 - a**2).sqrt(), train_steps)
-    for k, t in enumerate(timesteps.tolist()):
-        written = float(f"{t / train_steps:.3f}")
-        assert schedule.first_step(written) == k
-        assert k == 0 or schedule.controlled(k - 1, written)
-        # A beta of 0 means throughout, the last timestep of 0 included.
-        assert schedule.controlled(k, written) == (t == 0)
-
-
-def test_an_alpha_that_keeps_nothing_is_refused():
-    with pytest.raises(UserError, match=r"alpha 0\.01 keeps none of 50 denoising steps"):
-        Schedule.from_diffusers(scheduler_of(), 50).first_step(0.01)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 30, 50, 61, 103, 999, 1000])
@@ -138,7 +71,7 @@ def test_adding_noise_is_the_schedulers_own():
 # Solvers
 
 
-@SHIFTS
+@WITH_SHIFTS
 @pytest.mark.parametrize("solver", COGVIDEOX)
 @pytest.mark.parametrize(("steps", "start"), [(50, 0), (50, 5), (50, 49), (20, 1), (10, 0), (2, 0), (1, 0)])
 def test_whole_trajectories_are_those_of_cogvideox_schedulers(shift, solver, steps, start):
@@ -159,7 +92,7 @@ def test_whole_trajectories_are_those_of_cogvideox_schedulers(shift, solver, ste
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
 
-@SHIFTS
+@WITH_SHIFTS
 @pytest.mark.parametrize(("steps", "start"), [(50, 0), (50, 5), (30, 0), (7, 2)])
 def test_ddpm_is_that_of_diffusers(shift, steps, start):
     """Also for numbers of steps that do not divide 1000; its variance is clamped at 1e-20 where it is none."""
@@ -174,7 +107,7 @@ def test_ddpm_is_that_of_diffusers(shift, steps, start):
     torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-8)
 
 
-@SHIFTS
+@WITH_SHIFTS
 @pytest.mark.parametrize(("steps", "start"), [(50, 1), (50, 5), (30, 1), (7, 2)])
 def test_the_ode_is_the_multistep_dpm_solver(shift, steps, start):
     """From level 1 on, since diffusers replaces zero SNR by a small one; to float32, in which it keeps its sigmas."""
@@ -206,7 +139,7 @@ def test_for_flows_the_ode_is_eulers(sigma, ratio, x, eps):
     """v + (sigma' - sigma) out, with a = 1 - sigma, s = sigma."""
     x0, noise = torch.tensor(x, dtype=torch.float64), torch.tensor(eps, dtype=torch.float64)
     v, out, sigma_next = (1 - sigma) * x0 + sigma * noise, noise - x0, ratio * sigma
-    step = ode(1 - sigma, sigma, 1 - sigma_next, sigma_next)
+    step = ddim_step(1 - sigma, sigma, 1 - sigma_next, sigma_next)
     got = step_mean(step, v, x0_from_flow(v, out, 1 - sigma, sigma))
     torch.testing.assert_close(got, v + (sigma_next - sigma) * out, rtol=1e-9, atol=1e-9)
 
@@ -232,9 +165,9 @@ def test_every_step_is_finite_and_leaves_the_right_marginal(solver, changes, ste
             assert all(map(math.isfinite, (step.c_v, step.c_x, step.c_x_prev, step.std)))
             assert math.isclose(step.c_v * a + step.c_x + step.c_x_prev, a_next, rel_tol=1e-9)
             assert math.isclose(math.hypot(step.c_v * s, step.std), s_next, rel_tol=1e-9, abs_tol=1e-9)
-            assert (step.std > 0) == (SOLVERS[solver].stochastic and s_next > 0 and s_next != s)
+            assert (step.std > 0) == (solver in STOCHASTIC and s_next > 0 and s_next != s)
             assert step.c_x_prev == 0 or not first
-    assert not SOLVERS[SOLVERS[solver].deterministic].stochastic
+    assert SOLVERS[solver].deterministic not in STOCHASTIC
     assert SOLVERS[SOLVERS[solver].deterministic].second_order == SOLVERS[solver].second_order
 
 
@@ -263,7 +196,7 @@ def test_second_order_steps_extrapolate_x0_along_the_log_snr():
 @given(st.floats(0, 1), st.floats(1e-3, 1), st.floats(1e-3, 1), st.floats(0, 1))
 def test_steps_between_any_two_levels_are_finite(a, s, a_next, s_next):
     if a * s_next <= a_next * s:  # the next level is the cleaner one
-        for first_order in (ode, sde):
+        for first_order in (ddim_step, ddpm_step):
             step = first_order(a, s, a_next, s_next)
             assert all(map(math.isfinite, (step.c_v, step.c_x, step.std))) and step.std <= s_next
 
@@ -274,50 +207,3 @@ def test_x0_is_recovered_from_every_parameterisation():
     torch.testing.assert_close(x0_from_v(v, a * eps - s * x0, a, s), x0)
     torch.testing.assert_close(x0_from_epsilon(v, eps, a, s), x0)
     torch.testing.assert_close(x0_from_flow(0.3 * x0 + 0.7 * eps, eps - x0, 0.3, 0.7), x0)
-
-
-# Per-step noise control
-
-states = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3).map(torch.tensor)
-
-
-@given(states, states)
-def test_replay_undoes_extract(v_next, mean_source):
-    noise = extract(v_next, mean_source)
-    torch.testing.assert_close(mean_source + noise, v_next, rtol=1e-6, atol=1e-5)
-    assert replay(mean_source, [(1.0, v_next, mean_source)]).equal(v_next)
-
-
-@given(states, states, states)
-def test_replay_is_the_mean_plus_the_extracted_noise(mean_edit, v_next, mean_source):
-    got = replay(mean_edit, [(1.0, v_next, mean_source)])
-    torch.testing.assert_close(got, mean_edit + extract(v_next, mean_source), rtol=1e-5, atol=1e-5)
-
-
-@given(states, states, states, states, states, st.floats(0, 1))
-def test_two_sources_mix_their_noise(mean_edit, v_one, mean_one, v_two, mean_two, mu):
-    got = replay(mean_edit, [(1 - mu, v_one, mean_one), (mu, v_two, mean_two)])
-    noise = (1 - mu) * extract(v_one, mean_one) + mu * extract(v_two, mean_two)
-    torch.testing.assert_close(got, mean_edit + noise, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("alpha", [1.0, 0.9])
-def test_controlled_to_the_end_an_equal_prompt_gives_the_source_bit_for_bit(solver, alpha, dtype):
-    """Source and edit see one network of that precision; the noise of each step is drawn independently."""
-    schedule, x0, eps = Schedule.from_diffusers(scheduler_of(), 10), randn(0).float(), draws(1)
-    start = schedule.first_step(alpha)
-    source = edit = schedule.add_noise(x0, next(eps).float(), start)
-    histories: list[Tensor | None] = [None, None]
-    for k in range(start, 10):
-        step, means = SOLVERS[solver].step(schedule, k, first=k == start), []
-        for branch, v in enumerate((source, edit)):
-            out = network(v.to(dtype), int(schedule.timesteps[k])).to(dtype).float()
-            predicted = x0_from_v(v, out, *schedule.level(k))
-            means.append(step_mean(step, v, predicted, histories[branch]))
-            histories[branch] = predicted
-        source = schedule.add_noise(x0, next(eps).float(), k + 1)
-        edit = replay(means[1], [(1.0, source, means[0])])
-        assert edit.equal(source)
-    assert edit.equal(x0)

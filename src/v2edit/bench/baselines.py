@@ -16,10 +16,11 @@ from torch import Tensor
 
 from v2edit.backbones import Backbone, Size
 from v2edit.bench.methods import Method
-from v2edit.editing.controls import Source, attention_map_replacement, first_step, noise_stream
+from v2edit.editing.controls import attention_map_replacement, first_step
 from v2edit.editing.editor import Branch, denoise_with_guidance, resize_clip
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, aligned_text
+from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 from v2edit.sampling import SOLVERS, Schedule, step_mean
@@ -180,11 +181,11 @@ def flow(schedule: Schedule, k: int) -> tuple[float, float]:
 def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings: PromptToPrompt) -> Tensor:
     """The edit's latents; both branches start from the source's inverted noise and go on without any."""
     schedule, solver, calls = backbone.schedule(settings.steps), SOLVERS["ddim"], MicroBatcher(backbone)
-    start = first_step(schedule, settings.alpha, inc=True)
+    start = first_step(schedule, settings.alpha)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
     guidance = backbone.defaults.guidance if settings.guidance is None else settings.guidance
     cfg_batches = 1 + (max(guidance, settings.source_guidance) > 1)
-    replacement = attention_map_replacement([Source(x0, text.source)], text.shared, cfg_batches, unconditional=False)
+    replacement = attention_map_replacement([1.0], text.shared, cfg_batches)
     replaced = start + round(settings.replaced * (schedule.steps - start))
     for k in range(start, schedule.steps):
         step = solver.step(schedule, k, first=True)

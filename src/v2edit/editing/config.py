@@ -1,4 +1,4 @@
-"""The settings of an edit. Defaults are written here and nowhere else."""
+"""The settings of an edit, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ending = Literal["deterministic", "same"]
 
 @dataclass(frozen=True)
 class EditConfig:
-    """How a video is edited. `inc`, `pnc`, `amr` and `subtasks=1` are the ablations of the paper's Table C."""
+    """Settings of an edit. `inc`, `pnc`, `amr` and `subtasks=1` are the ablations of the paper's Table C."""
 
     steps: int = 50
     """Denoising steps of the whole noise range (the edit runs alpha of them)."""
@@ -82,38 +82,39 @@ class EditConfig:
             )
 
     def resolve(self, defaults: Defaults) -> ResolvedConfig:
-        """These settings with a model's defaults where they leave it open.
+        """Return these settings with a model's defaults where they leave it open.
 
         Raises:
-            UserError: the model's beta and the alpha given leave the controls nothing to act on.
+            UserError: the model's beta and this alpha leave the controls nothing to act on.
         """
-        given = {one.name: getattr(self, one.name) for one in fields(EditConfig)}
-        own = {"guidance": defaults.guidance, "beta": defaults.beta}
-        given |= {name: value for name, value in own.items() if given[name] is None}
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
+        for name in ("guidance", "beta"):
+            if settings[name] is None:
+                settings[name] = getattr(defaults, name)
         if self.source_guidance is None:
-            given["source_guidance"] = given["guidance"]
-        return ResolvedConfig(**given)
+            settings["source_guidance"] = settings["guidance"]
+        return ResolvedConfig(**settings)
 
     def for_prompts(self, prompts: PromptPair) -> EditConfig:
-        """These settings with the subtasks that prompts written for each of them make.
+        """Return these settings with as many subtasks as the prompts are written for.
 
         Raises:
-            UserError: another number of them was asked for.
+            UserError: `subtasks` asks for another number.
         """
         if not prompts.intermediate:
             return self
-        written = len(prompts.intermediate) + 1
-        if self.subtasks not in (1, written):
+        count = len(prompts.intermediate) + 1
+        if self.subtasks not in (1, count):
             raise UserError(
-                f"--subtasks is {self.subtasks}, and the prompts have {written - 1} between source and target, which "
-                f"make {written}; leave --subtasks out, or the prompts between"
+                f"--subtasks is {self.subtasks}, and the prompts have {count - 1} between source and target, which "
+                f"make {count}; leave --subtasks out, or the prompts between"
             )
-        return replace(self, subtasks=written)
+        return replace(self, subtasks=count)
 
 
 @dataclass(frozen=True)
 class ResolvedConfig(EditConfig):
-    """Settings for one model, with nothing left open."""
+    """Settings of an edit with one model, with nothing left open."""
 
     beta: float = field(kw_only=True)
     guidance: float = field(kw_only=True)

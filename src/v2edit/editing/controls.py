@@ -1,24 +1,26 @@
-"""The three preservation controls of V2Edit Sec. 3.2, each a function: initial noise, per-step noise, attention maps.
+"""The controls of V2Edit Sec. 3.2, a function each: initial noise, per-step noise, attention maps, and their window.
 
-Letters: F latent frames, C channels. A *source* is a branch that denoises a known video with the prompt that
-describes it; the *edit* branch runs beside it and takes noise and maps from it. From the second subtask on there are
-two sources, the original video and the current one, weighted by the mixture coefficient.
+Letters: F latent frames, C channels, L text slots, D width. A *source* is a branch that denoises a known video with the
+prompt that describes it; the *edit* branch runs beside it and takes noise and maps from it. From the second subtask on
+there are two sources, the original video and the current one, weighted by the mixture coefficient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from v2edit.attention import Replacement
+from v2edit.editing.config import ResolvedConfig
+from v2edit.editing.progression import BranchText
+from v2edit.errors import UserError
 from v2edit.sampling import Schedule
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Source:
     """A known video `x0` [1, F, C, h, w], the prompt [L, D] that describes it, and its weight in the mixture."""
 
@@ -27,43 +29,79 @@ class Source:
     weight: float = 1.0
 
 
-def sources_of(
-    original: Tensor, current: Tensor, p_original: Tensor, p_current: Tensor, mixture: float, subtask: int
-) -> list[Source]:
-    """The sources of a subtask (counted from 1): in the first, original and current are the same branch; later a
-    source that the mixture gives no weight is left out."""
+def mix_sources(original: Tensor, current: Tensor, text: BranchText, mixture: float, subtask: int) -> list[Source]:
+    """Return the sources of a subtask (counted from 1) with their weights, which sum to 1 (V2Edit Sec. 3.3).
+
+    In the first subtask the original video is the current one: one source. Later a source of weight 0 is left out.
+    """
     if subtask == 1:
-        return [Source(original, p_original)]
-    both = [Source(original, p_original, mixture), Source(current, p_current, 1.0 - mixture)]
+        return [Source(original, text.original)]
+    both = [Source(original, text.original, mixture), Source(current, text.current, 1.0 - mixture)]
     return [source for source in both if source.weight > 0]
 
 
-def noise_stream(seed: int, subtask: int, like: Tensor) -> Iterator[Tensor]:
-    """Independent unit-normal draws of a subtask, each shaped as `like`. Drawn on the CPU, so that a seed means the
-    same noise on every device, and from a stream of the subtask's own, so that a resumed run draws the same."""
-    state = np.random.SeedSequence([seed, subtask]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(state))
-    while True:
-        yield torch.randn(like.shape, generator=generator).to(like)
+def first_step(schedule: Schedule, alpha: float, inc: bool = True) -> int:
+    """INC, initial noise control: return the first step with t_k <= alpha T, at whose level the edit starts as a noised
+    source, v_k = a_k x0 + s_k eps; without it step 0, pure noise.
+
+    Raises:
+        UserError: no timestep is that small.
+    """
+    if not inc:
+        return 0
+    for k in range(schedule.steps):
+        if schedule.share(k) <= alpha:
+            return k
+    raise UserError(
+        f"alpha {alpha:g} keeps none of {schedule.steps} denoising steps: the last timestep is already"
+        f" {schedule.share(-1):g} of the whole; give a larger alpha or more steps"
+    )
 
 
-def first_step(schedule: Schedule, alpha: float, inc: bool) -> int:
-    """Initial noise control: denoising starts at the first timestep <= alpha T; without it, at pure noise."""
-    return schedule.first_step(alpha if inc else 1.0)
+def in_control_window(schedule: Schedule, k: int, beta: float) -> bool:
+    """The window of PNC and AMR: whether t_k > beta T; with beta = 0 every step is in it, t = 0 too."""
+    return beta == 0 or schedule.share(k) > beta
 
 
-def attention_map_replacement(sources: list[Source], shared: int, cfg_batches: int, unconditional: bool) -> Replacement:
-    """Attention-map replacement for the rows [half][*sources, edit]: the edit takes the shared columns' maps of the
-    sources by their weights, in the conditional half (the last) and, if asked for, in the unconditional one."""
-    branches = len(sources) + 1
+def is_controlled(schedule: Schedule, k: int, config: ResolvedConfig) -> bool:
+    """Whether the sources run beside the edit at step k: it is in the window, and PNC or AMR is on."""
+    return (config.pnc or config.amr) and in_control_window(schedule, k, config.beta)
+
+
+def per_step_noise_control(
+    edit_mean: Tensor, next_states: Sequence[Tensor], means: Sequence[Tensor], weights: Sequence[float]
+) -> Tensor:
+    """PNC, per-step noise control: return v'_{k+1} = D_k(v'_k) + n_k with n_k = sum_i w_i (v_{k+1} - D_k(v_k))_i over
+    the sources i. `edit_mean` is D_k(v'_k); all tensors have one shape, and the weights sum to 1.
+
+    n_k is not divided by the step's std, so deterministic solvers have it too. It is computed in the difference form
+    sum_i w_i (v_{k+1} + (D_k(v'_k) - D_k(v_k)))_i: an edit whose mean equals the one source's gets v_{k+1} to the last
+    bit, and little is lost where the means come from 16 bits.
+    """
+    assert math.isclose(sum(weights), 1.0, abs_tol=1e-9)
+    states = [
+        weight * (v_next + (edit_mean - mean)) for weight, v_next, mean in zip(weights, next_states, means, strict=True)
+    ]
+    return sum(states[1:], states[0])
+
+
+def attention_map_replacement(
+    weights: Sequence[float], shared: int, cfg_batches: int, unconditional: bool = False
+) -> Replacement:
+    """AMR, attention-map replacement: return which rows take whose maps, for rows [CFG batch][*sources, edit].
+
+    The edit takes the maps of the first `shared` text columns from the sources by their `weights`, in the conditional
+    batch (the last) and, if `unconditional`, in the unconditional one too. `attention.replaced_attention` carries it
+    out.
+    """
+    branches = len(weights) + 1
     rows: list[tuple[tuple[int, float], ...]] = []
-    for half in range(cfg_batches):
-        first = half * branches
-        rows += [((first + index, 1.0),) for index in range(len(sources))]
-        replaced = half == cfg_batches - 1 or unconditional
+    for batch in range(cfg_batches):
+        first = batch * branches
+        edit = first + len(weights)
+        rows += [((row, 1.0),) for row in range(first, edit)]
+        replaced = batch == cfg_batches - 1 or unconditional
         rows.append(
-            tuple((first + index, source.weight) for index, source in enumerate(sources))
-            if replaced
-            else ((first + len(sources), 1.0),)
+            tuple((first + index, weight) for index, weight in enumerate(weights)) if replaced else ((edit, 1.0),)
         )
     return Replacement(shared, tuple(rows))

@@ -1,4 +1,4 @@
-"""What an edit costs, before it is run, counted from its settings and a model's configuration."""
+"""The cost of an edit before it runs: FLOPs and memory, counted from its settings and a model's configuration."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.families import Offload
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.controls import Source, attention_map_replacement, first_step
-from v2edit.editing.microbatch import SPLITS, groups, part_of
+from v2edit.editing.controls import attention_map_replacement, first_step, is_controlled
+from v2edit.editing.microbatch import SPLITS, select_rows, split_rows
 from v2edit.editing.state import LOOP
 from v2edit.sampling import Schedule
 
@@ -23,60 +21,61 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Call:
-    """A kind of step: how many branches run in it, in how many guidance cfg_batches, and whether they exchange maps."""
+class StepKind:
+    """A kind of step: the number of its branches and of its CFG batches, and whether branches exchange maps."""
 
     branches: int
     cfg_batches: int
-    maps: bool
+    amr: bool
 
     @property
     def rows(self) -> int:
         return self.branches * self.cfg_batches
 
+    def replacement(self, shared: int, unconditional: bool) -> Replacement | None:
+        """Return the maps that such a step exchanges, with equal weights: the cost does not depend on them."""
+        sources = self.branches - 1
+        weights = [1 / sources] * sources if self.amr else []
+        return attention_map_replacement(weights, shared, self.cfg_batches, unconditional) if self.amr else None
+
 
 def steps_per_subtask(schedule: Schedule, config: EditConfig) -> int:
-    """How many of the schedule's steps each subtask takes."""
+    """Return how many of the schedule's steps each subtask runs."""
     return schedule.steps - first_step(schedule, config.alpha, config.inc)
 
 
-def calls(schedule: Schedule, config: ResolvedConfig) -> list[Counter[Call]]:
-    """How many steps of each kind each subtask takes. In the window of the controls the sources run beside the edit;
-    below it the edit runs alone."""
-    alone, together = 1 + (config.guidance > 1), 1 + (max(config.guidance, config.source_guidance) > 1)
-    start = first_step(schedule, config.alpha, config.inc)
-    held = sum((config.pnc or config.amr) and schedule.controlled(k, config.beta) for k in range(start, schedule.steps))
-    counts = []
-    for subtask in range(1, config.subtasks + 1):
-        sources = 1 if subtask == 1 else (config.mixture > 0) + (config.mixture < 1)
-        steps = {Call(1 + sources, together, config.amr): held, Call(1, alone, False): schedule.steps - start - held}
-        counts.append(Counter({call: count for call, count in steps.items() if count}))
-    return counts
-
-
 def loop_steps(schedule: Schedule, config: EditConfig) -> dict[str, int]:
-    """The steps of each loop of an edit, by the name of its snapshot in a snapshots."""
+    """Return the number of steps of each loop of an edit, by the name of its snapshot."""
     return {f"{LOOP}-{subtask}": steps_per_subtask(schedule, config) for subtask in range(1, config.subtasks + 1)}
 
 
+def count_steps(schedule: Schedule, config: ResolvedConfig) -> list[Counter[StepKind]]:
+    """Count the steps of each kind in each subtask: in the control window the sources run beside the edit, below it the
+    edit runs alone."""
+    free_batches = 1 + (config.guidance > 1)
+    controlled_batches = 1 + (max(config.guidance, config.source_guidance) > 1)
+    start = first_step(schedule, config.alpha, config.inc)
+    controlled = sum(is_controlled(schedule, k, config) for k in range(start, schedule.steps))
+    counts = []
+    for subtask in range(1, config.subtasks + 1):
+        sources = 1 if subtask == 1 else (config.mixture > 0) + (config.mixture < 1)
+        steps = {
+            StepKind(1 + sources, controlled_batches, config.amr): controlled,
+            StepKind(1, free_batches, False): schedule.steps - start - controlled,
+        }
+        counts.append(Counter({kind: count for kind, count in steps.items() if count}))
+    return counts
+
+
 def count_forwards(schedule: Schedule, config: ResolvedConfig) -> list[int]:
-    """How many rows pass through the network in each subtask."""
-    return [sum(call.rows * count for call, count in one.items()) for one in calls(schedule, config)]
-
-
-def maps_of(call: Call, shared: int, unconditional: bool) -> Replacement | None:
-    """The maps that are taken in a step of this kind, by weights of no matter here."""
-    if not call.maps:
-        return None
-    nothing = torch.empty(0)
-    sources = [Source(nothing, nothing, 1 / (call.branches - 1)) for _ in range(call.branches - 1)]
-    return attention_map_replacement(sources, shared, call.cfg_batches, unconditional)
+    """Return the number of rows that pass through the network in each subtask."""
+    return [sum(kind.rows * count for kind, count in steps.items()) for steps in count_steps(schedule, config)]
 
 
 @dataclass(frozen=True)
 class MemoryOption:
-    """A smaller way to run an edit: what it is called, what of it has to be asked for on the command line (nothing
-    where a run that is out of memory takes it by itself), and the bytes of tensors on the device at its peak."""
+    """A way to run an edit in less memory: its name, the command-line `options` that ask for it (none where a run that
+    is out of memory does it by itself), and the peak in bytes of tensors on the device."""
 
     name: str
     options: str
@@ -85,8 +84,8 @@ class MemoryOption:
 
 @dataclass(frozen=True)
 class EditCost:
-    """An edit, counted: floating-point operations, and the bytes of tensors on the device: of the weights, and at the
-    peak, which is in `phase`."""
+    """The cost of an edit: floating-point operations, bytes of the weights, and the peak in bytes on the device, which
+    is reached in `phase`."""
 
     flops: float
     weights: int
@@ -96,77 +95,79 @@ class EditCost:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Counts what edits of one configuration cost with a model, for clips of valid sizes."""
+    """Counts the cost of edits with one configuration and one model, for clips of valid sizes."""
 
     fake: FakeModel
     config: ResolvedConfig
 
     @property
-    def steps(self) -> Counter[Call]:
-        """The steps of all subtasks, by their kind."""
-        return sum(calls(self.fake.backbone.schedule(self.config.steps), self.config), Counter())
+    def steps(self) -> Counter[StepKind]:
+        """The steps of all subtasks, by kind."""
+        return sum(count_steps(self.fake.backbone.schedule(self.config.steps), self.config), Counter())
 
     def edit(self, size: Size, offload: Offload, tiling: bool) -> EditCost:
-        """An edit as it is tried first, all rows of a step at once."""
-        flops = sum(count * self.step(call, size).flops for call, count in self.steps.items())
-        encoded, decoded = self.coded(size, tiling)
-        flops += encoded.flops + self.config.subtasks * decoded.flops
-        peak, phase = max((bytes_, name) for name, bytes_ in self.peaks(size, offload, tiling).items())
+        """Count an edit as it is tried first, all rows of a step at once."""
+        flops = sum(count * self.step(kind, size).flops for kind, count in self.steps.items())
+        encoding, decoding = self.coding(size, tiling)
+        flops += encoding.flops + self.config.subtasks * decoding.flops
+        peak, phase = max((peak, phase) for phase, peak in self.peaks(size, offload, tiling).items())
         return EditCost(flops, sum(self.fake.weights.values()), peak, phase)
 
     def peaks(
         self, size: Size, offload: Offload, tiling: bool, split: int = 0, row_by_row: bool = False
     ) -> dict[str, int]:
-        """The bytes on the device in each phase, weights and all."""
-        encoded, decoded = self.coded(size, tiling)
-        steps = max(self.step(call, size, split, row_by_row).peak for call in self.steps)
-        needs = {"denoising": ("transformer", steps), "encoding": ("vae", encoded.peak)}
-        needs["decoding"] = ("vae", decoded.peak)
-        return {phase: self.held(part, offload) + need for phase, (part, need) in needs.items()}
+        """Return the peak in bytes on the device in each phase, weights included."""
+        encoding, decoding = self.coding(size, tiling)
+        denoising = max(self.step(kind, size, split, row_by_row).peak for kind in self.steps)
+        return {
+            "denoising": self.resident_weights("transformer", offload) + denoising,
+            "encoding": self.resident_weights("vae", offload) + encoding.peak,
+            "decoding": self.resident_weights("vae", offload) + decoding.peak,
+        }
 
-    def held(self, part: str, offload: Offload) -> int:
-        """The bytes of weights on the device while a part works."""
+    def resident_weights(self, part: str, offload: Offload) -> int:
+        """Return the bytes of weights on the device while a part works."""
         weights = self.fake.weights
         return {"none": sum(weights.values()), "model": weights[part], "group": 2 * self.fake.largest_layer}[offload]
 
-    def step(self, call: Call, size: Size, split: int = 0, row_by_row: bool = False) -> Cost:
-        """A step of this kind, its rows split as a run out of memory splits them: all that it computes, and the peak
-        of its largest part."""
+    def step(self, kind: StepKind, size: Size, split: int = 0, row_by_row: bool = False) -> Cost:
+        """Count a step of a kind with its rows split as when memory runs out: the FLOPs of all calls, and the peak of
+        the largest one."""
         shared = self.fake.backbone.text_length * 3 // 4  # as prompts go; little depends on it
-        maps = maps_of(call, shared, self.config.amr_unconditional)
-        part = max(groups(call.rows, call.cfg_batches, maps, split), key=len)
-        taken = None if maps is None else part_of(maps, part)
-        one = self.fake.forward(len(part), size, self.config.loop, taken, row_by_row)
-        return replace(one, flops=one.flops * call.rows / len(part))
+        maps = kind.replacement(shared, self.config.amr_unconditional)
+        call = max(split_rows(kind.rows, kind.cfg_batches, maps, split), key=len)
+        call_maps = None if maps is None else select_rows(maps, call)
+        cost = self.fake.forward(len(call), size, self.config.loop, call_maps, row_by_row)
+        return replace(cost, flops=cost.flops * kind.rows / len(call))
 
-    def coded(self, size: Size, tiling: bool) -> tuple[Cost, Cost]:
-        """Encoding and decoding a clip."""
+    def coding(self, size: Size, tiling: bool) -> tuple[Cost, Cost]:
+        """Count encoding and decoding a clip."""
         loop = self.config.loop
         return self.fake.encoding(size, loop, tiling), self.fake.decoding(size, loop, tiling)
 
     def memory_options(self, size: Size, on_gpu: bool) -> list[MemoryOption]:
-        """Smaller ways, each with what it takes of those before it."""
+        """Return the ways to need less memory, from the fastest to the smallest; each includes those before it."""
 
         def peak(offload: Offload, tiling: bool, row_by_row: bool = True) -> int:
             return max(self.peaks(size, offload, tiling, len(SPLITS) - 1, row_by_row).values())
 
-        ways = [
+        options = [
             MemoryOption("fewer rows of a step at a time", "", peak("none", False, row_by_row=False)),
             MemoryOption("its rows one at a time in each layer", "", peak("none", False)),
         ]
         offloads: tuple[Offload, ...] = ("model", "group") if on_gpu else ()
-        ways += [MemoryOption(f"--offload {one}", f"--offload {one}", peak(one, False)) for one in offloads]
-        offload = "group" if on_gpu else "none"
-        options = " ".join([*(["--offload group"] if on_gpu else []), "--vae-tiling"])
-        return [*ways, MemoryOption(options, options, peak(offload, True))]
+        options += [MemoryOption(f"--offload {mode}", f"--offload {mode}", peak(mode, False)) for mode in offloads]
+        smallest = "--offload group --vae-tiling" if on_gpu else "--vae-tiling"
+        return [*options, MemoryOption(smallest, smallest, peak("group" if on_gpu else "none", True))]
 
-    def max_frames(self, size: Size, room: int, offload: Offload, tiling: bool) -> int | None:
-        """How many frames of this size fit, rows one at a time; None where not even one does."""
+    def max_frames(self, size: Size, available: int, offload: Offload, tiling: bool) -> int | None:
+        """Return the most frames of this size that fit into `available` bytes, rows one at a time; None where not even
+        one does."""
         backbone, group = self.fake.backbone, 2 * self.fake.backbone.temporal
 
         def fits(groups: int) -> bool:
             clip = backbone.nearest_size(Size(groups * group + 1, size.height, size.width), self.config.loop)
-            return max(self.peaks(clip, offload, tiling, len(SPLITS) - 1, True).values()) <= room
+            return max(self.peaks(clip, offload, tiling, len(SPLITS) - 1, True).values()) <= available
 
         low, high = -1, math.ceil(size.frames / group)  # in groups after the first frame: low fits, high does not
         while high - low > 1:

@@ -16,7 +16,7 @@ from v2edit.backbones import Backbone, Text
 from v2edit.prompts import PromptPair, align, align_triple
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BranchText:
     """The prompts of a subtask's branches [L, D] on common slots: the original video's, the current one's and the
     edit's. The first `shared` slots hold the same token in all, so their columns of the attention maps correspond."""
@@ -28,10 +28,10 @@ class BranchText:
     shared: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AlignedText:
-    """Both prompts on common slots: `source` and `target` [L, D], `negative` [L, D]; the first `shared` slots hold
-    the same token in both. What lies between them is interpolated."""
+    """A source and a target prompt [L, D] on common slots, interpolated in between, and the negative prompt [L, D]; the
+    first `shared` slots hold the same token in source and target."""
 
     source: Tensor
     target: Tensor
@@ -39,19 +39,19 @@ class AlignedText:
     shared: int
 
     def for_subtask(self, subtask: int, subtasks: int) -> BranchText:
-        """What the branches of a subtask, counted from 1, are told."""
-        original, current, edit = (subtask_prompt(self, s, subtasks) for s in (0, subtask - 1, subtask))
+        """Return the prompts of a subtask's branches; subtasks are counted from 1."""
+        original, current, edit = (interpolate_prompt(self, s, subtasks) for s in (0, subtask - 1, subtask))
         return BranchText(original, current, edit, self.negative, self.shared)
 
 
 @dataclass(frozen=True)
 class WrittenText:
-    """A progression whose prompts are all written: what the branches of each subtask are told."""
+    """A progression whose prompts are all written out: those of each subtask's branches."""
 
     subtasks: tuple[BranchText, ...]
 
     def for_subtask(self, subtask: int, subtasks: int) -> BranchText:
-        """What the branches of a subtask, counted from 1, are told."""
+        """Return the prompts of a subtask's branches; subtasks are counted from 1."""
         assert subtasks == len(self.subtasks), (subtasks, len(self.subtasks))
         return self.subtasks[subtask - 1]
 
@@ -59,7 +59,7 @@ class WrittenText:
 def encode_progression(
     backbone: Backbone, prompts: PromptPair, negative: str = "", padding_shared: bool = True
 ) -> AlignedText | WrittenText:
-    """The prompts of all subtasks: between the two where there are but two, else those that are written."""
+    """Encode the prompts of all subtasks: the written ones, or source and target to interpolate between."""
     if prompts.intermediate:
         return written_text(backbone, prompts, negative, padding_shared)
     return aligned_text(backbone, prompts, negative, padding_shared)
@@ -68,40 +68,40 @@ def encode_progression(
 def aligned_text(
     backbone: Backbone, prompts: PromptPair, negative: str = "", padding_shared: bool = True
 ) -> AlignedText:
-    """Encodes both prompts and lays their tokens on common slots: the model sees its text as a set."""
+    """Encode source and target and lay their tokens on common slots, which the model allows: its text is a set."""
     source, target, nothing = backbone.encode_text([prompts.source, prompts.target, negative])
-    return _aligned(backbone, source, target, nothing, padding_shared)
+    return _align(backbone, source, target, nothing, padding_shared)
 
 
 def written_text(
     backbone: Backbone, prompts: PromptPair, negative: str = "", padding_shared: bool = True
 ) -> WrittenText:
-    """Encodes the chain of prompts and aligns those of each subtask anew: the original's p_0, the current p_{s-1} and
-    the edit's p_s, of which the first two are one prompt where s = 1."""
+    """Encode a chain of prompts and align those of each subtask anew: the original's p_0, the current p_{s-1} and the
+    edit's p_s; in the first subtask p_0 and p_{s-1} are one prompt."""
     *chain, nothing = backbone.encode_text([*prompts.chain, negative])
-    subtasks = [_aligned(backbone, chain[0], chain[1], nothing, padding_shared).for_subtask(1, 1)]
+    subtasks = [_align(backbone, chain[0], chain[1], nothing, padding_shared).for_subtask(1, 1)]
     for current, edit in pairwise(chain[1:]):
         texts = (chain[0], current, edit)
-        laid = align_triple(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
-        original, before, after = (_laid_out(text, order) for text, order in zip(texts, laid.orders, strict=True))
-        subtasks.append(BranchText(original, before, after, nothing.embedding, laid.prefix(padding_shared)))
+        laid_out = align_triple(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
+        p_0, p_current, p_edit = (_reorder(text, order) for text, order in zip(texts, laid_out.orders, strict=True))
+        subtasks.append(BranchText(p_0, p_current, p_edit, nothing.embedding, laid_out.prefix(padding_shared)))
     return WrittenText(tuple(subtasks))
 
 
-def _aligned(backbone: Backbone, source: Text, target: Text, nothing: Text, padding_shared: bool) -> AlignedText:
-    laid = align(source.ids, target.ids, backbone.text_length, backbone.pad_id)
+def _align(backbone: Backbone, source: Text, target: Text, nothing: Text, padding_shared: bool) -> AlignedText:
+    alignment = align(source.ids, target.ids, backbone.text_length, backbone.pad_id)
     return AlignedText(
-        _laid_out(source, laid.source_order),
-        _laid_out(target, laid.target_order),
+        _reorder(source, alignment.source_order),
+        _reorder(target, alignment.target_order),
         nothing.embedding,
-        laid.prefix(padding_shared),
+        alignment.prefix(padding_shared),
     )
 
 
-def _laid_out(text: Text, order: Sequence[int]) -> Tensor:
+def _reorder(text: Text, order: Sequence[int]) -> Tensor:
     return text.embedding[torch.tensor(order, device=text.embedding.device)]
 
 
-def subtask_prompt(text: AlignedText, subtask: int, subtasks: int) -> Tensor:
-    """p_s = lerp(e_source, e_target, s / S) on aligned tokens [L, D]; p_0 is the source prompt, p_S the target."""
+def interpolate_prompt(text: AlignedText, subtask: int, subtasks: int) -> Tensor:
+    """Return p_s = lerp(e_source, e_target, s / S) [L, D]; p_0 is the source prompt, p_S the target."""
     return torch.lerp(text.source, text.target, subtask / subtasks)

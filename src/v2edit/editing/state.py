@@ -1,4 +1,4 @@
-"""Where the loop of a subtask stands: all that the denoising steps to come depend on."""
+"""The state of a subtask's denoising loop: all that its steps to come depend on, random draws included."""
 
 from __future__ import annotations
 
@@ -6,48 +6,62 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from v2edit.runs.snapshots import LoopState
 
-LOOP = "edit"  # of a snapshots, with the number of the subtask
+LOOP = "edit"  # first word of a loop's name, before the number of the subtask
 
 
-class Draws:
-    """A stream of noise that counts what is drawn: as many again, of the same seed, and it goes on where it stood."""
+def noise_stream(seed: int, subtask: int, like: Tensor) -> Iterator[Tensor]:
+    """Draw independent unit-normal noise, each draw shaped as `like`.
 
-    def __init__(self, stream: Iterator[Tensor], drawn: int = 0) -> None:
-        self._stream = islice(stream, drawn, None)
-        self.drawn = drawn
+    Drawn on the CPU, so that a seed means the same noise on every device, and from a stream of the subtask's own, so
+    that a resumed run draws the same.
+    """
+    state = np.random.SeedSequence([seed, subtask]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(state))
+    while True:
+        yield torch.randn(like.shape, generator=generator).to(like)
 
-    def __iter__(self) -> Draws:
+
+class CountedDraws:
+    """A stream of noise with a count, so that a resumed loop can skip what was drawn before."""
+
+    def __init__(self, stream: Iterator[Tensor], skip: int = 0) -> None:
+        self._stream = islice(stream, skip, None)
+        self.count = skip
+
+    def __iter__(self) -> CountedDraws:
         return self
 
     def __next__(self) -> Tensor:
-        one = next(self._stream)
-        self.drawn += 1
-        return one
+        noise = next(self._stream)
+        self.count += 1
+        return noise
 
 
 @dataclass
 class EditState:
-    """Before step `k`: the edit's v_k, the noise that is in the sources' v_k, and each branch's x0 of the step before
-    (all [1, F, C, h, w]; no x0 before the first step). The sources' v_k follow, since the sources are known."""
+    """The loop before step `k`: the edit's v_k, the noise in the sources' v_k, and each branch's x0 of the step before,
+    sources first (all [1, F, C, h, w]; no x0 before the first step). The sources' v_k follow from `eps`."""
 
     k: int
     edit: Tensor
     eps: Tensor
-    memory: list[Tensor | None]
+    x0s: list[Tensor | None]
 
-    def kept(self, drawn: int) -> LoopState:
-        """As a snapshot keeps it, with how many draws the subtask has drawn."""
-        x0s = {f"x0.{branch}": x0 for branch, x0 in enumerate(self.memory) if x0 is not None}
-        facts = {"k": self.k, "drawn": drawn, "branches": len(self.memory)}
+    def to_snapshot(self, draws: int) -> LoopState:
+        """Return the state and the number of `draws` so far in the form that snapshots hold."""
+        x0s = {f"x0.{branch}": x0 for branch, x0 in enumerate(self.x0s) if x0 is not None}
+        facts = {"k": self.k, "drawn": draws, "branches": len(self.x0s)}
         return LoopState({"edit": self.edit, "eps": self.eps} | x0s, facts)
 
     @classmethod
-    def of(cls, kept: LoopState, like: Tensor) -> tuple[EditState, int]:
-        """From what `kept` made, on the device of `like`."""
-        tensors = {name: one.to(like) for name, one in kept.tensors.items()}
-        memory = [tensors.get(f"x0.{branch}") for branch in range(kept.facts["branches"])]
-        return cls(kept.facts["k"], tensors["edit"], tensors["eps"], memory), kept.facts["drawn"]
+    def from_snapshot(cls, snapshot: LoopState, like: Tensor) -> tuple[EditState, int]:
+        """Read what `to_snapshot` wrote, on the device of `like`: the state and the number of draws."""
+        tensors = {name: tensor.to(like) for name, tensor in snapshot.tensors.items()}
+        x0s = [tensors.get(f"x0.{branch}") for branch in range(snapshot.facts["branches"])]
+        return cls(snapshot.facts["k"], tensors["edit"], tensors["eps"], x0s), snapshot.facts["drawn"]

@@ -1,4 +1,4 @@
-"""What an edit takes on this device, from one timed piece of each of its parts.
+"""The time and memory of an edit on this device, from one timed piece of each of its parts.
 
 Letters: T frames, H and W their sides in pixels.
 """
@@ -17,20 +17,20 @@ from torch import Tensor
 from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import first_step
-from v2edit.editing.cost import Call, calls, maps_of
+from v2edit.editing.cost import StepKind, count_steps
 from v2edit.editing.editor import Branch, denoise_with_guidance, resize_clip
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText
 from v2edit.host import process_memory
 
-FRAMES = 17  # that the autoencoder is timed on: its first group and another, which is like all that follow
-ENOUGH, MOST = 1.5, 5  # seconds, and times, that a piece is timed, but
-SLOW = 20.0  # seconds: what takes longer is timed once
+SAMPLE_FRAMES = 17  # that the autoencoder is timed on: its first group and another, which is like all that follow
+MIN_SECONDS, MAX_REPEATS = 1.5, 5  # a piece is repeated until either is reached,
+SLOW = 20.0  # seconds: but a piece that takes longer than this is timed once
 
 
 @dataclass(frozen=True)
 class Timing:
-    """An edit's seconds by part, and its peak in bytes: of the whole process where the device is main memory, else of
+    """Seconds of an edit by part, and its peak in bytes: of the whole process where the device is main memory, else of
     what torch holds on the device."""
 
     seconds: dict[str, float]
@@ -40,71 +40,70 @@ class Timing:
 def time_edit(
     backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenText, config: ResolvedConfig
 ) -> Timing:
-    """Times an edit of uint8 frames [T, H, W, 3]: a few of them to latents and back, and a step of each kind at the
-    full size. Nothing comes of it."""
+    """Time an edit of uint8 frames [T, H, W, 3]: a few of them to latents and back, and a step of each kind at the full
+    size. The results are thrown away."""
     device, loop = backbone.device, config.loop
     own = Size(*frames.shape[:3])
     whole = backbone.nearest_size(own, loop)
-    few = backbone.nearest_size(Size(min(own.frames, FRAMES), own.height, own.width), loop)
+    sample = backbone.nearest_size(Size(min(own.frames, SAMPLE_FRAMES), own.height, own.width), loop)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    clip = resize_clip(frames[: few.frames], few, loop)
-    more = whole.frames / few.frames - 1  # as much again, and so much more often
-    encoding = timed(lambda: backbone.encode(clip, loop=loop), device, more)
+    clip = resize_clip(frames[: sample.frames], sample, loop)
+    repeats = whole.frames / sample.frames - 1  # the rest of the clip, in samples
+    encoding = extrapolate_seconds(lambda: backbone.encode(clip, loop=loop), device, repeats)
     latents = backbone.encode(clip, loop=loop)
-    decoding = timed(lambda: backbone.decode(latents, loop), device, more)
+    decoding = extrapolate_seconds(lambda: backbone.decode(latents, loop), device, repeats)
 
-    # Latents of the full size: what they show is no matter.
+    # Latents of the full size; their content does not matter.
     first = 0 if loop else 1  # the frame that has a latent frame of its own
     count = latents.shape[1]
-    if whole.frames > few.frames:
-        count += round((whole.frames - few.frames) * (count - first) / (few.frames - first))
-    longer = latents.repeat(1, -(-count // latents.shape[1]), 1, 1, 1)[:, :count]
-    rows = MicroBatcher(backbone)
+    if whole.frames > sample.frames:
+        count += round((whole.frames - sample.frames) * (count - first) / (sample.frames - first))
+    full_latents = latents.repeat(1, -(-count // latents.shape[1]), 1, 1, 1)[:, :count]
+    batcher = MicroBatcher(backbone)
     denoising = 0.0
-    for one in calls(backbone.schedule(config.steps), config):
-        for call, steps in one.items():
-            denoising += timed(step_of(rows, longer, text, call, config), device, steps - 1)
+    for counts in count_steps(backbone.schedule(config.steps), config):
+        for kind, steps in counts.items():
+            denoise = denoise_call(batcher, full_latents, text, kind, config)
+            denoising += extrapolate_seconds(denoise, device, steps - 1)
     seconds = {"encoding": encoding, "denoising": denoising, "decoding": config.subtasks * decoding}
     if device.type == "cuda":
         return Timing(seconds, torch.cuda.max_memory_reserved(device))
-    pixels, fitted = own.height * own.width * 3, whole.height * whole.width * 3
-    # The frames that come of it: as the decoder gives them, twice while they are joined, or as they are given back.
-    joined = 2 * (whole.frames - few.frames) * fitted + (config.subtasks - 1) * own.frames * pixels
-    return Timing(
-        seconds, max(process_memory("VmHWM") + joined, process_memory() + config.subtasks * own.frames * pixels)
-    )
+    own_bytes, whole_bytes = own.height * own.width * 3, whole.height * whole.width * 3  # of a frame
+    # The decoded frames: as the decoder gives them, twice while they are joined, or at the source's size.
+    joined = 2 * (whole.frames - sample.frames) * whole_bytes + (config.subtasks - 1) * own.frames * own_bytes
+    peak = max(process_memory("VmHWM") + joined, process_memory() + config.subtasks * own.frames * own_bytes)
+    return Timing(seconds, peak)
 
 
-def step_of(
-    rows: MicroBatcher, v: Tensor, text: AlignedText | WrittenText, call: Call, config: ResolvedConfig
+def denoise_call(
+    batcher: MicroBatcher, v: Tensor, text: AlignedText | WrittenText, kind: StepKind, config: ResolvedConfig
 ) -> Callable[[], object]:
-    """A step of this kind, at the noisy end, of latents [1, F, C, h, w]."""
-    said = text.for_subtask(1, config.subtasks)
-    branches = [Branch(v, said.edit, config.guidance if call.cfg_batches > 1 else 1.0)] * call.branches
-    maps = maps_of(call, said.shared, config.amr_unconditional)
-    schedule = rows.backbone.schedule(config.steps)
+    """Return a function that runs a step of a kind, at the noisy end, on latents [1, F, C, h, w]."""
+    branch_text = text.for_subtask(1, config.subtasks)
+    branches = [Branch(v, branch_text.edit, config.guidance if kind.cfg_batches > 1 else 1.0)] * kind.branches
+    maps = kind.replacement(branch_text.shared, config.amr_unconditional)
+    schedule = batcher.backbone.schedule(config.steps)
     start = first_step(schedule, config.alpha, config.inc)
-    return lambda: denoise_with_guidance(rows, branches, said.negative, start, schedule, maps, config.loop)
+    return lambda: denoise_with_guidance(batcher, branches, branch_text.negative, start, schedule, maps, config.loop)
 
 
-def timed(work: Callable[[], object], device: torch.device, more: float) -> float:
-    """Seconds of a piece of work and `more` times as much again: the first time, which sets things up, and the median
-    of some others."""
+def extrapolate_seconds(work: Callable[[], object], device: torch.device, repeats: float) -> float:
+    """Estimate the seconds of a piece of work and `repeats` more: the first run, which sets things up, and the median
+    of a few others."""
     seconds = [_seconds(work, device)]
-    if more <= 0 or seconds[0] > SLOW:
-        return seconds[0] * (1 + more)
-    while len(seconds) == 1 or (len(seconds) <= MOST and sum(seconds[1:]) < ENOUGH):
+    if repeats <= 0 or seconds[0] > SLOW:
+        return seconds[0] * (1 + repeats)
+    while len(seconds) == 1 or (len(seconds) <= MAX_REPEATS and sum(seconds[1:]) < MIN_SECONDS):
         seconds.append(_seconds(work, device))
-    return seconds[0] + more * statistics.median(seconds[1:])
+    return seconds[0] + repeats * statistics.median(seconds[1:])
 
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second that a device does in products of large matrices: the nearest to a network
-    where there is none to be timed."""
+    """Measure a device's speed in products of large matrices: the best guess where there is no network to time."""
     side = 4096 if device.type == "cuda" else 768
-    one = torch.randn(side, side).to(device, dtype)
-    return 2 * side**3 / (timed(lambda: one @ one, device, 1e6) / 1e6)
+    matrix = torch.randn(side, side).to(device, dtype)
+    return 2 * side**3 / (extrapolate_seconds(lambda: matrix @ matrix, device, 1e6) / 1e6)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
