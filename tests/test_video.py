@@ -367,6 +367,12 @@ def test_what_is_there_of_a_cut_file_is_read(tmp_path: Path) -> None:
     assert 5 <= len(shown.frames) < 15 and shown.fps == 10
 
 
+def test_a_video_shows_itself_in_one_line() -> None:
+    one = Video(clip(3), NTSC, path=Path("a.mp4"))
+    assert repr(one) == "Video('a.mp4', 3 frames of 64x48, 29.97 fps)"
+    assert repr(Video(clip(2), Fraction(8))) == "Video(2 frames of 64x48, 8 fps)"
+
+
 # --- reading: images ------------------------------------------------------------------------------
 
 
@@ -467,7 +473,7 @@ def test_too_much_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         with av.open(str(path)) as live:
             assert live.duration is None and live.streams.video[0].frames == 0
     decoded = []
-    monkeypatch.setattr(reading, "_rgb", lambda *a, real=reading._rgb: decoded.append(1) or real(*a))
+    monkeypatch.setattr(reading, "_frame_to_rgb", lambda *a, real=reading._frame_to_rgb: decoded.append(1) or real(*a))
     monkeypatch.setattr(reading, "MEMORY_LIMIT", 10 * 64 * 48 * 3)
     assert "64x48" in error_of(lambda: video.read(path))
     assert len(decoded) == (0 if name == "claims.mp4" else 10)
@@ -606,7 +612,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError("the model fell over")
 
     with pytest.raises(RuntimeError, match="fell over"):
-        writing.encode(failing(), (6, 48, 64), tmp_path / "out.mp4", Fraction(10), None, None)
+        writing.encode_mp4(failing(), (6, 48, 64), tmp_path / "out.mp4", Fraction(10), None, None)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     assert (tmp_path / "out.mp4").read_bytes() == old
 

@@ -151,10 +151,10 @@ def read_style(style: str | Path) -> Style:
 def _picture(path: Path, refuse: Callable[[str], NoReturn]) -> Picture:
     import numpy as np
 
-    from v2edit.video.stills import opened_image
+    from v2edit.video.stills import open_image
 
     try:
-        with opened_image(path) as image:
+        with open_image(path) as image:
             return Picture.from_frame(np.asarray(image.convert("RGB")))
     except UserError as error:
         refuse(f"its image {path.name} cannot be read ({error})")

@@ -143,11 +143,11 @@ def assemble(
 def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None:
     """A file may list one image as often as it likes."""
     from v2edit.video.reading import MEMORY_LIMIT
-    from v2edit.video.stills import opened_image
+    from v2edit.video.stills import open_image
 
     total = 0
     for view in views:
-        with opened_image(view.image) as picture:
+        with open_image(view.image) as picture:
             scale = min(1.0, (side or max(picture.size)) / max(picture.size))
             total += 4 * math.ceil(picture.width * scale) * math.ceil(picture.height * scale)
     if total > MEMORY_LIMIT:
@@ -173,10 +173,10 @@ def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     """The image without distortion, where it can be believed, and the intrinsics that belong to its size."""
     from PIL import Image
 
-    from v2edit.video.stills import opened_image
+    from v2edit.video.stills import open_image
 
     def opened(path: Path, mode: str) -> Image.Image:
-        with opened_image(path) as picture:
+        with open_image(path) as picture:
             return picture.convert(mode)  # As it is stored: poses are of that, whichever way up it was shot.
 
     picture = opened(view.image, "RGBA" if view.image.suffix.lower() == ".png" else "RGB")

@@ -1,7 +1,7 @@
 """Video in and out through PyAV: the frames that a player shows, and files that any player plays.
 
-Frames are numpy uint8 [T, H, W, 3], RGB, everywhere. What `read` gives, `write` gives back: the frame
-count, the frame rate, the timestamps, the duration and the sound.
+Frames are numpy uint8 [T, H, W, 3], RGB, everywhere. `write` preserves what `read` returns: the frame count, the frame
+rate, the timestamps, the duration and the sound.
 """
 
 from v2edit.video.clip import Video

@@ -1,4 +1,4 @@
-"""Files, image folders and stills to frames."""
+"""Read video files, folders of images and still images to frames."""
 
 from __future__ import annotations
 
@@ -13,61 +13,49 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video, frame_times
-from v2edit.video.stills import MOST_PIXELS, opened_image
+from v2edit.video.stills import MAX_PIXELS, open_image
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
     from av.video.reformatter import VideoReformatter
 
-MEMORY_LIMIT = 4 * 2**30  # bytes of decoded frames; no editor takes anything near this many
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded frames; no edit takes anything near this many
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-HEIC = {
-    b"heic",
-    b"heix",
-    b"heim",
-    b"heis",
-    b"mif1",
-    b"msf1",
-    b"hevc",
-    b"hevx",
-}  # what such files begin by calling themselves
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx"}
 SIZE_TAG = "v2edit_size"  # in a file's metadata: "WxH" before the sides were made even for H.264
 
 BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's numbers
-MATRIX = {
-    1: BT709,
-    4: FCC,
-    5: BT601,
-    6: BT601,
-    7: SMPTE240M,
-    9: BT2020,
-    10: BT2020,
-}  # what a file's tag means
+MATRIX_OF_TAG = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
 LIMITED, FULL = 1, 2
-FROM_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
-# FFmpeg's names of the formats that films and sound come in. Each stands alone in its file: a playlist among them could
-# lead to any other file on the disk.
+FULL_FROM_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
+# FFmpeg's names of the formats of video and sound files. None of them is a playlist, which could lead to any other file
+# on the disk.
 FORMATS = (
     "mov,matroska,avi,gif,apng,ogg,mpegts,mpeg,mpegvideo,flv,asf,mxf,ivf,nut,rm,dv,wtv,yuv4mpegpipe,mjpeg,"
     "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav,png_pipe,jpeg_pipe,webp_pipe"
 )
 FRAME_OVERHEAD = 1024  # bytes that a frame takes however small it is
-SLOWEST, FASTEST = Fraction(1, 100_000), 1000  # frames a second
+MIN_FPS, MAX_FPS = Fraction(1, 100_000), 1000  # frames a second
 HDR_CURVES = {16, 18}  # PQ and HLG
 
 
 def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | int = 8) -> Video:
-    """Reads a video, a GIF, a folder of images (in natural order) or a still image as a player shows it.
+    """Read a video, a GIF, a folder of images (in natural order) or a still image as a player shows it.
 
     Rotation and mirroring tags are applied and pixels made square (by stretching, so that nothing is lost).
     Transparency is laid over black. Colours follow the file's matrix and range; where it names no matrix,
     BT.709 from 1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is mapped to BT.709.
-    Of several video streams the first that is not a cover picture counts. Damaged stretches are passed
-    over, and the frames after them keep their times.
+    The first of several video streams that is not a cover picture is read. Damaged stretches are skipped, and the
+    frames after them keep their times.
 
-    `max_frames` stops early; `image_fps` is the rate of images, which have none of their own.
-    Raises UserError, one line, for anything that cannot be shown or would fill more than 4 GiB.
+    Args:
+        path: The file or folder.
+        max_frames: Read the first frames alone.
+        image_fps: The frame rate of images, which have none of their own.
+
+    Raises:
+        UserError: in one line, for anything that cannot be decoded or would take more than 4 GiB.
     """
     path = Path(path)
     if max_frames is not None and max_frames < 1:
@@ -76,20 +64,20 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
         files = [f for f in path.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".")]
         if not files:
             raise UserError(f"{path} is a folder without images ({', '.join(sorted(IMAGES))})")
-        return _read_images(sorted(files, key=_natural), max_frames, Fraction(image_fps))
-    _refuse_on_sight(path)
-    if path.suffix.lower() in IMAGES and not _moves(path):
+        return _read_images(sorted(files, key=_natural_key), max_frames, Fraction(image_fps))
+    _check_header(path)
+    if path.suffix.lower() in IMAGES and not _is_animated_png(path):
         return _read_images([path], max_frames, Fraction(image_fps))
     return _read_video(path, max_frames)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts 2.png before 10.png."""
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    """Return a sort key by which 2.png comes before 10.png."""
     return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.findall(r"\d+|\D+", path.name)]
 
 
-def _refuse_on_sight(path: Path) -> None:
-    """Raises UserError for what the first bytes already tell."""
+def _check_header(path: Path) -> None:
+    """Raise `UserError` for what the first bytes of a file already show."""
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if not path.is_file():
@@ -103,20 +91,20 @@ def _refuse_on_sight(path: Path) -> None:
         raise UserError(f"{path} is an empty file")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the video itself: fetch it with `git lfs pull`")
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC:  # FFmpeg would show one tile of many
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:  # FFmpeg would show one tile of many
         raise UserError(f"{path} is a HEIC photo, which cannot be read: convert it to JPEG or PNG")
 
 
 # --- images ---------------------------------------------------------------------------------------
 
 
-def _moves(path: Path) -> bool:
-    """Whether an image file is an animation that PyAV reads."""
-    with opened_image(path) as image:
-        kind, moves = image.format, getattr(image, "is_animated", False)
-    if moves and kind == "WEBP":
+def _is_animated_png(path: Path) -> bool:
+    """Return whether an image file is an animated PNG, which PyAV reads. Raises `UserError` for an animated WebP."""
+    with open_image(path) as image:
+        kind, is_animated = image.format, getattr(image, "is_animated", False)
+    if is_animated and kind == "WEBP":
         raise UserError(f"{path} is an animated WebP, which cannot be read: convert it to GIF or MP4")
-    return moves and kind == "PNG"
+    return is_animated and kind == "PNG"
 
 
 def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Video:
@@ -126,24 +114,26 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Vi
         raise UserError(f"the frame rate is {fps}; it must be above 0")
     frames: list[np.ndarray] = []
     for file in files[:max_frames]:
-        _refuse_on_sight(file)
-        with opened_image(file) as image:
+        _check_header(file)
+        with open_image(file) as image:
             if not frames:
                 _check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))
-            frame = _pillow_rgb(ImageOps.exif_transpose(image))
+            frame = _image_to_rgb(ImageOps.exif_transpose(image))
         if frames and frame.shape != frames[0].shape:
-            first, here = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
-            raise UserError(f"images of one video must be of one size: {files[0]} is {first}, {file} is {here}")
+            first, size = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
+            raise UserError(f"images of one video must be of one size: {files[0]} is {first}, {file} is {size}")
         frames.append(frame)
-    return Video(_stacked(frames, *frames[0].shape[:2]), fps, names=tuple(file.name for file in files[: len(frames)]))
+    return Video(
+        _stack_frames(frames, *frames[0].shape[:2]), fps, names=tuple(file.name for file in files[: len(frames)])
+    )
 
 
-def _pillow_rgb(image) -> np.ndarray:
+def _image_to_rgb(image) -> np.ndarray:
     if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey, which convert() would clip
         grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
-        return _over_black(np.asarray(image.convert("RGBA")))
+        return _composite_on_black(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
 
 
@@ -155,22 +145,22 @@ def _read_video(path: Path, max_frames: int | None) -> Video:
 
     frames: list[np.ndarray] = []
     starts: list[Fraction] = []
-    with opened(path) as container:
-        stream = picture_stream(container)
+    with open_container(path) as container:
+        stream = find_video_stream(container)
         if stream is None:
             what = "only sound" if container.streams.audio else "no pictures that can be decoded"
             raise UserError(f"{path} is no video: it holds {what}")
         tick = stream.time_base or Fraction(1, 1000)
         rates = [r for r in (stream.guessed_rate, stream.average_rate, stream.base_rate) if r and r <= 1000]
-        usual = 1 / rates[0] if rates else Fraction(1, 25)  # seconds of a frame that does not say
+        usual = 1 / rates[0] if rates else Fraction(1, 25)  # seconds of a frame without a duration
         claimed = stream.frames or int(Fraction(container.duration or 0, 1_000_000) * (stream.average_rate or 0))
         _check_memory(path, (stream.width, stream.height), min(max(claimed, 1), max_frames or claimed or 1))
         size, end, reformatter = None, Fraction(0), VideoReformatter()
-        for frame in _decoded(container, stream, path):
+        for frame in _decode_frames(container, stream, path):
             if size is None:
                 size = _square_pixel_size(frame.width, frame.height, stream.sample_aspect_ratio)
             _check_memory(path, size, len(frames) + 1)
-            frames.append(_turned(_rgb(frame, size, reformatter), _display_matrix(frame)))
+            frames.append(_apply_display_matrix(_frame_to_rgb(frame, size, reformatter), _display_matrix(frame)))
             start = frame.pts * (frame.time_base or tick) if frame.pts is not None else end
             starts.append(start if not starts or start > starts[-1] else end)
             end = starts[-1] + ((frame.duration or 0) * (frame.time_base or tick) or usual)
@@ -189,13 +179,13 @@ def _read_video(path: Path, max_frames: int | None) -> Video:
     height, width = frames[0].shape[:2]
     if crop and (w := int(crop[1])) in (width, width - 1) and (h := int(crop[2])) in (height, height - 1):
         height, width = h, w
-    fps, times = _timing(path, starts, end, rates, tick)
-    return Video(_stacked(frames, height, width), fps, times, path)
+    fps, times = _compute_timing(path, starts, end, rates, tick)
+    return Video(_stack_frames(frames, height, width), fps, times, path)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """The file, open for demuxing; UserError where FFmpeg makes nothing of it."""
+def open_container(path: Path) -> Iterator[InputContainer]:
+    """Open a file for demuxing. Raises `UserError` where FFmpeg cannot read it."""
     import av
     from av.error import FFmpegError
 
@@ -204,11 +194,11 @@ def opened(path: Path) -> Iterator[InputContainer]:
         container = av.open(
             str(path.absolute()),
             container_options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
-            options={"max_pixels": str(MOST_PIXELS)},
+            options={"max_pixels": str(MAX_PIXELS)},
             metadata_errors="ignore",
         )
     except (FFmpegError, OSError):
-        if _is_cut_mp4(path):
+        if _is_truncated_mp4(path):
             raise UserError(
                 f"{path} is cut off: its index (moov) is missing or unfinished; get or export the file again"
             ) from None
@@ -217,16 +207,16 @@ def opened(path: Path) -> Iterator[InputContainer]:
         yield container
 
 
-def picture_stream(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is not a cover picture and has a decoder."""
+def find_video_stream(container: InputContainer) -> VideoStream | None:
+    """Return the first video stream that is not a cover picture and has a decoder, or None."""
     from av.stream import Disposition
 
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     return next((s for s in container.streams.video if not s.disposition & still and s.codec_context), None)
 
 
-def _is_cut_mp4(path: Path) -> bool:
-    """Whether an MP4 or MOV file ends too early: walks its top boxes, of which moov is the index."""
+def _is_truncated_mp4(path: Path) -> bool:
+    """Return whether an MP4 or MOV file ends too early, by its top boxes, of which moov is the index."""
     kinds, size, at = set(), path.stat().st_size, 0
     with path.open("rb") as file:
         while at + 8 <= size and len(kinds) < 64:
@@ -240,8 +230,8 @@ def _is_cut_mp4(path: Path) -> bool:
     return bool(kinds & {b"ftyp", b"mdat"}) and (b"moov" not in kinds or at > size)
 
 
-def _decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
-    """The stream's frames in the order shown; packets that cannot be decoded are passed over."""
+def _decode_frames(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
+    """Yield the stream's frames in display order; packets that cannot be decoded are skipped."""
     import av
     from av.error import FFmpegError
 
@@ -249,7 +239,7 @@ def _decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iter
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
         # FFmpeg's own decoders ignore the second layer that holds the alpha; libvpx reads both.
         decoder = av.CodecContext.create("libvpx-vp9" if decoder.name == "vp9" else "libvpx", "r")
-    for packet in packets(container, stream):
+    for packet in demux_packets(container, stream):
         if packet is not None and packet.has_sidedata("encryption_info"):
             raise UserError(f"{path} is encrypted, so its pictures cannot be read")
         try:
@@ -258,8 +248,8 @@ def _decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iter
             continue
 
 
-def packets(container: InputContainer, *streams) -> Iterator[Packet | None]:
-    """Packets as far as the file goes, then None to flush a decoder."""
+def demux_packets(container: InputContainer, *streams) -> Iterator[Packet | None]:
+    """Yield packets to the end of the file, or to where it is cut off, then None to flush a decoder."""
     from av.error import FFmpegError
 
     try:
@@ -275,7 +265,7 @@ def packets(container: InputContainer, *streams) -> Iterator[Packet | None]:
 
 
 def _square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """(width, height) for square pixels: the side that is squeezed in storage is stretched."""
+    """Return (width, height) for square pixels: the side that is squeezed in storage is stretched."""
     aspect = aspect or Fraction(1)
     if aspect > 1:
         width = int(width * aspect + Fraction(1, 2))
@@ -284,8 +274,8 @@ def _square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tupl
     return width, height
 
 
-def _rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
-    """uint8 [H, W, 3] of a decoded frame, its colours by its own matrix, range and transfer curve."""
+def _frame_to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
+    """Convert a decoded frame to RGB, uint8 [H, W, 3], by its own matrix, range and transfer curve."""
     from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation
 
     kind, colours = frame.format, {}
@@ -294,29 +284,29 @@ def _rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter
         guess = BT709 if frame.width >= 1280 or frame.height > 576 else BT601
         full = frame.color_range == FULL or kind.name.startswith("yuvj")
         colours = {
-            "src_colorspace": MATRIX.get(frame.colorspace, guess),
+            "src_colorspace": MATRIX_OF_TAG.get(frame.colorspace, guess),
             "src_color_range": FULL if full else LIMITED,
             "dst_color_range": FULL,
         }
     if frame.color_trc in HDR_CURVES:
         colours |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
     smooth = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-    shown = reformatter.reformat(
+    rgb = reformatter.reformat(
         frame, *size, "rgba" if transparent else "rgb24", interpolation=smooth, threads=1, **colours
     ).to_ndarray()
-    if len(kind.components) == 1 and frame.color_range == LIMITED:  # which swscale takes for full where it is grey
-        shown = FROM_LIMITED[shown.astype(np.uint8)]
-    return _over_black(shown) if transparent else shown
+    if len(kind.components) == 1 and frame.color_range == LIMITED:  # swscale takes grey for full range
+        rgb = FULL_FROM_LIMITED[rgb.astype(np.uint8)]
+    return _composite_on_black(rgb) if transparent else rgb
 
 
-def _over_black(rgba: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3]: what shows of straight-alpha uint8 [H, W, 4] on a black background."""
+def _composite_on_black(rgba: np.ndarray) -> np.ndarray:
+    """Composite straight-alpha uint8 [H, W, 4] on a black background, to uint8 [H, W, 3]."""
     rgb, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
     return ((rgb * alpha + 127) // 255).astype(np.uint8)
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d): a stored pixel at (x, y) is shown at (a x + c y, b x + d y), up to scale and shift."""
+    """Return (a, b, c, d): a stored pixel at (x, y) is shown at (a x + c y, b x + d y), up to scale and shift."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
@@ -324,16 +314,16 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def _turned(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """[H, W, 3] turned and mirrored by a display matrix, to the nearest quarter turn."""
+def _apply_display_matrix(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Turn and mirror an image [H, W, 3] by a display matrix, to the nearest quarter turn."""
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _stacked(frames: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """np.stack of the cropped frames that lets each go once copied, so as not to need the memory twice."""
+def _stack_frames(frames: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Stack the cropped frames, releasing each once it is copied, so as not to need the memory twice."""
     out = np.empty((len(frames), height, width, 3), np.uint8)
     for k in range(len(frames)):
         out[k], frames[k] = frames[k][:height, :width], out[:0]
@@ -341,8 +331,9 @@ def _stacked(frames: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 
 def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
+    """Raise `UserError` for frames that are too large, or too many for the memory limit."""
     width, height = size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise UserError(f"{path} is too big: its frames are {width}x{height}; make it smaller first")
     if (need := max(width * height * 3, FRAME_OVERHEAD) * count) > MEMORY_LIMIT:
         raise UserError(
@@ -354,19 +345,19 @@ def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
 # --- time -----------------------------------------------------------------------------------------
 
 
-def _timing(
+def _compute_timing(
     path: Path, starts: list[Fraction], end: Fraction, rates: list[Fraction], tick: Fraction
 ) -> tuple[Fraction, np.ndarray]:
-    """The frame rate, and the times [T] at which frames appear, from timestamps that are whole ticks.
+    """Return the frame rate and the times [T] at which frames appear, from timestamps that are whole ticks.
 
-    Containers round timestamps to their tick (Matroska: 1 ms). Where those fit a rate that the file names,
-    the times are exactly k / fps; where they only waver around it, the rate stands and the times are their
-    own; otherwise (and where the last frame is held long) the frame rate is variable, and fps is the average.
+    Containers round timestamps to their tick (Matroska: 1 ms). Where those fit a rate that the file names, the times
+    are exactly k / fps; where they only have jitter around it, the rate is that one and the times are as stored;
+    otherwise (and where the last frame is held long) the frame rate is variable, and fps is the average.
     """
     count, since, duration = len(starts), [start - starts[0] for start in starts], end - starts[0]
     times = np.array([float(t) for t in since])
     average = count / duration
-    if not SLOWEST <= average <= FASTEST:
+    if not MIN_FPS <= average <= MAX_FPS:
         raise UserError(f"{path} shows {float(average):.3g} frames a second, which no player does")
     evenly = (count - 1) / since[-1] if count > 1 else average
 

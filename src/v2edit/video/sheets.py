@@ -1,4 +1,4 @@
-"""What a person looks at first: source and edited side by side, and a sheet of frames."""
+"""Source and edited video side by side, and contact sheets of frames."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.video.writing import checked, encode, whole_or_not_at_all
+from v2edit.video.writing import atomic_output, check_frames, encode_mp4
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 COMPARE_SIDE = 256  # a clip whose short side is less is shown enlarged, by a whole number
 CELL_MIN, CELL_MAX = 128, 288  # the short side of a contact sheet's cells
-PAPER, INK = (24, 25, 28), (232, 232, 235)
-GAP, TEXT = 8, 16
+BACKGROUND, TEXT_COLOR = (24, 25, 28), (232, 232, 235)
+GAP, TEXT_SIZE = 8, 16
 
 
 def write_compare(
@@ -30,69 +30,70 @@ def write_compare(
     audio_from: Path | str | None = None,
     times: np.ndarray | None = None,
 ) -> Path:
-    """Writes source | edited as one MP4 file, frame by frame in step, labelled; the rest is as in `write`.
+    """Write source | edited as one MP4 file, frame by frame in step, labelled; the rest is as in `write`.
 
     Both are uint8 [T, H, W, 3] with the same T; the lower one is enlarged to the height of the other. Clips
     with a short side under 256 pixels are enlarged by a whole number, each pixel to a square.
     """
-    if len(checked(source)) != len(checked(edited)):
+    if len(check_frames(source)) != len(check_frames(edited)):
         raise UserError(f"source has {len(source)} frames and edited {len(edited)}: they cannot be shown in step")
     height = max(source.shape[1], edited.shape[1])
     widths = [round(clip.shape[2] * height / clip.shape[1]) for clip in (source, edited)]
     scale = math.ceil(COMPARE_SIDE / min(height, *widths))
     widths, height = [w * scale for w in widths], height * scale
-    head = TEXT + GAP
-    canvas = _paper(sum(widths) + GAP, head + height)
+    head = TEXT_SIZE + GAP
+    canvas = _blank_canvas(sum(widths) + GAP, head + height)
     lefts = [0, widths[0] + GAP]
     for left, width, label in zip(lefts, widths, ("source", "edited"), strict=True):
-        _write_text(canvas, (left + 4, 2), label, width - 4)
+        _draw_text(canvas, (left + 4, 2), label, width - 4)
     base = np.asarray(canvas)
 
     def frames() -> Iterator[np.ndarray]:
         for pair in zip(source, edited, strict=True):
             frame = base.copy()
             for left, width, picture in zip(lefts, widths, pair, strict=True):
-                frame[head:, left : left + width] = np.asarray(_fitted(picture, width, height))
+                frame[head:, left : left + width] = np.asarray(_resize(picture, width, height))
             yield frame
 
     shape = (len(source), base.shape[0], base.shape[1])
-    return encode(frames(), shape, Path(path), Fraction(fps), audio_from, times)
+    return encode_mp4(frames(), shape, Path(path), Fraction(fps), audio_from, times)
 
 
 def contact_sheet(rows: Mapping[str, np.ndarray], path: Path | str, columns: int = 5) -> Path:
-    """Writes a PNG file: a labelled row a video, of up to `columns` frames from first to last, in step.
+    """Write a PNG file: a labelled row a video, of up to `columns` frames from first to last, in step.
 
-    rows: label to frames uint8 [T, H, W, 3]; the first one's shape rules. Small frames are enlarged by a
-    whole number to 128 pixels or more on the short side, large ones made smaller. Raises UserError where it
-    cannot be written.
+    rows: Label to frames uint8 [T, H, W, 3]; cells have the first one's shape. Small frames are enlarged by a whole
+    number to 128 pixels or more on the short side, large ones are made smaller.
+
+    Raises `UserError` where it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"cannot write {path}: the name must end in .png")
     if not rows or columns < 1:
         raise UserError("a contact sheet needs one video or more, and one column or more")
-    clips = {label: checked(frames) for label, frames in rows.items()}
+    clips = {label: check_frames(frames) for label, frames in rows.items()}
     _, height, width, _ = next(iter(clips.values())).shape
     short = min(height, width)
     scale = math.ceil(CELL_MIN / short) if short < CELL_MAX else CELL_MAX / short
     cell_w, cell_h = round(width * scale), round(height * scale)
     columns = min(columns, max(len(frames) for frames in clips.values()))
-    head, margin = TEXT + GAP, 2 * GAP
+    head, margin = TEXT_SIZE + GAP, 2 * GAP
     step_x, step_y = cell_w + GAP // 2, head + cell_h + GAP
-    sheet = _paper(2 * margin + columns * step_x - GAP // 2, 2 * margin + len(clips) * step_y - GAP)
+    sheet = _blank_canvas(2 * margin + columns * step_x - GAP // 2, 2 * margin + len(clips) * step_y - GAP)
     for row, (label, frames) in enumerate(clips.items()):
         y = margin + row * step_y
-        _write_text(sheet, (margin, y), label, columns * step_x - GAP // 2)
+        _draw_text(sheet, (margin, y), label, columns * step_x - GAP // 2)
         for column, k in enumerate(np.linspace(0, len(frames) - 1, columns).round().astype(int)):
-            cell = _fitted(frames[k], cell_w, cell_h)
+            cell = _resize(frames[k], cell_w, cell_h)
             sheet.paste(cell, (margin + column * step_x, y + head))
-    with whole_or_not_at_all(path) as part:
-        sheet.save(part, optimize=True)
+    with atomic_output(path) as part:
+        sheet.save(part, "PNG", optimize=True)
     return path
 
 
-def _fitted(frame: np.ndarray, width: int, height: int) -> Image:
-    """A frame at a size: by whole numbers pixels become squares, otherwise they are resampled."""
+def _resize(frame: np.ndarray, width: int, height: int) -> Image:
+    """Resize a frame: by whole numbers pixels become squares, otherwise they are resampled."""
     from PIL import Image
 
     picture = Image.fromarray(frame)
@@ -100,20 +101,20 @@ def _fitted(frame: np.ndarray, width: int, height: int) -> Image:
     return picture.resize((width, height), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
-def _paper(width: int, height: int) -> Image:
+def _blank_canvas(width: int, height: int) -> Image:
     from PIL import Image
 
-    return Image.new("RGB", (width, height), PAPER)
+    return Image.new("RGB", (width, height), BACKGROUND)
 
 
-def _write_text(sheet: Image, at: tuple[int, int], text: str, room: int) -> None:
-    """One line of text, shortened to the room there is."""
+def _draw_text(sheet: Image, position: tuple[int, int], text: str, max_width: int) -> None:
+    """Draw one line of text, shortened to a width in pixels."""
     from PIL import ImageDraw, ImageFont
 
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_SIZE)
     text = " ".join(text.split())
-    if draw.textlength(text, font) > room:
-        while text and draw.textlength(text + "…", font) > room:
+    if draw.textlength(text, font) > max_width:
+        while text and draw.textlength(text + "…", font) > max_width:
             text = text[:-1]
         text += "…"
-    draw.text(at, text, INK, font)
+    draw.text(position, text, TEXT_COLOR, font)

@@ -174,12 +174,12 @@ def _image(path: Path) -> Path:
 
 
 def _size_of(image: Path) -> tuple[int, int]:
-    from v2edit.video.stills import opened_image
+    from v2edit.video.stills import open_image
 
     if not is_existing_file(image):  # a pipe would never end
         return 1, 1
     try:
-        with opened_image(image) as picture:
+        with open_image(image) as picture:
             return picture.height, picture.width
     except UserError:
         return 1, 1  # A missing image is left out later; its size is of no interest.
