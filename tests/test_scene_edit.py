@@ -21,13 +21,14 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig, Editor
 from v2edit.errors import UserError
-from v2edit.jobs.scene import edit_scene, find_path, scene_device
+from v2edit.jobs.scene import edit_scene
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.camera_paths import CameraPath, along_views
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.formats.nerfstudio import write_transforms
 from v2edit.scenes.formats.ply import read_splat
-from v2edit.scenes.reading import Scene, read_scene
+from v2edit.scenes.rasterise import rasteriser_device
+from v2edit.scenes.reading import Scene, choose_path, read_scene
 from v2edit.scenes.rer import (
     TAKEN,
     Stage,
@@ -153,31 +154,31 @@ def test_which_path_is_meant(tmp_path):
     dataset = dataset_of(ring(20))
     write_transforms(tmp_path, dataset)
     scene = read_scene(tmp_path)
-    assert len(find_path("auto", scene, 5, 64).cameras) == 5  # no saved path: the views
+    assert len(choose_path("auto", scene, 5, 64).cameras) == 5  # no saved path: the views
     np.testing.assert_array_equal(
-        find_path("views", scene, 99, 64).cameras.camera_to_world, dataset.training.cameras.camera_to_world
+        choose_path("views", scene, 99, 64).cameras.camera_to_world, dataset.training.cameras.camera_to_world
     )
-    assert find_path("orbit", scene, 12, 64).closed
+    assert choose_path("orbit", scene, 12, 64).closed
     (tmp_path / "camera_paths").mkdir()
     from v2edit.scenes.camera_paths import write_path
 
     saved = CameraPath(replace(ring(7, 1.0, 100, 200)), False)
     write_path(tmp_path / "camera_paths" / "one.json", saved, 8, dataset.applied)
-    found = find_path("auto", scene, 99, 64)
+    found = choose_path("auto", scene, 99, 64)
     np.testing.assert_allclose(found.cameras.camera_to_world, saved.cameras.camera_to_world, atol=1e-6)
     assert (found.cameras.height, found.cameras.width) == (32, 64)
     for asked in ("nowhere.json", "spiral"):
         with pytest.raises(UserError, match="expected auto, views, orbit"):
-            find_path(asked, scene, 9, 64)
+            choose_path(asked, scene, 9, 64)
     splat = Scene(tmp_path / "a.ply", gaussians=gaussians_of(0))
     with pytest.raises(UserError, match="has no views of its own"):
-        find_path("views", splat, 9, 64)
-    around = find_path("auto", splat, 9, 64)
+        choose_path("views", splat, 9, 64)
+    around = choose_path("auto", splat, 9, 64)
     assert around.closed and len(around.cameras) == 9
 
 
 def test_scenes_are_on_the_cpu_where_there_is_no_gpu():
-    assert scene_device("cpu").type == "cpu"
+    assert rasteriser_device("cpu").type == "cpu"
 
 
 def v2edit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from v2edit.backbones.hub import Checkpoint
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.host import available_memory, is_out_of_memory, process_memory, release_memory
-from v2edit.jobs.scene import FPS, SIDE, find_path, given_scene, scene_device, seen
+from v2edit.jobs.scene import FPS, SIDE, given_scene, seen
 from v2edit.jobs.video import given_prompts, written_prompts
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
@@ -207,10 +207,11 @@ def estimate_scene(
     from v2edit.backbones.base import Size
     from v2edit.scenes.optimise import fit as refit
     from v2edit.scenes.optimise import reconstruct
-    from v2edit.scenes.reading import read_scene
+    from v2edit.scenes.rasterise import rasteriser_device
+    from v2edit.scenes.reading import choose_path, read_scene
     from v2edit.scenes.rer import refit_start, render_video
 
-    on = scene_device(device)
+    on = rasteriser_device(device)
     side = side or SIDE[on.type]
     found, checkpoint = read_scene(where, side), backbones.find(model, revision, allow_pickle)
 
@@ -220,7 +221,7 @@ def estimate_scene(
     pair, remarks = pair_or(pair, lvlm, read)
     config = config.for_prompts(pair)
     model_alone = backbones.load_fake_model(checkpoint, dtype, device).backbone
-    filmed = find_path(path, found, frames or model_alone.native_size.frames, side)
+    filmed = choose_path(path, found, frames or model_alone.native_size.frames, side)
     cameras = filmed.cameras
     size = model_alone.nearest_size(Size(len(cameras), cameras.height, cameras.width))
     cameras = cameras.resized(size.height, size.width)

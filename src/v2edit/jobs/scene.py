@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 else:
     Stage = LoadedModel = Any  # They bring torch; the command line that is made from the signature needs no more.
 
-log = logging.getLogger(__name__)
 FPS = 8  # of the videos along a path
 PICTURES = 9  # of a scene without photographs, for who writes its prompts
 SIDE = {"cpu": 128, "cuda": 1024}  # longest side of a scene's images unless --side says otherwise
@@ -121,19 +118,20 @@ def edit_scene(
     with RunWriter(Path(out) if out else default_run_folder(where, about)) as run:
         from v2edit import backbones
         from v2edit.editing.cost import loop_steps
-        from v2edit.scenes.reading import read_scene
+        from v2edit.scenes.rasterise import rasteriser_device
+        from v2edit.scenes.reading import choose_path, fingerprint, read_scene
         from v2edit.scenes.rer import plan_of
 
-        on = scene_device(device)
+        on = rasteriser_device(device)
         side = side or SIDE[on.type]
         found = read_scene(where, side)
         checkpoint = loaded.checkpoint if loaded else backbones.find(model, revision, allow_pickle)
-        find_path(path, found, PICTURES, side)  # What is wrong with it is said before a language model is asked.
+        choose_path(path, found, PICTURES, side)  # What is wrong with it is said before a language model is asked.
         if pair is None:
             pair = written_prompts(where, seen(found, path, side, on), about, checkpoint, lvlm, config, device)
         config = config.for_prompts(pair).resolve(checkpoint.defaults)
         backbone = loaded.backbone if loaded else backbones.load(checkpoint, device, dtype, offload, vae_tiling)
-        filmed = find_path(path, found, frames or backbone.native_size.frames, side)
+        filmed = choose_path(path, found, frames or backbone.native_size.frames, side)
         facts = {
             "input": fingerprint_input(where) | {"read": fingerprint(found, filmed)},
             "instruction": instruction,
@@ -174,10 +172,11 @@ def seen(scene: Scene, path: str, side: int, on: torch.device) -> np.ndarray:
     shows along the path."""
     if scene.dataset is not None:
         return scene.dataset.training.images
+    from v2edit.scenes.reading import choose_path
     from v2edit.scenes.rer import render_video
 
     assert scene.gaussians is not None
-    return render_video(scene.gaussians.to(on), find_path(path, scene, PICTURES, side).cameras)
+    return render_video(scene.gaussians.to(on), choose_path(path, scene, PICTURES, side).cameras)
 
 
 def resume_scene(
@@ -190,7 +189,7 @@ def resume_scene(
     """
     assert run.request is not None and run.request.kind == "scene"
     with run:
-        from v2edit.scenes.reading import read_scene
+        from v2edit.scenes.reading import choose_path, fingerprint, read_scene
 
         facts = run.request.facts
         where, path = Path(facts["input"]["path"]), facts["path"]
@@ -200,7 +199,7 @@ def resume_scene(
             FitConfig(**facts["fit"]),
         )
         found = read_scene(where, facts["side"])
-        filmed = find_path(path["what"], found, path["frames"], facts["side"])
+        filmed = choose_path(path["what"], found, path["frames"], facts["side"])
         if fingerprint(found, filmed) != facts["input"]["read"]:
             raise UserError(f"{where}, or the path, is not what it was when the run began; put that back")
         backbone = loaded.backbone if loaded else reloaded(facts)
@@ -239,65 +238,6 @@ def _carried_out(
     return done
 
 
-def fingerprint(scene: Scene, path: CameraPath) -> str:
-    """A checksum over all that an edit takes from a scene and its path, as it was read."""
-    import numpy as np
-
-    total = hashlib.sha256()
-    parts: list[Any] = [path.cameras, path.closed, scene.dataset, scene.gaussians]
-    while parts:
-        part = parts.pop()
-        if is_dataclass(part):
-            parts += [getattr(part, one.name) for one in fields(part)]
-        else:
-            array = np.asarray(part.cpu() if hasattr(part, "cpu") else part)
-            content = repr(part).encode() if array.dtype.hasobject else array.tobytes()
-            total.update(f"{array.dtype} {array.shape} ".encode() + content)
-    return total.hexdigest()
-
-
-def scene_device(device: str) -> torch.device:
-    """Where Gaussians are rasterised: on the GPU that is asked for, or is there, if gsplat is; otherwise the CPU."""
-    from importlib.util import find_spec
-
-    import torch
-
-    wanted = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
-    if wanted.type == "cuda" and find_spec("gsplat") is None:
-        log.warning("gsplat is not installed: the scene is reconstructed on the CPU, small; pip install gsplat")
-    return wanted if wanted.type == "cuda" and find_spec("gsplat") is not None else torch.device("cpu")
-
-
-def find_path(asked: str, scene: Scene, frames: int, side: int) -> CameraPath:
-    """The camera path that the user means, of `frames` cameras or fewer."""
-    from v2edit.scenes import camera_paths as paths
-
-    dataset = scene.dataset
-    if asked == "auto":
-        folder = (scene.path if scene.path.is_dir() else scene.path.parent) / "camera_paths"
-        saved = sorted(folder.glob("*.json")) if dataset is not None and folder.is_dir() else []
-        saved = [one for one in saved if one.name != paths.FRAME]
-        asked = str(saved[0]) if len(saved) == 1 else "views" if dataset is not None else "orbit"
-        log.info("the path is %s", asked)
-    if asked == "orbit":
-        if dataset is not None:
-            return paths.orbit(dataset.training.cameras, frames)
-        assert scene.gaussians is not None
-        return paths.orbit_around(scene.gaussians.means.double().numpy(), frames, side)
-    if asked == "views":
-        if dataset is None:
-            raise UserError(f"{scene.path} has no views of its own: --path orbit, or a camera-path .json")
-        return paths.along_views(dataset.training.cameras).sampled(frames)
-    file = Path(asked)
-    if not file.is_file():
-        raise UserError(f"--path is {asked!r}, expected auto, views, orbit, or a camera-path .json that exists")
-    views = None if dataset is None else dataset.cameras.camera_to_world
-    path = paths.read_path(file, views, None if dataset is None else dataset.applied).sampled(frames)
-    scale = min(1.0, side / max(path.cameras.height, path.cameras.width))
-    size = round(path.cameras.height * scale), round(path.cameras.width * scale)
-    return replace(path, cameras=path.cameras.resized(*size))
-
-
 def write_results(
     folder: Path, dataset: Dataset | None, path: CameraPath, before: Gaussians, done: SceneEdit, title: str
 ) -> dict[str, Any]:
@@ -306,6 +246,7 @@ def write_results(
 
     from v2edit import video as videos
     from v2edit.scenes.camera_paths import write_path
+    from v2edit.scenes.dataset import views_dataset
     from v2edit.scenes.formats.nerfstudio import file_names, write_transforms
     from v2edit.scenes.formats.ply import write_splat
     from v2edit.scenes.measure import against_photographs
@@ -325,7 +266,7 @@ def write_results(
     videos.contact_sheet(rows | {f"after: {title}": edited}, folder / "contact.png")
     figures: dict[str, Any] = {"changes": [asdict(change) for change in done.changes]}
 
-    shown = views_dataset(dataset, path)
+    shown = views_dataset(dataset, path.cameras)
     (folder / "dataset").mkdir()
     write_transforms(folder / "dataset", replace(shown, images=render_video(done.gaussians, shown.cameras)))
     if dataset is not None and dataset.held_out.any():
@@ -339,21 +280,6 @@ def write_results(
         if (psnr := against_photographs(first, kept)) is not None:
             figures["reconstruction_psnr"] = psnr
     return figures
-
-
-def views_dataset(dataset: Dataset | None, path: CameraPath) -> Dataset:
-    """The views that the edited scene is written as: the dataset's own or, where there is none, the path's. Without
-    masks: what is rendered can be believed everywhere."""
-    import numpy as np
-
-    from v2edit.scenes.dataset import Dataset
-
-    if dataset is not None:
-        return replace(dataset, masks=None, points=None)
-    cameras = path.cameras
-    names = tuple(f"images/{k:04d}.png" for k in range(len(cameras)))
-    blank = np.zeros((len(cameras), cameras.height, cameras.width, 3), np.uint8)
-    return Dataset(cameras, blank, names, np.zeros(len(cameras), bool))
 
 
 def _reconstructed(

@@ -140,6 +140,16 @@ def assemble(
     )
 
 
+def views_dataset(dataset: Dataset | None, cameras: Cameras) -> Dataset:
+    """Return the views that an edited scene is written as: those of the dataset or, without one, `cameras` with blank
+    images. There are no masks: a rendered image is valid everywhere."""
+    if dataset is not None:
+        return replace(dataset, masks=None, points=None)
+    count = len(cameras)
+    blank = np.zeros((count, cameras.height, cameras.width, 3), np.uint8)
+    return Dataset(cameras, blank, tuple(f"images/{k:04d}.png" for k in range(count)), np.zeros(count, bool))
+
+
 def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None:
     """A file may list one image as often as it likes."""
     from v2edit.video.reading import MEMORY_LIMIT

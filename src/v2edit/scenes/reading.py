@@ -1,24 +1,31 @@
-"""Whatever a user calls a scene: a folder, a file, a splat."""
+"""Reading of scenes in any format, and the choice of the camera path that they are edited along."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import logging
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.scenes.camera_paths import FRAME, CameraPath, along_views, orbit, orbit_around, read_path
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.colmap import find_model, read_colmap
 from v2edit.scenes.formats.nerfstudio import FILE, read_transforms
 from v2edit.scenes.formats.ply import read_splat
 from v2edit.scenes.gaussians import Gaussians
 
+log = logging.getLogger(__name__)
 PICKLES = {".ckpt", ".pth", ".pt", ".pkl", ".pickle", ".bin", ".yml", ".yaml"}
 EXPECTED = "a folder with transforms.json, a COLMAP project, or a splat .ply"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene as it came: posed images, or Gaussians that somebody else fitted."""
+    """The content of a scene's files: posed images, or Gaussians that another program optimised."""
 
     path: Path
     dataset: Dataset | None = None
@@ -26,7 +33,7 @@ class Scene:
 
 
 def read_scene(path: Path, side: int | None = None) -> Scene:
-    """Reads a scene; the longer side of its images is made `side` pixels where it is more.
+    """Read a scene; the longer side of its images is made `side` pixels where it is more.
 
     Nothing in it is executed: checkpoints and nerfstudio's `config.yml`, which could, are not opened.
 
@@ -51,3 +58,53 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
             "or give the dataset that it was trained on"
         )
     raise UserError(f"{path} is no scene: expected {EXPECTED}")
+
+
+def choose_path(option: str, scene: Scene, frames: int, side: int) -> CameraPath:
+    """Return the camera path that an option names, of at most `frames` cameras.
+
+    `option` is "views" (the dataset's own cameras), "orbit", a nerfstudio camera-path .json, or "auto": the one path
+    in the dataset's camera_paths folder, else its views, else an orbit. `side` is the longer side of the images.
+
+    Raises:
+        UserError: the scene has no such path, or the file is none.
+    """
+    dataset = scene.dataset
+    if option == "auto":
+        folder = (scene.path if scene.path.is_dir() else scene.path.parent) / "camera_paths"
+        saved = sorted(folder.glob("*.json")) if dataset is not None and folder.is_dir() else []
+        saved = [file for file in saved if file.name != FRAME]
+        option = str(saved[0]) if len(saved) == 1 else "views" if dataset is not None else "orbit"
+        log.info("the path is %s", option)
+    if option == "orbit":
+        if dataset is not None:
+            return orbit(dataset.training.cameras, frames)
+        assert scene.gaussians is not None
+        return orbit_around(scene.gaussians.means.double().numpy(), frames, side)
+    if option == "views":
+        if dataset is None:
+            raise UserError(f"{scene.path} has no views of its own: --path orbit, or a camera-path .json")
+        return along_views(dataset.training.cameras).sampled(frames)
+    file = Path(option)
+    if not file.is_file():
+        raise UserError(f"--path is {option!r}, expected auto, views, orbit, or a camera-path .json that exists")
+    views = None if dataset is None else dataset.cameras.camera_to_world
+    path = read_path(file, views, None if dataset is None else dataset.applied).sampled(frames)
+    scale = min(1.0, side / max(path.cameras.height, path.cameras.width))
+    size = round(path.cameras.height * scale), round(path.cameras.width * scale)
+    return replace(path, cameras=path.cameras.resized(*size))
+
+
+def fingerprint(scene: Scene, path: CameraPath) -> str:
+    """Return a checksum (SHA-256) of all that an edit reads of a scene and its path."""
+    total = hashlib.sha256()
+    parts: list[Any] = [path.cameras, path.closed, scene.dataset, scene.gaussians]
+    while parts:
+        part = parts.pop()
+        if is_dataclass(part):
+            parts += [getattr(part, field.name) for field in fields(part)]
+        else:
+            array = np.asarray(part.cpu() if hasattr(part, "cpu") else part)
+            content = repr(part).encode() if array.dtype.hasobject else array.tobytes()
+            total.update(f"{array.dtype} {array.shape} ".encode() + content)
+    return total.hexdigest()

@@ -9,6 +9,8 @@ Letters: C cameras, N Gaussians.
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.rasterise.projection import project
 
+log = logging.getLogger(__name__)
 Backend = Literal["auto", "cpu", "gsplat", "reference"]
 
 
@@ -59,6 +62,18 @@ def render(
         flat = project(gaussians, cameras.world_to_camera[k], cameras.intrinsics[k], cameras.height, cameras.width)
         images.append(rasterise(flat, cameras.height, cameras.width, behind))
     return Rendered(*(torch.stack(parts) for parts in zip(*images, strict=True)))
+
+
+def rasteriser_device(device: str) -> torch.device:
+    """Return where Gaussians are rasterised: on the GPU that `device` names ("auto": the first one) where gsplat is
+    installed, otherwise on the CPU."""
+    wanted = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    if wanted.type != "cuda":
+        return torch.device("cpu")
+    if find_spec("gsplat") is None:
+        log.warning("gsplat is not installed: the scene is reconstructed on the CPU, small; pip install gsplat")
+        return torch.device("cpu")
+    return wanted
 
 
 def _gsplat(gaussians: Gaussians, cameras: Cameras, background: Tensor) -> tuple[Tensor, Tensor]:
