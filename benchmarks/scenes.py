@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from v2edit import video
-from v2edit.bench.scenes import SceneTask, scenes
-from v2edit.metrics.clip_score import Clip
+from v2edit.bench.scenes import SceneTask, scene_tasks
+from v2edit.metrics.clip_score import ClipModel
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
@@ -55,7 +55,7 @@ def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | No
 
 def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
     """The figures of a whole `v2edit scene`."""
-    clip, read = Clip.load(), SceneClassifier.load().classify
+    clip, read = ClipModel.load(), SceneClassifier.load().classify
     with tempfile.TemporaryDirectory() as folder:
         scene, run = Path(folder, "scene"), (out or Path(folder)) / task.name
         _v2edit("sample", "--scene", "--seed", task.seed, "--kind", task.kind, "-o", scene)
@@ -72,8 +72,8 @@ def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, flo
         kept = {"photographs": task.posed.dataset.kept_out.images, "truth": task.posed.truth.kept_out.images}
         pictures = kept | {name: one["held_out"] for name, one in rows.items()}
         video.contact_sheet(pictures, out / f"{task.name}.png")
-    unedited = task.figures(shown["scene"], None, read, clip)["psnr_held_out"]
-    figures = task.figures(shown["edited"], shown["scene"], read, clip)
+    unedited = task.measure(shown["scene"], None, read, clip)["psnr_held_out"]
+    figures = task.measure(shown["edited"], shown["scene"], read, clip)
     return {**figures, "unedited": unedited, "seconds": seconds, "cpu_seconds": spent}
 
 
@@ -117,7 +117,7 @@ def main() -> None:
         return
     for kind in options.kinds:
         table: list[dict[str, float]] = []
-        for task in scenes(options.seeds, options.count, [kind], config):
+        for task in scene_tasks(options.seeds, options.count, [kind], config):
             assert isinstance(task, SceneTask)
             if options.what == "edit":
                 table.append(edited(task, theirs, options.out))

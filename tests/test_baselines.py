@@ -12,7 +12,7 @@ from support.models import TEXT_LENGTH, pipeline_of
 
 from v2edit.backbones.cogvideox import CogVideoX, JointAttention
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo, ddim_inversion, flow_edit, prompt_to_prompt
-from v2edit.bench.variants import V2Edit
+from v2edit.bench.methods import V2Edit
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
@@ -52,16 +52,16 @@ def test_video_to_video_is_diffusers_own(variant):
         generator=torch.Generator().manual_seed(seed),
     ).frames[0]  # fmt: skip
     backbone = CogVideoX(pipeline_of(variant))
-    method = VideoToVideo(steps=10, strength=0.6, guidance=5.0).on(backbone)
-    V2Edit(steps=2).on(backbone)(frames, PAIR, seed)
+    method = VideoToVideo(steps=10, strength=0.6, guidance=5.0).build(backbone)
+    V2Edit(steps=2).build(backbone)(frames, PAIR, seed)
     assert np.array_equal(method(frames, PAIR, seed), np.stack([np.asarray(frame) for frame in expected]))
-    V2Edit(steps=2).on(backbone)(frames, PAIR, seed)
+    V2Edit(steps=2).build(backbone)(frames, PAIR, seed)
     assert np.array_equal(method(frames, PAIR, seed), np.stack([np.asarray(frame) for frame in expected]))
     assert not np.array_equal(method(frames, PAIR, seed + 1), method(frames, PAIR, seed))
 
 
 def test_video_to_video_shares_the_weights_and_nothing_else(backbone):
-    VideoToVideo(steps=2).on(backbone)(frames_of(1), PAIR, 0)
+    VideoToVideo(steps=2).build(backbone)(frames_of(1), PAIR, 0)
     own, peer = backbone.transformer, backbone._peer.transformer
     assert type(backbone._peer) is CogVideoXVideoToVideoPipeline and type(peer) is type(own)
     for a, b in zip(own.parameters(), peer.parameters(), strict=True):
@@ -176,14 +176,14 @@ def test_the_number_of_forwards(settings, forwards):
         transformer.register_forward_pre_hook(
             lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
         )
-    settings.on(backbone)(frames_of(3), PAIR, 0)
+    settings.build(backbone)(frames_of(3), PAIR, 0)
     assert sum(rows) == forwards
 
 
 @pytest.mark.parametrize("settings", [VideoToVideo(steps=2), FlowEdit(steps=2), PromptToPrompt(steps=2)], ids=str)
 def test_any_clip_comes_back_with_its_own_length_and_size(settings):
     frames = frames_of(2, 7, 45, 31)
-    edited = settings.on(CogVideoX(pipeline_of("5b")))(frames, PAIR, 0)
+    edited = settings.build(CogVideoX(pipeline_of("5b")))(frames, PAIR, 0)
     assert edited.shape == frames.shape and edited.dtype == np.uint8
 
 

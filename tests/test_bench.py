@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -22,14 +22,14 @@ from support.blind import read
 from support.models import pipeline_of
 
 from v2edit import video
-from v2edit.bench.command import Report, benchmark
-from v2edit.bench.methods import REFERENCES, slug, swept, with_field
+from v2edit.bench.command import BenchOptions, BenchReport, benchmark
+from v2edit.bench.methods import REFERENCES, V2Edit, table_c
 from v2edit.bench.page import as_html
-from v2edit.bench.report import Estimate, Table, as_csv, as_markdown, estimate
-from v2edit.bench.scoring import Row, Scored
-from v2edit.bench.suites import suite_of
-from v2edit.bench.tasks import FIRST_SEED, Task, primitives
-from v2edit.bench.variants import V2Edit, table_c
+from v2edit.bench.report import BootstrapMean, Table, as_csv, as_markdown, bootstrap_mean
+from v2edit.bench.scoring import Row, ScoredTask
+from v2edit.bench.selection import slug, sweep_methods, with_field
+from v2edit.bench.suites import make_suite
+from v2edit.bench.tasks import FIRST_SEED, BenchTask, primitives_tasks
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
@@ -39,29 +39,28 @@ from v2edit.primitives.edits import KINDS
 
 
 def test_reporting_and_tuning_have_nothing_in_common_and_training_neither():
-    reporting, tuning = (primitives(seeds, 20) for seeds in ("reporting", "tuning"))
+    reporting, tuning = (primitives_tasks(seeds, 20) for seeds in ("reporting", "tuning"))
     assert len(reporting) == 20 * len(KINDS) and {task.kind for task in reporting} == set(KINDS)
     seeds = [{task.seed for task in tasks} for tasks in (reporting, tuning)]
     assert not seeds[0] & seeds[1] and all(len(one) == 20 * len(KINDS) for one in seeds)  # no two kinds share any
     assert min(map(min, seeds)) > 1_000_100_000  # where those for judging a model in training begin, and what it takes
-    most = primitives("tuning", 1000)
+    most = primitives_tasks("tuning", 1000)
     assert max(task.seed for task in most) < FIRST_SEED["reporting"]
 
 
 def test_the_quick_suite_and_a_kind_are_parts_of_the_whole():
-    whole = primitives("reporting", 20)
-    assert set(primitives("reporting", 3)) < set(whole)
-    assert primitives("reporting", 20, ["sky"]) == [task for task in whole if task.kind == "sky"]
-    assert {t.kind for t in primitives("reporting", 1, ["reshape-and-recolour"])} == {"reshape and recolour"}
+    whole = primitives_tasks("reporting", 20)
+    assert set(primitives_tasks("reporting", 3)) < set(whole)
+    assert primitives_tasks("reporting", 20, ["sky"]) == [task for task in whole if task.kind == "sky"]
+    assert {t.kind for t in primitives_tasks("reporting", 1, ["reshape-and-recolour"])} == {"reshape and recolour"}
     for wrong in ({"kinds": ["levitate"]}, {"count": 0}, {"count": 1001}):
         with pytest.raises(UserError):
-            primitives("reporting", **{"count": 1} | wrong)
+            primitives_tasks("reporting", **{"count": 1} | wrong)
 
 
 def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
-    task = Task("sky", FIRST_SEED["tuning"] + 5)
+    task = BenchTask("sky", FIRST_SEED["tuning"] + 5)
     words = [
-        "world",
         "sample",
         "--seed",
         str(task.seed),
@@ -88,11 +87,13 @@ def test_table_c_takes_one_thing_away_each():
         "w/o AMR": {"amr": False},
         "w/o PNC, AMR": {"pnc": False, "amr": False},
     }
-    assert asdict(suite_of("primitives", 25).methods["full"]) == asdict(EditConfig(steps=25))
+    assert asdict(make_suite("primitives", 25).methods["full"]) == asdict(EditConfig(steps=25))
 
 
 def test_settings_reach_all_variants_or_the_one_that_is_named():
-    known = suite_of("primitives", 7, ["mixture=0.3", "guidance=None", "v2v.strength=0.5", "wo-pnc.alpha=0.7"]).methods
+    known = make_suite(
+        "primitives", 7, ["mixture=0.3", "guidance=None", "v2v.strength=0.5", "wo-pnc.alpha=0.7"]
+    ).methods
     variants = [one for one in known.values() if isinstance(one, V2Edit)]
     assert len(variants) == 6 and {one.mixture for one in variants} == {0.3}
     assert known["V2V"].strength == 0.5
@@ -104,8 +105,8 @@ def test_settings_reach_all_variants_or_the_one_that_is_named():
 
 
 def test_a_sweep_is_every_combination_beside_the_method_it_varies():
-    known = suite_of("primitives", 5).methods
-    found = swept(known, ["mixture=0,0.7", "ending=same,deterministic", "v2v.strength=0.3"])
+    known = make_suite("primitives", 5).methods
+    found = sweep_methods(known, ["mixture=0,0.7", "ending=same,deterministic", "v2v.strength=0.3"])
     assert list(found) == [
         "full", "mixture=0, ending=same", "mixture=0, ending=deterministic", "mixture=0.7, ending=same",
         "mixture=0.7, ending=deterministic", "V2V", "V2V, strength=0.3",
@@ -135,22 +136,22 @@ def test_a_setting_that_cannot_be_is_one_line(field, value, says):
 
 def test_intervals_by_hand():
     # Two draws of [0, 3, 6]: means 0, 1.5 ... 6 in 1, 2, 3, 2, 1 of 9 cases, so both tails end at the outermost.
-    assert estimate([np.array([0.0, 3.0, 6.0])]) == Estimate(3.0, 0.0, 6.0)
+    assert bootstrap_mean([np.array([0.0, 3.0, 6.0])]) == BootstrapMean(3.0, 0.0, 6.0)
     # One draw of each of two pairs, weighed by their sizes: (0 or 1) / 2 + (10 or 20) / 2.
-    assert estimate([np.array([0.0, 1.0]), np.array([10.0, 20.0])]) == Estimate(7.75, 5.0, 10.5)
+    assert bootstrap_mean([np.array([0.0, 1.0]), np.array([10.0, 20.0])]) == BootstrapMean(7.75, 5.0, 10.5)
     # One draw of each of ten pairs is a coin thrown ten times: two heads or fewer in 5.5 % of cases, one in 1.1 %.
-    assert estimate([np.array([0.0, 1.0])] * 10) == Estimate(0.5, pytest.approx(0.2), pytest.approx(0.8))
-    assert estimate([np.full(5, 4.0)]) == Estimate(4.0, 4.0, 4.0)
-    assert estimate([np.array([1.0, math.nan, 3.0])]) == Estimate(2.0, 1.0, 3.0)
-    alone = estimate([np.array([5.0]), np.array([1.0, 3.0])])
+    assert bootstrap_mean([np.array([0.0, 1.0])] * 10) == BootstrapMean(0.5, pytest.approx(0.2), pytest.approx(0.8))
+    assert bootstrap_mean([np.full(5, 4.0)]) == BootstrapMean(4.0, 4.0, 4.0)
+    assert bootstrap_mean([np.array([1.0, math.nan, 3.0])]) == BootstrapMean(2.0, 1.0, 3.0)
+    alone = bootstrap_mean([np.array([5.0]), np.array([1.0, 3.0])])
     assert alone.mean == 3.0 and math.isnan(alone.low)
-    assert math.isnan(estimate([np.array([math.nan])]).mean)
+    assert math.isnan(bootstrap_mean([np.array([math.nan])]).mean)
 
 
 def test_intervals_are_as_wide_as_the_theory_says():
     generator = np.random.default_rng(1)
     groups = [generator.normal(offset, 2.0, size=100) for offset in (0.0, 50.0)]
-    found = estimate(groups)
+    found = bootstrap_mean(groups)
     error = math.sqrt(sum(group.var(ddof=1) for group in groups) / 100) / 2  # of the mean of two means
     assert found.high - found.low == pytest.approx(2 * NormalDist().inv_cdf(0.975) * error, rel=0.05)
 
@@ -175,13 +176,13 @@ def test_differences_are_paired():
 
 
 def test_the_tables_in_print():
-    rows = rows_of(source=[0.0, 0.0, 0.0, 0.0], full=[0.5, 0.5, 0.7, 0.7], w_o_it=[0.25, 0.25, 0.25, math.nan])
+    rows = rows_of(unedited=[0.0, 0.0, 0.0, 0.0], full=[0.5, 0.5, 0.7, 0.7], w_o_it=[0.25, 0.25, 0.25, math.nan])
     text = as_markdown(Table(rows), "full")
     assert "| method | score ↑ | seconds ↓ |" in text
     assert "| full | 0.600 (0.600 … 0.600) | 2.0 (2.0 … 2.0) |" in text
     assert "| w o it | 0.250 |" in text  # one kind has a single score left, so there is no interval
     assert "| w o it | +0.317 |" in text  # 0.25, 0.25, 0.45 where both are known
-    assert "| source | +" not in text  # doing nothing is no method to be ahead of
+    assert "| unedited | +" not in text  # doing nothing is no method to be ahead of
     assert "| full | 0.50 (0.50 … 0.50) | 0.70 (0.70 … 0.70) |" in text
     lines = list(csv.DictReader(as_csv(rows, ["score"]).splitlines()))
     assert len(lines) == 12 and lines[4] == {"kind": "sky", "seed": "0", "method": "full", "score": "0.5"}
@@ -191,15 +192,15 @@ def test_the_tables_in_print():
 # --- whole runs -----------------------------------------------------------------------------------
 
 
-WHAT = {"kinds": ("recolour", "floor"), "methods": ("full", "v2v"), "steps": 4, "device": "cpu"}
+WHAT = BenchOptions(kinds=("recolour", "floor"), methods=("full", "v2v"), steps=4, count=3)
 RESULTS = 2 * 3 * 4  # kinds x tasks x methods, references among them
 DRIVER = f"""
 import sys
 from pathlib import Path
 from support.blind import read
-from v2edit.bench.command import benchmark
+from v2edit.bench.command import BenchOptions, benchmark
 if __name__ == "__main__":
-    benchmark(**{WHAT}, count=3, processes=1, model=sys.argv[1], out=Path(sys.argv[2]), read=read)
+    benchmark({WHAT}, processes=1, model=sys.argv[1], device="cpu", out=Path(sys.argv[2]), classify=read)
 """
 
 
@@ -223,7 +224,7 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, Report]:
+def killed_and_resumed(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, BenchReport]:
     """A run killed on its way (SIGKILL, of itself alone), then finished by the same call; what was there in between."""
     folder, script = tmp_path_factory.mktemp("bench") / "run", tmp_path_factory.mktemp("driver") / "driver.py"
     script.write_text(DRIVER)
@@ -240,7 +241,7 @@ def killed_and_resumed(model: str, tmp_path_factory: pytest.TempPathFactory) -> 
         assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.01)
     before = results_in(folder)
-    report = benchmark(**WHAT, count=3, processes=1, model=model, out=folder, read=read, sheets=True)
+    report = benchmark(WHAT, processes=1, model=model, device="cpu", out=folder, classify=read, sheets=True)
     return folder, before, report
 
 
@@ -254,8 +255,9 @@ def test_a_killed_run_goes_on_where_it_stood(killed_and_resumed):
 
 def test_results_do_not_depend_on_the_number_of_processes(killed_and_resumed, model, tmp_path):
     report = benchmark(
-        **WHAT | {"kinds": ["floor"]}, count=2, processes=2, model=model, out=tmp_path / "two", read=read
-    )
+        replace(WHAT, kinds=("floor",), count=2), processes=2, model=model, device="cpu", out=tmp_path / "two",
+        classify=read,
+    )  # fmt: skip
     whole, part = (results_in(folder) for folder in (killed_and_resumed[0], report.folder))
     assert len(part) == 2 * 4
     assert all(whole[name][1] == frames for name, (_, frames) in part.items())
@@ -265,7 +267,8 @@ def test_a_larger_run_takes_what_is_there_and_only_the_report_is_new(killed_and_
     folder, _, report = killed_and_resumed
     before = results_in(folder)
     told = []
-    again = benchmark(**WHAT | {"kinds": ["floor"]}, quick=True, processes=1, model=model, out=folder, read=read,
+    quick = replace(WHAT, kinds=("floor",), count=None, quick=True)
+    again = benchmark(quick, processes=1, model=model, device="cpu", out=folder, classify=read,
                       on_progress=lambda *at: told.append(at))  # fmt: skip
     assert results_in(folder) == before and [at[2][:7] for at in told] == ["scoring"] * 3
     assert {path.name for path in again.files} == {f"quick.{end}" for end in ("md", "csv", "html", "json")}
@@ -280,7 +283,7 @@ def test_what_a_run_leaves(killed_and_resumed):
     assert len(lines) == RESULTS and {line["method"] for line in lines} == {*REFERENCES, "full", "V2V"}
     for line in lines:
         assert 0 <= float(line["score"]) <= 1 and float(line["seconds"]) >= 0
-        if line["method"] == "source":
+        if line["method"] == "unedited":
             assert float(line["psnr_outside"]) > 59 and float(line["ssim_outside"]) == 1
     facts = json.loads((folder / "report.json").read_text())
     assert facts["methods"]["V2V"]["strength"] == 0.8 and len(facts["tasks"]) == 6
@@ -293,14 +296,14 @@ def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_r
     page = Page(text)
     assert all(link.startswith("data:") for link in page.links) and "http" not in page.script
     data = json.loads(page.data)
-    assert data["columns"] == ["source", "truth", "autoencoder of the truth", "full", "V2V"]
+    assert data["columns"] == ["unedited", "truth", "autoencoder of the truth", "full", "V2V"]
     assert len(data["tasks"]) == 6 and {row["method"] for row in data["summary"]} == {*REFERENCES, "full", "V2V"}
     results = {name: np.frombuffer(frames, np.uint8) for name, (_, frames) in results_in(folder).items()}
     for shown in data["tasks"]:
         (tmp_path / "film.mp4").write_bytes(base64.b64decode(shown["film"]))
         film = video.read(tmp_path / "film.mp4")
         parts = np.split(film.frames, len(data["columns"]), axis=2)
-        task = Task(shown["kind"], shown["seed"])
+        task = BenchTask(shown["kind"], shown["seed"])
         assert film.fps == data["fps"] and parts[0].shape == (data["frames"], data["height"], data["width"], 3)
         v2v = next(frames for name, frames in results.items() if name.startswith(f"{task.name}/VideoToVideo"))
         expected = {0: task.clips.source.frames, 1: task.clips.target.frames, 4: v2v.reshape(parts[0].shape)}
@@ -311,16 +314,16 @@ def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_r
 
 
 def test_a_methods_name_cannot_end_the_pages_data():
-    task = primitives("reporting", 1, ["sky"])[0]
+    task = primitives_tasks("reporting", 1, ["sky"])[0]
     rows = [Row("sky", task.seed, "</script><b>", {"score": 0.5})]
-    page = Page(as_html([Scored(task, rows, ["source", "</script><b>"], b"film", 0)], Table(rows), "t", "f"))
+    page = Page(as_html([ScoredTask(task, rows, ["unedited", "</script><b>"], b"film", 0)], Table(rows), "t", "f"))
     assert json.loads(page.data)["summary"][0]["method"] == "</script><b>"
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, model):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no benchmark"):
-        benchmark(**WHAT, model=model, out=tmp_path, read=read)
+        benchmark(WHAT, model=model, device="cpu", out=tmp_path, classify=read)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -329,7 +332,7 @@ def test_two_runs_do_not_work_in_one_folder(killed_and_resumed, model):
     with (folder / ".bench").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another benchmark is running"):
-            benchmark(**WHAT, model=model, out=folder, read=read)
+            benchmark(WHAT, model=model, device="cpu", out=folder, classify=read)
 
 
 MISTAKES = {
@@ -360,6 +363,6 @@ def interrupt(*_: object, **__: object) -> None:
 
 
 def test_an_interrupted_run_says_that_it_can_go_on(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("v2edit.bench.run.run", interrupt)
+    monkeypatch.setattr("v2edit.bench.trials.run_trials", interrupt)
     assert main(["bench", "--quick", "--model", model, "-o", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "v2edit: interrupted; the same command goes on from here\n"

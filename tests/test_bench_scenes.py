@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -11,14 +11,14 @@ from support.bench import Page, results_in
 from support.blind import read
 from support.models import pipeline_of
 
-from v2edit.bench.command import Report, benchmark
+from v2edit.bench.command import BenchOptions, BenchReport, benchmark
 from v2edit.bench.methods import REFERENCES, Unedited
-from v2edit.bench.scenes import KINDS, SceneTask, SceneV2Edit, nearer, scenes
-from v2edit.bench.suites import suite_of
-from v2edit.bench.tasks import primitives
+from v2edit.bench.scenes import KINDS, SceneTask, SceneV2Edit, scene_tasks
+from v2edit.bench.suites import make_suite
+from v2edit.bench.tasks import primitives_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
-from v2edit.metrics.clip_score import Clip
+from v2edit.metrics.clip_score import ClipModel, clip_preference
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 
@@ -26,20 +26,20 @@ SMALL = ("fit.gaussians=400", "fit.fit_steps=30", "fit.refit_steps=10")
 
 
 def test_tasks_are_those_of_the_kinds_seeds():
-    found = scenes("reporting", 2)
+    found = scene_tasks("reporting", 2)
     assert [task.kind for task in found[::2]] == [kind for kind in primitives_kinds() if kind in KINDS]
-    assert {task.seed for task in found} < {task.seed for task in primitives("reporting", 2)}
-    assert [task.kind for task in scenes("tuning", 1, ["resize"])] == ["resize"]  # not of the suite, but named
+    assert {task.seed for task in found} < {task.seed for task in primitives_tasks("reporting", 2)}
+    assert [task.kind for task in scene_tasks("tuning", 1, ["resize"])] == ["resize"]  # not of the suite, but named
     with pytest.raises(UserError, match="there is no kind of edit 'levitate'"):
-        scenes("reporting", 1, ["levitate"])
+        scene_tasks("reporting", 1, ["levitate"])
 
 
 def primitives_kinds() -> list[str]:
-    return list(dict.fromkeys(task.kind for task in primitives("reporting", 1)))
+    return list(dict.fromkeys(task.kind for task in primitives_tasks("reporting", 1)))
 
 
 def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
-    task = scenes("tuning", 1, ["insert"])[0]
+    task = scene_tasks("tuning", 1, ["insert"])[0]
     words = ["sample", "--scene", "--seed", str(task.seed), "--kind", task.kind, "-o", str(tmp_path / "scene")]
     assert main(words) == 0
     facts = json.loads((tmp_path / "scene" / "scene.json").read_text())
@@ -47,7 +47,7 @@ def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
 
 
 def test_methods_are_table_c_and_the_loop_and_baselines():
-    known = suite_of("scenes", 9).methods
+    known = make_suite("scenes", 9).methods
     full = known["full"]
     assert isinstance(full, SceneV2Edit) and full.subtasks > 1 and full.between and full.steps == 9
     changed = {
@@ -68,38 +68,38 @@ def test_methods_are_table_c_and_the_loop_and_baselines():
 
 
 def test_settings_reach_the_reconstruction_of_every_task():
-    suite = suite_of("scenes", 9, ["fit.refit_steps=7", "mixture=0.2"])
+    suite = make_suite("scenes", 9, ["fit.refit_steps=7", "mixture=0.2"])
     tasks = suite.tasks("tuning", 1, ["sky", "floor"])
     assert {task.fit for task in tasks if isinstance(task, SceneTask)} == {FitConfig(refit_steps=7)}
     assert {one.mixture for one in suite.methods.values() if isinstance(one, SceneV2Edit)} == {0.2}
-    assert tasks[0].identity != suite_of("scenes", 9).tasks("tuning", 1, ["sky"])[0].identity
+    assert tasks[0].identity != make_suite("scenes", 9).tasks("tuning", 1, ["sky"])[0].identity
     with pytest.raises(UserError, match="there is no setting 'depth'"):
-        suite_of("scenes", 9, ["fit.depth=7"])
+        make_suite("scenes", 9, ["fit.depth=7"])
 
 
 def test_the_truth_is_perfect_and_the_source_is_not():
     task = SceneTask("recolour", 1_900_000_000, FitConfig())
     source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.kept_out.images}
     truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.kept_out.images}
-    measured = partial(task.figures, given=source, read=SceneClassifier.load().classify, clip=Clip.load())
+    measured = partial(task.measure, start=source, classify=SceneClassifier.load().classify, clip=ClipModel.load())
     best, none = measured(truth), measured(source)
     assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
-    assert best["success"] == best["kept"] == best["nearer"] == 1 and best["ctids"] > 0.3
+    assert best["success"] == best["kept"] == best["clip_preference"] == 1 and best["ctids"] > 0.3
     assert none["held_out_outside"] == 60 and none["held_out_inside"] < 25
-    assert none["success"] == none["nearer"] == none["ctids"] == 0 and none["kept"] == 1
+    assert none["success"] == none["clip_preference"] == none["ctids"] == 0 and none["kept"] == 1
     assert none["cdc"] == pytest.approx(1, abs=1e-4)
 
 
-def test_nearer_counts_frames():
+def test_clip_preference_counts_frames():
     task = SceneTask("sky", 1_900_006_000, FitConfig())
     clips, pair = task.clips, task.prompts
     mixed = np.concatenate([clips.source.frames[:3], clips.target.frames[:6]])
-    assert nearer(Clip.load(), mixed, pair.source, pair.target) == pytest.approx(6 / 9)
+    assert clip_preference(ClipModel.load(), mixed, pair.source, pair.target) == pytest.approx(6 / 9)
 
 
 # --- whole runs -----------------------------------------------------------------------------------
 
-WHAT = {"suite": "scenes", "kinds": ("recolour",), "count": 2, "steps": 4, "device": "cpu", "settings": SMALL}
+WHAT = BenchOptions("scenes", kinds=("recolour",), count=2, steps=4, settings=tuple(SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +110,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def first(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, dict]:
+def first(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchReport, dict]:
     """A run of one method in two processes, and its results."""
     folder = tmp_path_factory.mktemp("bench") / "run"
-    report = benchmark(**WHAT, methods=("full",), processes=2, model=model, out=folder, read=read)
+    report = benchmark(
+        replace(WHAT, methods=("full",)), processes=2, model=model, device="cpu", out=folder, classify=read
+    )
     return report, results_in(folder)
 
 
@@ -125,8 +127,8 @@ def test_a_task_is_reconstructed_once_and_its_results_depend_on_nothing_else(fir
     assert len(before) == 2 * 3
     lost = next(name for name in before if "SceneV2Edit" in name)
     (report.folder / "results" / lost).unlink()
-    again = benchmark(**WHAT, methods=("full", "wo-reconstruction", "v2v"), processes=1, model=model,
-                      out=report.folder, read=read)  # fmt: skip
+    more = replace(WHAT, methods=("full", "wo-reconstruction", "v2v"))
+    again = benchmark(more, processes=1, model=model, device="cpu", out=report.folder, classify=read)
     after = results_in(report.folder)
     assert len(after) == 2 * 5 and after[lost][1] == before[lost][1]
     assert all(after[name] == before[name] for name in before if name != lost)
@@ -146,11 +148,11 @@ def test_what_a_result_holds_and_the_page_shows(first):
             assert result["frames"].shape == task.clips.source.frames.shape
             assert result["held_out"].shape == task.posed.dataset.kept_out.images.shape
             if path.name.startswith(Unedited.__name__):
-                assert result["means"].shape == (400, 3) and "taken" not in result
+                assert result["means"].shape == (400, 3) and "edit_transfer" not in result
             else:
-                assert result["video"].shape == (9, 32, 32, 3) and np.isfinite(result["taken"])
+                assert result["video"].shape == (9, 32, 32, 3) and np.isfinite(result["edit_transfer"])
     page = Page((report.folder / "report.html").read_text())
     data = json.loads(page.data)
-    assert data["columns"][:4] == ["source", "truth", "autoencoder of the truth", "full"]
+    assert data["columns"][:4] == ["unedited", "truth", "autoencoder of the truth", "full"]
     assert data["measures"][0]["name"] == "psnr_held_out" and "in views that were held out" in data["notes"]
     assert (data["height"], data["width"]) == task.clips.source.frames.shape[1:3]

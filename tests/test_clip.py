@@ -19,19 +19,19 @@ from transformers import (
 )
 
 from v2edit.errors import UserError
-from v2edit.metrics.clip_score import Clip, cdc, ctids
+from v2edit.metrics.clip_score import ClipModel, cdc, ctids
 
 PROMPTS = ("a red ball on the floor", "a blue ball on the floor")
 
 
-class Chosen:
+class KnownEmbeddings:
     """Embeddings written down: a frame stands for the direction whose angle, in degrees, is its red value."""
 
-    def images(self, frames: np.ndarray) -> torch.Tensor:
+    def encode_images(self, frames: np.ndarray) -> torch.Tensor:
         angles = torch.deg2rad(torch.from_numpy(frames[:, 0, 0, 0].astype(np.float32)))
         return torch.stack([angles.cos(), angles.sin()], dim=1)
 
-    def texts(self, prompts):
+    def encode_texts(self, prompts):
         return torch.tensor([[1.0, 0.0] if "red" in prompt else [0.0, 1.0] for prompt in prompts])
 
 
@@ -42,15 +42,15 @@ def frames_of(*angles: int) -> np.ndarray:
 def test_by_hand():
     # Frame 1 goes from 0 to 90 degrees, exactly as the text does: 1. Frame 2 goes from 90 to 0, the other way: -1.
     # Frame 3 goes from 0 to 180 degrees, (-2, 0), and the text (-1, 1): cos 45 degrees.
-    found = ctids(Chosen(), frames_of(0, 90, 0), frames_of(90, 0, 180), *PROMPTS)
+    found = ctids(KnownEmbeddings(), frames_of(0, 90, 0), frames_of(90, 0, 180), *PROMPTS)
     assert found == pytest.approx((1 - 1 + 0.5**0.5) / 3, abs=1e-6)
     # The source goes (1,0) -> (0,1) -> (-1,0), by (-1,1) then (-1,-1); the edit (0,1) -> (-1,0) -> (1,0), by (-1,-1)
     # then (2,0): cosines 0 and -1/sqrt(2).
-    found = cdc(Chosen(), frames_of(0, 90, 180), frames_of(90, 180, 0))
+    found = cdc(KnownEmbeddings(), frames_of(0, 90, 180), frames_of(90, 180, 0))
     assert found == pytest.approx(-(0.5**0.5) / 2, abs=1e-6)
 
 
-def tiny(kind: str) -> Clip:
+def tiny(kind: str) -> ClipModel:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer().train_new_from_iterator(list(PROMPTS), 300)
     images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
@@ -62,11 +62,11 @@ def tiny(kind: str) -> Clip:
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
     else:
         model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-    return Clip(model, CLIPProcessor(images, tokenizer))
+    return ClipModel(model, CLIPProcessor(images, tokenizer))
 
 
 @pytest.fixture(params=["clip", "siglip"])
-def clip(request: pytest.FixtureRequest) -> Clip:
+def clip(request: pytest.FixtureRequest) -> ClipModel:
     return tiny(request.param)
 
 
@@ -74,7 +74,7 @@ def random_frames(seed: int, count: int = 4) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 24, 20, 3), dtype=np.uint8)
 
 
-def test_over_the_real_classes_as_transformers_itself_embeds(clip: Clip):
+def test_over_the_real_classes_as_transformers_itself_embeds(clip: ClipModel):
     source, edited = random_frames(0), random_frames(1)
 
     def embedded(frames: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_over_the_real_classes_as_transformers_itself_embeds(clip: Clip):
         return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
     o, e = embedded(source), embedded(edited)
-    before, after = clip.texts(PROMPTS).numpy()
+    before, after = clip.encode_texts(PROMPTS).numpy()
     assert ctids(clip, source, edited, *PROMPTS) == pytest.approx(
         np.mean([cosine(b - a, after - before) for a, b in zip(o, e, strict=True)]), abs=1e-4
     )
@@ -98,39 +98,39 @@ def test_over_the_real_classes_as_transformers_itself_embeds(clip: Clip):
     )
 
 
-def test_what_must_hold_of_any_clip(clip: Clip):
+def test_what_must_hold_of_any_clip(clip: ClipModel):
     source, edited = random_frames(2), random_frames(3)
     there, back = ctids(clip, source, edited, *PROMPTS), ctids(clip, edited, source, *PROMPTS)
     assert there == pytest.approx(-back, abs=1e-5) and there != 0
     assert there == pytest.approx(-ctids(clip, source, edited, *PROMPTS[::-1]), abs=1e-5)
     assert ctids(clip, source, source, *PROMPTS) == 0
     assert cdc(clip, source, source) == pytest.approx(1, abs=1e-6)
-    assert torch.allclose(clip.images(source).norm(dim=1), torch.ones(4))
+    assert torch.allclose(clip.encode_images(source).norm(dim=1), torch.ones(4))
 
 
-def test_a_saved_folder_gives_the_same(clip: Clip, tmp_path: Path):
+def test_a_saved_folder_gives_the_same(clip: ClipModel, tmp_path: Path):
     clip.model.save_pretrained(tmp_path)
     clip.processor.save_pretrained(tmp_path)
-    again = Clip.load(tmp_path)
-    assert torch.allclose(again.images(random_frames(4)), clip.images(random_frames(4)), atol=1e-6)
-    assert torch.allclose(again.texts(PROMPTS), clip.texts(PROMPTS), atol=1e-6)
+    again = ClipModel.load(tmp_path)
+    assert torch.allclose(again.encode_images(random_frames(4)), clip.encode_images(random_frames(4)), atol=1e-6)
+    assert torch.allclose(again.encode_texts(PROMPTS), clip.encode_texts(PROMPTS), atol=1e-6)
 
 
-def test_long_prompts_are_cut_with_a_note(clip: Clip, caplog: pytest.LogCaptureFixture):
-    assert clip.texts(["a red ball " * 100]).shape[0] == 1
+def test_long_prompts_are_cut_with_a_note(clip: ClipModel, caplog: pytest.LogCaptureFixture):
+    assert clip.encode_texts(["a red ball " * 100]).shape[0] == 1
     assert "CLIP reads 12 tokens of a prompt" in caplog.text
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path):
-    clip = Chosen()
+    clip = KnownEmbeddings()
     with pytest.raises(UserError, match="3 frames and the source 2"):
         ctids(clip, frames_of(0, 1), frames_of(0, 1, 2), *PROMPTS)
     with pytest.raises(UserError, match="two frames or more"):
         cdc(clip, frames_of(0), frames_of(0))
     with pytest.raises(UserError, match="no CLIP called"):
-        Clip.load(tmp_path / "nowhere")
+        ClipModel.load(tmp_path / "nowhere")
     T5EncoderModel(
         T5Config(vocab_size=8, d_model=8, d_kv=4, num_heads=2, d_ff=8, num_layers=1)
     ).save_pretrained(tmp_path)  # fmt: skip
     with pytest.raises(UserError, match="is no CLIP"):
-        Clip(AutoModel.from_pretrained(tmp_path), None)
+        ClipModel(AutoModel.from_pretrained(tmp_path), None)

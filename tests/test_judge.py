@@ -9,7 +9,7 @@ from support.judges import SHADES, SOURCE, VIDEOS, fair, shown
 from support.servers import fails, says, served
 
 from v2edit.errors import UserError
-from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig, Score, estimate, judge, queries_of
+from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig, Score, estimate_cost, judge, make_queries
 from v2edit.prompts.lvlm import open_chat
 
 
@@ -19,8 +19,8 @@ def setting(url: str, **changes: object) -> JudgeConfig:
 
 def judged(url: str, cache: Path, **changes: object) -> dict[str, dict[str, Score]]:
     config = setting(url, **changes)
-    with open_chat(config.asked) as chat:
-        return judge(queries_of(VIDEOS, SOURCE, "make it bright", config, cache), chat)
+    with open_chat(config.lvlm) as chat:
+        return judge(make_queries(VIDEOS, SOURCE, "make it bright", config, cache), chat)
 
 
 def test_all_methods_side_by_side_frame_by_frame_in_shuffled_order(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="out of money"):
             judged(server.url, tmp_path)
         config = setting(server.url)
-        queries = queries_of(VIDEOS, SOURCE, "make it bright", config, tmp_path)
-        assert (estimate(queries).queries, estimate(queries).of_queries) == (4, 6)
+        queries = make_queries(VIDEOS, SOURCE, "make it bright", config, tmp_path)
+        assert (estimate_cost(queries).queries, estimate_cost(queries).of_queries) == (4, 6)
     next(iter(tmp_path.glob("*.json"))).write_text('{"scores": {"A"')  # half a file, as after a power cut
     with served(fair, endless=True) as server:
         first = judged(server.url, tmp_path)
@@ -95,13 +95,13 @@ def test_another_video_is_another_question(tmp_path: Path) -> None:
         (VIDEOS, SOURCE, "a", "n"),
     ):
         config = JudgeConfig(model=model, queries=3, frames=3)
-        names |= {query.kept.name for query in queries_of(videos, source, instruction, config, tmp_path)}
+        names |= {query.path.name for query in make_queries(videos, source, instruction, config, tmp_path)}
     assert len(names) == 15
 
 
 def test_the_cost_is_known_before_anything_is_asked(tmp_path: Path) -> None:
-    queries = queries_of(VIDEOS, SOURCE, "make it bright", setting("http://127.0.0.1:9/v1", queries=20), tmp_path)
-    cost = estimate(queries)
+    queries = make_queries(VIDEOS, SOURCE, "make it bright", setting("http://127.0.0.1:9/v1", queries=20), tmp_path)
+    cost = estimate_cost(queries)
     assert (cost.queries, cost.pictures) == (20, 3 * 4)
     sent = sum(len(part.url) for part in queries[0].messages[1].parts if not isinstance(part, str))
     assert cost.megabytes == pytest.approx(sent / 1e6)
@@ -137,10 +137,10 @@ def test_scores_that_are_none_are_asked_for_again(tmp_path: Path, wrong: dict) -
 def test_videos_that_cannot_be_compared(tmp_path: Path) -> None:
     config = setting("http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match="ours has 4 frames and the source 20"):
-        queries_of({"ours": SOURCE[:4]}, SOURCE, "x", config, tmp_path)
+        make_queries({"ours": SOURCE[:4]}, SOURCE, "x", config, tmp_path)
     for count in (0, 27):
         with pytest.raises(UserError, match=f"{count} videos"):
-            queries_of({str(k): SOURCE for k in range(count)}, SOURCE, "x", config, tmp_path)
+            make_queries({str(k): SOURCE for k in range(count)}, SOURCE, "x", config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -155,5 +155,5 @@ def test_settings_that_cannot_be_meant(settings: dict, says_so: str) -> None:
 def test_the_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
     """However the videos come."""
     config = setting("http://127.0.0.1:9/v1")
-    one, two = (queries_of(v, SOURCE, "x", config, tmp_path) for v in (VIDEOS, dict(reversed(VIDEOS.items()))))
-    assert [(q.order, q.kept) for q in one] == [(q.order, q.kept) for q in two]
+    one, two = (make_queries(v, SOURCE, "x", config, tmp_path) for v in (VIDEOS, dict(reversed(VIDEOS.items()))))
+    assert [(q.order, q.path) for q in one] == [(q.order, q.path) for q in two]

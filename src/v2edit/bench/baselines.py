@@ -1,7 +1,6 @@
-"""What a user could do instead with the same weights: diffusers' video-to-video, FlowEdit, DDIM inversion with
-prompt-to-prompt.
+"""Baselines on the same weights: diffusers' video-to-video (SDEdit), FlowEdit, prompt-to-prompt with DDIM inversion.
 
-Letters: F latent frames, C channels, L text slots, D width; v_k, a_k, s_k, x0 as in `noise`.
+Letters: F latent frames, C channels, L text slots, D width; v_k, a_k, s_k, x0 as in `sampling`.
 """
 
 from __future__ import annotations
@@ -50,19 +49,20 @@ class VideoToVideo:
     """Classifier-free guidance; the model's own where none is given."""
 
     def __post_init__(self) -> None:
-        expect_shares(self, "strength")
+        _check_shares(self, "strength")
         if int(self.steps * self.strength) < 1:
             raise UserError(f"strength {self.strength} is less than one of {self.steps} steps, expected more")
 
-    def on(self, backbone: Backbone) -> Method:
+    def build(self, backbone: Backbone) -> Method:
         guidance = backbone.defaults.guidance if self.guidance is None else self.guidance
-        assert isinstance(backbone, HasVideoToVideo), backbone.name
+        if not isinstance(backbone, HasVideoToVideo):
+            raise UserError(f"diffusers has no video-to-video pipeline for {backbone.name}")
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
-            own = Size(*frames.shape[:3])
-            fitted = resize_clip(frames, backbone.nearest_size(own))
+            size = Size(*frames.shape[:3])
+            fitted = resize_clip(frames, backbone.nearest_size(size))
             edited = backbone.video_to_video(fitted, pair.target, self.steps, self.strength, guidance, seed)
-            return resize_clip(edited, own)
+            return resize_clip(edited, size)
 
         return edit
 
@@ -83,15 +83,15 @@ class FlowEdit:
     guidance: float = 13.5
 
     def __post_init__(self) -> None:
-        expect_shares(self, "n_max", "n_min")
+        _check_shares(self, "n_max", "n_min")
         if self.n_avg < 1:
             raise UserError(f"n_avg is {self.n_avg}, expected 1 or more")
 
-    def on(self, backbone: Backbone) -> Method:
+    def build(self, backbone: Backbone) -> Method:
         def edit(x0: Tensor, pair: PromptPair, seed: int) -> Tensor:
             return flow_edit(backbone, x0, aligned_text(backbone, pair), self, noise_stream(seed, 1, x0))
 
-        return on_latents(backbone, edit)
+        return _latent_method(backbone, edit)
 
 
 @dataclass(frozen=True)
@@ -110,39 +110,40 @@ class PromptToPrompt:
     """Guidance of the source's replay; 1, that of its inversion, comes nearest to the source."""
 
     def __post_init__(self) -> None:
-        expect_shares(self, "alpha", "replaced")
+        _check_shares(self, "alpha", "replaced")
 
-    def on(self, backbone: Backbone) -> Method:
+    def build(self, backbone: Backbone) -> Method:
         def edit(x0: Tensor, pair: PromptPair, seed: int) -> Tensor:
             return prompt_to_prompt(backbone, x0, aligned_text(backbone, pair), self)
 
-        return on_latents(backbone, edit)
+        return _latent_method(backbone, edit)
 
 
-def expect_shares(settings: object, *names: str) -> None:
+def _check_shares(settings: object, *names: str) -> None:
+    """Raise `UserError` where one of these fields is not from 0 to 1."""
     for name in names:
         if not 0 <= getattr(settings, name) <= 1:
             raise UserError(f"{name} is {getattr(settings, name)}, expected 0 to 1")
 
 
-def on_latents(backbone: Backbone, edit: Callable[[Tensor, PromptPair, int], Tensor]) -> Method:
-    """A method of frames from one of latents [1, F, C, h, w]: to the model's size and back."""
+def _latent_method(backbone: Backbone, edit: Callable[[Tensor, PromptPair, int], Tensor]) -> Method:
+    """Return the method of frames that encodes, edits latents [1, F, C, h, w] and decodes, at the model's size."""
 
     def method(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
-        own = Size(*frames.shape[:3])
-        x0 = backbone.encode(resize_clip(frames, backbone.nearest_size(own)))
-        return resize_clip(backbone.decode(edit(x0, pair, seed)), own)
+        size = Size(*frames.shape[:3])
+        x0 = backbone.encode(resize_clip(frames, backbone.nearest_size(size)))
+        return resize_clip(backbone.decode(edit(x0, pair, seed)), size)
 
     return method
 
 
 def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowEdit, draw: Iterator[Tensor]) -> Tensor:
-    """FlowEdit's Algorithm 1 on any diffusion, through the flow that it is in other coordinates:
+    """Return latents edited by FlowEdit's Algorithm 1, on any diffusion by its coordinates as a flow:
 
         z = v / (a + s) = (1 - sigma) x0 + sigma eps   with sigma = s / (a + s),   velocity (z - x0(v)) / sigma
 
-    which changes nothing but names, for the network is called with v = (a + s) z at its own timestep. Equal prompts
-    and guidances have equal velocities, and give x0 back.
+    The change of coordinates is exact: the network is called with v = (a + s) z at its own timestep. Equal prompts and
+    guidances have equal velocities, and give x0 back.
     """
     schedule, calls = backbone.schedule(settings.steps), MicroBatcher(backbone)
     first, free = (schedule.steps - round(share * schedule.steps) for share in (settings.n_max, settings.n_min))
@@ -173,13 +174,14 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
 
 
 def flow(schedule: Schedule, k: int) -> tuple[float, float]:
-    """(a + s, sigma) of a level: v = (a + s) z, and sigma is the noise's share of z."""
+    """Return (a + s, sigma) of a level: v = (a + s) z, and sigma is the noise's share of z."""
     a, s = schedule.level(k)
     return a + s, s / (a + s)
 
 
 def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings: PromptToPrompt) -> Tensor:
-    """The edit's latents; both branches start from the source's inverted noise and go on without any."""
+    """Return latents edited by prompt-to-prompt: both branches start from the source's inverted noise, and no step adds
+    any."""
     schedule, solver, calls = backbone.schedule(settings.steps), SOLVERS["ddim"], MicroBatcher(backbone)
     start = first_step(schedule, settings.alpha)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
@@ -201,9 +203,9 @@ def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings
 
 
 def ddim_inversion(backbone: Backbone, x0: Tensor, prompt: Tensor, schedule: Schedule, start: int) -> Tensor:
-    """The noisy state v_start that DDIM leads back to x0, approximately: each step's noise is read off the state at its
-    clean end, where the network is told the timestep of the noisy one (as everybody's inversion does; the clean end of
-    the last step has no timestep of its own)."""
+    """Return the noisy state v_start from which DDIM comes back to x0, approximately: each step's noise is predicted
+    from the state at its clean end with the timestep of its noisy end (as is usual; the clean end of the last step has
+    no timestep of its own)."""
     v = x0
     for k in reversed(range(start, schedule.steps)):
         (a, s), (a_clean, s_clean) = schedule.level(k), schedule.level(k + 1)

@@ -1,4 +1,4 @@
-"""`v2edit bench`: from options to a folder of results, tables and a page. Torch is loaded when the work begins."""
+"""`v2edit bench`: from options to a folder of results, tables and a page. Torch is loaded when work begins."""
 
 from __future__ import annotations
 
@@ -13,29 +13,83 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Suppress, arg
+from tyro.conf import OmitArgPrefixes, Suppress, arg
 
 from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import find
-from v2edit.bench import methods as known_methods
 from v2edit.bench import suites
+from v2edit.bench.methods import REFERENCES, MethodConfig
+from v2edit.bench.selection import select_methods, sweep_methods
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, lock_folder
 from v2edit.host import available_cores, find_device
 from v2edit.runs import PACKAGES, redact
 
 if TYPE_CHECKING:
-    from v2edit.metrics.attributes import Read
+    from v2edit.bench.scoring import ScoredTask
+    from v2edit.metrics.attributes import Classify
 else:
-    Read = Any  # Its module loads torch; the command line that is made from the signature needs no more.
+    Classify = Any  # Its module loads torch; the command line that is made from the signature needs no more.
 
 Seeds = Literal["reporting", "tuning"]
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a benchmark left: its folder, and in it the tables (`.md`), the rows (`.csv`), the page (`.html`) and what
-    was run (`.json`)."""
+class BenchOptions:
+    """Which methods are compared on which tasks."""
+
+    suite: suites.Name = "primitives"
+    """The tasks: edits of clips of the built-in world (primitives), or of its 3D scenes (scenes)."""
+    quick: bool = False
+    """3 tasks of each kind instead of 20 (of scenes 1 instead of 3): minutes instead of hours."""
+    methods: Annotated[tuple[str, ...], arg(metavar="METHOD", help_behavior_hint="")] = ()
+    """Which methods (default: all, or with a sweep none but its own): full, wo-progression, wo-inc, wo-pnc, wo-amr,
+    wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p."""
+    kinds: Annotated[tuple[str, ...], arg(metavar="KIND", help_behavior_hint="")] = ()
+    """Which kinds of edit (default: all): recolour, reshape, resize, insert, remove, floor, sky, reshape-and-recolour
+    (of scenes the first two and from insert to sky unless named)."""
+    count: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Tasks of each kind."""
+    seeds: Annotated[Seeds | None, arg(help_behavior_hint="")] = None
+    """The reporting seeds, or, to choose settings by, the tuning ones (default: those for a sweep)."""
+    steps: int = 25
+    """Denoising steps, of all methods alike."""
+    settings: Annotated[tuple[str, ...], arg(name="set", metavar="FIELD=VALUE", help_behavior_hint="")] = ()
+    """Settings of V2Edit (mixture=0.3), or of the method that is named before a dot (v2v.strength=0.6); of scenes also
+    their reconstruction's (fit.refit_steps=600)."""
+    sweep: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,VALUE", help_behavior_hint="")] = ()
+    """The same with several values: every combination is a method, compared with the one it varies."""
+
+    def __post_init__(self) -> None:
+        if self.sweep and self.seeds == "reporting":
+            raise UserError(
+                "settings are chosen on tuning seeds, not on those reported: sweep without --seeds reporting"
+            )
+
+    @property
+    def seed_set(self) -> Seeds:
+        return self.seeds or ("tuning" if self.sweep else "reporting")
+
+    @property
+    def report_name(self) -> str:
+        """The stem of the report's files: one folder holds those of the whole suite, the quick one and of sweeps."""
+        if not self.sweep:
+            return "quick" if self.quick else "report"
+        fields = (re.sub(r"\W+", "-", one.partition("=")[0]) for one in self.sweep)
+        return "-".join(["sweep", *fields])
+
+    def select(self, suite: suites.Suite) -> dict[str, MethodConfig]:
+        """Return the methods to compare, by title. Raises `UserError` for one that is unknown."""
+        selected = sweep_methods(suite.methods, self.sweep) if self.sweep else {}
+        if self.methods or not self.sweep:
+            selected |= select_methods(suite.methods, self.methods)
+        return selected
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """A finished benchmark: its folder, and in it the tables (`.md`), the rows (`.csv`), the page (`.html`) and the
+    options (`.json`)."""
 
     folder: Path
     markdown: str
@@ -43,140 +97,117 @@ class Report:
 
 
 def benchmark(
+    options: OmitArgPrefixes[BenchOptions] = BenchOptions(),
     *,
-    suite: suites.Name = "primitives",
-    quick: bool = False,
-    methods: Annotated[tuple[str, ...], arg(metavar="METHOD", help_behavior_hint="")] = (),
-    kinds: Annotated[tuple[str, ...], arg(metavar="KIND", help_behavior_hint="")] = (),
-    count: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
-    seeds: Annotated[Seeds | None, arg(help_behavior_hint="")] = None,
-    steps: int = 25,
-    settings: Annotated[tuple[str, ...], arg(name="set", metavar="FIELD=VALUE", help_behavior_hint="")] = (),
-    sweep: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,VALUE", help_behavior_hint="")] = (),
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
     device: Annotated[str, arg(metavar="DEVICE")] = "auto",
     processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
     clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None,
     sheets: bool = False,
     out: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
-    read: Annotated[Read | None, Suppress] = None,
+    classify: Annotated[Classify | None, Suppress] = None,
     on_progress: Annotated[Callable[[int, int, str], None] | None, Suppress] = None,
     command: Annotated[Sequence[str] | None, Suppress] = None,
-) -> Report:
+) -> BenchReport:
     """Compare V2Edit, its ablations and baselines on edits whose true result is known.
 
-    Results are kept one by one: the same command goes on where a stopped one stood, and a larger one takes what is
-    there. Nothing is run twice.
+    Results are stored one by one: the same command goes on after an interruption, and a larger one takes what is there.
+    Nothing is run twice.
 
     Args:
-        suite: The tasks: edits of clips of the built-in world (primitives), or of its 3D scenes (scenes).
-        quick: 3 tasks of each kind instead of 20 (of scenes 1 instead of 3): minutes instead of hours.
-        methods: Which methods (default: all, or with a sweep none but its own): full, wo-progression, wo-inc, wo-pnc,
-            wo-amr, wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p.
-        kinds: Which kinds of edit (default: all): recolour, reshape, resize, insert, remove, floor, sky,
-            reshape-and-recolour (of scenes the first two and from insert to sky unless named).
-        count: Tasks of each kind.
-        seeds: The reporting seeds, or, to choose settings by, the tuning ones (default: those for a sweep).
-        steps: Denoising steps, of all methods alike.
-        settings: Settings of V2Edit (mixture=0.3), or of the method that is named before a dot (v2v.strength=0.6); of
-            scenes also their reconstruction's (fit.refit_steps=600).
-        sweep: The same with several values: every combination is a method, compared with the one it varies.
+        options: What to compare.
         model: The built-in model, a Hugging Face id or a local diffusers folder.
         device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
         processes: Edits at a time, each on one thread (default: one for each core; one on a GPU).
         clip: A CLIP for CTIDS and CDC: a Hugging Face id or a folder, or primitives, the built-in one.
         sheets: Also write a contact sheet of each task.
         out: The folder of results and reports (default: runs/bench-<suite>-<seeds>).
-        read: Tells the scene that a clip shows; by default the reader of the built-in world.
-        on_progress: Called with how much is done, of how much, and what it was.
+        classify: Returns the scene that a clip shows (default: the built-in world's classifier).
+        on_progress: Called with the number of results, of how many, and the latest one's name.
         command: The command line to note in the report.
 
     Raises:
         UserError: for what the user can mend, in one line.
     """
-    if seeds is None:
-        seeds = "tuning" if sweep else "reporting"
-    elif sweep and seeds == "reporting":
-        raise UserError("settings are chosen on tuning seeds and reported on others: sweep without --seeds reporting")
     if processes is not None and processes < 1:
         raise UserError(f"--processes is {processes}, expected 1 or more")
     checkpoint = find(model)
-    chosen = suites.suite_of(suite, steps, settings)
-    compared = known_methods.swept(chosen.methods, sweep) if sweep else {}
-    if methods or not sweep:
-        compared |= known_methods.chosen(chosen.methods, methods)
+    suite = suites.make_suite(options.suite, options.steps, options.settings)
+    selected = options.select(suite)
 
     import torch
 
-    from v2edit.bench import page, report, run, scoring
+    from v2edit.bench import scoring, trials
 
-    if count is None:
-        count = chosen.quick_count if quick else chosen.count
-    todo = chosen.tasks(seeds, count, kinds)
-    judges = scoring.Judges(read, clip)
-    judges.prepare()  # What is missing is missed before the work, not after it.
-    where = str(find_device(device))
+    count = (suite.quick_count if options.quick else suite.count) if options.count is None else options.count
+    tasks = suite.tasks(options.seed_set, count, options.kinds)
+    models = scoring.MetricModels(classify, clip)
+    models.load()  # A CLIP that is missing is an error before the work, not after it.
+    place = str(find_device(device))
     if processes is None:
-        processes = 1 if torch.device(where).type != "cpu" else available_cores()
-    workers = run.Workers(checkpoint, where, processes)
-    folder = Path(os.path.abspath(out or Path("runs") / f"bench-{suite}-{seeds}"))
-    with lock_folder(folder, run.LOCK, "benchmark"):
-        jobs = run.jobs_of(todo, known_methods.REFERENCES | compared, workers, folder / "results")
-        with run.started(workers) as pool:
-            run.run(jobs, pool, on_progress or _silent)
-            pictures = folder / "sheets" if sheets else None
-            scored = scoring.score(jobs, judges, pool, on_progress or _silent, pictures)
-
-        rows = [row for one in scored for row in one.rows]
-        table = report.Table(rows)
-        title = f"V2Edit benchmark: {suite}"
-        facts = (
-            f"{seeds} seeds; model {model} ({workers.model_identity[:16]}); {steps} steps where nothing else is said;"
-            f" {''.join(f'{one}; ' for one in settings)}{where}; {datetime.now(UTC):%Y-%m-%d},"
-            f" v2edit {version('v2edit')}"
-        )
-        notes = _notes(compared, sum(one.other_code for one in scored))
-        line = f"    {shlex.join(redact(command))}\n\n" if command else ""
-        markdown = f"# {title}\n\n{line}{facts}.\n{notes}\n{report.as_markdown(table, next(iter(compared)))}"
-        facts_json = {
-            "command": None if command is None else redact(command),
-            "tasks": [{"kind": task.kind, "seed": task.seed} for task in todo],
-            "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in compared.items()},  # pyright: ignore[reportArgumentType]
-            "model": {"name": model, "identity": workers.model_identity, "device": where},
-            "clip": clip,
-            "versions": {name: version(name) for name in PACKAGES},
-        }
-        stem = _stem(quick, sweep)
-        contents = {
-            ".md": markdown,
-            ".csv": report.as_csv(rows, table.measures),
-            ".html": page.as_html(scored, table, title, facts),
-            ".json": json.dumps(facts_json, indent=1) + "\n",
-        }
-        for ending, text in contents.items():
-            atomic_write(folder / f"{stem}{ending}", text.encode())
-    return Report(folder, markdown, [folder / f"{stem}{ending}" for ending in contents])
+        processes = 1 if torch.device(place).type != "cpu" else available_cores()
+    identity = trials.model_identity(checkpoint)
+    folder = Path(os.path.abspath(out or Path("runs") / f"bench-{options.suite}-{options.seed_set}"))
+    facts = {
+        "command": None if command is None else redact(command),
+        "tasks": [{"kind": task.kind, "seed": task.seed} for task in tasks],
+        "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in selected.items()},  # pyright: ignore[reportArgumentType]
+        "model": {"name": model, "identity": identity, "device": place},
+        "clip": clip,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    on_progress = on_progress or _silent
+    with lock_folder(folder, trials.LOCK, "benchmark"):
+        listed = trials.list_trials(tasks, REFERENCES | selected, identity, place, folder / "results")
+        with trials.open_pool(checkpoint, place, processes) as pool:
+            trials.run_trials(listed, pool, on_progress)
+            scored = scoring.score_trials(listed, models, pool, on_progress, folder / "sheets" if sheets else None)
+        return _write_report(folder, options, facts, selected, scored)
 
 
-def _notes(compared: dict[str, known_methods.Settings], other_code: int) -> str:
-    """What a reader of the tables must know."""
+def _write_report(
+    folder: Path,
+    options: BenchOptions,
+    facts: dict[str, Any],
+    selected: dict[str, MethodConfig],
+    scored: Sequence[ScoredTask],
+) -> BenchReport:
+    from v2edit.bench import page, report
+
+    rows = [row for one in scored for row in one.rows]
+    table = report.Table(rows)
+    title = f"V2Edit benchmark: {options.suite}"
+    summary = (
+        f"{options.seed_set} seeds; model {facts['model']['name']} ({facts['model']['identity'][:16]}); {options.steps}"
+        f" steps where nothing else is said; {''.join(f'{one}; ' for one in options.settings)}"
+        f"{facts['model']['device']}; {datetime.now(UTC):%Y-%m-%d}, v2edit {version('v2edit')}"
+    )
+    notes = _notes(selected, sum(one.other_code for one in scored))
+    line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
+    markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{report.as_markdown(table, next(iter(selected)))}"
+    contents = {
+        ".md": markdown,
+        ".csv": report.as_csv(rows, table.columns),
+        ".html": page.as_html(scored, table, title, summary),
+        ".json": json.dumps(facts, indent=1) + "\n",
+    }
+    files = [folder / f"{options.report_name}{ending}" for ending in contents]
+    for path, text in zip(files, contents.values(), strict=True):
+        atomic_write(path, text.encode())
+    return BenchReport(folder, markdown, files)
+
+
+def _notes(selected: dict[str, MethodConfig], other_code: int) -> str:
+    """Return notes on methods that are the same configuration, and on results made by other code."""
     notes, first = [], {}
-    for title, settings in compared.items():
-        if settings in first.values():
-            twin = next(name for name, one in first.items() if one == settings)
+    for title, config in selected.items():
+        if config in first.values():
+            twin = next(name for name, one in first.items() if one == config)
             notes.append(f"{title} is the same configuration as {twin} here.")
-        first.setdefault(title, settings)
+        first.setdefault(title, config)
     if other_code:
         notes.append(f"{other_code} results were made by other code than today's; delete `results` to make them anew.")
     return "\n".join([*notes, ""])
-
-
-def _stem(quick: bool, sweep: Sequence[str]) -> str:
-    """What the report's files are called: a folder holds those of the whole suite, of the quick one and of sweeps."""
-    if not sweep:
-        return "quick" if quick else "report"
-    fields = (re.sub(r"\W+", "-", one.partition("=")[0]) for one in sweep)
-    return "-".join(["sweep", *fields])
 
 
 def _silent(done: int, total: int, what: str) -> None:

@@ -1,162 +1,89 @@
-"""What is compared, and how it is named: settings that a model makes a method of. Nothing here loads torch.
+"""Methods to compare: V2Edit and the ablations of its Table C, and the references; baselines are in `baselines`.
 
-Settings are plain data, so that they travel to worker processes, tell results apart and can be swept.
+A method is named by its configuration, which is plain data: that travels to worker processes, tells results apart and
+can be swept. Nothing here loads torch.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, fields
-from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from v2edit.errors import UserError
+from v2edit.editing.config import EditConfig
 from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
-    from v2edit.bench.variants import V2Edit
 
-FULL = "full"  # V2Edit as it is, which the others are compared with
+FULL = "full"  # V2Edit with all of its parts, which the others are compared with
+UNEDITED = "unedited"
 
 
 class Method(Protocol):
-    """An editor with all that it needs: uint8 frames [T, H, W, 3], two prompts and a seed to frames of that shape."""
+    """A video editor: uint8 frames [T, H, W, 3], two prompts and a seed to frames of that shape."""
 
     def __call__(self, frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray: ...
 
 
-class Settings(Protocol):
-    """A frozen dataclass that a model makes a `Method` of."""
+class MethodConfig(Protocol):
+    """The configuration of a method: a frozen dataclass."""
 
-    def on(self, backbone: Backbone) -> Method: ...
-
-
-Some = TypeVar("Some")  # a frozen dataclass of settings
+    def build(self, backbone: Backbone) -> Method:
+        """Return the method on a model."""
+        ...
 
 
 @dataclass(frozen=True)
 class Unedited:
-    """Doing nothing: the floor of success, and what preservation at its best is."""
+    """The source itself: the least success and the best preservation."""
 
-    def on(self, backbone: Backbone) -> Method:
+    def build(self, backbone: Backbone) -> Method:
         return lambda frames, pair, seed: frames
 
 
 @dataclass(frozen=True)
 class Autoencoded:
-    """The *true* edited clip through the model's autoencoder: what no edit with these weights can do better."""
+    """The *true* edited clip through the model's autoencoder: the bound on what any edit with these weights can do."""
 
-    def on(self, backbone: Backbone) -> Method:
+    def build(self, backbone: Backbone) -> Method:
         from v2edit.backbones import Size
         from v2edit.editing.editor import resize_clip
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
-            own = Size(*frames.shape[:3])
-            return resize_clip(backbone.decode(backbone.encode(resize_clip(frames, backbone.nearest_size(own)))), own)
+            size = Size(*frames.shape[:3])
+            return resize_clip(backbone.decode(backbone.encode(resize_clip(frames, backbone.nearest_size(size)))), size)
 
         return edit
 
 
-REFERENCES: dict[str, Settings] = {"source": Unedited(), "autoencoder of the truth": Autoencoded()}
+REFERENCES: dict[str, MethodConfig] = {UNEDITED: Unedited(), "autoencoder of the truth": Autoencoded()}
 
 
-def slug(title: str) -> str:
-    """A method's name on the command line and in file names: "w/o PNC, AMR" is wo-pnc-amr."""
-    return "-".join(re.findall(r"[a-z0-9.]+", title.lower().replace("/", "")))
+@dataclass(frozen=True)
+class V2Edit(EditConfig):
+    """V2Edit with a configuration; its `seed` is overridden by each task's."""
+
+    def build(self, backbone: Backbone) -> Method:
+        from v2edit.editing.editor import Editor
+
+        def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
+            return Editor(backbone).edit(frames, pair, replace(self, seed=seed)).frames
+
+        return edit
 
 
-def methods(
-    full: V2Edit, variants: Callable[[Any], Mapping[str, Settings]], assignments: Sequence[str] = ()
-) -> dict[str, Settings]:
-    """Every method that is known, by its title: the variants of `full`, and baselines at as many steps.
+def table_c(full: V2Edit) -> dict[str, V2Edit]:
+    """Return V2Edit and its ablations by title (V2Edit Sec. A.3, Table C).
 
-    An assignment FIELD=VALUE sets a field of V2Edit's configuration in all its variants, NAME.FIELD=VALUE one of the
-    method that is called so (`slug`). Raises `UserError` for what there is not.
+    Where `full` has one subtask, "w/o progression" is the same configuration.
     """
-    from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo
-
-    of_others, steps = [], full.steps
-    for name, field, value in map(_parsed, assignments):
-        if name is None:
-            full = with_field(full, field, value)
-        else:
-            of_others.append((name, field, value))
-    known: dict[str, Settings] = {
-        **variants(full),
-        "V2V": VideoToVideo(steps),
-        "FlowEdit": FlowEdit(steps),
-        "DDIM + P2P": PromptToPrompt(steps),
+    return {
+        FULL: full,
+        "w/o progression": replace(full, subtasks=1),
+        "w/o INC": replace(full, inc=False),
+        "w/o PNC": replace(full, pnc=False),
+        "w/o AMR": replace(full, amr=False),
+        "w/o PNC, AMR": replace(full, pnc=False, amr=False),
     }
-    for name, field, value in of_others:
-        title = _titled(name, known)
-        known[title] = with_field(known[title], field, value)
-    return known
-
-
-def chosen(known: Mapping[str, Settings], names: Sequence[str]) -> dict[str, Settings]:
-    """Those named by their slugs, in the order of `known`; all of them where none is named."""
-    titles = {_titled(name, known) for name in names}
-    return {title: settings for title, settings in known.items() if not names or title in titles}
-
-
-def swept(known: Mapping[str, Settings], sweeps: Sequence[str]) -> dict[str, Settings]:
-    """A method for every combination of values, from [NAME.]FIELD=VALUE,VALUE…; without a NAME it is `full`'s. The
-    method as it is comes before its combinations."""
-    axes: dict[str, list[list[tuple[str, str]]]] = {}
-    for name, field, values in map(_parsed, sweeps):
-        title = FULL if name is None else _titled(name, known)
-        axes.setdefault(title, []).append([(field, value) for value in values.split(",")])
-    variants: dict[str, Settings] = {}
-    for title, of_method in axes.items():
-        variants[title] = known[title]
-        for combination in product(*of_method):
-            settings, words = known[title], [] if title == FULL else [title]
-            for field, value in combination:
-                settings = with_field(settings, field, value)
-                words.append(f"{field}={value}")
-            variants[", ".join(words)] = settings
-    return variants
-
-
-def with_field(settings: Some, field: str, value: str) -> Some:
-    """The settings with one field read from text, as the command line reads it.
-
-    Raises `UserError` for a field that there is not, or a value that it cannot take.
-    """
-    import tyro
-
-    known = {one.name: one.type for one in fields(settings) if one.name != "seed"}  # pyright: ignore[reportArgumentType]
-    if field not in known:
-        raise UserError(f"there is no setting {field!r}; there are {', '.join(known)}")
-    words = [f"--{field.replace('_', '-')}={value}"]
-    try:
-        with redirect_stderr(io.StringIO()):
-            return tyro.cli(type(settings), default=settings, args=words, config=(tyro.conf.FlagConversionOff,))
-    except SystemExit as stop:
-        cause: BaseException | None = stop
-        while cause := cause.__context__:
-            if isinstance(cause, UserError):
-                raise cause from None
-        hint = get_type_hints(type(settings))[field]
-        expected = " or ".join(get_args(hint)) if get_origin(hint) is Literal else known[field]
-        raise UserError(f"{field}={value}: expected {expected}") from None
-
-
-def _parsed(assignment: str) -> tuple[str | None, str, str]:
-    match = re.fullmatch(r"(?:([\w-]+)\.)?(\w+)=(.+)", assignment)
-    if match is None:
-        raise UserError(f"cannot read {assignment!r}, expected FIELD=VALUE or METHOD.FIELD=VALUE")
-    return match[1], match[2], match[3]
-
-
-def _titled(name: str, known: Iterable[str]) -> str:
-    for title in known:
-        if slug(title) == name:
-            return title
-    raise UserError(f"there is no method {name!r}; known are {', '.join(map(slug, known))}")

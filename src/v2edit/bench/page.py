@@ -1,4 +1,4 @@
-"""The report as one HTML file that opens from disk: its figures and films are in it, and nothing is fetched."""
+"""The report as one HTML file that opens from disk, with its figures and videos in it: nothing is fetched."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from v2edit.bench.methods import REFERENCES
-from v2edit.bench.report import MEASURES, Table, notes
-from v2edit.bench.scoring import Scored
+from v2edit.bench.report import COLUMNS, Table, notes
+from v2edit.bench.scoring import ScoredTask
 from v2edit.primitives.scene import FPS
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def as_html(scored: Sequence[Scored], table: Table, title: str, facts: str) -> str:
-    """The page: a table of means, and all clips beside each other, to sort and to filter."""
+def as_html(scored: Sequence[ScoredTask], table: Table, title: str, facts: str) -> str:
+    """Return the page: a sortable table of means, and all clips side by side."""
     frames, height, width, _ = scored[0].task.clips.source.frames.shape
     data: dict[str, Any] = {
         "title": title,
         "facts": facts,
-        "notes": notes(table.measures),
+        "notes": notes(table.columns),
         "kinds": table.kinds,
-        "columns": scored[0].columns,
-        "references": [name for name in scored[0].columns if name in REFERENCES or name not in table.methods],
+        "columns": scored[0].titles,
+        "references": [name for name in scored[0].titles if name in REFERENCES or name not in table.methods],
         "measures": [
             {"name": name, "heading": one.heading, "decimals": one.decimals, "more": one.more}
-            for name, one in MEASURES.items()
-            if name in table.measures
+            for name, one in COLUMNS.items()
+            if name in table.columns
         ],
         "summary": [
             {
                 "method": method,
                 "reference": method in REFERENCES,
                 "means": [
-                    [known(value) for value in (one.mean, one.low, one.high)]
-                    for one in (table.mean(method, name) for name in table.measures)
+                    [_json_number(value) for value in (one.mean, one.low, one.high)]
+                    for one in (table.mean(method, name) for name in table.columns)
                 ],
             }
             for method in table.methods
@@ -54,9 +54,9 @@ def as_html(scored: Sequence[Scored], table: Table, title: str, facts: str) -> s
                 "instruction": one.task.edit.instruction,
                 "source_prompt": one.task.prompts.source,
                 "target_prompt": one.task.prompts.target,
-                "film": base64.b64encode(one.film).decode(),
+                "film": base64.b64encode(one.video).decode(),
                 "figures": {
-                    row.method: {name: known(row.figures.get(name, math.nan)) for name in table.measures}
+                    row.method: {name: _json_number(row.figures.get(name, math.nan)) for name in table.columns}
                     for row in one.rows
                 },
             }
@@ -68,6 +68,6 @@ def as_html(scored: Sequence[Scored], table: Table, title: str, facts: str) -> s
     return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text.replace("</", "<\\/"))
 
 
-def known(value: float) -> float | None:
-    """JSON has no nan; four digits are more than is shown."""
+def _json_number(value: float) -> float | None:
+    """Return a value in five digits, which are more than the page shows, or None for nan, which JSON has not."""
     return None if math.isnan(value) else float(f"{value:.5g}")

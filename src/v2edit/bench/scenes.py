@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from v2edit.backbones import Backbone
-from v2edit.bench import variants
-from v2edit.bench.methods import Autoencoded, Settings, Unedited
-from v2edit.bench.tasks import Task, chosen, similarities
+from v2edit.bench import methods
+from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
+from v2edit.bench.tasks import BenchTask, clip_figures, select_seeds
 from v2edit.editing.editor import Editor
 from v2edit.metrics.attributes import attributes
 from v2edit.primitives import posed
@@ -35,8 +35,8 @@ from v2edit.scenes.primitives import sample_task
 from v2edit.scenes.rer import SceneEdit, edit_filmed, edit_gaussians, render_video, video_cameras
 
 if TYPE_CHECKING:
-    from v2edit.metrics.attributes import Read
-    from v2edit.metrics.clip_score import Clip
+    from v2edit.metrics.attributes import Classify
+    from v2edit.metrics.clip_score import ClipModel
 
 KINDS = ("recolour", "reshape", "insert", "remove", "floor", "sky")
 COUNT, QUICK_COUNT = 3, 1
@@ -44,15 +44,15 @@ SUBTASKS = 2  # so that there is a progression to leave out, and a reconstructio
 
 
 @dataclass(frozen=True)
-class SceneTask(Task):
+class SceneTask(BenchTask):
     """One edit of a scene; `v2edit sample --scene --seed SEED --kind KIND` writes it."""
 
     fit: FitConfig
     """How it is reconstructed, from the photographs and from edited videos, whatever the method."""
     code: ClassVar[tuple[str, ...]] = (
-        *Task.code, "scenes", "primitives/posed.py", "bench/scenes.py",
+        *BenchTask.code, "metrics/pixels.py", "scenes", "primitives/posed.py", "bench/scenes.py",
     )  # fmt: skip
-    prepared: ClassVar[bool] = True
+    has_start: ClassVar[bool] = True
 
     @cached_property
     def edit(self) -> Edit:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -71,55 +71,63 @@ class SceneTask(Task):
     def posed(self) -> Posed:
         return _posed(self)
 
-    def trial(self, settings: Settings, backbone: Backbone, given: Path | None) -> Callable[[], dict[str, np.ndarray]]:
-        """A method, made ready to be timed. The call gives what the edited scene shows, `frames` along the path and
-        `held_out` from the views that were kept out; `video`, what the method made, in the model's size; `taken`, the
-        share of it that the scene took on; and of the unedited scene its Gaussians."""
+    def prepare(
+        self, config: MethodConfig, backbone: Backbone, start: Path | None
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """Return the call of a method on this task, ready to be timed; it returns renderings of the edited scene,
+        `frames` along the path and `held_out` from the held-out views; `video`, the method's output in the model's
+        size; `edit_transfer`, the share of its change that the scene shows; and the Gaussians of the unedited scene."""
         scenes = self.posed
-        if isinstance(settings, Unedited):
+        if isinstance(config, Unedited):
             return self._unedited
-        assert given is not None
-        with np.load(given) as result:
-            start = Gaussians(**{one.name: torch.from_numpy(result[one.name]) for one in fields(Gaussians)})
-        if isinstance(settings, SceneV2Edit):
-            config, editor = replace(settings, seed=self.seed), Editor(backbone)
+        assert start is not None
+        with np.load(start) as result:
+            gaussians = Gaussians(**{one.name: torch.from_numpy(result[one.name]) for one in fields(Gaussians)})
+        if isinstance(config, SceneV2Edit):
+            own, editor = replace(config, seed=self.seed), Editor(backbone)
             edit = partial(
-                edit_gaussians, editor, start, scenes.path, self.prompts, config, self.fit, between=settings.between
+                edit_gaussians, editor, gaussians, scenes.path, self.prompts, own, self.fit, between=config.between
             )
         else:
-            cameras, method = video_cameras(backbone, scenes.path), settings.on(backbone)
+            cameras, method = video_cameras(backbone, scenes.path), config.build(backbone)
             true = posed.posed_truth(self.edit, posed.path_of(self.edit, side=cameras.height), samples=2).target.frames
 
             def make(source: np.ndarray, rebuild: object) -> list[np.ndarray]:
-                return [method(true if isinstance(settings, Autoencoded) else source, self.prompts, self.seed)]
+                return [method(true if isinstance(config, Autoencoded) else source, self.prompts, self.seed)]
 
-            edit = partial(edit_filmed, make, backbone, start, scenes.path, self.fit, seed=self.seed)
+            edit = partial(edit_filmed, make, backbone, gaussians, scenes.path, self.fit, seed=self.seed)
 
         def run() -> dict[str, np.ndarray]:
             done: SceneEdit = edit()
             shown = self._shown(done.gaussians)
-            return shown | {"video": done.videos[-1], "taken": np.float64(done.changes[-1].taken)}
+            return shown | {"video": done.videos[-1], "edit_transfer": np.float64(done.changes[-1].taken)}
 
         return run
 
-    def figures(
-        self, result: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray] | None, read: Read, clip: Clip | None
+    def measure(
+        self,
+        result: Mapping[str, np.ndarray],
+        start: Mapping[str, np.ndarray] | None,
+        classify: Classify,
+        clip: ClipModel | None,
     ) -> dict[str, float]:
         frames, kept, true = result["frames"], self.posed.dataset.kept_out.images, self.posed.truth.kept_out.images
         held_out = compare(result["held_out"], kept, true)
-        success, same = attributes(self.edit, read(frames))
-        source = frames if given is None else given["frames"]
+        success, same = attributes(self.edit, classify(frames))
+        source = frames if start is None else start["frames"]
         found = {
             "psnr_held_out": held_out.whole,
             "held_out_inside": math.nan if held_out.inside is None else held_out.inside,
             "held_out_outside": math.nan if held_out.outside is None else held_out.outside,
             "success": success,
             "kept": same,
-            "taken": float(result["taken"]) if "taken" in result else math.nan,
+            "edit_transfer": float(result["edit_transfer"]) if "edit_transfer" in result else math.nan,
         }
         if clip is not None:
-            found |= {"nearer": nearer(clip, frames, self.prompts.source, self.prompts.target)}
-        return found | similarities(clip, self.prompts, source, frames)
+            from v2edit.metrics.clip_score import clip_preference
+
+            found |= {"clip_preference": clip_preference(clip, frames, self.prompts.source, self.prompts.target)}
+        return found | clip_figures(clip, self.prompts, source, frames)
 
     def _unedited(self) -> dict[str, np.ndarray]:
         scene = reconstruct(self.posed.dataset, self.fit, random_seed=self.seed)
@@ -140,28 +148,27 @@ def _clips(task: SceneTask) -> EditTruth:
     return posed.posed_truth(task.edit, posed.path_of(task.edit))
 
 
-def nearer(clip: Clip, frames: np.ndarray, source_prompt: str, target_prompt: str) -> float:
-    """The share of frames, uint8 [T, H, W, 3], that a CLIP finds more like the target prompt than like the source."""
-    likeness = clip.images(frames) @ clip.texts([source_prompt, target_prompt]).T
-    return float((likeness[:, 1] > likeness[:, 0]).float().mean())
-
-
-def scenes(seeds: str, count: int, kinds: Sequence[str] = (), fit: FitConfig = FitConfig()) -> list[Task]:  # noqa: B008
-    """The suite: `count` tasks of each kind, of those that show what a scene can be edited to, or of those named.
+def scene_tasks(
+    seeds: str,
+    count: int,
+    kinds: Sequence[str] = (),
+    fit: FitConfig = FitConfig(),  # noqa: B008
+) -> list[BenchTask]:
+    """Return the suite of scenes: `count` tasks of each of these kinds (default: `KINDS`).
 
     Raises `UserError` for an unknown kind, or for more tasks than there are seeds.
     """
-    return [SceneTask(kind, seed, fit) for kind, seed in chosen(seeds, count, kinds, KINDS)]
+    return [SceneTask(kind, seed, fit) for kind, seed in select_seeds(seeds, count, kinds, KINDS)]
 
 
 @dataclass(frozen=True)
-class SceneV2Edit(variants.V2Edit):
+class SceneV2Edit(methods.V2Edit):
     """The loop with V2Edit; as a method of frames, its editor alone."""
 
     between: bool = True
     """Reconstruct the scene after each subtask, not only after the last."""
 
 
-def table_c(full: SceneV2Edit) -> dict[str, variants.V2Edit]:
-    """The lower half of the paper's Table C, and what the loop is good for: without reconstruction between subtasks."""
-    return {**variants.table_c(full), "w/o reconstruction": replace(full, between=False)}
+def table_c(full: SceneV2Edit) -> dict[str, methods.V2Edit]:
+    """Return the lower half of the paper's Table C, and V2Edit without reconstruction between the subtasks."""
+    return {**methods.table_c(full), "w/o reconstruction": replace(full, between=False)}

@@ -1,47 +1,48 @@
-"""From results to rows of figures, and the little films that go with them: nothing here is kept, so that a better
-reader, another CLIP or a new measure needs no edit to be run again."""
+"""From results to figures and side-by-side videos. None of this is stored: a better classifier, another CLIP or a new
+measure needs no edit to be repeated."""
 
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from v2edit import video
-from v2edit.bench.run import Job, code_digest
-from v2edit.bench.tasks import Task
-from v2edit.metrics.attributes import Read
+from v2edit.bench.methods import UNEDITED
+from v2edit.bench.tasks import BenchTask
+from v2edit.bench.trials import BenchWorker, Trial
+from v2edit.metrics.attributes import Classify
 from v2edit.primitives.scene import FPS
+from v2edit.workers import ProcessPool
 
 if TYPE_CHECKING:
-    from v2edit.metrics.clip_score import Clip
+    from v2edit.metrics.clip_score import ClipModel
 
-CRF = 20  # of the page's films
+CRF = 20  # of the page's videos
 
 
 @dataclass(frozen=True)
-class Judges:
-    """Who measures beside the truth: what tells the scene that a clip shows (the world's own reader where none is
-    given), and a CLIP by name, for CTIDS and CDC."""
+class MetricModels:
+    """The models that measure: a classifier of scenes (default: the built-in world's) and the name of a CLIP, for CTIDS
+    and CDC."""
 
-    read: Read | None = None
+    classify: Classify | None = None
     clip: str | None = None
 
-    def prepare(self) -> None:
-        """Loads what will be needed, to hear early of what is missing."""
-        _ = self.read or _scene_classifier()
-        _ = self.clip and _clip(self.clip)
+    def load(self) -> tuple[Classify, ClipModel | None]:
+        """Return both, loaded once in a process; raises `UserError` for a CLIP that is not there."""
+        return self.classify or _scene_classifier(), _clip_model(self.clip) if self.clip else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one task: its figures by name (nan where one says nothing of this task)."""
+    """The figures of one method on one task, by name (nan where one is undefined)."""
 
     kind: str
     seed: int
@@ -50,77 +51,85 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A task with all of its rows, and its film: an MP4 file of the true clips and the edits side by side, in the
-    order of `columns`, each as wide as the clips are."""
+class ScoredTask:
+    """A task with its rows and its video: an MP4 file of the true clips and the edits side by side, in the order of
+    `titles`, each as wide as the clips are."""
 
-    task: Task
+    task: BenchTask
     rows: list[Row]
-    columns: list[str]
-    film: bytes
+    titles: list[str]
+    video: bytes
     other_code: int  # how many of its results were made by other code than today's
 
 
-def score(
-    jobs: Sequence[Job],
-    judges: Judges,
-    pool: ProcessPoolExecutor,
+@dataclass(frozen=True)
+class Scoring:
+    """The job of scoring all trials of one task; contact sheets go to the folder `sheets`."""
+
+    trials: list[Trial]
+    models: MetricModels
+    sheets: Path | None
+
+    def run(self, worker: BenchWorker) -> ScoredTask:
+        task = self.trials[0].task
+        classify, clip = self.models.load()
+        rows, other_code = [], 0
+        columns = {UNEDITED: task.clips.source.frames, "truth": task.clips.target.frames}
+        for trial in self.trials:
+            result = _load_result(trial.path)
+            other_code += str(result["code"]) != trial.code
+            figures = task.measure(result, trial.start and _load_start(trial.start), classify, clip)
+            rows.append(Row(task.kind, task.seed, trial.title, figures | {"seconds": float(result["seconds"])}))
+            columns[trial.title] = result["frames"]
+        if self.sheets is not None:
+            labels = {"truth": f"truth: {task.edit.instruction}"}
+            sheet = {labels.get(title, title): frames for title, frames in columns.items()}
+            video.contact_sheet(sheet, self.sheets / f"{task.name}.png")
+        frames = np.concatenate(list(columns.values()), axis=2)
+        with tempfile.TemporaryDirectory() as folder:
+            path = video.write(frames, Path(folder) / "columns.mp4", fps=FPS, crf=CRF)
+            return ScoredTask(task, rows, list(columns), path.read_bytes(), other_code)
+
+
+def score_trials(
+    trials: Sequence[Trial],
+    models: MetricModels,
+    pool: ProcessPool,
     on_progress: Callable[[int, int, str], None],
     sheets: Path | None = None,
-) -> list[Scored]:
-    """Every task's rows and film, in the tasks' order; contact sheets go to `sheets`."""
+) -> list[ScoredTask]:
+    """Return every task's rows and video, in the tasks' order; contact sheets go to `sheets`."""
     if sheets is not None:
         sheets.mkdir(exist_ok=True)
-    by_task: dict[Task, list[Job]] = {}
-    for job in jobs:
-        by_task.setdefault(job.task, []).append(job)
-    scored = []
-    for one in pool.map(partial(_score, judges=judges, sheets=sheets), by_task.values()):
-        scored.append(one)
-        on_progress(len(scored), len(by_task), f"scoring {one.task.name}")
-    return scored
-
-
-def _score(jobs: list[Job], judges: Judges, sheets: Path | None) -> Scored:
-    task = jobs[0].task
-    edit, clips, code = task.edit, task.clips, code_digest(task.code)
-    read, clip = judges.read or _scene_classifier(), judges.clip and _clip(judges.clip)
-    rows, other_code = [], 0
-    shown = {"source": clips.source.frames, "truth": clips.target.frames}
-    for job in jobs:
-        result = _loaded(job.path)
-        other_code += str(result["code"]) != code
-        figures = task.figures(result, job.given and _given(job.given), read, clip or None)
-        rows.append(Row(task.kind, task.seed, job.title, figures | {"seconds": float(result["seconds"])}))
-        shown[job.title] = result["frames"]
-    if sheets is not None:
-        labels = {"truth": f"truth: {edit.instruction}"}
-        video.contact_sheet({labels.get(k, k): clip for k, clip in shown.items()}, sheets / f"{task.name}.png")
-    film = np.concatenate(list(shown.values()), axis=2)
-    with tempfile.TemporaryDirectory() as folder:
-        path = video.write(film, Path(folder) / "film.mp4", fps=FPS, crf=CRF)
-        return Scored(task, rows, list(shown), path.read_bytes(), other_code)
+    by_task: dict[BenchTask, list[Trial]] = {}
+    for trial in trials:
+        by_task.setdefault(trial.task, []).append(trial)
+    scored: dict[BenchTask, ScoredTask] = {}
+    for _, result in pool.imap_unordered(deque(Scoring(group, models, sheets) for group in by_task.values())):
+        scored[result.task] = result
+        on_progress(len(scored), len(by_task), f"scoring {result.task.name}")
+    return [scored[task] for task in by_task]
 
 
 @lru_cache(maxsize=1)
-def _scene_classifier() -> Read:
+def _scene_classifier() -> Classify:
     from v2edit.primitives.classifier import SceneClassifier
 
     return SceneClassifier.load().classify
 
 
+@lru_cache(maxsize=1)
+def _clip_model(name: str) -> ClipModel:
+    from v2edit.metrics.clip_score import ClipModel
+
+    return ClipModel.load(name)
+
+
 @lru_cache(maxsize=1)  # all methods of a task start from the same one
-def _given(path: Path) -> Mapping[str, np.ndarray]:
-    return _loaded(path)
+def _load_start(path: Path) -> Mapping[str, np.ndarray]:
+    return _load_result(path)
 
 
-def _loaded(path: Path) -> Mapping[str, np.ndarray]:
+def _load_result(path: Path) -> Mapping[str, np.ndarray]:
     with np.load(path) as result:
         return dict(result)
-
-
-@lru_cache(maxsize=1)
-def _clip(name: str) -> Clip:
-    from v2edit.metrics.clip_score import Clip
-
-    return Clip.load(name)

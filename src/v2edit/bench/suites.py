@@ -1,4 +1,4 @@
-"""The suites: which tasks there are, and which methods they are tried with. Making one loads torch."""
+"""The suites: their tasks, and the methods that are compared on them. Making one loads torch."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from v2edit.bench.methods import Settings, methods, with_field
+from v2edit.bench.methods import MethodConfig
+from v2edit.bench.selection import known_methods, with_field
 
 if TYPE_CHECKING:
-    from v2edit.bench.tasks import Task
+    from v2edit.bench.tasks import BenchTask
 
 Name = Literal["primitives", "scenes"]
-FIT = "fit."  # what sets a scene's reconstruction, which is the same for all methods
+FIT = "fit."  # before a field of a scene's reconstruction, which is the same for all methods
 
 
 @dataclass(frozen=True)
 class Suite:
-    """`tasks` of seeds, a count and kinds (all of the suite where none is named); `methods` by their titles; how many
-    tasks of each kind there are unless that is said."""
+    """Tasks and methods: `tasks` makes the tasks of a set of seeds, a count and kinds (default: all of the suite);
+    `methods` are by title; `count` and `quick_count` are the default numbers of tasks of a kind."""
 
-    tasks: Callable[[str, int, Sequence[str]], Sequence[Task]]
-    methods: dict[str, Settings]
+    tasks: Callable[[str, int, Sequence[str]], Sequence[BenchTask]]
+    methods: dict[str, MethodConfig]
     count: int
     quick_count: int
 
 
-def suite_of(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite:
-    """The suite of a name, at so many steps, with what the assignments set (see `methods`; in the suite of scenes
-    fit.FIELD=VALUE sets a field of its reconstructions).
+def make_suite(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite:
+    """Return a suite whose methods take so many steps, with the assignments applied (see `selection.known_methods`; in
+    the suite of scenes, fit.FIELD=VALUE sets a field of the reconstructions).
 
     Raises:
-        UserError: what is to be set there is not.
+        UserError: an assignment names an unknown method or field, or has a wrong value.
     """
     if name == "primitives":
-        from v2edit.bench import tasks, variants
+        from v2edit.bench import tasks
+        from v2edit.bench.methods import V2Edit, table_c
 
-        known = methods(variants.V2Edit(steps=steps), variants.table_c, assignments)
-        return Suite(tasks.primitives, known, tasks.COUNT, tasks.QUICK_COUNT)
+        known = known_methods(V2Edit(steps=steps), table_c, assignments)
+        return Suite(tasks.primitives_tasks, known, tasks.COUNT, tasks.QUICK_COUNT)
 
     from v2edit.bench import scenes
     from v2edit.scenes.config import FitConfig
@@ -48,5 +50,5 @@ def suite_of(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite:
         if one.startswith(FIT):
             fit = with_field(fit, *one.removeprefix(FIT).partition("=")[::2])
     others = [one for one in assignments if not one.startswith(FIT)]
-    known = methods(scenes.SceneV2Edit(steps=steps, subtasks=scenes.SUBTASKS), scenes.table_c, others)
-    return Suite(partial(scenes.scenes, fit=fit), known, scenes.COUNT, scenes.QUICK_COUNT)
+    known = known_methods(scenes.SceneV2Edit(steps=steps, subtasks=scenes.SUBTASKS), scenes.table_c, others)
+    return Suite(partial(scenes.scene_tasks, fit=fit), known, scenes.COUNT, scenes.QUICK_COUNT)

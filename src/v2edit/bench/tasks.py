@@ -1,4 +1,4 @@
-"""The tasks: edits of the built-in world, each named by its kind and its seed; how one is tried, and how measured."""
+"""The tasks: edits of clips of the built-in world, whose true results are known, by kind and seed."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from v2edit.bench.methods import Autoencoded, Settings
+from v2edit.bench.methods import Autoencoded, MethodConfig
 from v2edit.errors import UserError
 from v2edit.primitives.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
 from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
-    from v2edit.metrics.attributes import Read
-    from v2edit.metrics.clip_score import Clip
+    from v2edit.metrics.attributes import Classify
+    from v2edit.metrics.clip_score import ClipModel
 
-# Training takes seeds below a billion, and what judges a model in training a few from there on. What is chosen on
-# tuning seeds is reported on others. Each kind has a thousand of its own, so that no two kinds share their sources.
+# Training takes seeds below a billion, and its validation a few from there on. Settings are chosen on tuning seeds and
+# reported on others. Each kind has a thousand seeds of its own, so that no two kinds share their sources.
 FIRST_SEED = {"tuning": 1_900_000_000, "reporting": 2_000_000_000}
 SEEDS_A_KIND = 1000
 COUNT, QUICK_COUNT = 20, 3
 
 
 @dataclass(frozen=True)
-class Task:
-    """One edit to try; `v2edit sample --seed SEED --kind KIND` writes its clips."""
+class BenchTask:
+    """An edit of a clip with its true result; `v2edit sample --seed SEED --kind KIND` writes both."""
 
     kind: str
     seed: int
-    # The code that results depend on. What only reads or shows them may change.
+    # The code that results depend on, in the package. Code that only measures or presents results may change.
     code: ClassVar[tuple[str, ...]] = (
-        "attention", "backbones", "editing", "prompts", "sampling.py", "bench/baselines.py", "bench/variants.py",
+        "attention", "backbones", "editing", "prompts", "sampling.py", "bench/baselines.py", "bench/methods.py",
         "primitives/render.py",
     )  # fmt: skip
-    prepared: ClassVar[bool] = False
-    """Whether all methods start from the result of doing nothing."""
+    has_start: ClassVar[bool] = False
+    """Whether all other methods start from the result of `Unedited`."""
 
     @property
     def name(self) -> str:
@@ -57,18 +57,23 @@ class Task:
 
     @property
     def identity(self) -> str:
-        """All that the task is, as text: two tasks of one name differ when the world has changed between them."""
+        """The task's whole content as text: tasks of one name differ in it where the built-in world has changed."""
         return json.dumps(asdict(self.edit))
 
     @property
     def clips(self) -> EditTruth:
-        """The true source and target, rendered (and kept while the task is worked on)."""
+        """The true source and target clip, rendered and cached."""
         return _clips(self)
 
-    def trial(self, settings: Settings, backbone: Backbone, given: Path | None) -> Callable[[], dict[str, np.ndarray]]:
-        """A method, made ready to be timed; the call gives `frames`, the edited clip."""
-        method, clips = settings.on(backbone), self.clips
-        frames = clips.target.frames if isinstance(settings, Autoencoded) else clips.source.frames
+    def prepare(
+        self, config: MethodConfig, backbone: Backbone, start: Path | None
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """Return the call of a method on this task, ready to be timed; it returns `frames`, the edited clip.
+
+        start: the result that the method starts from, where the task has one (`has_start`).
+        """
+        method, clips = config.build(backbone), self.clips
+        frames = clips.target.frames if isinstance(config, Autoencoded) else clips.source.frames
 
         def run() -> dict[str, np.ndarray]:
             edited = method(frames, self.prompts, self.seed)
@@ -77,49 +82,54 @@ class Task:
 
         return run
 
-    def figures(
-        self, result: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray] | None, read: Read, clip: Clip | None
+    def measure(
+        self,
+        result: Mapping[str, np.ndarray],
+        start: Mapping[str, np.ndarray] | None,
+        classify: Classify,
+        clip: ClipModel | None,
     ) -> dict[str, float]:
-        """What a result is measured to be; `given`: the result that it started from."""
+        """Return a result's figures by name; `start` is the result that it started from."""
         from v2edit.metrics.attributes import measure
 
         frames, source = result["frames"], self.clips.source.frames
-        return asdict(measure(self.edit, self.clips, frames, read)) | similarities(clip, self.prompts, source, frames)
+        figures = asdict(measure(self.edit, self.clips, frames, classify))
+        return figures | clip_figures(clip, self.prompts, source, frames)
 
 
 @lru_cache(maxsize=2)
-def _clips(task: Task) -> EditTruth:
+def _clips(task: BenchTask) -> EditTruth:
     return render_truth(task.edit)
 
 
-def similarities(clip: Clip | None, pair: PromptPair, source: np.ndarray, frames: np.ndarray) -> dict[str, float]:
-    """CTIDS and CDC by a CLIP, where there is one."""
+def clip_figures(clip: ClipModel | None, pair: PromptPair, source: np.ndarray, frames: np.ndarray) -> dict[str, float]:
+    """Return CTIDS and CDC where there is a CLIP, else nothing."""
     if clip is None:
         return {}
-    from v2edit.metrics.clip_score import cdc, ctids
+    from v2edit.metrics.clip_score import clip_scores
 
-    return {"ctids": ctids(clip, source, frames, pair.source, pair.target), "cdc": cdc(clip, source, frames)}
+    return clip_scores(clip, pair, source, frames)
 
 
-def primitives(seeds: str, count: int, kinds: Sequence[str] = ()) -> list[Task]:
-    """The suite: `count` tasks of each kind (of all, or of those named), from the reporting or the tuning seeds.
+def primitives_tasks(seeds: str, count: int, kinds: Sequence[str] = ()) -> list[BenchTask]:
+    """Return the suite of clips: `count` tasks of each of these kinds (default: of all) from the "reporting" or the
+    "tuning" seeds.
 
     Raises `UserError` for an unknown kind, or for more tasks than there are seeds.
     """
-    return [Task(kind, seed) for kind, seed in chosen(seeds, count, kinds)]
+    return [BenchTask(kind, seed) for kind, seed in select_seeds(seeds, count, kinds)]
 
 
-def chosen(
-    seeds: str, count: int, kinds: Sequence[str] = (), all_kinds: Sequence[str] = KINDS
+def select_seeds(
+    seeds: str, count: int, kinds: Sequence[str] = (), default_kinds: Sequence[str] = KINDS
 ) -> list[tuple[str, int]]:
-    """Kinds and seeds of tasks: `count` of each kind that is named, or of `all_kinds`. A kind's seeds are its own,
-    whatever the suite."""
+    """Return kinds and seeds of tasks: `count` of each of these kinds. A kind has the same seeds in each suite."""
     kinds = [kind.replace("-", " ") for kind in kinds]
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"there is no kind of edit {kind!r}; known are {', '.join(KINDS)}")
     if not 1 <= count <= SEEDS_A_KIND:
         raise UserError(f"--count is {count}, expected 1 to {SEEDS_A_KIND} tasks of each kind")
-    wanted = [kind for kind in KINDS if kind in (kinds or all_kinds)]
+    wanted = [kind for kind in KINDS if kind in (kinds or default_kinds)]
     first = {kind: FIRST_SEED[seeds] + SEEDS_A_KIND * KINDS.index(kind) for kind in wanted}
     return [(kind, first[kind] + index) for kind in wanted for index in range(count)]

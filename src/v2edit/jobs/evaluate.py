@@ -18,6 +18,7 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
 from v2edit.metrics.lvlm_score import JudgeConfig
+from v2edit.prompts import PromptPair
 from v2edit.runs import MANIFEST, fingerprint_input
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def evaluate(
     tell = on_progress or _silent
     rows: dict[str, dict[str, float]] = {}
     for number, (name, run) in enumerate(zip(names, read, strict=True), start=1):
-        rows[name] = similarities(run, clip, device) | against_truth(run)
+        rows[name] = clip_figures(run, clip, device) | against_truth(run)
         tell(number, len(read), f"measured {name}")
     if judging.model is not None:
         for name, figures in judged(dict(zip(names, read, strict=True)), judging, tell).items():
@@ -143,20 +144,17 @@ def read_run(folder: Path) -> Run:
     )  # fmt: skip
 
 
-def similarities(run: Run, clip: str | None, device: str) -> dict[str, float]:
-    """CTIDS and CDC of a run (V2Edit Sec. 4.1)."""
-    from v2edit.metrics.clip_score import BUILT_IN as WORLD
-    from v2edit.metrics.clip_score import Clip, cdc, ctids
+def clip_figures(run: Run, clip: str | None, device: str) -> dict[str, float]:
+    """Return CTIDS and CDC of a run (V2Edit Sec. 4.1)."""
+    from v2edit.metrics.clip_score import BUILT_IN as BUILT_IN_CLIP
+    from v2edit.metrics.clip_score import ClipModel, clip_scores
 
-    judge = Clip.load(clip or (WORLD if run.model == BUILT_IN else USUAL_CLIP), device)
-    return {
-        "ctids": ctids(judge, run.source, run.edited, run.source_prompt, run.target_prompt),
-        "cdc": cdc(judge, run.source, run.edited) if len(run.source) > 1 else math.nan,
-    }
+    model = ClipModel.load(clip or (BUILT_IN_CLIP if run.model == BUILT_IN else USUAL_CLIP), device)
+    return clip_scores(model, PromptPair(run.source_prompt, run.target_prompt), run.source, run.edited)
 
 
 def against_truth(run: Run) -> dict[str, float]:
-    """The figures of `metrics.truth.measure` for the clip of a world sample and its own edit, else none."""
+    """The figures of `metrics.attributes.measure` for the clip of a world sample and its own edit, else none."""
     edit = sampled_edit(run)
     if edit is None:
         return {}
@@ -187,21 +185,21 @@ def judged(
     runs: dict[str, Run], config: JudgeConfig, on_progress: Callable[[int, int, str], None]
 ) -> dict[str, dict[str, float]]:
     """The LVLM score of each run and its spread, those of one video and one instruction side by side."""
-    from v2edit.metrics.lvlm_score import estimate, judge, queries_of
+    from v2edit.metrics.lvlm_score import estimate_cost, judge, make_queries
     from v2edit.prompts.lvlm import open_chat
 
     groups: dict[tuple[str, str], list[str]] = {}
     for name, run in runs.items():
         groups.setdefault((run.checksum, run.instruction), []).append(name)
     asked = {
-        group: queries_of({n: runs[n].edited for n in group}, runs[group[0]].source, key[1], config, ANSWERS)
+        group: make_queries({n: runs[n].edited for n in group}, runs[group[0]].source, key[1], config, ANSWERS)
         for key, members in groups.items()
         if (group := tuple(members))
     }
     for queries in asked.values():
-        log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate(queries))
+        log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate_cost(queries))
     rows: dict[str, dict[str, float]] = {}
-    with open_chat(config.asked, "auto") as chat:
+    with open_chat(config.lvlm, "auto") as chat:
         for queries in asked.values():
             what = f"judged {', '.join(sorted(queries[0].order))}"
             for name, scores in judge(queries, chat, lambda done, of, what=what: on_progress(done, of, what)).items():

@@ -1,4 +1,4 @@
-"""How an edit of the built-in world compares with its true result, which can be rendered.
+"""Measures of an edit of the built-in world against its true result, which can be rendered.
 
 Letters: T frames. Frames are uint8 [T, H, W, 3], masks bool [T, H, W]. The *inside* of an edit is where the true clips
 differ, its *outside* the rest: inside, an edit is measured against the true edited clip; outside, against the source.
@@ -18,7 +18,7 @@ from v2edit.metrics.pixels import flicker, harmonic_mean, psnr, ssim
 from v2edit.primitives.edits import Edit, EditTruth
 from v2edit.primitives.scene import COLOURS, Object, Scene
 
-Read = Callable[[np.ndarray], Scene]
+Classify = Callable[[np.ndarray], Scene]  # uint8 frames [T, H, W, 3] to the scene that they show
 OF_OBJECT = ("shape", "colour", "size", "place", "motion")
 OF_SCENE = ("floor", "sky", "camera")
 HIGHEST = 10 * math.log10(255**2 / 0.065)  # dB, about 60: a mean squared error below 0.065 is rounding to 8 bits
@@ -26,10 +26,8 @@ HIGHEST = 10 * math.log10(255**2 / 0.065)  # dB, about 60: a mean squared error 
 
 @dataclass(frozen=True)
 class Scores:
-    """One edit measured. What cannot be said of it (a region without a pixel, a hue where none changes) is nan.
-
-    The order is that of the tables; each field's meaning is its function's.
-    """
+    """The figures of one edit, in the order of the tables. An undefined one (a region without a pixel, a hue where none
+    changes) is nan."""
 
     score: float
     """Harmonic mean of `success` and preservation, which is `ssim_outside` clipped to 0 ... 1."""
@@ -43,14 +41,14 @@ class Scores:
     psnr_inside: float
     flicker: float
     hue: float
-    """1 where the recoloured object's mean colour is nearest, by hue, to the target's: a check without a reader."""
+    """1 where the recoloured object's mean colour is nearest, by hue, to the target's: a check without a classifier."""
 
 
-def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read) -> Scores:
-    """All of an edited clip's measures; `read` tells which scene a clip shows."""
+def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, classify: Classify) -> Scores:
+    """Return the figures of an edited clip."""
     source, target = clips.source.frames, clips.target.frames
     outside = ~clips.changed
-    success, kept = attributes(edit, read(frames))
+    success, kept = attributes(edit, classify(frames))
     ssim_outside = ssim(frames, source, outside)
     return Scores(
         score=harmonic_mean(success, min(max(ssim_outside, 0.0), 1.0)),
@@ -66,12 +64,12 @@ def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read) -> Sco
 
 
 def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
-    """(success, kept): the shares of the edit's changed and of its other attributes that a seen scene has right.
+    """Return (success, kept): the shares of the edit's changed and of its other attributes that a seen scene has right.
 
     The attributes of a clip are each object's shape, colour, size, place and motion, its floor, sky and camera, and
-    that there is no other object. Changed are those in which source and target scene differ; of an object put in, its
-    presence (something at its place), shape, colour, size and motion, all of them wrong where nothing is there; of one
-    taken away, its absence.
+    that there is no other object. Changed are those in which source and target scene differ; of an inserted object, its
+    presence (something at its place), shape, colour, size and motion, all of them wrong where nothing is there; of a
+    removed one, its absence.
     """
     inserted = len(edit.target.objects) > len(edit.source.objects)
     removed = len(edit.target.objects) < len(edit.source.objects)
@@ -80,16 +78,16 @@ def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
     if inserted:
         assert edit.subject is not None
         before.insert(edit.subject, None)
-    found = match(known, seen.objects)
+    matches = match(known, seen.objects)
     changed: list[bool] = []
-    others = [len(seen.objects) <= sum(one is not None for one in found)]
-    for index, (was, one, now) in enumerate(zip(before, known, found, strict=True)):
+    others = [len(seen.objects) <= sum(one is not None for one in matches)]
+    for index, (was, one, now) in enumerate(zip(before, known, matches, strict=True)):
         if removed and index == edit.subject:
             changed.append(now is None)
         elif was is None:
-            there = now is not None and now.place == one.place
-            # At its place: OF_OBJECT's "place" is its presence.
-            changed += [there and getattr(now, field) == getattr(one, field) for field in OF_OBJECT]
+            present = now is not None and now.place == one.place
+            # OF_OBJECT's "place" counts as its presence.
+            changed += [present and getattr(now, field) == getattr(one, field) for field in OF_OBJECT]
         else:
             for field in OF_OBJECT:
                 right = now is not None and getattr(now, field) == getattr(one, field)
@@ -101,20 +99,20 @@ def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
 
 
 def match(known: Sequence[Object], seen: Sequence[Object]) -> list[Object | None]:
-    """Which seen object stands for each known one, None where there is none left: the assignment in which the most
-    attributes agree, the order from left to right kept where several do."""
+    """Return the seen object for each known one, None where there is none left: the assignment in which most attributes
+    agree, and of several the one in order from left to right."""
     spare = [None] * max(0, len(known) - len(seen))
     assignments = permutations([*seen, *spare], len(known))
 
-    def agreeing(assignment: Sequence[Object | None]) -> int:
+    def agreement(assignment: Sequence[Object | None]) -> int:
         pairs = [(one, other) for one, other in zip(known, assignment, strict=True) if other is not None]
         return sum(getattr(one, field) == getattr(other, field) for one, other in pairs for field in OF_OBJECT)
 
-    return list(max(assignments, key=agreeing))
+    return list(max(assignments, key=agreement))
 
 
 def hue_success(edit: Edit, clips: EditTruth, frames: np.ndarray) -> float:
-    """1 or 0 for recolours: whether the mean over the object's true mask is nearest in hue to the target's colour."""
+    """Return 1 where the mean over a recoloured object's true mask is nearest in hue to the target's colour, else 0."""
     if edit.subject is None or len(edit.source.objects) != len(edit.target.objects):
         return math.nan
     colour = edit.target.objects[edit.subject].colour
@@ -125,11 +123,11 @@ def hue_success(edit: Edit, clips: EditTruth, frames: np.ndarray) -> float:
 
 
 def nearest_colour(rgb: np.ndarray) -> str:
-    """The world's colour nearest in hue to a mean colour [3], 0 ... 255."""
+    """Return the built-in world's colour that is nearest in hue to a mean colour [3], 0 ... 255."""
     hue = colorsys.rgb_to_hsv(*(rgb / 255))[0]
 
-    def apart(name: str) -> float:
+    def distance(name: str) -> float:
         gap = abs(colorsys.rgb_to_hsv(*COLOURS[name])[0] - hue)
         return min(gap, 1 - gap)
 
-    return min(COLOURS, key=apart)
+    return min(COLOURS, key=distance)

@@ -1,4 +1,4 @@
-"""CTIDS and CDC (V2Edit Sec. 4.1) over any CLIP of transformers.
+"""CTIDS and CDC (V2Edit Sec. 4.1), on any CLIP of transformers.
 
 Letters: T frames, N texts, D width of an embedding. Embeddings are L2-normalised.
 """
@@ -6,6 +6,7 @@ Letters: T frames, N texts, D width of an embedding. Embeddings are L2-normalise
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from transformers import AutoModel, AutoProcessor
 
 from v2edit.errors import UserError
 from v2edit.host import quiet_libraries
+from v2edit.prompts import PromptPair
 
 log = logging.getLogger(__name__)
 BUILT_IN = "primitives"
 WEIGHTS = Path(__file__).parents[1] / "weights/clip"
-AT_ONCE = 32  # images or texts in a forward
+BATCH = 32  # images or texts in a forward pass
 
 
-class Clip:
-    """An image tower and a text tower that share a space: CLIP and its kin (SigLIP and others)."""
+class ClipModel:
+    """CLIP or a relative, such as SigLIP: an image and a text encoder into a common space."""
 
     def __init__(self, model: torch.nn.Module, processor: object) -> None:
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
@@ -34,70 +36,97 @@ class Clip:
         self.model, self.processor = model.eval().requires_grad_(False), processor
 
     @classmethod
-    def load(cls, name: str | Path = BUILT_IN, device: str | torch.device = "cpu", revision: str | None = None) -> Clip:
-        """The built-in CLIP, which knows the built-in world alone, a Hugging Face id or a local folder.
+    def load(
+        cls, name: str | Path = BUILT_IN, device: str | torch.device = "cpu", revision: str | None = None
+    ) -> ClipModel:
+        """Load the built-in CLIP, which knows the built-in world alone, a Hugging Face id or a local folder.
 
         Raises:
             UserError: there is no such model, or it is no CLIP.
         """
-        where = WEIGHTS if str(name) == BUILT_IN else name
+        path = WEIGHTS if str(name) == BUILT_IN else name
         try:
             # Weights that are pickles could run code, and every CLIP worth the name has safetensors.
             with quiet_libraries():
-                model = AutoModel.from_pretrained(where, revision=revision, use_safetensors=True)
-                processor = AutoProcessor.from_pretrained(where, revision=revision)
+                model = AutoModel.from_pretrained(path, revision=revision, use_safetensors=True)
+                processor = AutoProcessor.from_pretrained(path, revision=revision)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()
             raise UserError(f"no CLIP called {name}: {reason[0] if reason else type(error).__name__}") from error
         return cls(model.to(device), processor)
 
     @torch.no_grad()
-    def images(self, frames: np.ndarray) -> Tensor:
-        """C(.): uint8 frames [T, H, W, 3] to [T, D], float32 on the CPU."""
+    def encode_images(self, frames: np.ndarray) -> Tensor:
+        """Return C(.), embeddings [T, D] of uint8 frames [T, H, W, 3], float32 on the CPU."""
         parts = []
-        for start in range(0, len(frames), AT_ONCE):
-            inputs = self.processor.image_processor(list(frames[start : start + AT_ONCE]), return_tensors="pt")  # pyright: ignore
+        for start in range(0, len(frames), BATCH):
+            inputs = self.processor.image_processor(list(frames[start : start + BATCH]), return_tensors="pt")  # pyright: ignore
             parts.append(_unit(self.model.get_image_features(inputs["pixel_values"].to(self.model.device))))  # pyright: ignore
         return torch.cat(parts)
 
     @torch.no_grad()
-    def texts(self, prompts: Sequence[str]) -> Tensor:
-        """T(.): N texts to [N, D], float32 on the CPU. What is longer than the tower takes (77 tokens for OpenAI's
-        CLIPs) is cut, with a note."""
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Return T(.), embeddings [N, D] of N texts, float32 on the CPU.
+
+        Texts that are longer than the encoder takes (77 tokens for OpenAI's CLIPs) are cut, with a warning.
+        """
         tokenizer = self.processor.tokenizer  # pyright: ignore
         config: Any = self.model.config
-        room: int = getattr(config, "text_config", config).max_position_embeddings
+        limit: int = getattr(config, "text_config", config).max_position_embeddings
         lengths = [len(tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
-        if cut := [length for length in lengths if length > room]:
-            log.warning("CLIP reads %d tokens of a prompt: %d of %d prompts are cut", room, len(cut), len(prompts))
+        if cut := [length for length in lengths if length > limit]:
+            log.warning("CLIP reads %d tokens of a prompt: %d of %d prompts are cut", limit, len(cut), len(prompts))
         parts = []
-        for start in range(0, len(prompts), AT_ONCE):
+        for start in range(0, len(prompts), BATCH):
             # SigLIPs were trained on, and are only right with, texts padded to the full length.
-            inputs = tokenizer(list(prompts[start : start + AT_ONCE]), padding="max_length", max_length=room,
+            inputs = tokenizer(list(prompts[start : start + BATCH]), padding="max_length", max_length=limit,
                                truncation=True, return_tensors="pt").to(self.model.device)  # fmt: skip
             parts.append(_unit(self.model.get_text_features(**inputs)))  # pyright: ignore
         return torch.cat(parts)
 
 
-def ctids(clip: Clip, source: np.ndarray, edited: np.ndarray, source_prompt: str, target_prompt: str) -> float:
-    """CLIP text-image directional similarity: mean_i cos(C(e_i) - C(o_i), T(target) - T(source)), -1 to 1.
+def ctids(clip: ClipModel, source: np.ndarray, edited: np.ndarray, source_prompt: str, target_prompt: str) -> float:
+    """Return CTIDS, the CLIP text-image directional similarity, -1 to 1 (V2Edit Sec. 4.1): whether frames change from
+    source o to edit e as the prompts do.
+
+        CTIDS = mean_i cos(C(e_i) - C(o_i), T(target) - T(source))
 
     Frames are uint8 [T, H, W, 3], edited and source of the same T. A frame that did not change counts 0.
     """
     _same_length(source, edited)
-    before, after = clip.texts([source_prompt, target_prompt])
-    change = clip.images(edited) - clip.images(source)
+    before, after = clip.encode_texts([source_prompt, target_prompt])
+    change = clip.encode_images(edited) - clip.encode_images(source)
     return float(F.cosine_similarity(change, (after - before)[None], dim=1).mean())
 
 
-def cdc(clip: Clip, source: np.ndarray, edited: np.ndarray) -> float:
-    """CLIP direction consistency: mean_i cos(C(o_i+1) - C(o_i), C(e_i+1) - C(e_i)), -1 to 1: whether the edited video
-    goes from frame to frame as the source does. Two frames at least."""
+def cdc(clip: ClipModel, source: np.ndarray, edited: np.ndarray) -> float:
+    """Return CDC, the CLIP direction consistency, -1 to 1 (V2Edit Sec. 4.1): whether the edited video e changes from
+    frame to frame as the source o does.
+
+        CDC = mean_i cos(C(o_i+1) - C(o_i), C(e_i+1) - C(e_i))
+
+    Frames are uint8 [T, H, W, 3], T >= 2. Raises `UserError` for another number, or for two.
+    """
     _same_length(source, edited)
     if len(source) < 2:
         raise UserError("CDC compares neighbouring frames: it needs a video of two frames or more")
-    before, after = clip.images(source).diff(dim=0), clip.images(edited).diff(dim=0)
+    before, after = clip.encode_images(source).diff(dim=0), clip.encode_images(edited).diff(dim=0)
     return float(F.cosine_similarity(before, after, dim=1).mean())
+
+
+def clip_scores(clip: ClipModel, pair: PromptPair, source: np.ndarray, edited: np.ndarray) -> dict[str, float]:
+    """Return CTIDS, and CDC or, of a single frame, nan."""
+    return {
+        "ctids": ctids(clip, source, edited, pair.source, pair.target),
+        "cdc": cdc(clip, source, edited) if len(source) > 1 else math.nan,
+    }
+
+
+def clip_preference(clip: ClipModel, frames: np.ndarray, source_prompt: str, target_prompt: str) -> float:
+    """Return the share of frames, uint8 [T, H, W, 3], whose CLIP embedding is nearer to the target prompt's than to the
+    source prompt's."""
+    likeness = clip.encode_images(frames) @ clip.encode_texts([source_prompt, target_prompt]).T
+    return float((likeness[:, 1] > likeness[:, 0]).float().mean())
 
 
 def _same_length(source: np.ndarray, edited: np.ndarray) -> None:
@@ -108,6 +137,6 @@ def _same_length(source: np.ndarray, edited: np.ndarray) -> None:
 
 
 def _unit(features: object) -> Tensor:
-    """The projected features, bare or in transformers 5's output class, on the unit sphere."""
+    """Return the projected features, bare or in transformers 5's output class, normalised."""
     tensor = features if isinstance(features, Tensor) else features.pooler_output  # pyright: ignore
     return F.normalize(tensor.float(), dim=-1).cpu()

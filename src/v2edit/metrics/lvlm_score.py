@@ -1,8 +1,8 @@
-"""The LVLM score (V2Edit Sec. 4.1): a language model that sees the source and every method's edit side by side, frame
-by frame, scores each from 1 to 100 in quality, preservation and fulfilment; the mean of independent queries counts.
+"""The LVLM score (V2Edit Sec. 4.1): a large vision-language model judges edits of one video side by side.
 
-Every query shows the methods in another order under neutral letters, so that neither a name nor a place earns anything.
-Answers are kept in a folder as they come: what is there already is not asked for again.
+It sees the source and every method's edit frame by frame, and scores each edit from 1 to 100 in quality, preservation
+and fulfilment; the score is the mean over independent queries. Each query has the methods in another order under
+neutral letters, so that neither names nor positions bias it. Answers are cached in a folder; no query is sent twice.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ TILE_TOKENS = 85 + 170  # of a picture that fits into one tile of 512 pixels
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Which language model scores edited videos, and how often it is asked."""
+    """Which language model scores edited videos, and with how many queries."""
 
     model: Annotated[str | None, arg(name="judge", metavar="MODEL", help_behavior_hint="")] = None
     """A model that sees pictures, at an OpenAI-compatible address, or local:HUB_ID_OR_FOLDER to run one here."""
     url: Annotated[str | None, arg(name="judge-url", metavar="URL", help_behavior_hint="")] = None
     """Where the model is served (default: OPENAI_BASE_URL, or OpenAI)."""
     queries: Annotated[int, arg(name="judge-queries")] = 20
-    """Independent queries, whose mean counts."""
+    """Independent queries, which are averaged."""
     frames: Annotated[int, arg(name="judge-frames")] = 8
     """How many frames of each video are shown."""
     timeout: Annotated[float, arg(name="judge-timeout", metavar="SECONDS")] = 180.0
@@ -66,11 +66,11 @@ class JudgeConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"--judge-{name} is {getattr(self, name)}, expected 1 or more")
         if self.model is not None:
-            _ = self.asked
+            _ = self.lvlm
 
     @property
-    def asked(self) -> LVLMConfig:
-        """What `prompts.lvlm.open_chat` takes to open the model."""
+    def lvlm(self) -> LVLMConfig:
+        """The model's configuration, as `prompts.lvlm` opens it."""
         try:
             return LVLMConfig(self.model, self.url, self.frames, self.timeout)
         except UserError as error:
@@ -85,14 +85,14 @@ class Score:
     spread: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Score:
+    def from_values(cls, values: Sequence[float]) -> Score:
         return cls(fmean(values), stdev(values) if len(values) > 1 else 0.0)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What judging will cost: queries still to be asked (of all), and for each the pictures, bytes and about how many
-    tokens are sent. Tokens of pictures are counted as OpenAI does for tiles of 512 pixels; other models differ."""
+class JudgingCost:
+    """The cost of judging: queries to send (of all), and for each its pictures, megabytes and approximate tokens.
+    Tokens of pictures are counted as OpenAI does for tiles of 512 pixels; other models differ."""
 
     queries: int
     of_queries: int
@@ -112,24 +112,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Query:
-    """One independent query: its methods in the order shown, what is sent, and the file that keeps the answer."""
+    """One independent query: its methods in their order, its messages, and the file that caches the answer."""
 
     order: tuple[str, ...]
     messages: list[Message] = field(repr=False)
-    kept: Path
+    path: Path
 
-    def answered(self) -> dict[str, dict[str, int]] | None:
-        """The scores {method: {aspect: 1 to 100}} of an earlier run, if there are any."""
+    def cached(self) -> dict[str, dict[str, int]] | None:
+        """Return the cached scores {method: {aspect: 1 to 100}}, or None where there are none."""
         try:
-            return self._by_method(json.loads(self.kept.read_text(encoding="utf-8"))["scores"])
+            return self._by_method(json.loads(self.path.read_text(encoding="utf-8"))["scores"])
         except (OSError, ValueError, KeyError, TypeError, InvalidAnswer):
-            return None  # none, or half of one: it is asked for again
+            return None  # none, or half of one: the query is sent again
 
     def ask(self, chat: Chat) -> dict[str, dict[str, int]]:
-        """Asks, keeps what comes and returns it as `answered` does. Raises `UserError` as `prompts.chat.ask` does."""
+        """Send the query, cache the scores and return them. Raises `UserError` as `prompts.chat.ask` does."""
         scores = ask(chat, self.messages, self._schema(), self._read, "what was answered so far is kept")
         text = json.dumps({"judge": chat.name, "order": self.order, "scores": scores}, indent=1, ensure_ascii=False)
-        atomic_write(self.kept, (text + "\n").encode())
+        atomic_write(self.path, (text + "\n").encode())
         return self._by_method(scores)
 
     def _schema(self) -> dict[str, Any]:
@@ -140,14 +140,14 @@ class Query:
         return object_of(LETTERS[: len(self.order)], object_of(tuple(ASPECTS), {"type": "integer"}))
 
     def _read(self, answer: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-        """The answer {letter: {aspect: score}}, checked. Raises `InvalidAnswer`."""
+        """Return an answer {letter: {aspect: score}}, checked. Raises `InvalidAnswer`."""
         wrong, scores = [], {}
         for letter in LETTERS[: len(self.order)]:
-            given = answer.get(letter)
-            given = given if isinstance(given, dict) else {}
+            aspects = answer.get(letter)
+            aspects = aspects if isinstance(aspects, dict) else {}
             scores[letter] = {}
             for aspect in ASPECTS:
-                value = given.get(aspect)
+                value = aspects.get(aspect)
                 if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 100:
                     scores[letter][aspect] = round(value)  # nan and infinities are not from 1 to 100 either
                 else:
@@ -161,16 +161,16 @@ class Query:
         return {method: checked[letter] for method, letter in zip(self.order, LETTERS, strict=False)}
 
 
-def queries_of(
+def make_queries(
     videos: Mapping[str, np.ndarray], source: np.ndarray, instruction: str, config: JudgeConfig, cache: Path
 ) -> list[Query]:
-    """All queries of a comparison.
+    """Return all queries of a comparison.
 
     Args:
         videos: method -> its edited video, uint8 [T, H, W, 3] as the source.
         source: the original video.
-        instruction: what was asked for.
-        cache: the folder that keeps the answers; a file's name is a checksum of all that was sent.
+        instruction: the edit's.
+        cache: the folder of answers; a file's name is a checksum of everything that is sent.
 
     Raises:
         UserError: no video, too many, or one of another length than the source's.
@@ -199,13 +199,13 @@ def queries_of(
     return queries
 
 
-def estimate(queries: Sequence[Query]) -> Estimate:
-    """What asking the queries will cost; those that are answered already cost nothing."""
+def estimate_cost(queries: Sequence[Query]) -> JudgingCost:
+    """Return the cost of sending the queries; those whose answers are cached cost nothing."""
     parts = [part for message in queries[0].messages for part in message.parts]
     pictures = [part for part in parts if isinstance(part, Picture)]
     characters = sum(len(part) for part in parts if isinstance(part, str))
-    return Estimate(
-        sum(query.answered() is None for query in queries),
+    return JudgingCost(
+        sum(query.cached() is None for query in queries),
         len(queries),
         len(pictures),
         sum(len(picture.url) for picture in pictures) / 1e6,
@@ -216,22 +216,25 @@ def estimate(queries: Sequence[Query]) -> Estimate:
 def judge(
     queries: Sequence[Query], chat: Chat, on_query: Callable[[int, int], None] = lambda done, of: None
 ) -> dict[str, dict[str, Score]]:
-    """Scores {method: {aspect or "overall": mean and spread}}, "overall" being each query's mean over the aspects.
+    """Return the LVLM scores {method: {aspect or "overall": mean and spread}}, "overall" being a query's mean over the
+    aspects.
 
     Args:
-        queries: those of `queries_of`; `estimate` says beforehand what they cost.
-        on_query: called with how many queries are answered, of how many.
+        queries: from `make_queries`.
+        on_query: called with the number of queries that are answered, of how many.
 
     Raises:
-        UserError: the model does not answer, or not so that it can be used. What it answered is kept.
+        UserError: the model does not answer, or not in a usable form. Its answers until then are cached.
     """
     answers = []
     for number, query in enumerate(queries, start=1):
-        query.kept.parent.mkdir(parents=True, exist_ok=True)
-        answers.append(query.answered() or query.ask(chat))
+        query.path.parent.mkdir(parents=True, exist_ok=True)
+        answers.append(query.cached() or query.ask(chat))
         on_query(number, len(queries))
-    found: dict[str, dict[str, Score]] = {}
+    scores: dict[str, dict[str, Score]] = {}
     for method in sorted(answers[0]):
-        found[method] = {aspect: Score.of([answer[method][aspect] for answer in answers]) for aspect in ASPECTS}
-        found[method]["overall"] = Score.of([fmean(answer[method].values()) for answer in answers])
-    return found
+        scores[method] = {
+            aspect: Score.from_values([answer[method][aspect] for answer in answers]) for aspect in ASPECTS
+        }
+        scores[method]["overall"] = Score.from_values([fmean(answer[method].values()) for answer in answers])
+    return scores

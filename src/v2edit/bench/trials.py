@@ -1,0 +1,174 @@
+"""Trials: tasks times methods over worker processes. Each result is a file, so that a killed benchmark goes on.
+
+A result's name is a checksum of the task, the method's configuration, the model and the kind of device: nothing is
+computed twice and nothing stale is taken for new; a sweep shares its folder's results with earlier benchmarks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from v2edit import backbones
+from v2edit.backbones import Backbone, Checkpoint
+from v2edit.bench.methods import MethodConfig, Unedited
+from v2edit.bench.tasks import BenchTask
+from v2edit.errors import UserError
+from v2edit.files import atomic_write
+from v2edit.workers import ProcessPool, WorkerDied
+
+LOCK = ".bench"
+
+
+class BenchJob(Protocol):
+    """A piece of work for a worker process."""
+
+    def run(self, worker: BenchWorker) -> Any: ...
+
+
+@dataclass(frozen=True)
+class BenchWorker:
+    """A worker on one device. Its model is loaded with its first trial; scoring needs none.
+
+    On a CPU it has one thread, so that results are the same for any number of processes.
+    """
+
+    checkpoint: Checkpoint
+    device: str
+
+    @property
+    def on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return backbones.load(self.checkpoint, self.device)
+
+    def load(self) -> tuple[str | None, str]:
+        if self.on_cpu:
+            torch.set_num_threads(1)
+            os.environ["NUMBA_NUM_THREADS"] = "1"  # read when the rasteriser is loaded, which it is not yet
+        return self.device, ""
+
+    def run(self, job: BenchJob) -> Any:
+        """Return the job's result, or the exception that ended it."""
+        try:
+            return job.run(self)
+        except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))  # A traceback itself does not travel.
+            return error
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method on one task.
+
+    path: the file of its result: the task's arrays (`frames` among them), `seconds`, and the `code` that made it.
+    code: the checksum of today's code.
+    start: the result that it starts from, where there is one.
+    """
+
+    task: BenchTask
+    title: str
+    config: MethodConfig
+    path: Path
+    code: str
+    start: Path | None = None
+
+    def run(self, worker: BenchWorker) -> None:
+        """Write the result."""
+        call = self.task.prepare(self.config, worker.backbone, self.start)
+        # On a CPU other processes' work does not count as the method's; on a GPU only the clock knows.
+        clock = time.process_time if worker.on_cpu else time.perf_counter
+        begin = clock()
+        arrays = call()
+        seconds = clock() - begin
+        content = io.BytesIO()
+        np.savez_compressed(content, seconds=seconds, code=self.code, **arrays)  # pyright: ignore[reportArgumentType]
+        atomic_write(self.path, content.getvalue())
+
+
+def list_trials(
+    tasks: Sequence[BenchTask], methods: dict[str, MethodConfig], model: str, device: str, folder: Path
+) -> list[Trial]:
+    """Return all trials, task by task, of a model with this identity (`model_identity`) on a device.
+
+    Methods of equal configurations share a result. Where a task has a start, the others start from `Unedited`'s result.
+    """
+    kind, trials = torch.device(device).type, []
+    for task in tasks:
+        for title, config in methods.items():
+            name = type(config).__name__
+            content = [task.identity, name, asdict(config), model, kind]  # pyright: ignore[reportArgumentType]
+            key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+            path = folder / task.name / f"{name}-{key}.npz"
+            trials.append(Trial(task, title, config, path, code_digest(task.code)))
+    starts = {one.task: one.path for one in trials if one.task.has_start and isinstance(one.config, Unedited)}
+    return [one if starts.get(one.task) in (None, one.path) else replace(one, start=starts[one.task]) for one in trials]
+
+
+def run_trials(trials: Sequence[Trial], pool: ProcessPool, on_progress: Callable[[int, int, str], None]) -> None:
+    """Run the trials that have no result yet. `on_progress` gets the number of results, of how many, and a name."""
+    total = len({trial.path for trial in trials})
+    missing = {trial.path: trial for trial in trials if not trial.path.exists()}
+    ready: deque[Trial] = deque()
+    waiting: dict[Path, list[Trial]] = {}  # by the missing result that they start from
+    for path, trial in missing.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if trial.start in missing:
+            waiting.setdefault(trial.start, []).append(trial)
+        else:
+            ready.append(trial)
+    done = total - len(missing)
+    for trial, _ in pool.imap_unordered(ready):
+        done += 1
+        on_progress(done, total, f"{trial.task.name} {trial.title}")
+        ready.extend(waiting.pop(trial.path, []))
+
+
+@contextmanager
+def open_pool(checkpoint: Checkpoint, device: str, processes: int) -> Iterator[ProcessPool]:
+    """A pool of workers, ended when the context is left."""
+    pool = ProcessPool([partial(BenchWorker, checkpoint, device)] * processes)
+    try:
+        yield pool
+    except WorkerDied as error:
+        raise UserError(f"{error}; the same command goes on from here (try fewer --processes)") from error
+    finally:
+        pool.stop()
+
+
+def model_identity(checkpoint: Checkpoint) -> str:
+    """Return the model's commit on the hub, or a checksum of its folder."""
+    return checkpoint.commit or digest_of(Path(checkpoint.source))
+
+
+def digest_of(folder: Path, files: Sequence[Path] | None = None) -> str:
+    """Return a checksum of the names and contents of a folder's files (default: all of them)."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*") if files is None else files):
+        if path.is_file():
+            with path.open("rb") as file:
+                total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+@cache
+def code_digest(parts: tuple[str, ...]) -> str:
+    """Return a checksum of parts of the package, files or folders: the code that results depend on."""
+    package = Path(__file__).parents[1]
+    return digest_of(package, [path for part in parts for path in [*(package / part).rglob("*.py"), package / part]])
