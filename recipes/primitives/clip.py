@@ -17,7 +17,7 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from reader import roughened
+from classifier import roughened
 from render import EVALUATION_SEED, FRAMES, SIZE
 from torch import Tensor
 from training import OUT, Averaged, Clock, Muon, batches, load_shards, pick, save_state
