@@ -136,8 +136,8 @@ def run() -> tuple[str, Read]:
 
 def answer() -> tuple[str, Read]:
     """What a language model says, which is a text from outside, too."""
-    from v2edit.prompts.chat import Answer, ask
-    from v2edit.prompts.lvlm import _prompts_in, schema
+    from v2edit.prompts.chat import Answer, ask_for_json
+    from v2edit.prompts.lvlm import answer_schema, parse_prompts
 
     def read(path: Path) -> None:
         class Says:
@@ -146,7 +146,7 @@ def answer() -> tuple[str, Read]:
             def ask(self, *_: object) -> Answer:
                 return Answer(path.read_text(encoding="utf-8", errors="replace"))
 
-        ask(Says(), [], schema(True), lambda found: _prompts_in(found, True), "write them")  # pyright: ignore
+        ask_for_json(Says(), [], answer_schema(True), lambda answer: parse_prompts(answer, True), "write them")  # pyright: ignore
 
     return "answer.txt", read
 

@@ -1,4 +1,4 @@
-"""Two prompts on common slots: what the attention's masks and the interpolation rely on."""
+"""Alignment of two prompts: the properties that map replacement and interpolation rely on."""
 
 import json
 import zlib
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from v2edit.errors import UserError
 from v2edit.prompts import Alignment, PromptPair, align
-from v2edit.prompts.align import common_subsequence
+from v2edit.prompts.align import longest_common_subsequence
 
 PAD, EOS = 0, 1
 words = st.lists(st.integers(2, 7), max_size=12)
@@ -22,44 +22,42 @@ def padded(ids: list[int], length: int) -> list[int]:
     return ids + [PAD] * (length - len(ids))
 
 
-def check(a: list[int], b: list[int], length: int) -> Alignment:
-    """What holds for any two prompts."""
-    laid = align(a, b, length, PAD)
-    assert sorted(laid.source_order) == sorted(laid.target_order) == list(range(length))
-    slots = [
-        (padded(a, length)[i], padded(b, length)[j]) for i, j in zip(laid.source_order, laid.target_order, strict=True)
-    ]
-    tokens, rest = slots[: laid.tokens_shared], slots[laid.tokens_shared :]
-    paddings, changed = rest[: laid.paddings_shared], rest[laid.paddings_shared :]
+def check_alignment(a: list[int], b: list[int], length: int) -> Alignment:
+    """Assert what holds for any two prompts; return their alignment."""
+    alignment = align(a, b, length, PAD)
+    assert sorted(alignment.orders[0]) == sorted(alignment.orders[1]) == list(range(length))
+    slots = [(padded(a, length)[i], padded(b, length)[j]) for i, j in zip(*alignment.orders, strict=True)]
+    tokens, rest = slots[: alignment.tokens_shared], slots[alignment.tokens_shared :]
+    paddings, changed = rest[: alignment.paddings_shared], rest[alignment.paddings_shared :]
     assert all(x == y != PAD for x, y in tokens)
     assert all(pair == (PAD, PAD) for pair in paddings)
     assert (PAD, PAD) not in changed
-    assert laid.shared == tuple(slot < laid.prefix() for slot in range(length))
-    assert (laid.prefix(padding=False), laid.prefix()) == (len(tokens), len(tokens) + len(paddings))
+    assert alignment.shared_prefix(padding=False) == len(tokens)
+    assert alignment.shared_prefix() == len(tokens) + len(paddings)
     mirrored = align(b, a, length, PAD)
-    assert mirrored == Alignment(laid.target_order, laid.source_order, len(tokens), len(paddings))
-    assert align(padded(a, length), padded(b, length), length, PAD) == laid
-    return laid
+    assert mirrored == Alignment(alignment.orders[::-1], len(tokens), len(paddings))
+    assert align(padded(a, length), padded(b, length), length, PAD) == alignment
+    return alignment
 
 
 @given(prompts, prompts, st.integers(0, 20))
 def test_any_two_prompts(a: list[int], b: list[int], spare: int) -> None:
-    check(a, b, max(len(a), len(b)) + spare)
+    check_alignment(a, b, max(len(a), len(b)) + spare)
 
 
 @given(prompts, st.integers(0, 10))
 def test_identical_prompts_share_everything_in_place(a: list[int], spare: int) -> None:
     length = len(a) + spare
-    laid = check(a, a, length)
-    assert laid.source_order == laid.target_order == tuple(range(length))
-    assert laid.tokens_shared == len(a) and all(laid.shared)
+    alignment = check_alignment(a, a, length)
+    assert alignment.orders[0] == alignment.orders[1] == tuple(range(length))
+    assert alignment.tokens_shared == len(a) and alignment.shared_prefix() == length
 
 
 @given(words, words, st.integers(0, 10))
 def test_disjoint_prompts_share_the_end_alone(a: list[int], b: list[int], spare: int) -> None:
-    laid = check([*a, EOS], [*(token + 10 for token in b), EOS], max(len(a), len(b)) + 1 + spare)
-    assert laid.tokens_shared == 1
-    assert (laid.source_order[0], laid.target_order[0]) == (len(a), len(b))
+    alignment = check_alignment([*a, EOS], [*(token + 10 for token in b), EOS], max(len(a), len(b)) + 1 + spare)
+    assert alignment.tokens_shared == 1
+    assert (alignment.orders[0][0], alignment.orders[1][0]) == (len(a), len(b))
 
 
 def runs(pairs: list[tuple[int, int]]) -> int:
@@ -67,9 +65,9 @@ def runs(pairs: list[tuple[int, int]]) -> int:
 
 
 @given(st.lists(st.integers(0, 3), max_size=6), st.lists(st.integers(0, 3), max_size=6))
-def test_matches_are_most_and_in_fewest_runs(a: list[int], b: list[int]) -> None:
-    """Against every possible matching of short sequences."""
-    pairs = common_subsequence(a, b)
+def test_common_subsequence_is_longest_in_fewest_runs(a: list[int], b: list[int]) -> None:
+    """Compared with every possible matching of short sequences."""
+    pairs = longest_common_subsequence(a, b)
     assert all(a[i] == b[j] for i, j in pairs)
     assert all(i < k and j < m for (i, j), (k, m) in pairwise(pairs))
     best = max(
@@ -84,23 +82,23 @@ def test_matches_are_most_and_in_fewest_runs(a: list[int], b: list[int]) -> None
 
 def test_one_word_replaced_by_two() -> None:
     """ "a red ball </s>" to "a dark blue ball </s>": red meets dark, blue meets padding."""
-    laid = check([2, 3, 4, EOS], [2, 5, 6, 4, EOS], 8)
-    slots = list(zip(laid.source_order, laid.target_order, strict=True))
+    alignment = check_alignment([2, 3, 4, EOS], [2, 5, 6, 4, EOS], 8)
+    slots = list(zip(*alignment.orders, strict=True))
     assert slots == [(0, 0), (2, 3), (3, 4), (5, 5), (6, 6), (7, 7), (1, 1), (4, 2)]
 
 
-def test_a_deletion_here_and_an_insertion_there() -> None:
+def test_a_deletion_and_an_insertion() -> None:
     """Each meets the other prompt's padding; in sequences that have none, they meet each other."""
-    laid = check([2, 3, 4, EOS], [3, 4, 5, EOS], 6)
-    slots = list(zip(laid.source_order, laid.target_order, strict=True))
+    alignment = check_alignment([2, 3, 4, EOS], [3, 4, 5, EOS], 6)
+    slots = list(zip(*alignment.orders, strict=True))
     assert slots == [(1, 0), (2, 1), (3, 3), (5, 5), (0, 4), (4, 2)]
-    laid = check([2, 3, 4, EOS], [3, 4, 5, EOS], 4)
-    slots = list(zip(laid.source_order, laid.target_order, strict=True))
+    alignment = check_alignment([2, 3, 4, EOS], [3, 4, 5, EOS], 4)
+    slots = list(zip(*alignment.orders, strict=True))
     assert slots == [(1, 0), (2, 1), (3, 3), (0, 2)]
 
 
-def test_too_long_a_prompt_is_refused() -> None:
-    with pytest.raises(ValueError, match="5 and 1 tokens do not fit into 4 slots"):
+def test_a_prompt_longer_than_the_model_reads_is_refused() -> None:
+    with pytest.raises(ValueError, match="5 and 1 tokens"):
         align([2, 3, 4, 5, EOS], [EOS], 4, PAD)
 
 
@@ -115,10 +113,10 @@ def test_real_prompts(data: Path) -> None:
     rows = [json.loads(line) for line in (data / "prompts" / "edit_prompts.jsonl").read_text().splitlines()]
     pairs = [(row["source"], row["target"]) for row in rows if row["source"] and row["target"]]
     assert len(pairs) > 300
-    kept: list[float] = []
+    shares: list[float] = []
     for source, target in pairs:
         a, b = ([*(zlib.crc32(w.encode()) + 2 for w in text.lower().split()), EOS] for text in (source, target))
-        laid = check(a, b, 226)
-        kept.append(laid.tokens_shared / max(len(a), len(b)))
+        alignment = check_alignment(a, b, 226)
+        shares.append(alignment.tokens_shared / max(len(a), len(b)))
     # These are edits: most of a prompt stays.
-    assert sorted(kept)[len(kept) // 2] > 0.5
+    assert sorted(shares)[len(shares) // 2] > 0.5

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.judges import fair
-from support.servers import served
+from support.judges import score_by_shade
+from support.servers import serve
 
 from v2edit import video
 from v2edit.errors import UserError
@@ -70,11 +70,11 @@ def test_a_judge_sees_runs_of_one_video_side_by_side(
     monkeypatch.chdir(tmp_path)
     like = video.read(sample / "clip.mp4").frames
     folders = tuple(run_of(sample, tmp_path / name, np.full_like(like, shade)) for name, shade in SHADES.items())
-    with served(fair, endless=True) as server:
-        asked = JudgeConfig(model="m", url=server.url, queries=3, frames=2)
-        first = evaluate(folders, judging=asked)
-        again = evaluate(folders, judging=asked)
-        assert len(server.asked) == 3, "what was answered is not asked again"
+    with serve(score_by_shade, endless=True) as server:
+        config = JudgeConfig(model="m", url=server.url, queries=3, frames=2)
+        first = evaluate(folders, judging=config)
+        again = evaluate(folders, judging=config)
+        assert len(server.requests) == 3, "what was answered is not asked again"
     assert {aspect for aspect in ASPECTS} <= set(first.columns)
     assert first.rows["bright"]["overall"] > first.rows["dim"]["overall"] and first.rows == again.rows
     assert "3 queries to ask" in caplog.text and "answered already" in caplog.text

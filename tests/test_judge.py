@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-from support.judges import SHADES, SOURCE, VIDEOS, fair, shown
-from support.servers import fails, says, served
+from support.judges import SHADES, SOURCE, VIDEOS, labelled_videos, score_by_shade
+from support.servers import completion, http_error, serve
 
 from v2edit.errors import UserError
 from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig, Score, estimate_cost, judge, make_queries
@@ -24,19 +24,19 @@ def judged(url: str, cache: Path, **changes: object) -> dict[str, dict[str, Scor
 
 
 def test_all_methods_side_by_side_frame_by_frame_in_shuffled_order(tmp_path: Path) -> None:
-    with served(fair, endless=True) as server:
+    with serve(score_by_shade, endless=True) as server:
         scores = judged(server.url, tmp_path)
-    assert len(server.asked) == 6
+    assert len(server.requests) == 6
     orders = []
-    for asked in server.asked:
-        frames = shown(asked)
+    for request in server.requests:
+        frames = labelled_videos(request)
         assert len(frames) == 3 and all(frame == frames[0] for frame in frames)
         assert frames[0].pop("Original") == "source"
         assert sorted(frames[0].values()) == sorted(VIDEOS)
         orders.append(tuple(frames[0].values()))
-        assert "make it bright" in asked.said
-        assert not re.search("ours|theirs|nothing:", asked.text)  # no method is named
-        assert len(asked.messages) == 2  # each query stands alone
+        assert "make it bright" in request.last_text
+        assert not re.search("ours|theirs|nothing:", request.text)  # no method is named
+        assert len(request.messages) == 2  # each query stands alone
     assert len(set(orders)) > 2
     # Wherever a method stood, its scores are its own.
     for name in VIDEOS:
@@ -45,8 +45,8 @@ def test_all_methods_side_by_side_frame_by_frame_in_shuffled_order(tmp_path: Pat
 
 def test_mean_and_spread_over_the_queries(tmp_path: Path) -> None:
     jitters = [0, 3, -2, 7, 1, 1]
-    script = [lambda asked, j=j: fair(asked, j) for j in jitters]
-    with served(*script) as server:
+    script = [lambda request, j=j: score_by_shade(request, j) for j in jitters]
+    with serve(*script) as server:
         scores = judged(server.url, tmp_path)
     values = [SHADES["ours"] // 3 + j for j in jitters]
     assert scores["ours"]["quality"] == Score(fmean(values), stdev(values)) == scores["ours"]["overall"]
@@ -57,29 +57,29 @@ def test_overall_is_the_mean_of_the_aspects_of_each_query(tmp_path: Path) -> Non
         {"quality": 10, "preservation": 20, "fulfilment": 90},
         {"quality": 70, "preservation": 50, "fulfilment": 30},
     ]
-    with served(*(says(dict.fromkeys("ABC", answer)) for answer in answers)) as server:
+    with serve(*(completion(dict.fromkeys("ABC", answer)) for answer in answers)) as server:
         scores = judged(server.url, tmp_path, queries=2)
     assert scores["ours"]["overall"] == Score(45.0, stdev([40, 50]))
     assert scores["ours"]["quality"] == Score(40.0, stdev([10, 70]))
 
 
 def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
-    with served(fair, fair, fails(400, "out of money"), endless=True) as server:
+    with serve(score_by_shade, score_by_shade, http_error(400, "out of money"), endless=True) as server:
         with pytest.raises(UserError, match="out of money"):
             judged(server.url, tmp_path)
         config = setting(server.url)
         queries = make_queries(VIDEOS, SOURCE, "make it bright", config, tmp_path)
         assert (estimate_cost(queries).queries, estimate_cost(queries).of_queries) == (4, 6)
     next(iter(tmp_path.glob("*.json"))).write_text('{"scores": {"A"')  # half a file, as after a power cut
-    with served(fair, endless=True) as server:
+    with serve(score_by_shade, endless=True) as server:
         first = judged(server.url, tmp_path)
-        assert len(server.asked) == 5
+        assert len(server.requests) == 5
         assert judged(server.url, tmp_path) == first
-        assert len(server.asked) == 5
+        assert len(server.requests) == 5
         assert judged(server.url, tmp_path, queries=7) == first  # one more
-        assert len(server.asked) == 6
+        assert len(server.requests) == 6
         judged(server.url, tmp_path, seed=1)  # other orders are other questions
-        assert len(server.asked) > 6
+        assert len(server.requests) > 6
     assert all(path.suffix == ".json" for path in tmp_path.iterdir())  # nothing half-written
 
 
@@ -103,7 +103,7 @@ def test_the_cost_is_known_before_anything_is_asked(tmp_path: Path) -> None:
     queries = make_queries(VIDEOS, SOURCE, "make it bright", setting("http://127.0.0.1:9/v1", queries=20), tmp_path)
     cost = estimate_cost(queries)
     assert (cost.queries, cost.pictures) == (20, 3 * 4)
-    sent = sum(len(part.url) for part in queries[0].messages[1].parts if not isinstance(part, str))
+    sent = sum(len(part.data_url) for part in queries[0].messages[1].parts if not isinstance(part, str))
     assert cost.megabytes == pytest.approx(sent / 1e6)
     assert cost.tokens > 12 * 255 and f"{20 * cost.tokens:,} tokens" in str(cost)
     assert list(tmp_path.iterdir()) == []
@@ -126,10 +126,10 @@ FULL = {letter: dict.fromkeys(ASPECTS, 50) for letter in "ABC"}
     ids=str,
 )
 def test_scores_that_are_none_are_asked_for_again(tmp_path: Path, wrong: dict) -> None:
-    with served(says(wrong), says(FULL)) as server:
+    with serve(completion(wrong), completion(FULL)) as server:
         judged(server.url, tmp_path, queries=1)
-    assert "video C has no" in server.asked[1].said
-    with served(says(wrong), endless=True) as server, pytest.raises(UserError, match="video C has no"):
+    assert "video C has no" in server.requests[1].last_text
+    with serve(completion(wrong), endless=True) as server, pytest.raises(UserError, match="video C has no"):
         judged(server.url, tmp_path / "other", queries=1)
     assert list((tmp_path / "other").iterdir()) == []
 

@@ -28,8 +28,8 @@ from v2edit.errors import UserError
 from v2edit.jobs.video import edit_video
 from v2edit.prompts import PromptPair
 from v2edit.prompts.chat import Message, Picture
-from v2edit.prompts.local import LocalChat, _as_template
-from v2edit.prompts.lvlm import LVLMConfig, generate_prompts, open_chat, schema
+from v2edit.prompts.local import LocalChat, _to_chat_template
+from v2edit.prompts.lvlm import LVLMConfig, answer_schema, generate_prompts, open_chat
 from v2edit.prompts.style import read_style
 from v2edit.prompts.tokens import PromptTokenizer
 
@@ -98,7 +98,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
     folder = save(tmp_path_factory.mktemp("lvlm") / "taught")
     chat = LocalChat(str(folder), "cpu")
     model, processor = chat._model, chat._processor
-    said = [_as_template(message) for message in conversation(style)]
+    said = [_to_chat_template(message) for message in conversation(style)]
     asked = dict(processor.apply_chat_template(said, add_generation_prompt=True, return_dict=True, tokenize=True,
                                                return_tensors="pt"))  # fmt: skip
     answer = processor.tokenizer(ANSWER + "</s>", return_tensors="pt").input_ids
@@ -118,20 +118,20 @@ def taught(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
 
 def conversation(style: Path) -> list[Message]:
     pictures = [Picture.from_frame(frame) for frame in FRAMES[[0, 2]]]
-    return read_style(style).conversation(pictures, INSTRUCTION)
+    return read_style(style).build_messages(pictures, INSTRUCTION)
 
 
 def test_a_question_goes_through_the_models_own_template_and_comes_back_as_text(untaught: Path, style: Path) -> None:
-    chat = LocalChat(str(untaught), "cpu", tokens=12)
+    chat = LocalChat(str(untaught), "cpu", max_tokens=12)
     seen: list[dict] = []
     pictures: list[torch.Tensor] = []
     chat._model.model.vision_tower.register_forward_pre_hook(
         lambda module, args, kwargs: pictures.extend([*args, *kwargs.values()][:1]), with_kwargs=True
     )
     chat._model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    answers = [chat.ask(conversation(style), schema(False)) for _ in range(2)]
+    answers = [chat.ask(conversation(style), answer_schema(False)) for _ in range(2)]
     assert answers[0] == answers[1]  # greedy
-    assert answers[0].cut  # random weights talk on and on
+    assert answers[0].truncated  # random weights talk on and on
     text = chat._processor.tokenizer.decode(seen[0]["input_ids"][0])
     assert text.startswith("<system>Answer as JSON.</s><user>") and text.endswith("</s><assistant>")
     assert re.search(f"<user>Instruction: {INSTRUCTION}(<image>){{10}}</s>", text)  # five tokens for each picture
@@ -144,7 +144,7 @@ def test_an_answer_that_is_no_pair_is_one_line(untaught: Path, style: Path) -> N
     config = LVLMConfig(model=f"local:{untaught}", frames=2)
     with open_chat(config, "cpu") as chat:
         assert isinstance(chat, LocalChat)
-        chat.tokens = 12
+        chat.max_tokens = 12
         with pytest.raises(UserError, match=r"none of 3 answers of .*untaught could be used \(it was cut off") as told:
             generate_prompts(
                 chat, FRAMES, INSTRUCTION, read_style(style), PromptTokenizer(tokenizer_of(40), 40), config
@@ -191,4 +191,4 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, style: Path) -> None:
         LocalChat(str(save(tmp_path / "dumb", template=None)), "cpu")
     chat = LocalChat(str(save(tmp_path / "strict", template="{{ raise_exception('no system turn, please') }}")), "cpu")
     with pytest.raises(UserError, match="failed: no system turn, please"):
-        chat.ask(conversation(style), schema(False))
+        chat.ask(conversation(style), answer_schema(False))

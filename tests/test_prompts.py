@@ -1,4 +1,4 @@
-"""Prompt files, styles, and the view of a pair: what is saved comes back, what is shown is what is there."""
+"""Prompt files, prompt styles, the comparison of a pair, and three prompts on common slots."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ from transformers import T5Tokenizer
 
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair, align, align_triple, read_prompts, write_prompts
-from v2edit.prompts.align import common_subsequence
+from v2edit.prompts.align import longest_common_subsequence
 from v2edit.prompts.chat import Picture
 from v2edit.prompts.comparison import MARKS, PromptComparison, compare_prompts
-from v2edit.prompts.lvlm import MIN_SHARED, faults
-from v2edit.prompts.style import STYLES, Style, read_style, words
+from v2edit.prompts.lvlm import MIN_SHARED, find_faults
+from v2edit.prompts.style import STYLES, PromptStyle, read_style, split_words
 from v2edit.prompts.tokens import PromptTokenizer
 
 LENGTH = 226
@@ -35,11 +35,15 @@ phrases = st.lists(
 ).map(" ".join)
 
 
-# --- the view -------------------------------------------------------------------------------------
+# --- comparison -------------------------------------------------------------------------------------
 
 
-def bare(text: str) -> str:
+def without_spaces(text: str) -> str:
     return "".join(text.split())
+
+
+def counts(comparison: PromptComparison) -> tuple[int, int, int, int]:
+    return comparison.shared, comparison.changed, comparison.added, comparison.removed
 
 
 @given(phrases, phrases)
@@ -48,35 +52,34 @@ def bare(text: str) -> str:
 @example("a red ball", "a red ball")
 @example("a " * 300, "a " * 299 + "red")
 @example("😀" * 10_000, "ball " * 2_000)
-def test_what_is_shown_is_both_prompts(source: str, target: str) -> None:
-    found = compare_prompts(source, target, TOKENIZER)
-    cut = [text for kind, text in found.pieces if kind == "cut"]
-    for prompt, hides in ((source, "added"), (target, "removed")):
-        shown = bare("".join(text for kind, text in found.pieces if kind not in (hides, "cut")))
-        assert bare(prompt).startswith(shown)
-        assert bare(prompt) == shown or any(bare(prompt) == shown + bare(text) for text in cut)
-    lengths = [len(TOKENIZER.ids(prompt)) - 1 for prompt in (source, target)]
-    kept = [min(length, LENGTH - 1) for length in lengths]
-    assert list(found.lengths) == lengths
-    assert kept == [found.shared + found.changed + only for only in (found.removed, found.added)]
-    assert 0 <= found.share <= 1 and (source != target or found.added == found.removed == found.changed == 0)
-    mirrored = compare_prompts(target, source, TOKENIZER)
-    assert (mirrored.shared, mirrored.changed, mirrored.added) == (found.shared, found.changed, found.removed)
+def test_a_comparison_contains_both_prompts(source: str, target: str) -> None:
+    comparison = compare_prompts(source, target, TOKENIZER)
+    tails = [text for kind, text in comparison.pieces if kind == "cut"]
+    for prompt, hidden in ((source, "added"), (target, "removed")):
+        text = without_spaces("".join(text for kind, text in comparison.pieces if kind not in (hidden, "cut")))
+        assert without_spaces(prompt) in [text, *(text + without_spaces(tail) for tail in tails)]
+    lengths = [len(TOKENIZER.encode(prompt)) - 1 for prompt in (source, target)]
+    assert list(comparison.lengths) == lengths
+    shared, changed, added, removed = counts(comparison)
+    assert [shared + changed + removed, shared + changed + added] == [min(n, LENGTH - 1) for n in lengths]
+    assert 0 <= comparison.shared_fraction <= 1 and (source != target or not changed + added + removed)
+    assert counts(compare_prompts(target, source, TOKENIZER)) == (shared, changed, removed, added)
 
 
 def test_the_marks_are_those_of_word_diff() -> None:
-    found = compare_prompts("a red ball on the floor", "a blue ball on the red floor", TOKENIZER)
-    assert found.marked == "a [-red-] {+blue+} ball on the {+red+} floor"
-    assert (found.shared, found.changed, found.added, found.removed) == (5, 1, 1, 0)
-    assert "5 tokens shared (71%), 1 changed, 1 added, 0 removed" in found.summary
+    comparison = compare_prompts("a red ball on the floor", "a blue ball on the red floor", TOKENIZER)
+    assert comparison.marked == "a [-red-] {+blue+} ball on the {+red+} floor"
+    assert counts(comparison) == (5, 1, 1, 0) and comparison.shared_fraction == pytest.approx(5 / 7)
+    for count in ("5 tokens", "1 changed", "1 added", "0 removed"):
+        assert count in comparison.summary
 
 
-def test_what_the_model_cuts_is_marked() -> None:
-    found = compare_prompts("a red ball " * 4, "a red ball " * 4 + "on the floor", SHORT)
-    assert found.marked.startswith("a red ball a red ball a red ball a red […ball")
-    assert "what is beyond is cut" in found.summary and found.lengths == (12, 15) and found.room == 11
-    whole = PromptTokenizer(tokenizer_of(16), 16)
-    assert "cut" not in compare_prompts("a red ball " * 4, "a red ball " * 5, whole).summary
+def test_what_the_model_truncates_is_marked() -> None:
+    comparison = compare_prompts("a red ball " * 4, "a red ball " * 4 + "on the floor", SHORT)
+    assert comparison.marked.startswith("a red ball a red ball a red ball a red […ball")
+    assert comparison.lengths == (12, 15) and comparison.max_tokens == 11
+    exact = compare_prompts("a red ball " * 4, "a red ball " * 5, PromptTokenizer(tokenizer_of(16), 16))
+    assert "cut" in comparison.summary and "cut" not in exact.summary
 
 
 # --- three prompts on common slots ----------------------------------------------------------------
@@ -88,19 +91,20 @@ ids = st.lists(st.integers(2, 6), max_size=10).map(lambda tokens: [*tokens, EOS]
 @given(ids, ids, ids, st.integers(0, 9))
 def test_three_prompts_share_their_slots(a: list[int], b: list[int], c: list[int], spare: int) -> None:
     length = max(map(len, (a, b, c))) + spare
-    laid = align_triple(a, b, c, length, PAD)
+    alignment = align_triple(a, b, c, length, PAD)
     padded = [[*one, *[PAD] * (length - len(one))] for one in (a, b, c)]
-    assert all(sorted(order) == list(range(length)) for order in laid.orders)
-    slots = list(zip(*([one[k] for k in order] for one, order in zip(padded, laid.orders, strict=True)), strict=True))
-    tokens, rest = slots[: laid.tokens_shared], slots[laid.tokens_shared :]
+    assert all(sorted(order) == list(range(length)) for order in alignment.orders)
+    rows = [[ids[k] for k in order] for ids, order in zip(padded, alignment.orders, strict=True)]
+    slots, count, prefix = list(zip(*rows, strict=True)), alignment.tokens_shared, alignment.shared_prefix()
+    tokens = slots[:count]
     assert all(x == y == z != PAD for x, y, z in tokens)
-    assert all(slot == (PAD, PAD, PAD) for slot in rest[: laid.paddings_shared])
-    assert (PAD, PAD, PAD) not in rest[laid.paddings_shared :]
-    assert (laid.prefix(False), laid.prefix()) == (laid.tokens_shared, laid.tokens_shared + laid.paddings_shared)
+    assert all(slot == (PAD, PAD, PAD) for slot in slots[count:prefix])
+    assert (PAD, PAD, PAD) not in slots[prefix:]
+    assert (alignment.shared_prefix(False), prefix) == (count, count + alignment.paddings_shared)
     # In the order of the texts, the end of each with the others, and no more than any two of them share.
-    assert all(list(order[: laid.tokens_shared]) == sorted(order[: laid.tokens_shared]) for order in laid.orders)
+    assert all(list(order[:count]) == sorted(order[:count]) for order in alignment.orders)
     assert (EOS, EOS, EOS) in tokens
-    assert laid.tokens_shared <= min(len(common_subsequence(x, y)) for x, y in ((a, b), (b, c)))
+    assert count <= min(len(longest_common_subsequence(x, y)) for x, y in ((a, b), (b, c)))
 
 
 @given(ids, ids, st.integers(0, 9))
@@ -110,11 +114,11 @@ def test_a_prompt_that_comes_twice_shares_what_the_pair_shares(a: list[int], b: 
     for three in ((a, a, b), (a, b, b)):
         assert align_triple(*three, length, PAD).tokens_shared == pair
     same = align_triple(a, a, a, length, PAD)
-    assert same.prefix() == length and len(set(same.orders)) == 1
+    assert same.shared_prefix() == length and len(set(same.orders)) == 1
 
 
-def test_too_long_for_the_slots() -> None:
-    with pytest.raises(ValueError, match="up to 4 tokens do not fit into 3"):
+def test_three_prompts_longer_than_the_model_reads_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 tokens"):
         align_triple([2, EOS], [2, EOS], [2, 3, 4, EOS], 3, PAD)
 
 
@@ -135,7 +139,7 @@ def test_a_file_of_prompts_comes_back(source: str, target: str, between: list[st
         marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
         assert read_prompts(marked) == (prompts, instruction)
         before = path.read_bytes()
-        with pytest.raises(UserError, match="exists; choose another -o"):
+        with pytest.raises(UserError, match="exists"):
             write_prompts(path, PromptPair("a", "b"), None)
         assert path.read_bytes() == before
 
@@ -144,34 +148,34 @@ GOOD = {"source": "a", "target": "b"}
 
 
 @pytest.mark.parametrize(
-    ("content", "says_so"),
+    ("content", "names"),
     [
         (None, "No such file"),
-        ("{", "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
-        ([], "holds no prompts"),
-        (GOOD, "holds no prompts"),
-        ({"prompts": {"source": "a"}}, "holds no prompts"),
+        ("{", "JSON"),
+        (b"\xff\xfe", "JSON"),
+        ([], '"source"'),
+        (GOOD, '"prompts"'),
+        ({"prompts": {"source": "a"}}, '"target"'),
         ({"prompts": {**GOOD, "targett": "b"}}, "'targett'"),
-        ({"prompts": {**GOOD, "target": " "}}, "the target prompt is empty"),
-        ({"prompts": {**GOOD, "source": 3}}, "the source prompt is empty"),
-        ({"prompts": {**GOOD, "intermediate": "b"}}, "no list of texts"),
-        ({"prompts": {**GOOD, "intermediate": ["x", ""]}}, "an intermediate prompt is empty"),
-        ({"prompts": {**GOOD, "intermediate": list("123456")}}, "6 intermediate prompts are too many"),
+        ({"prompts": {**GOOD, "target": " "}}, "--target-prompt"),
+        ({"prompts": {**GOOD, "source": 3}}, "--source-prompt"),
+        ({"prompts": {**GOOD, "intermediate": "b"}}, "intermediate prompts .*list"),
+        ({"prompts": {**GOOD, "intermediate": ["x", ""]}}, "intermediate prompt is empty"),
+        ({"prompts": {**GOOD, "intermediate": list("123456")}}, "^6 intermediate prompts"),
     ],
 )
-def test_files_that_hold_no_prompts(tmp_path: Path, content: object, says_so: str) -> None:
+def test_files_that_hold_no_prompts(tmp_path: Path, content: object, names: str) -> None:
     path = tmp_path / "prompts.json"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else
                          (content if isinstance(content, str) else json.dumps(content)).encode())  # fmt: skip
-    with pytest.raises(UserError, match=says_so) as told:
+    with pytest.raises(UserError, match=names) as error:
         read_prompts(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose another -o"):
+    with pytest.raises(UserError, match="-o"):
         write_prompts(tmp_path / "no" / "folder.json", PromptPair("a", "b"), None)
 
 
@@ -187,9 +191,9 @@ def test_a_shipped_style_keeps_its_own_rules(name: str) -> None:
     texts = [text for _, _, prompts in style.editing for text in prompts.chain]
     tokenizer = PromptTokenizer(tokenizer_of(LENGTH, " ".join(texts)), LENGTH)
     for _, instruction, prompts in style.editing:
-        assert faults(prompts, style, tokenizer) == [], instruction
+        assert find_faults(prompts, style, tokenizer) == [], instruction
         for one, other in pairwise(prompts.chain):
-            assert compare_prompts(one, other, tokenizer).share > MIN_SHARED + 0.2
+            assert compare_prompts(one, other, tokenizer).shared_fraction > MIN_SHARED + 0.2
     assert any(prompts.intermediate for _, _, prompts in style.editing)
     assert any(not prompts.intermediate for _, _, prompts in style.editing)
 
@@ -212,31 +216,31 @@ def test_a_style_of_the_users_own_with_pictures(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('lighthouse.)"', 'lighthouse.)"\nimages = ["1.png"]'))
     Image.new("RGBA", (1500, 900)).save(mine / "1.png")
     style = read_style(str(mine))
-    said, picture = style.conversation([], "x")[1].parts[-2:]
-    assert isinstance(said, str) and "lighthouse" in said
-    assert isinstance(picture, Picture) and picture.url.startswith("data:image/jpeg")
+    text, picture = style.build_messages([], "x")[1].parts[-2:]
+    assert isinstance(text, str) and "lighthouse" in text
+    assert isinstance(picture, Picture) and picture.data_url.startswith("data:image/jpeg")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says_so"),
+    ("old", "new", "names"),
     [
-        ("system = ", "sytem = ", "lacks the text 'system'"),
-        ("[[describing]]", "[[described]]", r"lacks \[\[describing\]\] examples"),
-        ("instruction = ", "instructions = ", r"lacks the text 'instruction' in \[\[editing\]\] example 1"),
+        ("system = ", "sytem = ", "'system'"),
+        ("[[describing]]", "[[described]]", r"\[\[describing\]\]"),
+        ("instruction = ", "instructions = ", r"'instruction' in \[\[editing\]\] example 1"),
         ('frames = "(Several frames of a video of a parked car.)"', "frames = 3", "example 2"),
-        ("intermediate = [", "intermediate = [3, ", "is not TOML|no list of texts"),
-        ("system = ", "system ", "is not TOML"),
-        ('lighthouse.)"', 'lighthouse.)"\nimages = ["none.png"]', "none.png cannot be read"),
+        ("intermediate = [", "intermediate = [3, ", "TOML|'intermediate'"),
+        ("system = ", "system ", "TOML"),
+        ('lighthouse.)"', 'lighthouse.)"\nimages = ["none.png"]', "none.png"),
     ],
 )
-def test_a_style_that_lacks_something_is_told_so(tmp_path: Path, old: str, new: str, says_so: str) -> None:
+def test_an_incomplete_style_is_refused(tmp_path: Path, old: str, new: str, names: str) -> None:
     path = own_style(tmp_path) / "style.toml"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    with pytest.raises(UserError, match=says_so) as told:
+    with pytest.raises(UserError, match=names) as error:
         read_style(str(path.parent))
-    assert str(path) in str(told.value) and "\n" not in str(told.value)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_style(tmp_path: Path) -> None:
@@ -257,14 +261,14 @@ TRANSLATED = [
 ]  # fmt: skip
 
 
-def test_a_language_is_told_by_the_examples_of_the_style() -> None:
+def test_the_language_is_that_of_the_examples() -> None:
     style = read_style("cogvideox")
-    assert style.speaks_like(ONE)
-    assert not any(style.speaks_like(text) for text in TRANSLATED)
-    assert style.speaks_like("Ein roter Ball")  # too short to tell
+    assert style.is_same_language(ONE)
+    assert not any(style.is_same_language(text) for text in TRANSLATED)
+    assert style.is_same_language("Ein roter Ball")  # too short to tell
     # A style in another language expects that one.
-    chinese = Style("mine", "", "", ((("",), TRANSLATED[6]),), ())
-    assert chinese.speaks_like(TRANSLATED[6]) and not chinese.speaks_like(ONE)
+    chinese = PromptStyle("mine", "", "", ((("",), TRANSLATED[6]),), ())
+    assert chinese.is_same_language(TRANSLATED[6]) and not chinese.is_same_language(ONE)
 
 
 # --- published prompts ----------------------------------------------------------------------------
@@ -272,9 +276,9 @@ def test_a_language_is_told_by_the_examples_of_the_style() -> None:
 
 @pytest.fixture(scope="module")
 def rows(data: Path) -> list[dict]:
-    found = [json.loads(line) for line in (data / "prompts" / "edit_prompts.jsonl").read_text().splitlines()]
-    assert len(found) == 459
-    return found
+    rows = [json.loads(line) for line in (data / "prompts" / "edit_prompts.jsonl").read_text().splitlines()]
+    assert len(rows) == 459
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -297,14 +301,12 @@ def test_every_published_pair_lines_up(rows: list[dict], trained: PromptTokenize
     shares: list[float] = []
     for row in rows if pieces == "words" else rows[::4]:
         source, target = row["source"] or "", row["target"] or ""
-        found, mirrored = compare_prompts(source, target, tokenizer), compare_prompts(target, source, tokenizer)
-        assert isinstance(found, PromptComparison)
-        assert (found.shared, found.changed, found.added, found.removed) == (
-            mirrored.shared, mirrored.changed, mirrored.removed, mirrored.added
-        )  # fmt: skip
-        assert set(kind for kind, _ in found.pieces) <= MARKS.keys()
+        comparison, mirrored = compare_prompts(source, target, tokenizer), compare_prompts(target, source, tokenizer)
+        shared, changed, added, removed = counts(comparison)
+        assert counts(mirrored) == (shared, changed, removed, added)
+        assert set(kind for kind, _ in comparison.pieces) <= MARKS.keys()
         if source and target:
-            shares.append(found.share)
+            shares.append(comparison.shared_fraction)
     shares.sort()
     print(f"{pieces}: {len(shares)} pairs share {shares[len(shares) // 2]:.0%} in the median")
     assert shares[len(shares) // 2] > 0.7 and shares[len(shares) // 20] > MIN_SHARED
@@ -313,6 +315,6 @@ def test_every_published_pair_lines_up(rows: list[dict], trained: PromptTokenize
 def test_published_prompts_are_in_the_language_of_the_style(rows: list[dict]) -> None:
     style = read_style("cogvideox")
     texts = [row[key] for row in rows for key in ("source", "target") if row[key]]
-    foreign = [text for text in texts if not style.speaks_like(text)]
+    foreign = [text for text in texts if not style.is_same_language(text)]
     assert len(texts) > 800 and foreign == []
-    assert sum(len(words(text)) > 12 for text in texts) > 400
+    assert sum(len(split_words(text)) > 12 for text in texts) > 400

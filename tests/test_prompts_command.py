@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.models import pipeline_of
-from support.servers import Asked, Reply, fails, says, served
+from support.servers import Reply, Request, completion, http_error, serve
 
 from v2edit import backbones, video
 from v2edit.backbones.families import Defaults
@@ -96,12 +96,12 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
     checkpoint = backbones.find(str(tmp_path))
     info, whole = backbones.read_info(checkpoint), backbones.load(checkpoint, "cpu")
     assert checkpoint.prompt_style == "cogvideox" and backbones.find().prompt_style == "primitives"
-    assert (info.tokenizer.length, info.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
+    assert (info.tokenizer.max_length, info.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
     assert info.defaults == whole.defaults == Defaults(guidance=7, beta=0.5)
     built_in = backbones.find()
     assert backbones.read_info(built_in).defaults == backbones.load(built_in).defaults != whole.defaults
     for text, encoded in zip(PAIR.values(), whole.encode_text(list(PAIR.values())), strict=True):
-        assert info.tokenizer.ids(text) == encoded.ids
+        assert info.tokenizer.encode(text) == encoded.ids
     one, other = info.schedule(7), whole.schedule(7)
     assert one.timesteps.equal(other.timesteps) and one.a.equal(other.a) and one.s.equal(other.s)
 
@@ -133,7 +133,7 @@ def test_an_edit_whose_prompts_a_language_model_writes(
     clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", model, "--steps", "2"]
-    with served(says({**PAIR, "intermediate": BETWEEN})) as server:
+    with serve(completion({**PAIR, "intermediate": BETWEEN})) as server:
         url = server.url.replace("://", f"://someone:{PASSWORD}@") + f"?api-key={QUERY}"
         lvlm = ["--lvlm", "gpt-x", "--lvlm-url", url, "--lvlm-progression"]
         assert main(["edit", clip, "turn it into a blue cube", *words, *lvlm, "-o", str(tmp_path / "run")]) == 0
@@ -160,7 +160,7 @@ def test_prompts_are_saved_edited_by_hand_and_used(
     clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pair.json"
-    with served(says(PAIR)) as server:
+    with serve(completion(PAIR)) as server:
         lvlm = ["--lvlm", "m", "--lvlm-url", server.url, "--model", model]
         assert main(["prompts", clip, "make it a cube", *lvlm, "-o", str(out)]) == 0
     assert PAIR["target"] in capsys.readouterr().out
@@ -174,7 +174,7 @@ def test_nothing_is_asked_for_an_edit_that_cannot_be(clip: str, model: str, tmp_
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").touch()
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    with served(says(PAIR), endless=True) as server:
+    with serve(completion(PAIR), endless=True) as server:
         lvlm = LVLMConfig(model="m", url=server.url)
         for path, options in (
             (clip, {"out": tmp_path / "taken"}),
@@ -187,17 +187,17 @@ def test_nothing_is_asked_for_an_edit_that_cannot_be(clip: str, model: str, tmp_
         (tmp_path / "pair.json").write_text("{}")
         with pytest.raises(UserError, match="exists"):
             preview_edit(clip, "make it a cube", lvlm=lvlm, model=model, out=tmp_path / "pair.json")
-        assert server.asked == []
+        assert server.requests == []
     assert not (tmp_path / "run").exists()
 
 
 def test_what_goes_wrong_with_the_server_is_one_line_and_leaves_nothing(
     clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def echoes(asked: Asked) -> Reply:
-        return fails(401, f"no such key: {asked.headers['Authorization']}")
+    def echoes(request: Request) -> Reply:
+        return http_error(401, f"no such key: {request.headers['Authorization']}")
 
-    with served(echoes) as server:
+    with serve(echoes) as server:
         lvlm = ["--lvlm", "m", "--lvlm-url", server.url]
         assert main(["edit", clip, "make it a cube", *lvlm, "--model", model, "-o", str(tmp_path / "run")]) == 2
     told = capsys.readouterr()

@@ -14,7 +14,7 @@ import torch
 from support.clips import PAIR, SAME, frames_of
 from support.models import pipeline_of
 from support.scenes import dataset_of, gaussians_of, ring
-from support.servers import says, served
+from support.servers import completion, serve
 
 from v2edit import video
 from v2edit.backbones.cogvideox import CogVideoX
@@ -118,17 +118,17 @@ def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(samp
     pair = {"source": "a big orange ball on a teal ground", "target": "a big green ball on a teal ground"}
     quick = {"config": EditConfig(steps=2), "fit": FitConfig(gaussians=100, fit_steps=4, refit_steps=2), "side": 32}
     words = ["--steps", "2", "--gaussians", "100", "--fit-steps", "4", "--refit-steps", "2", "--side", "32"]
-    with served(says(pair), endless=True) as server:
+    with serve(completion(pair), endless=True) as server:
         asking = ["--lvlm", "m", "--lvlm-url", server.url]
         assert main(["scene", str(sample), "make it green", *words, *asking, "--dry-run"]) == 0
         assert "without the language model" in capsys.readouterr().out
         lvlm = LVLMConfig("m", url=server.url)
         with pytest.raises(UserError, match="--path is 'spiral'"):
             edit_scene(sample, "make it green", path="spiral", lvlm=lvlm, out=tmp_path / "no")
-        assert not server.asked
+        assert not server.requests
         edit_scene(sample, "make it green", lvlm=lvlm, out=tmp_path / "run", **quick)
-        (asked,) = server.asked
-    assert "make it green" in asked.text and asked.text.count("data:image/jpeg") == 8
+        (request,) = server.requests
+    assert "make it green" in request.text and request.text.count("data:image/jpeg") == 8
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["prompts"] == pair | {"intermediate": []} and facts["lvlm"]["model"] == "m"
     # The run's manifest is --prompts for the same edit of what has no photographs.
@@ -167,9 +167,9 @@ def test_which_path_is_meant(tmp_path):
     found = choose_path("auto", scene, 99, 64)
     np.testing.assert_allclose(found.cameras.camera_to_world, saved.cameras.camera_to_world, atol=1e-6)
     assert (found.cameras.height, found.cameras.width) == (32, 64)
-    for asked in ("nowhere.json", "spiral"):
+    for path in ("nowhere.json", "spiral"):
         with pytest.raises(UserError, match="expected auto, views, orbit"):
-            choose_path(asked, scene, 9, 64)
+            choose_path(path, scene, 9, 64)
     splat = Scene(tmp_path / "a.ply", gaussians=gaussians_of(0))
     with pytest.raises(UserError, match="has no views of its own"):
         choose_path("views", splat, 9, 64)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from support.models import pipeline_of
-from support.servers import says, served
+from support.servers import completion, serve
 from support.survival import contents, survive
 
 from v2edit import video
@@ -142,12 +142,12 @@ def test_a_changed_scene_is_refused(scene, tmp_path):
 def test_a_language_model_is_asked_once_and_no_secret_is_kept(edit, tmp_path, monkeypatch):
     monkeypatch.setenv("V2EDIT_LVLM_KEY", "sk-quite-secret")
     pair = {"source": "a red ball on the floor", "target": "a blue cube on the floor"}
-    asked = {name: value for name, value in edit.items() if not name.endswith("_prompt")}
-    with served(says(pair)) as server:
+    request = {name: value for name, value in edit.items() if not name.endswith("_prompt")}
+    with serve(completion(pair)) as server:
         url = server.url.replace("://", "://me:quite-secret@")
         lvlm = LVLMConfig(model="m", url=url)
-        ended(asked | {"instruction": "make it a blue cube", "lvlm": lvlm}, tmp_path / "run", 3)
-        assert len(server.asked) == 1
+        ended(request | {"instruction": "make it a blue cube", "lvlm": lvlm}, tmp_path / "run", 3)
+        assert len(server.requests) == 1
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or b"quite-secret" not in path.read_bytes(), path
     run = resume_run(tmp_path / "run")  # the server is gone

@@ -1,4 +1,4 @@
-"""A judge of videos that scores what it sees."""
+"""A stand-in for a judge: it scores a video by its shade of grey."""
 
 import base64
 import io
@@ -7,15 +7,14 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from support.servers import Asked, Reply, says
+from support.servers import Reply, Request, completion
 from v2edit.metrics.lvlm_score import ASPECTS
 
-SHADES = {"source": 10, "ours": 200, "theirs": 120, "nothing": 60}  # what tells the videos apart in the pictures
+# Grey value of every pixel of a video, by which its pictures are recognised.
+SHADES = {"source": 10, "ours": 200, "theirs": 120, "nothing": 60}
 
 
 SOURCE = np.full((20, 16, 24, 3), SHADES["source"], np.uint8)
-
-
 VIDEOS = {name: np.full_like(SOURCE, shade) for name, shade in SHADES.items() if name != "source"}
 
 
@@ -25,10 +24,10 @@ def shade_of(part: dict) -> str:
     return min(SHADES, key=lambda name: abs(SHADES[name] - mean))
 
 
-def shown(asked: Asked) -> list[dict[str, str]]:
-    """For each frame: label -> video, as the model sees it."""
+def labelled_videos(request: Request) -> list[dict[str, str]]:
+    """Return label -> video of each frame that a request shows."""
     frames: list[dict[str, str]] = []
-    parts = asked.messages[-1]["content"]
+    parts = request.messages[-1]["content"]
     for label, part in pairwise(parts):
         if "text" in label and "image_url" in part:
             if label["text"].startswith("Frame"):
@@ -37,8 +36,8 @@ def shown(asked: Asked) -> list[dict[str, str]]:
     return frames
 
 
-def fair(asked: Asked, jitter: int = 0) -> Reply:
-    """A judge that scores what it sees: the shade, wherever it stands."""
-    frame = shown(asked)[0]
+def score_by_shade(request: Request, jitter: int = 0) -> Reply:
+    """Score each video by its shade, wherever it stands."""
+    frame = labelled_videos(request)[0]
     scores = {letter: SHADES[name] // 3 + jitter for letter, name in frame.items() if letter != "Original"}
-    return says({letter: dict.fromkeys(ASPECTS, score) for letter, score in scores.items()})
+    return completion({letter: dict.fromkeys(ASPECTS, score) for letter, score in scores.items()})

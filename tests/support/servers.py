@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """One answer over HTTP. `hangs` keeps the line open without a word; `cuts` says it is longer than it is."""
+    """An HTTP response. `hangs` never answers; `cuts` announces more bytes than it sends."""
 
     status: int = 200
     body: str = ""
@@ -21,25 +21,25 @@ class Reply:
     cuts: bool = False
 
 
-def says(content: Any, finish: str = "stop") -> Reply:
-    """A chat completion with this text (or, of anything else, its JSON)."""
+def completion(content: Any, finish: str = "stop") -> Reply:
+    """Build a chat completion with a text, or with the JSON of any other value."""
     text = content if isinstance(content, str) or content is None else json.dumps(content)
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     return Reply(body=json.dumps({"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]}))
 
 
-def fails(status: int, message: str = "no", **headers: str) -> Reply:
+def http_error(status: int, message: str = "no", **headers: str) -> Reply:
     return Reply(
         status, json.dumps({"error": {"message": message}}), {k.replace("_", "-"): v for k, v in headers.items()}
     )
 
 
-SOON = {"Retry_After": "0.01"}
+RETRY_SOON = {"Retry_After": "0.01"}
 
 
 @dataclass
-class Asked:
-    """One request as it came."""
+class Request:
+    """A request as it arrived."""
 
     path: str
     headers: Message  # whatever the case of a name
@@ -54,19 +54,19 @@ class Asked:
         return self.body["messages"]
 
     @property
-    def said(self) -> str:
-        """The text of the last turn."""
+    def last_text(self) -> str:
+        """Return the text of the last turn."""
         content = self.messages[-1]["content"]
         return content if isinstance(content, str) else "\n".join(part["text"] for part in content if "text" in part)
 
 
 class Server:
-    """Plays replies in turn; the last one again and again where it is to be `endless`. A reply may be a function of
-    the request. `asked` holds what came."""
+    """Plays a script of replies in turn, the last one again and again if `endless`. A reply may be a function of the
+    request. `requests` holds what arrived."""
 
-    def __init__(self, *script: Reply | Callable[[Asked], Reply], endless: bool = False) -> None:
+    def __init__(self, *script: Reply | Callable[[Request], Reply], endless: bool = False) -> None:
         self.script, self.endless = list(script), endless
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self.over = Event()
         outer = self
 
@@ -83,14 +83,14 @@ class Server:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         text = handler.rfile.read(int(handler.headers["Content-Length"])).decode()
-        asked = Asked(handler.path, handler.headers, text)
-        self.asked.append(asked)
-        at = len(self.asked) - 1
-        if at < len(self.script) or self.endless:
-            reply = self.script[min(at, len(self.script) - 1)]
-            reply = reply(asked) if callable(reply) else reply
+        request = Request(handler.path, handler.headers, text)
+        self.requests.append(request)
+        number = len(self.requests) - 1
+        if number < len(self.script) or self.endless:
+            reply = self.script[min(number, len(self.script) - 1)]
+            reply = reply(request) if callable(reply) else reply
         else:
-            reply = fails(418, "the script is over")
+            reply = http_error(418, "the script is over")
         if reply.hangs:
             self.over.wait(30)
             return
@@ -105,7 +105,7 @@ class Server:
 
 
 @contextmanager
-def served(*script: Reply | Callable[[Asked], Reply], endless: bool = False) -> Iterator[Server]:
+def serve(*script: Reply | Callable[[Request], Reply], endless: bool = False) -> Iterator[Server]:
     server = Server(*script, endless=endless)
     Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:

@@ -82,19 +82,19 @@ def written_text(
     subtasks = [_align(backbone, chain[0], chain[1], nothing, padding_shared).for_subtask(1, 1)]
     for current, edit in pairwise(chain[1:]):
         texts = (chain[0], current, edit)
-        laid_out = align_triple(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
-        p_0, p_current, p_edit = (_reorder(text, order) for text, order in zip(texts, laid_out.orders, strict=True))
-        subtasks.append(BranchText(p_0, p_current, p_edit, nothing.embedding, laid_out.prefix(padding_shared)))
+        alignment = align_triple(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
+        p_0, p_current, p_edit = (_reorder(text, order) for text, order in zip(texts, alignment.orders, strict=True))
+        subtasks.append(BranchText(p_0, p_current, p_edit, nothing.embedding, alignment.shared_prefix(padding_shared)))
     return WrittenText(tuple(subtasks))
 
 
 def _align(backbone: Backbone, source: Text, target: Text, nothing: Text, padding_shared: bool) -> AlignedText:
     alignment = align(source.ids, target.ids, backbone.text_length, backbone.pad_id)
     return AlignedText(
-        _reorder(source, alignment.source_order),
-        _reorder(target, alignment.target_order),
+        _reorder(source, alignment.orders[0]),
+        _reorder(target, alignment.orders[1]),
         nothing.embedding,
-        alignment.prefix(padding_shared),
+        alignment.shared_prefix(padding_shared),
     )
 
 

@@ -20,7 +20,7 @@ from tyro.conf import arg
 
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
-from v2edit.prompts.chat import Chat, InvalidAnswer, Message, Picture, ask, sample_frames
+from v2edit.prompts.chat import Chat, InvalidAnswer, Message, Picture, ask_for_json, sample_frames
 from v2edit.prompts.lvlm import LVLMConfig
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ class Query:
             return None  # none, or half of one: the query is sent again
 
     def ask(self, chat: Chat) -> dict[str, dict[str, int]]:
-        """Send the query, cache the scores and return them. Raises `UserError` as `prompts.chat.ask` does."""
-        scores = ask(chat, self.messages, self._schema(), self._read, "what was answered so far is kept")
+        """Send the query, cache the scores and return them. Raises `UserError` as `prompts.chat.ask_for_json` does."""
+        scores = ask_for_json(chat, self.messages, self._schema(), self._read, "what was answered so far is kept")
         text = json.dumps({"judge": chat.name, "order": self.order, "scores": scores}, indent=1, ensure_ascii=False)
         atomic_write(self.path, (text + "\n").encode())
         return self._by_method(scores)
@@ -193,7 +193,7 @@ def make_queries(
             for letter, method in zip(LETTERS, order, strict=False):
                 parts += [f"Video {letter}:", pictures[method][k]]
         messages = [Message("system", (SYSTEM,)), Message("user", tuple(parts))]
-        sent = [config.model, number, *((m.role, [getattr(p, "url", p) for p in m.parts]) for m in messages)]
+        sent = [config.model, number, *((m.role, [getattr(p, "data_url", p) for p in m.parts]) for m in messages)]
         name = hashlib.sha256(json.dumps(sent).encode()).hexdigest()[:32]
         queries.append(Query(tuple(order), messages, cache / f"{name}.json"))
     return queries
@@ -208,7 +208,7 @@ def estimate_cost(queries: Sequence[Query]) -> JudgingCost:
         sum(query.cached() is None for query in queries),
         len(queries),
         len(pictures),
-        sum(len(picture.url) for picture in pictures) / 1e6,
+        sum(len(picture.data_url) for picture in pictures) / 1e6,
         characters // 4 + sum(TILE_TOKENS for _ in pictures),
     )
 

@@ -1,4 +1,4 @@
-"""Conversations with a language model that sees pictures, whoever serves it: what is sent, how an answer is read."""
+"""Chat with a vision-language model: messages, the protocol that every server implements, answers as JSON."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from v2edit.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-LONG_SIDE = 512  # pixels of a picture: what most such models look at, or one of their tiles
+LONG_SIDE = 512  # pixels of a picture: the input size of most vision-language models, or one of their tiles
 JPEG_QUALITY = 85
-MAX_QUOTE = 600  # characters of an answer in an error
-STEERING, JOINERS = ("Cc", "Cf", "Cs"), "\u200c\u200d"
-MAX_RETRIES = 2  # how often a model is asked again after an answer that cannot be used
+MAX_QUOTE = 600  # characters of an answer quoted in an error
+CONTROL_CATEGORIES, JOINERS = ("Cc", "Cf", "Cs"), "\u200c\u200d"
+MAX_RETRIES = 2  # after an answer that cannot be used
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, as the JPEG file that is sent."""
+    """A picture as a JPEG file."""
 
     jpeg: bytes
 
     @classmethod
     def from_frame(cls, frame: np.ndarray, long_side: int = LONG_SIDE) -> Picture:
-        """A frame uint8 [H, W, 3], made smaller where its long side is above `long_side`, its aspect kept."""
+        """Encode a frame uint8 [H, W, 3], scaled down to `long_side` where its long side is above that."""
         from PIL import Image
 
         image, file = Image.fromarray(frame), BytesIO()
@@ -40,14 +40,14 @@ class Picture:
         return cls(file.getvalue())
 
     @property
-    def url(self) -> str:
-        """As a data URL."""
+    def data_url(self) -> str:
+        """Return the picture as a data URL."""
         return f"data:image/jpeg;base64,{b64encode(self.jpeg).decode()}"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: texts and pictures in the order they are read."""
+    """One turn of a chat: texts and pictures in reading order."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | Picture, ...]
@@ -55,98 +55,96 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said; `cut` where it ran into a limit of length."""
+    """A model's answer; `truncated` where it reached the limit of length."""
 
     text: str
-    cut: bool = False
+    truncated: bool = False
 
 
 class Chat(Protocol):
-    """A language model that sees pictures. `name` is what messages to the user call it."""
+    """A vision-language model. `name` stands for it in messages to the user."""
 
     name: str
 
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
-        """The model's answer, asked for as JSON of a JSON schema; that it is such is not promised.
+        """Return the model's answer, requested as JSON of a JSON schema (which not every server enforces).
 
         Raises:
-            UserError: there is no answer, for a reason that one line says.
+            UserError: there is no answer; the message is one line.
         """
         ...
 
     def close(self) -> None:
-        """Gives back memory and connections."""
+        """Release memory and connections."""
         ...
 
 
 class InvalidAnswer(Exception):
-    """An answer cannot be used; the arguments are the reasons, told to the model and, in the end, to the user."""
+    """An answer cannot be used; the arguments are the reasons, for the model and finally for the user."""
 
 
 def sample_frames(frames: np.ndarray, count: int) -> np.ndarray:
-    """`count` frames (all, where there are fewer) of [T, H, W, 3], evenly from the first to the last."""
+    """Return `count` evenly spaced frames of [T, H, W, 3], first and last included (all where there are fewer)."""
     import numpy as np
 
     return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
 
 
-def ask(
+def ask_for_json(
     chat: Chat,
     messages: Sequence[Message],
     schema: dict[str, Any],
-    read: Callable[[dict[str, Any]], T],
-    otherwise: str,
+    parse: Callable[[dict[str, Any]], T],
+    advice: str,
 ) -> T:
-    """Asks until `read` makes something of the answer's JSON object; an `InvalidAnswer` is sent back
-    with the reasons, at most twice.
+    """Ask a model for a JSON object until `parse` accepts it: an answer for which it raises `InvalidAnswer` is sent
+    back with the reasons, at most twice.
 
     Args:
-        otherwise: what the user can do when none is usable.
+        advice: for the user, when no answer can be used.
 
     Raises:
         UserError: no answer could be used, or there was none.
     """
-    messages, left = list(messages), MAX_RETRIES
-    while True:
+    messages, reasons, answer = list(messages), "", Answer("")
+    for _ in range(MAX_RETRIES + 1):
         answer = chat.ask(messages, schema)
         try:
-            return read(_object_in(answer, tuple(schema["properties"])))
+            return parse(_find_json_object(answer, tuple(schema["properties"])))
         except InvalidAnswer as error:
             reasons = "; ".join(error.args)
-        if not left:
-            break
-        left -= 1
         messages += [
             Message("assistant", (answer.text or "(no answer)",)),
             Message("user", (f"That answer cannot be used: {reasons}. Answer again, with the JSON object alone.",)),
         ]
-    shown = to_single_line(answer.text) or "nothing"
-    shown = shown if len(shown) <= MAX_QUOTE else f"{shown[: MAX_QUOTE - 1]}…"
+    quote = to_single_line(answer.text) or "nothing"
+    quote = quote if len(quote) <= MAX_QUOTE else f"{quote[: MAX_QUOTE - 1]}…"
     raise UserError(
-        f"none of {MAX_RETRIES + 1} answers of {chat.name} could be used ({reasons}); {otherwise}; "
-        f"its last answer: {shown}"
+        f"none of {MAX_RETRIES + 1} answers of {chat.name} could be used ({reasons}); {advice}; "
+        f"its last answer: {quote}"
     )
 
 
-def _object_in(answer: Answer, keys: Sequence[str]) -> dict[str, Any]:
-    """The last JSON object in a text that has one of these keys: models add fences, remarks and thoughts around it."""
-    decoder, found = json.JSONDecoder(strict=False), None  # not strict: they also break lines inside strings
-    at = answer.text.find("{")
-    while at >= 0:
+def _find_json_object(answer: Answer, keys: Sequence[str]) -> dict[str, Any]:
+    """Return the last JSON object in a text that has one of these keys: models put fences, remarks and reasoning
+    around it."""
+    decoder, result = json.JSONDecoder(strict=False), None  # not strict: models break lines inside strings
+    start = answer.text.find("{")
+    while start >= 0:
         try:
-            value, end = decoder.raw_decode(answer.text, at)
+            value, end = decoder.raw_decode(answer.text, start)
         except (ValueError, RecursionError):
-            end = at + 1
+            end = start + 1
         else:
-            found = value if any(key in value for key in keys) else found
-        at = answer.text.find("{", end)
-    if found is None:
-        raise InvalidAnswer("it was cut off: be shorter" if answer.cut else "it holds no such JSON object")
-    return found
+            result = value if any(key in value for key in keys) else result
+        start = answer.text.find("{", end)
+    if result is None:
+        raise InvalidAnswer("it was cut off: be shorter" if answer.truncated else "it holds no such JSON object")
+    return result
 
 
 def to_single_line(text: str) -> str:
-    """A model's text made safe to show: single spaces, and nothing that steers a terminal or turns the order of words.
-    The joiners that scripts and emoji are spelt with stay."""
-    visible = "".join(c if unicodedata.category(c) not in STEERING or c in JOINERS else " " for c in text)
+    """Make a model's text safe to print: one line with single spaces, without characters that control a terminal or
+    the direction of writing. The joiners that scripts and emoji need stay."""
+    visible = "".join(c if unicodedata.category(c) not in CONTROL_CATEGORIES or c in JOINERS else " " for c in text)
     return " ".join(visible.split())

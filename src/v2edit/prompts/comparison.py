@@ -1,4 +1,4 @@
-"""Two prompts side by side as the video model sees them: which of their words are shared, changed, added, removed."""
+"""Word diff of two prompts in the video model's tokens: words shared, changed, added, removed, truncated."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ MARKS: dict[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class PromptComparison:
-    """How two prompts line up.
+    """The difference of two prompts.
 
-    `pieces`, in reading order, are texts and what becomes of them: without the added ones they read as the source,
-    without the removed ones as the target, and removed beside added is a change. `cut` is what the model's text has no
-    room for. The counts are of tokens, without the end-of-sequence token; `changed` ones stand for one another.
+    `pieces`, in reading order, are texts and their kind: without the added ones they read as the source, without the
+    removed ones as the target, and removed beside added is a change. `cut` is the end of a prompt that is longer than
+    the model's text. The counts are of tokens, without the end-of-sequence token; `changed` ones replace each other.
     """
 
     pieces: Pieces
@@ -33,31 +33,31 @@ class PromptComparison:
     changed: int
     added: int
     removed: int
-    lengths: tuple[int, int]  # of both prompts, uncut
-    room: int
+    lengths: tuple[int, int]  # of both prompts, not truncated
+    max_tokens: int
 
     @property
-    def share(self) -> float:
-        """Which part of the longer prompt both share, 0 to 1."""
+    def shared_fraction(self) -> float:
+        """Return the shared part of the longer prompt, 0 to 1."""
         return self.shared / max(*self.lengths, 1)
 
     @property
     def marked(self) -> str:
-        """The pieces in plain marks: "a big [-red-] {+blue+} ball"."""
-        return "".join(text for _, text in with_marks(self.pieces))
+        """Return the pieces in plain marks: "a big [-red-] {+blue+} ball"."""
+        return "".join(text for _, text in mark_pieces(self.pieces))
 
     @property
     def summary(self) -> str:
-        """The counts in one line."""
-        cut = " (what is beyond is cut)" if max(self.lengths) > self.room else ""
+        """Return the counts in one line."""
+        cut = " (the rest is cut)" if max(self.lengths) > self.max_tokens else ""
         return (
-            f"{self.shared} tokens shared ({self.share:.0%}), {self.changed} changed, {self.added} added, "
-            f"{self.removed} removed; {self.lengths[0]} and {self.lengths[1]} of at most {self.room}{cut}"
+            f"{self.shared} tokens shared ({self.shared_fraction:.0%}), {self.changed} changed, {self.added} added, "
+            f"{self.removed} removed; {self.lengths[0]} and {self.lengths[1]} of at most {self.max_tokens}{cut}"
         )
 
 
-def with_marks(pieces: Iterable[tuple[Kind, str]]) -> Iterator[tuple[Kind, str]]:
-    """The pieces with plain marks around them; the space at a piece's ends is left outside."""
+def mark_pieces(pieces: Iterable[tuple[Kind, str]]) -> Iterator[tuple[Kind, str]]:
+    """Put plain marks around each piece; the spaces at its ends stay outside."""
     for kind, text in pieces:
         before, after = MARKS[kind]
         bare = text.strip()
@@ -65,27 +65,27 @@ def with_marks(pieces: Iterable[tuple[Kind, str]]) -> Iterator[tuple[Kind, str]]
 
 
 def compare_prompts(source: str, target: str, tokenizer: PromptTokenizer) -> PromptComparison:
-    """Aligns two prompts on a model's own tokens, cut as the model cuts them, and tells it in words."""
-    a, b = _read(source, tokenizer), _read(target, tokenizer)
-    laid = align(a.ids, b.ids, tokenizer.length, tokenizer.pad_id)
-    slots = zip(laid.source_order, laid.target_order, strict=True)
-    apart = [(i < len(a.ids), j < len(b.ids)) for i, j in list(slots)[laid.tokens_shared :]]
+    """Align two prompts on a model's own tokens, truncated as the model truncates them, and describe the difference."""
+    a, b = _tokenize(source, tokenizer), _tokenize(target, tokenizer)
+    alignment = align(a.ids, b.ids, tokenizer.max_length, tokenizer.pad_id)
+    slots = list(zip(*alignment.orders, strict=True))[alignment.tokens_shared :]
+    unshared = [(i < len(a.ids), j < len(b.ids)) for i, j in slots]
     tails: Pieces = tuple(("cut", tail) for tail in dict.fromkeys((a.tail, b.tail)) if tail)
     return PromptComparison(
-        (*_joined(_pieces(laid, a, b)), *tails),
-        laid.tokens_shared - 1,
-        apart.count((True, True)),
-        apart.count((False, True)),
-        apart.count((True, False)),
+        (*_merge_runs(_split_pieces(alignment, a, b)), *tails),
+        alignment.tokens_shared - 1,
+        unshared.count((True, True)),
+        unshared.count((False, True)),
+        unshared.count((True, False)),
         (a.length, b.length),
-        tokenizer.length - 1,
+        tokenizer.max_length - 1,
     )
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A prompt as the model reads it: its ids with the end-of-sequence token, the text of each of the others, the
-    text that is cut, and how many tokens there would be without cutting."""
+class _TokenizedPrompt:
+    """A prompt as the model sees it: its ids with the end-of-sequence token, the text of each of the other tokens, the
+    text that is truncated, and the number of tokens before truncation."""
 
     ids: tuple[int, ...]
     words: list[str]
@@ -93,32 +93,32 @@ class _Read:
     length: int
 
 
-def _read(text: str, tokenizer: PromptTokenizer) -> _Read:
-    whole, starts = tokenizer.ids(text), tokenizer.starts(text)
-    count = min(len(whole), tokenizer.length) - 1
+def _tokenize(text: str, tokenizer: PromptTokenizer) -> _TokenizedPrompt:
+    ids, starts = tokenizer.encode(text), tokenizer.token_starts(text)
+    count = min(len(ids), tokenizer.max_length) - 1
     bounds = [0, *starts[1 : count + 1]] if count else [0]
-    tail = text[bounds[-1] :] if count + 1 < len(whole) else ""
-    return _Read((*whole[:count], whole[-1]), [text[p:q] for p, q in pairwise(bounds)], tail, len(whole) - 1)
+    tail = text[bounds[-1] :] if count + 1 < len(ids) else ""
+    return _TokenizedPrompt((*ids[:count], ids[-1]), [text[p:q] for p, q in pairwise(bounds)], tail, len(ids) - 1)
 
 
-def _pieces(laid: Alignment, a: _Read, b: _Read) -> Iterator[tuple[Kind, str]]:
+def _split_pieces(alignment: Alignment, a: _TokenizedPrompt, b: _TokenizedPrompt) -> Iterator[tuple[Kind, str]]:
     i = j = 0
-    for next_i, next_j in zip(laid.source_order, laid.target_order, strict=True):
+    for next_i, next_j in zip(*alignment.orders, strict=True):
         yield "removed", "".join(a.words[i:next_i])
         yield "added", "".join(b.words[j:next_j])
         if next_i == len(a.words):
             return
-        one, other = a.words[next_i], b.words[next_j]
-        if one.split() == other.split():
-            yield "shared", max(one, other, key=len)  # they may differ in the space that follows
-        else:  # One and the same token may stand for two texts: the unknown one, above all.
-            yield "removed", one
-            yield "added", other
+        source, target = a.words[next_i], b.words[next_j]
+        if source.split() == target.split():
+            yield "shared", max(source, target, key=len)  # they may differ in the space that follows
+        else:  # The same token may stand for two texts: the unknown token, above all.
+            yield "removed", source
+            yield "added", target
         i, j = next_i + 1, next_j + 1
 
 
-def _joined(pieces: Iterable[tuple[Kind, str]]) -> Pieces:
-    """Runs of a kind as one piece each, empty ones left out."""
+def _merge_runs(pieces: Iterable[tuple[Kind, str]]) -> Pieces:
+    """Merge runs of one kind into one piece each; drop empty ones."""
 
     def kind_of(piece: tuple[Kind, str]) -> Kind:
         return piece[0]

@@ -1,4 +1,4 @@
-"""A language model that sees pictures, run in this process by transformers: `--lvlm local:HUB_ID_OR_FOLDER`."""
+"""Chat with a vision-language model that transformers runs in this process: `--lvlm local:HUB_ID_OR_FOLDER`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,26 +9,24 @@ from v2edit.errors import UserError
 from v2edit.host import quiet_libraries, release_memory
 from v2edit.prompts.chat import Answer, Message, Picture, to_single_line
 
-MOST_TOKENS = 2048  # of an answer
+MAX_TOKENS = 2048  # of an answer
 
 
 class LocalChat:
-    """Asks an image-text-to-text model of transformers, from a hub id or a folder. `close` frees its memory.
+    """An image-text-to-text model of transformers, from a hub id or a folder. `close` frees its memory.
 
-    Decoding is greedy: the same question gives the same answer.
+    Decoding is greedy: equal questions give equal answers.
     """
 
-    def __init__(self, model: str, device: str = "auto", tokens: int = MOST_TOKENS) -> None:
-        self.name, self.tokens = model, tokens
+    def __init__(self, model: str, device: str = "auto", max_tokens: int = MAX_TOKENS) -> None:
+        self.name, self.max_tokens = model, max_tokens
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         with _one_line_errors(f"cannot load the language model {model}"), quiet_libraries():
             self._processor: Any = AutoProcessor.from_pretrained(model)
             if not getattr(self._processor, "chat_template", None) or not hasattr(self._processor, "image_processor"):
-                raise UserError(
-                    f"{model} is no chat model that sees pictures: it has no processor with a chat template"
-                )
+                raise UserError(f"{model} is no vision-language model: it has no processor with a chat template")
             self._model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="auto", use_safetensors=True)
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,22 +35,22 @@ class LocalChat:
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
         with _one_line_errors(f"the language model {self.name} failed"), quiet_libraries():
             inputs = self._processor.apply_chat_template(
-                [_as_template(message) for message in messages],
+                [_to_chat_template(message) for message in messages],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
             ).to(self._model.device, dtype=self._model.dtype)
-            out = self._model.generate(**inputs, max_new_tokens=self.tokens, do_sample=False)
+            out = self._model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)
         answer = out[0, inputs["input_ids"].shape[1] :]
-        return Answer(self._processor.decode(answer, skip_special_tokens=True).strip(), len(answer) >= self.tokens)
+        return Answer(self._processor.decode(answer, skip_special_tokens=True).strip(), len(answer) >= self.max_tokens)
 
     def close(self) -> None:
         self._model = self._processor = None
         release_memory()
 
 
-def _as_template(message: Message) -> dict[str, Any]:
+def _to_chat_template(message: Message) -> dict[str, Any]:
     from PIL import Image
 
     parts = [
@@ -66,7 +64,7 @@ def _as_template(message: Message) -> dict[str, Any]:
 
 @contextmanager
 def _one_line_errors(what: str) -> Iterator[None]:
-    """Turns what transformers, the hub and a model's chat template may raise into UserErrors."""
+    """Turn the errors of transformers, the hub and a model's chat template into UserErrors of one line."""
     from jinja2 import TemplateError
     from safetensors import SafetensorError
 

@@ -1,5 +1,4 @@
-"""A language model that sees the video turns an instruction into the prompt pair (V2Edit Sec. B.4), and is asked again
-when the pair is not what the method needs."""
+"""Prompts by a vision-language model: from frames and an instruction to a checked prompt pair (V2Edit Sec. B.4)."""
 
 from __future__ import annotations
 
@@ -12,37 +11,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from v2edit.errors import UserError
-from v2edit.prompts.chat import Chat, InvalidAnswer, Picture, ask, sample_frames, to_single_line
+from v2edit.prompts.chat import Chat, InvalidAnswer, Picture, ask_for_json, sample_frames, to_single_line
 from v2edit.prompts.comparison import compare_prompts
 from v2edit.prompts.pair import MAX_INTERMEDIATE, PromptPair
-from v2edit.prompts.style import Style
+from v2edit.prompts.style import PromptStyle
 from v2edit.prompts.tokens import PromptTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
 
 LOCAL = "local:"
-# Two prompts of one edit share this part of the longer one's tokens. Of 448 published pairs 95 % share 0.42 and more;
-# of pairs thrown together from different edits, 95 % share less than 0.24 (benchmarks/alignment.py).
+# The least part of the longer prompt's tokens that both prompts of an edit share. Of 448 published pairs 95 % share
+# 0.42 and more; of pairs mixed from different edits, 95 % share less than 0.24 (benchmarks/alignment.py).
 MIN_SHARED = 0.4
 
 
 @dataclass(frozen=True)
 class LVLMConfig:
-    """Which language model writes the prompts, and how it is asked. Its key comes from the environment alone."""
+    """The vision-language model that writes the prompts. Its key comes from the environment alone."""
 
     model: Annotated[str | None, arg(name="lvlm", metavar="MODEL", help_behavior_hint="")] = None
-    """A model that sees pictures, at an OpenAI-compatible address, or local:HUB_ID_OR_FOLDER to run one here."""
+    """A vision-language model at an OpenAI-compatible address, or local:HUB_ID_OR_FOLDER to run one on this machine."""
     url: Annotated[str | None, arg(name="lvlm-url", metavar="URL", help_behavior_hint="")] = None
-    """Where the model is served, such as http://localhost:11434/v1 (default: OPENAI_BASE_URL, or OpenAI)."""
+    """The address of its server, such as http://localhost:11434/v1 (default: OPENAI_BASE_URL, or OpenAI)."""
     frames: Annotated[int, arg(name="lvlm-frames")] = 8
-    """How many of the video's frames it is shown."""
+    """Number of frames of the video to send."""
     timeout: Annotated[float, arg(name="lvlm-timeout", metavar="SECONDS")] = 120.0
-    """How long to wait for an answer."""
+    """Seconds to wait for an answer."""
     progression: Annotated[bool, arg(name="lvlm-progression")] = False
-    """It also writes the prompts of the subtasks between, and says how many there are (unless --subtasks does)."""
+    """Also let it write the prompts of the intermediate subtasks, and their number (unless --subtasks sets it)."""
     style: Annotated[str | None, arg(name="prompt-style", metavar="FOLDER", help_behavior_hint="")] = None
-    """A folder with a style.toml that shows it how to write (default: the style of the video model)."""
+    """A folder with a style.toml, the examples it writes after (default: the style of the video model)."""
 
     def __post_init__(self) -> None:
         if self.model is None:
@@ -61,7 +60,7 @@ class LVLMConfig:
 
 @contextmanager
 def open_chat(config: LVLMConfig, device: str = "auto") -> Iterator[Chat]:
-    """The model to ask. What it takes is given back on leaving, before the video model needs the memory."""
+    """Open the model to ask. Its memory is released on exit, before the video model needs it."""
     assert config.model is not None
     if config.model.startswith(LOCAL):
         from v2edit.prompts.local import LocalChat
@@ -81,38 +80,38 @@ def generate_prompts(
     chat: Chat,
     frames: np.ndarray,
     instruction: str,
-    style: Style,
+    style: PromptStyle,
     tokenizer: PromptTokenizer,
     config: LVLMConfig = LVLMConfig(),
     subtasks: int = 1,
 ) -> PromptPair:
-    """Has a prompt pair written for a video, uint8 [T, H, W, 3], and an instruction.
+    """Let a language model write the prompt pair for a video, uint8 [T, H, W, 3], and an instruction.
 
     Args:
-        style: how to write, with its examples.
-        tokenizer: the video model's: what is shared is counted in its tokens.
-        subtasks: with `config.progression`, how many there are to be; 1 leaves that to the language model.
+        style: rules and examples of how to write.
+        tokenizer: the video model's, whose tokens the two prompts must share.
+        subtasks: with `config.progression`, the number of subtasks; 1 leaves it to the language model.
 
     Raises:
-        UserError: no answer, or none that can be used after asking three times.
+        UserError: no answer, or three that cannot be used.
     """
     pictures = [Picture.from_frame(frame) for frame in sample_frames(frames, config.frames)]
 
-    def read(answer: dict[str, Any]) -> PromptPair:
-        prompts = _prompts_in(answer, config.progression)
-        if wrong := faults(prompts, style, tokenizer, subtasks if config.progression else 1):
-            raise InvalidAnswer(*wrong)
+    def parse(answer: dict[str, Any]) -> PromptPair:
+        prompts = parse_prompts(answer, config.progression)
+        if faults := find_faults(prompts, style, tokenizer, subtasks if config.progression else 1):
+            raise InvalidAnswer(*faults)
         return prompts
 
-    messages = style.conversation(pictures, instruction, config.progression, subtasks)
-    otherwise = "write the prompts yourself with --source-prompt and --target-prompt"
-    return ask(chat, messages, schema(config.progression), read, otherwise)
+    messages = style.build_messages(pictures, instruction, config.progression, subtasks)
+    advice = "write the prompts yourself with --source-prompt and --target-prompt"
+    return ask_for_json(chat, messages, answer_schema(config.progression), parse, advice)
 
 
-def schema(between: bool) -> dict[str, Any]:
-    """The JSON schema of an answer, with or without the prompts between."""
+def answer_schema(intermediate: bool) -> dict[str, Any]:
+    """Return the JSON schema of an answer, with or without intermediate prompts."""
     properties: dict[str, Any] = {"source": {"type": "string"}, "target": {"type": "string"}}
-    if between:
+    if intermediate:
         properties["intermediate"] = {"type": "array", "items": {"type": "string"}}
     return {
         "type": "object",
@@ -122,46 +121,49 @@ def schema(between: bool) -> dict[str, Any]:
     }
 
 
-def _prompts_in(answer: dict[str, Any], between: bool) -> PromptPair:
-    """The prompts of an answer and nothing else of it, each as one line of visible text."""
-    found = {name: answer.get(name) for name in ("source", "target")}
-    wrong = [name for name, text in found.items() if not isinstance(text, str) or not to_single_line(text)]
-    steps = answer.get("intermediate") or [] if between else []
-    if not isinstance(steps, list) or not all(isinstance(text, str) and to_single_line(text) for text in steps):
-        wrong, steps = [*wrong, "intermediate"], []
-    if wrong:
-        raise InvalidAnswer(f"it has no text in {' and '.join(map(repr, wrong))}")
+def parse_prompts(answer: dict[str, Any], intermediate: bool) -> PromptPair:
+    """Return the prompts of an answer, each as one line of visible text. Raises `InvalidAnswer`."""
+    texts = [answer.get(name) for name in ("source", "target")]
+    steps = answer.get("intermediate") or [] if intermediate else []
+    missing = [name for name, text in zip(("source", "target"), texts, strict=True) if not _is_text(text)]
+    if not isinstance(steps, list) or not all(map(_is_text, steps)):
+        missing, steps = [*missing, "intermediate"], []
+    if missing:
+        raise InvalidAnswer(f"it has no text in {' and '.join(map(repr, missing))}")
     if len(steps) > MAX_INTERMEDIATE:
         raise InvalidAnswer(f"it has {len(steps)} intermediate prompts; {MAX_INTERMEDIATE} are the most")
-    return PromptPair(
-        to_single_line(str(found["source"])), to_single_line(str(found["target"])), tuple(map(to_single_line, steps))
-    )
+    source, target, *between = (to_single_line(str(text)) for text in (*texts, *steps))
+    return PromptPair(source, target, tuple(between))
 
 
-def faults(prompts: PromptPair, style: Style, tokenizer: PromptTokenizer, subtasks: int = 1) -> list[str]:
-    """What is wrong with prompts for the method, said so that who wrote them can mend it. Empty where nothing is."""
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(to_single_line(value))
+
+
+def find_faults(prompts: PromptPair, style: PromptStyle, tokenizer: PromptTokenizer, subtasks: int = 1) -> list[str]:
+    """Return what makes prompts unfit for the method, worded for the model that wrote them; empty if nothing does."""
     names = ["source", *(f"intermediate {k}" for k, _ in enumerate(prompts.intermediate, start=1)), "target"]
-    wrong = []
+    faults = []
     for name, text in zip(names, prompts.chain, strict=True):
-        if not style.speaks_like(text):
-            wrong.append(f"the {name} prompt is not in the language of the examples")
-        if (length := len(tokenizer.ids(text))) > tokenizer.length:
-            wrong.append(
-                f"the {name} prompt is too long for the video model: {length} tokens, and it reads {tokenizer.length}; "
-                "use fewer words"
+        if not style.is_same_language(text):
+            faults.append(f"the {name} prompt is not in the language of the examples")
+        if (length := len(tokenizer.encode(text))) > tokenizer.max_length:
+            faults.append(
+                f"the {name} prompt is too long for the video model: {length} tokens, and it reads "
+                f"{tokenizer.max_length}; use fewer words"
             )
-    if wrong:
-        return wrong
-    for (name, text), (following, other) in pairwise(zip(names, prompts.chain, strict=True)):
-        pair = f"the {name} and the {following} prompt"
-        found = compare_prompts(text, other, tokenizer)
-        if not found.changed + found.added + found.removed:
-            wrong.append(f"{pair} are the same; the {following} prompt must say what the edit changes")
-        elif found.share < MIN_SHARED:
-            wrong.append(
-                f"{pair} share only {found.share:.0%} of their words, and {MIN_SHARED:.0%} are the least; copy the "
-                f"{name} prompt and change only the words that the edit changes"
+    if faults:
+        return faults
+    for (name, text), (next_name, next_text) in pairwise(zip(names, prompts.chain, strict=True)):
+        pair = f"the {name} and the {next_name} prompt"
+        comparison = compare_prompts(text, next_text, tokenizer)
+        if not comparison.changed + comparison.added + comparison.removed:
+            faults.append(f"{pair} are the same; the {next_name} prompt must say what the edit changes")
+        elif comparison.shared_fraction < MIN_SHARED:
+            faults.append(
+                f"{pair} share only {comparison.shared_fraction:.0%} of their words, and {MIN_SHARED:.0%} are the "
+                f"least; copy the {name} prompt and change only the words that the edit changes"
             )
     if subtasks > 1 and len(prompts.intermediate) != subtasks - 1:
-        wrong.append(f"there are {len(prompts.intermediate)} intermediate prompts; write exactly {subtasks - 1}")
-    return wrong
+        faults.append(f"there are {len(prompts.intermediate)} intermediate prompts; write exactly {subtasks - 1}")
+    return faults

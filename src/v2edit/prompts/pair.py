@@ -1,4 +1,4 @@
-"""The prompts of an edit, and the file that holds them."""
+"""The prompts of an edit, and the file that they are saved in."""
 
 import json
 import unicodedata
@@ -13,11 +13,11 @@ MAX_INTERMEDIATE = 5  # six subtasks, as in V2Edit Sec. 4.1
 
 @dataclass(frozen=True)
 class PromptPair:
-    """What the video shows (`source`) and what it is to show (`target`), in the style the model is used to.
+    """Descriptions of the video before (`source`) and after the edit (`target`), in the style of the model's captions.
 
-    The closer the two texts, the more of the video is kept: what differs between them is what is edited.
-    `intermediate` are the prompts on the way from one to the other, mildest first, where they are written and not
-    interpolated: n of them make n + 1 subtasks. Raises `UserError` when a prompt is empty or there are more than five.
+    The words in which they differ are edited; the closer the two texts, the more of the video stays.
+    `intermediate` are the prompts of the steps between, mildest first, where they are written and not interpolated:
+    n of them make n + 1 subtasks. Raises `UserError` when a prompt is empty or there are more than five of these.
     """
 
     source: str
@@ -36,7 +36,7 @@ class PromptPair:
         if not all(isinstance(text, str) and text.strip() for text in self.intermediate):
             raise UserError(f"an intermediate prompt is empty: {list(self.intermediate)}")
         for text in self.chain:
-            # They reach terminals, pictures and files of others; and no tokenizer takes half a character.
+            # Prompts end up in terminals, pictures and files; and no tokenizer accepts half a character.
             if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r\n"]:
                 raise UserError(f"a prompt has a character in it that is no text ({odd[0]!r}): {text:.80}")
         if len(self.intermediate) > MAX_INTERMEDIATE:
@@ -47,12 +47,12 @@ class PromptPair:
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """From the source prompt to the target prompt, one text after the other."""
+        """Return all prompts in order, p_0 (source) to p_S (target)."""
         return (self.source, *self.intermediate, self.target)
 
 
 def write_prompts(path: Path, prompts: PromptPair, instruction: str | None) -> None:
-    """Saves prompts as JSON that a person can edit and `read_prompts` reads. Never overwrites a file.
+    """Write prompts to a JSON file that a person can edit and `read_prompts` reads. Never overwrites a file.
 
     Raises:
         UserError: the file exists, or cannot be written.
@@ -68,19 +68,19 @@ def write_prompts(path: Path, prompts: PromptPair, instruction: str | None) -> N
 
 
 def read_prompts(path: Path) -> tuple[PromptPair, str | None]:
-    """The prompts, and the instruction they were written for, of a file from `write_prompts` or of a run's manifest.
+    """Read the prompts and their instruction from a file of `write_prompts` or from a run's manifest.
 
     Raises:
         UserError: there is no such file, or it holds no prompts.
     """
     expected = 'expected {"prompts": {"source": "…", "target": "…"}}, as v2edit prompts -o and a run.json have it'
     try:
-        facts = read_json(path)
+        manifest = read_json(path)
     except OSError as error:
         raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); {expected}") from error
-    prompts = facts.get("prompts") if isinstance(facts, dict) else None
+    prompts = manifest.get("prompts") if isinstance(manifest, dict) else None
     if not isinstance(prompts, dict) or not {"source", "target"} <= prompts.keys():
         raise UserError(f"{path} holds no prompts: {expected}")
     if unknown := prompts.keys() - {"source", "target", "intermediate"}:
@@ -88,6 +88,6 @@ def read_prompts(path: Path) -> tuple[PromptPair, str | None]:
     intermediate = prompts.get("intermediate") or []
     if not isinstance(intermediate, list):
         raise UserError(f"the intermediate prompts in {path} are no list of texts: {intermediate!r:.80}")
-    instruction = facts.get("instruction")
+    instruction = manifest.get("instruction")
     pair = PromptPair(prompts["source"], prompts["target"], tuple(intermediate))
     return pair, instruction if isinstance(instruction, str) else None
