@@ -25,7 +25,7 @@ import numpy as np
 
 from v2edit import video
 from v2edit.bench.scenes import SceneTask, scene_tasks
-from v2edit.metrics.clip_score import ClipModel
+from v2edit.metrics.clip_score import ClipEncoder
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
@@ -55,7 +55,7 @@ def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | No
 
 def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
     """The figures of a whole `v2edit scene`."""
-    clip, read = ClipModel.load(), SceneClassifier.load().classify
+    clip, read = ClipEncoder.load(), SceneClassifier.load().classify
     with tempfile.TemporaryDirectory() as folder:
         scene, run = Path(folder, "scene"), (out or Path(folder)) / task.name
         _v2edit("sample", "--scene", "--seed", task.seed, "--kind", task.kind, "-o", scene)

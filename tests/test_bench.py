@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
@@ -19,17 +20,19 @@ import numpy as np
 import pytest
 from support.bench import Page, results_in
 from support.blind import read
-from support.models import pipeline_of
 
+import v2edit
 from v2edit import video
 from v2edit.bench.command import BenchOptions, BenchReport, benchmark
 from v2edit.bench.methods import REFERENCES, V2Edit, table_c
 from v2edit.bench.page import as_html
 from v2edit.bench.report import BootstrapMean, Table, as_csv, as_markdown, bootstrap_mean
+from v2edit.bench.scenes import SceneTask
 from v2edit.bench.scoring import Row, ScoredTask
 from v2edit.bench.selection import slug, sweep_methods, with_field
 from v2edit.bench.suites import make_suite
 from v2edit.bench.tasks import FIRST_SEED, BenchTask, primitives_tasks
+from v2edit.bench.trials import code_digest
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
@@ -72,6 +75,16 @@ def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
     assert main(words) == 0
     facts = json.loads((tmp_path / "clip" / "clip.json").read_text())
     assert facts["instruction"] == task.edit.instruction and facts["target_prompt"] == task.prompts.target
+
+
+@pytest.mark.parametrize("task", [BenchTask, SceneTask])
+def test_the_code_that_results_depend_on_is_there(task):
+    """A path that was renamed would no longer tell today's results from those of other code."""
+    package = Path(v2edit.__file__).parent
+    for part in task.code:
+        path = package / part
+        assert path.is_file() or list(path.rglob("*.py")), part
+    assert code_digest(task.code) != code_digest(task.code[1:])
 
 
 def test_table_c_takes_one_thing_away_each():
@@ -192,7 +205,8 @@ def test_the_tables_in_print():
 # --- whole runs -----------------------------------------------------------------------------------
 
 
-WHAT = BenchOptions(kinds=("recolour", "floor"), methods=("full", "v2v"), steps=4, count=3)
+OPTIONS = BenchOptions(kinds=("recolour", "floor"), methods=("full", "v2v"), steps=4, count=3)
+compare = partial(benchmark, device="cpu", classify=read)
 RESULTS = 2 * 3 * 4  # kinds x tasks x methods, references among them
 DRIVER = f"""
 import sys
@@ -200,15 +214,8 @@ from pathlib import Path
 from support.blind import read
 from v2edit.bench.command import BenchOptions, benchmark
 if __name__ == "__main__":
-    benchmark({WHAT}, processes=1, model=sys.argv[1], device="cpu", out=Path(sys.argv[2]), classify=read)
+    benchmark({OPTIONS}, processes=1, model=sys.argv[1], device="cpu", out=Path(sys.argv[2]), classify=read)
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pipeline_of("5b").save_pretrained(folder)
-    return str(folder)
 
 
 def alive(pid: int) -> bool:
@@ -224,12 +231,12 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, BenchReport]:
+def killed_and_resumed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, BenchReport]:
     """A run killed on its way (SIGKILL, of itself alone), then finished by the same call; what was there in between."""
     folder, script = tmp_path_factory.mktemp("bench") / "run", tmp_path_factory.mktemp("driver") / "driver.py"
     script.write_text(DRIVER)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    process = subprocess.Popen([sys.executable, script, model, folder], env=os.environ | {"PYTHONPATH": path})
+    process = subprocess.Popen([sys.executable, script, tiny_model, folder], env=os.environ | {"PYTHONPATH": path})
     while len(list(folder.glob("results/*/*.npz"))) < 3:
         assert process.poll() is None
         time.sleep(0.01)
@@ -241,7 +248,7 @@ def killed_and_resumed(model: str, tmp_path_factory: pytest.TempPathFactory) -> 
         assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.01)
     before = results_in(folder)
-    report = benchmark(WHAT, processes=1, model=model, device="cpu", out=folder, classify=read, sheets=True)
+    report = compare(OPTIONS, processes=1, model=str(tiny_model), out=folder, sheets=True)
     return folder, before, report
 
 
@@ -253,22 +260,21 @@ def test_a_killed_run_goes_on_where_it_stood(killed_and_resumed):
     assert not list(folder.rglob("*.part"))
 
 
-def test_results_do_not_depend_on_the_number_of_processes(killed_and_resumed, model, tmp_path):
-    report = benchmark(
-        replace(WHAT, kinds=("floor",), count=2), processes=2, model=model, device="cpu", out=tmp_path / "two",
-        classify=read,
+def test_results_do_not_depend_on_the_number_of_processes(killed_and_resumed, tiny_model, tmp_path):
+    report = compare(
+        replace(OPTIONS, kinds=("floor",), count=2), processes=2, model=str(tiny_model), out=tmp_path / "two",
     )  # fmt: skip
     whole, part = (results_in(folder) for folder in (killed_and_resumed[0], report.folder))
     assert len(part) == 2 * 4
     assert all(whole[name][1] == frames for name, (_, frames) in part.items())
 
 
-def test_a_larger_run_takes_what_is_there_and_only_the_report_is_new(killed_and_resumed, model, monkeypatch):
+def test_a_larger_run_takes_what_is_there_and_only_the_report_is_new(killed_and_resumed, tiny_model, monkeypatch):
     folder, _, report = killed_and_resumed
     before = results_in(folder)
     told = []
-    quick = replace(WHAT, kinds=("floor",), count=None, quick=True)
-    again = benchmark(quick, processes=1, model=model, device="cpu", out=folder, classify=read,
+    quick = replace(OPTIONS, kinds=("floor",), count=None, quick=True)
+    again = compare(quick, processes=1, model=str(tiny_model), out=folder,
                       on_progress=lambda *at: told.append(at))  # fmt: skip
     assert results_in(folder) == before and [at[2][:7] for at in told] == ["scoring"] * 3
     assert {path.name for path in again.files} == {f"quick.{end}" for end in ("md", "csv", "html", "json")}
@@ -320,19 +326,19 @@ def test_a_methods_name_cannot_end_the_pages_data():
     assert json.loads(page.data)["summary"][0]["method"] == "</script><b>"
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, model):
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, tiny_model):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no benchmark"):
-        benchmark(WHAT, model=model, device="cpu", out=tmp_path, classify=read)
+        compare(OPTIONS, model=str(tiny_model), out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_two_runs_do_not_work_in_one_folder(killed_and_resumed, model):
+def test_two_runs_do_not_work_in_one_folder(killed_and_resumed, tiny_model):
     folder, _, _ = killed_and_resumed
     with (folder / ".bench").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another benchmark is running"):
-            benchmark(WHAT, model=model, device="cpu", out=folder, classify=read)
+            compare(OPTIONS, model=str(tiny_model), out=folder)
 
 
 MISTAKES = {
@@ -362,7 +368,7 @@ def interrupt(*_: object, **__: object) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupted_run_says_that_it_can_go_on(model, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_says_that_it_can_go_on(tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("v2edit.bench.trials.run_trials", interrupt)
-    assert main(["bench", "--quick", "--model", model, "-o", str(tmp_path / "out")]) == 130
+    assert main(["bench", "--quick", "--model", str(tiny_model), "-o", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "v2edit: interrupted; the same command goes on from here\n"

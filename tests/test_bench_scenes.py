@@ -4,12 +4,12 @@ import csv
 import json
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.bench import Page, results_in
 from support.blind import read
-from support.models import pipeline_of
 
 from v2edit.bench.command import BenchOptions, BenchReport, benchmark
 from v2edit.bench.methods import REFERENCES, Unedited
@@ -18,7 +18,7 @@ from v2edit.bench.suites import make_suite
 from v2edit.bench.tasks import primitives_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
-from v2edit.metrics.clip_score import ClipModel, clip_preference
+from v2edit.metrics.clip_score import ClipEncoder, clip_preference
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 
@@ -81,7 +81,7 @@ def test_the_truth_is_perfect_and_the_source_is_not():
     task = SceneTask("recolour", 1_900_000_000, FitConfig())
     source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.kept_out.images}
     truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.kept_out.images}
-    measured = partial(task.measure, start=source, classify=SceneClassifier.load().classify, clip=ClipModel.load())
+    measured = partial(task.measure, start=source, classify=SceneClassifier.load().classify, clip=ClipEncoder.load())
     best, none = measured(truth), measured(source)
     assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
     assert best["success"] == best["kept"] == best["clip_preference"] == 1 and best["ctids"] > 0.3
@@ -94,41 +94,33 @@ def test_clip_preference_counts_frames():
     task = SceneTask("sky", 1_900_006_000, FitConfig())
     clips, pair = task.clips, task.prompts
     mixed = np.concatenate([clips.source.frames[:3], clips.target.frames[:6]])
-    assert clip_preference(ClipModel.load(), mixed, pair.source, pair.target) == pytest.approx(6 / 9)
+    assert clip_preference(ClipEncoder.load(), mixed, pair.source, pair.target) == pytest.approx(6 / 9)
 
 
 # --- whole runs -----------------------------------------------------------------------------------
 
-WHAT = BenchOptions("scenes", kinds=("recolour",), count=2, steps=4, settings=tuple(SMALL))
+OPTIONS = BenchOptions("scenes", kinds=("recolour",), count=2, steps=4, settings=tuple(SMALL))
+compare = partial(benchmark, device="cpu", classify=read)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pipeline_of("5b").save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def first(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchReport, dict]:
+def first(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchReport, dict]:
     """A run of one method in two processes, and its results."""
     folder = tmp_path_factory.mktemp("bench") / "run"
-    report = benchmark(
-        replace(WHAT, methods=("full",)), processes=2, model=model, device="cpu", out=folder, classify=read
-    )
+    report = compare(replace(OPTIONS, methods=("full",)), processes=2, model=str(tiny_model), out=folder)
     return report, results_in(folder)
 
 
 @pytest.mark.heavy
-def test_a_task_is_reconstructed_once_and_its_results_depend_on_nothing_else(first, model):
+def test_a_task_is_reconstructed_once_and_its_results_depend_on_nothing_else(first, tiny_model):
     """What is missing, and what is new, is made from the reconstruction that is there: in one process or two, to the
     same bits."""
     report, before = first
     assert len(before) == 2 * 3
     lost = next(name for name in before if "SceneV2Edit" in name)
     (report.folder / "results" / lost).unlink()
-    more = replace(WHAT, methods=("full", "wo-reconstruction", "v2v"))
-    again = benchmark(more, processes=1, model=model, device="cpu", out=report.folder, classify=read)
+    more = replace(OPTIONS, methods=("full", "wo-reconstruction", "v2v"))
+    again = compare(more, processes=1, model=str(tiny_model), out=report.folder)
     after = results_in(report.folder)
     assert len(after) == 2 * 5 and after[lost][1] == before[lost][1]
     assert all(after[name] == before[name] for name in before if name != lost)

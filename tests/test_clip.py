@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from v2edit.errors import UserError
-from v2edit.metrics.clip_score import ClipModel, cdc, ctids
+from v2edit.metrics.clip_score import ClipEncoder, cdc, ctids
 
 PROMPTS = ("a red ball on the floor", "a blue ball on the floor")
 
@@ -50,7 +50,7 @@ def test_by_hand():
     assert found == pytest.approx(-(0.5**0.5) / 2, abs=1e-6)
 
 
-def tiny(kind: str) -> ClipModel:
+def tiny(kind: str) -> ClipEncoder:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer().train_new_from_iterator(list(PROMPTS), 300)
     images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
@@ -62,11 +62,11 @@ def tiny(kind: str) -> ClipModel:
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
     else:
         model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-    return ClipModel(model, CLIPProcessor(images, tokenizer))
+    return ClipEncoder(model, CLIPProcessor(images, tokenizer))
 
 
 @pytest.fixture(params=["clip", "siglip"])
-def clip(request: pytest.FixtureRequest) -> ClipModel:
+def clip(request: pytest.FixtureRequest) -> ClipEncoder:
     return tiny(request.param)
 
 
@@ -74,7 +74,7 @@ def random_frames(seed: int, count: int = 4) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 24, 20, 3), dtype=np.uint8)
 
 
-def test_over_the_real_classes_as_transformers_itself_embeds(clip: ClipModel):
+def test_over_the_real_classes_as_transformers_itself_embeds(clip: ClipEncoder):
     source, edited = random_frames(0), random_frames(1)
 
     def embedded(frames: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_over_the_real_classes_as_transformers_itself_embeds(clip: ClipModel):
     )
 
 
-def test_what_must_hold_of_any_clip(clip: ClipModel):
+def test_what_must_hold_of_any_clip(clip: ClipEncoder):
     source, edited = random_frames(2), random_frames(3)
     there, back = ctids(clip, source, edited, *PROMPTS), ctids(clip, edited, source, *PROMPTS)
     assert there == pytest.approx(-back, abs=1e-5) and there != 0
@@ -108,15 +108,15 @@ def test_what_must_hold_of_any_clip(clip: ClipModel):
     assert torch.allclose(clip.encode_images(source).norm(dim=1), torch.ones(4))
 
 
-def test_a_saved_folder_gives_the_same(clip: ClipModel, tmp_path: Path):
+def test_a_saved_folder_gives_the_same(clip: ClipEncoder, tmp_path: Path):
     clip.model.save_pretrained(tmp_path)
     clip.processor.save_pretrained(tmp_path)
-    again = ClipModel.load(tmp_path)
+    again = ClipEncoder.load(tmp_path)
     assert torch.allclose(again.encode_images(random_frames(4)), clip.encode_images(random_frames(4)), atol=1e-6)
     assert torch.allclose(again.encode_texts(PROMPTS), clip.encode_texts(PROMPTS), atol=1e-6)
 
 
-def test_long_prompts_are_cut_with_a_note(clip: ClipModel, caplog: pytest.LogCaptureFixture):
+def test_long_prompts_are_cut_with_a_note(clip: ClipEncoder, caplog: pytest.LogCaptureFixture):
     assert clip.encode_texts(["a red ball " * 100]).shape[0] == 1
     assert "CLIP reads 12 tokens of a prompt" in caplog.text
 
@@ -128,9 +128,9 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path):
     with pytest.raises(UserError, match="two frames or more"):
         cdc(clip, frames_of(0), frames_of(0))
     with pytest.raises(UserError, match="no CLIP called"):
-        ClipModel.load(tmp_path / "nowhere")
+        ClipEncoder.load(tmp_path / "nowhere")
     T5EncoderModel(
         T5Config(vocab_size=8, d_model=8, d_kv=4, num_heads=2, d_ff=8, num_layers=1)
     ).save_pretrained(tmp_path)  # fmt: skip
     with pytest.raises(UserError, match="is no CLIP"):
-        ClipModel(AutoModel.from_pretrained(tmp_path), None)
+        ClipEncoder(AutoModel.from_pretrained(tmp_path), None)

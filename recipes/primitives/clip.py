@@ -23,7 +23,7 @@ from torch import Tensor
 from training import OUT, Averaged, Clock, Muon, batches, load_shards, pick, save_state
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from v2edit.metrics.clip_score import WEIGHTS, ClipModel
+from v2edit.metrics.clip_score import WEIGHTS, ClipEncoder
 from v2edit.primitives.captions import Wording, caption, sample_wording
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_scene
@@ -75,7 +75,7 @@ def contrast(images: Tensor, texts: Tensor, wrong: Tensor, scale: Tensor) -> Ten
     return (F.cross_entropy(to_texts, right) + F.cross_entropy(to_texts[:, : len(images)].T, right)) / 2
 
 
-def evaluate(clip: ClipModel, count: int = 200) -> dict[str, float]:
+def evaluate(clip: ClipEncoder, count: int = 200) -> dict[str, float]:
     """By attribute: how often the frames of fresh clips, on average, prefer the right caption to its alternatives."""
     hits: dict[str, list[bool]] = {field: [] for field in (*OF_OBJECT, *OF_SCENE)}
     rng = Random(0)
@@ -101,7 +101,7 @@ def main() -> None:
     scenes = [sample_scene(Random(seed)) for seed in range(count)]
     model, processor = new_clip()
     if options.from_model:  # whose words are as they were: its tokenizer's merges stay
-        model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipModel.load().processor
+        model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipEncoder.load().processor
     model.train()
     averaged = Averaged(model, 0.998)
     inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
@@ -124,7 +124,7 @@ def main() -> None:
             save_state(path, model=model.state_dict(), averaged=averaged.model.state_dict(),
                        optimizers=[s.state_dict() for s in steppers], minutes=saved_at, step=step)  # fmt: skip
             line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
-            print(json.dumps(line | evaluate(ClipModel(averaged.model, processor))), flush=True)
+            print(json.dumps(line | evaluate(ClipEncoder(averaged.model, processor))), flush=True)
         if clock.done >= 1:
             break
         frames = pick(shards, indices)[np.arange(len(indices)), rng.integers(0, FRAMES, len(indices)), :, :, :3]
@@ -153,7 +153,7 @@ def main() -> None:
         step += 1
     averaged.model.half().save_pretrained(WEIGHTS)
     processor.save_pretrained(WEIGHTS)
-    print(WEIGHTS, json.dumps(evaluate(ClipModel.load(), 400)))
+    print(WEIGHTS, json.dumps(evaluate(ClipEncoder.load(), 400)))
 
 
 if __name__ == "__main__":

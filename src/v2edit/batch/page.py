@@ -9,9 +9,11 @@ from typing import Any
 from v2edit.batch.layout import ERRORS_DIR, PAGE
 from v2edit.batch.state import BatchStatus, ListedTask
 from v2edit.files import atomic_write
+from v2edit.runs import MANIFEST
+from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET
 
 TEMPLATE = Path(__file__).with_name("page.html")
-RUN_FILES = ("contact.png", "compare.mp4", "run.json")
+RUN_FILES = (CONTACT_SHEET, COMPARISON_VIDEO, MANIFEST)
 
 
 def write_page(status: BatchStatus) -> Path:

@@ -97,7 +97,7 @@ class BenchReport:
 
 
 def benchmark(
-    options: OmitArgPrefixes[BenchOptions] = BenchOptions(),
+    comparison: OmitArgPrefixes[BenchOptions] = BenchOptions(),
     *,
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
     device: Annotated[str, arg(metavar="DEVICE")] = "auto",
@@ -115,7 +115,7 @@ def benchmark(
     Nothing is run twice.
 
     Args:
-        options: What to compare.
+        comparison: What to compare.
         model: The built-in model, a Hugging Face id or a local diffusers folder.
         device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
         processes: Edits at a time, each on one thread (default: one for each core; one on a GPU).
@@ -132,22 +132,22 @@ def benchmark(
     if processes is not None and processes < 1:
         raise UserError(f"--processes is {processes}, expected 1 or more")
     checkpoint = find(model)
-    suite = suites.make_suite(options.suite, options.steps, options.settings)
-    selected = options.select(suite)
+    suite = suites.make_suite(comparison.suite, comparison.steps, comparison.settings)
+    selected = comparison.select(suite)
 
     import torch
 
     from v2edit.bench import scoring, trials
 
-    count = (suite.quick_count if options.quick else suite.count) if options.count is None else options.count
-    tasks = suite.tasks(options.seed_set, count, options.kinds)
+    count = (suite.quick_count if comparison.quick else suite.count) if comparison.count is None else comparison.count
+    tasks = suite.tasks(comparison.seed_set, count, comparison.kinds)
     models = scoring.MetricModels(classify, clip)
     models.load()  # A CLIP that is missing is an error before the work, not after it.
     place = str(find_device(device))
     if processes is None:
         processes = 1 if torch.device(place).type != "cpu" else available_cores()
     identity = trials.model_identity(checkpoint)
-    folder = Path(os.path.abspath(out or Path("runs") / f"bench-{options.suite}-{options.seed_set}"))
+    folder = Path(os.path.abspath(out or Path("runs") / f"bench-{comparison.suite}-{comparison.seed_set}"))
     facts = {
         "command": None if command is None else redact(command),
         "tasks": [{"kind": task.kind, "seed": task.seed} for task in tasks],
@@ -162,12 +162,12 @@ def benchmark(
         with trials.open_pool(checkpoint, place, processes) as pool:
             trials.run_trials(listed, pool, on_progress)
             scored = scoring.score_trials(listed, models, pool, on_progress, folder / "sheets" if sheets else None)
-        return _write_report(folder, options, facts, selected, scored)
+        return _write_report(folder, comparison, facts, selected, scored)
 
 
 def _write_report(
     folder: Path,
-    options: BenchOptions,
+    comparison: BenchOptions,
     facts: dict[str, Any],
     selected: dict[str, MethodConfig],
     scored: Sequence[ScoredTask],
@@ -176,10 +176,10 @@ def _write_report(
 
     rows = [row for one in scored for row in one.rows]
     table = report.Table(rows)
-    title = f"V2Edit benchmark: {options.suite}"
+    title = f"V2Edit benchmark: {comparison.suite}"
     summary = (
-        f"{options.seed_set} seeds; model {facts['model']['name']} ({facts['model']['identity'][:16]}); {options.steps}"
-        f" steps where nothing else is said; {''.join(f'{one}; ' for one in options.settings)}"
+        f"{comparison.seed_set} seeds; model {facts['model']['name']} ({facts['model']['identity'][:16]});"
+        f" {comparison.steps} steps where nothing else is said; {''.join(f'{one}; ' for one in comparison.settings)}"
         f"{facts['model']['device']}; {datetime.now(UTC):%Y-%m-%d}, v2edit {version('v2edit')}"
     )
     notes = _notes(selected, sum(one.other_code for one in scored))
@@ -191,7 +191,7 @@ def _write_report(
         ".html": page.as_html(scored, table, title, summary),
         ".json": json.dumps(facts, indent=1) + "\n",
     }
-    files = [folder / f"{options.report_name}{ending}" for ending in contents]
+    files = [folder / f"{comparison.report_name}{ending}" for ending in contents]
     for path, text in zip(files, contents.values(), strict=True):
         atomic_write(path, text.encode())
     return BenchReport(folder, markdown, files)

@@ -36,7 +36,7 @@ from v2edit.scenes.rer import SceneEdit, edit_filmed, edit_gaussians, render_vid
 
 if TYPE_CHECKING:
     from v2edit.metrics.attributes import Classify
-    from v2edit.metrics.clip_score import ClipModel
+    from v2edit.metrics.clip_score import ClipEncoder
 
 KINDS = ("recolour", "reshape", "insert", "remove", "floor", "sky")
 COUNT, QUICK_COUNT = 3, 1
@@ -109,7 +109,7 @@ class SceneTask(BenchTask):
         result: Mapping[str, np.ndarray],
         start: Mapping[str, np.ndarray] | None,
         classify: Classify,
-        clip: ClipModel | None,
+        clip: ClipEncoder | None,
     ) -> dict[str, float]:
         frames, kept, true = result["frames"], self.posed.dataset.kept_out.images, self.posed.truth.kept_out.images
         held_out = compare(result["held_out"], kept, true)

@@ -22,7 +22,7 @@ from v2edit.primitives.scene import FPS
 from v2edit.workers import ProcessPool
 
 if TYPE_CHECKING:
-    from v2edit.metrics.clip_score import ClipModel
+    from v2edit.metrics.clip_score import ClipEncoder
 
 CRF = 20  # of the page's videos
 
@@ -35,9 +35,9 @@ class MetricModels:
     classify: Classify | None = None
     clip: str | None = None
 
-    def load(self) -> tuple[Classify, ClipModel | None]:
+    def load(self) -> tuple[Classify, ClipEncoder | None]:
         """Return both, loaded once in a process; raises `UserError` for a CLIP that is not there."""
-        return self.classify or _scene_classifier(), _clip_model(self.clip) if self.clip else None
+        return self.classify or _scene_classifier(), _clip_encoder(self.clip) if self.clip else None
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def _scene_classifier() -> Classify:
 
 
 @lru_cache(maxsize=1)
-def _clip_model(name: str) -> ClipModel:
-    from v2edit.metrics.clip_score import ClipModel
+def _clip_encoder(name: str) -> ClipEncoder:
+    from v2edit.metrics.clip_score import ClipEncoder
 
-    return ClipModel.load(name)
+    return ClipEncoder.load(name)
 
 
 @lru_cache(maxsize=1)  # all methods of a task start from the same one

@@ -20,7 +20,7 @@ from v2edit.prompts import PromptPair
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
     from v2edit.metrics.attributes import Classify
-    from v2edit.metrics.clip_score import ClipModel
+    from v2edit.metrics.clip_score import ClipEncoder
 
 # Training takes seeds below a billion, and its validation a few from there on. Settings are chosen on tuning seeds and
 # reported on others. Each kind has a thousand seeds of its own, so that no two kinds share their sources.
@@ -87,7 +87,7 @@ class BenchTask:
         result: Mapping[str, np.ndarray],
         start: Mapping[str, np.ndarray] | None,
         classify: Classify,
-        clip: ClipModel | None,
+        clip: ClipEncoder | None,
     ) -> dict[str, float]:
         """Return a result's figures by name; `start` is the result that it started from."""
         from v2edit.metrics.attributes import measure
@@ -102,7 +102,9 @@ def _clips(task: BenchTask) -> EditTruth:
     return render_truth(task.edit)
 
 
-def clip_figures(clip: ClipModel | None, pair: PromptPair, source: np.ndarray, frames: np.ndarray) -> dict[str, float]:
+def clip_figures(
+    clip: ClipEncoder | None, pair: PromptPair, source: np.ndarray, frames: np.ndarray
+) -> dict[str, float]:
     """Return CTIDS and CDC where there is a CLIP, else nothing."""
     if clip is None:
         return {}

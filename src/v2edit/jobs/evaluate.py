@@ -20,6 +20,7 @@ from v2edit.files import is_existing_file, read_json
 from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.prompts import PromptPair
 from v2edit.runs import MANIFEST, fingerprint_input
+from v2edit.runs.layout import EDITED_VIDEO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +138,7 @@ def read_run(folder: Path) -> Run:
     if fingerprint_input(source)["sha256"] != known[0]:
         raise UserError(f"the source of {folder} has changed since: {source}")
     checksum, source_prompt, target_prompt, model = known
-    before, after = video.read(source).frames, video.read(folder / "edited.mp4").frames
+    before, after = video.read(source).frames, video.read(folder / EDITED_VIDEO).frames
     return Run(
         folder, source, checksum, before, after, source_prompt, target_prompt,
         facts.get("instruction") or target_prompt, model,
@@ -147,9 +148,9 @@ def read_run(folder: Path) -> Run:
 def clip_figures(run: Run, clip: str | None, device: str) -> dict[str, float]:
     """Return CTIDS and CDC of a run (V2Edit Sec. 4.1)."""
     from v2edit.metrics.clip_score import BUILT_IN as BUILT_IN_CLIP
-    from v2edit.metrics.clip_score import ClipModel, clip_scores
+    from v2edit.metrics.clip_score import ClipEncoder, clip_scores
 
-    model = ClipModel.load(clip or (BUILT_IN_CLIP if run.model == BUILT_IN else USUAL_CLIP), device)
+    model = ClipEncoder.load(clip or (BUILT_IN_CLIP if run.model == BUILT_IN else USUAL_CLIP), device)
     return clip_scores(model, PromptPair(run.source_prompt, run.target_prompt), run.source, run.edited)
 
 

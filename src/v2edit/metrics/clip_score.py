@@ -27,7 +27,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights/clip"
 BATCH = 32  # images or texts in a forward pass
 
 
-class ClipModel:
+class ClipEncoder:
     """CLIP or a relative, such as SigLIP: an image and a text encoder into a common space."""
 
     def __init__(self, model: torch.nn.Module, processor: object) -> None:
@@ -38,7 +38,7 @@ class ClipModel:
     @classmethod
     def load(
         cls, name: str | Path = BUILT_IN, device: str | torch.device = "cpu", revision: str | None = None
-    ) -> ClipModel:
+    ) -> ClipEncoder:
         """Load the built-in CLIP, which knows the built-in world alone, a Hugging Face id or a local folder.
 
         Raises:
@@ -85,7 +85,7 @@ class ClipModel:
         return torch.cat(parts)
 
 
-def ctids(clip: ClipModel, source: np.ndarray, edited: np.ndarray, source_prompt: str, target_prompt: str) -> float:
+def ctids(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray, source_prompt: str, target_prompt: str) -> float:
     """Return CTIDS, the CLIP text-image directional similarity, -1 to 1 (V2Edit Sec. 4.1): whether frames change from
     source o to edit e as the prompts do.
 
@@ -99,7 +99,7 @@ def ctids(clip: ClipModel, source: np.ndarray, edited: np.ndarray, source_prompt
     return float(F.cosine_similarity(change, (after - before)[None], dim=1).mean())
 
 
-def cdc(clip: ClipModel, source: np.ndarray, edited: np.ndarray) -> float:
+def cdc(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray) -> float:
     """Return CDC, the CLIP direction consistency, -1 to 1 (V2Edit Sec. 4.1): whether the edited video e changes from
     frame to frame as the source o does.
 
@@ -114,7 +114,7 @@ def cdc(clip: ClipModel, source: np.ndarray, edited: np.ndarray) -> float:
     return float(F.cosine_similarity(before, after, dim=1).mean())
 
 
-def clip_scores(clip: ClipModel, pair: PromptPair, source: np.ndarray, edited: np.ndarray) -> dict[str, float]:
+def clip_scores(clip: ClipEncoder, pair: PromptPair, source: np.ndarray, edited: np.ndarray) -> dict[str, float]:
     """Return CTIDS, and CDC or, of a single frame, nan."""
     return {
         "ctids": ctids(clip, source, edited, pair.source, pair.target),
@@ -122,7 +122,7 @@ def clip_scores(clip: ClipModel, pair: PromptPair, source: np.ndarray, edited: n
     }
 
 
-def clip_preference(clip: ClipModel, frames: np.ndarray, source_prompt: str, target_prompt: str) -> float:
+def clip_preference(clip: ClipEncoder, frames: np.ndarray, source_prompt: str, target_prompt: str) -> float:
     """Return the share of frames, uint8 [T, H, W, 3], whose CLIP embedding is nearer to the target prompt's than to the
     source prompt's."""
     likeness = clip.encode_images(frames) @ clip.encode_texts([source_prompt, target_prompt]).T

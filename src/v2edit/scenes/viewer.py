@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v2edit.errors import UserError
+from v2edit.runs.layout import EDITED_SPLAT, SOURCE_SPLAT
 from v2edit.scenes.camera_paths import read_path
 from v2edit.scenes.cameras import distance_of, up_of
 from v2edit.scenes.formats.ply import read_splat
@@ -17,7 +18,7 @@ from v2edit.scenes.rasterise.projection import rotations
 if TYPE_CHECKING:
     from viser import ViserServer
 
-NAMES = {"before": "scene.ply", "after": "edited.ply"}
+NAMES = {"before": SOURCE_SPLAT, "after": EDITED_SPLAT}
 PATH = "camera_path.json"
 
 

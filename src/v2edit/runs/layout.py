@@ -1,0 +1,11 @@
+"""File names in a run folder."""
+
+EDITED_VIDEO = "edited.mp4"
+COMPARISON_VIDEO = "compare.mp4"  # before and after, side by side
+CONTACT_SHEET = "contact.png"
+SOURCE_SPLAT, EDITED_SPLAT = "scene.ply", "edited.ply"
+
+
+def subtask_video(number: int) -> str:
+    """Return the name of a subtask's video, counted from 1."""
+    return f"subtask-{number}.mp4"
