@@ -67,7 +67,9 @@ def explicit(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 def windowed(q: Tensor, k: Tensor, v: Tensor, window: Window, replacement: Replacement | None) -> Tensor:
     queries, keys, values = (x[:, :, TEXT:] for x in (q, k, v))
-    return windowed_attention(q, k, v, (queries, window.wide(keys), window.wide(values)), window, TEXT, replacement)
+    return windowed_attention(
+        q, k, v, (queries, window.with_halo(keys), window.with_halo(values)), window, TEXT, replacement
+    )
 
 
 def added_mib(run: Callable[[], object], device: str) -> float:

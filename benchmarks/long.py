@@ -59,17 +59,17 @@ def turning(seed: int, speed: float, azimuth: float | None = None) -> Turning:
 def denoised(backbone: CogVideoX, v: Tensor, step: int, schedule: Schedule, text: Tensor, attention: str) -> Tensor:
     """x0 by one of the ATTENTIONS; the model's own is the second."""
     frames, _, height, width = v.shape[1:]
-    of_grid = backbone._windowed
+    of_grid = backbone._windows
     trained = backbone.native_size
     try:
         if attention == "full":
             backbone.native_size = replace(trained, frames=10**6)
         elif attention != "windows":
             own = of_grid(frames, height, width, False)
-            backbone._windowed = lambda *grid: replace(own, in_window=own.in_clip)
+            backbone._windows = lambda *grid: replace(own, in_window=own.in_clip)
         return backbone.denoise(v, step, schedule, text)
     finally:
-        backbone.native_size, backbone._windowed = trained, of_grid
+        backbone.native_size, backbone._windows = trained, of_grid
 
 
 def errors(backbone: CogVideoX, frames: int, speed: float, seeds: int) -> list[float]:

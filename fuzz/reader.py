@@ -91,7 +91,7 @@ def model_index() -> tuple[str, Read]:
 
 
 def model_config() -> tuple[str, Read]:
-    from v2edit.backbones.cogvideox import check_config_sizes
+    from v2edit.backbones.config_limits import check_config_sizes
 
     return "transformer/config.json", lambda path: check_config_sizes(path.parents[1])
 

@@ -15,19 +15,18 @@ from v2edit.attention import (
     Replacement,
     attention_with_lse,
     attention_with_lse_reference,
+    identity_sources,
     merge_states,
-    own_maps,
-    replace_maps,
     replaced_attention,
     replaced_attention_reference,
 )
-from v2edit.attention import (
-    replacement as module,
-)
+from v2edit.attention import replacement as module
 
 
 @dataclass
 class Case:
+    """Inputs of `replaced_attention`."""
+
     q: Tensor = field(repr=False)
     k: Tensor = field(repr=False)
     v: Tensor = field(repr=False)
@@ -46,12 +45,10 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn, mask: bool = True) -> Case:
+def cases(draw: st.DrawFn) -> Case:
     rows, heads, dim = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 4, 8, 24, 64]))
     text, video = draw(st.integers(1, 12)), draw(st.integers(1, 40))
-    shared: int | Tensor = draw(st.integers(0, text))
-    if mask and draw(st.booleans()):
-        shared = torch.tensor(draw(st.lists(st.booleans(), min_size=text, max_size=text)))
+    shared = draw(st.integers(0, text))
     seed, scale, dtype = draw(st.integers(0, 2**20)), draw(st.sampled_from([1.0, 3.0])), draw(dtypes)
     q, k, v = (
         randn(rows, heads, text + video, dim, seed=seed + i, dtype=dtype, scale=(scale, scale, 1.0)[i])
@@ -77,8 +74,8 @@ def test_no_shared_columns_is_plain_attention(case):
 
 
 @given(cases())
-def test_rows_that_name_themselves_get_plain_attention(case):
-    case.replacement = Replacement(case.replacement.shared, own_maps(len(case.q)))
+def test_rows_that_are_their_own_sources_get_plain_attention(case):
+    case.replacement = Replacement(case.replacement.shared, identity_sources(len(case.q)))
     plain = F.scaled_dot_product_attention(case.q, case.k, case.v)
     torch.testing.assert_close(case.fast(), plain, **case.tolerance)
 
@@ -89,19 +86,15 @@ def test_text_queries_are_left_alone(case):
     torch.testing.assert_close(case.fast()[:, :, : case.text_tokens], plain[:, :, : case.text_tokens], **case.tolerance)
 
 
-@given(cases(mask=False), st.randoms())
-def test_a_mask_anywhere_equals_the_shared_columns_laid_first(case, random):
-    """Text is a set: the order of its columns means nothing to a video query."""
-    text, shared = case.text_tokens, case.replacement.shared
-    order = random.sample(range(text), text)
-    index = torch.tensor([*order, *range(text, case.k.shape[2])])
-    mask = torch.tensor([column < shared for column in order])
-    video = case.q[:, :, text:]
-    straight = replace_maps(video, case.k, case.v, case.replacement)
-    shuffled = replace_maps(
-        video, case.k[:, :, index], case.v[:, :, index], Replacement(mask, case.replacement.sources)
-    )
-    torch.testing.assert_close(shuffled, straight, **case.tolerance)
+@given(cases(), st.data())
+def test_the_order_of_the_shared_and_of_the_other_columns_means_nothing(case, data):
+    """Text is a set: which is why the shared tokens can be laid first."""
+    shared = case.replacement.shared
+    order = [*data.draw(st.permutations(range(shared))), *data.draw(st.permutations(range(shared, case.text_tokens)))]
+    index = torch.tensor([*order, *range(case.text_tokens, case.k.shape[2])])
+    straight = case.fast()[:, :, case.text_tokens :]
+    case.k, case.v = case.k[:, :, index], case.v[:, :, index]
+    torch.testing.assert_close(case.fast()[:, :, case.text_tokens :], straight, **case.tolerance)
 
 
 @given(cases())
@@ -109,24 +102,22 @@ def test_keys_may_be_text_alone(case):
     """Cross-attention: no text queries, no video keys; all columns may be replaced."""
     text = case.text_tokens
     q, k, v = case.q[:, :, text:], case.k[:, :, :text], case.v[:, :, :text]
-    got = replace_maps(q, k, v, case.replacement)
-    torch.testing.assert_close(
-        got, replaced_attention_reference(q, k, v, case.replacement, text_tokens=0), **case.tolerance
-    )
+    got = replaced_attention(q, k, v, case.replacement, text_tokens=0)
+    expected = replaced_attention_reference(q, k, v, case.replacement, text_tokens=0)
+    torch.testing.assert_close(got, expected, **case.tolerance)
 
 
 @given(st.floats(0.01, 0.99), st.integers(0, 2**20))
 def test_two_sources_mix_as_probabilities(mu, seed):
     q, k, v = (randn(3, 2, 30, 8, seed=seed + i, dtype=torch.float64) for i in range(3))
     one, two, both = (
-        replaced_attention(q, k, v, Replacement(6, (*own_maps(2), sources)), 9)[2]
+        replaced_attention(q, k, v, Replacement(6, (*identity_sources(2), sources)), 9)[2]
         for sources in (((0, 1.0),), ((1, 1.0),), ((0, mu), (1, 1 - mu)))
     )
     torch.testing.assert_close(both, mu * one + (1 - mu) * two, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=len)
-@pytest.mark.parametrize("as_mask", [False, True])
 @given(
     heads=st.integers(1, 3),
     dim=st.sampled_from([1, 3, 16, 64]),
@@ -137,20 +128,18 @@ def test_two_sources_mix_as_probabilities(mu, seed):
     seed=st.integers(0, 2**20),
 )
 @settings(max_examples=25)
-def test_equal_rows_give_equal_bits(layout, as_mask, heads, dim, text, video, share, dtype, seed):
+def test_equal_rows_give_equal_bits(layout, heads, dim, text, video, share, dtype, seed):
     """A row that takes a source's maps and has its query, key and value gets the source's output, bit for bit."""
     rows = len(layout)
     q, k, v = (randn(rows, heads, text + video, dim, seed=seed + i, dtype=dtype) for i in range(3))
     for x in (q, k, v):
         x[-1] = x[layout[-1][0][0]]
-    shared: int | Tensor = round(share * text)
-    shared = torch.arange(text) % text < shared if as_mask else shared
-    out = replaced_attention(q, k, v, Replacement(shared, layout), text)
+    out = replaced_attention(q, k, v, Replacement(round(share * text), layout), text)
     assert out[-1].equal(out[layout[-1][0][0]])
 
 
 @given(cases())
-def test_attend_gives_the_output_and_its_log_sum_exp(case):
+def test_attention_with_lse_gives_the_output_and_its_log_sum_exp(case):
     (out, lse), (expected, expected_lse) = (
         attention_with_lse(case.q, case.k, case.v),
         attention_with_lse_reference(case.q, case.k, case.v),
@@ -193,28 +182,26 @@ def test_the_weight_of_a_merge_is_not_rounded_to_16_bits(lse, dtype):
     torch.testing.assert_close(merged, exact, rtol=2**-7, atol=1e-6)
 
 
-def test_devices_without_a_kernel_take_queries_in_parts(monkeypatch):
-    """Tensors on such devices have a type that is neither "cpu" nor "cuda"; here one that only says so."""
+def test_devices_without_a_kernel_take_queries_in_chunks(monkeypatch):
+    """Such a device is neither "cpu" nor "cuda": here a tensor on the CPU that claims another one."""
     q, k, v = (randn(2, 2, 50, 8, seed=i) for i in range(3))
 
     class Elsewhere(Tensor):
         device = torch.device("meta")  # pyright: ignore
 
-    monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2 * 2 * 50 * 7)
+    monkeypatch.setattr(module, "MAX_LOGITS", 2 * 2 * 50 * 7)
     with Watch() as watch:
         out, lse = attention_with_lse(q.as_subclass(Elsewhere), k, v)
     expected, expected_lse = attention_with_lse(q, k, v)
     torch.testing.assert_close(out.as_subclass(Tensor), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(lse.as_subclass(Tensor), expected_lse, rtol=1e-5, atol=1e-5)
-    assert watch.largest == 2 * 2 * 50 * 8, "parts of 7 queries x 50 keys are smaller than the output"
+    assert watch.largest == 2 * 2 * 50 * 8, "chunks of 7 queries x 50 keys are smaller than the output"
 
 
-@pytest.mark.parametrize("as_mask", [False, True])
-def test_no_map_is_ever_built(as_mask):
+def test_no_map_is_ever_built():
     rows, heads, text, video, dim = 3, 2, 40, 600, 8
     q, k, v = (randn(rows, heads, text + video, dim, seed=i) for i in range(3))
-    shared = torch.arange(text) % 2 == 0 if as_mask else 20
-    replacement = Replacement(shared, (*own_maps(2), ((0, 0.4), (1, 0.6))))
+    replacement = Replacement(20, (*identity_sources(2), ((0, 0.4), (1, 0.6))))
     with Watch() as watch:
         replaced_attention(q, k, v, replacement, text)
     assert watch.largest == q.numel(), "the output itself is the largest tensor"

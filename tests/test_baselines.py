@@ -10,7 +10,8 @@ from diffusers import CogVideoXVideoToVideoPipeline
 from PIL import Image
 from support.models import TEXT_LENGTH, pipeline_of
 
-from v2edit.backbones.cogvideox import CogVideoX, JointAttention
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.backbones.cogvideox_attention import JointAttention
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo, ddim_inversion, flow_edit, prompt_to_prompt
 from v2edit.bench.methods import V2Edit
 from v2edit.editing.progression import AlignedText, aligned_text
@@ -62,13 +63,13 @@ def test_video_to_video_is_diffusers_own(variant):
 
 def test_video_to_video_shares_the_weights_and_nothing_else(backbone):
     VideoToVideo(steps=2).build(backbone)(frames_of(1), PAIR, 0)
-    own, peer = backbone.transformer, backbone._peer.transformer
-    assert type(backbone._peer) is CogVideoXVideoToVideoPipeline and type(peer) is type(own)
+    own, peer = backbone.transformer, backbone._sdedit_pipeline.transformer
+    assert type(backbone._sdedit_pipeline) is CogVideoXVideoToVideoPipeline and type(peer) is type(own)
     for a, b in zip(own.parameters(), peer.parameters(), strict=True):
         assert a.data_ptr() == b.data_ptr()
     assert {type(p).__module__.split(".")[0] for p in peer.attn_processors.values()} == {"diffusers"}
     assert all(isinstance(p, JointAttention) for p in own.attn_processors.values())
-    assert backbone._peer.scheduler is not backbone.pipeline.scheduler
+    assert backbone._sdedit_pipeline.scheduler is not backbone.pipeline.scheduler
 
 
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
@@ -172,7 +173,7 @@ def test_prompt_to_prompt_with_equal_prompts_and_guidances_is_the_sources_replay
 )
 def test_the_number_of_forwards(settings, forwards):
     backbone, rows = CogVideoX(pipeline_of("5b")), []
-    for transformer in (backbone.transformer, backbone._peer.transformer):
+    for transformer in (backbone.transformer, backbone._sdedit_pipeline.transformer):
         transformer.register_forward_pre_hook(
             lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
         )

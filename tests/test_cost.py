@@ -9,7 +9,8 @@ from support.models import pipeline_of
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
-from v2edit.backbones.cogvideox import CogVideoX, RowwiseBlock
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.backbones.cogvideox_attention import RowwiseBlock
 from v2edit.backbones.fake import FakeModel, count
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import CostModel

@@ -62,7 +62,7 @@ def test_the_kernels_give_the_log_sum_exp_that_the_reference_gives(kernel, dtype
 def test_windows_and_replaced_maps_on_a_gpu(kernel, dtype, loop):
     window, text = Window(7, 3, loop), 20
     q, k, v = (torch.randn(2, text + 7 * 30, 4, 64, device="cuda", dtype=dtype).transpose(1, 2) for _ in range(3))
-    video = q[:, :, text:], window.wide(k[:, :, text:]), window.wide(v[:, :, text:])
+    video = q[:, :, text:], window.with_halo(k[:, :, text:]), window.with_halo(v[:, :, text:])
     maps = Replacement(15, (((0, 1.0),), ((0, 1.0),)))
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     with sdpa_kernel([kernel, SDPBackend.MATH]):

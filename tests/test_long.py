@@ -18,7 +18,8 @@ from support.models import pipeline_of
 from v2edit import backbones, video
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
-from v2edit.backbones.cogvideox import CogVideoX, rotate
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.backbones.cogvideox_attention import rotate
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.editor import resize_clip
 from v2edit.editing.progression import aligned_text
@@ -80,7 +81,7 @@ class FrameByFrame:
         attention_mask=None,
         image_rotary_emb=None,
         replacement=None,
-        windowed=None,
+        windows=None,
     ):
         text = encoder_hidden_states.shape[1]
         x = torch.cat([encoder_hidden_states, hidden_states], 1)
@@ -158,7 +159,7 @@ def test_what_a_frame_depends_on(tiny):
 def test_windows_begin_where_the_training_ended(variant):
     backbone, seen = CogVideoX(pipeline_of(variant)), []
     backbone.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["attention_kwargs"]["windowed"] is not None), with_kwargs=True
+        lambda module, args, kwargs: seen.append(kwargs["attention_kwargs"]["windows"] is not None), with_kwargs=True
     )
     for frames in (1, 3, 4):
         backbone.denoise(latents_of(1, frames), 4, backbone.schedule(10), text_of(backbone, 1))

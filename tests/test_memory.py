@@ -14,7 +14,8 @@ from support.clips import PAIR, frames_of
 from support.models import pipeline_of
 
 from v2edit.attention import Replacement
-from v2edit.backbones.cogvideox import CogVideoX, RowwiseBlock
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.backbones.cogvideox_attention import RowwiseBlock
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.microbatch import SPLITS, select_rows, split_rows
 from v2edit.editing.progression import aligned_text

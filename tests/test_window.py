@@ -1,4 +1,4 @@
-"""Windows on long and looping clips: slices and merges against explicit masked maps, and what a window is."""
+"""Windowed attention: slices and merges against explicit masked maps, and which frames a window has."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +14,7 @@ from torch import Tensor
 from v2edit.attention import (
     Replacement,
     Window,
-    own_maps,
+    identity_sources,
     replaced_attention_reference,
     windowed_attention,
     windowed_attention_reference,
@@ -29,7 +29,7 @@ def windows(draw: st.DrawFn) -> Window:
 
 @dataclass
 class Case:
-    """`q`, `k`, `v` [text | video] meet text; `video` has queries and keys of its own, as if placed elsewhere."""
+    """`q`, `k`, `v` [text | video] meet text; `video` has queries and keys of its own, as if rotated otherwise."""
 
     window: Window
     text_tokens: int
@@ -54,14 +54,11 @@ def cases(draw: st.DrawFn) -> Case:
     rows, heads, dim = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 8, 24, 64]))
     seed, dtype, replacement = draw(st.integers(0, 2**20)), draw(dtypes), None
     if draw(st.booleans()):
-        shared: int | Tensor = draw(st.integers(0, text))
-        if draw(st.booleans()):
-            shared = torch.tensor(draw(st.lists(st.booleans(), min_size=text, max_size=text)))
-        replacement = Replacement(shared, tuple(draw(weighted_sources(rows)) for _ in range(rows)))
+        replacement = Replacement(draw(st.integers(0, text)), tuple(draw(weighted_sources(rows)) for _ in range(rows)))
     length = window.frames * tokens
     q, k, v = (randn(rows, heads, text + length, dim, seed=seed + i, dtype=dtype) for i in range(3))
-    placed = [randn(rows, heads, length, dim, seed=seed + 3 + i, dtype=dtype) for i in range(2)]
-    video = placed[0], window.wide(placed[1]), window.wide(v[:, :, text:])
+    rotated = [randn(rows, heads, length, dim, seed=seed + 3 + i, dtype=dtype) for i in range(2)]
+    video = rotated[0], window.with_halo(rotated[1]), window.with_halo(v[:, :, text:])
     return Case(window, text, replacement, q, k, v, video)
 
 
@@ -77,7 +74,7 @@ def test_slices_and_merges_equal_masked_maps(case):
 def test_a_window_as_long_as_an_open_clip_is_full_attention(case):
     text = case.text_tokens
     case.window = Window(case.window.frames, case.window.frames)
-    case.video = tuple(x[:, :, text:] for x in (case.q, case.k, case.v))  # placed as where they meet text
+    case.video = tuple(x[:, :, text:] for x in (case.q, case.k, case.v))  # one set of positions
     plain = F.scaled_dot_product_attention(case.q, case.k, case.v)
     if case.replacement is not None:
         plain = replaced_attention_reference(case.q, case.k, case.v, case.replacement, text)
@@ -89,14 +86,14 @@ def test_what_a_window_shows(window):
     """`span` different frames, the own one among them, neighbours in time; as many before it as after, where there
     are as many."""
     frames, half = window.frames, window.span // 2
-    wide = window.wide(torch.arange(frames).view(1, 1, -1, 1)).flatten().tolist()
-    for frame, place in enumerate(window.positions()):
-        seen = wide[window.first(frame) :][: window.span]
-        assert len(set(seen)) == window.span and seen[place] == frame
+    keys = window.with_halo(torch.arange(frames).view(1, 1, -1, 1)).flatten().tolist()
+    for frame, position in enumerate(window.positions()):
+        seen = keys[window.first_key(frame) :][: window.span]
+        assert len(set(seen)) == window.span and seen[position] == frame
         steps = {(b - a) % frames if window.loop else b - a for a, b in pairwise(seen)}
         assert steps <= {1 % frames}
         if window.loop or half <= frame < frames - window.span + half:
-            assert place == half
+            assert position == half
     if not window.loop:
         assert window.positions()[0] == 0 and window.positions()[-1] == window.span - 1
 
@@ -115,7 +112,7 @@ def test_a_loop_has_no_first_frame(case, shift):
     for move in (lambda x, ahead=0: x, rolled):
         q, k, v = (move(x, text) for x in (case.q, case.k, case.v))
         q_clip, k_clip, v_clip = (move(x) for x in clip)
-        video = q_clip, window.wide(k_clip), window.wide(v_clip)
+        video = q_clip, window.with_halo(k_clip), window.with_halo(v_clip)
         outs.append(windowed_attention(q, k, v, video, window, text, case.replacement))
     torch.testing.assert_close(outs[1], rolled(outs[0], text), **TOLERANCE[case.q.dtype])
 
@@ -136,7 +133,7 @@ def test_equal_rows_give_equal_bits(layout, window, dim, tokens, shared, dtype, 
     source = layout[-1][0][0]
     for x in (q, k, v):
         x[-1] = x[source]
-    video = q[:, :, text:], window.wide(k[:, :, text:]), window.wide(v[:, :, text:])
+    video = q[:, :, text:], window.with_halo(k[:, :, text:]), window.with_halo(v[:, :, text:])
     for replacement in (None, Replacement(shared, layout)):
         out = windowed_attention(q, k, v, video, window, text, replacement)
         assert out[-1].equal(out[source])
@@ -146,9 +143,9 @@ def test_memory_grows_with_the_clip_and_not_with_its_square():
     def largest(frames: int) -> float:
         window, tokens, text = Window(frames, 3, loop=True), 50, 20
         q, k, v = (randn(2, 2, text + frames * tokens, 8, seed=i) for i in range(3))
-        video = q[:, :, text:], window.wide(k[:, :, text:]), window.wide(v[:, :, text:])
+        video = q[:, :, text:], window.with_halo(k[:, :, text:]), window.with_halo(v[:, :, text:])
         with Watch() as watch:
-            windowed_attention(q, k, v, video, window, text, Replacement(10, own_maps(2)))
+            windowed_attention(q, k, v, video, window, text, Replacement(10, identity_sources(2)))
         return watch.largest / q.numel()
 
     assert largest(6) == largest(24) == 1.0, "the output is the largest tensor"

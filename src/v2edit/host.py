@@ -1,6 +1,6 @@
-"""The machine: its memory, and the policy when that runs out; its devices and cores; its libraries' chatter.
+"""The machine: its memory and the policy when that runs out, its devices and cores, its libraries' messages.
 
-Torch is loaded where it is needed.
+Torch is imported only where it is needed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-Made = TypeVar("Made")
-# What torch's allocator of main memory and the libraries under it say; a GPU's has an error type of its own.
-REFUSALS = re.compile(r"allocate memory|not enough memory|bad_alloc|out of memory|unable to allocate", re.IGNORECASE)
+Result = TypeVar("Result")
+# Messages of torch's allocator of main memory and of the libraries under it; a GPU's has an error type of its own.
+OUT_OF_MEMORY = re.compile(r"allocate memory|not enough memory|bad_alloc|out of memory|unable to allocate", re.I)
+
+
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory ran out, in main memory or on a device."""
+    """Whether an error means that main memory or a device's memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and bool(REFUSALS.search(str(error)))
+    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def memory_advice(error: BaseException) -> str | None:
-    """What to try, in one line, where an error is for want of memory; None for any other."""
+    """Return one line of advice for an error that means out of memory; None for any other."""
     if not is_out_of_memory(error):
         return None
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it
@@ -43,26 +46,26 @@ def memory_advice(error: BaseException) -> str | None:
     return "out of memory; try a shorter video, and --vae-tiling"
 
 
-def retry_smaller_on_oom(work: Callable[[], Made], smaller: Callable[[], str | None]) -> Made:
-    """What `work` makes, tried again after each failure for want of memory, as long as `smaller` knows how to need
-    less: it changes that and says so in words, or gives None, and then the failure is raised."""
+def retry_smaller_on_oom(work: Callable[[], Result], shrink: Callable[[], str | None]) -> Result:
+    """Return the result of `work`, repeated after running out of memory as long as `shrink` has an option left: it
+    switches to one that needs less and describes it, or returns None, and then the error is raised."""
     while True:
         try:
             return work()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            # The failure's frames hold what was allocated until then: without them there is more room to go on.
+            # The traceback's frames hold what was allocated until then: without them there is more memory to go on.
             error.__traceback__ = None
             failure = error
         release_memory()
-        if (how := smaller()) is None:
+        if (option := shrink()) is None:
             raise failure
-        log.warning("out of memory: going on with %s, which is slower", how)
+        log.warning("out of memory: going on with %s, which is slower", option)
 
 
 def release_memory() -> None:
-    """Gives back what is no longer used."""
+    """Collect garbage and return the GPU's cached memory."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -70,70 +73,75 @@ def release_memory() -> None:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that this process may take besides what it has, on a GPU or of main memory; None where nobody says."""
+    """Return the bytes that this process can still allocate, on a GPU or in main memory; None where unknown."""
     if device.type == "cuda":
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = [room for room in (_in_the_machine(), _in_the_group(), _in_the_limit()) if room is not None]
-    return max(0, min(found)) if found else None
+    limits = [limit for limit in (_machine_memory(), _container_memory(), _ulimit_memory()) if limit is not None]
+    return max(0, min(limits)) if limits else None
 
 
-def process_memory(what: str = "VmRSS") -> int:
-    """Bytes of main memory that this process has (VmRSS), or had at most (VmHWM)."""
-    if line := _line("/proc/self/status", what):
-        return line
-    import resource  # The peak is all that other systems tell.
+def process_memory(field: str = "VmRSS") -> int:
+    """Return the bytes of main memory that this process holds (VmRSS), or held at its peak (VmHWM)."""
+    if size := _read_size("/proc/self/status", field):
+        return size
+    import resource  # Other systems have the peak alone.
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _in_the_machine() -> int | None:
-    if (room := _line("/proc/meminfo", "MemAvailable")) is not None:
-        return room
+def _machine_memory() -> int | None:
+    """Return the bytes that are free in the machine."""
+    if (available := _read_size("/proc/meminfo", "MemAvailable")) is not None:
+        return available
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") - process_memory()
     except (ValueError, OSError, AttributeError):
         return None
 
 
-def _in_the_group() -> int | None:
-    """Under the limit of a container."""
+def _container_memory() -> int | None:
+    """Return the bytes that are left under the limit of a container (cgroup v2)."""
     try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{what}").read_text().strip() for what in ("max", "current"))
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
         return None if limit == "max" else int(limit) - int(used)
     except (OSError, ValueError):
         return None
 
 
-def _in_the_limit() -> int | None:
-    """Under `ulimit -v`."""
+def _ulimit_memory() -> int | None:
+    """Return the bytes that are left under `ulimit -v`."""
     try:
         import resource
     except ImportError:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    taken = _line("/proc/self/status", "VmSize")
-    return None if limit == resource.RLIM_INFINITY or taken is None else limit - taken
+    used = _read_size("/proc/self/status", "VmSize")
+    return None if limit == resource.RLIM_INFINITY or used is None else limit - used
 
 
-def _line(file: str, what: str) -> int | None:
-    """A line of one of the system's tables, in bytes."""
+def _read_size(path: str, field: str) -> int | None:
+    """Read a field of one of the system's tables, in bytes."""
     try:
-        lines = Path(file).read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
         return None
-    found = next((line for line in lines if line.startswith(what + ":")), None)
-    return None if found is None else int(found.split()[1]) * 1024
+    line = next((line for line in lines if line.startswith(field + ":")), None)
+    return None if line is None else int(line.split()[1]) * 1024
 
 
 # --- devices and cores -----------------------------------------------------------------------------
 
 
 def find_device(name: str) -> Any:
-    """The torch device of a name; auto is a GPU where there is one. Raises `UserError` for one that is not here."""
+    """Return the torch device of a name; auto is a GPU where there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
     import torch
 
     if name == "auto":
@@ -147,7 +155,7 @@ def find_device(name: str) -> Any:
 
 
 def available_cores() -> int:
-    """The CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -156,17 +164,17 @@ def available_cores() -> int:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Without the libraries' remarks, and without their bars for parts being read, which are many and short.
-    Downloads keep theirs. Everything is as it was afterwards."""
-    from diffusers.utils import logging as of_diffusers
+    """Silence the libraries' messages and their many short progress bars, and restore both afterwards; bars of
+    downloads stay."""
+    from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging as of_transformers
+    from transformers.utils import logging as transformers_logging
 
-    loggers = of_diffusers, of_transformers
+    loggers = diffusers_logging, transformers_logging
     before = [(logger, logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
     downloads = not are_progress_bars_disabled()
 
-    def keep_download_bars() -> None:  # transformers' switch moves this one, too
+    def keep_download_bars() -> None:  # transformers' switch changes this one, too
         if downloads and are_progress_bars_disabled():
             enable_progress_bars()
         elif not downloads and not are_progress_bars_disabled():
@@ -190,7 +198,7 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def quiet_log(name: str) -> Iterator[None]:
-    """Without a library's warnings in its log."""
+    """Silence the warnings of a library's log."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

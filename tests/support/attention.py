@@ -1,4 +1,4 @@
-"""Random queries, keys and values, and what they allocate."""
+"""Random queries, keys and values, and a record of the tensors that operations allocate."""
 
 import torch
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ dtypes = st.sampled_from(list(TOLERANCE))
 
 
 def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
-    """Numbers as they come from a projection: [batch, tokens, heads, channels] in memory."""
+    """Draw numbers laid out as a projection gives them: [batch, tokens, heads, channels] in memory."""
     b, h, n, d = shape
     x = scale * torch.randn(b, n, h, d, generator=torch.Generator().manual_seed(seed))
     return x.to(dtype).transpose(1, 2)
@@ -27,12 +27,13 @@ def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32, scale: flo
 
 @st.composite
 def weighted_sources(draw: st.DrawFn, rows: int) -> tuple[tuple[int, float], ...]:
-    chosen = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=3))
-    shares = [draw(st.integers(1, 9)) for _ in chosen]
-    return tuple((row, share / sum(shares)) for row, share in zip(chosen, shares, strict=True))
+    """Draw the (row, weight) pairs of a row of a `Replacement`."""
+    sources = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=3))
+    shares = [draw(st.integers(1, 9)) for _ in sources]
+    return tuple((row, share / sum(shares)) for row, share in zip(sources, shares, strict=True))
 
 
-# Which rows share query and key with which, by the editor's layouts: guidance halves of (original, current, edit).
+# Sources of the rows by the editor's layouts: CFG batches of (original, current, edit).
 LAYOUTS = [
     (((0, 1.0),), ((0, 1.0),)),
     (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)),
@@ -41,7 +42,7 @@ LAYOUTS = [
 
 
 class Watch(TorchDispatchMode):
-    """Sees every tensor that any operation makes; views and results in place are none."""
+    """Records every tensor that operations allocate; views and results in place are none."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,12 +1,11 @@
-"""Attention as pure functions on q, k, v; the obvious version of each stands beside the fast one."""
+"""Attention as pure functions on q, k, v; each fast one has a slow reference beside it."""
 
 from v2edit.attention.replacement import (
     Replacement,
     attention_with_lse,
     attention_with_lse_reference,
+    identity_sources,
     merge_states,
-    own_maps,
-    replace_maps,
     replaced_attention,
     replaced_attention_reference,
 )
@@ -17,9 +16,8 @@ __all__ = [
     "Window",
     "attention_with_lse",
     "attention_with_lse_reference",
+    "identity_sources",
     "merge_states",
-    "own_maps",
-    "replace_maps",
     "replaced_attention",
     "replaced_attention_reference",
     "windowed_attention",

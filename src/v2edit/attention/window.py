@@ -1,10 +1,10 @@
-"""Attention of long and of looping clips (V2Edit Sec. B.3), by contiguous slices and without a mask.
+"""Windowed attention of long and looping clips (V2Edit Sec. B.3), by contiguous slices and without a mask.
 
-The queries of each latent frame see the keys of as many frames as the model was trained on, those around it, and
-all text; text queries see everything. In a loop the first and the last frames see each other as neighbours.
+The queries of each latent frame see the keys of as many frames as the model was trained on, those around it, and all
+text; text queries see everything. In a loop the first and the last frames see each other as neighbours.
 
-Shapes as in `replacement`. A clip has F latent frames of P tokens; `wide` keys and values have those of W frames: F,
-and in a loop the ones that each end borrows from the other.
+Shapes as in `replacement`. A clip has F latent frames of P tokens. In a loop each end has a *halo*: copies of the
+frames beyond the other end (wrap-around), so that keys and values with halo have W >= F frames.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from torch import Tensor
 
 from v2edit.attention.replacement import (
     Replacement,
+    attention_logits,
     attention_with_lse,
-    logits_of,
+    identity_sources,
+    merge_shared_columns,
     merge_states,
-    own_maps,
     replaced_maps_reference,
-    split_columns,
-    take_maps,
 )
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which `span` of a clip's `frames` latent frames the video queries of each frame see.
+    """The `span` of a clip's `frames` latent frames that the video queries of each frame see.
 
     In an open clip the windows at the ends are moved inwards rather than cut, so that every query sees as many frames
     as the model was trained on, and a window as long as the clip is full attention.
@@ -46,28 +45,30 @@ class Window:
         assert 1 <= self.span <= self.frames, self
 
     @property
-    def before(self) -> int:
-        """How many frames the first one borrows from the end of a loop."""
+    def halo_before(self) -> int:
+        """The number of halo frames before a loop's first one."""
         return self.span // 2 if self.loop else 0
 
     @property
-    def after(self) -> int:
-        return self.span - 1 - self.before if self.loop else 0
+    def halo_after(self) -> int:
+        """The number of halo frames after a loop's last one."""
+        return self.span - 1 - self.halo_before if self.loop else 0
 
-    def first(self, frame: int) -> int:
-        """The first frame that the queries of a frame see, counted along the wide keys."""
+    def first_key(self, frame: int) -> int:
+        """Return the first frame that the queries of a frame see, counted along the keys with halo."""
         return frame if self.loop else min(max(frame - self.span // 2, 0), self.frames - self.span)
 
     def positions(self) -> list[int]:
-        """Where each frame stands in its own window, from 0 to span - 1: the time at which it meets the text."""
-        return [self.before + frame - self.first(frame) for frame in range(self.frames)]
+        """Return each frame's position in its own window, 0 to span - 1: the time at which it meets the text."""
+        return [self.halo_before + frame - self.first_key(frame) for frame in range(self.frames)]
 
-    def wide(self, x: Tensor) -> Tensor:
-        """Keys or values of the clip [B, H, F P, D] with those that its ends borrow, [B, H, W P, D]."""
-        if self.before == self.after == 0:
+    def with_halo(self, x: Tensor) -> Tensor:
+        """Add the halo to the clip's keys or values: [B, H, F P, D] to [B, H, W P, D]."""
+        if self.halo_before == self.halo_after == 0:
             return x
         tokens = x.shape[2] // self.frames
-        return torch.cat([x[:, :, (self.frames - self.before) * tokens :], x, x[:, :, : self.after * tokens]], dim=2)
+        before, after = x[:, :, (self.frames - self.halo_before) * tokens :], x[:, :, : self.halo_after * tokens]
+        return torch.cat([before, x, after], dim=2)
 
 
 def windowed_attention(
@@ -79,39 +80,42 @@ def windowed_attention(
     text_tokens: int,
     replacement: Replacement | None = None,
 ) -> Tensor:
-    """Joint attention over [text | video], [B, H, N, D] like q: text queries plain, video queries by windows, and
-    their maps of the text replaced on request.
+    """Joint attention over [text | video], [B, H, N, D] like q: plain for text queries, by windows for video queries,
+    with AMR on their maps of the text if there is a `replacement`.
 
-    Two placings of the same clip: in q, k, v, which meet text, each frame is at its place within its own window, as
-    if that were the whole clip; in `video` (queries [B, H, F P, D], wide keys and values [B, H, W P, D]), which meet
-    each other, at its place in the clip, borrowed frames at theirs beyond its ends. Without rotary positions these
-    are the same. So no position is met that the model was not trained on, and a loop has no first frame.
+    The clip has two sets of rotary positions. In q, k, v, which meet text, each frame is at its position in its own
+    window, as if that were the whole clip. In `video` (queries [B, H, F P, D], keys and values with halo [B, H, W P,
+    D]), where frames meet each other, each is at its position in the clip, halo frames beyond its ends. So the model
+    meets no position that it was not trained on, and a loop has no first frame. Without rotary positions the two are
+    the same.
     """
     shared = 0 if replacement is None else replacement.shared
-    (k_own, k_shared), (v_own, v_shared) = (split_columns(x[:, :, :text_tokens], shared) for x in (k, v))
-    text = F.scaled_dot_product_attention(q[:, :, :text_tokens], k, v)
-    outs, lses = zip(*windows(*video, window), strict=True)
+    text_q, video_q = q[:, :, :text_tokens], q[:, :, text_tokens:]
+    text = F.scaled_dot_product_attention(text_q, k, v)
+    outs, lses = zip(*attention_by_window(*video, window), strict=True)
     # Joined as projections are laid out, [rows, tokens, heads, channels]: the next one takes it without a copy.
     out = torch.cat([part.transpose(1, 2) for part in (text, *outs)], dim=1).transpose(1, 2)
-    seen, lse, queries = out[:, :, text_tokens:], torch.cat(lses, dim=2), q[:, :, text_tokens:]
-    if k_own.shape[2] > 0:
-        own, own_lse = attention_with_lse(queries, k_own, v_own)
-        for row in range(len(q)):  # as in `take_maps`, for equal bits
-            merge_states(seen[row], lse[row], own[row], own_lse[row], into=seen[row])
+    video_out, lse = out[:, :, text_tokens:], torch.cat(lses, dim=2)
+    if shared < text_tokens:
+        own, own_lse = attention_with_lse(video_q, k[:, :, shared:text_tokens], v[:, :, shared:text_tokens])
+        for row in range(len(q)):  # as in `merge_shared_columns`, for equal bits
+            merge_states(video_out[row], lse[row], own[row], own_lse[row], into=video_out[row])
             torch.logaddexp(lse[row], own_lse[row], out=lse[row])
     if replacement is not None:
-        take_maps(seen, lse, queries, k_shared, v_shared, replacement.sources, replacement.kept)
+        k_shared, v_shared = k[:, :, :shared], v[:, :, :shared]
+        sources, cache = replacement.sources, replacement.cache
+        merge_shared_columns(video_out, lse, video_q, k_shared, v_shared, sources, cache)
     return out
 
 
-def windows(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Iterator[tuple[Tensor, Tensor]]:
-    """Attention [B, H, ., D] of video queries over wide keys and its log-sum-exp [B, H, .], frame after frame; frames
-    that see the same ones together."""
+def attention_by_window(q: Tensor, k: Tensor, v: Tensor, window: Window) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the attention [B, H, ., D] of video queries over keys with halo and its log-sum-exp [B, H, .], frame after
+    frame; frames that see the same keys together."""
     tokens, start = q.shape[2] // window.frames, 0
-    for first, frames in groupby(range(window.frames), key=window.first):
+    for first, frames in groupby(range(window.frames), key=window.first_key):
         stop = start + len(list(frames))
-        seen = slice(first * tokens, (first + window.span) * tokens)
-        yield attention_with_lse(q[:, :, start * tokens : stop * tokens], k[:, :, seen], v[:, :, seen])
+        keys = slice(first * tokens, (first + window.span) * tokens)
+        yield attention_with_lse(q[:, :, start * tokens : stop * tokens], k[:, :, keys], v[:, :, keys])
         start = stop
 
 
@@ -124,17 +128,17 @@ def windowed_attention_reference(
     text_tokens: int,
     replacement: Replacement | None = None,
 ) -> Tensor:
-    """`windowed_attention` with its maps in sight, masked: memory of queries x keys."""
-    q_video, k_wide, v_wide = video
+    """`windowed_attention` from explicit maps with a mask: memory of queries x keys."""
+    q_video, k_halo, v_halo = video
     tokens = q_video.shape[2] // window.frames
-    sees = torch.zeros(q_video.shape[2], k_wide.shape[2], dtype=torch.bool, device=q.device)
+    visible = torch.zeros(q_video.shape[2], k_halo.shape[2], dtype=torch.bool, device=q.device)
     for frame in range(window.frames):
-        first = window.first(frame)
-        sees[frame * tokens : (frame + 1) * tokens, first * tokens : (first + window.span) * tokens] = True
-    text = logits_of(q[:, :, :text_tokens], k).softmax(-1) @ v.to(torch.promote_types(v.dtype, torch.float32))
-    of_text = logits_of(q[:, :, text_tokens:], k[:, :, :text_tokens])
-    of_video = logits_of(q_video, k_wide).masked_fill(~sees, -math.inf)
-    replacement = Replacement(0, own_maps(len(q))) if replacement is None else replacement
-    maps = replaced_maps_reference(torch.cat([of_text, of_video], dim=-1), replacement)
-    values = torch.cat([v[:, :, :text_tokens], v_wide], dim=2)
+        first = window.first_key(frame)
+        visible[frame * tokens : (frame + 1) * tokens, first * tokens : (first + window.span) * tokens] = True
+    text = attention_logits(q[:, :, :text_tokens], k).softmax(-1) @ v.to(torch.promote_types(v.dtype, torch.float32))
+    text_logits = attention_logits(q[:, :, text_tokens:], k[:, :, :text_tokens])
+    video_logits = attention_logits(q_video, k_halo).masked_fill(~visible, -math.inf)
+    replacement = Replacement(0, identity_sources(len(q))) if replacement is None else replacement
+    maps = replaced_maps_reference(torch.cat([text_logits, video_logits], dim=-1), replacement)
+    values = torch.cat([v[:, :, :text_tokens], v_halo], dim=2)
     return torch.cat([text, maps @ values.to(maps)], dim=2).to(q)

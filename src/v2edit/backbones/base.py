@@ -1,6 +1,6 @@
 """The protocol of a video model: all that the editing above it knows of any family.
 
-Letters: R rows of a lockstep batch (branches x guidance halves), F latent frames, C channels, L text slots, D width.
+Letters: R rows of a lockstep batch (CFG batches x branches), F latent frames, C channels, L text slots, D width.
 Rows are evaluated together so that a row's attention may take maps from another row.
 """
 
@@ -22,14 +22,14 @@ from v2edit.sampling import Schedule
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model without its weights: how it reads prompts, and what its edits cost."""
+    """A model without its weights: its tokenizer, its defaults and its noise levels."""
 
     tokenizer: PromptTokenizer
     defaults: Defaults
     scheduler: Any  # of diffusers
 
     def schedule(self, steps: int) -> Schedule:
-        """As `Backbone.schedule`."""
+        """Return the noise levels of `steps` denoising steps."""
         return Schedule.from_diffusers(self.scheduler, steps)
 
 
@@ -54,7 +54,7 @@ class Backbone(Protocol):
     """A text-to-video model as a denoiser of latents."""
 
     name: str
-    defaults: Defaults  # what an edit does where its settings leave it open
+    defaults: Defaults  # of the settings that an edit leaves open
     solver: str  # the solver that the model's own scheduler amounts to
     native_size: Size  # the clip it was trained on
     text_length: int  # L
@@ -72,33 +72,34 @@ class Backbone(Protocol):
 
     @property
     def has_rotary_time(self) -> bool:
-        """Whether positions in time are relative, so that there can be windows on long clips, and loops."""
+        """Whether positions in time are rotary, hence relative: what windows on long clips and loops need."""
         ...
 
     def nearest_size(self, size: Size, loop: bool = False) -> Size:
-        """The nearest size that the model takes: as many frames or more, the aspect kept, the trained area.
+        """Return the nearest size that the model takes: as many frames or more, the same aspect, the native area.
 
-        Raises `UserError` for a loop where positions are not relative.
+        Raises:
+            UserError: a loop where positions in time are not rotary.
         """
         ...
 
     def encode(self, frames: np.ndarray, generator: torch.Generator | None = None, loop: bool = False) -> Tensor:
-        """uint8 [T, H, W, 3] of a valid size to scaled latents [1, F, C, h, w], float32: the posterior's mode,
-        or a sample of it where a generator is given. The frames stay in main memory, the device has a few at a time.
+        """Encode uint8 frames [T, H, W, 3] of a valid size to scaled latents [1, F, C, h, w], float32: the
+        posterior's mode, or a sample of it with a generator. The device holds only a few frames at a time.
 
         A loop's latent frames are those of an endless repetition: rolling its frames by a latent group rolls them."""
         ...
 
     def decode(self, latents: Tensor, loop: bool = False) -> np.ndarray:
-        """Scaled latents [1, F, C, h, w] to uint8 [T, H, W, 3], which go to main memory a few at a time."""
+        """Decode scaled latents [1, F, C, h, w] to uint8 frames [T, H, W, 3], moved to main memory a few at a time."""
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> list[Text]:
-        """Each prompt padded to L slots and encoded; what is longer is cut, with one warning."""
+        """Encode each prompt, padded to L slots; a longer one is cut with a warning."""
         ...
 
     def schedule(self, steps: int) -> Schedule:
-        """The noise levels of `steps` denoising steps, from the model's own scheduler."""
+        """Return the noise levels of `steps` denoising steps, from the model's own scheduler."""
         ...
 
     def denoise(
@@ -110,13 +111,14 @@ class Backbone(Protocol):
         replacement: Replacement | None = None,
         loop: bool = False,
     ) -> Tensor:
-        """The network's x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape.
+        """Predict x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape.
 
-        Clips longer than `trained`, and loops, are attended by windows where positions are relative (V2Edit Sec. B.3).
+        Clips longer than `native_size`, and loops, use windowed attention where positions in time are rotary (V2Edit
+        Sec. B.3).
         """
         ...
 
     def shrink(self) -> str | None:
-        """Takes the next way to need less memory on the device, results being the same, and says in words what it is;
-        None where none is left. What was taken stays."""
+        """Go on in a way that needs less memory on the device, with the same results, and describe it; None where no
+        further way is left."""
         ...

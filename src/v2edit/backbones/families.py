@@ -1,4 +1,4 @@
-"""The table of model families: what a folder of theirs holds, and what their edits do by default. Loads no torch."""
+"""The table of model families: the files in their folders and the defaults of their edits. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 BUILT_IN = "primitives"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "weights" / BUILT_IN
-PUBLISHED = "zai-org/CogVideoX-5b"  # what to suggest for videos of the real world
+PUBLISHED = "zai-org/CogVideoX-5b"  # the suggestion for videos of the real world
 INDEX = "model_index.json"
 FAMILIES = {"CogVideoXPipeline": "CogVideoX", "CogVideoXVideoToVideoPipeline": "CogVideoX"}
 SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
@@ -26,21 +26,21 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "scheduler": (("scheduler_config.json",),),
 }
 
-# Whose code a model's parts may name: diffusers imports whatever library an index says.
+# Libraries whose classes a model's parts may name: diffusers imports whatever library an index names.
 LIBRARIES = ("diffusers", "transformers")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """CogVideoX's, as published (V2Edit Sec. 4.1), unless a model has its own."""
+    """Defaults of a model's edits: CogVideoX's as published (V2Edit Sec. 4.1), unless it has its own."""
 
     guidance: float = 7.0
     """Classifier-free guidance."""
     beta: float = 0.5
-    """How far down the controls act, as a share of the timesteps."""
+    """The end of the controls' window, as a share of the timesteps."""
 
 
 PUBLISHED_DEFAULTS = Defaults()
-# The built-in model follows its prompts at once: pulled less and held all the way down it keeps more, and looks more
-# like the true edit where it changes (docs/ablations.md). Nobody has measured that for CogVideoX.
+# The built-in model follows its prompts at once: with less guidance and the controls on to the end it keeps more, and
+# is closer to the true edit where it changes (docs/ablations.md). This is not measured for CogVideoX.
 BUILT_IN_DEFAULTS = Defaults(guidance=2.0, beta=0.0)

@@ -29,28 +29,28 @@ from v2edit.host import quiet_log
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that is there and of a known family: its `name` as given, and where it is loaded from."""
+    """A model that exists and is of a known family: its `name` as the user wrote it, and where it is loaded from."""
 
     name: str
     source: str  # a folder or a hub id
     commit: str | None = None  # of a hub id
     cached: bool = False  # the hub cannot be reached, but an earlier download is here
     family: str = "CogVideoX"
-    pickles: bool = False  # weights that are pickles are taken, too
+    pickles: bool = False  # weights may be pickles
 
     @property
     def prompt_style(self) -> str:
-        """The name of the style that prompts for it are written in."""
+        """The name of the style of its prompts."""
         return BUILT_IN if self.name == BUILT_IN else self.family.lower()
 
     @property
     def defaults(self) -> Defaults:
-        """What its edits do where their settings leave it open."""
+        """Defaults of the settings that its edits leave open."""
         return BUILT_IN_DEFAULTS if self.name == BUILT_IN else PUBLISHED_DEFAULTS
 
 
 def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
-    """Finds a model by its index alone; `load` says what both take.
+    """Find a model by its index alone; the arguments are those of `load`.
 
     Raises:
         UserError: the model cannot be found, is not of a known family, lacks a part, or has it as a pickle only.
@@ -65,7 +65,7 @@ def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool 
     elif folder.exists() or model.count("/") != 1 or model.startswith((".", "/")):
         raise UserError(f"no model {model!r}: give {BUILT_IN!r}, a Hugging Face id such as {PUBLISHED}, or a folder")
     else:
-        path, reached = _fetched_index(model, revision)
+        path, reached = _fetch_index(model, revision)
         checkpoint = Checkpoint(model, model, path.parent.name, cached=not reached)
     try:
         index = read_json(path)
@@ -77,7 +77,7 @@ def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool 
 
 
 def has_weights(checkpoint: Checkpoint) -> bool:
-    """Whether all of its weights are on this machine."""
+    """Whether all weights of a model are on this machine."""
     folder = Path(checkpoint.source)
     if checkpoint.commit:
         from huggingface_hub import snapshot_download
@@ -87,21 +87,21 @@ def has_weights(checkpoint: Checkpoint) -> bool:
             folder = Path(snapshot_download(checkpoint.source, revision=checkpoint.commit, local_files_only=True))
         except (LocalEntryNotFoundError, OSError):
             return False
-    return all(_whole(folder / part) for part, needs in PARTS.items() if needs is WEIGHTS)
+    return all(_is_complete(folder / part) for part, needs in PARTS.items() if needs is WEIGHTS)
 
 
-def _whole(part: Path) -> bool:
-    """Whether a part's weights lie in its folder, with all of the files that its index names."""
+def _is_complete(part: Path) -> bool:
+    """Whether the folder of a part has its weights, with all files that its index names."""
     files = {file.name for file in part.glob("*.safetensors")}
     try:
-        named = [set(read_json(index)["weight_map"].values()) for index in part.glob("*.safetensors.index.json")]
+        shards = [set(read_json(index)["weight_map"].values()) for index in part.glob("*.safetensors.index.json")]
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-    return bool(files) and all(shards <= files for shards in named)
+    return bool(files) and all(names <= files for names in shards)
 
 
 def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle: bool) -> None:
-    """Raises `UserError` for a model that cannot be edited with, as far as its index and its folder tell."""
+    """Raise `UserError` for a model that this package cannot edit with, by its index and its folder."""
     if (kind := str(index.get("_class_name"))) not in FAMILIES:
         what = f"a {kind}" if "_class_name" in index else "no pipeline"
         raise UserError(
@@ -114,8 +114,8 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
         if not isinstance(kind, list) or kind[-1:] in ([], [None]) or (folder and not (folder / part).is_dir()):
             missing.append(f"its {part}")
         elif folder:
-            lacks = [names for names in needs if not _any(folder / part, *names)]
-            if (SAFE,) in lacks and _any(folder / part, PICKLED):
+            lacks = [names for names in needs if not _has_file(folder / part, *names)]
+            if (SAFE,) in lacks and _has_file(folder / part, PICKLED):
                 lacks.remove((SAFE,))
                 pickled.append(part)
             missing += [f"{part}/{' or '.join(names)}" for names in lacks]
@@ -136,12 +136,12 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
         raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(SCHEDULERS)}")
 
 
-def _any(folder: Path, *names: str) -> bool:
+def _has_file(folder: Path, *names: str) -> bool:
     return any(file.is_file() for name in names for file in folder.glob(name))
 
 
-def _fetched_index(model: str, revision: str | None) -> tuple[Path, bool]:
-    """A hub model's index (in the folder of its commit), and whether the hub itself was reached for it."""
+def _fetch_index(model: str, revision: str | None) -> tuple[Path, bool]:
+    """Return the path of a hub model's index (in the folder of its commit), and whether the hub was reached."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -155,12 +155,12 @@ def _fetched_index(model: str, revision: str | None) -> tuple[Path, bool]:
     try:
         with quiet_log("huggingface_hub"):
             try:
-                # Asked for once: a download alone repeats its question for half a minute.
+                # One request: a download alone repeats its own for half a minute.
                 get_hf_file_metadata(hf_hub_url(model, INDEX, revision=revision))
                 reached = True
             except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
                 raise
-            except Exception:  # no network, in one of its many forms; an earlier download may be here
+            except Exception:  # no network, in one of its many forms; an earlier download may be cached
                 reached = False
             return Path(hf_hub_download(model, INDEX, revision=revision, local_files_only=not reached)), reached
     except LocalEntryNotFoundError as error:

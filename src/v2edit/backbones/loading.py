@@ -25,8 +25,8 @@ SMALL_FILES = [
     *(f"{part}/config.json" for part in ("transformer", "vae", "text_encoder")),
 ]
 
-# What diffusers and transformers raise over files that are no model.
-STUMBLES = (
+# The errors of diffusers and transformers over files that are no model.
+LOAD_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
     TypeError, ValueError,
     PickleError,
@@ -35,43 +35,43 @@ STUMBLES = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory, for one edit after the other."""
+    """A model in memory, which several edits can use in turn."""
 
     checkpoint: Checkpoint
     backbone: Backbone
 
 
 def read_info(checkpoint: Checkpoint) -> ModelInfo:
-    """What is known of a model without its weights: of a hub id, some small files are fetched.
+    """Read a model without its weights; of a hub id, some small files are downloaded.
 
     Raises:
-        UserError: they cannot be fetched or read.
+        UserError: they cannot be downloaded or read.
     """
     from v2edit.backbones.cogvideox import read_info as read_info_of
 
-    with _reading(checkpoint) as folder:
+    with _small_files(checkpoint) as folder:
         return read_info_of(folder, checkpoint.defaults)
 
 
 def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
-    """The model without its numbers, to count what it costs: of a hub id, some small files are fetched.
+    """Build a model without data, to count its cost; of a hub id, some small files are downloaded.
 
     Raises:
-        UserError: they cannot be fetched or read.
+        UserError: they cannot be downloaded or read.
     """
     import torch
 
     from v2edit.backbones.fake import FakeModel
 
-    with _reading(checkpoint) as folder:
+    with _small_files(checkpoint) as folder:
         return FakeModel(
             folder, getattr(torch, resolve_dtype(checkpoint, dtype, find_device(device))), checkpoint.defaults
         )
 
 
 @contextmanager
-def _reading(checkpoint: Checkpoint) -> Iterator[Path]:
-    """The folder of a model's small files; what goes wrong with them is the user's to know."""
+def _small_files(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Provide the folder of a model's small files; errors over them become `UserError`."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -84,12 +84,12 @@ def _reading(checkpoint: Checkpoint) -> Iterator[Path]:
             yield Path(folder)
     except UserError:
         raise
-    except STUMBLES as error:
+    except LOAD_ERRORS as error:
         raise UserError(f"cannot read how {checkpoint.name} is made: {first_line(error)}") from error
 
 
 def resolve_dtype(checkpoint: Checkpoint, dtype: DType, device: Any) -> str:
-    """The number format that `auto` means for a model on a torch device."""
+    """Return the name of a torch dtype, where `auto` depends on the model and the torch device."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
@@ -104,11 +104,11 @@ def load(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> Backbone:
-    """Loads a video model.
+    """Load a video model.
 
     Args:
         model: "primitives" (built in), a Hugging Face id such as "zai-org/CogVideoX-5b", a diffusers folder, or
-            what `find` made of one of them.
+            the `Checkpoint` that `find` returned for one of them.
         device: a torch device; "auto" takes CUDA where there is one.
         dtype: "auto" is bfloat16 on CUDA and float32 elsewhere (and always for the built-in model).
         offload: "model" moves the parts from main memory to the GPU in turn, "group" streams layer by layer.
@@ -126,7 +126,8 @@ def load(
     from diffusers import CogVideoXPipeline
     from safetensors import SafetensorError
 
-    from v2edit.backbones.cogvideox import CogVideoX, check_config_sizes
+    from v2edit.backbones.cogvideox import CogVideoX
+    from v2edit.backbones.config_limits import check_config_sizes
 
     target = find_device(device)
     if offload != "none" and target.type == "cpu":
@@ -144,7 +145,7 @@ def load(
             pipeline = CogVideoXPipeline.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
     except UserError:
         raise
-    except (*STUMBLES, SafetensorError) as error:
+    except (*LOAD_ERRORS, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error
     backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)
     backbone.place(target, offload)

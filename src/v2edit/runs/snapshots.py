@@ -1,7 +1,7 @@
-"""What a long loop keeps on disk, so that it can go on after any end of its process.
+"""Snapshots of long loops on disk, from which a run resumes after any end of its process.
 
-A loop is a snapshot of the snapshots: one safetensors file, which holds all that its steps to come depend on and is
-replaced whole. What lies between the loops is a function of what they make, and is not kept.
+A loop's snapshot is one safetensors file with all that its steps to come depend on; it is replaced whole. What a run
+computes between its loops is a function of their results, and has no snapshot.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SAVE_EVERY = 5  # denoising steps
-# What saving may cost where steps are short: this part of the time, and once in so many seconds.
+# Where steps are short, saving may cost this part of the time, and happens at most once in so many seconds.
 SHARE, PAUSE = 0.05, 1.0
 FACTS = "facts"
 
 
 @dataclass(frozen=True)
 class LoopState:
-    """A loop's state: tensors by name, and what else JSON holds."""
+    """A loop's state: tensors by name, and facts that JSON can hold."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -40,20 +40,21 @@ class LoopState:
 
 @dataclass(frozen=True)
 class Snapshots:
-    """The loops in a folder. `told` hears the name of a snapshot and how many of its steps are left."""
+    """The snapshots in a folder. `on_step` is called with the name of a loop and the number of its steps left."""
 
     folder: Path
     every: int = SAVE_EVERY
     on_step: Callable[[str, int], None] = lambda name, left: None
 
     def loop(self, name: str, every_step: bool = True) -> LoopSnapshot:
-        """`every_step`: steps are long, and every so many of them are kept; otherwise as often as it costs little."""
+        """Return the snapshot of a loop: saved every `self.every` steps, or, where steps are short (not `every_step`),
+        as often as it costs little."""
         return LoopSnapshot(self, name, self.every if every_step else None)
 
 
 @dataclass(frozen=True)
 class LoopSnapshot:
-    """One loop, and where it stands; without a snapshots nothing is kept."""
+    """The snapshot of one loop; without a folder of snapshots nothing is saved."""
 
     snapshots: Snapshots | None = None
     name: str = ""
@@ -65,9 +66,10 @@ class LoopSnapshot:
         return self.snapshots.folder / f"{self.name}.safetensors"
 
     def load(self) -> LoopState | None:
-        """Where the loop stood, on the CPU; None where it is still to begin.
+        """Read the saved state, on the CPU; None where the loop has not begun.
 
-        Raises `UserError` where the file cannot be read.
+        Raises:
+            UserError: the file cannot be read.
         """
         if self.snapshots is None or not self.path.exists():
             return None
@@ -81,57 +83,61 @@ class LoopSnapshot:
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise UserError(f"the state in {self.path} is damaged ({error}): start again, with another -o") from error
 
-    def save(self, kept: LoopState) -> None:
-        """Replaces what is kept, whole or not at all. Raises `OSError` where the disk does not take it."""
+    def save(self, state: LoopState) -> None:
+        """Replace the saved state, whole or not at all.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         from safetensors.torch import save
 
-        tensors = {name: one.detach().cpu().clone().contiguous() for name, one in kept.tensors.items()}
-        atomic_write(self.path, save(tensors, {FACTS: json.dumps(kept.facts)}))
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.tensors.items()}
+        atomic_write(self.path, save(tensors, {FACTS: json.dumps(state.facts)}))
 
-    def steps(self, first: int, end: int, state: Callable[[], LoopState]) -> Iterator[int]:
-        """The steps `first` to `end` - 1 of a loop, whose body makes one each. `state` tells where the loop stands
-        between two; that is kept after the last one, too, and when the user interrupts, who is heard after a step."""
+    def steps(self, first: int, end: int, read_state: Callable[[], LoopState]) -> Iterator[int]:
+        """Yield the steps `first` to `end` - 1 of a loop and save its state between them: when it is due, after the
+        last step, and after the step in which the user interrupts (KeyboardInterrupt is raised then)."""
         if self.snapshots is None:
             yield from range(first, end)
             return
         self.snapshots.on_step(self.name, end - first)
-        saved, cost = time.monotonic(), 0.0
-        with defer_interrupt() as asked:
+        last_save, save_seconds = time.monotonic(), 0.0
+        with defer_interrupt() as interrupts:
             for k in range(first, end):
                 yield k
-                now, done = time.monotonic(), k + 1
-                due = done % self.every == 0 if self.every else now - saved > max(PAUSE, cost / SHARE)
-                if due or asked or done == end:
-                    self.save(state())
-                    saved = time.monotonic()
-                    cost = saved - now
-                self.snapshots.on_step(self.name, end - done)
-                if asked:
+                now, count = time.monotonic(), k + 1
+                due = count % self.every == 0 if self.every else now - last_save > max(PAUSE, save_seconds / SHARE)
+                if due or interrupts or count == end:
+                    self.save(read_state())
+                    last_save = time.monotonic()
+                    save_seconds = last_save - now
+                self.snapshots.on_step(self.name, end - count)
+                if interrupts:
                     raise KeyboardInterrupt
 
 
 @contextmanager
 def defer_interrupt() -> Iterator[list[int]]:
-    """Within, an interrupt is noted in the list, and no more than that; a second one is the usual KeyboardInterrupt.
+    """Defer the first interrupt: its signal is appended to the list; a second one raises KeyboardInterrupt as usual.
 
-    Only for signals that would raise it: SIGINT, and SIGTERM where a program has put them on a level.
+    Only signals that would raise it are deferred: SIGINT, and SIGTERM where a program handles it alike.
     """
-    asked: list[int] = []
+    interrupts: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        if asked:
+    def on_signal(number: int, frame: Any) -> None:
+        if interrupts:
             signal.default_int_handler(number, frame)
-        asked.append(number)
+        interrupts.append(number)
         with suppress(RuntimeError):  # It may have come in the middle of a line being written.
             log.warning("stopping after this step; once more, and it stops at once")
 
-    ours: list[signal.Signals] = []
+    deferred: list[signal.Signals] = []
     if threading.current_thread() is threading.main_thread():
-        ours = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is signal.default_int_handler]
-    for number in ours:
-        signal.signal(number, note)
+        deferred = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is signal.default_int_handler]
+    for number in deferred:
+        signal.signal(number, on_signal)
     try:
-        yield asked
+        yield interrupts
     finally:
-        for number in ours:
+        for number in deferred:
             signal.signal(number, signal.default_int_handler)
