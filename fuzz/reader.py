@@ -49,9 +49,9 @@ def prompts() -> tuple[str, Read]:
 
 
 def sidecar() -> tuple[str, Read]:
-    from v2edit.jobs.video import resolve_prompts
+    from v2edit.jobs.prompts import source_prompt_beside_video
 
-    return "clip.json", lambda path: resolve_prompts(path.with_suffix(".mp4"), None, None, "a ball")
+    return "clip.json", lambda path: source_prompt_beside_video(path.with_suffix(".mp4"))
 
 
 def style() -> tuple[str, Read]:

@@ -3,6 +3,8 @@
 import inspect
 import json
 import math
+import pydoc
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,16 @@ import pytest
 import torch
 from support.models import pipeline_of
 
+import v2edit
 from v2edit import backbones, video
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.jobs.video import edit_video, resolve_prompts
+from v2edit.jobs.functions import edit_video
+from v2edit.jobs.options import ModelOptions, PromptOptions, job_from_keywords
+from v2edit.jobs.scene import SceneEdit
+from v2edit.jobs.video import VideoEdit
 from v2edit.prompts import PromptPair
+from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import default_run_folder
 
 BALL = "a big red ball in the middle stays still on a gray floor under a blue sky, the camera is still."
@@ -23,62 +30,93 @@ BALL = "a big red ball in the middle stays still on a gray floor under a blue sk
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     (tmp_path / "clip.json").write_text(json.dumps({"source_prompt": BALL}))
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "rabbit.mp4").touch()
     return tmp_path / "clip.mp4"
 
 
+def prompts_of(video: Path, instruction: str | None, source: str | None, target: str | None) -> PromptPair:
+    """The prompts of an edit with a model that reads none off the frames."""
+    options = {"prompt_options": PromptOptions(source, target), "model_options": ModelOptions("some/model")}
+    pair = VideoEdit(video, instruction, **options).given_prompts().pair
+    assert pair is not None
+    return pair
+
+
 def test_the_instruction_changes_the_prompt_beside_the_video(clip: Path) -> None:
-    pair = resolve_prompts(clip, "make the ball blue", None, None)
+    pair = prompts_of(clip, "make the ball blue", None, None)
     assert pair == PromptPair(BALL, BALL.replace("red", "blue"))
 
 
 def test_what_the_user_says_comes_first(clip: Path) -> None:
-    given = resolve_prompts(clip, "make the ball blue", "a cat", "a dog")
+    given = prompts_of(clip, "make the ball blue", "a cat", "a dog")
     assert given == PromptPair("a cat", "a dog")
-    assert resolve_prompts(clip, None, None, "a dog") == PromptPair(BALL, "a dog")
+    assert prompts_of(clip, None, None, "a dog") == PromptPair(BALL, "a dog")
 
 
 def test_an_instruction_that_is_not_of_the_world_is_led_to_the_prompts(tmp_path: Path, clip: Path) -> None:
     """For every model: nobody is sent in circles."""
     with pytest.raises(UserError, match=r"--source-prompt.* --target-prompt"):
-        resolve_prompts(tmp_path / "rabbit.mp4", "make it a cat", None, None)
+        prompts_of(tmp_path / "rabbit.mp4", "make it a cat", None, None)
     with pytest.raises(UserError, match=r"know 'rabbit'.* --target-prompt"):
-        resolve_prompts(tmp_path / "rabbit.mp4", "make it a cat", "a rabbit eats", None)
+        prompts_of(tmp_path / "rabbit.mp4", "make it a cat", "a rabbit eats", None)
     with pytest.raises(UserError, match="--target-prompt"):
-        resolve_prompts(clip, "make it a cat", None, None)
+        prompts_of(clip, "make it a cat", None, None)
     for target in (None, "a cat"):
         with pytest.raises(UserError, match=r"the source prompt is empty.* --source-prompt"):
-            resolve_prompts(clip, "make it a cat", " ", target)
+            prompts_of(clip, "make it a cat", " ", target)
 
 
 def test_the_folder_that_the_user_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames.json").write_text(json.dumps({"source_prompt": BALL}))
     monkeypatch.chdir(tmp_path / "frames")
-    assert resolve_prompts(Path("."), "make the ball blue", None, None).target == BALL.replace("red", "blue")
+    assert prompts_of(Path("."), "make the ball blue", None, None).target == BALL.replace("red", "blue")
     assert default_run_folder(Path("."), "make the ball blue").name == "frames-make-the-ball-blue"
     monkeypatch.chdir("/")
     with pytest.raises(UserError, match="--source-prompt"):
-        resolve_prompts(Path("."), "make the ball blue", None, None)
+        prompts_of(Path("."), "make the ball blue", None, None)
 
 
 def test_a_broken_file_beside_the_video(clip: Path) -> None:
     for text in ("{", "[]", '{"source_prompt": 3}'):
         clip.with_suffix(".json").write_text(text)
         with pytest.raises(UserError, match="--source-prompt"):
-            resolve_prompts(clip, "make the ball blue", None, None)
+            prompts_of(clip, "make the ball blue", None, None)
+
+
+@pytest.mark.parametrize("job", [VideoEdit, SceneEdit])
+def test_options_are_keywords(job: type) -> None:
+    """Single options go over a whole group's; each lands in its group; paths may be texts."""
+    config = EditConfig(steps=30, seed=4)
+    path = {"video" if job is VideoEdit else "scene": Path("x")}
+    made = job_from_keywords(job, **path, config=config, steps=8, lvlm="m", lvlm_url="http://localhost/v1", out="run")
+    assert made.config == EditConfig(steps=8, seed=4)
+    assert made.lvlm == LVLMConfig(model="m", url="http://localhost/v1")
+    assert made.run_options.out == Path("run") and made.model_options == ModelOptions()
+    assert job_from_keywords(job, **path, lvlm=LVLMConfig(model="n"), model="a/b").lvlm.model == "n"
+    with pytest.raises(TypeError, match=r"'guidence'.*'guidance'"):
+        job_from_keywords(job, **path, guidence=3)
+    with pytest.raises(UserError, match="--steps"):
+        job_from_keywords(job, **path, steps=0)
+
+
+def test_help_reads_as_a_person_writes() -> None:
+    for function in (v2edit.edit_video, v2edit.edit_scene, v2edit.run_batch, v2edit.resume_run):
+        text = pydoc.render_doc(function)
+        assert "Args:" in text and "_ArgConfig" not in text and "Annotated" not in text
+        assert len(inspect.signature(function).parameters) <= 12
 
 
 def test_defaults_are_those_of_loading() -> None:
-    own = inspect.signature(edit_video).parameters
+    defaults = {one.name: one.default for one in fields(ModelOptions)}
     for name, parameter in inspect.signature(backbones.load).parameters.items():
-        assert own[name].default == parameter.default, name
+        assert defaults[name] == parameter.default, name
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pipeline_of("5b").save_pretrained(folder)  # trained on 9 frames
-    return folder
+@pytest.fixture
+def model(tiny_model: Path) -> Path:
+    return tiny_model  # trained on 9 frames
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +154,7 @@ def test_stills_and_folders_come_out_as_they_came_in(tmp_path, model):
     sizes = {Image.open(path).size for path in (*written, tmp_path / "of still" / "edited.png")}
     assert sizes == {(37, 61)}
     assert video.read(tmp_path / "of folder" / "edited.mp4").frames.shape == (2, 61, 37, 3)
-    run = edit_video(tmp_path / "of folder" / "edited.mp4", **options, frames=True, out=tmp_path / "of video")
+    run = edit_video(tmp_path / "of folder" / "edited.mp4", **options, save_frames=True, out=tmp_path / "of video")
     assert [path.name for path in sorted((run.folder / "edited").iterdir())] == ["00000.png", "00001.png"]
 
 
@@ -183,3 +221,30 @@ def test_the_ends_of_the_range_may_be_meant():
     EditConfig(beta=0.0)
     EditConfig(beta=0.95, inc=False)
     EditConfig(alpha=0.3, pnc=False, amr=False)
+
+
+def test_a_run_is_one_line(tmp_path: Path, model: Path) -> None:
+    video.write(np.zeros((9, 32, 32, 3), np.uint8), tmp_path / "clip.mp4", fps=8)
+    options = {"source_prompt": "a ball", "target_prompt": "a cube", "model": str(model), "steps": 2}
+    run = v2edit.edit_video(tmp_path / "clip.mp4", **options, out=tmp_path / "run")
+    assert repr(run) == f"EditRun({str(tmp_path / 'run')!r}, 9 frames of 32x32)"
+
+
+def test_a_progress_bar_shows_by_itself(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video.write(np.zeros((9, 32, 32, 3), np.uint8), tmp_path / "clip.mp4", fps=8)
+    options = {"source_prompt": "a ball", "target_prompt": "a cube", "model": str(model), "steps": 4}
+    steps: list[object] = []
+    v2edit.edit_video(tmp_path / "clip.mp4", **options, out=tmp_path / "run", on_progress=steps.append)
+    assert "subtask 1/1" in capsys.readouterr().err and len(steps) == 3
+    v2edit.edit_video(tmp_path / "clip.mp4", **options, out=tmp_path / "quiet", show_progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_stranger_beside_a_scene_is_not_its_prompt(tmp_path: Path) -> None:
+    (tmp_path / "garden").mkdir()
+    (tmp_path / "garden.json").write_text(json.dumps({"source_prompt": BALL}))
+    job = SceneEdit(tmp_path / "garden", "make the ball blue", model_options=ModelOptions("some/model"))
+    with pytest.raises(UserError, match="--source-prompt"):
+        job.given_prompts()
+    (tmp_path / "garden" / "scene.json").write_text(json.dumps({"source_prompt": BALL}))
+    assert job.given_prompts().pair == PromptPair(BALL, BALL.replace("red", "blue"))

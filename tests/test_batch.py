@@ -1,7 +1,6 @@
 """Batches: what a file of tasks may say, and whole batches by real processes at tiny size, killed and gone on with."""
 
 import fcntl
-import inspect
 import json
 import os
 import random
@@ -13,6 +12,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 from support.models import pickled, pipeline_of
 
 from v2edit import video
-from v2edit.batch.command import run_batch
+from v2edit.batch.command import EditBatch, run_batch
 from v2edit.batch.page import as_html
 from v2edit.batch.state import BatchStatus, read_status
 from v2edit.batch.tasks import MAX_LINE_BYTES, MAX_TASKS, TaskLine, read_tasks
@@ -30,7 +30,8 @@ from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import MAX_JSON_BYTES
-from v2edit.jobs.video import edit_video
+from v2edit.jobs.functions import edit_video
+from v2edit.jobs.scene import SceneEdit
 
 PROMPTS = {"source_prompt": "a red ball", "target_prompt": "a blue cube"}
 QUICK = EditConfig(steps=2)
@@ -96,10 +97,10 @@ def test_a_batch_takes_pickles_where_it_is_asked_to(model: Path, clip: Path, tmp
     assert len(status.done) == 1 and not status.failed
 
 
-def test_defaults_are_those_of_one_edit() -> None:
-    own, one = (inspect.signature(function).parameters for function in (run_batch, edit_video))
-    for name in own.keys() & one.keys() - {"out"}:
-        assert own[name].default == one[name].default, name
+def test_options_are_those_of_one_edit() -> None:
+    """The same groups, so that defaults and help texts are the same."""
+    batch, edit = ({one.name: one.default for one in fields(job)} for job in (EditBatch, SceneEdit))
+    assert {name: batch[name] for name in ("lvlm", "model_options", "config", "fit")}.items() <= edit.items()
 
 
 # A line, and what is said of it: all of it one line that names the field, what was given and what is expected.

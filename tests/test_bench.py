@@ -12,18 +12,16 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from support.bench import Page, results_in
-from support.blind import read
+from support.bench import Page, compare, results_in
 
 import v2edit
 from v2edit import video
-from v2edit.bench.command import BenchOptions, BenchReport, benchmark
+from v2edit.bench.command import BenchOptions, BenchReport
 from v2edit.bench.methods import REFERENCES, V2Edit, table_c
 from v2edit.bench.page import as_html
 from v2edit.bench.report import BootstrapMean, Table, as_csv, as_markdown, bootstrap_mean
@@ -206,15 +204,14 @@ def test_the_tables_in_print():
 
 
 OPTIONS = BenchOptions(kinds=("recolour", "floor"), methods=("full", "v2v"), steps=4, count=3)
-compare = partial(benchmark, device="cpu", classify=read)
 RESULTS = 2 * 3 * 4  # kinds x tasks x methods, references among them
 DRIVER = f"""
 import sys
 from pathlib import Path
-from support.blind import read
-from v2edit.bench.command import BenchOptions, benchmark
+from support.bench import compare
+from v2edit.bench.command import BenchOptions
 if __name__ == "__main__":
-    benchmark({OPTIONS}, processes=1, model=sys.argv[1], device="cpu", out=Path(sys.argv[2]), classify=read)
+    compare({OPTIONS}, processes=1, model=sys.argv[1], out=Path(sys.argv[2]))
 """
 
 

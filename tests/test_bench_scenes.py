@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bench import Page, results_in
-from support.blind import read
+from support.bench import Page, compare, results_in
 
-from v2edit.bench.command import BenchOptions, BenchReport, benchmark
+from v2edit.bench.command import BenchOptions, BenchReport
 from v2edit.bench.methods import REFERENCES, Unedited
 from v2edit.bench.scenes import KINDS, SceneTask, SceneV2Edit, scene_tasks
 from v2edit.bench.suites import make_suite
@@ -100,7 +99,6 @@ def test_clip_preference_counts_frames():
 # --- whole runs -----------------------------------------------------------------------------------
 
 OPTIONS = BenchOptions("scenes", kinds=("recolour",), count=2, steps=4, settings=tuple(SMALL))
-compare = partial(benchmark, device="cpu", classify=read)
 
 
 @pytest.fixture(scope="module")

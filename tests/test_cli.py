@@ -19,6 +19,7 @@ from support.models import pipeline_of
 from v2edit import video
 from v2edit.cli.app import main, parse
 from v2edit.editing.config import EditConfig
+from v2edit.jobs.options import ModelOptions
 
 
 def v2edit(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -95,10 +96,10 @@ def test_a_slip_of_the_command_line(words: list[str], capsys: pytest.CaptureFixt
 
 def test_options_reach_the_configuration() -> None:
     words = ["edit", "clip.mp4", "make it red", "--steps", "8", "--no-amr", "--guidance", "3", "--vae-tiling"]
-    options = parse(words).keywords
-    assert options["config"] == EditConfig(steps=8, amr=False, guidance=3.0)
-    assert options["vae_tiling"] is True and options["model"] == "primitives"
-    assert parse(words[:3]).keywords["config"] == EditConfig()
+    job = parse(words).keywords["job"]
+    assert job.config == EditConfig(steps=8, amr=False, guidance=3.0)
+    assert job.model_options == ModelOptions(vae_tiling=True)
+    assert parse(words[:3]).keywords["job"].config == EditConfig()
 
 
 def test_a_sample_of_the_world(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from support.servers import serve
 
 from v2edit import video
 from v2edit.errors import UserError
-from v2edit.jobs.evaluate import Evaluation, evaluate
+from v2edit.jobs.evaluate import Evaluate, Evaluation
 from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig
 from v2edit.primitives.sample import write_sample
 from v2edit.runs import RunWriter, fingerprint_input
@@ -46,7 +46,7 @@ def run_of(sample: Path, out: Path, frames: np.ndarray, **changes: object) -> Pa
 def test_the_truth_is_a_perfect_edit_and_the_source_none(sample: Path, tmp_path: Path):
     clips = {name: video.read(sample / f"{name}.mp4").frames for name in ("truth", "clip")}
     folders = [run_of(sample, tmp_path / name, frames) for name, frames in clips.items()]
-    found = evaluate(tuple(folders), out=tmp_path / "figures.csv")
+    found = Evaluate(tuple(folders), out=tmp_path / "figures.csv").run()
     truth, nothing = found.rows["truth"], found.rows["clip"]
     assert truth["success"] == 1 and truth["kept"] == 1 and truth["hue"] == 1
     assert nothing["success"] == 0 and nothing["kept"] == 1
@@ -61,7 +61,7 @@ def test_the_truth_is_a_perfect_edit_and_the_source_none(sample: Path, tmp_path:
 def test_other_prompts_than_the_samples_have_no_truth(sample: Path, tmp_path: Path):
     other = {"prompts": {"source": "a red ball", "target": "a blue ball"}}
     folder = run_of(sample, tmp_path / "other", video.read(sample / "clip.mp4").frames, **other)
-    assert set(evaluate((folder,)).rows["other"]) == {"ctids", "cdc"}
+    assert set(Evaluate((folder,)).run().rows["other"]) == {"ctids", "cdc"}
 
 
 def test_a_judge_sees_runs_of_one_video_side_by_side(
@@ -72,8 +72,8 @@ def test_a_judge_sees_runs_of_one_video_side_by_side(
     folders = tuple(run_of(sample, tmp_path / name, np.full_like(like, shade)) for name, shade in SHADES.items())
     with serve(score_by_shade, endless=True) as server:
         config = JudgeConfig(model="m", url=server.url, queries=3, frames=2)
-        first = evaluate(folders, judging=config)
-        again = evaluate(folders, judging=config)
+        first = Evaluate(folders, judging=config).run()
+        again = Evaluate(folders, judging=config).run()
         assert len(server.requests) == 3, "what was answered is not asked again"
     assert {aspect for aspect in ASPECTS} <= set(first.columns)
     assert first.rows["bright"]["overall"] > first.rows["dim"]["overall"] and first.rows == again.rows
@@ -86,16 +86,16 @@ SHADES = {"bright": 200, "dim": 60}
 def test_what_is_wrong_is_said_in_one_line(sample: Path, tmp_path: Path):
     frames = video.read(sample / "clip.mp4").frames
     with pytest.raises(UserError, match="is no finished run"):
-        evaluate((sample,))
+        Evaluate((sample,)).run()
     for k, nowhere in enumerate((str(tmp_path / "no.mp4"), "a" * 300)):
         gone = run_of(sample, tmp_path / f"gone-{k}", frames, input={"path": nowhere, "sha256": "0"})
         with pytest.raises(UserError, match="is gone"):
-            evaluate((gone,))
+            Evaluate((gone,)).run()
     changed = run_of(sample, tmp_path / "changed", frames, input={"path": str(sample / "clip.mp4"), "sha256": "0"})
     with pytest.raises(UserError, match="has changed since"):
-        evaluate((changed,))
+        Evaluate((changed,)).run()
     with pytest.raises(UserError, match="which runs"):
-        evaluate(())
+        Evaluate(()).run()
 
 
 def test_a_table_leaves_empty_what_cannot_be_said():

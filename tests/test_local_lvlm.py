@@ -25,7 +25,7 @@ from v2edit import backbones, video
 from v2edit.backbones import loading
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.jobs.video import edit_video
+from v2edit.jobs.functions import edit_video
 from v2edit.prompts import PromptPair
 from v2edit.prompts.chat import Message, Picture
 from v2edit.prompts.local import LocalChat, _to_chat_template

@@ -19,7 +19,7 @@ from support.models import pipeline_of
 from v2edit import video
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.jobs.video import edit_video
+from v2edit.jobs.functions import edit_video
 
 NTSC = Fraction(30000, 1001)
 AT_MOST = 50  # frames read where not all of a file is asked for

@@ -1,10 +1,8 @@
 """What an edit takes, told beforehand: counted on a model without numbers, or timed on the model itself."""
 
-import inspect
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +13,8 @@ from v2edit.backbones import Size
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.jobs.estimate import COUNTED, TIMED, duration, estimate_edit, estimate_scene
-from v2edit.jobs.scene import edit_scene
-from v2edit.jobs.video import edit_video
+from v2edit.jobs.estimate import COUNTED, TIMED, format_duration
+from v2edit.jobs.functions import estimate_edit, estimate_scene
 
 PROMPTS = {"source_prompt": "a red ball on the floor", "target_prompt": "a blue cube on the floor"}
 GIVEN = EditConfig(steps=6, subtasks=2)
@@ -35,7 +32,7 @@ def test_an_edit_told_beforehand(folder: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     plan = estimate_edit(folder / "clip.mp4", **PROMPTS, model=str(folder / "model"), config=GIVEN, device="cpu")
     assert (plan.frames, plan.height, plan.width) == (12, 48, 32) and plan.fitted == Size(17, 40, 24)
-    assert plan.tokens == 5 * 5 * 3 and plan.how == TIMED and plan.fits
+    assert plan.tokens == 5 * 5 * 3 and plan.method == TIMED and plan.fits
     assert plan.forwards == [2 * 4 + 3 * 2, 2 * 6 + 3 * 2] and (plan.steps, plan.of_steps) == (5, 6)
     assert set(plan.seconds) == {"loading", "encoding", "denoising", "decoding", "writing"}
     assert all(seconds > 0 for seconds in plan.seconds.values())
@@ -61,11 +58,11 @@ def test_what_does_not_fit_is_shown_smaller(folder: Path, monkeypatch: pytest.Mo
     edit = ["edit", str(folder / "clip.mp4"), *words, "--model", str(folder / "model"), "--dry-run"]
     assert main([*edit, "--json"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last["event"] == "result" and last["fits"] is False and last["how"] == COUNTED
-    assert last["fitted"] == {"frames": 17, "height": 40, "width": 24} and len(last["ways"]) == 3
+    assert last["event"] == "result" and last["fits"] is False and last["method"] == COUNTED
+    assert last["fitted"] == {"frames": 17, "height": 40, "width": 24} and len(last["memory_options"]) == 3
     assert main(edit) == 0
     told = capsys.readouterr().out
-    assert "there is only" in told and "--vae-tiling" in told and "by itself when it must" in told
+    assert "only" in told and "are free" in told and "--vae-tiling" in told and "by itself when it must" in told
 
 
 def test_what_would_stop_the_edit_is_told(folder: Path, tmp_path: Path) -> None:
@@ -95,11 +92,4 @@ def test_a_scene_told_beforehand(tmp_path: Path, capsys) -> None:
 
 
 def test_durations_as_people_say_them() -> None:
-    assert [duration(s) for s in (0.44, 12.3, 99, 240, 9000)] == ["0.4 s", "12 s", "99 s", "4 min", "2.5 h"]
-
-
-@pytest.mark.parametrize(("does", "tells"), [(edit_video, estimate_edit), (edit_scene, estimate_scene)])
-def test_an_option_that_changes_what_is_loaded_or_run_is_not_passed_over(does: Any, tells: Any) -> None:
-    """What a plan does not name it takes and leaves aside: that is right for these alone."""
-    told, taken = (set(inspect.signature(one).parameters) for one in (does, tells))
-    assert told - taken <= {"frames", "save_every", "on_progress", "on_stage", "command", "loaded"}
+    assert [format_duration(s) for s in (0.44, 12.3, 99, 240, 9000)] == ["0.4 s", "12 s", "99 s", "4 min", "2.5 h"]

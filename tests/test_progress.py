@@ -12,9 +12,9 @@ from support.models import pipeline_of
 
 from v2edit import video
 from v2edit.cli.app import main
-from v2edit.cli.output import Clock, OutputOptions, TextReporter, Update, reporter_for
+from v2edit.cli.output import OutputOptions, TextReporter, reporter_for
 from v2edit.errors import UserError
-from v2edit.scenes.rer import Stage
+from v2edit.scenes.rer import SceneProgress
 
 PROMPTS = ["--source-prompt", "a red ball on the floor", "--target-prompt", "a blue cube on the floor"]
 
@@ -127,22 +127,10 @@ def test_stages_are_counted_each_by_itself(capsys) -> None:
     shown = reporter_for(OutputOptions())
     for what, steps in (("reconstructing", 20), ("editing", 10)):
         for step in range(1, steps + 1):
-            shown.stage(Stage(what, step, steps, 20.0 + step if what == "reconstructing" else None))
+            shown.on_scene(SceneProgress(what, step, steps, 20.0 + step if what == "reconstructing" else None))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 20 and lines[9].startswith("reconstructing, PSNR 40.0 dB, step 20/20")
     assert lines[10] == "editing, step 1/10"  # timed anew, from the end of its first step
-
-
-def test_the_clock_goes_by_the_mean_step(monkeypatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    clock = Clock()
-    left = []
-    for done in (1, 2, 3):
-        left.append(clock.seconds_left(Update("editing", "", done, 10, {})))
-        now[0] += 2
-    assert left == [None, 16.0, 14.0]
-    assert clock.seconds_left(Update("editing", "", 1, 4, {})) is None  # begun again
 
 
 def test_a_bar_where_there_is_a_terminal(monkeypatch, capsys) -> None:
@@ -151,7 +139,7 @@ def test_a_bar_where_there_is_a_terminal(monkeypatch, capsys) -> None:
     shown = TextReporter()
     with shown.working():
         for done in range(1, 4):
-            shown.count(done, 3, f"task {done}")
+            shown.on_count(done, 3, f"task {done}")
         shown.note("a word above the bar")
     told = capsys.readouterr().err
     assert "\x1b[" in told and "a word above the bar" in told and "3 of 3: task 3" in told
@@ -165,6 +153,6 @@ def test_one_way_to_speak_at_a_time(capsys) -> None:
 
 
 def test_what_follows_two_dashes_is_no_flag() -> None:
-    assert OutputOptions.of(["edit", "--", "--json"]) == OutputOptions() and OutputOptions.of(
+    assert OutputOptions.from_words(["edit", "--", "--json"]) == OutputOptions() and OutputOptions.from_words(
         ["edit", "-q"]
     ) == OutputOptions(quiet=True)

@@ -17,7 +17,7 @@ from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import count_forwards
 from v2edit.errors import UserError
-from v2edit.jobs.video import edit_video, preview_edit
+from v2edit.jobs.functions import edit_video, preview_edit
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
 

@@ -21,7 +21,7 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig, Editor
 from v2edit.errors import UserError
-from v2edit.jobs.scene import edit_scene
+from v2edit.jobs.functions import edit_scene
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.camera_paths import CameraPath, along_views
 from v2edit.scenes.config import FitConfig
@@ -31,7 +31,7 @@ from v2edit.scenes.rasterise import rasteriser_device
 from v2edit.scenes.reading import Scene, choose_path, read_scene
 from v2edit.scenes.rer import (
     TAKEN,
-    Stage,
+    SceneProgress,
     autoencoded,
     edit_filmed,
     edit_gaussians,
@@ -70,7 +70,7 @@ def test_rebuilding_into_the_same_frames_changes_nothing_but_the_round_trip():
 def test_the_loop_edits_reconstructs_and_tells(caplog):
     editor = Editor(CogVideoX(pipeline_of("5b")))
     path = along_views(ring(9, turn=1.0, height=32, width=32))
-    stages: list[Stage] = []
+    stages: list[SceneProgress] = []
     scene = gaussians_of(0, 80, 0)
     done = edit_gaussians(
         editor, scene, path, PAIR, EditConfig(steps=4, subtasks=2), FitConfig(refit_steps=6), stages.append
@@ -81,9 +81,9 @@ def test_the_loop_edits_reconstructs_and_tells(caplog):
     told = [[k for k in (1, 2) if f"subtask {k} changed" in line] for line in caplog.messages]
     assert short and told == [[k] for k in short]
     assert len(done.gaussians) >= 80 and not torch.equal(done.gaussians.sh[:80], scene.sh)
-    whats = list(dict.fromkeys(stage.what for stage in stages))
+    whats = list(dict.fromkeys(stage.phase for stage in stages))
     assert whats == [f"subtask {k}/2, {what}" for k in (1, 2) for what in ("editing", "reconstructing")]
-    assert all((stage.psnr is not None) == stage.what.endswith("reconstructing") for stage in stages)
+    assert all((stage.psnr is not None) == stage.phase.endswith("reconstructing") for stage in stages)
 
 
 def test_a_scene_that_took_nothing_on_is_told(caplog):
@@ -142,11 +142,11 @@ def test_the_built_in_model_sees_what_a_scene_of_its_world_shows(sample, tmp_pat
     shutil.copytree(sample, tmp_path / "scene")
     (tmp_path / "scene" / "scene.json").unlink()
 
-    def stop(stage: Stage) -> None:
+    def stop(stage: SceneProgress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        edit_scene(tmp_path / "scene", "make the ball green", out=tmp_path / "run", on_stage=stop)
+        edit_scene(tmp_path / "scene", "make the ball green", out=tmp_path / "run", on_progress=stop)
     assert ["taken to show: a big orange ball" in line for line in caplog.messages] == [True]
 
 

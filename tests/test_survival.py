@@ -25,9 +25,7 @@ from v2edit.cli.app import main
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
-from v2edit.jobs.resume import resume_run
-from v2edit.jobs.scene import edit_scene
-from v2edit.jobs.video import edit_video
+from v2edit.jobs.functions import edit_scene, edit_video, resume_run
 from v2edit.primitives.sample import write_sample
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
@@ -132,7 +130,7 @@ def test_a_changed_scene_is_refused(scene, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        edit_scene(**scene | {"scene": folder}, out=tmp_path / "run", on_stage=stop)
+        edit_scene(**scene | {"scene": folder}, out=tmp_path / "run", on_progress=stop)
     picture = sorted((folder / "images").iterdir())[5]
     shutil.copy(folder / "truth" / "images" / picture.name, picture)
     with pytest.raises(UserError, match="is not what it was when the run began"):
@@ -166,7 +164,7 @@ def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monk
 
     def go(
         on_progress: Callable[[FitProgress], None] | None = None,
-        snapshot: LoopSnapshot = LoopSnapshot(),  # noqa: B008
+        snapshot: LoopSnapshot = LoopSnapshot(),
     ) -> Gaussians:
         if some:
             return fit(start, dataset, config.fit_steps, False, on_progress, free=free, snapshot=snapshot)

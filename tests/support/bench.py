@@ -1,9 +1,14 @@
 """What a benchmark leaves: its results and its page."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+
+from support.blind import read
+from v2edit.bench.command import BenchOptions, BenchReport, benchmark
 
 
 def results_in(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -34,3 +39,13 @@ class Page(HTMLParser):
             self.data += data
         elif self.inside == "script":
             self.script += data
+
+
+def compare(
+    options: BenchOptions,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    command: list[str] | None = None,
+    **changes: object,
+) -> BenchReport:
+    """Run a benchmark on the CPU, with changed options, by a classifier whose answers do not matter."""
+    return benchmark(replace(options, device="cpu", **changes), read, on_progress, command)

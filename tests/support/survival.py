@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from v2edit.jobs.resume import resume_run
+from v2edit.jobs.functions import resume_run
 from v2edit.runs.naming import REQUEST_FILE, STATE_DIR
 
 EVERY = 5
 # Processes that begin with all of this imported and nothing computed, so that what is ended is the work.
 SERVER = multiprocessing.get_context("forkserver")
-IMPORTED = ["pytest", "v2edit.jobs.resume", "v2edit.backbones.cogvideox", "v2edit.editing.editor", "v2edit.scenes.rer",
-            "v2edit.scenes.reading", "v2edit.scenes.formats.nerfstudio", "v2edit.video.sheets", "av", "PIL.Image",
+IMPORTED = ["pytest", "v2edit.jobs.functions", "v2edit.backbones.cogvideox", "v2edit.editing.editor",
+            "v2edit.scenes.rer", "v2edit.scenes.reading", "v2edit.scenes.formats.nerfstudio",
+            "v2edit.video.sheets", "av", "PIL.Image",
             "diffusers.pipelines.cogvideo.pipeline_cogvideox", "transformers.models.t5.modeling_t5"]  # fmt: skip
 SERVER.set_forkserver_preload(IMPORTED)
 
@@ -31,22 +32,18 @@ def work(start: Callable[..., Any], options: dict[str, Any], out: Path, log: Pat
     sys.stderr = log.with_suffix(".err").open("a")
 
     def done(at: Any) -> None:
-        what = f"edit {at.subtask}" if hasattr(at, "subtask") else at.what
+        what = f"edit {at.subtask}" if hasattr(at, "subtask") else at.phase
         with log.open("a") as file:
             file.write(f"{os.getpid()};{what};{at.step}\n")
 
     try:
         if (out / STATE_DIR / REQUEST_FILE).exists() or (out / "run.json").exists():
-            resume_run(out, on_progress=done)
+            resume_run(out, show_progress=False, on_progress=done)
         else:
-            start(**options, out=out, save_every=EVERY, **{told_by(start): done})
+            start(**options, out=out, save_every=EVERY, show_progress=False, on_progress=done)
     except KeyboardInterrupt as stop:
         assert not str(stop) or f"v2edit resume {out}" in str(stop), stop
         sys.exit(130)
-
-
-def told_by(start: Callable[..., Any]) -> str:
-    return "on_stage" if start.__name__ == "edit_scene" else "on_progress"
 
 
 def contents(folder: Path) -> dict[str, bytes]:

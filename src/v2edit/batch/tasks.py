@@ -94,8 +94,8 @@ TaskLine = create_model("TaskLine", __base__=_BaseLine, **_settings)
 
 def read_tasks(
     path: Path,
-    config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
-    check: Callable[[BatchTask], None] = lambda task: None,
+    config: EditConfig = EditConfig(),
+    check: Callable[[BatchTask], object] = lambda task: None,
 ) -> list[BatchTask]:
     """Read the tasks of a file, which paths in it are relative to; a line's settings override those of `config`.
 

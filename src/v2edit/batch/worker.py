@@ -9,18 +9,20 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from v2edit.backbones.families import DType, Offload
 from v2edit.backbones.hub import Checkpoint
 from v2edit.backbones.loading import LoadedModel
 from v2edit.batch.state import run_folder_state
 from v2edit.batch.tasks import BatchTask
 from v2edit.errors import UserError
 from v2edit.host import memory_advice, release_memory
-from v2edit.jobs.video import edit_video
+from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
+from v2edit.jobs.resume import resume
+from v2edit.jobs.scene import SceneEdit
+from v2edit.jobs.video import VideoEdit
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
 
@@ -33,18 +35,26 @@ class WorkerSetup:
     """The options that all workers of a batch share."""
 
     checkpoint: Checkpoint
-    dtype: DType
-    offload: Offload
-    vae_tiling: bool
+    model_options: ModelOptions
     lvlm: LVLMConfig
     fit: FitConfig
     command: Sequence[str] | None
 
     def facts(self, task: BatchTask) -> dict[str, Any]:
         """Return all that decides a task's result, as plain data."""
-        own = {"model": self.checkpoint.name, "commit": self.checkpoint.commit, "dtype": self.dtype}
+        own = {"model": self.checkpoint.name, "commit": self.checkpoint.commit, "dtype": self.model_options.dtype}
         more = asdict(self.fit) if task.kind == "scene" else {}
         return own | {"lvlm": self.lvlm.model} | more | task.facts
+
+    def job(self, task: BatchTask, out: Path | None = None) -> VideoEdit | SceneEdit:
+        """Return the job that does a task: the same that `v2edit edit` and `v2edit scene` run."""
+        prompts = PromptOptions(task.source_prompt, task.target_prompt)
+        # Prompts that are given are used; where there are none, a language model writes them.
+        lvlm = LVLMConfig() if prompts.by_hand else self.lvlm
+        options = {"prompt_options": prompts, "lvlm": lvlm, "model_options": self.model_options, "config": task.config}
+        if task.kind == "scene":
+            return SceneEdit(task.path, task.instruction, **options, run_options=RunOptions(out), fit=self.fit)
+        return VideoEdit(task.path, task.instruction, **options, run_options=RunOptions(out))
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,7 @@ class EditWorker:
             os.environ.setdefault("NUMBA_NUM_THREADS", threads)
         setup = self.setup
         try:
-            from v2edit import backbones
-
-            backbone = backbones.load(setup.checkpoint, self.device, setup.dtype, setup.offload, setup.vae_tiling)
+            backbone = replace(setup.model_options, device=self.device).load(setup.checkpoint)
             self.loaded = LoadedModel(setup.checkpoint, backbone)
         except Exception as error:
             return None, _reason(error)
@@ -113,31 +121,9 @@ class EditWorker:
         if state == "done":  # by an earlier attempt, whose worker ended before it could report that
             return
         if state == "unfinished":  # by one that was ended in the middle
-            from v2edit.jobs.resume import resume_run
-
-            resume_run(job.out, command=setup.command, loaded=self.loaded)
+            resume(job.out, loaded=self.loaded, command=setup.command)
             return
-        options: dict[str, Any] = {
-            "source_prompt": task.source_prompt,
-            "target_prompt": task.target_prompt,
-            "model": setup.checkpoint.name,
-            "out": job.out,
-            "device": self.device,
-            "dtype": setup.dtype,
-            "offload": setup.offload,
-            "vae_tiling": setup.vae_tiling,
-            "config": task.config,
-            "command": setup.command,
-            "loaded": self.loaded,
-        }
-        # A language model writes the prompts only where the task has none.
-        options["lvlm"] = LVLMConfig() if task.has_prompts else setup.lvlm
-        if task.kind == "video":
-            run = edit_video(task.path, task.instruction, **options)
-        else:
-            from v2edit.jobs.scene import edit_scene
-
-            run = edit_scene(task.path, task.instruction, fit=setup.fit, **options)
+        run = setup.job(task, job.out).run(loaded=self.loaded, command=setup.command)
         if run.folder != job.out:
             raise UserError(f"something else is at {job.out} by now; the run is in {run.folder}")
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Suppress, arg
+from tyro.conf import arg
 
 from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import find
@@ -28,15 +28,13 @@ from v2edit.runs import PACKAGES, redact
 if TYPE_CHECKING:
     from v2edit.bench.scoring import ScoredTask
     from v2edit.metrics.attributes import Classify
-else:
-    Classify = Any  # Its module loads torch; the command line that is made from the signature needs no more.
 
 Seeds = Literal["reporting", "tuning"]
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Which methods are compared on which tasks."""
+    """Which methods are compared on which tasks, and where."""
 
     suite: suites.Name = "primitives"
     """The tasks: edits of clips of the built-in world (primitives), or of its 3D scenes (scenes)."""
@@ -60,7 +58,22 @@ class BenchOptions:
     sweep: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,VALUE", help_behavior_hint="")] = ()
     """The same with several values: every combination is a method, compared with the one it varies."""
 
+    model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN
+    """The built-in model, a Hugging Face id or a local diffusers folder."""
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    """A torch device, such as cpu or cuda:1; auto takes a GPU where there is one."""
+    processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Edits at a time, each on one thread (default: one for each core; one on a GPU)."""
+    clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None
+    """A CLIP for CTIDS and CDC: a Hugging Face id or a folder, or primitives, the built-in one."""
+    sheets: bool = False
+    """Also write a contact sheet of each task."""
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None
+    """The folder of results and reports (default: runs/bench-<suite>-<seeds>)."""
+
     def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 1:
+            raise UserError(f"--processes is {self.processes}, expected 1 or more")
         if self.sweep and self.seeds == "reporting":
             raise UserError(
                 "settings are chosen on tuning seeds, not on those reported: sweep without --seeds reporting"
@@ -97,72 +110,54 @@ class BenchReport:
 
 
 def benchmark(
-    comparison: OmitArgPrefixes[BenchOptions] = BenchOptions(),
-    *,
-    model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN,
-    device: Annotated[str, arg(metavar="DEVICE")] = "auto",
-    processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
-    clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None,
-    sheets: bool = False,
-    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None,
-    classify: Annotated[Classify | None, Suppress] = None,
-    on_progress: Annotated[Callable[[int, int, str], None] | None, Suppress] = None,
-    command: Annotated[Sequence[str] | None, Suppress] = None,
+    options: BenchOptions = BenchOptions(),
+    classify: Classify | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    command: Sequence[str] | None = None,
 ) -> BenchReport:
-    """Compare V2Edit, its ablations and baselines on edits whose true result is known.
-
-    Results are stored one by one: the same command goes on after an interruption, and a larger one takes what is there.
-    Nothing is run twice.
+    """Compare V2Edit, its ablations and baselines; results that are there are not made again.
 
     Args:
-        comparison: What to compare.
-        model: The built-in model, a Hugging Face id or a local diffusers folder.
-        device: A torch device, such as cpu or cuda:1; auto takes a GPU where there is one.
-        processes: Edits at a time, each on one thread (default: one for each core; one on a GPU).
-        clip: A CLIP for CTIDS and CDC: a Hugging Face id or a folder, or primitives, the built-in one.
-        sheets: Also write a contact sheet of each task.
-        out: The folder of results and reports (default: runs/bench-<suite>-<seeds>).
+        options: What is compared, and where.
         classify: Returns the scene that a clip shows (default: the built-in world's classifier).
         on_progress: Called with the number of results, of how many, and the latest one's name.
-        command: The command line to note in the report.
+        command: The command line, for the report.
 
     Raises:
-        UserError: for what the user can mend, in one line.
+        UserError: what the user can mend, in one line.
     """
-    if processes is not None and processes < 1:
-        raise UserError(f"--processes is {processes}, expected 1 or more")
-    checkpoint = find(model)
-    suite = suites.make_suite(comparison.suite, comparison.steps, comparison.settings)
-    selected = comparison.select(suite)
+    checkpoint = find(options.model)
+    suite = suites.make_suite(options.suite, options.steps, options.settings)
+    selected = options.select(suite)
 
     import torch
 
     from v2edit.bench import scoring, trials
 
-    count = (suite.quick_count if comparison.quick else suite.count) if comparison.count is None else comparison.count
-    tasks = suite.tasks(comparison.seed_set, count, comparison.kinds)
-    models = scoring.MetricModels(classify, clip)
+    count = (suite.quick_count if options.quick else suite.count) if options.count is None else options.count
+    tasks = suite.tasks(options.seed_set, count, options.kinds)
+    models = scoring.MetricModels(classify, options.clip)
     models.load()  # A CLIP that is missing is an error before the work, not after it.
-    place = str(find_device(device))
-    if processes is None:
-        processes = 1 if torch.device(place).type != "cpu" else available_cores()
+    place = str(find_device(options.device))
+    processes = options.processes or (1 if torch.device(place).type != "cpu" else available_cores())
     identity = trials.model_identity(checkpoint)
-    folder = Path(os.path.abspath(out or Path("runs") / f"bench-{comparison.suite}-{comparison.seed_set}"))
+    folder = Path(os.path.abspath(options.out or Path("runs") / f"bench-{options.suite}-{options.seed_set}"))
     facts = {
         "command": None if command is None else redact(command),
         "tasks": [{"kind": task.kind, "seed": task.seed} for task in tasks],
         "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in selected.items()},  # pyright: ignore[reportArgumentType]
-        "model": {"name": model, "identity": identity, "device": place},
-        "clip": clip,
+        "model": {"name": options.model, "identity": identity, "device": place},
+        "clip": options.clip,
         "versions": {name: version(name) for name in PACKAGES},
     }
-    on_progress = on_progress or _silent
     with lock_folder(folder, trials.LOCK, "benchmark"):
         listed = trials.list_trials(tasks, REFERENCES | selected, identity, place, folder / "results")
         with trials.open_pool(checkpoint, place, processes) as pool:
             trials.run_trials(listed, pool, on_progress)
-            scored = scoring.score_trials(listed, models, pool, on_progress, folder / "sheets" if sheets else None)
-        return _write_report(folder, comparison, facts, selected, scored)
+            scored = scoring.score_trials(
+                listed, models, pool, on_progress, folder / "sheets" if options.sheets else None
+            )
+        return _write_report(folder, options, facts, selected, scored)
 
 
 def _write_report(
@@ -208,7 +203,3 @@ def _notes(selected: dict[str, MethodConfig], other_code: int) -> str:
     if other_code:
         notes.append(f"{other_code} results were made by other code than today's; delete `results` to make them anew.")
     return "\n".join([*notes, ""])
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    pass

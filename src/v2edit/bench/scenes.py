@@ -32,7 +32,7 @@ from v2edit.scenes.measure import compare
 from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.primitives import Task as Posed
 from v2edit.scenes.primitives import sample_task
-from v2edit.scenes.rer import SceneEdit, edit_filmed, edit_gaussians, render_video, video_cameras
+from v2edit.scenes.rer import EditedScene, edit_filmed, edit_gaussians, render_video, video_cameras
 
 if TYPE_CHECKING:
     from v2edit.metrics.attributes import Classify
@@ -98,7 +98,7 @@ class SceneTask(BenchTask):
             edit = partial(edit_filmed, make, backbone, gaussians, scenes.path, self.fit, seed=self.seed)
 
         def run() -> dict[str, np.ndarray]:
-            done: SceneEdit = edit()
+            done: EditedScene = edit()
             shown = self._shown(done.gaussians)
             return shown | {"video": done.videos[-1], "edit_transfer": np.float64(done.changes[-1].taken)}
 
@@ -152,7 +152,7 @@ def scene_tasks(
     seeds: str,
     count: int,
     kinds: Sequence[str] = (),
-    fit: FitConfig = FitConfig(),  # noqa: B008
+    fit: FitConfig = FitConfig(),
 ) -> list[BenchTask]:
     """Return the suite of scenes: `count` tasks of each of these kinds (default: `KINDS`).
 

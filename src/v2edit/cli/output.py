@@ -1,7 +1,6 @@
-"""How far long work is, shown: a bar on a terminal, plain lines elsewhere, events for programs, or nothing.
+"""Reporters: what a command prints. Text for people, JSON events for programs, or nothing but errors.
 
-One reporter_for stands for one command. What the command prints is for people: where it is not to be seen (`--json`,
-`--quiet`) it goes nowhere. The events are described in docs/running.md.
+One reporter serves one command. The events are described in docs/running.md.
 """
 
 from __future__ import annotations
@@ -19,128 +18,112 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 from tyro.conf import FlagCreatePairsOff, arg
 
 from v2edit.errors import UserError
+from v2edit.runs import Pace
 
 if TYPE_CHECKING:
     from v2edit.editing.editor import Progress
-    from v2edit.scenes.rer import Stage
+    from v2edit.scenes.rer import SceneProgress
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How a command speaks."""
+    """How the command reports."""
 
     quiet: Annotated[FlagCreatePairsOff[bool], arg(aliases=["-q"])] = False
-    """Nothing but errors."""
+    """Print nothing but errors."""
     json: FlagCreatePairsOff[bool] = False
-    """One JSON event a line on stdout, for programs (docs/running.md)."""
+    """Print one JSON event a line on stdout, for programs (docs/running.md)."""
 
     def __post_init__(self) -> None:
         if self.quiet and self.json:
             raise UserError("--quiet and --json: give one of them")
 
     @classmethod
-    def of(cls, words: Sequence[str]) -> OutputOptions:
-        """What a command line asks for, as can be told before it is understood: its mistakes are shown so, too."""
+    def from_words(cls, words: Sequence[str]) -> OutputOptions:
+        """Read the options off a command line that is not parsed yet, whose mistakes are reported the same way."""
         words = words[: words.index("--")] if "--" in words else words
         return cls(quiet="--quiet" in words or "-q" in words, json="--json" in words)
 
 
 @dataclass(frozen=True)
 class DryRunOptions(OutputOptions):
-    """How a command that can tell what it will cost speaks."""
+    """How the command reports, or a dry run."""
 
     dry_run: FlagCreatePairsOff[bool] = False
-    """Only say what would be done, how long it takes and how much memory."""
+    """Only estimate the time and memory of the edit."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """How far it is: `done` of `total` steps of a `phase`, in words, and in figures of its own for programs."""
+    """One step of long work: `done` of `total` steps of a `phase`, in words and in figures for programs."""
 
-    phase: str  # a new one is timed anew
-    words: str
+    phase: str  # the time left is estimated for each phase by itself
+    text: str
     done: int
     total: int
     figures: dict[str, Any]
 
 
-class Clock:
-    """How long a phase will yet take, by its mean step. It is timed from the end of its first step: what comes before
-    that is loading."""
-
-    def __init__(self) -> None:
-        self.phase, self.begun, self.first, self.last = "", 0.0, 0, 0
-
-    def seconds_left(self, at: Update) -> float | None:
-        now = time.monotonic()
-        if at.phase != self.phase or at.done < self.last:
-            self.phase, self.begun, self.first = at.phase, now, at.done
-        self.last = at.done
-        past = at.done - self.first
-        return (now - self.begun) / past * (at.total - at.done) if past > 0 else None
-
-
 class Reporter:
-    """Shows nothing: what the displays begin from."""
+    """Prints nothing: the base of the reporters."""
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While a command runs: what becomes of all else that is printed."""
+    def redirected(self) -> Iterator[None]:
+        """While a command runs: redirect what is printed for people to where it belongs."""
         yield
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """While there is long work, which `at` tells of."""
+        """While there is long work, whose steps `update` reports."""
         yield
 
     def start(self, command: Sequence[str]) -> None:
-        """A command begins. Its words may be shown to anybody."""
+        """Report the start of a command; its words have no secrets."""
 
-    def at(self, at: Update) -> None:
-        """A step is done."""
+    def update(self, update: Update) -> None:
+        """Report a step."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know, in one line."""
+        """Report something that the user should know, in one line."""
 
     def result(self, **facts: Any) -> None:
-        """What the command made, in figures; in words it was printed."""
+        """Report what the command made, for programs; for people it was printed."""
 
     def error(self, message: str, code: int) -> None:
-        """Why the command ends, in one line, and its exit code."""
+        """Report why the command ends, in one line, and its exit code."""
 
     def interrupted(self, message: str, code: int) -> None:
         self.error(f"interrupted; {message}", code)
 
     def bug(self, error: BaseException, code: int) -> None:
-        """An error of the program itself, whose traceback follows on stderr."""
+        """Report an error of the program itself, whose traceback follows on stderr."""
 
-    # The three kinds of long work report in words of their own; here they become one.
+    # The callbacks of the three kinds of long work.
 
-    def edit(self, at: Progress) -> None:
-        figures = {"subtask": at.subtask, "subtasks": at.subtasks, "step": at.step, "steps": at.steps}
-        words = f"subtask {at.subtask}/{at.subtasks}, step {at.step}/{at.steps}"
-        done = (at.subtask - 1) * at.steps + at.step
-        self.at(Update("editing", words, done, at.subtasks * at.steps, figures))
+    def on_edit(self, progress: Progress) -> None:
+        subtask, step = f"{progress.subtask}/{progress.subtasks}", f"{progress.step}/{progress.steps}"
+        done, total = (progress.subtask - 1) * progress.steps + progress.step, progress.subtasks * progress.steps
+        figures = {name: getattr(progress, name) for name in ("subtask", "subtasks", "step", "steps")}
+        self.update(Update("editing", f"subtask {subtask}, step {step}", done, total, figures))
 
-    def stage(self, at: Stage) -> None:
-        figures = {"stage": at.what, "step": at.step, "steps": at.steps, "psnr": at.psnr}
-        found = "" if at.psnr is None else f", PSNR {at.psnr:.1f} dB"
-        self.at(Update(at.what, f"{at.what}{found}, step {at.step}/{at.steps}", at.step, at.steps, figures))
+    def on_scene(self, progress: SceneProgress) -> None:
+        figures = {"stage": progress.phase, "step": progress.step, "steps": progress.steps, "psnr": progress.psnr}
+        psnr = "" if progress.psnr is None else f", PSNR {progress.psnr:.1f} dB"
+        text = f"{progress.phase}{psnr}, step {progress.step}/{progress.steps}"
+        self.update(Update(progress.phase, text, progress.step, progress.steps, figures))
 
-    def count(self, done: int, total: int, what: str) -> None:
-        self.at(
-            Update("counting", f"{done} of {total}: {what}", done, total, {"step": done, "steps": total, "what": what})
-        )
+    def on_count(self, done: int, total: int, what: str) -> None:
+        figures = {"step": done, "steps": total, "what": what}
+        self.update(Update("counting", f"{done} of {total}: {what}", done, total, figures))
 
 
 class TextReporter(Reporter):
-    """For people, on stderr: a bar where it is a terminal, else plain lines for logs, ten at most for a subtask, stage
-    or count."""
+    """Text on stderr: a bar where it is a terminal, else plain lines for logs, at most ten a subtask or stage."""
 
     LINES = 10
 
     def __init__(self) -> None:
-        self.clock, self.bar, self.task, self.phase = Clock(), None, None, ""
+        self.pace, self.bar, self.task, self.phase = Pace(), None, None, ""
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -160,21 +143,21 @@ class TextReporter(Reporter):
             finally:
                 self.bar = None
 
-    def at(self, at: Update) -> None:
+    def update(self, update: Update) -> None:
         if self.bar is not None and self.task is not None:
-            if at.phase != self.phase and self.phase:
+            if update.phase != self.phase and self.phase:
                 self.bar.remove_task(self.task)
-                self.task = self.bar.add_task(at.words)
-            self.phase = at.phase
-            self.bar.update(self.task, description=at.words, completed=at.done, total=at.total)
+                self.task = self.bar.add_task(update.text)
+            self.phase = update.phase
+            self.bar.update(self.task, description=update.text, completed=update.done, total=update.total)
             return
-        left = self.clock.seconds_left(at)
-        step, steps = at.figures["step"], at.figures["steps"]
+        left = self.pace.update(update.phase, update.done, update.total)
+        step, steps = update.figures["step"], update.figures["steps"]
         if step * self.LINES // steps > (step - 1) * self.LINES // steps:
-            print(f"{at.words}{'' if left is None else f', {left:.0f} s left'}", file=sys.stderr, flush=True)
+            print(f"{update.text}{'' if left is None else f', {left:.0f} s left'}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        print(f"v2edit: note: {text}", file=sys.stderr)  # which the bar lets through above it
+        print(f"v2edit: note: {text}", file=sys.stderr)  # a bar lets it through above itself
 
     def error(self, message: str, code: int) -> None:
         print(f"v2edit: error: {message}", file=sys.stderr)
@@ -184,18 +167,18 @@ class TextReporter(Reporter):
 
 
 class QuietReporter(TextReporter):
-    """Nothing but errors, whatever the libraries have to say."""
+    """Errors alone, whatever the libraries print."""
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        with nowhere() as hole, redirect_stdout(hole), redirect_stderr(hole):
+    def redirected(self) -> Iterator[None]:
+        with open_devnull() as devnull, redirect_stdout(devnull), redirect_stderr(devnull):
             yield
 
     @contextmanager
     def working(self) -> Iterator[None]:
         yield
 
-    def at(self, at: Update) -> None:
+    def update(self, update: Update) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -203,52 +186,52 @@ class QuietReporter(TextReporter):
 
 
 class JsonReporter(Reporter):
-    """For programs: one JSON object a line on stdout. Who reads them may go: the work goes on."""
+    """One JSON object a line on stdout. When its reader goes away, the work goes on."""
 
     def __init__(self, out: IO[str]) -> None:
-        self.out, self.clock = out, Clock()
+        self.out, self.pace = out, Pace()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        with nowhere() as hole, redirect_stdout(hole):  # What is printed is for people.
+    def redirected(self) -> Iterator[None]:
+        with open_devnull() as devnull, redirect_stdout(devnull):  # printed text is for people
             yield
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def write(self, event: str, **facts: Any) -> None:
         try:
             print(json.dumps({"event": event, **facts}, default=str), file=self.out, flush=True)
         except BrokenPipeError:
-            with suppress(OSError, ValueError):  # or Python would complain once more as it ends
+            with suppress(OSError, ValueError):  # Python would report the closed pipe once more as it ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
 
     def start(self, command: Sequence[str]) -> None:
         from v2edit import __version__
 
-        self.tell("started", version=__version__, command=list(command))
+        self.write("started", version=__version__, command=list(command))
 
-    def at(self, at: Update) -> None:
-        left = self.clock.seconds_left(at)
-        self.tell("progress", **at.figures, seconds_left=None if left is None else round(left, 1))
+    def update(self, update: Update) -> None:
+        left = self.pace.update(update.phase, update.done, update.total)
+        self.write("progress", **update.figures, seconds_left=None if left is None else round(left, 1))
 
     def note(self, text: str) -> None:
-        self.tell("note", message=text)
+        self.write("note", message=text)
 
     def result(self, **facts: Any) -> None:
-        self.tell("result", **facts)
+        self.write("result", **facts)
 
     def error(self, message: str, code: int) -> None:
-        self.tell("error", message=message, code=code)
+        self.write("error", message=message, code=code)
 
     def bug(self, error: BaseException, code: int) -> None:
         self.error(f"{type(error).__name__}: {error}", code)
 
 
-def reporter_for(showing: OutputOptions) -> Reporter:
-    """The reporter_for that is asked for."""
-    return JsonReporter(sys.stdout) if showing.json else QuietReporter() if showing.quiet else TextReporter()
+def reporter_for(options: OutputOptions) -> Reporter:
+    """Return the reporter that the options choose."""
+    return JsonReporter(sys.stdout) if options.json else QuietReporter() if options.quiet else TextReporter()
 
 
-def age() -> float:
-    """Seconds since this process began; 0 where the system does not say."""
+def process_age() -> float:
+    """Return the seconds since this process began; 0 where the system does not tell."""
     try:
         stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK")
@@ -256,5 +239,5 @@ def age() -> float:
         return 0.0
 
 
-def nowhere() -> IO[str]:
+def open_devnull() -> IO[str]:
     return open(os.devnull, "w", encoding="utf-8")

@@ -44,6 +44,10 @@ class Progress:
     step: int
     steps: int
 
+    @property
+    def phase(self) -> str:
+        return f"subtask {self.subtask}/{self.subtasks}"
+
 
 @dataclass(frozen=True)
 class EditResult:
@@ -71,7 +75,7 @@ class Editor:
         self,
         frames: np.ndarray,
         prompts: PromptPair,
-        config: EditConfig = EditConfig(),  # noqa: B008 (frozen)
+        config: EditConfig = EditConfig(),
         on_progress: Callable[[Progress], None] | None = None,
         rebuild: Callable[[int, np.ndarray], np.ndarray] | None = None,
         snapshots: Snapshots | None = None,
@@ -134,7 +138,7 @@ class Editor:
         config: EditConfig,
         draws: Iterator[Tensor],
         report: Callable[[int, int], None] = lambda step, steps: None,
-        snapshot: LoopSnapshot = LoopSnapshot(),  # noqa: B008 (frozen)
+        snapshot: LoopSnapshot = LoopSnapshot(),
     ) -> Tensor:
         """Edit `current` [1, F, C, h, w] into a video of the edit's prompt: one mild edit, which the sources' noise and
         attention maps control (V2Edit Sec. 3.2)."""

@@ -1,4 +1,4 @@
-"""`v2edit eval`: finished runs measured, by CLIP, by the truth where it is known, and by a language model."""
+"""Evaluate finished runs: by CLIP, by the truth where it is known, and by a language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
@@ -34,7 +34,7 @@ ANSWERS = Path("runs/judge")  # what a judge said stays there, to be asked once 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder read again: uint8 frames [T, H, W, 3] of both videos, and what was asked for."""
+    """A finished run: uint8 frames [T, H, W, 3] of both videos, the prompts and the instruction."""
 
     folder: Path
     source_file: Path
@@ -49,7 +49,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A row of figures for each run, in the order given; what cannot be said of a run is nan."""
+    """A row of figures for each run, in the order given; nan where a measure does not apply."""
 
     rows: dict[str, dict[str, float]]
 
@@ -73,54 +73,50 @@ class Evaluation:
             table.writerows({"run": name, **figures} for name, figures in self.rows.items())
 
 
-def evaluate(
-    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN", help_behavior_hint="")],
-    *,
-    clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None,
-    judging: OmitArgPrefixes[JudgeConfig] = JudgeConfig(),  # noqa: B008 (frozen)
-    device: Annotated[str, arg(metavar="DEVICE")] = "cpu",
-    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
-    on_progress: Annotated[Callable[[int, int, str], None] | None, Suppress] = None,
-) -> Evaluation:
-    """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score.
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score."""
 
-    The truth is known of clips that v2edit sample made. Runs of one video and one instruction are shown to the
-    language model side by side.
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
+    """Run folders of v2edit edit."""
+    clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None
+    """A CLIP by Hugging Face id or folder (default: the built-in world's for the built-in model, else
+    openai/clip-vit-base-patch32)."""
+    device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
+    """Where CLIP runs."""
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
+    """A CSV file to write the figures to, besides."""
+    judging: Annotated[OmitArgPrefixes[JudgeConfig], arg(name="judge")] = JudgeConfig()
 
-    Args:
-        runs: Run folders of v2edit edit.
-        clip: A CLIP by Hugging Face id or folder (default: the built-in world's for the built-in model, else
-            openai/clip-vit-base-patch32).
-        judging: A language model that scores.
-        device: Where CLIP runs.
-        out: A CSV file to write the figures to, besides.
-        on_progress: Called with how much is done, of how much, and what it was.
+    def run(self, on_progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> Evaluation:
+        """Measure the runs.
 
-    Raises:
-        UserError: for what the user can mend, in one line.
-    """
-    if not runs:
-        raise UserError("which runs? Give the folders that v2edit edit made")
-    if out is not None and out.exists():
-        raise UserError(f"{out} exists; choose another -o or remove it")
-    names = [_name(folder, runs) for folder in runs]
-    read = [read_run(folder) for folder in runs]
-    tell = on_progress or _silent
-    rows: dict[str, dict[str, float]] = {}
-    for number, (name, run) in enumerate(zip(names, read, strict=True), start=1):
-        rows[name] = clip_figures(run, clip, device) | against_truth(run)
-        tell(number, len(read), f"measured {name}")
-    if judging.model is not None:
-        for name, figures in judged(dict(zip(names, read, strict=True)), judging, tell).items():
-            rows[name] |= figures
-    found = Evaluation(rows)
-    if out is not None:
-        found.write(out)
-    return found
+        Args:
+            on_progress: Called with how much is done, of how much, and what it was.
+
+        Raises:
+            UserError: what the user can mend, in one line.
+        """
+        if not self.runs:
+            raise UserError("which runs? Give the folders that v2edit edit made")
+        if self.out is not None and self.out.exists():
+            raise UserError(f"{self.out} exists; choose another -o or remove it")
+        runs = {_name(folder, self.runs): read_run(folder) for folder in self.runs}
+        rows: dict[str, dict[str, float]] = {}
+        for number, (name, run) in enumerate(runs.items(), start=1):
+            rows[name] = clip_figures(run, self.clip, self.device) | against_truth(run)
+            on_progress(number, len(runs), f"measured {name}")
+        if self.judging.model is not None:
+            for name, figures in judge_runs(runs, self.judging, on_progress).items():
+                rows[name] |= figures
+        evaluation = Evaluation(rows)
+        if self.out is not None:
+            evaluation.write(self.out)
+        return evaluation
 
 
 def read_run(folder: Path) -> Run:
-    """Raises `UserError` where it is no finished run, or its source is gone or another."""
+    """Read a finished run. Raises `UserError` where it is none, or its source is gone or has changed."""
     from v2edit import video
 
     try:
@@ -155,7 +151,7 @@ def clip_figures(run: Run, clip: str | None, device: str) -> dict[str, float]:
 
 
 def against_truth(run: Run) -> dict[str, float]:
-    """The figures of `metrics.attributes.measure` for the clip of a world sample and its own edit, else none."""
+    """Return the figures of `metrics.attributes.measure` for a clip of `v2edit sample` and its own edit, else none."""
     edit = sampled_edit(run)
     if edit is None:
         return {}
@@ -168,7 +164,7 @@ def against_truth(run: Run) -> dict[str, float]:
 
 
 def sampled_edit(run: Run) -> Edit | None:
-    """The edit of the built-in world that a run took, by what `v2edit sample` wrote beside its source."""
+    """Return the edit of the built-in world that a run made, by what `v2edit sample` wrote beside its source."""
     from v2edit.primitives.edits import KINDS, sample_edit
 
     try:
@@ -182,10 +178,10 @@ def sampled_edit(run: Run) -> Edit | None:
     return next((one for one in tried if (one.source_prompt, one.target_prompt) == prompts), None)
 
 
-def judged(
+def judge_runs(
     runs: dict[str, Run], config: JudgeConfig, on_progress: Callable[[int, int, str], None]
 ) -> dict[str, dict[str, float]]:
-    """The LVLM score of each run and its spread, those of one video and one instruction side by side."""
+    """Return the LVLM score of each run and its spread; runs of one video and instruction are judged side by side."""
     from v2edit.metrics.lvlm_score import estimate_cost, judge, make_queries
     from v2edit.prompts.lvlm import open_chat
 
@@ -210,10 +206,6 @@ def judged(
 
 
 def _name(folder: Path, runs: Sequence[Path]) -> str:
-    """What a run is called in the table: its folder's name, or all of its path where two share it."""
+    """Return a run's name in the table: its folder's name, or its whole path where two share the name."""
     name = folder.resolve().name
     return name if [one.resolve().name for one in runs].count(name) == 1 else str(folder)
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    pass

@@ -19,7 +19,7 @@ from v2edit.runs.snapshots import SAVE_EVERY
 
 MANIFEST = "run.json"
 PROGRESS_FILE = "progress.json"  # in the state folder
-FORMAT = 1  # of the state folder
+FORMAT = 2  # of the state folder
 PACKAGES = ("v2edit", "torch", "diffusers", "transformers", "av")
 
 Kind = Literal["edit", "scene"]

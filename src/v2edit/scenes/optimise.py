@@ -55,11 +55,11 @@ class FitProgress:
 
 def reconstruct(
     dataset: Dataset,
-    config: FitConfig = FitConfig(),  # noqa: B008 (frozen)
+    config: FitConfig = FitConfig(),
     on_progress: Callable[[FitProgress], None] | None = None,
     device: torch.device | str = "cpu",
     random_seed: int = 0,
-    snapshot: LoopSnapshot = LoopSnapshot(),  # noqa: B008 (frozen)
+    snapshot: LoopSnapshot = LoopSnapshot(),
 ) -> Gaussians:
     """A scene from posed images; views that are held out are never looked at."""
     training = dataset.training
@@ -78,7 +78,7 @@ def fit(
     on_progress: Callable[[FitProgress], None] | None = None,
     random_seed: int = 0,
     free: Tensor | None = None,
-    snapshot: LoopSnapshot = LoopSnapshot(),  # noqa: B008 (frozen)
+    snapshot: LoopSnapshot = LoopSnapshot(),
 ) -> Gaussians:
     """The Gaussians after `steps` steps towards the images of every view of `dataset`, with a fresh optimiser; where
     `free`, bool [N], is given, these alone change, and those that have faded, which join them.

@@ -37,10 +37,10 @@ CELL = 8  # pixels: what is compared are means over cells this large, where nois
 
 
 @dataclass(frozen=True)
-class Stage:
-    """How far a scene edit is: `step` of `steps` of `what`, counted from 1; `psnr` in dB while reconstructing."""
+class SceneProgress:
+    """One step of a scene edit: `step` of `steps` of a phase, counted from 1; `psnr` in dB while reconstructing."""
 
-    what: str
+    phase: str
     step: int
     steps: int
     psnr: float | None = None
@@ -56,7 +56,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class SceneEdit:
+class EditedScene:
     """The scene after the last subtask, and along the path, uint8 [T, H, W, 3] in the video's size: `source`, what was
     edited; `videos`, what the model made in each subtask; `renders`, what the scene shows after each."""
 
@@ -74,16 +74,16 @@ def edit_gaussians(
     prompts: PromptPair,
     config: EditConfig,
     fit_config: FitConfig,
-    on_stage: Callable[[Stage], None] = lambda stage: None,
+    on_progress: Callable[[SceneProgress], None] = lambda progress: None,
     between: bool = True,
     snapshots: Snapshots | None = None,
-) -> SceneEdit:
+) -> EditedScene:
     """Edits a scene along a camera path; logs a warning when a subtask did not reach it. Without reconstruction
     `between` the subtasks they are edits of a video, and the last one's is what the scene is reconstructed from. With a
     `snapshots`, an edit that was ended goes on where it stood when it is called again, and comes to the same."""
 
     def editing(at: Progress) -> None:
-        on_stage(Stage(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
+        on_progress(SceneProgress(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
 
     # A closed path's video is a loop, where the model can make one.
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.has_rotary_time))
@@ -92,7 +92,7 @@ def edit_gaussians(
         return editor.edit(source, prompts, config, editing, rebuild if between else None, snapshots).subtasks
 
     settings = fit_config, config.subtasks, config.seed, config.loop
-    return edit_filmed(make, editor.backbone, gaussians, path, *settings, on_stage, snapshots)
+    return edit_filmed(make, editor.backbone, gaussians, path, *settings, on_progress, snapshots)
 
 
 def edit_filmed(
@@ -104,9 +104,9 @@ def edit_filmed(
     subtasks: int = 1,
     seed: int = 0,
     loop: bool = False,
-    on_stage: Callable[[Stage], None] = lambda stage: None,
+    on_progress: Callable[[SceneProgress], None] = lambda progress: None,
     snapshots: Snapshots | None = None,
-) -> SceneEdit:
+) -> EditedScene:
     """The loop for whatever edits videos with a model: `make` is given what the path's cameras film of the scene, and a
     function that reconstructs the scene from a subtask's frames and films it again; it returns the frames after each
     subtask."""
@@ -121,7 +121,7 @@ def edit_filmed(
         what = f"subtask {subtask}/{subtasks}, reconstructing"
 
         def told(at: FitProgress) -> None:
-            on_stage(Stage(what, at.step, at.steps, at.psnr))
+            on_progress(SceneProgress(what, at.step, at.steps, at.psnr))
 
         # What the model's autoencoder cannot draw is no edit.
         drawn = autoencoded(backbone, shown, loop)
@@ -137,7 +137,7 @@ def edit_filmed(
 
     videos = make(source, reconstruct)
     reconstruct(subtasks, videos[-1])
-    return SceneEdit(scene, source, videos, renders, changes)
+    return EditedScene(scene, source, videos, renders, changes)
 
 
 def refit_start(

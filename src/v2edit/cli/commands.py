@@ -1,0 +1,340 @@
+"""The commands: each calls one function of the package and prints its result.
+
+A command's parameters are what its command line takes; `reporter` and `argv` (the whole command line, for manifests)
+are added by `cli.app`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from v2edit.batch.command import EditBatch, batch_status
+from v2edit.bench.command import BenchOptions, benchmark
+from v2edit.cli.output import DryRunOptions, OutputOptions, Reporter, process_age
+from v2edit.editing.config import EditConfig
+from v2edit.errors import UserError
+from v2edit.jobs.estimate import format_duration
+from v2edit.jobs.evaluate import Evaluate
+from v2edit.jobs.options import ModelOptions, PromptOptions
+from v2edit.jobs.resume import resume as resume_run
+from v2edit.jobs.scene import SceneEdit, is_scene
+from v2edit.jobs.video import EditRun, VideoEdit
+from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.runs import RunWriter, find_runs, read_run_state
+
+if TYPE_CHECKING:
+    from v2edit.batch.state import BatchStatus
+    from v2edit.jobs.scene import SceneRun
+    from v2edit.prompts.comparison import PromptComparison
+
+Output = Annotated[OmitArgPrefixes[OutputOptions], arg(name="output")]
+DryRun = Annotated[OmitArgPrefixes[DryRunOptions], arg(name="output")]
+CONTINUES = "the same command continues from here"
+
+
+def edit(
+    job: Annotated[VideoEdit, arg(name="")],
+    output: DryRun = DryRunOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Edit a video so that it shows what an instruction or a target prompt says."""
+    if output.dry_run:
+        return _print_estimate(job, reporter)
+    with reporter.working():
+        run = job.run(reporter.on_edit, command=argv)
+    _print_run(run, reporter)
+
+
+def scene(
+    job: Annotated[SceneEdit, arg(name="")],
+    output: DryRun = DryRunOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
+    if output.dry_run:
+        return _print_estimate(job, reporter)
+    with reporter.working():
+        run = job.run(reporter.on_scene, command=argv)
+    _print_run(run, reporter)
+    print(f"to look at it in a browser: v2edit view {shlex.quote(str(run.folder))}")
+
+
+def prompts(
+    video: Annotated[Path, Positional, arg(metavar="VIDEO")],
+    instruction: Annotated[str | None, Positional, arg(metavar="INSTRUCTION", help_behavior_hint="")] = None,
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+    prompt_options: Annotated[OmitArgPrefixes[PromptOptions], arg(name="prompt")] = PromptOptions(),
+    lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig(),
+    model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions(),
+    config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig(),
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Show the prompts of an edit, word for word what they share, and what the edit costs. Loads no video model.
+
+    Args:
+        video: The video to edit: a file, a folder of images, or an image; or a scene.
+        instruction: What to change, in one sentence.
+        out: A JSON file to save the prompts in, to edit by hand and to give to v2edit edit as --prompts.
+    """
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists; choose another -o or remove it")
+    options = {"prompt_options": prompt_options, "lvlm": lvlm, "model_options": model_options, "config": config}
+    job = SceneEdit(video, instruction, **options) if is_scene(video) else VideoEdit(video, instruction, **options)
+    preview = job.preview()
+    source, *others = preview.prompts.chain
+    names = [*(f"step {k}" for k, _ in enumerate(preview.prompts.intermediate, start=1)), "target"]
+    print(f"source  {source}")
+    for name, text, comparison in zip(names, others, preview.comparisons, strict=True):
+        print(f"{name:6}  {text}\n  diff  ", end="")
+        _print_comparison(comparison)
+        print(f"        {comparison.summary}")
+    count, each = len(preview.forwards), " + ".join(map(str, preview.forwards))
+    steps = f"{count} subtask{'s' if count > 1 else ''} of {preview.steps} denoising steps (of {preview.of_steps})"
+    print(f"edit    {steps}: {each} forwards (v2edit edit --dry-run estimates their time and memory)")
+    if out is not None:
+        preview.save(out)
+        print(f"saved   {out}")
+    reporter.result(
+        prompts=asdict(preview.prompts),
+        shared=[comparison.summary for comparison in preview.comparisons],
+        steps=preview.steps,
+        forwards=preview.forwards,
+        files=[] if out is None else [out],
+    )
+
+
+def resume(
+    folder: Annotated[Path, Positional, arg(metavar="RUN")],
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Continue a run that was interrupted, killed or out of disk, from its last snapshot.
+
+    On the same machine the result is the same, to the byte, as if nothing had happened. A run that is done stays as it
+    is.
+
+    Args:
+        folder: The run folder.
+    """
+    on_progress = reporter.on_scene if read_run_state(folder).kind == "scene" else reporter.on_edit
+    with reporter.working():
+        run = resume_run(folder, on_progress, command=argv)
+    _print_run(run, reporter)
+
+
+def runs(
+    folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs"),
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """List the runs in a folder: their state, how many steps are done, and the time left.
+
+    Args:
+        folder: The folder that run folders are in, or one of them.
+    """
+    states = find_runs(folder)
+    width = max((len(str(one.folder)) for one in states), default=0)
+    for one in states:
+        steps = f"{one.done}/{one.total} steps" if one.total else ""
+        left = "" if one.seconds_left is None or one.state == "done" else f"{format_duration(one.seconds_left)} left"
+        started = f"{datetime.fromisoformat(one.started).astimezone():%Y-%m-%d %H:%M}"
+        line = f"{one.folder!s:{width}}  {one.state:7}  {started}  {steps:>16}  {left}"
+        print(f"{line}  {one.reason or ''}".rstrip())
+    reporter.result(runs=[asdict(one) for one in states])
+
+
+def view(
+    run: Annotated[Path, Positional, arg(metavar="RUN")],
+    port: int = 8080,
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Look at a scene before and after its edit, in a browser.
+
+    Args:
+        run: The run folder of v2edit scene, or a splat .ply.
+        port: The local port to serve on.
+    """
+    from v2edit.scenes.viewer import serve
+
+    serve(run, port)
+
+
+def sample(
+    out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
+    seed: int = 0,
+    kind: Annotated[str | None, arg(metavar="KIND", help_behavior_hint="")] = None,
+    scene: bool = False,
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Make a clip or a scene of the built-in world, with its prompts, an edit to try, and that edit's true result.
+
+    Args:
+        out: The folder to make.
+        seed: Seed of the random clip.
+        kind: The kind of edit: recolour, reshape, resize, insert, remove, floor, sky or reshape-and-recolour
+            (default: any).
+        scene: Make posed images of a still scene instead of a clip.
+    """
+    kind = kind and kind.replace("-", " ")
+    with RunWriter(out) as run:
+        if scene:
+            from v2edit.scenes.primitives import write_task
+
+            write_task(seed, run.folder, kind)
+        else:
+            from v2edit.primitives.sample import write_sample
+
+            write_sample(seed, run.folder, kind)
+    facts, words = ("scene.json", ["scene", out]) if scene else ("clip.json", ["edit", out / "clip.mp4"])
+    instruction = json.loads((run.out / facts).read_text(encoding="utf-8"))["instruction"]
+    command = f'v2edit {shlex.join(map(str, words))} "{instruction}"'
+    files = sorted(run.out.iterdir())
+    print(*files, f"try: {command}", sep="\n")
+    reporter.result(folder=run.out, files=files, command=command)
+
+
+def batch(
+    job: Annotated[EditBatch, arg(name="")],
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Edit many videos or scenes, on all devices of this machine or of a Ray cluster.
+
+    Each line of TASKS.jsonl is a task: {"video": "a.mp4", "instruction": "make the ball blue"}, or "scene" instead of
+    "video", and if need be "source_prompt", "target_prompt", "name" and settings such as "subtasks": 3. Stopped, the
+    same command continues; what is done is never done again. v2edit batch-status shows how far it is.
+    """
+    try:
+        with reporter.working():
+            status = job.run(reporter.on_count, argv)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(CONTINUES) from None
+    _print_batch(status, reporter)
+    if status.failed:
+        again = "--retry-failed tries them again" if len(status.failed) > 1 else "--retry-failed tries it again"
+        raise UserError(f"{len(status.failed)} of {len(status.tasks)} tasks failed, for the reasons above; {again}")
+
+
+def show_batch_status(
+    folder: Annotated[Path, Positional, arg(metavar="FOLDER")],
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Show how far a batch is: what is done, running, waiting and failed, and why.
+
+    Args:
+        folder: The folder that v2edit batch was given as -o.
+    """
+    _print_batch(batch_status(folder), reporter)
+
+
+def bench(
+    options: Annotated[BenchOptions, arg(name="")] = BenchOptions(),
+    output: Output = OutputOptions(),
+    *,
+    reporter: Reporter,
+    argv: Sequence[str],
+) -> None:
+    """Compare V2Edit, its ablations and baselines on edits whose true result is known.
+
+    Results are kept one by one: the same command continues where a stopped one stood, and a larger one uses what is
+    there. Nothing is run twice.
+    """
+    try:
+        with reporter.working():
+            report = benchmark(options, on_progress=reporter.on_count, command=argv)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(CONTINUES) from None
+    print(report.markdown, *report.files, sep="\n")
+    reporter.result(folder=report.folder, files=report.files)
+
+
+def evaluate(
+    job: Annotated[Evaluate, arg(name="")], output: Output = OutputOptions(), *, reporter: Reporter, argv: Sequence[str]
+) -> None:
+    """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score.
+
+    The truth is known of clips that v2edit sample made. Runs of one video and one instruction are shown to the language
+    model side by side.
+    """
+    with reporter.working():
+        evaluation = job.run(reporter.on_count)
+    print(evaluation.markdown)
+    rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in evaluation.rows.items()}
+    reporter.result(rows=rows, files=[] if job.out is None else [job.out])
+
+
+def _print_run(run: EditRun | SceneRun, reporter: Reporter) -> None:
+    files = sorted(run.folder.iterdir())
+    print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}", *files, sep="\n")
+    reporter.result(folder=run.folder, files=files, prompts=asdict(run.prompts))
+
+
+def _print_estimate(job: VideoEdit | SceneEdit, reporter: Reporter) -> None:
+    """Print the estimate of a job, with the start of this process, which the run's own will have, too."""
+    starting = process_age()
+    estimate = job.estimate()
+    estimate = replace(estimate, seconds={"starting": starting} | estimate.seconds)
+    print(estimate.text)
+    reporter.result(**estimate.figures)
+
+
+def _print_comparison(comparison: PromptComparison) -> None:
+    """Print a comparison: in colour on a terminal (removed red, added green, cut dim), with plain marks elsewhere."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    if console.color_system is None or console.no_color:
+        print(comparison.marked)
+        return
+    styles = {"shared": "", "removed": "red strike", "added": "green", "cut": "dim strike"}
+    console.print(Text.assemble(*((text, styles[kind]) for kind, text in comparison.pieces)))
+
+
+def _print_batch(status: BatchStatus, reporter: Reporter) -> None:
+    """Print how many tasks are done, and a line for each that is running or has failed."""
+    counts = {"done": len(status.done), "running": len(status.running), "waiting": status.waiting}
+    counts["failed"] = len(status.failed)
+    print(f"{len(status.tasks)} tasks: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
+    for one in status.running:
+        print(f"running  {one.name}: {one.worker}, attempt {one.attempt}, since {one.since}")
+    for one in status.failed:
+        print(f"failed   {one.name}: {one.reason} ({one.attempts} attempt{'s' if one.attempts > 1 else ''})")
+    if not status.active and status.waiting:
+        print("no batch is running here; the same command continues it")
+    print(status.folder / "index.html")
+    failed: list[dict[str, Any]] = [
+        {"name": one.name, "reason": one.reason, "attempts": one.attempts} for one in status.failed
+    ]
+    reporter.result(folder=status.folder, counts=counts, failed=failed)

@@ -1,0 +1,157 @@
+"""The Python interface: one function for each job and verb, with the command line's options as keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from v2edit.errors import UserError
+from v2edit.jobs.estimate import Estimate
+from v2edit.jobs.options import job_from_keywords
+from v2edit.jobs.preview import Preview
+from v2edit.jobs.progress_bar import progress_bar
+from v2edit.jobs.resume import resume
+from v2edit.jobs.scene import SceneEdit, SceneRun
+from v2edit.jobs.video import EditRun, VideoEdit
+
+if TYPE_CHECKING:
+    from v2edit.backbones import LoadedModel
+
+
+def edit_video(
+    video: str | Path,
+    instruction: str | None = None,
+    *,
+    show_progress: bool = True,
+    on_progress: Callable[[Any], None] | None = None,
+    loaded: LoadedModel | None = None,
+    **options: Any,
+) -> EditRun:
+    """Edit a video and write a run folder, as `v2edit edit` does.
+
+    >>> import v2edit
+    >>> run = v2edit.edit_video("surfer.mp4", "make the surfer a polar bear", model="zai-org/CogVideoX-5b",
+    ...                         lvlm="qwen2.5vl:7b", lvlm_url="http://localhost:11434/v1", steps=30)
+    >>> run.folder, run.prompts, run.edited.frames.shape
+
+    Args:
+        video: The video: a file, a folder of images, or an image.
+        instruction: What to change, in one sentence.
+        show_progress: Show a progress bar.
+        on_progress: Called after every denoising step with a `Progress`.
+        loaded: A model in memory, to use again: `LoadedModel(checkpoint, backbone)`.
+        **options: Any option of `v2edit edit` by its name, with `_` for `-`:
+
+            - where the prompts come from: source_prompt, target_prompt, prompts (a file), or lvlm (a model's name, or
+              an `LVLMConfig`), lvlm_url, lvlm_frames, lvlm_timeout, lvlm_progression, prompt_style;
+            - the model: model, device, dtype, offload, vae_tiling, revision, allow_pickle;
+            - the edit: config (an `EditConfig`), or its fields: steps, alpha, beta, subtasks, mixture, guidance,
+              solver, loop, negative_prompt, seed, inc, pnc, amr ...;
+            - the run: out (the run folder), save_every, save_frames.
+
+    Returns:
+        The finished run: `folder`, `edited` (a `Video`, whose `frames` are uint8 [T, H, W, 3]) and `prompts`.
+
+    Raises:
+        UserError: a mistake in the options or the input, in one line.
+        TypeError: there is no such option.
+    """
+    job = job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options)
+    with progress_bar(show_progress, on_progress) as report:
+        return job.run(report, loaded)
+
+
+def edit_scene(
+    scene: str | Path,
+    instruction: str | None = None,
+    *,
+    show_progress: bool = True,
+    on_progress: Callable[[Any], None] | None = None,
+    loaded: LoadedModel | None = None,
+    **options: Any,
+) -> SceneRun:
+    """Edit a 3D scene and write a run folder, as `v2edit scene` does.
+
+    Args:
+        scene: The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply.
+        instruction: What to change, in one sentence.
+        show_progress: Show a progress bar.
+        on_progress: Called after every step of reconstructing and editing with a `SceneProgress`.
+        loaded: A model in memory, to use again.
+        **options: Any option of `v2edit scene` by its name, with `_` for `-`: those of `edit_video` but save_frames,
+            and path, frames, side, fit (a `FitConfig`) or its fields: gaussians, fit_steps, refit_steps, degree.
+
+    Returns:
+        The finished run: `folder`, `edited` (the scene's Gaussians) and `prompts`.
+
+    Raises:
+        UserError: a mistake in the options or the input, in one line.
+        TypeError: there is no such option.
+    """
+    job = job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options)
+    with progress_bar(show_progress, on_progress) as report:
+        return job.run(report, loaded)
+
+
+def preview_edit(
+    video: str | Path, instruction: str | None = None, *, out: str | Path | None = None, **options: Any
+) -> Preview:
+    """Return the prompts of an edit, what they share, and what it costs; loads no weights of the video model.
+
+    Args:
+        video: The video.
+        instruction: What to change, in one sentence.
+        out: A JSON file to save the prompts in, to edit by hand and to give to an edit as `prompts`.
+        **options: Those of `edit_video`.
+
+    Raises:
+        UserError: as `edit_video`, and where the file exists.
+    """
+    if out is not None and Path(out).exists():
+        raise UserError(f"{out} exists; choose another file or remove it")
+    preview = job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options).preview()
+    if out is not None:
+        preview.save(Path(out))
+    return preview
+
+
+def estimate_edit(video: str | Path, instruction: str | None = None, **options: Any) -> Estimate:
+    """Estimate the time and memory of an edit, as `v2edit edit --dry-run` does; writes nothing.
+
+    Takes the options of `edit_video`, and raises what it raises.
+    """
+    return job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options).estimate()
+
+
+def estimate_scene(scene: str | Path, instruction: str | None = None, **options: Any) -> Estimate:
+    """Estimate the time and memory of a scene edit, as `v2edit scene --dry-run` does; writes nothing.
+
+    Takes the options of `edit_scene`, and raises what it raises.
+    """
+    return job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options).estimate()
+
+
+def resume_run(
+    folder: str | Path,
+    *,
+    show_progress: bool = True,
+    on_progress: Callable[[Any], None] | None = None,
+    loaded: LoadedModel | None = None,
+) -> EditRun | SceneRun:
+    """Continue a run that was interrupted, killed or out of disk, as `v2edit resume` does.
+
+    On the same machine the result is the same, to the byte, as if nothing had happened. A run that is done stays as it
+    is. Prompts that a language model wrote are not asked for again.
+
+    Args:
+        folder: The run folder.
+        show_progress: Show a progress bar.
+        on_progress: Called after every step.
+        loaded: The run's model, where it is in memory already.
+
+    Raises:
+        UserError: a mistake in the input, in one line.
+    """
+    with progress_bar(show_progress, on_progress) as report:
+        return resume(Path(folder), report, loaded)

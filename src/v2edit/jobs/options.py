@@ -1,0 +1,168 @@
+"""The options of a job. Each option, its default and its help text exist once: here, or in `EditConfig`, `LVLMConfig`
+and `FitConfig`. The command line is made from these dataclasses; the Python functions take the same names as keywords.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+from tyro.conf import arg
+
+from v2edit.backbones.families import BUILT_IN, DType, Offload
+from v2edit.backbones.hub import Checkpoint, find
+from v2edit.errors import UserError
+from v2edit.runs import check_save_every, default_run_folder
+from v2edit.runs.snapshots import SAVE_EVERY
+
+if TYPE_CHECKING:
+    from v2edit.backbones import Backbone
+
+Job = TypeVar("Job")
+Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which video model, where it runs, and what it needs."""
+
+    model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN
+    """The built-in model, a Hugging Face id or a local diffusers folder."""
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    """A torch device, such as cpu or cuda:1; auto takes a GPU where there is one."""
+    dtype: DType = "auto"
+    """Number format; auto is what suits the device."""
+    offload: Offload = "none"
+    """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower."""
+    vae_tiling: bool = False
+    """Encode and decode in tiles: less memory, slower."""
+    revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None
+    """Branch, tag or commit of a Hugging Face model."""
+    allow_pickle: bool = False
+    """Accept weights that are pickles (.bin) where a model has no others; no code in them is run."""
+
+    def find(self) -> Checkpoint:
+        """Find the model by its index. Raises `UserError` where there is no such model or it lacks a part."""
+        return find(self.model, self.revision, self.allow_pickle)
+
+    def load(self, checkpoint: Checkpoint) -> Backbone:
+        """Load the weights of a model that `find` found. Raises `UserError` where they cannot be loaded."""
+        from v2edit import backbones
+
+        return backbones.load(checkpoint, self.device, self.dtype, self.offload, self.vae_tiling)
+
+    def record(self, checkpoint: Checkpoint, backbone: Backbone) -> dict[str, Any]:
+        """Describe how the model was loaded, for run.json; `from_record` reads it."""
+        name = checkpoint.name
+        return {
+            "model": {
+                "name": name if checkpoint.commit or name == BUILT_IN else os.path.abspath(name),
+                "revision": self.revision,
+                "commit": checkpoint.commit,
+                "device": str(backbone.device),
+                "dtype": str(backbone.dtype).removeprefix("torch."),
+            },
+            "offload": self.offload,
+            "vae_tiling": self.vae_tiling,
+            "allow_pickle": checkpoint.pickles,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ModelOptions:
+        """Return the options that load the model of a run again, the same commit on the same device."""
+        model = record["model"]
+        return cls(
+            model["name"], model["device"], model["dtype"], record["offload"], record["vae_tiling"],
+            model["commit"] or model["revision"], record["allow_pickle"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Where the prompts come from. Without any, the instruction makes the target prompt of the source prompt."""
+
+    source_prompt: Text = None
+    """What the video or scene shows. Unless given: `source_prompt` in the .json beside it, or what the built-in model's
+    classifier sees."""
+    target_prompt: Text = None
+    """What it is to show, as like the source prompt as the edit allows."""
+    prompts: File = None
+    """The prompts in a file, from v2edit prompts -o or another run's run.json."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a prompt is given in words; no language model is asked then."""
+        return self.source_prompt is not None or self.target_prompt is not None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the results go, and how often the run is saved."""
+
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None
+    """The run folder to make (default: runs/<video or scene>-<instruction>); it must not exist."""
+    save_every: Annotated[int, arg(metavar="STEPS")] = SAVE_EVERY
+    """Denoising steps between two snapshots, from which v2edit resume continues."""
+
+    def __post_init__(self) -> None:
+        check_save_every(self.save_every)
+
+    def folder(self, path: Path, title: str) -> Path:
+        """Return the run folder of an edit of `path`, called after its title where no --out is given."""
+        return self.out or default_run_folder(path, title)
+
+
+def job_from_keywords(job: type[Job], **options: Any) -> Job:
+    """Build a job (a dataclass with groups of options) from option names as keywords.
+
+    Args:
+        job: The dataclass. Its own fields, and those of its groups by their names on the command line with `_` for
+            `-`, may be given; a whole group, too, by its field (`config=EditConfig(...)`). A single option goes over
+            the group's.
+        **options: The options.
+
+    Raises:
+        TypeError: there is no such option.
+        UserError: a value that an option cannot take.
+    """
+    groups: dict[str, Any] = {one.name: one.default for one in fields(job) if is_dataclass(one.default)}  # pyright: ignore[reportArgumentType]
+    single = {name: (group, field) for group, default in groups.items() for name, field in _names(default).items()}
+    own = {one.name for one in fields(job)} - groups.keys()  # pyright: ignore[reportArgumentType]
+    changes: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in groups and isinstance(value, type(groups[name])):
+            groups[name] = value
+        elif name in own:
+            values[name] = value
+        elif name in single:
+            group, field = single[name]
+            changes.setdefault(group, {})[field] = Path(value) if name in ("out", "prompts") and value else value
+        else:
+            close = difflib.get_close_matches(name, [*own, *groups, *single], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"there is no option {name!r}{hint}")
+    filled = {group: replace(value, **changes.get(group, {})) for group, value in groups.items()}
+    return job(**values, **filled)
+
+
+def _names(group: Any) -> dict[str, str]:
+    """Map the keyword of each option of a group to its field: its name on the command line with `_` for `-`."""
+    hints = get_type_hints(type(group), include_extras=True)
+
+    def keyword(field: str) -> str:
+        names = (getattr(one, "name", None) for one in getattr(hints[field], "__metadata__", ()))
+        return next((name for name in names if name), field).replace("-", "_")
+
+    return {keyword(one.name): one.name for one in fields(group)}
+
+
+def expect_at_least(least: int, **numbers: int | None) -> None:
+    """Raise `UserError` for an option's number that is below its least value."""
+    for name, value in numbers.items():
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}, expected {least} or more")

@@ -1,0 +1,182 @@
+"""The prompts of a job: from what the user gave, what lies beside the input, or its frames, to a `PromptPair`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from v2edit.backbones.families import BUILT_IN, PUBLISHED
+from v2edit.backbones.hub import Checkpoint
+from v2edit.errors import UserError
+from v2edit.files import read_json
+from v2edit.jobs.options import PromptOptions
+from v2edit.prompts import PromptPair, read_prompts
+from v2edit.prompts.lvlm import LVLMConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+SCENE_FACTS = "scene.json"  # in a dataset's folder, as `v2edit sample --scene` writes it
+
+
+@dataclass(frozen=True)
+class GivenPrompts:
+    """What is known of an edit's prompts before its input is read: the pair, or None where it comes from the frames."""
+
+    pair: PromptPair | None
+    instruction: str | None
+
+    @property
+    def title(self) -> str:
+        """The edit in a few words."""
+        return self.instruction or (self.pair.target if self.pair else "")
+
+
+def given_prompts(
+    path: Path,
+    instruction: str | None,
+    options: PromptOptions,
+    lvlm: LVLMConfig,
+    model: str,
+    source_prompt_beside: Callable[[Path], str | None],
+) -> GivenPrompts:
+    """Return the prompts of an edit as far as its options tell, without reading the video or scene at `path`.
+
+    Raises:
+        UserError: two ways to get them are given, or none is left.
+    """
+    ways = {
+        "--prompts": options.prompts is not None,
+        "--lvlm": lvlm.model is not None,
+        "--source-prompt or --target-prompt": options.by_hand,
+    }
+    if len(several := [way for way, is_given in ways.items() if is_given]) > 1:
+        raise UserError(f"prompts come from one place: give {', or '.join(several)}")
+    if options.prompts is not None:
+        pair, written_for = read_prompts(options.prompts)
+        return GivenPrompts(pair, instruction or written_for)
+    if lvlm.model is not None:
+        if not instruction or not instruction.strip():
+            raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
+        return GivenPrompts(None, instruction)
+    source_prompt = source_prompt_beside(path) if options.source_prompt is None else options.source_prompt
+    if model == BUILT_IN and source_prompt is None and options.target_prompt is None and (instruction or "").strip():
+        return GivenPrompts(None, instruction)
+    return GivenPrompts(resolve_prompts(path, instruction, source_prompt, options.target_prompt), instruction)
+
+
+def resolve_prompts(
+    path: Path, instruction: str | None, source_prompt: str | None, target_prompt: str | None
+) -> PromptPair:
+    """Return the prompt pair; the built-in grammar applies the instruction where no target prompt is given.
+
+    Raises:
+        UserError: something is missing: the message names the options that give it.
+    """
+    if source_prompt is None:
+        also = "" if target_prompt else ", and what it is to show with --target-prompt"
+        raise UserError(f"what does {path.name} show? Say it with --source-prompt{also}")
+    if target_prompt is not None:
+        return PromptPair(source_prompt, target_prompt)
+    if not source_prompt.strip():
+        raise UserError("the source prompt is empty: say what the video shows with --source-prompt")
+    if not instruction or not instruction.strip():
+        raise UserError("what is to change? Give an INSTRUCTION, or describe the edited video with --target-prompt")
+    from v2edit.primitives.grammar import edit_prompt
+
+    try:
+        return edit_prompt(source_prompt, instruction)
+    except UserError as error:
+        raise UserError(f"{error}; for anything else, say what the video is to show with --target-prompt") from error
+
+
+def write_prompts_for(
+    path: Path,
+    frames: np.ndarray,
+    instruction: str,
+    checkpoint: Checkpoint,
+    lvlm: LVLMConfig,
+    subtasks: int,
+    device: str,
+) -> PromptPair:
+    """Return prompts written from frames, uint8 [T, H, W, 3]: by the language model, in the style of the video model,
+    or without one by the built-in model's classifier and grammar. The language model is freed before this returns.
+
+    Raises:
+        UserError: the language model gives no usable answer, or the frames do not look like the built-in world.
+    """
+    if lvlm.model is None:
+        return resolve_prompts(path, instruction, _caption(path, frames), None)
+    from v2edit import backbones
+    from v2edit.prompts.lvlm import generate_prompts, open_chat
+    from v2edit.prompts.style import read_style
+
+    style = read_style(lvlm.style or checkpoint.prompt_style)
+    tokenizer = backbones.read_info(checkpoint).tokenizer
+    with open_chat(lvlm, device) as chat:
+        return generate_prompts(chat, frames, instruction, style, tokenizer, lvlm, subtasks)
+
+
+def describe_lvlm(lvlm: LVLMConfig, checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Describe the language model for run.json, without what may be secret in its address; None where there is none."""
+    if lvlm.model is None:
+        return None
+    from v2edit.prompts.endpoint import redact_url
+
+    return {
+        "model": lvlm.model,
+        "url": redact_url(lvlm.url) if lvlm.url else None,
+        "style": lvlm.style or checkpoint.prompt_style,
+        "frames": lvlm.frames,
+        "progression": lvlm.progression,
+    }
+
+
+def source_prompt_beside_video(video: Path) -> str | None:
+    """Return `source_prompt` of the JSON file beside a video, as `v2edit sample` writes it, or None.
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    video = Path(os.path.abspath(video))  # "." has no name of its own
+    facts_file = video.parent / f"{video.stem}.json"
+    if not facts_file.is_file():
+        return None
+    try:
+        facts = read_json(facts_file)
+    except ValueError as error:
+        raise UserError(f"{facts_file} is no JSON ({error}); mend it or give --source-prompt") from error
+    return _source_prompt(facts)
+
+
+def source_prompt_beside_scene(scene: Path) -> str | None:
+    """Return `source_prompt` of the `scene.json` in a dataset's folder, or None."""
+    try:
+        return _source_prompt(read_json(scene / SCENE_FACTS))
+    except (OSError, ValueError):
+        return None
+
+
+def _source_prompt(facts: Any) -> str | None:
+    prompt = facts.get("source_prompt") if isinstance(facts, dict) else None
+    return prompt if isinstance(prompt, str) else None
+
+
+def _caption(path: Path, frames: np.ndarray) -> str:
+    """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
+    from v2edit.primitives.captions import caption
+    from v2edit.primitives.classifier import SceneClassifier, matches_scene
+
+    scene = SceneClassifier.load().classify(frames)
+    if not matches_scene(frames, scene):
+        raise UserError(
+            f"what does {path.name} show? The built-in model knows only its own world: say it with --source-prompt, "
+            f"and use --model {PUBLISHED} for other videos"
+        )
+    log.warning("the video is taken to show: %s If that is wrong, say it with --source-prompt", caption(scene))
+    return caption(scene)
