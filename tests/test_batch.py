@@ -450,7 +450,7 @@ def test_an_interrupted_batch_goes_on_and_a_killed_worker_costs_one_attempt(slow
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
             break
     code, _, err = finished(process)
-    assert code == 130 and err.endswith("v2edit: interrupted; the same command goes on from here\n"), err
+    assert code == 130 and err.endswith("v2edit: interrupted; the same command continues from here\n"), err
     assert "Traceback" not in err  # what was running is left as far as it was, to be gone on with
     status, before = read_status(out), made(out)
     assert not status.active and 1 <= len(status.done) == len(before) < 4

@@ -368,4 +368,4 @@ def interrupt(*_: object, **__: object) -> None:
 def test_an_interrupted_run_says_that_it_can_go_on(tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("v2edit.bench.trials.run_trials", interrupt)
     assert main(["bench", "--quick", "--model", str(tiny_model), "-o", str(tmp_path / "out")]) == 130
-    assert capsys.readouterr().err == "v2edit: interrupted; the same command goes on from here\n"
+    assert capsys.readouterr().err == "v2edit: interrupted; the same command continues from here\n"
