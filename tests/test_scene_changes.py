@@ -11,7 +11,7 @@ from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
 from v2edit.scenes.measure import fidelity
-from v2edit.scenes.optimise import fit, reconstruct
+from v2edit.scenes.optimise import optimise_gaussians, reconstruct
 from v2edit.scenes.primitives import sample_task
 from v2edit.scenes.rer import render_video
 
@@ -86,7 +86,7 @@ def test_what_is_put_into_the_air_is_not_painted_behind_it():
     free, kept, fitted = editable_mask(scene, target.cameras, share), task.truth.kept_out, {}
     for name, start in {"without": scene, "with": scene.joined(added)}.items():
         may = torch.cat([free, free.new_ones(len(start) - len(scene))])
-        end = fit(start, target, 120, False, free=may)
+        end = optimise_gaussians(start, target, 120, editable=may)
         fitted[name] = fidelity(end, kept.cameras, task.dataset.kept_out.images, kept.images)
     assert fitted["with"].inside > fitted["without"].inside + 4
     assert fitted["with"].outside > fitted["without"].outside - 1
@@ -98,7 +98,7 @@ def test_only_what_is_free_moves_and_the_unseen_does_not_fade():
     images = 255 - render_video(scene, cameras)
     target = Dataset(cameras, images, tuple("abcd"), np.zeros(4, bool))
     free = torch.arange(60) < 20
-    after = fit(scene, target, 8, False, free=free)
+    after = optimise_gaussians(scene, target, 8, editable=free)
     for name, one in after.tensors().items():
         torch.testing.assert_close(one[20:], scene.tensors()[name][20:], rtol=0, atol=0)
     assert not torch.equal(after.sh[:20], scene.sh[:20]) and free.sum() == 20
@@ -112,7 +112,7 @@ def test_what_has_faded_is_put_to_use_where_the_scene_may_change():
     scene = replace(scene, logit_opacities=faded)
     target = Dataset(cameras, render_video(scene, cameras), tuple("abcd"), np.zeros(4, bool))
     free = torch.arange(60) < 20
-    after = fit(scene, target, 70, False, free=free)
+    after = optimise_gaussians(scene, target, 70, editable=free)
     assert (after.logit_opacities[40:] > -6).all()  # moved at the fiftieth step
     torch.testing.assert_close(after.means[20:40], scene.means[20:40], rtol=0, atol=0)
     near = torch.cdist(after.means[40:], after.means[:20]).min(1).values

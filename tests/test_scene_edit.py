@@ -1,4 +1,4 @@
-"""The loop of scenes: the seam in the editor, what each subtask changed, and the whole command."""
+"""Render-edit-reconstruct: the steps of an edit, what each subtask changed, and the whole command."""
 
 import json
 import shutil
@@ -30,41 +30,33 @@ from v2edit.scenes.formats.ply import read_splat
 from v2edit.scenes.rasterise import rasteriser_device
 from v2edit.scenes.reading import Scene, choose_path, read_scene
 from v2edit.scenes.rer import (
-    TAKEN,
+    MIN_TRANSFER,
     SceneProgress,
-    autoencoded,
-    edit_filmed,
+    autoencode,
     edit_gaussians,
-    measured_change,
-    warn_unless_changed,
+    measure_change,
+    render_edit_reconstruct,
+    warn_of_weak_edit,
 )
 
 
-def test_a_subtask_starts_from_what_was_rebuilt():
-    """The editor's seam: `rebuild` gets each subtask's frames but the last one's, and the next starts from its own."""
+def test_a_subtask_starts_from_the_video_that_it_is_given():
     editor, config = Editor(CogVideoX(pipeline_of("5b"))), EditConfig(steps=10, subtasks=3, mixture=0.0)
-    given: list[tuple[int, np.ndarray]] = []
-
-    def rebuild(subtask: int, frames: np.ndarray) -> np.ndarray:
-        given.append((subtask, frames))
-        return np.full_like(frames, 40 * subtask)
-
     plain = editor.edit(frames_of(0), PAIR, config)
-    result = editor.edit(frames_of(0), PAIR, config, rebuild=rebuild)
-    assert [subtask for subtask, _ in given] == [1, 2]
-    for (_, frames), subtask in zip(given, result.subtasks, strict=False):
-        np.testing.assert_array_equal(frames, subtask)
-    np.testing.assert_array_equal(result.subtasks[0], plain.subtasks[0])
-    assert (result.frames != plain.frames).any()
+    edit = editor.begin(PAIR, config)
+    result = [edit.next_subtask(frames_of(0)), *(edit.next_subtask(np.full_like(frames_of(0), 40 * k)) for k in (1, 2))]
+    np.testing.assert_array_equal(result[0], plain.subtasks[0])
+    assert (result[1] != plain.subtasks[1]).any() and (result[2] != plain.subtasks[2]).any()
 
 
-def test_rebuilding_into_the_same_frames_changes_nothing_but_the_round_trip():
+def test_replacing_the_video_by_itself_changes_nothing_but_the_round_trip():
     """With equal prompts and full control each subtask gives back what it got: the autoencoder's loss is all."""
     editor = Editor(CogVideoX(pipeline_of("5b")))
-    config = EditConfig(steps=10, subtasks=2, beta=0.0, mixture=0.0)
-    result = editor.edit(frames_of(0), SAME, config, rebuild=lambda subtask, frames: frames_of(7))
+    edit = editor.begin(SAME, EditConfig(steps=10, subtasks=2, beta=0.0, mixture=0.0))
+    edit.next_subtask(frames_of(0))
+    result = edit.next_subtask(frames_of(7))
     wanted = editor.backbone.decode(editor.backbone.encode(frames_of(7)))
-    assert np.abs(result.frames.astype(int) - wanted).max() <= 1
+    assert np.abs(result.astype(int) - wanted).max() <= 1
 
 
 def test_the_loop_edits_reconstructs_and_tells(caplog):
@@ -77,7 +69,9 @@ def test_the_loop_edits_reconstructs_and_tells(caplog):
     )
     assert len(done.videos) == len(done.renders) == len(done.changes) == 2
     assert {one.shape for one in [done.source, *done.videos, *done.renders]} == {(9, *done.source.shape[1:])}
-    short = [k for k, change in enumerate(done.changes, 1) if change.taken < TAKEN]  # of what so few steps can do
+    short = [
+        k for k, change in enumerate(done.changes, 1) if change.edit_transfer < MIN_TRANSFER
+    ]  # of what so few steps can do
     told = [[k for k in (1, 2) if f"subtask {k} changed" in line] for line in caplog.messages]
     assert short and told == [[k] for k in short]
     assert len(done.gaussians) >= 80 and not torch.equal(done.gaussians.sh[:80], scene.sh)
@@ -90,13 +84,14 @@ def test_a_scene_that_took_nothing_on_is_told(caplog):
     before = frames_of(0, 3, 32, 32)
     edited = np.clip(before.astype(int) // 2 + 100, 0, 255).astype(np.uint8)
     taken, ignored, half = (
-        measured_change(before, edited, before, shown) for shown in (edited, before, (before // 2 + edited // 2))
+        measure_change(before, edited, before, shown) for shown in (edited, before, (before // 2 + edited // 2))
     )
-    assert taken.taken == pytest.approx(1) and ignored.taken == pytest.approx(0) and 0.4 < half.taken < 0.6
-    warn_unless_changed(taken, 1)
+    assert taken.edit_transfer == pytest.approx(1) and ignored.edit_transfer == pytest.approx(0)
+    assert 0.4 < half.edit_transfer < 0.6
+    warn_of_weak_edit(taken, 1)
     assert not caplog.records
-    warn_unless_changed(ignored, 2)
-    warn_unless_changed(measured_change(before, before, before, before), 3)
+    warn_of_weak_edit(ignored, 2)
+    warn_of_weak_edit(measure_change(before, before, before, before), 3)
     assert [
         "took on 0% of what subtask 2" in caplog.messages[0],
         "subtask 3 changed nothing" in caplog.messages[1],
@@ -107,8 +102,8 @@ def test_an_edit_that_changed_nothing_is_not_laid_on_the_scene(caplog):
     """What an autoencoder cannot draw is no edit that a scene should have taken on."""
     backbone = CogVideoX(pipeline_of("5b"))
     path = along_views(ring(9, turn=1.0, height=32, width=32))
-    done = edit_filmed(
-        lambda source, rebuild: [autoencoded(backbone, source)], backbone, gaussians_of(0, 80, 0), path, FitConfig()
+    done = render_edit_reconstruct(
+        lambda video: autoencode(backbone, video), backbone, gaussians_of(0, 80, 0), path, FitConfig()
     )
     assert done.changes[0].edited < 0.01
     assert ["subtask 1 changed nothing" in line for line in caplog.messages] == [True]

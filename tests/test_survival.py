@@ -33,7 +33,7 @@ from v2edit.runs import find_runs, read_run_state
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.gaussians import Gaussians
-from v2edit.scenes.optimise import FitProgress, fit, reconstruct
+from v2edit.scenes.optimise import FitProgress, optimise_gaussians, reconstruct
 from v2edit.scenes.primitives import write_task
 from v2edit.scenes.reading import read_scene
 
@@ -167,7 +167,9 @@ def test_a_fit_goes_on_from_any_step_to_the_same_gaussians(scene, tmp_path, monk
         snapshot: LoopSnapshot = LoopSnapshot(),
     ) -> Gaussians:
         if some:
-            return fit(start, dataset, config.fit_steps, False, on_progress, free=free, snapshot=snapshot)
+            return optimise_gaussians(
+                start, dataset, config.fit_steps, editable=free, on_progress=on_progress, snapshot=snapshot
+            )
         return reconstruct(dataset, config, on_progress, snapshot=snapshot)
 
     whole = go()

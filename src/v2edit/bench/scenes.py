@@ -32,7 +32,7 @@ from v2edit.scenes.measure import compare
 from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.primitives import Task as Posed
 from v2edit.scenes.primitives import sample_task
-from v2edit.scenes.rer import EditedScene, edit_filmed, edit_gaussians, render_video, video_cameras
+from v2edit.scenes.rer import EditedScene, edit_gaussians, render_edit_reconstruct, render_video, video_cameras
 
 if TYPE_CHECKING:
     from v2edit.metrics.attributes import Classify
@@ -91,16 +91,20 @@ class SceneTask(BenchTask):
         else:
             cameras, method = video_cameras(backbone, scenes.path), config.build(backbone)
             true = posed.posed_truth(self.edit, posed.path_of(self.edit, side=cameras.height), samples=2).target.frames
-
-            def make(source: np.ndarray, rebuild: object) -> list[np.ndarray]:
-                return [method(true if isinstance(config, Autoencoded) else source, self.prompts, self.seed)]
-
-            edit = partial(edit_filmed, make, backbone, gaussians, scenes.path, self.fit, seed=self.seed)
+            edit = partial(
+                render_edit_reconstruct,
+                lambda video: method(true if isinstance(config, Autoencoded) else video, self.prompts, self.seed),
+                backbone,
+                gaussians,
+                scenes.path,
+                self.fit,
+                seed=self.seed,
+            )
 
         def run() -> dict[str, np.ndarray]:
-            done: EditedScene = edit()
-            shown = self._shown(done.gaussians)
-            return shown | {"video": done.videos[-1], "edit_transfer": np.float64(done.changes[-1].taken)}
+            edited: EditedScene = edit()
+            shown = self._shown(edited.gaussians)
+            return shown | {"video": edited.videos[-1], "edit_transfer": np.float64(edited.changes[-1].edit_transfer)}
 
         return run
 
@@ -130,7 +134,7 @@ class SceneTask(BenchTask):
         return found | clip_figures(clip, self.prompts, source, frames)
 
     def _unedited(self) -> dict[str, np.ndarray]:
-        scene = reconstruct(self.posed.dataset, self.fit, random_seed=self.seed)
+        scene = reconstruct(self.posed.dataset, self.fit, seed=self.seed)
         return {name: one.numpy() for name, one in scene.tensors().items()} | self._shown(scene)
 
     def _shown(self, scene: Gaussians) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from the noisiest (0) to the clean end (N), as in `sampling.Schedule`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -77,32 +77,30 @@ class Editor:
         prompts: PromptPair,
         config: EditConfig = EditConfig(),
         on_progress: Callable[[Progress], None] | None = None,
-        rebuild: Callable[[int, np.ndarray], np.ndarray] | None = None,
         snapshots: Snapshots | None = None,
     ) -> EditResult:
         """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same.
 
-        `rebuild` stands between a subtask (its number, its frames) and the next, which starts from the frames that it
-        returns: those of a scene, say, that was reconstructed from them. With `snapshots`, an edit that was interrupted
-        resumes where it stopped when it is called again, and gives the same result.
+        With `snapshots`, an edit that was interrupted resumes where it stopped when it is called again, and gives the
+        same result.
 
         Raises:
             UserError: a loop of a model that cannot make one.
         """
-        assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
-        own, loop, config = Size(*frames.shape[:3]), config.loop, config.for_prompts(prompts)
-        fitted = self.backbone.nearest_size(own, loop)
-        x0 = self.backbone.encode(resize_clip(frames, fitted, loop), loop=loop)
+        edit = self.begin(prompts, config, on_progress, snapshots)
+        return EditResult([edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))])
+
+    def begin(
+        self,
+        prompts: PromptPair,
+        config: EditConfig = EditConfig(),
+        on_progress: Callable[[Progress], None] | None = None,
+        snapshots: Snapshots | None = None,
+    ) -> EditSession:
+        """Begin an edit that is run one subtask at a time; the arguments are those of `edit`."""
+        config = config.for_prompts(prompts)
         text = encode_progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
-
-        def rebuild_latents(subtask: int, latents: Tensor) -> Tensor:
-            if rebuild is None:
-                return latents
-            frames = rebuild(subtask, resize_clip(self.backbone.decode(latents, loop), own, loop))
-            return self.backbone.encode(resize_clip(frames, fitted, loop), loop=loop)
-
-        latents = self.subtasks(x0, text, config, on_progress, rebuild_latents, snapshots)
-        return EditResult([resize_clip(self.backbone.decode(x, loop), own, loop) for x in latents])
+        return EditSession(self, text, config, on_progress, snapshots)
 
     def subtasks(
         self,
@@ -110,25 +108,12 @@ class Editor:
         text: AlignedText | WrittenText,
         config: EditConfig,
         on_progress: Callable[[Progress], None] | None = None,
-        rebuild: Callable[[int, Tensor], Tensor] = lambda subtask, latents: latents,
         snapshots: Snapshots | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the latents [1, F, C, h, w] after each subtask (V2Edit Sec. 3.3); the next subtask starts from what
-        `rebuild` makes of them."""
-        current = x0
-        for subtask in range(1, config.subtasks + 1):
-            current = rebuild(subtask - 1, current) if subtask > 1 else x0
-            branch_text = text.for_subtask(subtask, config.subtasks)
-            sources = mix_sources(x0, current, branch_text, config.mixture, subtask)
-
-            def report(step: int, steps: int, subtask: int = subtask) -> None:
-                if on_progress is not None:
-                    on_progress(Progress(subtask, config.subtasks, step, steps))
-
-            draws = noise_stream(config.seed, subtask, x0)
-            snapshot = snapshots.loop(f"{LOOP}-{subtask}") if snapshots else LoopSnapshot()
-            current = self.subtask(current, sources, branch_text, config, draws, report, snapshot)
-            yield current
+        """Yield the latents [1, F, C, h, w] after each subtask (V2Edit Sec. 3.3)."""
+        session = EditSession(self, text, config, on_progress, snapshots)
+        for subtask in range(config.subtasks):
+            yield session.next_latents(x0 if subtask == 0 else None)
 
     def subtask(
         self,
@@ -180,6 +165,55 @@ class Editor:
             state.x0s, state.k = list(x0s), k + 1
             report(k - start + 1, schedule.steps - start)
         return state.edit
+
+
+@dataclass
+class EditSession:
+    """An edit in progress, one subtask at a time (V2Edit Sec. 3.3): what `Editor.begin` returns.
+
+    subtask: how many are done. original, current: latents [1, F, C, h, w] of the original video and of the last result.
+    """
+
+    editor: Editor
+    text: AlignedText | WrittenText
+    config: EditConfig
+    on_progress: Callable[[Progress], None] | None = None
+    snapshots: Snapshots | None = None
+    subtask: int = field(default=0, init=False)
+    size: Size = field(init=False)
+    original: Tensor = field(init=False)
+    current: Tensor = field(init=False)
+
+    def next_subtask(self, video: np.ndarray | None = None) -> np.ndarray:
+        """Edit one more subtask; return its video, uint8 [T, H, W, 3].
+
+        The first call's `video` is the original. A later one stands in for the last subtask's result: what a scene
+        shows, say, that was reconstructed from it. Without one the subtask starts from the last one's latents.
+        """
+        backbone, loop, latents = self.editor.backbone, self.config.loop, None
+        if video is not None:
+            assert video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3, video.shape
+            self.size = Size(*video.shape[:3])
+            latents = backbone.encode(resize_clip(video, backbone.nearest_size(self.size, loop), loop), loop=loop)
+        return resize_clip(backbone.decode(self.next_latents(latents), loop), self.size, loop)
+
+    def next_latents(self, current: Tensor | None = None) -> Tensor:
+        """Edit one more subtask; the same on latents [1, F, C, h, w]."""
+        if current is not None:
+            self.current = current
+        if self.subtask == 0:
+            self.original = self.current
+        self.subtask += 1
+        text = self.text.for_subtask(self.subtask, self.config.subtasks)
+        sources = mix_sources(self.original, self.current, text, self.config.mixture, self.subtask)
+        draws = noise_stream(self.config.seed, self.subtask, self.original)
+        snapshot = self.snapshots.loop(f"{LOOP}-{self.subtask}") if self.snapshots else LoopSnapshot()
+        self.current = self.editor.subtask(self.current, sources, text, self.config, draws, self._report, snapshot)
+        return self.current
+
+    def _report(self, step: int, steps: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.subtask, self.config.subtasks, step, steps))
 
 
 def choose_solvers(config: ResolvedConfig, default: str) -> tuple[Solver, Solver]:

@@ -239,9 +239,8 @@ def time_reconstruction(
     import torch
 
     from v2edit.backbones.base import Size
-    from v2edit.scenes.optimise import fit as optimise
-    from v2edit.scenes.optimise import reconstruct
-    from v2edit.scenes.rer import refit_start, render_video
+    from v2edit.scenes.optimise import optimise_gaussians, reconstruct
+    from v2edit.scenes.rer import prepare_refit, render_video
 
     seconds = 0.0
     if (gaussians := scene.gaussians) is None:
@@ -258,9 +257,9 @@ def time_reconstruction(
     rendering = time.perf_counter() - start
 
     start, everything = time.perf_counter(), torch.ones(frames.shape[:3])
-    initial, target, free = refit_start(gaussians, path.cameras, frames, everything, config.seed)
+    initial, target, editable = prepare_refit(gaussians, path.cameras, frames, everything, config.seed)
     fitting = time.perf_counter()
-    optimise(initial, target, TIMED_FIT_STEPS, False, None, config.seed, free)
+    optimise_gaussians(initial, target, TIMED_FIT_STEPS, config.seed, editable)
     refit = fitting - start + (time.perf_counter() - fitting) * fit.refit_steps / TIMED_FIT_STEPS
     # The source is rendered once, and both scenes in the end.
     return ReconstructionTiming(seconds + config.subtasks * (refit + rendering) + 3 * rendering, frames)

@@ -208,7 +208,7 @@ class SceneEdit:
         with RunWriter(self.run_options.folder(self.scene, given.title)) as run:
             from v2edit.editing.cost import loop_steps
             from v2edit.scenes.reading import choose_path, fingerprint
-            from v2edit.scenes.rer import plan_of
+            from v2edit.scenes.rer import fit_loop_steps
 
             prepared = self.prepare(given, loaded)
             scene, config, checkpoint = prepared.scene, prepared.config, prepared.checkpoint
@@ -232,7 +232,7 @@ class SceneEdit:
                 "scene_device": str(prepared.device),
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
-            steps |= plan_of(self.fit, config.subtasks, scene.gaussians is None)
+            steps |= fit_loop_steps(self.fit, config.subtasks, scene.gaussians is None)
             run.begin(Request("scene", record, steps, self.run_options.save_every, command))
             edited = _Edit(run, scene, path, prepared.prompts, config, self.fit, backbone).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prepared.prompts)

@@ -5,7 +5,6 @@ Letters: N Gaussians, C views.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from v2edit.metrics.pixels import psnr, ssim_map
 from v2edit.runs.snapshots import LoopSnapshot, LoopState
 from v2edit.scenes.cameras import Cameras, distance_of
 from v2edit.scenes.config import FitConfig
@@ -45,8 +45,8 @@ OPACITY_COST, SIZE_COST = 5e-3, 5e-3  # what is not needed fades (Kheradmand et 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """`step` of `steps`, counted from 1, and the PSNR in dB of late training views (never of held-out ones); None
-    where nothing of them can be believed."""
+    """Progress of an optimisation: `step` of `steps`, counted from 1, and the running mean of the PSNR in dB of the
+    training views (never of held-out ones); None where their masks have left nothing yet."""
 
     step: int
     steps: int
@@ -58,37 +58,37 @@ def reconstruct(
     config: FitConfig = FitConfig(),
     on_progress: Callable[[FitProgress], None] | None = None,
     device: torch.device | str = "cpu",
-    random_seed: int = 0,
+    seed: int = 0,
     snapshot: LoopSnapshot = LoopSnapshot(),
 ) -> Gaussians:
-    """A scene from posed images; views that are held out are never looked at."""
+    """Reconstruct a scene from the training views of a dataset; held-out views are not used."""
     training = dataset.training
-    with quiet_torch():
-        start = initial_gaussians(
-            training, config.gaussians, config.degree, torch.Generator().manual_seed(random_seed)
-        ).to(device)
-    return fit(start, training, config.fit_steps, True, on_progress, random_seed, snapshot=snapshot)
+    with single_thread():
+        generator = torch.Generator().manual_seed(seed)
+        start = initial_gaussians(training, config.gaussians, config.degree, generator).to(device)
+    return optimise_gaussians(start, training, config.fit_steps, seed, None, on_progress, snapshot, coarse_to_fine=True)
 
 
-def fit(
+def optimise_gaussians(
     start: Gaussians,
     dataset: Dataset,
     steps: int,
-    coarse_to_fine: bool,
+    seed: int = 0,
+    editable: Tensor | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
-    random_seed: int = 0,
-    free: Tensor | None = None,
     snapshot: LoopSnapshot = LoopSnapshot(),
+    coarse_to_fine: bool = False,
 ) -> Gaussians:
-    """The Gaussians after `steps` steps towards the images of every view of `dataset`, with a fresh optimiser; where
-    `free`, bool [N], is given, these alone change, and those that have faded, which join them.
+    """Optimise Gaussians with Adam towards the images of every view of `dataset`, one view a step.
 
-    The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 - SSIM); their number stays: those that have faded are
-    moved to where others do much (Kheradmand et al. 2024). A `snapshot` keeps where it stands, to go on from.
+    The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 - SSIM). The number of Gaussians is constant: faded ones are
+    relocated to where others have much to show (Kheradmand et al. 2024). Where `editable`, bool [N], is given, only
+    these change, and those that have faded, which join them. `coarse_to_fine` begins with smaller images. A `snapshot`
+    keeps the state, to resume from.
     """
-    generator = torch.Generator().manual_seed(random_seed)
+    generator = torch.Generator().manual_seed(seed)
     device = start.means.device
-    free = None if free is None else free.clone()
+    editable = None if editable is None else editable.clone()
     levels = {factor: _level(dataset, factor, device) for factor in {1, *(factor for _, factor in COARSE)}}
     leaves = {name: one.detach().clone().requires_grad_() for name, one in _split(start).items()}
     pixel = _pixel_size(dataset.cameras, start)
@@ -99,9 +99,9 @@ def fit(
     at = FitState(0, [], None)
     if kept := snapshot.load():
         at = _restored(kept, leaves, optimiser, generator)
-        free = None if free is None else kept.tensors["free"].to(device)
-    with quiet_torch():
-        for step in snapshot.steps(at.step, steps, lambda: _kept(at, leaves, optimiser, generator, free)):
+        editable = None if editable is None else kept.tensors["free"].to(device)
+    with single_thread():
+        for step in snapshot.steps(at.step, steps, lambda: _kept(at, leaves, optimiser, generator, editable)):
             factor = next((f for until, f in COARSE if step < until * steps), 1) if coarse_to_fine else 1
             cameras, images, masks = levels[factor]
             if not at.order:
@@ -120,18 +120,18 @@ def fit(
             cost = cost + SIZE_COST * gaussians.log_scales.exp().mean() / (100 * pixel)
             optimiser.zero_grad()
             cost.backward()
-            if free is not None:
+            if editable is not None:
                 for one in leaves.values():
                     if one.grad is not None:
-                        one.grad[~free] = 0
+                        one.grad[~editable] = 0
             optimiser.step()
             if step % RELOCATE_EVERY == RELOCATE_EVERY - 1 and step < RELOCATE_UNTIL * steps:
-                relocate(leaves, optimiser, generator, free)
+                relocate(leaves, optimiser, generator, editable)
             at.step = step + 1
             if on_progress is not None:
                 if mask is None or mask.any():
-                    seen = psnr(image.detach(), images[k], mask)
-                    at.psnr = seen if at.psnr is None else 0.9 * at.psnr + 0.1 * seen
+                    now = psnr(image.detach().clamp(0, 1), images[k], mask, data_range=1.0, highest=100.0)
+                    at.psnr = now if at.psnr is None else 0.9 * at.psnr + 0.1 * now
                 on_progress(FitProgress(step + 1, steps, at.psnr))
     return _joined(leaves).detach()
 
@@ -188,27 +188,7 @@ def loss(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     """0.8 L1 + 0.2 (1 - SSIM) of images [H, W, 3], over the pixels of a mask [H, W] where one is given."""
     if mask is not None:
         image, truth = (torch.where(mask[..., None], one, 0) for one in (image, truth))
-    return (1 - STRUCTURE) * (image - truth).abs().mean() + STRUCTURE * (1 - ssim(image, truth))
-
-
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004) of images [H, W, 3] of 0..1: 11 x 11 Gaussian windows, sigma 1.5."""
-    window = torch.exp(-((torch.arange(11, device=a.device) - 5.0) ** 2) / (2 * 1.5**2))
-    window = (window / window.sum()).to(a)
-    together = torch.stack([a, b, a * a, b * b, a * b]).permute(0, 3, 1, 2).reshape(-1, 1, *a.shape[:2])
-    smooth = F.conv2d(together, window.view(1, 1, 11, 1), padding=(5, 0))
-    smooth = F.conv2d(smooth, window.view(1, 1, 1, 11), padding=(0, 5))
-    mean_a, mean_b, aa, bb, ab = smooth.view(5, 3, *a.shape[:2])
-    c1, c2 = 0.01**2, 0.03**2
-    likeness = (2 * mean_a * mean_b + c1) * (2 * (ab - mean_a * mean_b) + c2)
-    return (likeness / ((mean_a**2 + mean_b**2 + c1) * (aa - mean_a**2 + bb - mean_b**2 + c2))).mean()
-
-
-def psnr(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
-    """In dB, of images [H, W, 3] of 0..1, what is brighter cut; over the pixels of a mask where one is given."""
-    error = (image.clamp(0, 1) - truth) ** 2
-    mean = error[mask].mean() if mask is not None else error.mean()
-    return -10 * math.log10(max(float(mean), 1e-10))
+    return (1 - STRUCTURE) * (image - truth).abs().mean() + STRUCTURE * (1 - ssim_map(image, truth).mean())
 
 
 @torch.no_grad()
@@ -259,7 +239,7 @@ def compute_relocation(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tenso
 
 
 @contextmanager
-def quiet_torch() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """One torch thread: the arrays are small, and its waiting threads would take the rasteriser's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,18 +1,20 @@
-"""Render, edit, reconstruct, and again with the next subtask (V2Edit Sec. 3.4).
+"""RER, render-edit-reconstruct: the editing of 3D scenes through video, subtask by subtask (V2Edit Sec. 3.4).
 
-The reconstruction between subtasks is what keeps the video one of a still, solid scene: what its frames do not agree
-on, no scene shows. Letters: T frames of the path.
+The reconstruction between two subtasks keeps the video that of a still, solid scene: what its frames do not agree on,
+no scene can show. Letters: N Gaussians, T frames of the path, H and W the scene's image size, h and w the model's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from v2edit.backbones import Backbone, Size
 from v2edit.editing import EditConfig, Editor, Progress
@@ -25,20 +27,19 @@ from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
-from v2edit.scenes.optimise import FitProgress, fit, quiet_torch
+from v2edit.scenes.optimise import FitProgress, optimise_gaussians, single_thread
 from v2edit.scenes.rasterise import render
 
 log = logging.getLogger(__name__)
-Rebuild = Callable[[int, np.ndarray], np.ndarray]  # a subtask's number and frames to those that the next starts from
-LOOP = "fit"  # of a snapshots, with the number of the subtask
-SEEN = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
-TAKEN = 0.5  # the share of an edit that a scene must take on
-CELL = 8  # pixels: what is compared are means over cells this large, where noise is no change
+LOOP = "fit"  # prefix of a reconstruction's snapshot, before the number of the subtask
+VISIBLE_CHANGE = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
+MIN_TRANSFER = 0.5  # the share of an edit that a scene must take on
+CELL = 8  # pixels: changes are compared as means over cells this large, which noise does not survive
 
 
 @dataclass(frozen=True)
 class SceneProgress:
-    """One step of a scene edit: `step` of `steps` of a phase, counted from 1; `psnr` in dB while reconstructing."""
+    """Progress of a scene edit: `step` of `steps` of a phase, counted from 1; `psnr` in dB while reconstructing."""
 
     phase: str
     step: int
@@ -48,17 +49,17 @@ class SceneProgress:
 
 @dataclass(frozen=True)
 class Change:
-    """What a subtask changed. `edited`: the video, root mean square of 255. `taken`: the share of that which the scene
-    shows after it, 1 when all; what the frames did not agree on is not taken, nor should it be."""
+    """The change of a subtask. `edited`: that of the video, root mean square of 255. `edit_transfer`: the share of it
+    that the reconstructed scene shows, 1 when all; what the frames do not agree on is left out, as it should be."""
 
     edited: float
-    taken: float
+    edit_transfer: float
 
 
 @dataclass(frozen=True)
 class EditedScene:
-    """The scene after the last subtask, and along the path, uint8 [T, H, W, 3] in the video's size: `source`, what was
-    edited; `videos`, what the model made in each subtask; `renders`, what the scene shows after each."""
+    """The result of a scene edit: the Gaussians and, along the path, uint8 videos [T, h, w, 3]: `source`, the render
+    before the first subtask; `videos`, the edited video of each subtask; `renders`, the scene after each."""
 
     gaussians: Gaussians
     source: np.ndarray
@@ -78,145 +79,158 @@ def edit_gaussians(
     between: bool = True,
     snapshots: Snapshots | None = None,
 ) -> EditedScene:
-    """Edits a scene along a camera path; logs a warning when a subtask did not reach it. Without reconstruction
-    `between` the subtasks they are edits of a video, and the last one's is what the scene is reconstructed from. With a
-    `snapshots`, an edit that was ended goes on where it stood when it is called again, and comes to the same."""
+    """Edit a scene along a camera path with V2Edit; warn when the scene did not take on a subtask's edit.
 
-    def editing(at: Progress) -> None:
-        on_progress(SceneProgress(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
-
-    # A closed path's video is a loop, where the model can make one.
+    Without reconstruction `between` the subtasks the video is edited in one go, and the scene reconstructed once. With
+    `snapshots`, an edit that was interrupted resumes where it stopped when it is called again, and gives the same
+    result. A closed path's video is a loop where the model can make one.
+    """
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.has_rotary_time))
+    options = prompts, config, partial(_report_edit, on_progress), snapshots
+    subtasks = config.for_prompts(prompts).subtasks
+    return render_edit_reconstruct(
+        editor.begin(*options).next_subtask if between else lambda video: editor.edit(video, *options).frames,
+        editor.backbone,
+        gaussians,
+        path,
+        fit_config,
+        seed=config.seed,
+        loop=config.loop,
+        subtasks=range(1, subtasks + 1) if between else [subtasks],
+        on_progress=on_progress,
+        snapshots=snapshots,
+    )
 
-    def make(source: np.ndarray, rebuild: Rebuild) -> list[np.ndarray]:
-        return editor.edit(source, prompts, config, editing, rebuild if between else None, snapshots).subtasks
 
-    settings = fit_config, config.subtasks, config.seed, config.loop
-    return edit_filmed(make, editor.backbone, gaussians, path, *settings, on_progress, snapshots)
-
-
-def edit_filmed(
-    make: Callable[[np.ndarray, Rebuild], list[np.ndarray]],
+def render_edit_reconstruct(
+    edit: Callable[[np.ndarray], np.ndarray],
     backbone: Backbone,
-    gaussians: Gaussians,
+    scene: Gaussians,
     path: CameraPath,
-    fit_config: FitConfig,
-    subtasks: int = 1,
+    config: FitConfig,
+    *,
     seed: int = 0,
     loop: bool = False,
+    subtasks: Sequence[int] = (1,),
     on_progress: Callable[[SceneProgress], None] = lambda progress: None,
     snapshots: Snapshots | None = None,
 ) -> EditedScene:
-    """The loop for whatever edits videos with a model: `make` is given what the path's cameras film of the scene, and a
-    function that reconstructs the scene from a subtask's frames and films it again; it returns the frames after each
-    subtask."""
+    """RER, render-edit-reconstruct (V2Edit Sec. 3.4), with any video editor.
+
+    `edit` takes a video of the scene, uint8 [T, h, w, 3] in the model's size, and returns it edited by one more
+    subtask. `subtasks`: the numbers of those after which the scene is reconstructed; a method that edits in one go has
+    one. `loop`: the video is a loop to the model's autoencoder.
+    """
     cameras = video_cameras(backbone, path)
-    source = render_video(gaussians, cameras)
-    scene, shown = gaussians, source
-    renders: list[np.ndarray] = []
-    changes: list[Change] = []
-
-    def reconstruct(subtask: int, frames: np.ndarray) -> np.ndarray:
-        nonlocal scene, shown
-        what = f"subtask {subtask}/{subtasks}, reconstructing"
-
-        def told(at: FitProgress) -> None:
-            on_progress(SceneProgress(what, at.step, at.steps, at.psnr))
-
-        # What the model's autoencoder cannot draw is no edit.
-        drawn = autoencoded(backbone, shown, loop)
-        share = change_mask(drawn, frames)
-        start, target, free = refit_start(scene, path.cameras, frames, share, seed + subtask)
+    source = video = render_video(scene, cameras)
+    result = EditedScene(scene, source, [], [], [])
+    for subtask in subtasks:
+        edited = edit(video)
+        # What the model's autoencoder cannot reproduce is no part of the edit.
+        unedited = autoencode(backbone, video, loop)
+        report = partial(_report_fit, on_progress, f"subtask {subtask}/{subtasks[-1]}, reconstructing")
         snapshot = fit_snapshot(snapshots, subtask)
-        scene = fit(start, target, fit_config.refit_steps, False, told, seed + subtask, free, snapshot)
-        before, shown = shown, render_video(scene, cameras)
-        changes.append(measured_change(drawn, frames, before, shown))
-        warn_unless_changed(changes[-1], subtask)
-        renders.append(shown)
-        return shown
+        mask = change_mask(unedited, edited)
+        start, target, editable = prepare_refit(scene, path.cameras, edited, mask, seed + subtask)
+        scene = optimise_gaussians(start, target, config.refit_steps, seed + subtask, editable, report, snapshot)
+        before, video = video, render_video(scene, cameras)
+        change = measure_change(unedited, edited, before, video)
+        warn_of_weak_edit(change, subtask)
+        result.videos.append(edited)
+        result.renders.append(video)
+        result.changes.append(change)
+    return replace(result, gaussians=scene)
 
-    videos = make(source, reconstruct)
-    reconstruct(subtasks, videos[-1])
-    return EditedScene(scene, source, videos, renders, changes)
 
+def prepare_refit(
+    scene: Gaussians, cameras: Cameras, edited: np.ndarray, mask: Tensor, seed: int
+) -> tuple[Gaussians, Dataset, Tensor]:
+    """Return what a scene is reconstructed from after an edit: the Gaussians to start from, the images to optimise them
+    towards, and which of them may change, bool [N].
 
-def refit_start(
-    scene: Gaussians, cameras: Cameras, frames: np.ndarray, share: torch.Tensor, random_seed: int
-) -> tuple[Gaussians, Dataset, torch.Tensor]:
-    """What a scene's next reconstruction starts from, is fitted to, and may change, bool [N]; `frames`, uint8
-    [T, h, w, 3], are the edited ones, and `share` [T, h, w] what of them is taken."""
-    kept = render_video(scene, cameras)
-    wanted, share = composite(kept, frames, share)
-    target = Dataset(cameras, wanted, tuple(f"{k:04d}" for k in range(len(frames))), np.zeros(len(frames), bool))
-    free = editable_mask(scene, cameras, share)
-    if added := spawn(scene, kept, target, share, torch.Generator().manual_seed(random_seed)):
-        scene, free = scene.joined(added), torch.cat([free, free.new_ones(len(added))])
-    return scene, target, free
+    `edited`: the video, uint8 [T, h, w, 3]. `mask` [T, h, w]: how much of each pixel is edited.
+    """
+    unedited = render_video(scene, cameras)
+    images, mask = composite(unedited, edited, mask)
+    count = len(edited)
+    target = Dataset(cameras, images, tuple(f"{k:04d}" for k in range(count)), np.zeros(count, bool))
+    editable = editable_mask(scene, cameras, mask)
+    if spawned := spawn(scene, unedited, target, mask, torch.Generator().manual_seed(seed)):
+        scene, editable = scene.joined(spawned), torch.cat([editable, editable.new_ones(len(spawned))])
+    return scene, target, editable
 
 
 def fit_snapshot(snapshots: Snapshots | None, subtask: int) -> LoopSnapshot:
-    """Where the reconstruction after a subtask is kept; that of the scene as it was is the one after subtask 0."""
+    """Return the snapshot of the reconstruction after a subtask; subtask 0 is that of the unedited scene."""
     return snapshots.loop(f"{LOOP}-{subtask}", every_step=False) if snapshots else LoopSnapshot()
 
 
-def plan_of(config: FitConfig, subtasks: int, first: bool) -> dict[str, int]:
-    """The steps of each reconstruction, by the name of its snapshot; `first`: that of the scene as it was, too."""
+def fit_loop_steps(config: FitConfig, subtasks: int, first: bool) -> dict[str, int]:
+    """Return the steps of each reconstruction by the name of its snapshot; `first`: that of the unedited scene, too."""
     steps = {f"{LOOP}-0": config.fit_steps} if first else {}
     return steps | {f"{LOOP}-{subtask}": config.refit_steps for subtask in range(1, subtasks + 1)}
 
 
 def video_cameras(backbone: Backbone, path: CameraPath) -> Cameras:
-    """The path's cameras with images of the model's size: the scene keeps its own."""
+    """Return the path's cameras with images of the size that the model edits."""
     cameras = path.cameras
     size = backbone.nearest_size(Size(len(cameras), cameras.height, cameras.width))
     return cameras.resized(size.height, size.width)
 
 
-def autoencoded(backbone: Backbone, frames: np.ndarray, loop: bool = False) -> np.ndarray:
-    """Frames as the model draws them unedited, in their own length and size."""
+def autoencode(backbone: Backbone, frames: np.ndarray, loop: bool = False) -> np.ndarray:
+    """Return uint8 frames [T, H, W, 3] through the model's autoencoder, in their own length and size."""
     own = Size(*frames.shape[:3])
-    fitted = resize_clip(frames, backbone.nearest_size(own, loop), loop)
-    return resize_clip(backbone.decode(backbone.encode(fitted, loop=loop), loop), own, loop)
+    resized = resize_clip(frames, backbone.nearest_size(own, loop), loop)
+    return resize_clip(backbone.decode(backbone.encode(resized, loop=loop), loop), own, loop)
 
 
 @torch.no_grad()
 def render_video(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
-    """What cameras see, uint8 [T, H, W, 3]."""
-    with quiet_torch():
-        return np.stack([_picture(gaussians, cameras[[k]]) for k in range(len(cameras))])
+    """Render a scene from each camera in turn, uint8 [T, H, W, 3]."""
+    with single_thread():
+        return np.stack([_render_frame(gaussians, cameras[[k]]) for k in range(len(cameras))])
 
 
-def _picture(gaussians: Gaussians, camera: Cameras) -> np.ndarray:
+def _render_frame(gaussians: Gaussians, camera: Cameras) -> np.ndarray:
     colours = render(gaussians, camera).colours[0]
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def measured_change(drawn: np.ndarray, edited: np.ndarray, before: np.ndarray, after: np.ndarray) -> Change:
-    """How much an edit changed frames as the model draws them, and how much of that the scene `after` it shows and
-    `before` did not, all uint8 [T, H, W, 3]."""
-    asked, given = _cells(edited) - _cells(drawn), _cells(after) - _cells(before)
-    energy = float((asked * asked).mean())
-    return Change(energy**0.5, float((asked * given).mean()) / max(energy, 1e-9))
+def measure_change(unedited: np.ndarray, edited: np.ndarray, before: np.ndarray, after: np.ndarray) -> Change:
+    """Measure how much an edit changed a video, and how much of that the scene shows `after` it and not `before`, all
+    uint8 [T, H, W, 3]. `unedited` has passed through the model's autoencoder, as `edited` has."""
+    wanted, shown = _cell_means(edited) - _cell_means(unedited), _cell_means(after) - _cell_means(before)
+    energy = float((wanted * wanted).mean())
+    return Change(energy**0.5, float((wanted * shown).mean()) / max(energy, 1e-9))
 
 
-def warn_unless_changed(change: Change, subtask: int) -> None:
-    """A scene that shows no edit is said to, and not passed off as one."""
-    if change.edited < SEEN:
+def warn_of_weak_edit(change: Change, subtask: int) -> None:
+    """Warn where an edit cannot be seen in the video, or was not taken on by the scene."""
+    if change.edited < VISIBLE_CHANGE:
         log.warning(
             "subtask %d changed nothing that can be seen (%.2f of 255): try a higher --alpha or --guidance",
             subtask,
             change.edited,
         )
-    elif change.taken < TAKEN:
+    elif change.edit_transfer < MIN_TRANSFER:
         log.warning(
             "the scene took on %.0f%% of what subtask %d changed in the video: try more --refit-steps, or a path along "
             "which the views overlap more",
-            100 * change.taken,
+            100 * change.edit_transfer,
             subtask,
         )
 
 
-def _cells(frames: np.ndarray) -> torch.Tensor:
+def _cell_means(frames: np.ndarray) -> Tensor:
     video = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     cell = min(CELL, *video.shape[2:])
     return F.avg_pool2d(video, cell, ceil_mode=True, count_include_pad=False)
+
+
+def _report_edit(on_progress: Callable[[SceneProgress], None], at: Progress) -> None:
+    on_progress(SceneProgress(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
+
+
+def _report_fit(on_progress: Callable[[SceneProgress], None], phase: str, at: FitProgress) -> None:
+    on_progress(SceneProgress(phase, at.step, at.steps, at.psnr))
