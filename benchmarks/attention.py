@@ -1,4 +1,4 @@
-"""What attention control costs: map replacement against plain attention and against explicit maps, and windows.
+"""The cost of attention control: map replacement against plain attention and explicit maps, and windows.
 
     python benchmarks/attention.py                    (CPU: a few minutes, 6 GB)
     python benchmarks/attention.py --device cuda      (at CogVideoX-5b's sizes: 226 text + 17,550 video tokens)
@@ -30,20 +30,20 @@ from v2edit.attention import (
 )
 
 TEXT, SHARED, ROWS, CHANNELS = 226, 200, 2, 64
-TAKEN = Replacement(SHARED, (((0, 1.0),), ((0, 1.0),)))
+REPLACEMENT = Replacement(SHARED, (((0, 1.0),), ((0, 1.0),)))
 SPAN = 13  # latent frames that CogVideoX is trained on
 FRAMES = (19, 37, 73)  # latent frames of 73, 145 and 289 frames
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is run on a device: `tokens` of the first table, `frame` the tokens of a latent frame in the second."""
+    """Sizes for a device: `tokens` of the first table, `frame` the tokens of a latent frame in the second."""
 
     heads: int
     dtype: torch.dtype
     tokens: tuple[int, ...]
     frame: int
-    explicit_bytes: float  # explicit maps are made for as many heads at a time as fit
+    explicit_bytes: float  # explicit maps are built for as many heads at a time as fit
 
 
 SIZES = {
@@ -53,19 +53,20 @@ SIZES = {
 
 
 def inputs(sizes: Sizes, tokens: int, device: str) -> list[Tensor]:
-    """q, k, v of [text | video], laid out as projections give them."""
+    """Draw q, k, v of [text | video], laid out as projections give them."""
     draw = torch.Generator().manual_seed(0)
     shape = (ROWS, TEXT + tokens, sizes.heads, CHANNELS)
     return [torch.randn(shape, generator=draw).to(device, sizes.dtype).transpose(1, 2) for _ in range(3)]
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Replacement with its maps built, for so many heads at a time."""
+    """Run map replacement with explicit maps, for so many heads at a time."""
     parts = zip(*(x.split(heads, dim=1) for x in (q, k, v)), strict=True)
-    return torch.cat([replaced_attention_reference(q, k, v, TAKEN, TEXT) for q, k, v in parts], dim=1)
+    return torch.cat([replaced_attention_reference(q, k, v, REPLACEMENT, TEXT) for q, k, v in parts], dim=1)
 
 
 def windowed(q: Tensor, k: Tensor, v: Tensor, window: Window, replacement: Replacement | None) -> Tensor:
+    """Run windowed attention with one set of positions."""
     queries, keys, values = (x[:, :, TEXT:] for x in (q, k, v))
     return windowed_attention(
         q, k, v, (queries, window.with_halo(keys), window.with_halo(values)), window, TEXT, replacement
@@ -78,7 +79,7 @@ def added_mib(run: Callable[[], object], device: str) -> float:
 
 
 def seconds(runs: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """The median time of each, all taken in turn, after one that does not count."""
+    """Return the median time of each, all run in turn, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(repeats + 1):
         for name, run in runs.items():
@@ -102,17 +103,17 @@ def replacement_table(sizes: Sizes, device: str, repeats: int) -> None:
         heads = min(sizes.heads, int(sizes.explicit_bytes / (4 * 4 * ROWS * (TEXT + tokens) ** 2)))
         runs: dict[str, Callable[[], object]] = {
             "plain": lambda: F.scaled_dot_product_attention(q, k, v),  # noqa: B023 (called here)
-            "replaced": lambda: replaced_attention(q, k, v, TAKEN, TEXT),  # noqa: B023
+            "replaced": lambda: replaced_attention(q, k, v, REPLACEMENT, TEXT),  # noqa: B023
         }
         built: dict[str, Callable[[], object]] = {"explicit": lambda: explicit(q, k, v, heads)}  # noqa: B023
-        took = seconds(runs, repeats, device) | seconds(built, max(1, repeats // 3), device)
+        times = seconds(runs, repeats, device) | seconds(built, max(1, repeats // 3), device)
         added = {name: added_mib(run, device) for name, run in (runs | built).items()}
         if heads < sizes.heads:
             added["explicit"] *= sizes.heads / heads
         print(
-            f"| {tokens:,} | {1e3 * took['plain']:.1f} ms | {1e3 * took['explicit']:.1f} ms |"
-            f" {1e3 * took['replaced']:.1f} ms | {took['replaced'] / took['plain']:.2f} |"
-            f" {took['explicit'] / took['replaced']:.1f} | {added['plain']:.0f} MiB |"
+            f"| {tokens:,} | {1e3 * times['plain']:.1f} ms | {1e3 * times['explicit']:.1f} ms |"
+            f" {1e3 * times['replaced']:.1f} ms | {times['replaced'] / times['plain']:.2f} |"
+            f" {times['explicit'] / times['replaced']:.1f} | {added['plain']:.0f} MiB |"
             f" {added['explicit']:.0f} MiB{'' if heads == sizes.heads else '*'} | {added['replaced']:.0f} MiB |",
             flush=True,
         )
@@ -128,16 +129,17 @@ def window_table(sizes: Sizes, device: str, repeats: int) -> None:
         clip, loop = Window(frames, SPAN), Window(frames, SPAN, loop=True)
         runs: dict[str, Callable[[], object]] = {
             "full": lambda: F.scaled_dot_product_attention(q, k, v),  # noqa: B023
-            "full, replaced": lambda: replaced_attention(q, k, v, TAKEN, TEXT),  # noqa: B023
+            "full, replaced": lambda: replaced_attention(q, k, v, REPLACEMENT, TEXT),  # noqa: B023
             "windows": lambda: windowed(q, k, v, clip, None),  # noqa: B023
-            "windows, replaced": lambda: windowed(q, k, v, clip, TAKEN),  # noqa: B023
-            "loop, replaced": lambda: windowed(q, k, v, loop, TAKEN),  # noqa: B023
+            "windows, replaced": lambda: windowed(q, k, v, clip, REPLACEMENT),  # noqa: B023
+            "loop, replaced": lambda: windowed(q, k, v, loop, REPLACEMENT),  # noqa: B023
         }
-        took = seconds(runs, repeats, device)
+        times = seconds(runs, repeats, device)
         added = {name: added_mib(runs[name], device) for name in ("full", "loop, replaced")}
-        cells = " | ".join(f"{1e3 * took[name]:.1f} ms" for name in runs)
+        cells = " | ".join(f"{1e3 * times[name]:.1f} ms" for name in runs)
+        per_frame = 1e3 * times["windows"] / frames
         print(
-            f"| {frames} | {cells} | {took['windows'] / took['full']:.2f} | {1e3 * took['windows'] / frames:.2f} ms |"
+            f"| {frames} | {cells} | {times['windows'] / times['full']:.2f} | {per_frame:.2f} ms |"
             f" {added['full']:.0f} MiB | {added['loop, replaced']:.0f} MiB |",
             flush=True,
         )

@@ -1,7 +1,7 @@
-"""What one subtask costs: forwards, seconds and peak memory as a clip grows, and the FLOPs of CogVideoX-5b's.
+"""The cost of one subtask: forwards, seconds and peak memory as a clip grows, and the FLOPs of CogVideoX-5b's.
 
     python benchmarks/edit.py                (the built-in model; some minutes)
-    python benchmarks/edit.py --flops        (counted while the code runs on tensors without data: no weights, no GPU)
+    python benchmarks/edit.py --flops        (counted on fake tensors: no weights, no GPU)
 
 Seconds are those of a first subtask, coding included; memory is the process's peak (on a GPU: of its tensors), with
 the model in it. Prints Markdown.
@@ -32,52 +32,52 @@ from v2edit.primitives.edits import sample_edit
 from v2edit.primitives.render import render_clip
 from v2edit.prompts import PromptPair
 
-# What zai-org publishes of CogVideoX-5b's transformer, where it differs from diffusers' own defaults.
+# The published configuration of CogVideoX-5b's transformer, where it differs from diffusers' own defaults.
 PUBLISHED = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
 FORWARDS = {"first": 130, "later": 170}  # of a subtask at 50 steps; tests/test_editor.py holds them
 
 
-def measured(device: str, lengths: list[int], sides: list[int], steps: int) -> None:
-    """The built-in model's first subtask, for clips of growing length, and of growing size."""
+def measure(device: str, lengths: list[int], sides: list[int], steps: int) -> None:
+    """Time the built-in model's first subtask, for clips of growing length and of growing size."""
     backbone = backbones.load(device=device)
     editor, config = Editor(backbone), EditConfig(steps=steps)
     edit = sample_edit(Random(2_000_000_000), "recolour")
     text = aligned_text(backbone, PromptPair(edit.source_prompt, edit.target_prompt))
     denoise, rows = backbone.denoise, []
 
-    def counted(latents: torch.Tensor, *rest: object) -> torch.Tensor:
+    def count_rows(latents: torch.Tensor, *rest: object) -> torch.Tensor:
         rows.append(len(latents))
         return denoise(latents, *rest)  # pyright: ignore[reportArgumentType]
 
-    backbone.denoise = counted  # pyright: ignore[reportAttributeAccessIssue]
+    backbone.denoise = count_rows  # pyright: ignore[reportAttributeAccessIssue]
     print(f"{steps} steps, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| frames | pixels | video tokens | forwards | seconds | seconds a frame | peak memory |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     clips = [(frames, 64) for frames in lengths] + [(33, side) for side in sides if side != 64]
-    for number, (frames, side) in enumerate([clips[0], *clips]):  # the first of all, twice: once to get warm
+    for number, (frames, side) in enumerate([clips[0], *clips]):  # the first one twice: a warm-up
         clip = render_clip(edit.source, frames, side, side).frames
         rows.clear()
-        took = tokens = 0.0
+        latents: list[torch.Tensor] = []
 
         def run() -> None:
-            nonlocal took, tokens
-            started = time.perf_counter()
             x0 = backbone.encode(clip)  # noqa: B023 (called here)
-            (edited,) = editor.subtasks(x0, text, config)
-            backbone.decode(edited)
-            took, tokens = time.perf_counter() - started, x0.shape[1] * x0.shape[3] * x0.shape[4] / 4
+            latents.extend(editor.subtasks(x0, text, config))  # noqa: B023
+            backbone.decode(latents[0])  # noqa: B023
 
+        started = time.perf_counter()
         _, peak = peak_bytes(run, backbone.device.type)
+        seconds = time.perf_counter() - started
+        tokens = latents[0].shape[1] * latents[0].shape[3] * latents[0].shape[4] / 4
         if number > 0:
             print(
-                f"| {frames} | {side} x {side} | {tokens:,.0f} | {sum(rows)} | {took:.1f} | {took / frames:.3f} |"
+                f"| {frames} | {side} x {side} | {tokens:,.0f} | {sum(rows)} | {seconds:.1f} | {seconds / frames:.3f} |"
                 f" {peak / 2**20:.0f} MiB |",
                 flush=True,
             )
 
 
-def published(folder: Path) -> FakeModel:
-    """CogVideoX-5b without numbers: everything but the text encoder, which runs once, of its published shape."""
+def fake_published(folder: Path) -> FakeModel:
+    """Build a fake CogVideoX-5b of the published shape, but for the text encoder, which runs once."""
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(BUILT_IN_FOLDER / part, folder / part)
     shutil.copy(BUILT_IN_FOLDER / "model_index.json", folder)
@@ -90,26 +90,26 @@ def published(folder: Path) -> FakeModel:
     return FakeModel(folder, torch.bfloat16)
 
 
-def flops() -> None:
-    """FLOPs of a subtask of CogVideoX-5b at 720 x 480, an open clip's and a loop's, by windows and in full; and the
-    bytes that a step of four rows holds beside the weights."""
+def print_flops() -> None:
+    """Print the FLOPs of a subtask of CogVideoX-5b at 720 x 480, an open clip's and a loop's, by windows and in full;
+    and the bytes that a step of four rows allocates beside the weights."""
     with tempfile.TemporaryDirectory() as folder:
-        fake = published(Path(folder))
-    backbone, trained = fake.backbone, fake.backbone.native_size
+        fake = fake_published(Path(folder))
+    backbone, native_size = fake.backbone, fake.backbone.native_size
     print(f"CogVideoX-5b ({fake.weights['transformer'] / 2e9:.2f} B parameters), 720 x 480, PFLOP and GiB:\n")
     print("| frames | attention | tokens | a forward | first subtask (130) | later (170) | encode and decode | GiB |")
     print("|---:|---|---:|---:|---:|---:|---:|---:|")
-    taken = Replacement(200, (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)))
+    maps = Replacement(200, (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)))
     for frames, attention in ((49, "full"), (73, "full"), (73, "windows"), (73, "loop")):
         loop = attention == "loop"
         size = backbone.nearest_size(backbones.Size(frames, 480, 720), loop)
-        backbone.native_size = replace(trained, frames=10**6) if attention == "full" else trained
-        one, coding = fake.forward(4, size, loop, taken), (fake.encoding(size, loop), fake.decoding(size, loop))
-        each = one.flops / 4e15
+        backbone.native_size = replace(native_size, frames=10**6) if attention == "full" else native_size
+        forward, coding = fake.forward(4, size, loop, maps), (fake.encoding(size, loop), fake.decoding(size, loop))
+        each = forward.flops / 4e15
         print(
             f"| {frames} | {attention} | {fake.tokens(size, loop):,} | {each:.3f} | {FORWARDS['first'] * each:.1f} |"
             f" {FORWARDS['later'] * each:.1f} | {sum(part.flops for part in coding) / 1e15:.2f} |"
-            f" {one.peak / 2**30:.1f} |",
+            f" {forward.peak / 2**30:.1f} |",
             flush=True,
         )
 
@@ -123,9 +123,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     options = parser.parse_args()
     if options.flops:
-        flops()
+        print_flops()
     else:
-        measured(options.device, options.frames, options.sides, options.steps)
+        measure(options.device, options.frames, options.sides, options.steps)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Long clips and loops on the built-in world: what windows save of a long clip, and how a loop closes.
+"""Long clips and loops on the built-in world: the error of windows on a long clip, and the seam of a loop.
 
     python benchmarks/long.py                 (some minutes; --seeds 2 --frames 9 33 --loop-frames 40 for a look)
 
-1. How well the model denoises clips longer than the nine frames it was trained on, told what they show: the mean
-   squared error of x0 (latents have unit variance), over several noise levels, by full attention and by windows.
+1. How well the model denoises clips longer than the nine frames it was trained on, with a true prompt:
+   the mean squared error of x0 (latents have unit variance), over several noise levels, by full attention and
+   by windows.
 2. The seam of a camera's full turn: the step (root mean square over pixels) from the last frame to the first, against
    the median step between neighbours, in the source, and edited ("recolour") as an open clip and as a loop. The turn
    starts anywhere; a seam like any other step has a ratio of 1 on average.
@@ -37,8 +38,8 @@ ATTENTIONS = ("full", "windows", "windows, text at the clip's times")
 
 
 @dataclass(frozen=True)
-class Turning(Scene):
-    """A scene round which the camera turns by so much a frame."""
+class Orbit(Scene):
+    """A scene that the camera circles by so much a frame."""
 
     speed: float = 0.0
 
@@ -46,60 +47,60 @@ class Turning(Scene):
         return self.azimuth + self.speed * frame
 
 
-def turning(seed: int, speed: float, azimuth: float | None = None) -> Turning:
-    """A random scene at rest, seen by a camera that turns."""
+def sample_orbit(seed: int, speed: float, azimuth: float | None = None) -> Orbit:
+    """Sample a scene at rest that the camera circles."""
     scene = sample_scene(Random(seed))
-    objects = tuple(replace(one, motion="stay") for one in scene.objects)
+    objects = tuple(replace(thing, motion="stay") for thing in scene.objects)
     camera = "orbit right" if speed else "still"
-    return Turning(
+    return Orbit(
         objects, scene.floor, scene.sky, camera, scene.azimuth if azimuth is None else azimuth, scene.floor_phase, speed
     )
 
 
-def denoised(backbone: CogVideoX, v: Tensor, step: int, schedule: Schedule, text: Tensor, attention: str) -> Tensor:
-    """x0 by one of the ATTENTIONS; the model's own is the second."""
+def denoise(backbone: CogVideoX, v: Tensor, step: int, schedule: Schedule, text: Tensor, attention: str) -> Tensor:
+    """Predict x0 by one of the ATTENTIONS; the model's own is the second."""
     frames, _, height, width = v.shape[1:]
-    of_grid = backbone._windows
-    trained = backbone.native_size
+    make_windows = backbone._windows
+    native_size = backbone.native_size
     try:
         if attention == "full":
-            backbone.native_size = replace(trained, frames=10**6)
+            backbone.native_size = replace(native_size, frames=10**6)
         elif attention != "windows":
-            own = of_grid(frames, height, width, False)
+            own = make_windows(frames, height, width, False)
             backbone._windows = lambda *grid: replace(own, in_window=own.in_clip)
         return backbone.denoise(v, step, schedule, text)
     finally:
-        backbone.native_size, backbone._windows = trained, of_grid
+        backbone.native_size, backbone._windows = native_size, make_windows
 
 
 def errors(backbone: CogVideoX, frames: int, speed: float, seeds: int) -> list[float]:
-    """The mean squared error of x0 by each of the ATTENTIONS."""
-    schedule, found = backbone.schedule(20), np.zeros((seeds, len(STEPS), len(ATTENTIONS)))
+    """Return the mean squared error of x0 by each of the ATTENTIONS."""
+    schedule, squares = backbone.schedule(20), np.zeros((seeds, len(STEPS), len(ATTENTIONS)))
     for number in range(seeds):
-        scene = turning(FIRST_SEED + number, speed)
+        scene = sample_orbit(FIRST_SEED + number, speed)
         x0 = backbone.encode(render_clip(scene, frames).frames)
         text = backbone.encode_text([caption(scene)])[0].embedding[None]
         draw = torch.Generator().manual_seed(number)
         for i, step in enumerate(STEPS):
             v = schedule.add_noise(x0, torch.randn(x0.shape, generator=draw), step)
             for j, attention in enumerate(ATTENTIONS):
-                found[number, i, j] = (denoised(backbone, v, step, schedule, text, attention) - x0).square().mean()
-    return found.mean((0, 1)).tolist()
+                squares[number, i, j] = (denoise(backbone, v, step, schedule, text, attention) - x0).square().mean()
+    return squares.mean((0, 1)).tolist()
 
 
 def seam(frames: np.ndarray) -> float:
-    """The step from the last frame to the first, by the median step between neighbours."""
-    numbers = frames.astype(np.float64)
-    steps = np.sqrt(np.square(np.roll(numbers, -1, axis=0) - numbers).mean((1, 2, 3)))
+    """Return the step from the last frame to the first over the median step between neighbours."""
+    video = frames.astype(np.float64)
+    steps = np.sqrt(np.square(np.roll(video, -1, axis=0) - video).mean((1, 2, 3)))
     return float(steps[-1] / np.median(steps[:-1]))
 
 
 def seams(editor: Editor, frames: int, seed: int, steps: int) -> tuple[float, float, float]:
-    """The seams of a full turn's source, of its edit as an open clip and of its edit as a loop."""
+    """Return the seams of a full turn: of the source, of its edit as an open clip and of its edit as a loop."""
     rng = Random(seed)
-    source = turning(seed, 2 * math.pi / frames, rng.uniform(0, 2 * math.pi))
+    source = sample_orbit(seed, 2 * math.pi / frames, rng.uniform(0, 2 * math.pi))
     subject = rng.randrange(len(source.objects))
-    colour = rng.choice([c for c in COLOURS if all(c != one.colour for one in source.objects)])
+    colour = rng.choice([c for c in COLOURS if all(c != thing.colour for thing in source.objects)])
     pair = PromptPair(caption(source), caption(source.with_object(subject, colour=colour)))
     clip = render_clip(source, frames).frames
     open_clip, loop = (
@@ -121,14 +122,14 @@ def main() -> None:
     print(f"| camera | frames | {' | '.join(ATTENTIONS)} |\n|---|---:|{'---:|' * len(ATTENTIONS)}")
     for camera, speed in (("still", 0.0), ("turning", SPEED)):
         for frames in options.frames:
-            found = errors(backbone, frames, speed, options.seeds)
-            print(f"| {camera} | {frames} | {' | '.join(f'{error:.4f}' for error in found)} |", flush=True)
+            mean_errors = errors(backbone, frames, speed, options.seeds)
+            print(f"| {camera} | {frames} | {' | '.join(f'{error:.4f}' for error in mean_errors)} |", flush=True)
 
     print("\n| frames of a turn | seam of | mean | median | largest |\n|---:|---|---:|---:|---:|")
     for frames in options.loop_frames:
-        found = [seams(Editor(backbone), frames, FIRST_SEED + n, options.steps) for n in range(options.seeds)]
+        ratios = [seams(Editor(backbone), frames, FIRST_SEED + n, options.steps) for n in range(options.seeds)]
         for name, values in zip(
-            ("the source", "its edit, open", "its edit, `--loop`"), zip(*found, strict=True), strict=True
+            ("the source", "its edit, open", "its edit, `--loop`"), zip(*ratios, strict=True), strict=True
         ):
             row = f"{statistics.mean(values):.2f} | {statistics.median(values):.2f} | {max(values):.2f}"
             print(f"| {frames} | {name} | {row} |", flush=True)

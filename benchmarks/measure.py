@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, on a GPU or (Linux) of the process."""
+"""Peak memory of a piece of work: on a GPU or, on Linux, of the process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from v2edit.host import process_memory
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> tuple[int, int]:
-    """Memory before a run and at its peak."""
+    """Return the bytes of memory before a run and at its peak."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

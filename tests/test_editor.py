@@ -1,16 +1,13 @@
-"""The editor on real CogVideoX classes: exactness, parity with diffusers, cost, and what each switch does."""
+"""The editor on CogVideoX's own classes: exactness, parity with diffusers, cost, and the effect of each switch."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXVideoToVideoPipeline
 from diffusers.models.embeddings import apply_rotary_emb
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from support.clips import PAIR, SAME, frames_of
 from support.models import PUBLISHED, TEXT_LENGTH, pipeline_of
@@ -19,7 +16,6 @@ from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.controls import Source
-from v2edit.editing.editor import resize_clip
 from v2edit.editing.progression import AlignedText, WrittenText, aligned_text, encode_progression
 from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
@@ -32,7 +28,7 @@ def backbone(request) -> CogVideoX:
 
 
 def edited(backbone: CogVideoX, config: EditConfig, pair: PromptPair = PAIR) -> tuple[torch.Tensor, torch.Tensor]:
-    """The source's latents and the edit's."""
+    """Edit a clip; return its latents and those of the edit."""
     x0 = backbone.encode(frames_of(0))
     text = aligned_text(backbone, pair, padding_shared=config.padding_shared)
     return x0, list(Editor(backbone).subtasks(x0, text, config))[-1]
@@ -68,8 +64,8 @@ def pillow(frames: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(frame) for frame in frames]
 
 
-def draws_of_diffusers(generator: torch.Generator, like: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The stream that CogVideoXDPMScheduler uses: from the second step on it draws twice and uses the second."""
+def diffusers_draws(generator: torch.Generator, like: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the draws that CogVideoXDPMScheduler uses: from the second step on it draws twice and uses the second."""
     yield torch.randn(like.shape, generator=generator)
     yield torch.randn(like.shape, generator=generator)
     while True:
@@ -79,7 +75,7 @@ def draws_of_diffusers(generator: torch.Generator, like: torch.Tensor) -> Iterat
 
 @pytest.fixture(params=["2b", "5b"])
 def pair_of_pipelines(request) -> tuple[CogVideoX, CogVideoXPipeline]:
-    """The same weights twice: ours, and diffusers' with its own attention processors."""
+    """The same weights twice: a backbone, and a pipeline with diffusers' own attention processors."""
     return CogVideoX(pipeline_of(request.param)), pipeline_of(request.param)
 
 
@@ -107,7 +103,7 @@ def test_without_the_controls_it_is_diffusers_video_to_video(pair_of_pipelines, 
     ).frames  # fmt: skip
     generator = torch.Generator().manual_seed(5)
     x0 = backbone.encode(frames, generator)
-    got = run_free(backbone, x0, draws_of_diffusers(generator, x0), EditConfig(steps=steps, guidance=guidance))
+    got = run_free(backbone, x0, diffusers_draws(generator, x0), EditConfig(steps=steps, guidance=guidance))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-4)
 
 
@@ -121,7 +117,7 @@ def test_from_pure_noise_it_is_diffusers_text_to_video(pair_of_pipelines, start)
         max_sequence_length=TEXT_LENGTH, output_type="latent", generator=torch.Generator().manual_seed(5),
     ).frames  # fmt: skip
     x0 = torch.zeros_like(expected)
-    draws = draws_of_diffusers(torch.Generator().manual_seed(5), x0)
+    draws = diffusers_draws(torch.Generator().manual_seed(5), x0)
     got = run_free(backbone, x0, draws, EditConfig(steps=10, guidance=6.0, **start))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-4)
 
@@ -133,10 +129,10 @@ def run_free(backbone: CogVideoX, x0: torch.Tensor, draws: Iterator[torch.Tensor
 
 
 class ExplicitMaps:
-    """CogVideoX's attention with its maps in sight; `taken`: row -> (row, weight) pairs of its shared columns."""
+    """CogVideoX's attention with explicit maps; `sources`: row -> (row, weight) pairs of its shared columns."""
 
-    def __init__(self, shared: int, taken: dict[int, list[tuple[int, float]]]) -> None:
-        self.shared, self.taken = shared, taken
+    def __init__(self, shared: int, sources: dict[int, list[tuple[int, float]]]) -> None:
+        self.shared, self.sources = shared, sources
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):
         text = encoder_hidden_states.shape[1]
@@ -147,7 +143,7 @@ class ExplicitMaps:
             part[:, :, text:] = apply_rotary_emb(part[:, :, text:], image_rotary_emb)
         logits = q @ k.mT / q.shape[3] ** 0.5
         maps = logits.softmax(-1)
-        for row, sources in self.taken.items():
+        for row, sources in self.sources.items():
             maps[row, :, text:] = 0
             for source, weight in sources:
                 mixed = torch.cat([logits[source, :, text:, : self.shared], logits[row, :, text:, self.shared :]], -1)
@@ -156,32 +152,32 @@ class ExplicitMaps:
         return out[:, text:], out[:, :text]
 
 
-def written_out(
+def paper_edit(
     pipeline: CogVideoXPipeline, x0: torch.Tensor, text: AlignedText | WrittenText, config: EditConfig
 ) -> torch.Tensor:
-    """V2Edit with DDIM, as the paper says it: extract each source's noise, add it to the edit's step, replace maps."""
+    """V2Edit with DDIM as the paper has it: extract each source's noise, add it to the edit's step, replace maps."""
     schedule = CogVideoX(pipeline).schedule(config.steps)
     a, s, times = schedule.a.tolist(), schedule.s.tolist(), schedule.timesteps.tolist()
     rotary = pipeline._prepare_rotary_positional_embeddings(32, 32, 3, x0.device)
     beta, guidance = 0.5, config.guidance or 1.0
-    of_sources = config.source_guidance or guidance
-    guided = guidance > 1 or of_sources > 1
+    source_guidance = config.source_guidance or guidance
+    guided = guidance > 1 or source_guidance > 1
 
     @torch.no_grad()
-    def clean(rows, k, weights=(), shared=0):
+    def denoise(rows, k, weights=(), shared=0):
         n, cfg_batches = len(rows), 1 + guided
-        taken = {}
-        for half in range(cfg_batches):
-            if weights and (half == cfg_batches - 1 or config.amr_unconditional):
-                taken[half * n + n - 1] = [(half * n + i, w) for i, w in enumerate(weights)]
-        pipeline.transformer.set_attn_processor(ExplicitMaps(shared, taken))
+        maps = {}
+        for batch in range(cfg_batches):
+            if weights and (batch == cfg_batches - 1 or config.amr_unconditional):
+                maps[batch * n + n - 1] = [(batch * n + i, w) for i, w in enumerate(weights)]
+        pipeline.transformer.set_attn_processor(ExplicitMaps(shared, maps))
         v = torch.cat([v for v, _ in rows] * cfg_batches)
-        prompts = [negative] * (n * guided) + [p for _, p in rows]
+        prompt_rows = torch.stack([negative] * (n * guided) + [p for _, p in rows])
         t = torch.full((len(v),), times[k])
-        out = pipeline.transformer(v, torch.stack(prompts), t, image_rotary_emb=rotary, return_dict=False)[0]
+        out = pipeline.transformer(v, prompt_rows, t, image_rotary_emb=rotary, return_dict=False)[0]
         if guided:
-            pull = torch.tensor([of_sources] * (n - 1) + [guidance])[:, None, None, None, None]
-            out = out[:n] + pull * (out[n:] - out[:n])
+            scale = torch.tensor([source_guidance] * (n - 1) + [guidance])[:, None, None, None, None]
+            out = out[:n] + scale * (out[n:] - out[:n])
         return [a[k] * v[i : i + 1] - s[k] * out[i : i + 1] for i in range(n)]
 
     def ddim(v, x, k):
@@ -191,13 +187,13 @@ def written_out(
     for subtask in range(1, config.subtasks + 1):
         if isinstance(text, AlignedText):
             p = [text.source + (text.target - text.source) * i / config.subtasks for i in range(config.subtasks + 1)]
-            said, shared, negative = (p[0], p[subtask - 1], p[subtask]), text.shared, text.negative
+            prompts, shared, negative = (p[0], p[subtask - 1], p[subtask]), text.shared, text.negative
         else:  # The prompts are written: each subtask has three of its own, on slots of its own.
             own = text.subtasks[subtask - 1]
-            said, shared, negative = (own.original, own.current, own.edit), own.shared, own.negative
-        known = [(x0, said[0], 1.0)]
+            prompts, shared, negative = (own.original, own.current, own.edit), own.shared, own.negative
+        known = [(x0, prompts[0], 1.0)]
         if subtask > 1:
-            known = [(x0, said[0], config.mixture), (current, said[1], 1 - config.mixture)]
+            known = [(x0, prompts[0], config.mixture), (current, prompts[1], 1 - config.mixture)]
         draw = noise_stream(config.seed, subtask, x0)
         start = next(k for k, t in enumerate(times) if t <= config.alpha * 1000)
         eps = next(draw)
@@ -205,22 +201,21 @@ def written_out(
         edit = a[start] * current + s[start] * eps
         for k in range(start, config.steps):
             if times[k] <= beta * 1000:
-                edit = ddim(edit, clean([(edit, said[2])], k)[0], k)
+                edit = ddim(edit, denoise([(edit, prompts[2])], k)[0], k)
                 continue
-            rows = [(v, prompt) for v, (_, prompt, _) in zip(noisy, known, strict=True)] + [(edit, said[2])]
-            *sources, x = clean(rows, k, [w for _, _, w in known], shared)
+            rows = [(v, prompt) for v, (_, prompt, _) in zip(noisy, known, strict=True)] + [(edit, prompts[2])]
+            *sources, x = denoise(rows, k, [w for _, _, w in known], shared)
             eps = next(draw)
-            follow = [a[k + 1] * x + s[k + 1] * eps for x, _, _ in known]
-            noise = sum(
-                w * (f - ddim(v, c, k)) for (_, _, w), f, v, c in zip(known, follow, noisy, sources, strict=True)
-            )
-            edit, noisy = ddim(edit, x, k) + noise, follow
+            next_states = [a[k + 1] * x + s[k + 1] * eps for x, _, _ in known]
+            states = zip(known, next_states, noisy, sources, strict=True)
+            noise = sum(w * (v_next - ddim(v, source, k)) for (_, _, w), v_next, v, source in states)
+            edit, noisy = ddim(edit, x, k) + noise, next_states
         current = edit
     return current
 
 
 @pytest.mark.parametrize(
-    ("subtasks", "guidance", "of_sources", "unconditional"),
+    ("subtasks", "guidance", "source_guidance", "unconditional"),
     [
         (1, 1.0, None, False),
         (1, 6.0, None, True),
@@ -230,15 +225,15 @@ def written_out(
         (1, 1.0, 4.0, True),
     ],
 )
-def test_it_is_the_method_written_out(subtasks, guidance, of_sources, unconditional):
-    """The editor against a slow one that extracts noise, builds maps and lays out rows in plain sight."""
+def test_it_is_the_method_written_out(subtasks, guidance, source_guidance, unconditional):
+    """The editor against a slow one that extracts noise and builds maps explicitly."""
     config = EditConfig(
-        steps=8, solver="ddim", subtasks=subtasks, mixture=0.3, guidance=guidance, source_guidance=of_sources,
+        steps=8, solver="ddim", subtasks=subtasks, mixture=0.3, guidance=guidance, source_guidance=source_guidance,
         amr_unconditional=unconditional,
     )  # fmt: skip
     backbone = CogVideoX(pipeline_of("5b"))
     x0, got = edited(backbone, config)
-    expected = written_out(pipeline_of("5b"), x0, aligned_text(backbone, PAIR), config)
+    expected = paper_edit(pipeline_of("5b"), x0, aligned_text(backbone, PAIR), config)
     assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
@@ -250,7 +245,7 @@ def test_it_is_the_method_written_out_with_written_prompts_too():
     backbone = CogVideoX(pipeline_of("5b"))
     x0, text = backbone.encode(frames_of(0)), encode_progression(backbone, CHAIN)
     got = list(Editor(backbone).subtasks(x0, text, config))[-1]
-    expected = written_out(pipeline_of("5b"), x0, text, config)
+    expected = paper_edit(pipeline_of("5b"), x0, text, config)
     assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
@@ -261,15 +256,18 @@ def test_written_prompts_are_those_of_the_model_on_slots_that_all_branches_share
     encoded = backbone.encode_text(CHAIN.chain)
 
     def tokens(laid: torch.Tensor, whole: Text) -> list[int]:
-        """The ids in the laid-out text, each slot found again by its encoding."""
-        found = [int((whole.embedding == row).all(1).nonzero()[0]) for row in laid]
-        assert sorted(found) == list(range(TEXT_LENGTH))
-        return [whole.ids[k] if k < len(whole.ids) else backbone.pad_id for k in found]
+        """Return the ids in the laid-out text, each slot identified by its encoding."""
+        slots = [int((whole.embedding == row).all(1).nonzero()[0]) for row in laid]
+        assert sorted(slots) == list(range(TEXT_LENGTH))
+        return [whole.ids[k] if k < len(whole.ids) else backbone.pad_id for k in slots]
 
     assert isinstance(text, WrittenText) and len(text.subtasks) == 3
-    for s, said in enumerate(text.subtasks, start=1):
-        rows = [tokens(laid, encoded[k]) for laid, k in ((said.original, 0), (said.current, s - 1), (said.edit, s))]
-        common = [row[: said.shared] for row in rows]
+    for s, branches in enumerate(text.subtasks, start=1):
+        rows = [
+            tokens(laid, encoded[k])
+            for laid, k in ((branches.original, 0), (branches.current, s - 1), (branches.edit, s))
+        ]
+        common = [row[: branches.shared] for row in rows]
         assert common[0] == common[1] == common[2] and len(set(common[0])) > 3
     assert [len(set(encoded[k].ids)) for k in range(4)] == [7, 7, 7, 7]  # no token twice: the search is exact
 
@@ -355,59 +353,6 @@ def test_text_is_a_set():
         order = torch.randperm(TEXT_LENGTH, generator=torch.Generator().manual_seed(1))
         straight, shuffled = (backbone.denoise(v, 4, schedule, t) for t in (text, text[:, order]))
         torch.testing.assert_close(shuffled, straight, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("count", "height", "width"), [(1, 32, 32), (7, 45, 31), (10, 20, 60)])
-def test_any_clip_comes_back_with_its_own_length_and_size(count, height, width):
-    backbone = CogVideoX(pipeline_of("5b"))
-    frames = frames_of(3, count, height, width)
-    assert Editor(backbone).edit(frames, PAIR, EditConfig(steps=2)).frames.shape == frames.shape
-
-
-def test_fitting_keeps_the_area_and_the_aspect():
-    backbone = CogVideoX(pipeline_of("5b"))
-    assert backbone.nearest_size(Size(9, 32, 32)) == Size(9, 32, 32)
-    assert backbone.nearest_size(Size(10, 100, 100)) == Size(17, 32, 32)
-    tall = backbone.nearest_size(Size(1, 1280, 320))
-    assert tall.frames == 1 and tall.height == 64 and tall.width == 16
-
-
-@settings(max_examples=40)
-@given(height=st.integers(1, 700), width=st.integers(1, 700))
-@example(1, 1)
-@example(700, 1)
-@example(592, 336)
-def test_any_size_is_mapped_onto_all_of_the_models_and_back(height, width):
-    """Nothing is cut off or put around: a plain picture stays plain to its edges, a ramp runs from end to end."""
-    backbone, own = fifth(), Size(1, height, width)
-    fitted, shape = backbone.nearest_size(own), (1, height, width, 3)
-    side = backbone.spatial * backbone.transformer.config.patch_size
-    assert fitted.height % side == fitted.width % side == 0
-    if max(height, width) <= 4 * min(height, width):  # a narrower one has but a few patches on its short side
-        trained = backbone.native_size.height * backbone.native_size.width
-        assert 0.5 < fitted.height * fitted.width / trained < 2
-        assert 0.5 < (fitted.height / fitted.width) / (height / width) < 2
-    plain = np.full(shape, 200, np.uint8)
-    assert (resize_clip(plain, fitted) == 200).all() and np.array_equal(
-        resize_clip(resize_clip(plain, fitted), own), plain
-    )
-    for many, few, place in ((height, fitted.height, np.s_[:, None, None]), (width, fitted.width, np.s_[:, None])):
-        ramp = np.broadcast_to(((np.arange(many) + 0.5) / many * 255).round().astype(np.uint8)[place], shape).copy()
-        back = resize_clip(resize_clip(ramp, fitted), own)
-        assert np.abs(back.astype(int) - ramp).max() <= 255 / min(few, many) + 2
-
-
-@cache
-def fifth() -> CogVideoX:
-    return CogVideoX(pipeline_of("5b"))
-
-
-def test_frames_at_their_own_size_are_left_alone():
-    frames = frames_of(4)
-    assert np.array_equal(resize_clip(frames, Size(9, 32, 32)), frames)
-    longer = resize_clip(frames, Size(12, 32, 32))
-    assert np.array_equal(longer[:9], frames) and (longer[9:] == frames[-1]).all()
-    assert np.array_equal(resize_clip(longer, Size(9, 32, 32)), frames)
 
 
 def test_progress_counts_every_step_once():

@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped where there is none. `make test-heavy` runs it."""
+"""Tests that need a GPU, skipped where there is none; `make test-heavy` runs them."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacken
 @pytest.mark.parametrize("keys", [45, 1])
 def test_the_kernels_give_the_log_sum_exp_that_the_reference_gives(kernel, dtype, channels, keys):
     q, k, v = (torch.randn(2, 3, n, channels, device="cuda", dtype=dtype) for n in (70, keys, keys))
-    with sdpa_kernel([kernel, SDPBackend.MATH]):  # maths where the kernel does not take these
+    with sdpa_kernel([kernel, SDPBackend.MATH]):  # MATH where the kernel does not take these shapes
         got = attention_with_lse(q, k, v)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for one, expected in zip(got, attention_with_lse_reference(q, k, v), strict=True):
@@ -78,10 +78,9 @@ def test_windows_and_replaced_maps_on_a_gpu(kernel, dtype, loop):
 
 
 @pytest.mark.parametrize("offload", ["model", "group"])
-def test_offloading_changes_nothing(offload, tmp_path):
-    pipeline_of("5b").save_pretrained(tmp_path)
+def test_offloading_changes_nothing(offload, tiny_model):
     plain, offloaded = (
-        Editor(backbones.load(str(tmp_path), device="cuda", dtype="float32", offload=mode)).edit(
+        Editor(backbones.load(str(tiny_model), device="cuda", dtype="float32", offload=mode)).edit(
             frames_of(1), PAIR, CONFIG
         )
         for mode in ("none", offload)
@@ -99,7 +98,7 @@ def test_a_seed_means_the_same_noise_on_every_device():
 
 
 def test_memory_that_runs_out_ends_in_offloading_and_the_same_edit(caplog):
-    """Every way in turn, in the middle of an edit."""
+    """Every option in turn, in the middle of an edit."""
     config = EditConfig(steps=8, guidance=6.0)
 
     def edited(refusals: int) -> tuple[torch.Tensor, CogVideoX]:
@@ -124,9 +123,8 @@ def test_memory_that_runs_out_ends_in_offloading_and_the_same_edit(caplog):
     assert (pieces - whole).norm() <= 1e-4 * whole.norm()
 
 
-def test_the_counted_peak_is_that_of_the_device(tmp_path):
+def test_the_counted_peak_is_that_of_the_device(tiny_model):
     """Of a step, at a size where it is more than the allocator's blocks."""
-    pipeline_of("5b").save_pretrained(tmp_path)
     backbone, size = CogVideoX(pipeline_of("5b").to("cuda")), backbones.Size(49, 256, 256)
     latents, text = torch.randn(2, 13, 4, 64, 64, device="cuda"), torch.randn(2, 16, 16, device="cuda")
     schedule = backbone.schedule(10)
@@ -135,4 +133,4 @@ def test_the_counted_peak_is_that_of_the_device(tmp_path):
     before = torch.cuda.memory_allocated()
     backbone.denoise(latents, 0, schedule, text)
     took = torch.cuda.max_memory_allocated() - before
-    assert FakeModel(tmp_path, torch.float32).forward(2, size).peak == pytest.approx(took, rel=0.25)
+    assert FakeModel(tiny_model, torch.float32).forward(2, size).peak == pytest.approx(took, rel=0.25)

@@ -1,4 +1,4 @@
-"""Clips longer than the model was trained on, loops, and the autoencoder on both: on diffusers' own classes."""
+"""Clips longer than the model was trained on, and loops: attention and the autoencoder on diffusers' own classes."""
 
 import math
 import subprocess
@@ -28,7 +28,7 @@ from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Object, Scene
 
 SPAN = 3  # latent frames of 9, which the tiny models and the built-in one are trained on
-# Layouts of the editor's: a source and an edit that takes its maps; the same with an original and a current source.
+# Sources by the editor's layouts: a source and an edit that takes its maps; an original, a current source and an edit.
 MAPS = [None, (((0, 1.0),), ((0, 1.0),)), (((0, 1.0),), ((1, 1.0),), ((0, 0.3), (1, 0.7)))]
 
 
@@ -54,24 +54,24 @@ def text_of(backbone: CogVideoX, rows: int) -> torch.Tensor:
 
 
 class FrameByFrame:
-    """The attention of long clips and loops in plain sight: for each frame, the frames it sees are gathered, and
-    rotated at their own places, before its first or after its last one if need be."""
+    """Windowed attention written out: for each frame, the frames that it sees are gathered and rotated at their own
+    positions, which in a loop lie before the first frame or after the last one."""
 
     def __init__(self, backbone: CogVideoX, frames: int, loop: bool, replacement: Replacement | None) -> None:
         self.frames, self.loop = frames, loop
-        self.shared, self.taken = (replacement.shared, replacement.sources) if replacement else (0, ())
+        self.shared, self.sources = (replacement.shared, replacement.sources) if replacement else (0, ())
         self.span = min(SPAN, frames)
         table = backbone.pipeline._prepare_rotary_positional_embeddings(32, 32, 3 * frames, torch.device("cpu"))
         self.table = [part.unflatten(0, (3 * frames, -1)) for part in table]
 
-    def at(self, x: torch.Tensor, place: int) -> torch.Tensor:
-        """A frame's tokens, rotated for a place of 0 to 3 frames - 1."""
-        cos, sin = (part[place] for part in self.table)
+    def at(self, x: torch.Tensor, position: int) -> torch.Tensor:
+        """Rotate a frame's tokens for a position of 0 to 3 frames - 1."""
+        cos, sin = (part[position] for part in self.table)
         return rotate(x, (cos, sin))
 
-    def among_frames(self, x: torch.Tensor, place: int) -> torch.Tensor:
-        """For a place of -frames to 2 frames - 1: among themselves, all may be rotated on."""
-        return self.at(x, self.frames + place)
+    def in_clip(self, x: torch.Tensor, position: int) -> torch.Tensor:
+        """Rotate a frame's tokens for a position of -frames to 2 frames - 1 in the clip: rotation is relative."""
+        return self.at(x, self.frames + position)
 
     def __call__(
         self,
@@ -94,12 +94,12 @@ class FrameByFrame:
             if not self.loop:
                 first = min(max(first, 0), self.frames - self.span)
             seen = range(first, first + self.span)
-            keys = torch.cat([self.among_frames(k_of[j % self.frames], j) for j in seen], 2)
+            keys = torch.cat([self.in_clip(k_of[j % self.frames], j) for j in seen], 2)
             values = torch.cat([v[:, :, :text], *(v_of[j % self.frames] for j in seen)], 2)
             of_text = self.at(q_of[frame], frame - first) @ k[:, :, :text].mT
-            logits = torch.cat([of_text, self.among_frames(q_of[frame], frame) @ keys.mT], 3) / q.shape[3] ** 0.5
+            logits = torch.cat([of_text, self.in_clip(q_of[frame], frame) @ keys.mT], 3) / q.shape[3] ** 0.5
             maps = logits.softmax(-1)
-            for row, sources in enumerate(self.taken):
+            for row, sources in enumerate(self.sources):
                 shared = self.shared
                 maps[row] = sum(
                     w * torch.cat([logits[s, :, :, :shared], logits[row, :, :, shared:]], -1).softmax(-1)
@@ -168,9 +168,9 @@ def test_windows_begin_where_the_training_ended(variant):
 
 def test_absolute_positions_cannot_loop():
     backbone = CogVideoX(pipeline_of("2b"), name="some/model")
-    with pytest.raises(UserError, match=r"--loop: some/model .* absolute positions") as told:
+    with pytest.raises(UserError, match=r"--loop: some/model .* absolute positions") as error:
         Editor(backbone).edit(frames_of(0), PAIR, EditConfig(loop=True))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("loop", [False, True])
@@ -231,23 +231,20 @@ def test_coding_in_parts_is_diffusers_own_coding(count, tiling):
 
 
 def test_a_long_clip_is_coded_a_few_frames_at_a_time(tiny):
-    def largest(count: int) -> tuple[int, int]:
-        """The most numbers that coding a clip has in one tensor."""
+    def largest(count: int) -> tuple[int, ...]:
+        """Return the size of the largest float tensor in encoding and in decoding a clip."""
         with Watch() as encoding:
             z = tiny.encode(frames_of(1, count))
         with Watch() as decoding:
             tiny.decode(z)
-        of_encoding, of_decoding = (
-            max(n for dtype, n in watch.made if dtype.is_floating_point) for watch in (encoding, decoding)
-        )
-        return of_encoding, of_decoding
+        return tuple(max(n for dtype, n in watch.made if dtype.is_floating_point) for watch in (encoding, decoding))
 
     assert largest(65) == largest(17)
 
 
 @dataclass(frozen=True)
 class Orbit(Scene):
-    """A scene that the camera goes round."""
+    """A scene that the camera circles once."""
 
     def azimuth_at(self, frame: int, frames: int) -> float:
         return self.azimuth + 2 * math.pi * frame / frames

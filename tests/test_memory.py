@@ -1,4 +1,4 @@
-"""Memory that runs out in the middle: the edit goes on in smaller pieces, and is the same edit."""
+"""Running out of memory in the middle: the edit goes on in smaller calls, with the same result."""
 
 import subprocess
 import sys
@@ -24,10 +24,10 @@ from v2edit.host import is_out_of_memory, retry_smaller_on_oom
 CONFIG = EditConfig(steps=4, subtasks=2, mixture=0.3, guidance=6.0)
 
 
-def edited(backbone: CogVideoX, config: EditConfig, frames: int = 9, most: int = 99) -> torch.Tensor:
+def edited(backbone: CogVideoX, config: EditConfig, frames: int = 9, max_rows: int = 99) -> torch.Tensor:
     x0 = backbone.encode(frames_of(0, frames), loop=config.loop)
     editor = Editor(backbone)
-    editor.batcher.max_rows = most
+    editor.batcher.max_rows = max_rows
     return list(editor.subtasks(x0, aligned_text(backbone, PAIR), config))[-1]
 
 
@@ -44,14 +44,14 @@ def edited(backbone: CogVideoX, config: EditConfig, frames: int = 9, most: int =
     ],
     ids=str,
 )
-def test_every_way_gives_the_same_edit(variant, frames, changes):
+def test_every_split_gives_the_same_edit(variant, frames, changes):
     config = replace(CONFIG, **changes)
     whole = edited(CogVideoX(pipeline_of(variant)), config, frames)
-    for most, row_by_row in ((3, False), (1, False), (99, True), (1, True)):  # rows of a call; those of a layer
+    for max_rows, row_by_row in ((3, False), (1, False), (99, True), (1, True)):  # rows of a call; those of a layer
         backbone = CogVideoX(pipeline_of(variant))
         assert not row_by_row or backbone.shrink() is not None
-        other = edited(backbone, config, frames, most)
-        assert (other - whole).norm() <= 1e-5 * whole.norm(), (most, row_by_row)
+        other = edited(backbone, config, frames, max_rows)
+        assert (other - whole).norm() <= 1e-5 * whole.norm(), (max_rows, row_by_row)
 
 
 def test_maps_are_taken_from_the_rows_that_came_before():
@@ -64,7 +64,8 @@ def test_maps_are_taken_from_the_rows_that_came_before():
 @given(st.integers(1, 3), st.integers(1, 2), st.booleans(), st.integers(0, 2))
 def test_rows_that_exchange_maps_stay_together(branches, cfg_batches, unconditional, split):
     rows = branches * cfg_batches
-    edits = [half * branches + branches - 1 for half in range(cfg_batches) if half == cfg_batches - 1 or unconditional]
+    with_maps = [batch for batch in range(cfg_batches) if batch == cfg_batches - 1 or unconditional]
+    edits = [batch * branches + branches - 1 for batch in with_maps]
     sources = [[(row, 1.0)] for row in range(rows)]
     for edit in edits:
         others = range(edit - branches + 1, edit)
@@ -74,15 +75,15 @@ def test_rows_that_exchange_maps_stay_together(branches, cfg_batches, unconditio
     assert sorted(row for call in calls for row in call) == list(range(rows))
     for call in calls:
         part = select_rows(maps, call)
-        for row, taken in zip(call, part.sources, strict=True):
-            assert [(call[place], weight) for place, weight in taken] == sources[row]
+        for row, row_sources in zip(call, part.sources, strict=True):
+            assert [(call[index], weight) for index, weight in row_sources] == sources[row]
     if split == 2:
         assert max(map(len, calls)) == (branches if edits else 1)
     assert len(calls) == 1 or split > 0
 
 
 class Limited:
-    """Lets a network call of more than so many rows fail as an allocator fails, once it has begun."""
+    """Makes network calls of more than `rows` rows fail as an allocator fails, once they have begun."""
 
     def __init__(self, backbone: CogVideoX, rows: int, error: Callable[[], BaseException], after: int = 0) -> None:
         self.rows, self.error, self.after, self.calls = rows, error, after, []
@@ -135,15 +136,15 @@ def test_when_nothing_smaller_is_left_the_error_is_the_users(caplog):
 
 
 def test_other_errors_are_none_of_its_business():
-    tried = []
+    calls = []
 
     def fails() -> None:
-        tried.append(1)
+        calls.append(1)
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
         retry_smaller_on_oom(fails, lambda: "less")
-    assert tried == [1]
+    assert calls == [1]
 
 
 LIMITED = """
@@ -156,6 +157,7 @@ from support.clips import PAIR
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
+from v2edit.host import process_memory
 
 torch.set_num_threads(1)
 logging.basicConfig(format="%(message)s")
@@ -166,31 +168,28 @@ backbone = CogVideoX(pipeline)
 text, config = aligned_text(backbone, PAIR), EditConfig(steps=2, alpha=0.5, beta=0.0, guidance=6.0)
 x0 = torch.randn(1, 3, 4, 80, 80, generator=torch.Generator().manual_seed(0))
 
-def size(what):
-    line = next(line for line in open("/proc/self/status") if line.startswith(what))
-    return int(line.split()[1]) * 1024
-
-def edit(most):
+def edit(max_rows):
     editor = Editor(backbone)
-    editor.batcher.max_rows = most
+    editor.batcher.max_rows = max_rows
     (edited,) = editor.subtasks(x0, text, config)
     ctypes.CDLL(None).malloc_trim(0)
-    return edited, size("VmPeak"), editor.batcher.max_rows
+    return edited, process_memory("VmPeak"), editor.batcher.max_rows
 
-_, cfg_batches, _ = edit(2)
-whole, together, _ = edit(4)
-resource.setrlimit(resource.RLIMIT_AS, ((cfg_batches + together) // 2,) * 2)
-again, _, most = edit(4)
-print(together - cfg_batches, most, float((again - whole).norm() / whole.norm()))
+_, split_peak, _ = edit(2)
+whole, peak, _ = edit(4)
+resource.setrlimit(resource.RLIMIT_AS, ((split_peak + peak) // 2,) * 2)
+again, _, max_rows = edit(4)
+print(peak - split_peak, max_rows, float((again - whole).norm() / whole.norm()))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit, and the size, are Linux's")
 def test_an_edit_goes_on_under_a_limit_of_the_system():
-    """`ulimit -v`, so that the allocator itself fails: between what CFG batches need and what all rows at once do."""
-    here = str(Path(__file__).parent)
-    ran = subprocess.run([sys.executable, "-c", LIMITED, here], capture_output=True, text=True, timeout=300)
+    """`ulimit -v` makes the allocator itself fail: between the peaks of one CFG batch at a time and of all rows."""
+    ran = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(Path(__file__).parent)], capture_output=True, text=True, timeout=300
+    )
     assert ran.returncode == 0, ran.stderr
-    saved, most, error = map(float, ran.stdout.split())
-    assert saved > 8 * 2**20 and most < 4 and error < 1e-5
+    saved, max_rows, error = map(float, ran.stdout.split())
+    assert saved > 8 * 2**20 and max_rows < 4 and error < 1e-5
     assert "out of memory: going on with the conditional and the unconditional batch" in ran.stderr
