@@ -10,7 +10,6 @@ Markdown table; the classifier's own rate of right answers on renders stands bes
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from PIL import Image
 
 from v2edit import backbones
+from v2edit.metrics.pixels import psnr
 from v2edit.primitives.captions import caption
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.primitives.render import RenderedClip, render_clip
@@ -57,10 +57,6 @@ def generate(pipeline: object, prompts: list[str], steps: int, guidance: float, 
     return (clips * 255).round().astype(np.uint8)
 
 
-def psnr(error: np.ndarray) -> float:
-    return 10 * math.log10(255**2 / float((error**2).mean()))
-
-
 def table(rows: dict[str, dict[str, list[bool]]]) -> str:
     fields = list(next(iter(rows.values())))
     lines = ["| | " + " | ".join(fields) + " |", "|---" * (len(fields) + 1) + "|"]
@@ -94,10 +90,9 @@ def main() -> None:
         for scene, clip in zip(some, clips, strict=True):
             truth: RenderedClip = render_clip(scene, FRAMES, SIZE, SIZE)
             again = backbone.decode(backbone.encode(truth.frames))
-            error = again.astype(np.float64) - truth.frames
-            frame_db.append(psnr(error))
+            frame_db.append(psnr(again, truth.frames))
             if (inside := truth.coverage.sum(0) > 0.5).any():
-                object_db.append(psnr(error[inside]))
+                object_db.append(psnr(again, truth.frames, inside))
             for answers, frames in zip(rows.values(), (clip, again, truth.frames), strict=True):
                 for field, values in obeyed(scene, classifier.classify(frames)).items():
                     answers[field] += values

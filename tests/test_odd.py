@@ -20,6 +20,7 @@ from v2edit import video
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
 from v2edit.jobs.functions import edit_video
+from v2edit.metrics.pixels import psnr
 
 NTSC = Fraction(30000, 1001)
 AT_MOST = 50  # frames read where not all of a file is asked for
@@ -84,10 +85,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     pipeline_of("5b").save_pretrained(folder)
     return folder
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.mean((a.astype(float) - b) ** 2), 1e-9)))
 
 
 def sounds(path: Path) -> list[tuple[str, list[bytes]]]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from v2edit import video
 from v2edit.errors import UserError
+from v2edit.metrics.pixels import psnr
 from v2edit.video import Video, reading, writing
 
 NTSC = Fraction(30000, 1001)
@@ -122,11 +123,6 @@ def sound_of(path: Path | str, index: int = 0) -> list[tuple[bytes, float]]:
         stream = source.streams.audio[index]
         packets: list[Any] = [p for p in source.demux(stream) if p.dts is not None]
         return [(bytes(p), float(p.pts * p.time_base)) for p in packets]
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    assert a.shape == b.shape
-    return float(10 * np.log10(255**2 / max(np.mean((a.astype(float) - b) ** 2), 1e-9)))
 
 
 def error_of(call: Callable[[], object]) -> str:

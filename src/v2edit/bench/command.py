@@ -27,6 +27,7 @@ from v2edit.runs import PACKAGES, redact
 
 if TYPE_CHECKING:
     from v2edit.bench.scoring import ScoredTask
+    from v2edit.bench.tasks import BenchTask
     from v2edit.metrics.attributes import Classify
 
 Seeds = Literal["reporting", "tuning"]
@@ -91,7 +92,12 @@ class BenchOptions:
         fields = (re.sub(r"\W+", "-", one.partition("=")[0]) for one in self.sweep)
         return "-".join(["sweep", *fields])
 
-    def select(self, suite: suites.Suite) -> dict[str, MethodConfig]:
+    def list_tasks(self, suite: suites.Suite) -> Sequence[BenchTask]:
+        """Return the tasks. Raises `UserError` for an unknown kind or a count that is out of range."""
+        default = suite.quick_count if self.quick else suite.count
+        return suite.tasks(self.seed_set, default if self.count is None else self.count, self.kinds)
+
+    def list_methods(self, suite: suites.Suite) -> dict[str, MethodConfig]:
         """Return the methods to compare, by title. Raises `UserError` for one that is unknown."""
         selected = sweep_methods(suite.methods, self.sweep) if self.sweep else {}
         if self.methods or not self.sweep:
@@ -115,7 +121,9 @@ def benchmark(
     on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     command: Sequence[str] | None = None,
 ) -> BenchReport:
-    """Compare V2Edit, its ablations and baselines; results that are there are not made again.
+    """Compare V2Edit, its ablations and baselines on edits whose true result is known.
+
+    Each result is stored: the same command goes on after an interruption, and a larger one takes what is there.
 
     Args:
         options: What is compared, and where.
@@ -128,25 +136,21 @@ def benchmark(
     """
     checkpoint = find(options.model)
     suite = suites.make_suite(options.suite, options.steps, options.settings)
-    selected = options.select(suite)
-
-    import torch
+    selected = options.list_methods(suite)
 
     from v2edit.bench import scoring, trials
 
-    count = (suite.quick_count if options.quick else suite.count) if options.count is None else options.count
-    tasks = suite.tasks(options.seed_set, count, options.kinds)
+    tasks = options.list_tasks(suite)
     models = scoring.MetricModels(classify, options.clip)
     models.load()  # A CLIP that is missing is an error before the work, not after it.
-    place = str(find_device(options.device))
-    processes = options.processes or (1 if torch.device(place).type != "cpu" else available_cores())
-    identity = trials.model_identity(checkpoint)
+    place, identity = find_device(options.device), trials.model_identity(checkpoint)
+    processes = options.processes or (available_cores() if place.type == "cpu" else 1)
     folder = Path(os.path.abspath(options.out or Path("runs") / f"bench-{options.suite}-{options.seed_set}"))
     facts = {
         "command": None if command is None else redact(command),
         "tasks": [{"kind": task.kind, "seed": task.seed} for task in tasks],
         "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in selected.items()},  # pyright: ignore[reportArgumentType]
-        "model": {"name": options.model, "identity": identity, "device": place},
+        "model": {"name": options.model, "identity": identity, "device": str(place)},
         "clip": options.clip,
         "versions": {name: version(name) for name in PACKAGES},
     }
@@ -154,9 +158,8 @@ def benchmark(
         listed = trials.list_trials(tasks, REFERENCES | selected, identity, place, folder / "results")
         with trials.open_pool(checkpoint, place, processes) as pool:
             trials.run_trials(listed, pool, on_progress)
-            scored = scoring.score_trials(
-                listed, models, pool, on_progress, folder / "sheets" if options.sheets else None
-            )
+            sheets = folder / "sheets" if options.sheets else None
+            scored = scoring.score_trials(listed, models, pool, sheets, on_progress)
         return _write_report(folder, options, facts, selected, scored)
 
 

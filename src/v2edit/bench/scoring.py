@@ -95,8 +95,8 @@ def score_trials(
     trials: Sequence[Trial],
     models: MetricModels,
     pool: ProcessPool,
+    sheets: Path | None,
     on_progress: Callable[[int, int, str], None],
-    sheets: Path | None = None,
 ) -> list[ScoredTask]:
     """Return every task's rows and video, in the tasks' order; contact sheets go to `sheets`."""
     if sheets is not None:

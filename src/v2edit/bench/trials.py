@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +34,6 @@ from v2edit.workers import ProcessPool, WorkerDied
 LOCK = ".bench"
 
 
-class BenchJob(Protocol):
-    """A piece of work for a worker process."""
-
-    def run(self, worker: BenchWorker) -> Any: ...
-
-
 @dataclass(frozen=True)
 class BenchWorker:
     """A worker on one device. Its model is loaded with its first trial; scoring needs none.
@@ -48,24 +42,20 @@ class BenchWorker:
     """
 
     checkpoint: Checkpoint
-    device: str
-
-    @property
-    def on_cpu(self) -> bool:
-        return torch.device(self.device).type == "cpu"
+    device: torch.device
 
     @cached_property
     def backbone(self) -> Backbone:
-        return backbones.load(self.checkpoint, self.device)
+        return backbones.load(self.checkpoint, str(self.device))
 
     def load(self) -> tuple[str | None, str]:
-        if self.on_cpu:
+        if self.device.type == "cpu":
             torch.set_num_threads(1)
             os.environ["NUMBA_NUM_THREADS"] = "1"  # read when the rasteriser is loaded, which it is not yet
-        return self.device, ""
+        return str(self.device), ""
 
-    def run(self, job: BenchJob) -> Any:
-        """Return the job's result, or the exception that ended it."""
+    def run(self, job: Any) -> Any:
+        """Return what a job's `run` does (`Trial`, `Scoring`), or the exception that it raises."""
         try:
             return job.run(self)
         except Exception as error:
@@ -93,7 +83,7 @@ class Trial:
         """Write the result."""
         call = self.task.prepare(self.config, worker.backbone, self.start)
         # On a CPU other processes' work does not count as the method's; on a GPU only the clock knows.
-        clock = time.process_time if worker.on_cpu else time.perf_counter
+        clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
         begin = clock()
         arrays = call()
         seconds = clock() - begin
@@ -103,17 +93,17 @@ class Trial:
 
 
 def list_trials(
-    tasks: Sequence[BenchTask], methods: dict[str, MethodConfig], model: str, device: str, folder: Path
+    tasks: Sequence[BenchTask], methods: dict[str, MethodConfig], model: str, device: torch.device, folder: Path
 ) -> list[Trial]:
     """Return all trials, task by task, of a model with this identity (`model_identity`) on a device.
 
     Methods of equal configurations share a result. Where a task has a start, the others start from `Unedited`'s result.
     """
-    kind, trials = torch.device(device).type, []
+    trials = []
     for task in tasks:
         for title, config in methods.items():
             name = type(config).__name__
-            content = [task.identity, name, asdict(config), model, kind]  # pyright: ignore[reportArgumentType]
+            content = [task.identity, name, asdict(config), model, device.type]  # pyright: ignore[reportArgumentType]
             key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
             path = folder / task.name / f"{name}-{key}.npz"
             trials.append(Trial(task, title, config, path, code_digest(task.code)))
@@ -141,7 +131,7 @@ def run_trials(trials: Sequence[Trial], pool: ProcessPool, on_progress: Callable
 
 
 @contextmanager
-def open_pool(checkpoint: Checkpoint, device: str, processes: int) -> Iterator[ProcessPool]:
+def open_pool(checkpoint: Checkpoint, device: torch.device, processes: int) -> Iterator[ProcessPool]:
     """A pool of workers, ended when the context is left."""
     pool = ProcessPool([partial(BenchWorker, checkpoint, device)] * processes)
     try:

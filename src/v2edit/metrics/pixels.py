@@ -28,14 +28,18 @@ def psnr(
     Integers are compared in float64, floats in their own precision. `mask` is a bool array over the leading dimensions;
     where it selects nothing, the result is nan.
     """
-    a, b = (one if one.is_floating_point() else one.double() for one in map(torch.as_tensor, (a, b)))
+    a, b = (one if one.is_floating_point() else one.double() for one in map(_tensor, (a, b)))
     error = (a - b) ** 2
     if mask is not None:
-        error = error[torch.as_tensor(mask)]
+        error = error[_tensor(mask)]
     if not error.numel():
         return math.nan
     mse = float(error.mean())
     return highest if mse == 0 else min(highest, 10 * math.log10(data_range**2 / mse))
+
+
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
 
 
 def ssim(frames: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
