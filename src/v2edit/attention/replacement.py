@@ -104,7 +104,8 @@ def merge_shared_columns(
 
 
 def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, into: Tensor) -> Tensor:
-    """Merge the attentions [..., N, D] over two sets of keys into the one over both: e^(la-l) A + e^(lb-l) B.
+    """Merge the attentions [..., N, D] over two sets of keys into the one over both, e^(la-l) A + e^(lb-l) B: the
+    log-sum-exp merge by which AMR needs no map.
 
     One of the sets may be empty (lse = -inf). The result is written to `into`, which may be A or B; B is overwritten.
     The weight stays float32 beside 16-bit outputs.

@@ -30,7 +30,7 @@ class Source:
 
 
 def mix_sources(original: Tensor, current: Tensor, text: BranchText, mixture: float, subtask: int) -> list[Source]:
-    """Return the sources of a subtask (counted from 1) with their weights, which sum to 1 (V2Edit Sec. 3.3).
+    """Return the mixture of a subtask (counted from 1): its sources, with weights that sum to 1 (V2Edit Sec. 3.3).
 
     In the first subtask the original video is the current one: one source. Later a source of weight 0 is left out.
     """

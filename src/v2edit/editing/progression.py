@@ -59,7 +59,7 @@ class WrittenText:
 def encode_progression(
     backbone: Backbone, prompts: PromptPair, negative: str = "", padding_shared: bool = True
 ) -> AlignedText | WrittenText:
-    """Encode the prompts of all subtasks: the written ones, or source and target to interpolate between."""
+    """Encode the prompts of a progression: those written, or source and target to interpolate between."""
     if prompts.intermediate:
         return written_text(backbone, prompts, negative, padding_shared)
     return aligned_text(backbone, prompts, negative, padding_shared)
