@@ -339,15 +339,15 @@ def test_two_runs_do_not_work_in_one_folder(killed_and_resumed, tiny_model):
 
 
 MISTAKES = {
-    "no such method": (["--methods", "magic"], "there is no method 'magic'; known are full, wo-progression"),
-    "no such kind": (["--kinds", "levitate"], "there is no kind of edit 'levitate'"),
-    "no such setting": (["--set", "mixtur=1"], "there is no setting 'mixtur'"),
-    "no such setting to sweep": (["--sweep", "v2v.mixture=0,1"], "there is no setting 'mixture'"),
-    "half an assignment": (["--sweep", "mixture"], "expected FIELD=VALUE"),
-    "choosing by what is reported": (["--sweep", "mixture=0,1", "--seeds", "reporting"], "on tuning seeds"),
-    "no such model": (["--model", "nothing-here"], "no model 'nothing-here'"),
-    "no processes": (["--processes", "0"], "--processes is 0"),
-    "no tasks": (["--count", "0"], "--count is 0"),
+    "no such method": (["--methods", "magic"], "magic"),
+    "no such kind": (["--kinds", "levitate"], "levitate"),
+    "no such setting": (["--set", "mixtur=1"], "mixtur"),
+    "no such setting to sweep": (["--sweep", "v2v.mixture=0,1"], "mixture"),
+    "half an assignment": (["--sweep", "mixture"], "FIELD=VALUE"),
+    "choosing by what is reported": (["--sweep", "mixture=0,1", "--seeds", "reporting"], "tuning"),
+    "no such model": (["--model", "nothing-here"], "nothing-here"),
+    "no processes": (["--processes", "0"], "--processes"),
+    "no tasks": (["--count", "0"], "--count"),
 }
 
 

@@ -74,24 +74,24 @@ def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
     inserted = len(edit.target.objects) > len(edit.source.objects)
     removed = len(edit.target.objects) < len(edit.source.objects)
     known = edit.source.objects if removed else edit.target.objects
-    before: list[Object | None] = list(edit.source.objects)
+    sources: list[Object | None] = list(edit.source.objects)
     if inserted:
         assert edit.subject is not None
-        before.insert(edit.subject, None)
+        sources.insert(edit.subject, None)
     matches = match(known, seen.objects)
     changed: list[bool] = []
-    others = [len(seen.objects) <= sum(one is not None for one in matches)]
-    for index, (was, one, now) in enumerate(zip(before, known, matches, strict=True)):
+    others = [len(seen.objects) <= sum(obj is not None for obj in matches)]
+    for index, (source, target, obj) in enumerate(zip(sources, known, matches, strict=True)):
         if removed and index == edit.subject:
-            changed.append(now is None)
-        elif was is None:
-            present = now is not None and now.place == one.place
+            changed.append(obj is None)
+        elif source is None:
+            present = obj is not None and obj.place == target.place
             # OF_OBJECT's "place" counts as its presence.
-            changed += [present and getattr(now, field) == getattr(one, field) for field in OF_OBJECT]
+            changed += [present and getattr(obj, field) == getattr(target, field) for field in OF_OBJECT]
         else:
             for field in OF_OBJECT:
-                right = now is not None and getattr(now, field) == getattr(one, field)
-                (others if getattr(was, field) == getattr(one, field) else changed).append(right)
+                right = obj is not None and getattr(obj, field) == getattr(target, field)
+                (others if getattr(source, field) == getattr(target, field) else changed).append(right)
     for field in OF_SCENE:
         right = getattr(seen, field) == getattr(edit.target, field)
         (others if getattr(edit.source, field) == getattr(edit.target, field) else changed).append(right)

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
+from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.host import quiet_libraries
 from v2edit.prompts import PromptPair
 
 log = logging.getLogger(__name__)
-BUILT_IN = "primitives"
 WEIGHTS = Path(__file__).parents[1] / "weights/clip"
 BATCH = 32  # images or texts in a forward pass
 
