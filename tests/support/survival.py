@@ -1,6 +1,5 @@
-"""Runs that are ended at random moments and gone on with, until they are done."""
+"""Runs that are ended at random moments and resumed until they are done."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -12,56 +11,50 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.processes import SERVER
 from v2edit.jobs.functions import resume_run
 from v2edit.runs.naming import REQUEST_FILE, STATE_DIR
 
-EVERY = 5
-# Processes that begin with all of this imported and nothing computed, so that what is ended is the work.
-SERVER = multiprocessing.get_context("forkserver")
-IMPORTED = ["pytest", "v2edit.jobs.functions", "v2edit.backbones.cogvideox", "v2edit.editing.editor",
-            "v2edit.scenes.rer", "v2edit.scenes.reading", "v2edit.scenes.formats.nerfstudio",
-            "v2edit.video.sheets", "av", "PIL.Image",
-            "diffusers.pipelines.cogvideo.pipeline_cogvideox", "transformers.models.t5.modeling_t5"]  # fmt: skip
-SERVER.set_forkserver_preload(IMPORTED)
+EVERY = 5  # denoising steps between two snapshots
 
 
 def work(start: Callable[..., Any], options: dict[str, Any], out: Path, log: Path) -> None:
-    """In a process of its own: begins the run at `out` or goes on with it; each step done is a line of the log."""
+    """Begin the run at `out`, or resume it, in a process of its own; each step is a line of the log."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # as the command line has them
+        signal.signal(number, signal.default_int_handler)  # as in the command line
     sys.stderr = log.with_suffix(".err").open("a")
 
-    def done(at: Any) -> None:
-        what = f"edit {at.subtask}" if hasattr(at, "subtask") else at.phase
+    def on_progress(progress: Any) -> None:
+        phase = f"edit {progress.subtask}" if hasattr(progress, "subtask") else progress.phase
         with log.open("a") as file:
-            file.write(f"{os.getpid()};{what};{at.step}\n")
+            file.write(f"{os.getpid()};{phase};{progress.step}\n")
 
     try:
         if (out / STATE_DIR / REQUEST_FILE).exists() or (out / "run.json").exists():
-            resume_run(out, show_progress=False, on_progress=done)
+            resume_run(out, show_progress=False, on_progress=on_progress)
         else:
-            start(**options, out=out, save_every=EVERY, show_progress=False, on_progress=done)
+            start(**options, out=out, save_every=EVERY, show_progress=False, on_progress=on_progress)
     except KeyboardInterrupt as stop:
         assert not str(stop) or f"v2edit resume {out}" in str(stop), stop
         sys.exit(130)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that is in a finished run, but for the manifest, which has times in it."""
+    """Return the files of a finished run, but for the manifest, which has times in it."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     assert "run.json" in files
     return {name: path.read_bytes() for name, path in files.items() if name != "run.json"}
 
 
-def unlike(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
-    """The files that are not in both, with the same bytes."""
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+def differing_files(a: dict[str, bytes], b: dict[str, bytes]) -> list[str]:
+    """Return the names of files that are not in both with the same bytes."""
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
 @dataclass
 class Survival:
-    """What came of it: how many ends, in which phase each came, how many runs were done, and the most denoising steps
-    that had to be done again."""
+    """The numbers of ends (also by phase and exit code) and of finished runs, and the most denoising steps that were
+    made again after an end."""
 
     ends: int = 0
     runs: int = 0
@@ -73,79 +66,78 @@ class Survival:
 def survive(
     start: Callable[..., Any], options: dict[str, Any], folder: Path, ends: int, how: signal.Signals, seed: int
 ) -> Survival:
-    """Ends runs `ends` times at random moments and goes on each time; asserts that every run that is done has the
-    bytes of one that nothing happened to, that no more than `EVERY` denoising steps are done again, and that nothing
-    else is left."""
-    chance, found = random.Random(seed), Survival()
+    """End runs `ends` times at random moments and resume them each time; assert that every finished run has the bytes
+    of an undisturbed one, that no more than `EVERY` denoising steps are made again, and that nothing else is left."""
+    rng, survival = random.Random(seed), Survival()
     folder.mkdir()
-    waited = SERVER.Process(target=time.sleep, args=(0,))  # for the server's imports
-    waited.start()
-    waited.join()
+    warm_up = SERVER.Process(target=time.sleep, args=(0,))  # waits for the server's imports
+    warm_up.start()
+    warm_up.join()
     begin = time.monotonic()
-    process = run(start, options, folder / "whole" / "run", folder / "whole.log")
-    working(process, folder / "whole.log", 0)
-    loads = time.monotonic() - begin
+    process = start_process(start, options, folder / "whole" / "run", folder / "whole.log")
+    wait_for_step(process, folder / "whole.log", 0)
+    loading_time = time.monotonic() - begin
     process.join()
-    works = time.monotonic() - begin - loads
+    working_time = time.monotonic() - begin - loading_time
     whole = contents(folder / "whole" / "run")
-    while found.ends < ends:
-        out, log = folder / str(found.runs) / "run", folder / f"{found.runs}.log"
+    while survival.ends < ends:
+        out, log = folder / str(survival.runs) / "run", folder / f"{survival.runs}.log"
         while True:
-            steps = lines(log)
-            process = run(start, options, out, log)
-            if not steps:  # The first time something must have begun; later any moment is good.
+            steps = read_log(log)
+            process = start_process(start, options, out, log)
+            if not steps:  # The first time the run must have begun; later any moment is good.
                 while not (out / STATE_DIR / REQUEST_FILE).exists() and process.is_alive():
                     time.sleep(0.001)
-            if found.ends == ends:
+            if survival.ends == ends:
                 process.join()
-            elif chance.random() < 0.2:  # Most of such a small run's time goes into loading, and little is at stake.
-                process.join(chance.uniform(0, loads))
+            elif rng.random() < 0.2:  # Most of such a small run's time goes into loading, and little is at stake.
+                process.join(rng.uniform(0, loading_time))
             else:
-                working(process, log, len(steps))
-                process.join(chance.uniform(0, works))
-            if alive := process.is_alive():
+                wait_for_step(process, log, len(steps))
+                process.join(rng.uniform(0, working_time))
+            if is_alive := process.is_alive():
                 os.kill(process.pid, how)
             process.join()
-            found.most_redone = max(found.most_redone, redone(steps, lines(log)))
-            if not alive or process.exitcode == 0:
+            survival.most_redone = max(survival.most_redone, count_redone(steps, read_log(log)))
+            if not is_alive or process.exitcode == 0:
                 assert process.exitcode == 0, (process.exitcode, log.with_suffix(".err").read_text())
                 break
-            found.codes[process.exitcode] += 1
-            found.ends += 1
-            found.phases[phase(out, lines(log), steps)] += 1
-        assert found.most_redone <= EVERY, found
-        assert not (other := unlike(contents(out), whole)), (other, found)
+            survival.codes[process.exitcode] += 1
+            survival.ends += 1
+            survival.phases[phase_of(out, read_log(log), steps)] += 1
+        assert survival.most_redone <= EVERY, survival
+        assert not (names := differing_files(contents(out), whole)), (names, survival)
         assert [path.name for path in out.parent.iterdir()] == ["run"] and not (out / STATE_DIR).exists()
-        found.runs += 1
-    return found
+        survival.runs += 1
+    return survival
 
 
-def run(start: Callable[..., Any], options: dict[str, Any], out: Path, log: Path) -> Any:
+def start_process(start: Callable[..., Any], options: dict[str, Any], out: Path, log: Path) -> Any:
     process = SERVER.Process(target=work, args=(start, options, out, log))
     process.start()
     return process
 
 
-def working(process: Any, log: Path, before: int) -> None:
-    """Waits for the first step that a process makes, after those `before` it, or for its end."""
-    while len(lines(log)) <= before and process.is_alive():
+def wait_for_step(process: Any, log: Path, before: int) -> None:
+    """Wait for the first step that a process makes, after those `before` it, or for its end."""
+    while len(read_log(log)) <= before and process.is_alive():
         time.sleep(0.002)
 
 
-def lines(log: Path) -> list[tuple[str, str, int]]:
+def read_log(log: Path) -> list[tuple[str, str, int]]:
     text = log.read_text() if log.exists() else ""
-    whole = [line.split(";") for line in text.splitlines() if line.count(";") == 2]
-    return [(who, what, int(step)) for who, what, step in whole]
+    complete = [line.split(";") for line in text.splitlines() if line.count(";") == 2]
+    return [(pid, phase, int(step)) for pid, phase, step in complete]
 
 
-def redone(before: list[tuple[str, str, int]], after: list[tuple[str, str, int]]) -> int:
-    """How many denoising steps were done once more."""
-    known = {(what, step) for _, what, step in before}
-    return sum((what, step) in known for _, what, step in after[len(before) :] if "edit" in what)
+def count_redone(before: list[tuple[str, str, int]], after: list[tuple[str, str, int]]) -> int:
+    """Return the number of denoising steps that were made again."""
+    known = {(phase, step) for _, phase, step in before}
+    return sum((phase, step) in known for _, phase, step in after[len(before) :] if "edit" in phase)
 
 
-def phase(out: Path, after: list[tuple[str, str, int]], before: list[tuple[str, str, int]]) -> str:
-    """Where an end found a process."""
+def phase_of(out: Path, after: list[tuple[str, str, int]], before: list[tuple[str, str, int]]) -> str:
+    """Return the phase in which a process was ended."""
     if len(after) == len(before):
         return "loading"
     last = after[-1][1]
