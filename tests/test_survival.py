@@ -49,7 +49,7 @@ def edit(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     video.write(frames, path, fps=8)
     config = EditConfig(steps=STEPS, subtasks=SUBTASKS)
     prompts = {"source_prompt": "a red ball on the floor", "target_prompt": "a blue cube on the floor"}
-    return {"video": path, **prompts, "model": str(tiny_model), "config": config, "frames": True}
+    return {"video": path, **prompts, "model": str(tiny_model), "config": config, "save_frames": True}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def trained_edit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_sample(7, folder, "recolour", frames=5, size=32)
     facts = json.loads((folder / "clip.json").read_text())
     config = EditConfig(steps=STEPS, subtasks=2)
-    return {"video": folder / "clip.mp4", "instruction": facts["instruction"], "config": config, "frames": True}
+    return {"video": folder / "clip.mp4", "instruction": facts["instruction"], "config": config, "save_frames": True}
 
 
 @pytest.fixture(scope="module")
