@@ -73,8 +73,8 @@ def scene(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def test_an_edit_survives_being_killed(trained_edit, tmp_path):
-    survival = survive(edit_video, trained_edit, tmp_path / "runs", 3, signal.SIGKILL, seed=0)
-    assert survival.ends == 3 and survival.codes == {-signal.SIGKILL: 3}
+    survival = survive(edit_video, trained_edit, tmp_path / "runs", 2, signal.SIGKILL, seed=0)
+    assert survival.ends == 2 and survival.codes == {-signal.SIGKILL: 2}
 
 
 def test_a_scene_edit_survives_being_killed(scene, tmp_path):
