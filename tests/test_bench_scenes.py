@@ -17,7 +17,7 @@ from v2edit.bench.suites import make_suite
 from v2edit.bench.tasks import primitives_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
-from v2edit.metrics.clip_score import ClipEncoder, clip_preference
+from v2edit.metrics.clip_score import ClipEncoder
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 
@@ -93,7 +93,7 @@ def test_clip_preference_counts_frames():
     task = SceneTask("sky", 1_900_006_000, FitConfig())
     clips, pair = task.clips, task.prompts
     mixed = np.concatenate([clips.source.frames[:3], clips.target.frames[:6]])
-    assert clip_preference(ClipEncoder.load(), mixed, pair.source, pair.target) == pytest.approx(6 / 9)
+    assert ClipEncoder.load().preference(pair, mixed) == pytest.approx(6 / 9)
 
 
 # --- whole runs -----------------------------------------------------------------------------------

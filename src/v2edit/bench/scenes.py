@@ -21,7 +21,7 @@ import torch
 from v2edit.backbones import Backbone
 from v2edit.bench import methods
 from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
-from v2edit.bench.tasks import BenchTask, clip_figures, select_seeds
+from v2edit.bench.tasks import BenchTask, select_seeds
 from v2edit.editing.editor import Editor
 from v2edit.metrics.attributes import attributes
 from v2edit.primitives import posed
@@ -128,10 +128,9 @@ class SceneTask(BenchTask):
             "edit_transfer": float(result["edit_transfer"]) if "edit_transfer" in result else math.nan,
         }
         if clip is not None:
-            from v2edit.metrics.clip_score import clip_preference
-
-            found |= {"clip_preference": clip_preference(clip, frames, self.prompts.source, self.prompts.target)}
-        return found | clip_figures(clip, self.prompts, source, frames)
+            found |= {"clip_preference": clip.preference(self.prompts, frames)}
+            found |= clip.score_edit(self.prompts, source, frames)
+        return found
 
     def _unedited(self) -> dict[str, np.ndarray]:
         scene = reconstruct(self.posed.dataset, self.fit, seed=self.seed)

@@ -94,23 +94,12 @@ class BenchTask:
 
         frames, source = result["frames"], self.clips.source.frames
         figures = asdict(measure(self.edit, self.clips, frames, classify))
-        return figures | clip_figures(clip, self.prompts, source, frames)
+        return figures | (clip.score_edit(self.prompts, source, frames) if clip else {})
 
 
 @lru_cache(maxsize=2)
 def _clips(task: BenchTask) -> EditTruth:
     return render_truth(task.edit)
-
-
-def clip_figures(
-    clip: ClipEncoder | None, pair: PromptPair, source: np.ndarray, frames: np.ndarray
-) -> dict[str, float]:
-    """Return CTIDS and CDC where there is a CLIP, else nothing."""
-    if clip is None:
-        return {}
-    from v2edit.metrics.clip_score import clip_scores
-
-    return clip_scores(clip, pair, source, frames)
 
 
 def primitives_tasks(seeds: str, count: int, kinds: Sequence[str] = ()) -> list[BenchTask]:

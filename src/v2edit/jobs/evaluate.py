@@ -143,10 +143,10 @@ def read_run(folder: Path) -> Run:
 
 def clip_figures(run: Run, clip: str | None, device: str) -> dict[str, float]:
     """Return CTIDS and CDC of a run (V2Edit Sec. 4.1)."""
-    from v2edit.metrics.clip_score import ClipEncoder, clip_scores
+    from v2edit.metrics.clip_score import ClipEncoder
 
     model = ClipEncoder.load(clip or (BUILT_IN if run.model == BUILT_IN else USUAL_CLIP), device)
-    return clip_scores(model, PromptPair(run.source_prompt, run.target_prompt), run.source, run.edited)
+    return model.score_edit(PromptPair(run.source_prompt, run.target_prompt), run.source, run.edited)
 
 
 def against_truth(run: Run) -> dict[str, float]:

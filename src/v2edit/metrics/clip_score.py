@@ -84,6 +84,18 @@ class ClipEncoder:
             parts.append(_unit(self.model.get_text_features(**inputs)))  # pyright: ignore
         return torch.cat(parts)
 
+    def score_edit(self, pair: PromptPair, source: np.ndarray, edited: np.ndarray) -> dict[str, float]:
+        """Return the CTIDS and the CDC (nan of a single frame) of edited frames, uint8 [T, H, W, 3] as the source's."""
+        return {
+            "ctids": ctids(self, source, edited, pair.source, pair.target),
+            "cdc": cdc(self, source, edited) if len(source) > 1 else math.nan,
+        }
+
+    def preference(self, pair: PromptPair, frames: np.ndarray) -> float:
+        """Return the share of frames, uint8 [T, H, W, 3], that are nearer to the target prompt than to the source's."""
+        likeness = self.encode_images(frames) @ self.encode_texts([pair.source, pair.target]).T
+        return float((likeness[:, 1] > likeness[:, 0]).float().mean())
+
 
 def ctids(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray, source_prompt: str, target_prompt: str) -> float:
     """Return CTIDS, the CLIP text-image directional similarity, -1 to 1 (V2Edit Sec. 4.1): whether frames change from
@@ -112,21 +124,6 @@ def cdc(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray) -> float:
         raise UserError("CDC compares neighbouring frames: it needs a video of two frames or more")
     before, after = clip.encode_images(source).diff(dim=0), clip.encode_images(edited).diff(dim=0)
     return float(F.cosine_similarity(before, after, dim=1).mean())
-
-
-def clip_scores(clip: ClipEncoder, pair: PromptPair, source: np.ndarray, edited: np.ndarray) -> dict[str, float]:
-    """Return CTIDS, and CDC or, of a single frame, nan."""
-    return {
-        "ctids": ctids(clip, source, edited, pair.source, pair.target),
-        "cdc": cdc(clip, source, edited) if len(source) > 1 else math.nan,
-    }
-
-
-def clip_preference(clip: ClipEncoder, frames: np.ndarray, source_prompt: str, target_prompt: str) -> float:
-    """Return the share of frames, uint8 [T, H, W, 3], whose CLIP embedding is nearer to the target prompt's than to the
-    source prompt's."""
-    likeness = clip.encode_images(frames) @ clip.encode_texts([source_prompt, target_prompt]).T
-    return float((likeness[:, 1] > likeness[:, 0]).float().mean())
 
 
 def _same_length(source: np.ndarray, edited: np.ndarray) -> None:
