@@ -19,7 +19,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 Variant = Literal["2b", "5b"]
 TEXT_LENGTH = 16
 
-# What zai-org publishes with CogVideoX-2b and -5b: the parts that differ from diffusers' own defaults.
+# The published configurations of CogVideoX-2b and -5b, where they differ from diffusers' own defaults.
 PUBLISHED = {
     "2b": {"num_attention_heads": 30, "use_rotary_positional_embeddings": False},
     "5b": {"num_attention_heads": 48, "use_rotary_positional_embeddings": True},
@@ -28,7 +28,7 @@ SNR_SHIFT = {"2b": 3.0, "5b": 1.0}
 
 
 def scheduler_of(variant: Variant) -> CogVideoXDDIMScheduler | CogVideoXDPMScheduler:
-    """The published scheduler: DDIM for 2b, DPM for 5b."""
+    """Build the published scheduler: DDIM for 2b, DPM for 5b."""
     kind = CogVideoXDDIMScheduler if variant == "2b" else CogVideoXDPMScheduler
     return kind(
         beta_start=0.00085,
@@ -44,7 +44,7 @@ def scheduler_of(variant: Variant) -> CogVideoXDDIMScheduler | CogVideoXDPMSched
 
 
 def tokenizer_of(length: int, more: str = "") -> T5Tokenizer:
-    """Knows some words, those of a text besides, and the letters."""
+    """Build a tokenizer of some words, those of the text `more`, and the letters."""
     words = dict.fromkeys(["a", "red", "blue", "ball", "cube", "on", "the", "floor", *re.findall(r"\w+", more)])
     pieces = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{w}" for w in words), *map(chr, range(97, 123)), ".", ","]
     pieces = list(dict.fromkeys(pieces))
@@ -52,7 +52,7 @@ def tokenizer_of(length: int, more: str = "") -> T5Tokenizer:
 
 
 def pipeline_of(variant: Variant, seed: int = 0, **published: object) -> CogVideoXPipeline:
-    """A tiny pipeline of a variant; with `published` transformer settings, one of that size."""
+    """Build a tiny pipeline of a variant with seeded weights; with `published` transformer settings, at that size."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         length = 226 if published else TEXT_LENGTH
@@ -103,7 +103,7 @@ def pipeline_of(variant: Variant, seed: int = 0, **published: object) -> CogVide
 
 
 def pickled(model: Path, out: Path, *evil: object) -> Path:
-    """A copy of a model with its weights as pickles, and whatever else in them."""
+    """Copy a model with its weights as pickles, which hold `evil` objects besides."""
     shutil.copytree(model, out)
     for part, name in (("transformer", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
                        ("text_encoder", "pytorch_model")):  # fmt: skip

@@ -19,39 +19,39 @@ class EditConfig:
     """Settings of an edit. `inc`, `pnc`, `amr` and `subtasks=1` are the ablations of the paper's Table C."""
 
     steps: int = 50
-    """Denoising steps of the whole noise range (the edit runs alpha of them)."""
+    """Denoising steps of the whole noise range (an edit runs alpha of them)."""
     alpha: float = 0.9
-    """Initial noise control: noise is added, and denoising starts, at this share of the model's timesteps."""
+    """Initial noise control: the source is noised up to this share of the model's timesteps, then denoised."""
     beta: float | None = None
     """The controls act down to this share of the timesteps, the model's own where none is given (CogVideoX: 0.5);
     below it the edit runs free, refining texture."""
     subtasks: int = 1
-    """Mild steps that the edit is taken in, 1 to 6 as in the paper. Each is a video in the run folder."""
+    """Mild edits that the whole edit consists of, 1 to 6 as in the paper. Each is a video in the run folder."""
     mixture: float = 0.7
-    """From the second subtask on: how much of the control comes from the original video, not the current."""
+    """From the second subtask on: the weight of the original video in the controls, against the current one."""
     guidance: float | None = None
     """Classifier-free guidance; the model's own where none is given (CogVideoX: 7)."""
     source_guidance: float | None = None
-    """Guidance of the source's own denoising, whose means the noise is taken from; as the edit's where none is given.
-    Lower than it, the difference pulls the edit further towards its prompt, also where the prompts are equal."""
+    """Guidance of the source's own denoising, for per-step noise control; the edit's where none is given. A lower
+    value pulls the edit further towards its prompt, also where the prompts are equal."""
     solver: SolverName = "auto"
-    """The denoising solver; auto is the one of the model's own scheduler."""
+    """The denoising solver; auto is that of the model's own scheduler."""
     ending: Ending = "deterministic"
-    """Below beta: deterministic steps, which keep more of the source, or the same solver as above."""
+    """Steps below beta: deterministic, which keeps more of the source, or by the same solver as above."""
     inc: bool = True
-    """Initial noise control. Off: start from pure noise (as alpha = 1)."""
+    """Initial noise control (INC). Off: start from pure noise."""
     pnc: bool = True
-    """Per-step noise control: each step's noise is the one that would have rebuilt the source."""
+    """Per-step noise control (PNC): each step adds the noise that rebuilds the source."""
     amr: bool = True
-    """Attention-map replacement: the words that both prompts share attend as they do in the source."""
+    """Attention-map replacement (AMR): words that both prompts share have the source's attention maps."""
     amr_unconditional: bool = False
-    """Replace the maps, of the same columns, in guidance's unconditional half too."""
+    """Attention-map replacement in guidance's unconditional batch too."""
     padding_shared: bool = True
-    """Count padding beside padding among the shared words."""
+    """Count padding tokens among the shared words."""
     loop: bool = False
-    """The clip is a loop, its first frame following its last, and is to stay one."""
+    """The clip is a loop, its first frame following its last, and the edit stays one."""
     negative_prompt: str = ""
-    """What guidance leads away from."""
+    """What the edited video should not show."""
     seed: int = 0
     """The same seed gives the same video on the same machine."""
 
