@@ -1,4 +1,4 @@
-"""The built-in model and the whole command on it: real processes, real files."""
+"""The built-in model and `v2edit edit` on it: real processes, real files."""
 
 import json
 import subprocess
@@ -25,9 +25,9 @@ def v2edit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample") / "world"
-    made = v2edit("sample", "--seed", 11, "-o", folder, cwd=folder.parent)
-    assert made.returncode == 0, made.stderr
+    folder = tmp_path_factory.mktemp("sample") / "primitives"
+    result = v2edit("sample", "--seed", 11, "-o", folder, cwd=folder.parent)
+    assert result.returncode == 0, result.stderr
     return folder
 
 
@@ -38,12 +38,12 @@ def test_the_built_in_model_is_a_plain_diffusers_folder():
     pipeline = CogVideoXPipeline.from_pretrained(BUILT_IN_FOLDER)
     pipeline.set_progress_bar_config(disable=True)
     length = pipeline.transformer.config.max_text_seq_length
-    made = pipeline(caption(EXAMPLE), height=64, width=64, num_frames=9, num_inference_steps=2, output_type="np",
+    frames = pipeline(caption(EXAMPLE), height=64, width=64, num_frames=9, num_inference_steps=2, output_type="np",
                     max_sequence_length=length).frames  # fmt: skip
-    assert made.shape == (1, 9, 64, 64, 3) and np.isfinite(made).all()
+    assert frames.shape == (1, 9, 64, 64, 3) and np.isfinite(frames).all()
 
 
-def test_an_instruction_edits_a_clip_of_the_world(sample, tmp_path):
+def test_an_instruction_edits_a_clip_of_primitives(sample, tmp_path):
     instruction = json.loads((sample / "clip.json").read_text())["instruction"]
     runs = [
         v2edit("edit", sample / "clip.mp4", instruction, *QUICK, "--subtasks", 2, "-o", name, cwd=tmp_path)
@@ -61,7 +61,7 @@ def test_an_instruction_edits_a_clip_of_the_world(sample, tmp_path):
     assert facts["config"]["subtasks"] == 2 and facts["instruction"] == instruction
     edited, source = video.read(one / "edited.mp4"), video.read(sample / "clip.mp4")
     assert edited.frames.shape == source.frames.shape and edited.fps == source.fps
-    assert [p for p in tmp_path.iterdir() if p.name not in ("one", "two")] == []  # nothing half-written is left
+    assert [p for p in tmp_path.iterdir() if p.name not in ("one", "two")] == []  # no partial file is left
 
 
 def test_a_real_video_keeps_its_length_size_and_sound(data, tmp_path):
@@ -70,7 +70,7 @@ def test_a_real_video_keeps_its_length_size_and_sound(data, tmp_path):
     run = v2edit("edit", path, *words, "--steps", 2, "--guidance", 1, "-o", "out", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     notes = [line for line in run.stderr.splitlines() if "note:" in line]
-    assert len(notes) == 1 and "knows only its own world" in notes[0]
+    assert len(notes) == 1 and "built-in model" in notes[0]
     source, edited = video.read(path), video.read(tmp_path / "out" / "edited.mp4")
     assert edited.frames.shape == source.frames.shape
     assert edited.fps == source.fps and edited.duration == source.duration
@@ -83,19 +83,19 @@ def sound_of(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
 
 
-def test_the_frames_alone_say_what_a_clip_of_the_world_shows(sample, tmp_path):
+def test_the_source_prompt_comes_from_the_frames_alone(sample, tmp_path):
     (tmp_path / "alone.mp4").write_bytes((sample / "clip.mp4").read_bytes())
     facts = json.loads((sample / "clip.json").read_text())
     run = v2edit("edit", "alone.mp4", facts["instruction"], *QUICK, "-o", "run", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    read = json.loads((tmp_path / "run/run.json").read_text())["prompts"]["source"]
-    assert parse_caption(read) == parse_caption(facts["source_prompt"])
-    assert run.stderr.count("note:") == 1 and read in run.stderr
+    prompt = json.loads((tmp_path / "run/run.json").read_text())["prompts"]["source"]
+    assert parse_caption(prompt) == parse_caption(facts["source_prompt"])
+    assert run.stderr.count("note:") == 1 and prompt in run.stderr
 
 
-def test_a_video_of_another_world_is_not_read(tmp_path):
+def test_a_video_without_primitives_needs_a_source_prompt(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     video.write(noise, tmp_path / "noise.mp4", fps=8)
     run = v2edit("edit", "noise.mp4", "make the red ball blue", *QUICK, cwd=tmp_path)
-    assert run.returncode == 2 and "what does noise.mp4 show?" in run.stderr
+    assert run.returncode == 2 and "noise.mp4" in run.stderr and "--source-prompt" in run.stderr
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""A language model in this process: real LLaVA classes of transformers at tiny size, from a folder on disk."""
+"""A vision-language model in this process: real LLaVA classes of transformers at tiny size, from a folder on disk."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.models import pipeline_of, tokenizer_of
+from support.models import tokenizer_of
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
@@ -37,7 +37,7 @@ PAIR = PromptPair("a red ball on the floor", "a blue ball on the floor")
 ANSWER = json.dumps({"source": PAIR.source, "target": PAIR.target})
 INSTRUCTION = "make it blue"
 FRAMES = np.full((3, 32, 32, 3), 120, np.uint8)
-# As the chat templates of the hub have it: turns marked, pictures where they stand, the system's turn first.
+# Like the chat templates on the hub: marked turns, pictures at their place, the system's turn first.
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
     "{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}</s>{% endfor %}"
@@ -46,7 +46,7 @@ TEMPLATE = (
 
 
 def save(folder: Path, template: str | None = TEMPLATE) -> Path:
-    """A LLaVA of 60,000 random weights, its tokenizer reading characters, with its processor."""
+    """Save a LLaVA of 60,000 random weights with its processor; its tokenizer splits into characters."""
     letters = [chr(k) for k in range(32, 127)]
     marks = ["<pad>", "</s>", "<unk>", "<image>", "<system>", "<user>", "<assistant>"]
     rust = Rust(models.WordLevel({piece: k for k, piece in enumerate([*marks, *letters])}, unk_token="<unk>"))
@@ -78,7 +78,7 @@ def save(folder: Path, template: str | None = TEMPLATE) -> Path:
 
 @pytest.fixture(scope="module")
 def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A style of few words: a tiny model reads them letter by letter."""
+    """A style of few words, for a model that reads letter by letter."""
     folder = tmp_path_factory.mktemp("style")
     example = {"frames": "f", "instruction": "i", "source": PAIR.source, "target": PAIR.target}
     lines = ["system = 'Answer as JSON.'", "progression = 'p'", "[[describing]]", "frames = 'f'", "prompt = 'p'"]
@@ -88,25 +88,25 @@ def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untaught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("lvlm") / "untaught")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("lvlm") / "untrained")
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
-    """The same model after it learnt one answer by heart: it says what it says because its weights do."""
-    folder = save(tmp_path_factory.mktemp("lvlm") / "taught")
+def trained(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
+    """The same model, trained on one answer: it gives that answer because of its weights."""
+    folder = save(tmp_path_factory.mktemp("lvlm") / "trained")
     chat = LocalChat(str(folder), "cpu")
     model, processor = chat._model, chat._processor
-    said = [_to_chat_template(message) for message in conversation(style)]
-    asked = dict(processor.apply_chat_template(said, add_generation_prompt=True, return_dict=True, tokenize=True,
+    turns = [_to_chat_template(message) for message in messages_of(style)]
+    inputs = dict(processor.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, tokenize=True,
                                                return_tensors="pt"))  # fmt: skip
     answer = processor.tokenizer(ANSWER + "</s>", return_tensors="pt").input_ids
-    before, ids = asked["input_ids"].shape[1], torch.cat([asked["input_ids"], answer], 1)
+    before, ids = inputs["input_ids"].shape[1], torch.cat([inputs["input_ids"], answer], 1)
     labels = torch.where(torch.arange(ids.shape[1]) < before, -100, ids)
     optimizer = torch.optim.AdamW(model.requires_grad_(True).parameters(), 4e-3)
     for _ in range(300):
-        loss = model(input_ids=ids, pixel_values=asked["pixel_values"], labels=labels).loss
+        loss = model(input_ids=ids, pixel_values=inputs["pixel_values"], labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -116,23 +116,23 @@ def taught(tmp_path_factory: pytest.TempPathFactory, style: Path) -> Path:
     return folder
 
 
-def conversation(style: Path) -> list[Message]:
+def messages_of(style: Path) -> list[Message]:
     pictures = [Picture.from_frame(frame) for frame in FRAMES[[0, 2]]]
     return read_style(style).build_messages(pictures, INSTRUCTION)
 
 
-def test_a_question_goes_through_the_models_own_template_and_comes_back_as_text(untaught: Path, style: Path) -> None:
-    chat = LocalChat(str(untaught), "cpu", max_tokens=12)
-    seen: list[dict] = []
+def test_a_chat_goes_through_the_models_own_template(untrained: Path, style: Path) -> None:
+    chat = LocalChat(str(untrained), "cpu", max_tokens=12)
+    calls: list[dict] = []
     pictures: list[torch.Tensor] = []
     chat._model.model.vision_tower.register_forward_pre_hook(
         lambda module, args, kwargs: pictures.extend([*args, *kwargs.values()][:1]), with_kwargs=True
     )
-    chat._model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    answers = [chat.ask(conversation(style), answer_schema(False)) for _ in range(2)]
+    chat._model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    answers = [chat.ask(messages_of(style), answer_schema(False)) for _ in range(2)]
     assert answers[0] == answers[1]  # greedy
-    assert answers[0].truncated  # random weights talk on and on
-    text = chat._processor.tokenizer.decode(seen[0]["input_ids"][0])
+    assert answers[0].truncated  # random weights never end an answer
+    text = chat._processor.tokenizer.decode(calls[0]["input_ids"][0])
     assert text.startswith("<system>Answer as JSON.</s><user>") and text.endswith("</s><assistant>")
     assert re.search(f"<user>Instruction: {INSTRUCTION}(<image>){{10}}</s>", text)  # five tokens for each picture
     assert pictures[0].shape == (2, 3, 16, 16)
@@ -140,55 +140,54 @@ def test_a_question_goes_through_the_models_own_template_and_comes_back_as_text(
     assert chat._model is None
 
 
-def test_an_answer_that_is_no_pair_is_one_line(untaught: Path, style: Path) -> None:
-    config = LVLMConfig(model=f"local:{untaught}", frames=2)
+def test_answers_without_prompts_are_an_error_of_one_line(untrained: Path, style: Path) -> None:
+    config = LVLMConfig(model=f"local:{untrained}", frames=2)
     with open_chat(config, "cpu") as chat:
         assert isinstance(chat, LocalChat)
         chat.max_tokens = 12
-        with pytest.raises(UserError, match=r"none of 3 answers of .*untaught could be used \(it was cut off") as told:
+        with pytest.raises(UserError, match=r"3 answers of .*untrained.*cut off") as error:
             generate_prompts(
                 chat, FRAMES, INSTRUCTION, read_style(style), PromptTokenizer(tokenizer_of(40), 40), config
             )
-    assert "\n" not in str(told.value) and "--source-prompt" in str(told.value)
+    assert "\n" not in str(error.value) and "--source-prompt" in str(error.value)
 
 
-def test_an_edit_from_frames_and_an_instruction_with_nothing_else_in_memory(
-    taught: Path, style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_language_model_leaves_memory_before_the_video_model_is_loaded(
+    trained: Path, style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    """The whole way, with a model that knows its answer: prompts, the language model gone, then the video model."""
-    model, clip = tmp_path / "model", tmp_path / "clip.mp4"
-    pipeline_of("5b").save_pretrained(model)
+    """An edit from frames and an instruction: prompts, the language model released, then the video model."""
+    clip = tmp_path / "clip.mp4"
     video.write(FRAMES, clip, fps=8)
-    born: list[weakref.ref] = []
+    models: list[weakref.ref] = []
     init, load = LocalChat.__init__, loading.load
 
-    def watched(self: LocalChat, *args: str) -> None:
+    def tracked_init(self: LocalChat, *args: str) -> None:
         init(self, *args)
-        born.append(weakref.ref(self._model))
+        models.append(weakref.ref(self._model))
 
     def checked_load(*args):
-        assert born and born[0]() is None, "the language model is still there"
+        assert models and models[0]() is None, "the language model is still in memory"
         return load(*args)
 
-    monkeypatch.setattr(LocalChat, "__init__", watched)
+    monkeypatch.setattr(LocalChat, "__init__", tracked_init)
     monkeypatch.setattr(loading, "load", checked_load)
     monkeypatch.setattr(backbones, "load", checked_load, raising=False)
-    lvlm = LVLMConfig(model=f"local:{taught}", frames=2, style=str(style))
-    run = edit_video(clip, INSTRUCTION, lvlm=lvlm, model=str(model), config=EditConfig(steps=2), device="cpu",
+    lvlm = LVLMConfig(model=f"local:{trained}", frames=2, style=str(style))
+    run = edit_video(clip, INSTRUCTION, lvlm=lvlm, model=str(tiny_model), config=EditConfig(steps=2), device="cpu",
                      out=tmp_path / "run")  # fmt: skip
     assert run.prompts == PAIR and (run.folder / "edited.mp4").is_file()
     facts = json.loads((run.folder / "run.json").read_text())
-    assert facts["lvlm"]["model"] == f"local:{taught}" and facts["prompts"]["target"] == PAIR.target
+    assert facts["lvlm"]["model"] == f"local:{trained}" and facts["prompts"]["target"] == PAIR.target
 
 
-def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, style: Path) -> None:
+def test_models_that_cannot_be_loaded_are_an_error_of_one_line(tmp_path: Path, style: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for model in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UserError, match="cannot load the language model") as told:
+        with pytest.raises(UserError, match="cannot load") as error:
             LocalChat(str(model), "cpu")
-        assert "\n" not in str(told.value)
-    with pytest.raises(UserError, match="no processor with a chat template"):
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="chat template"):
         LocalChat(str(save(tmp_path / "dumb", template=None)), "cpu")
     chat = LocalChat(str(save(tmp_path / "strict", template="{{ raise_exception('no system turn, please') }}")), "cpu")
-    with pytest.raises(UserError, match="failed: no system turn, please"):
-        chat.ask(conversation(style), answer_schema(False))
+    with pytest.raises(UserError, match="no system turn, please"):
+        chat.ask(messages_of(style), answer_schema(False))

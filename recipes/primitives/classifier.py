@@ -1,10 +1,10 @@
-"""Step 6: train the classifier, which tells what a clip of the world shows.
+"""Step 6: train the scene classifier.
 
     python recipes/primitives/classifier.py --minutes 20
 
-On the rendered clips, mirrored and played backwards at random (labels follow), half of them roughened as a video
-model's pictures are: blurred, shifted in colour, noisy; and one clip in four as the autoencoder gives it back. Writes
-src/v2edit/weights/classifier, then says how many of the fresh clips of EVALUATION_SEED are read right in every answer.
+Training clips are mirrored and reversed in time at random (with their labels), half of them degraded like a video
+model's output (blur, colour shift, noise), and one in four comes as the autoencoder's reconstruction. Writes
+src/v2edit/weights/classifier and prints the share of fresh clips (from EVALUATION_SEED on) with every answer right.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from diffusers import AutoencoderKLCogVideoX
 from render import EVALUATION_SEED, FRAMES, SIZE
 from safetensors.torch import save_file
 from torch import Tensor
-from training import OUT, Clock, autoencoder, batches, load_shards, pick, save_state, to_frames
+from training import OUT, TrainingClock, autoencoder_folder, batches, gather_clips, load_shards, save_state, to_frames
 
 from v2edit.primitives.captions import caption
 from v2edit.primitives.classifier import QUESTIONS, WEIGHTS, SceneClassifier, scene_labels
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import sample_scene
 
-TURNED = {"left": "right", "right": "left"}
-FLIPPED = {"slide left": "slide right", "slide right": "slide left", "orbit left": "orbit right",
+SWAPPED = {"left": "right", "right": "left"}
+REVERSED = {"slide left": "slide right", "slide right": "slide left", "orbit left": "orbit right",
            "orbit right": "orbit left"}  # fmt: skip
 
 
-def permutation(places: bool) -> tuple[Tensor, dict[int, Tensor]]:
-    """How labels change when a clip is mirrored (places too) or played backwards (motions alone): the order of the
-    questions, and for those about a motion the new index of each old answer."""
+def label_permutation(places: bool) -> tuple[Tensor, dict[int, Tensor]]:
+    """Return how labels change when a clip is mirrored (places and motions) or reversed in time (motions alone): the
+    order of the questions, and for those about a motion the new index of each old answer."""
     keys = list(QUESTIONS)
-    order = [keys.index((TURNED.get(place, place), field)) if places else k for k, (place, field) in enumerate(keys)]
+    order = [keys.index((SWAPPED.get(place, place), field)) if places else k for k, (place, field) in enumerate(keys)]
     answers = {
-        k: torch.tensor([QUESTIONS[key].index(FLIPPED.get(answer, answer)) for answer in QUESTIONS[key]])
+        k: torch.tensor([QUESTIONS[key].index(REVERSED.get(answer, answer)) for answer in QUESTIONS[key]])
         for k, key in enumerate(keys)
         if key[1] in ("motion", "camera")
     }
     return torch.tensor(order), answers
 
 
-def changed(labels: Tensor, chosen: Tensor, places: bool) -> Tensor:
-    """Labels [B, questions] of clips of which the chosen [B] are mirrored or reversed."""
-    order, answers = permutation(places)
+def flip_labels(labels: Tensor, flipped: Tensor, places: bool) -> Tensor:
+    """Return the labels [B, questions] of clips of which those in the mask `flipped` [B] are mirrored or reversed."""
+    order, answers = label_permutation(places)
     new = labels[:, order]
     for question, mapping in answers.items():
         column = new[:, question]
         new[:, question] = torch.where(column < 0, column, mapping[column.clamp(min=0)])
-    return torch.where(chosen[:, None], new, labels)
+    return torch.where(flipped[:, None], new, labels)
 
 
-def roughened(video: Tensor) -> Tensor:
-    """Half of the clips [B, T, 3, H, W] made rougher: colours shifted, blurred, noise."""
+def degrade(video: Tensor) -> Tensor:
+    """Degrade half of the clips [B, T, 3, H, W]: shift colours, blur, add noise."""
     batch = len(video)
     rough = video + 0.08 * torch.randn(batch, 1, 3, 1, 1)
     soft = F.avg_pool2d(rough.flatten(0, 1), 3, 1, 1).view_as(rough)
@@ -65,7 +65,8 @@ def roughened(video: Tensor) -> Tensor:
     return torch.where((torch.rand(batch) < 0.5).view(-1, 1, 1, 1, 1), rough, video)
 
 
-def loss_of(logits: dict[tuple[str, str], Tensor], labels: Tensor) -> Tensor:
+def compute_loss(logits: dict[tuple[str, str], Tensor], labels: Tensor) -> Tensor:
+    """Sum the cross-entropy of all questions; a label of -1 is ignored."""
     losses = [
         F.cross_entropy(values, labels[:, k], ignore_index=-1)
         for k, values in enumerate(logits.values())
@@ -76,29 +77,29 @@ def loss_of(logits: dict[tuple[str, str], Tensor], labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reconstructions(count: int) -> np.ndarray:
-    """uint8 [count, 9, 64, 64, 3]: the first clips as the autoencoder gives them back; made once."""
+    """Return the autoencoder's reconstructions of the first clips, uint8 [count, 9, 64, 64, 3]; cached on disk."""
     path = OUT / "reconstructions.npy"
-    if path.exists() and len(made := np.load(path, mmap_mode="r")) >= count:
-        return made
-    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder()).eval()
+    if path.exists() and len(cached := np.load(path, mmap_mode="r")) >= count:
+        return cached
+    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder_folder()).eval()
     shards, clips = load_shards(OUT / "latents"), []
     for start in range(0, count, 20):
-        latents = torch.from_numpy(pick(shards, np.arange(start, start + 20))).float()
+        latents = torch.from_numpy(gather_clips(shards, np.arange(start, start + 20))).float()
         video = vae.decode(latents.transpose(1, 2) / vae.config.scaling_factor).sample
-        clips += [to_frames(one) for one in video]
+        clips += [to_frames(clip) for clip in video]
     np.save(path, np.stack(clips))
     return np.load(path, mmap_mode="r")
 
 
 def evaluate(classifier: SceneClassifier, count: int = 200) -> dict[str, float]:
-    """The share of fresh clips read right in every answer, and of each kind of answer alone."""
+    """Return the share of fresh clips with every answer right, and of each kind of answer alone."""
     classifier.eval()
     scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(count)]
-    read = [classifier.classify(render_clip(scene, FRAMES, SIZE, SIZE).frames) for scene in scenes]
+    results = [classifier.classify(render_clip(scene, FRAMES, SIZE, SIZE).frames) for scene in scenes]
     classifier.train()
-    whole = np.mean([caption(a) == caption(b) for a, b in zip(scenes, read, strict=True)])
+    whole = np.mean([caption(a) == caption(b) for a, b in zip(scenes, results, strict=True)])
     questions = list(QUESTIONS)
-    pairs = [list(zip(scene_labels(a), scene_labels(b), strict=True)) for a, b in zip(scenes, read, strict=True)]
+    pairs = [list(zip(scene_labels(a), scene_labels(b), strict=True)) for a, b in zip(scenes, results, strict=True)]
     shares = {"captions": float(whole)}
     for field in dict.fromkeys(field for _, field in questions):
         hits = [a == b for rows in pairs for (a, b), key in zip(rows, questions, strict=True) if key[1] == field]
@@ -115,20 +116,20 @@ def main() -> None:
     options = parser.parse_args()
     shards = load_shards(OUT / "clips")
     count = len(shards) * len(shards[0])
-    again = reconstructions(options.reconstructed)
+    reconstructed = reconstructions(options.reconstructed)
     scenes = [sample_scene(Random(seed)) for seed in range(count)]
     labels = torch.tensor([scene_labels(scene) for scene in scenes])
-    # Around one object in the middle only the floor shows whether the camera turns: all that is ever misread.
-    hard = [k for k, scene in enumerate(scenes) if [one.place for one in scene.objects] == ["middle"]]
+    # Around a single object in the middle only the floor shows whether the camera turns: the hardest clips.
+    hard = [k for k, scene in enumerate(scenes) if [obj.place for obj in scene.objects] == ["middle"]]
     pool = np.concatenate([np.arange(count), *[hard] * 4])
     classifier = SceneClassifier().train()
-    stepper = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
-    clock, step, saved_at = Clock(options.minutes, fall=0.8), 0, 0.0
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
+    clock, step, saved_at = TrainingClock(options.minutes, fall=0.8), 0, 0.0
     path = OUT / "classifier.pt"
     if path.exists():
         state = torch.load(path)
         classifier.load_state_dict(state["model"])
-        stepper.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
         clock.before, step = state["minutes"], state["step"]
     running = 0.0
     rng = np.random.default_rng(step)
@@ -136,29 +137,31 @@ def main() -> None:
     for indices in batches(rng, pool, options.batch):
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
-            save_state(path, model=classifier.state_dict(), optimizer=stepper.state_dict(), minutes=saved_at, step=step)
+            save_state(
+                path, model=classifier.state_dict(), optimizer=optimizer.state_dict(), minutes=saved_at, step=step
+            )
             line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 4)}
             print(json.dumps(line | evaluate(classifier)), flush=True)
         if clock.done >= 1:
             break
-        clips = pick(shards, indices)[..., :3]
+        clips = gather_clips(shards, indices)[..., :3]
         if rng.random() < 0.25:
-            indices = rng.integers(0, len(again), options.batch)
-            clips = again[np.sort(indices)]
+            indices = rng.integers(0, len(reconstructed), options.batch)
+            clips = reconstructed[np.sort(indices)]
             indices = np.sort(indices)
         video = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
         right = labels[indices]
-        mirrored, backwards = torch.rand(len(video)) < 0.5, torch.rand(len(video)) < 0.5
-        video = torch.where(mirrored.view(-1, 1, 1, 1, 1), video.flip(4), video)
-        video = torch.where(backwards.view(-1, 1, 1, 1, 1), video.flip(1), video)
-        right = changed(changed(right, mirrored, places=True), backwards, places=False)
-        for group in stepper.param_groups:
+        mirror, reverse = torch.rand(len(video)) < 0.5, torch.rand(len(video)) < 0.5
+        video = torch.where(mirror.view(-1, 1, 1, 1, 1), video.flip(4), video)
+        video = torch.where(reverse.view(-1, 1, 1, 1, 1), video.flip(1), video)
+        right = flip_labels(flip_labels(right, mirror, places=True), reverse, places=False)
+        for group in optimizer.param_groups:
             group["lr"] = options.lr * clock.factor(step)
-        loss = loss_of(classifier(roughened(video)), right)
-        stepper.zero_grad(set_to_none=True)
+        loss = compute_loss(classifier(degrade(video)), right)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
-        stepper.step()
+        optimizer.step()
         running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
         step += 1
     WEIGHTS.parent.mkdir(parents=True, exist_ok=True)

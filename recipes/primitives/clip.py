@@ -1,10 +1,11 @@
-"""Step 7: train a small CLIP of the world on the rendered frames and their captions.
+"""Step 7: train a small CLIP on rendered frames and their captions.
 
     python recipes/primitives/clip.py --minutes 20
 
-A random frame of each clip against a random wording of its caption; beside the other captions of the batch, one with a
-single word's meaning changed stands against each frame (a plain CLIP need not look at words that tell little apart).
-Writes src/v2edit/weights/clip, then says how often a frame prefers its caption to those that differ in one attribute.
+Pairs are a random frame of a clip and a random wording of its caption. Negatives are the other captions of the batch
+and, for each frame, a caption with one attribute changed (otherwise a CLIP need not learn attributes that rarely tell
+captions apart). Writes src/v2edit/weights/clip and prints how often frames prefer their caption to those with one
+attribute changed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from classifier import roughened
+from classifier import degrade
 from render import EVALUATION_SEED, FRAMES, SIZE
 from torch import Tensor
-from training import OUT, Averaged, Clock, Muon, batches, load_shards, pick, save_state
+from training import OUT, AveragedModel, Muon, TrainingClock, batches, gather_clips, load_shards, save_state
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from v2edit.metrics.clip_score import WEIGHTS, ClipEncoder
@@ -30,7 +31,7 @@ from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene
 
 TEXT_LENGTH = 56
 OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES)}
-SHAPES_MORE = 4  # times as often: they are the last that it learns to tell apart
+SHAPE_WEIGHT = 4  # times as often: shapes are learnt last
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES)}
 
 
@@ -57,8 +58,8 @@ def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
 
 
 def alternatives(scene: Scene, rng: Random, shapes: int = 1) -> tuple[str, list[Scene]]:
-    """An attribute that a frame shows, and the scenes that differ from this one in it alone, this one first; the shape
-    `shapes` times as often as any other."""
+    """Sample an attribute, and return it with the scenes that differ in it alone, the original first; the shape is
+    sampled `shapes` times as often as any other."""
     field = rng.choice([*OF_OBJECT, *OF_SCENE, *["shape"] * (shapes - 1)])
     if field in OF_SCENE:
         values = [getattr(scene, field), *(v for v in OF_SCENE[field] if v != getattr(scene, field))]
@@ -69,14 +70,14 @@ def alternatives(scene: Scene, rng: Random, shapes: int = 1) -> tuple[str, list[
 
 
 def contrast(images: Tensor, texts: Tensor, wrong: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of images [B, D] and texts [B, D]; each image also stands against all wrong texts [B, D]."""
+    """Return the symmetric InfoNCE loss of images [B, D] and texts [B, D]; wrong texts [B, D] are further negatives."""
     right = torch.arange(len(images))
     to_texts = scale * images @ torch.cat([texts, wrong]).T
     return (F.cross_entropy(to_texts, right) + F.cross_entropy(to_texts[:, : len(images)].T, right)) / 2
 
 
 def evaluate(clip: ClipEncoder, count: int = 200) -> dict[str, float]:
-    """By attribute: how often the frames of fresh clips, on average, prefer the right caption to its alternatives."""
+    """Return, for each attribute, how often the frames of fresh clips prefer the right caption to its alternatives."""
     hits: dict[str, list[bool]] = {field: [] for field in (*OF_OBJECT, *OF_SCENE)}
     rng = Random(0)
     for seed in range(EVALUATION_SEED, EVALUATION_SEED + count):
@@ -94,27 +95,27 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--from-model", action="store_true", help="go on from the committed weights")
+    parser.add_argument("--from-model", action="store_true", help="start from the committed weights")
     options = parser.parse_args()
     shards = load_shards(OUT / "clips")
     count = len(shards) * len(shards[0])
     scenes = [sample_scene(Random(seed)) for seed in range(count)]
     model, processor = new_clip()
-    if options.from_model:  # whose words are as they were: its tokenizer's merges stay
+    if options.from_model:  # with its tokenizer, which the weights depend on
         model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipEncoder.load().processor
     model.train()
-    averaged = Averaged(model, 0.998)
+    averaged = AveragedModel(model, 0.998)
     inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     rest = [p for p in model.parameters() if all(p is not q for q in inside)]
-    steppers = [Muon(inside, lr=options.lr), torch.optim.AdamW(rest, lr=options.lr, weight_decay=0.0)]
-    clock, step, saved_at, running = Clock(options.minutes, fall=0.7), 0, 0.0, 0.0
+    optimizers = [Muon(inside, lr=options.lr), torch.optim.AdamW(rest, lr=options.lr, weight_decay=0.0)]
+    clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.7), 0, 0.0, 0.0
     path = OUT / "clip.pt"
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
         averaged.model.load_state_dict(state["averaged"])
-        for stepper, saved in zip(steppers, state["optimizers"], strict=True):
-            stepper.load_state_dict(saved)
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         clock.before, step = state["minutes"], state["step"]
     rng, words = np.random.default_rng(step), Random(step)
     torch.manual_seed(step)
@@ -122,32 +123,32 @@ def main() -> None:
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
             save_state(path, model=model.state_dict(), averaged=averaged.model.state_dict(),
-                       optimizers=[s.state_dict() for s in steppers], minutes=saved_at, step=step)  # fmt: skip
+                       optimizers=[s.state_dict() for s in optimizers], minutes=saved_at, step=step)  # fmt: skip
             line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
             print(json.dumps(line | evaluate(ClipEncoder(averaged.model, processor))), flush=True)
         if clock.done >= 1:
             break
-        frames = pick(shards, indices)[np.arange(len(indices)), rng.integers(0, FRAMES, len(indices)), :, :, :3]
+        frames = gather_clips(shards, indices)[np.arange(len(indices)), rng.integers(0, FRAMES, len(indices)), :, :, :3]
         video = torch.from_numpy(frames).permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1
         right, wrong = [], []
         for index in indices:
             wording = sample_wording(words)
-            others = alternatives(scenes[index], words, SHAPES_MORE)[1][1:]
+            others = alternatives(scenes[index], words, SHAPE_WEIGHT)[1][1:]
             right.append(caption(scenes[index], wording))
             wrong.append(caption(words.choice(others), wording))
         inputs = processor.tokenizer(right + wrong, padding=True, return_tensors="pt")
-        for stepper in steppers:
-            for group in stepper.param_groups:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = options.lr * clock.factor(step)
-        images = F.normalize(model.get_image_features(roughened(video)[:, 0]).pooler_output, dim=-1)
+        images = F.normalize(model.get_image_features(degrade(video)[:, 0]).pooler_output, dim=-1)
         texts = F.normalize(model.get_text_features(**inputs).pooler_output, dim=-1)
         loss = contrast(images, *texts.chunk(2), scale=model.logit_scale.exp().clamp(max=100))
-        for stepper in steppers:
-            stepper.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
+        for optimizer in optimizers:
+            optimizer.step()
         averaged.update(model, step)
         running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
         step += 1

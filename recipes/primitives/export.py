@@ -1,19 +1,20 @@
-"""Step 5: put the averaged weights together as the diffusers folder that ships with the package.
+"""Step 5: export the averaged weights as the diffusers folder that ships with the package.
 
     python recipes/primitives/export.py
 
 The transformer is stored in 16 bits (a quarter of a per mille of rounding, half the size), the rest in 32. The folder
-is written beside the old one and takes its place whole.
+is written beside the old one and then replaces it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
-from training import MODEL, OUT, autoencoder
+from training import MODEL, OUT, autoencoder_folder
 from transformer import TEXT_LENGTH, new_scheduler, new_text_encoder, new_tokenizer, new_transformer
 
 CARD = """---
@@ -40,7 +41,8 @@ Made by `recipes/primitives` ({seen:,} clips seen); what was tried is in `LOG.md
 
 
 def main() -> None:
-    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder())
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder_folder())
     state = torch.load(OUT / "transformer/state.pt", map_location="cpu")
     layers = 1 + max(int(name.split(".")[1]) for name in state["averaged"] if name.startswith("transformer_blocks"))
     tokenizer = new_tokenizer()
@@ -52,7 +54,7 @@ def main() -> None:
     beside = MODEL.with_name(MODEL.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     pipeline.save_pretrained(beside)
-    for config in beside.rglob("config.json"):  # where a part was loaded from is nobody's business
+    for config in beside.rglob("config.json"):  # drop local paths
         facts = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
         config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     card = CARD.format(size=64, frames=9, text=TEXT_LENGTH, seen=state["seen"])

@@ -3,8 +3,8 @@
     python recipes/primitives/render.py --clips 20000
 
 Writes out/clips/00000.npy ...: uint8 [1000, 9, 64, 64, 4], the fourth channel the share of a pixel that objects fill
-(the autoencoder's loss looks harder there). Clip i of the training set is the scene of seed i; seeds from
-EVALUATION_SEED on are never trained on. Finished shards are kept, so a killed run goes on where it stood.
+(the autoencoder's loss has more weight there). Clip i of the training set is the scene of seed i; seeds from
+EVALUATION_SEED on are never trained on. Finished shards are kept, so an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FRAMES, SIZE = 9, 64
 EVALUATION_SEED = 1_000_000_000
 
 
-def render_clip(seed: int) -> np.ndarray:
-    """uint8 [T, H, W, 4]: RGB and object coverage of the scene of a seed."""
+def render_training_clip(seed: int) -> np.ndarray:
+    """Render the scene of a seed: RGB and object coverage, uint8 [T, H, W, 4]."""
     from v2edit.primitives.render import render_clip
     from v2edit.primitives.scene import sample_scene
 
@@ -34,7 +34,7 @@ def render_clip(seed: int) -> np.ndarray:
 
 
 def render_shard(index: int) -> int:
-    """Renders one shard unless it is there already."""
+    """Render one shard unless it exists."""
     import torch
 
     torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def render_shard(index: int) -> int:
     if not path.exists():
         partial = path.with_suffix(f".partial-{os.getpid()}")
         with partial.open("wb") as file:
-            np.save(file, np.stack([render_clip(index * SHARD + k) for k in range(SHARD)]))
+            np.save(file, np.stack([render_training_clip(index * SHARD + k) for k in range(SHARD)]))
         partial.rename(path)
     return index
 
@@ -55,7 +55,7 @@ def main() -> None:
     (OUT / "clips").mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for index in pool.imap(render_shard, range(-(-options.clips // SHARD))):
-            print(f"shard {index:05d} is there", flush=True)
+            print(f"shard {index:05d} done", flush=True)
 
 
 if __name__ == "__main__":

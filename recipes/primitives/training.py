@@ -1,4 +1,4 @@
-"""What the training steps share: clips on disk, a clock that survives kills, averaged weights, sample sheets."""
+"""Shared by the training steps: clips on disk, a clock that resumes, averaged weights, Muon, sample sheets."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ MODEL = Path(__file__).parents[2] / "src/v2edit/weights/primitives"
 
 
 def load_shards(folder: Path) -> list[np.ndarray]:
-    """The shards of a folder, memory-mapped."""
+    """Load the shards of a folder, memory-mapped."""
     paths = sorted(folder.glob("*.npy"))
     if not paths:
-        raise SystemExit(f"nothing in {folder}: run the step before this one first")
+        raise SystemExit(f"{folder} is empty: run the previous step first")
     return [np.load(path, mmap_mode="r") for path in paths]
 
 
-def autoencoder() -> Path:
-    """The autoencoder trained here, else the committed one."""
+def autoencoder_folder() -> Path:
+    """Return the folder of the autoencoder trained by step 2, else of the committed one."""
     return OUT / "vae/vae" if (OUT / "vae/vae").is_dir() else MODEL / "vae"
 
 
-def pick(shards: list[np.ndarray], indices: np.ndarray) -> np.ndarray:
-    """The clips of these indices, counted through all shards of equal length."""
+def gather_clips(shards: list[np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """Return clips by index, counted through all shards (of equal length)."""
     length = len(shards[0])
     return np.stack([shards[i // length][i % length] for i in indices])
 
 
-def device_and_autocast() -> tuple[torch.device, torch.dtype | None]:
-    """A GPU in bf16; a CPU in bf16 where it has the instructions for it (elsewhere float32 is three times faster)."""
+def choose_device() -> tuple[torch.device, torch.dtype | None]:
+    """Return a GPU with bf16, or the CPU, with bf16 only where it has the instructions (else float32 is three times
+    faster)."""
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.bfloat16
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return torch.device("cpu"), torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else None
 
 
-class Clock:
-    """Counts training time over kills, and gives the learning rate's factor: warm up, stay, fall to nothing."""
+class TrainingClock:
+    """Counts training time across interruptions, and schedules the learning rate: warm-up, constant, decay to zero."""
 
     def __init__(self, minutes: float, warmup: int = 200, fall: float = 0.5) -> None:
         self.minutes, self.warmup, self.fall = minutes, warmup, fall
@@ -64,8 +65,8 @@ class Clock:
         return min(1.0, (step + 1) / self.warmup) * max(left, 0.0)
 
 
-class Averaged:
-    """An exponential moving average of weights, warmed up so that early noise is forgotten."""
+class AveragedModel:
+    """An exponential moving average of a model's weights, warmed up so that early noise is forgotten."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -74,12 +75,12 @@ class Averaged:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        averages, current = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(averages, current, 1 - decay)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024), at AdamW's scale of updates (Liu et al. 2025).
+    """The Muon optimizer: orthogonalised momentum (Jordan et al. 2024) at AdamW's update scale (Liu et al. 2025).
 
     torch.optim.Muon iterates in bf16, which takes a CPU without bf16 instructions 3.7 times as long as this: float32,
     and all matrices of one shape in one batch.
@@ -108,7 +109,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices of a batch [N, rows, columns], by five Newton-Schulz steps."""
+    """Return the nearest semi-orthogonal matrices of a batch [N, rows, columns] by five Newton-Schulz steps."""
     tall = x.shape[1] > x.shape[2]
     x = x.transpose(1, 2) if tall else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -119,31 +120,31 @@ def orthogonal(x: Tensor) -> Tensor:
 
 
 def save_state(path: Path, **state: object) -> None:
-    """Writes a checkpoint beside and renames it, so that a kill leaves the one before."""
+    """Write a checkpoint atomically, so that an interruption leaves the previous one."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.rename(path)
 
 
-def sheet(rows: list[np.ndarray], path: Path, scale: int = 2) -> None:
-    """A PNG of clips, one a row, frames side by side. Each is uint8 [T, H, W, 3]."""
+def write_sheet(rows: list[np.ndarray], path: Path, scale: int = 2) -> None:
+    """Write a PNG of clips, uint8 [T, H, W, 3] each: one per row, frames side by side."""
     picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     image = Image.fromarray(picture)
     image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
 
 
 def to_frames(video: Tensor) -> np.ndarray:
-    """[3, T, H, W] in -1..1 to uint8 [T, H, W, 3]."""
+    """Convert [3, T, H, W] in -1..1 to uint8 [T, H, W, 3]."""
     return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 
 def psnr(error: Tensor) -> float:
-    """Of a mean squared error over values in -1..1."""
+    """Return the PSNR in dB of a mean squared error over values in -1..1."""
     return 10 * math.log10(4.0 / max(float(error), 1e-12))
 
 
 def batches(rng: np.random.Generator, pool: int | np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Endless batches of indices, out of a pool of them or below a number, each as often as it is there in an epoch."""
+    """Yield batches of indices without end, from a pool or below a number, shuffled anew in each epoch."""
     while True:
         order = rng.permutation(pool)
         for start in range(0, len(order) - size + 1, size):

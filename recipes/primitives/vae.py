@@ -22,18 +22,18 @@ from torch import Tensor
 from training import (
     MODEL,
     OUT,
-    Averaged,
-    Clock,
-    device_and_autocast,
+    AveragedModel,
+    TrainingClock,
+    choose_device,
+    gather_clips,
     load_shards,
-    pick,
     psnr,
     save_state,
-    sheet,
     to_frames,
+    write_sheet,
 )
 
-HELD_OUT = 16  # the last clips of the training set are kept for looking at
+HELD_OUT = 16  # the last clips of the first shard, for evaluation
 
 
 def new_vae() -> AutoencoderKLCogVideoX:
@@ -51,10 +51,9 @@ def new_vae() -> AutoencoderKLCogVideoX:
     )
 
 
-def crops(clips: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:
-    """float32 [B, 4, T, size, size]: crops of uint8 [B, T, H, W, 4], most of them on an object.
-
-    Colours come in -1..1, coverage in 0..1."""
+def crop_clips(clips: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:
+    """Return crops float32 [B, 4, T, size, size] of clips uint8 [B, T, H, W, 4], most of them on an object, colours in
+    -1..1, coverage in 0..1."""
     out = []
     for clip in clips:
         height, width = clip.shape[1:3]
@@ -62,20 +61,20 @@ def crops(clips: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:
         if size < height and rng.random() < 0.85:
             ys, xs = np.nonzero(clip[int(rng.integers(len(clip))), ..., 3])
             if len(ys):
-                at = int(rng.integers(len(ys)))
-                y = int(np.clip(ys[at] - rng.integers(4, size - 4), 0, height - size))
-                x = int(np.clip(xs[at] - rng.integers(4, size - 4), 0, width - size))
+                k = int(rng.integers(len(ys)))
+                y = int(np.clip(ys[k] - rng.integers(4, size - 4), 0, height - size))
+                x = int(np.clip(xs[k] - rng.integers(4, size - 4), 0, width - size))
         out.append(clip[:, y // 4 * 4 :, x // 4 * 4 :][:, :size, :size])
     video = torch.from_numpy(np.stack(out)).permute(0, 4, 1, 2, 3).float()
     return torch.cat([video[:, :3] / 127.5 - 1, video[:, 3:] / 255], 1)
 
 
-def loss_of(vae: AutoencoderKLCogVideoX, video: Tensor, kl_weight: float) -> Tensor:
-    """Weighted reconstruction, its edges, and a light pull of the latents towards unit normal."""
+def compute_loss(vae: AutoencoderKLCogVideoX, video: Tensor, kl_weight: float) -> Tensor:
+    """Return the weighted reconstruction loss, plus that of its edges, plus a small KL divergence."""
     colours, coverage = video[:, :3], video[:, 3:]
     posterior = vae.encode(colours).latent_dist
     error = vae.decode(posterior.sample()).sample.float() - colours
-    # A pixel on an object or within two of it counts five times: that is where the shape is.
+    # A pixel on an object or within two of it counts five times: these define its shape.
     near = F.max_pool3d(coverage, (1, 5, 5), 1, (0, 2, 2))
     weight = (1 + 4 * near) / (1 + 4 * near).mean()
     pixel = (weight * (error.abs() + 2 * error.square())).mean()
@@ -84,15 +83,16 @@ def loss_of(vae: AutoencoderKLCogVideoX, video: Tensor, kl_weight: float) -> Ten
 
 
 @torch.no_grad()
-def look(vae: AutoencoderKLCogVideoX, clips: np.ndarray, path: Path, device: torch.device) -> dict[str, float]:
-    """PSNR over held-out frames and inside their objects, the latents' spread; a sheet render | reconstruction."""
-    video = crops(clips, clips.shape[2], np.random.default_rng(0)).to(device)
+def evaluate(vae: AutoencoderKLCogVideoX, clips: np.ndarray, path: Path, device: torch.device) -> dict[str, float]:
+    """Return the PSNR of held-out frames and inside their objects and the latents' std; write a sheet of renders and
+    reconstructions."""
+    video = crop_clips(clips, clips.shape[2], np.random.default_rng(0)).to(device)
     z = torch.cat([vae.encode(v[None, :3]).latent_dist.mode() for v in video])
-    back = torch.cat([vae.decode(one[None]).sample.float().clamp(-1, 1) for one in z])
+    back = torch.cat([vae.decode(latent[None]).sample.float().clamp(-1, 1) for latent in z])
     error = (back - video[:, :3]).square().mean(1, keepdim=True)
     inside = (video[:, 3:] > 0.5).float()
     rows = [np.concatenate([c[:4, ..., :3], to_frames(b)[:4]]) for c, b in zip(clips, back, strict=True)]
-    sheet(rows[:8], path)
+    write_sheet(rows[:8], path)
     return {
         "psnr": round(psnr(error.mean()), 2),
         "psnr_objects": round(psnr((error * inside).sum() / inside.sum()), 2),
@@ -113,29 +113,29 @@ def main() -> None:
     options = parser.parse_args()
     folder = OUT / "vae"
     folder.mkdir(parents=True, exist_ok=True)
-    device, autocast = device_and_autocast()
+    device, autocast = choose_device()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     shards = load_shards(OUT / "clips")
-    held_out = pick(shards, np.arange(len(shards[0]) - HELD_OUT, len(shards[0])))  # of the first shard: always the same
+    held_out = gather_clips(shards, np.arange(len(shards[0]) - HELD_OUT, len(shards[0])))
 
     vae = AutoencoderKLCogVideoX.from_pretrained(MODEL / "vae") if options.from_model else new_vae()
     vae = vae.to(device).train()
-    averaged = Averaged(vae, 0.998)
+    averaged = AveragedModel(vae, 0.998)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.97), weight_decay=0.0)
-    clock, step = Clock(options.minutes), 0
+    clock, step = TrainingClock(options.minutes), 0
     if (folder / "state.pt").exists():
         state = torch.load(folder / "state.pt", map_location=device)
         vae.load_state_dict(state["model"])
         averaged.model.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         clock.before, step = state["minutes"], state["step"]
-    looked, running = clock.elapsed, 0.0
+    evaluated_at, running = clock.elapsed, 0.0
     while True:
-        if clock.elapsed - looked > 2 or clock.done >= 1:
-            looked = clock.elapsed
-            figures = look(averaged.model, held_out, folder / "sheet.png", device)
-            line = {"minutes": round(looked, 1), "step": step, "loss": round(running, 4)} | figures
+        if clock.elapsed - evaluated_at > 2 or clock.done >= 1:
+            evaluated_at = clock.elapsed
+            figures = evaluate(averaged.model, held_out, folder / "sheet.png", device)
+            line = {"minutes": round(evaluated_at, 1), "step": step, "loss": round(running, 4)} | figures
             print(json.dumps(line), flush=True)
             save_state(folder / "state.pt", model=vae.state_dict(), averaged=averaged.model.state_dict(),
                        optimizer=optimizer.state_dict(), minutes=clock.elapsed, step=step)  # fmt: skip
@@ -146,11 +146,11 @@ def main() -> None:
         indices = indices[(indices < len(shards[0]) - HELD_OUT) | (indices >= len(shards[0]))]
         if not len(indices):
             continue
-        video = crops(pick(shards, indices), 64 if whole else 32, rng).to(device)
+        video = crop_clips(gather_clips(shards, indices), 64 if whole else 32, rng).to(device)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * clock.factor(step)
         with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-            loss = loss_of(vae, video, options.kl)
+            loss = compute_loss(vae, video, options.kl)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -158,7 +158,7 @@ def main() -> None:
         averaged.update(vae, step)
         running += (float(loss.detach()) - running) * (0.02 if step > 50 else 0.3)
         step += 1
-    # The transformer's latents should have unit spread: that is what scaling_factor is for.
+    # scaling_factor gives the transformer latents of unit variance.
     averaged.model.register_to_config(scaling_factor=round(1 / figures["latent_std"], 4))
     averaged.model.save_pretrained(folder / "vae")
 

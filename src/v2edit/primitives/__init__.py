@@ -1,1 +1,1 @@
-"""The built-in world: solid primitives on a floor under a sky, with edits whose true result can be rendered."""
+"""The built-in world of primitives: solids on a floor under a sky, and edits whose true result can be rendered."""

@@ -1,4 +1,4 @@
-"""Plain English for a scene, and back: one grammar writes and reads the captions that the built-in model knows."""
+"""Captions of primitives: one grammar writes and parses the captions that the built-in model was trained on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "middle": ("in the middle",),
     "right": ("on the right",),
 }
-# Where floor, sky and objects stand in the sentence.
+# Orders of floor, sky and objects in the sentence.
 TEMPLATES = (
     "{objects} on a {floor} {ground} under a {sky} sky, {camera}.",
     "on a {floor} {ground} under a {sky} sky, {objects}, {camera}.",
@@ -52,7 +52,7 @@ VOCABULARY = frozenset(
 
 @dataclass(frozen=True)
 class Wording:
-    """Which template and which wording of each concept a caption uses; all zeros is the plain one."""
+    """The template of a caption and its wording of each concept; all zeros is the plain one."""
 
     template: int = 0
     choices: tuple[tuple[str, int], ...] = ()
@@ -62,21 +62,21 @@ class Wording:
 
 
 def sample_wording(rng: Random) -> Wording:
-    """A random way to say things."""
+    """Sample a template and a wording of each concept."""
     choices = tuple((concept, rng.randrange(len(words))) for concept, words in WORDS.items())
     return Wording(rng.randrange(len(TEMPLATES)), choices)
 
 
-def describe_object(one: Object, wording: Wording, motion: bool = True) -> str:
-    """A noun phrase: "a big red ball on the left hops"."""
-    phrase = f"a {wording.word(one.size)} {one.colour} {wording.word(one.shape)} {wording.word(one.place)}"
-    return f"{phrase} {wording.word(one.motion)}" if motion else phrase
+def describe_object(obj: Object, wording: Wording, motion: bool = True) -> str:
+    """Return a phrase such as "a big red ball on the left hops"."""
+    phrase = f"a {wording.word(obj.size)} {obj.colour} {wording.word(obj.shape)} {wording.word(obj.place)}"
+    return f"{phrase} {wording.word(obj.motion)}" if motion else phrase
 
 
 def caption(scene: Scene, wording: Wording = Wording()) -> str:
-    """The scene in one sentence; objects are named from left to right."""
+    """Describe a scene in one sentence; objects are named from left to right."""
     return TEMPLATES[wording.template].format(
-        objects=" and ".join(describe_object(one, wording) for one in scene.objects) or NOTHING,
+        objects=" and ".join(describe_object(obj, wording) for obj in scene.objects) or NOTHING,
         floor=scene.floor,
         sky=scene.sky,
         ground=wording.word("floor"),
@@ -85,21 +85,24 @@ def caption(scene: Scene, wording: Wording = Wording()) -> str:
 
 
 def parse_wording(text: str) -> Wording:
-    """The wording that a caption was written in (the plain one for what it does not say)."""
+    """Return the wording of a caption (plain for concepts that it does not name)."""
     flat = normalise(text)
     choices = tuple(
-        (concept, index) for concept, words in WORDS.items() for index, word in enumerate(words) if _has(flat, word)
+        (concept, index)
+        for concept, words in WORDS.items()
+        for index, word in enumerate(words)
+        if _contains(flat, word)
     )
-    order = sorted(("object", "floor", "sky"), key=lambda part: _first(flat, part))
+    order = sorted(("object", "floor", "sky"), key=lambda part: _first_position(flat, part))
     template = {"floor": 1, "sky": 2}.get(order[0], 0)
     return Wording(template, choices)
 
 
 def parse_caption(text: str) -> Scene:
-    """The scene that a caption of this grammar describes, without the jitter that captions do not mention.
+    """Parse a caption of this grammar to its scene, without the jitter that captions do not mention.
 
-    Nothing is guessed: `caption` says the same scene in the same words (and, where the text leaves the camera out,
-    that it is still).
+    Nothing is guessed: `caption` gives the same text for the scene (and adds a still camera where the text names
+    none).
 
     Raises:
         UserError: the text is not such a caption.
@@ -109,34 +112,34 @@ def parse_caption(text: str) -> Scene:
         for token in re.split(r"[\s.,;:!?]+", text)
         if (word := token.strip("\"'()")) and not VOCABULARY.issuperset(normalise(word).split() or [word])
     ]
-    shown = text if len(text) <= 80 else f"{text[:79]}…"
-    refusal = f"the prompt {shown!r} is not one the built-in model knows"
+    quote = text if len(text) <= 80 else f"{text[:79]}…"
+    refusal = f"the prompt {quote!r} is outside the captions of the built-in model"
     if unknown:
-        some = list(dict.fromkeys(unknown))[:3]
-        raise UserError(f"{refusal}: it does not know {', '.join(map(repr, some))}; an example is {caption(EXAMPLE)!r}")
+        first = list(dict.fromkeys(unknown))[:3]
+        raise UserError(
+            f"{refusal}: it does not know {', '.join(map(repr, first))}; an example is {caption(EXAMPLE)!r}"
+        )
     flat = normalise(text)
     objects = tuple(_read_object(phrase) for phrase in _object_phrases(flat))
     floor = re.search(rf"({'|'.join(FLOORS)}) (?:{'|'.join(WORDS['floor'])})", flat)
     sky = re.search(rf"({'|'.join(SKIES)}) sky", flat)
     if not (objects or NOTHING in flat) or floor is None or sky is None:
-        named = {"object": objects or NOTHING in flat, "floor": floor, "sky": sky}
-        raise UserError(
-            f"{refusal}: it names {' and '.join(f'no {what}' for what, there in named.items() if not there)}; "
-            f"an example is {caption(EXAMPLE)!r}"
-        )
-    camera = next((c for c in CAMERAS if any(_has(flat, word) for word in WORDS[c])), "still")
+        parts = {"object": objects or NOTHING in flat, "floor": floor, "sky": sky}
+        missing = " and ".join(f"no {name}" for name, part in parts.items() if not part)
+        raise UserError(f"{refusal}: it names {missing}; an example is {caption(EXAMPLE)!r}")
+    camera = next((c for c in CAMERAS if any(_contains(flat, word) for word in WORDS[c])), "still")
     scene = Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
     again = caption(scene, parse_wording(text))
     if flat not in (normalise(again), normalise(again.rpartition(",")[0])):
         raise UserError(
-            f"{refusal}: it wants the size, colour, shape, place and motion of each object, from left to right, all "
-            f"in the order of {again!r}, which is the nearest"
+            f"{refusal}: it needs the size, colour, shape, place and motion of each object, from left to right, in the "
+            f"order of {again!r}, the nearest caption"
         )
     return scene
 
 
 def is_caption(text: str) -> bool:
-    """Whether a text describes a scene of the built-in world as the built-in model is used to."""
+    """Return whether a text is a caption of this grammar."""
     try:
         parse_caption(text)
     except UserError:
@@ -145,34 +148,34 @@ def is_caption(text: str) -> bool:
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no punctuation, British spellings as the grammar has them."""
+    """Return a text in lower case with single spaces, without punctuation, in the grammar's spelling."""
     flat = re.sub(r"[^a-z ]+", " ", text.lower().replace("grey", "gray").replace("'s", ""))
     return re.sub(r"\s+", " ", flat).strip()
 
 
 def find_concepts(flat: str, concepts: tuple[str, ...]) -> list[str]:
-    """Which of these concepts a normalised text names, in the order it names them."""
-    found = [
+    """Return the concepts that a normalised text names, in its order."""
+    hits = [
         (match.start(), concept)
         for concept in concepts
         for word in WORDS.get(concept, (concept,))
         if (match := re.search(rf"\b{word}\b", flat))
     ]
-    return [concept for _, concept in sorted(found)]
+    return [concept for _, concept in sorted(hits)]
 
 
-def _has(flat: str, words: str) -> bool:
+def _contains(flat: str, words: str) -> bool:
     return re.search(rf"\b{words}\b", flat) is not None
 
 
-def _first(flat: str, part: str) -> int:
-    """Where floor, sky or the first object is named."""
+def _first_position(flat: str, part: str) -> int:
+    """Return the position of the floor, the sky or the first object in a text."""
     words = {"floor": WORDS["floor"], "sky": ("sky",)}.get(part, (NOTHING, *(w for s in SHAPES for w in WORDS[s])))
     return min((m.start() for w in words if (m := re.search(rf"\b{w}\b", flat))), default=len(flat))
 
 
 def _object_phrases(flat: str) -> list[str]:
-    """The text cut so that each piece holds one shape's noun and what is said of it."""
+    """Split a text into one phrase per object, each with its noun and attributes."""
     nouns = "|".join(w for s in SHAPES for w in WORDS[s])
     floor = "|".join(WORDS["floor"])
     text = re.sub(rf"(?:on|under) an? (?:{'|'.join([*FLOORS, *SKIES])}) (?:{floor}|sky)", " ", flat)
@@ -186,7 +189,7 @@ def _read_object(phrase: str) -> Object:
     def one_of(concepts: tuple[str, ...], otherwise: str) -> str:
         return next(iter(find_concepts(phrase, concepts)), otherwise)
 
-    motions = [m for m in MOTIONS if any(_has(phrase, w) for w in WORDS[m])]
+    motions = [m for m in MOTIONS if any(_contains(phrase, w) for w in WORDS[m])]
     return replace(
         EXAMPLE.objects[0],
         shape=one_of(SHAPES, "ball"),

@@ -1,7 +1,7 @@
-"""Reads the scene of the built-in world off the frames of a clip: its captioner, and the judge of its attributes.
+"""Scene classifier: the scene of primitives that a clip shows, for captions and for scores by attribute.
 
-A small convolutional network: each frame and what changes until the next to a vector, the vectors of nine frames side
-by side to the answers. A frame alone, all that a CLIP sees, shows no motion.
+A small convolutional network: each frame and its difference to the next become a vector, and nine vectors together the
+answers. (A CLIP, which sees single frames, cannot see motion.)
 
 Letters: B clips, T frames (9 after sampling), K answers' logits.
 """
@@ -22,13 +22,13 @@ from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, S
 
 WEIGHTS = Path(__file__).parents[1] / "weights/classifier/classifier.safetensors"
 FRAMES, SIDE = 9, 64
-UNLIKE = (
-    0.03  # mean squared error of values in -1..1: clips of this world have 0.007 at most, real videos 0.12 at least
-)
-NONE = "none"  # the shape at a place where nothing stands
+# Mean squared error, of values in -1..1, between a clip and a render of its scene, both pooled: at most 0.010 for clips
+# of primitives, at least 0.12 for real videos.
+MAX_RENDER_ERROR = 0.03
+NONE = "none"  # the shape at an empty place
 OF_OBJECT = {"shape": (NONE, *SHAPES), "colour": tuple(COLOURS), "size": tuple(SIZES), "motion": MOTIONS}
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "camera": CAMERAS}
-# Every question asked of a clip, and its possible answers; the logits lie in this order.
+# Every question about a clip and its possible answers, in the order of the logits.
 QUESTIONS: dict[tuple[str, str], tuple[str, ...]] = {
     **{(place, field): answers for place in PLACES for field, answers in OF_OBJECT.items()},
     **{("scene", field): answers for field, answers in OF_SCENE.items()},
@@ -36,7 +36,7 @@ QUESTIONS: dict[tuple[str, str], tuple[str, ...]] = {
 
 
 class SceneClassifier(nn.Module):
-    """uint8 frames to a `Scene` of the built-in world."""
+    """A network from uint8 frames to a `Scene`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,57 +52,58 @@ class SceneClassifier(nn.Module):
     @classmethod
     @lru_cache(maxsize=1)
     def load(cls) -> SceneClassifier:
-        """The reader that ships with the package, ready to read."""
-        reader = cls()
-        reader.load_state_dict(load_file(WEIGHTS))
-        return reader.eval().requires_grad_(False)
+        """Load the weights that ship with the package."""
+        classifier = cls()
+        classifier.load_state_dict(load_file(WEIGHTS))
+        return classifier.eval().requires_grad_(False)
 
     def forward(self, clips: Tensor) -> dict[tuple[str, str], Tensor]:
-        """float [B, T, 3, 64, 64] in -1..1 to the logits [B, K] of each question."""
-        # The floor's soft pattern is all that tells some orbits from a still camera: its movement is a few levels.
+        """Map clips, float [B, T, 3, 64, 64] in -1..1, to the logits [B, K] of each question."""
+        # In some orbits only the floor's soft pattern moves, by a few levels: hence differences, amplified.
         change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 16).clamp(-1, 1)
-        seen = torch.cat([clips, change], dim=2).flatten(0, 1)
-        features = self.frame(seen.contiguous(memory_format=torch.channels_last))
+        inputs = torch.cat([clips, change], dim=2).flatten(0, 1)
+        features = self.frame(inputs.contiguous(memory_format=torch.channels_last))
         logits = self.clip(features.view(len(clips), -1))
         sizes = [len(answers) for answers in QUESTIONS.values()]
         return dict(zip(QUESTIONS, logits.split(sizes, dim=1), strict=True))
 
     @torch.no_grad()
     def classify(self, frames: np.ndarray) -> Scene:
-        """The scene that uint8 frames [T, H, W, 3] of any length and size show, without the jitter that captions do
-        not mention. Always some scene: whether the clip is of this world at all is for `matches_scene` to say."""
-        logits = self(prepare(frames)[None])
+        """Return the scene that uint8 frames [T, H, W, 3] of any length and size show, without the jitter that
+        captions do not mention. The result is always a scene; `matches_scene` checks that it resembles the clip."""
+        logits = self(preprocess(frames)[None])
 
         def answer(about: str, field: str) -> str:
             return QUESTIONS[about, field][int(logits[about, field][0].argmax())]
 
-        def standing(place: str) -> Object:
+        def object_at(place: str) -> Object:
             shape, colour, size, motion = (answer(place, field) for field in OF_OBJECT)
             return Object(shape, colour, size, place, motion)
 
-        objects = tuple(standing(place) for place in PLACES if answer(place, "shape") != NONE)
+        objects = tuple(object_at(place) for place in PLACES if answer(place, "shape") != NONE)
         return Scene(objects, answer("scene", "floor"), answer("scene", "sky"), answer("scene", "camera"))
 
 
-def prepare(frames: np.ndarray) -> Tensor:
-    """Nine evenly spaced frames of uint8 [T, H, W, 3] as float [9, 3, 64, 64] in -1..1."""
-    chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-    video = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1
+def preprocess(frames: np.ndarray) -> Tensor:
+    """Return nine evenly spaced frames of uint8 [T, H, W, 3] as float [9, 3, 64, 64] in -1..1."""
+    indices = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+    video = torch.from_numpy(frames[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
     return video if video.shape[2:] == (SIDE, SIDE) else F.interpolate(video, (SIDE, SIDE), mode="area")
 
 
 def matches_scene(frames: np.ndarray, scene: Scene) -> bool:
-    """Whether a clip may well show a scene of this world: whether its frames, seen coarsely, are like a render of it.
+    """Return whether a clip resembles a render of a scene, i.e. whether it shows primitives at all.
 
-    The jitter that no caption mentions is lost, so that only a coarse likeness can be asked for.
+    Both are pooled first: the scene lacks the jitter that no caption mentions.
     """
-    clip, ideal = (F.avg_pool2d(prepare(one), 8) for one in (frames, render_clip(scene, FRAMES, SIDE, SIDE).frames))
-    return bool((clip - ideal).square().mean() < UNLIKE)
+    render = render_clip(scene, FRAMES, SIDE, SIDE).frames
+    clip, ideal = (F.avg_pool2d(preprocess(video), 8) for video in (frames, render))
+    return bool((clip - ideal).square().mean() < MAX_RENDER_ERROR)
 
 
 def scene_labels(scene: Scene) -> list[int]:
-    """The right answer to each question as its index, -1 where there is no object to ask about."""
-    objects = {one.place: one for one in scene.objects}
+    """Return the index of the right answer to each question, -1 for attributes of an empty place."""
+    objects = {obj.place: obj for obj in scene.objects}
     labels = []
     for (place, field), answers in QUESTIONS.items():
         if place == "scene":
@@ -114,5 +115,9 @@ def scene_labels(scene: Scene) -> list[int]:
     return labels
 
 
-def _convolution(inside: int, outside: int, size: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(inside, outside, size, stride, size // 2, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+def _convolution(in_channels: int, out_channels: int, size: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    ]

@@ -1,4 +1,4 @@
-"""Edits whose true result is known: an instruction, two prompts, two scenes, and the region that changes."""
+"""Edits of primitives with ground truth: an instruction, two prompts, two scenes, and the region that changes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from v2edit.primitives.render import ClipCameras, RenderedClip, render_clip
 from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_object, sample_scene
 
 KINDS = ("recolour", "reshape", "resize", "insert", "remove", "floor", "sky", "reshape and recolour")
-CHANGE_THRESHOLD = 6  # of 255: a pixel that differs by more in any channel belongs to the changed region
+CHANGE_THRESHOLD = 6  # of 255: the changed region is where any channel differs by more
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One task of the built-in world. `subject`: the edited object's index in `target` (in `source` if removed)."""
+    """An edit of a scene. `subject` is the index of the edited object in `target` (in `source` if removed)."""
 
     kind: str
     instruction: str
@@ -37,7 +37,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class EditTruth:
-    """The two clips of an edit and where they differ: `changed` bool [T, H, W]."""
+    """The source and the true target clip of an edit, and the mask where they differ, `changed` bool [T, H, W]."""
 
     source: RenderedClip
     target: RenderedClip
@@ -47,7 +47,7 @@ class EditTruth:
 def render_truth(
     edit: Edit, frames: int = 9, height: int = 64, width: int = 64, samples: int = 2, cameras: ClipCameras | None = None
 ) -> EditTruth:
-    """Renders both scenes of an edit, seen by their own cameras unless as many others are given."""
+    """Render both scenes of an edit, by their own cameras unless `cameras` (as many) are given."""
     source, target = (
         render_clip(scene, frames, height, width, samples, cameras) for scene in (edit.source, edit.target)
     )
@@ -56,56 +56,49 @@ def render_truth(
 
 
 def sample_edit(rng: Random, kind: str | None = None) -> Edit:
-    """A random edit, of this kind if one is given."""
+    """Sample an edit, of this kind if one is given."""
     kind = kind or rng.choice(KINDS)
     assert kind in KINDS, kind
     wording = sample_wording(rng)
     source = sample_scene(rng, {"insert": 1, "remove": 2}.get(kind))
-    if kind == "insert" and source.objects[0].place == "middle":  # leaves room beside it
+    if kind == "insert" and source.objects[0].place == "middle":  # makes room beside it
         source = source.with_object(0, place=rng.choice(("left", "right")))
-    subject = rng.randrange(len(source.objects))
-    one = source.objects[subject]
-    named = f"the {one.colour} {wording.word(one.shape)}"
+    subject: int | None = rng.randrange(len(source.objects))
+    edited = source.objects[subject]
+    reference = f"the {edited.colour} {wording.word(edited.shape)}"
     colour = rng.choice([c for c in COLOURS if all(c != o.colour for o in source.objects)])
-    shape = rng.choice([s for s in SHAPES if s != one.shape])
+    shape = rng.choice([s for s in SHAPES if s != edited.shape])
 
     if kind == "recolour":
-        said = rng.choice(("make {} {}", "turn {} {}", "paint {} {}", "change {} to {}"))
-        return Edit(
-            kind,
-            said.format(named, colour),
-            source,
-            source.with_object(subject, colour=colour),
-            wording,
-            subject,
-        )
-    if kind == "reshape":
-        said = rng.choice(("turn {} into a {}", "replace {} with a {}"))
+        template = rng.choice(("make {} {}", "turn {} {}", "paint {} {}", "change {} to {}"))
+        instruction, target = template.format(reference, colour), source.with_object(subject, colour=colour)
+    elif kind == "reshape":
+        template = rng.choice(("turn {} into a {}", "replace {} with a {}"))
+        instruction = template.format(reference, wording.word(shape))
         target = source.with_object(subject, shape=shape)
-        return Edit(kind, said.format(named, wording.word(shape)), source, target, wording, subject)
-    if kind == "reshape and recolour":
-        said = rng.choice(("turn {} into a {} {}", "replace {} with a {} {}"))
+    elif kind == "reshape and recolour":
+        template = rng.choice(("turn {} into a {} {}", "replace {} with a {} {}"))
+        instruction = template.format(reference, colour, wording.word(shape))
         target = source.with_object(subject, shape=shape, colour=colour)
-        return Edit(kind, said.format(named, colour, wording.word(shape)), source, target, wording, subject)
-    if kind == "resize":
-        size = next(s for s in SIZES if s != one.size)
-        target = source.with_object(subject, size=size)
-        return Edit(kind, f"make {named} {wording.word(size)}", source, target, wording, subject)
-    if kind == "insert":
-        place = "right" if one.place == "left" else "left"
-        new = sample_object(rng, place, [c for c in COLOURS if c != one.colour], motion="stay")
+    elif kind == "resize":
+        size = next(s for s in SIZES if s != edited.size)
+        instruction, target = f"make {reference} {wording.word(size)}", source.with_object(subject, size=size)
+    elif kind == "insert":
+        place = "right" if edited.place == "left" else "left"
+        new = sample_object(rng, place, [c for c in COLOURS if c != edited.colour], motion="stay")
         objects = (*source.objects, new) if place == "right" else (new, *source.objects)
-        what = f"{wording.word(new.size)} {new.colour} {wording.word(new.shape)} {wording.word(place)}"
-        said = rng.choice(("add a {}", "put a {}", "insert a {}")).format(what)
-        return Edit(kind, said, source, replace(source, objects=objects), wording, objects.index(new))
-    if kind == "remove":
-        objects = tuple(o for o in source.objects if o is not one)
-        said = rng.choice(("remove {}", "take {} away", "delete {}")).format(named)
-        return Edit(kind, said, source, replace(source, objects=objects), wording, subject)
-    if kind == "floor":
+        description = f"{wording.word(new.size)} {new.colour} {wording.word(new.shape)} {wording.word(place)}"
+        instruction = rng.choice(("add a {}", "put a {}", "insert a {}")).format(description)
+        target, subject = replace(source, objects=objects), objects.index(new)
+    elif kind == "remove":
+        target = replace(source, objects=tuple(o for o in source.objects if o is not edited))
+        instruction = rng.choice(("remove {}", "take {} away", "delete {}")).format(reference)
+    elif kind == "floor":
         floor = rng.choice([f for f in FLOORS if f != source.floor])
-        said = rng.choice(("make the {} {}", "change the {} to {}")).format(wording.word("floor"), floor)
-        return Edit(kind, said, source, replace(source, floor=floor), wording, None)
-    sky = rng.choice([s for s in SKIES if s != source.sky])
-    said = rng.choice(("make the sky {}", "change the sky to {}", "turn the sky {}")).format(sky)
-    return Edit(kind, said, source, replace(source, sky=sky), wording, None)
+        instruction = rng.choice(("make the {} {}", "change the {} to {}")).format(wording.word("floor"), floor)
+        target, subject = replace(source, floor=floor), None
+    else:
+        sky = rng.choice([s for s in SKIES if s != source.sky])
+        instruction = rng.choice(("make the sky {}", "change the sky to {}", "turn the sky {}")).format(sky)
+        target, subject = replace(source, sky=sky), None
+    return Edit(kind, instruction, source, target, wording, subject)

@@ -1,4 +1,4 @@
-"""From a source prompt and an instruction in plain words to the prompt pair, for what the built-in world knows."""
+"""Prompt pairs by grammar: from a source prompt and an instruction about primitives, without a language model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, S
 from v2edit.prompts import PromptPair
 
 ADD = r"\b(?:add|insert|put|place)\b(?! (?:the|it)\b)"
-MOVE = r"\b(?:move|add|insert|put|place) (?=(?:the|it)\b)"  # "the" ball is there already: it is not added again
+MOVE = r"\b(?:move|add|insert|put|place) (?=(?:the|it)\b)"  # "the" ball exists already: it is moved, not added
 DESTINATION = r"\b(?:on|to|in|into) the (left|middle|right)\b"
 REMOVE = r"\b(?:remove|delete|erase|take|get rid of)\b"
 RELATIVE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
@@ -33,14 +33,14 @@ VERBS = {
 
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
-    """The pair of prompts that an instruction makes of a source prompt; both differ only where the edit does.
+    """Apply an instruction to a source prompt; the two prompts of the pair differ only where the edit does.
 
     Raises:
-        UserError: the source prompt or the instruction is outside the built-in world's grammar, or speaks of
-            something the source does not show.
+        UserError: the source prompt or the instruction is outside the grammar, or names an object that the source
+            does not have.
     """
     scene, wording = parse_caption(source_prompt), parse_wording(source_prompt)
-    # What only the instruction names is worded as it words it; what both name, as the source does.
+    # Concepts that only the instruction names keep its wording; the source's wording comes first.
     wording = replace(wording, choices=parse_wording(instruction).choices + wording.choices)
     edited = scene
     for clause in _clauses(instruction):
@@ -51,7 +51,7 @@ def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
 
 
 def _clauses(instruction: str) -> list[str]:
-    """The instruction cut at "and" and "then"; a clause without a verb takes the one before it."""
+    """Split an instruction at "and" and "then"; a clause without a verb takes the verb before it."""
     flat = normalise(instruction)
     for relative, size in RELATIVE.items():
         flat = re.sub(rf"\b{relative}\b", size, flat)
@@ -76,8 +76,8 @@ def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
     if re.search(ADD, clause) and (new := find_concepts(clause, SHAPES)):
         return _insert(scene, clause, new[0], place)
     if re.search(REMOVE, clause) and find_concepts(clause, (*SHAPES, *COLOURS)):
-        gone = _find(scene, clause)
-        return replace(scene, objects=tuple(o for k, o in enumerate(scene.objects) if k != gone))
+        removed = _find(scene, clause)
+        return replace(scene, objects=tuple(o for k, o in enumerate(scene.objects) if k != removed))
     if find_concepts(clause, ("floor",)) and (floors := find_concepts(clause, tuple(FLOORS))):
         return replace(scene, floor=floors[-1])
     if "sky" in clause.split() and (skies := find_concepts(clause, tuple(SKIES))):
@@ -87,9 +87,9 @@ def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
     reference, new = _cut(clause)
     subject = _find(scene, reference)
     changes = {
-        field: found[-1]
+        field: names[-1]
         for field, concepts in (("shape", SHAPES), ("colour", tuple(COLOURS)), ("size", tuple(SIZES)))
-        if (found := find_concepts(new, concepts))
+        if (names := find_concepts(new, concepts))
     }
     if motions := [motion for verb, motion in VERBS.items() if re.search(rf"\b{verb}s?\b", new)]:
         changes["motion"] = motions[-1]
@@ -103,16 +103,16 @@ def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
 
 def _move(scene: Scene, reference: str, place: str) -> Scene:
     subject = _find(scene, reference)
-    if any(one.place == place for k, one in enumerate(scene.objects) if k != subject):
+    if any(o.place == place for k, o in enumerate(scene.objects) if k != subject):
         raise UserError(f"there is no room for another object {WORDS[place][0]}")
     moved = scene.with_object(subject, place=place)
     return replace(moved, objects=tuple(sorted(moved.objects, key=lambda o: PLACES[o.place])))
 
 
 def _insert(scene: Scene, clause: str, shape: str, place: str | None) -> Scene:
-    taken = {o.place for o in scene.objects}
-    place = place or next((p for p in ("right", "left", "middle") if p not in taken), None)
-    if place is None or place in taken:
+    occupied = {o.place for o in scene.objects}
+    place = place or next((p for p in ("right", "left", "middle") if p not in occupied), None)
+    if place is None or place in occupied:
         raise UserError(f"there is no room for another object {WORDS[place or 'middle'][0]}")
     new = Object(
         shape,
@@ -125,7 +125,7 @@ def _insert(scene: Scene, clause: str, shape: str, place: str | None) -> Scene:
 
 
 def _cut(clause: str) -> tuple[str, str]:
-    """What the clause speaks of, and what it is to become: cut at "into", "with" or "to", else after the first noun."""
+    """Split a clause into its object and the change: at "into", "with" or "to", else after the first noun."""
     if match := re.search(r"\b(?:into|with|to|for)\b", clause):
         return clause[: match.start()], clause[match.end() :]
     nouns = "|".join([*(w for s in SHAPES for w in WORDS[s]), "it", "one", "object"])
@@ -134,21 +134,21 @@ def _cut(clause: str) -> tuple[str, str]:
 
 
 def _find(scene: Scene, reference: str) -> int:
-    """The one object that a reference names."""
-    asked = {
+    """Return the index of the only object that a reference fits. Raises `UserError`."""
+    attributes = {
         "colour": find_concepts(reference, tuple(COLOURS)),
         "shape": find_concepts(reference, SHAPES),
         "size": find_concepts(reference, tuple(SIZES)),
         "place": find_concepts(reference, tuple(PLACES)),
     }
-    hits = [
+    matches = [
         index
-        for index, one in enumerate(scene.objects)
-        if all(not names or getattr(one, field) in names for field, names in asked.items())
+        for index, o in enumerate(scene.objects)
+        if all(not names or getattr(o, field) in names for field, names in attributes.items())
     ]
-    if len(hits) == 1:
-        return hits[0]
+    if len(matches) == 1:
+        return matches[0]
     wording = parse_wording("")
-    shown = " and ".join(describe_object(o, wording, motion=False) for o in scene.objects) or "no object"
-    what = "nothing that fits" if not hits else "more than one object that fits"
-    raise UserError(f"the video shows {what} {reference.strip()!r}: it shows {shown}")
+    description = " and ".join(describe_object(o, wording, motion=False) for o in scene.objects) or "no object"
+    count = "more than one object that fits" if matches else "nothing that fits"
+    raise UserError(f"the video shows {count} {reference.strip()!r}: it shows {description}")

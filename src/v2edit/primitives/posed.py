@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from v2edit.primitives.edits import Edit, EditTruth, render_truth, sample_edit
-from v2edit.primitives.render import HEIGHT, ClipCameras, cameras_at, cameras_of
+from v2edit.primitives.render import HEIGHT, ClipCameras, orbit_cameras, scene_cameras
 from v2edit.primitives.scene import ORBIT, Scene
 
 VIEWS, SIDE, PATH = 48, 96, 9
@@ -27,12 +27,12 @@ def views_of(edit: Edit, count: int = VIEWS, side: int = SIDE) -> ClipCameras:
     """The cameras that the scene was photographed by, from one side to the other at changing heights."""
     middle = edit.source.azimuth
     turns = [middle - SPREAD + 2 * SPREAD * (k + 0.5) / count for k in range(count)]
-    return cameras_at([(turn, HEIGHTS[k % len(HEIGHTS)]) for k, turn in enumerate(turns)], side, side)
+    return orbit_cameras([(turn, HEIGHTS[k % len(HEIGHTS)]) for k, turn in enumerate(turns)], side, side)
 
 
 def path_of(edit: Edit, count: int = PATH, side: int = SIDE) -> ClipCameras:
     """The path that a clip of this scene is filmed along."""
-    return cameras_of(edit.source, count, side, side)
+    return scene_cameras(edit.source, count, side, side)
 
 
 def posed_truth(edit: Edit, cameras: ClipCameras, samples: int = 3) -> EditTruth:

@@ -1,4 +1,4 @@
-"""The ray caster: a scene to exact frames, object masks, and the cameras they were seen by.
+"""Ray caster for primitives: exact frames, object masks and cameras of a scene.
 
 Letters: T frames, P rays of a frame (supersampled pixels), R samples a pixel, N objects. All tensors are float32.
 """
@@ -17,18 +17,15 @@ from v2edit.primitives.scene import COLOURS, FLOORS, RGB, SKIES, Object, Scene
 
 FOV = math.radians(40.0)  # vertical; along the shorter side where the frame is upright
 DISTANCE, HEIGHT, TARGET_Z = 6.0, 2.1, 0.85
-LIGHT = (-0.45, -0.55, 0.70)  # towards the light, made unit length below
+LIGHT = (-0.45, -0.55, 0.70)  # towards the light, normalised below
 AMBIENT, DIFFUSE, SPECULAR = 0.50, 0.55, 0.25
-PATCH, PATCH_DEPTH = (
-    1.3,
-    0.16,
-)  # the floor's soft pattern: side of a patch, and how much darker every other one is
-FAR = 1e4
+PATCH, PATCH_DEPTH = 1.3, 0.16  # the floor's soft pattern: side of a patch, relative depth of the dark patches
+FAR = 1e4  # the distance of a ray that hits nothing
 
 
 @dataclass(frozen=True)
 class ClipCameras:
-    """Pinhole cameras of a clip. `camera_to_world` is OpenGL's (looks along -z, y up), pixel centres are at +0.5."""
+    """Pinhole cameras of a clip. `camera_to_world` is as in OpenGL (along -z, y up); pixel centres lie at +0.5."""
 
     intrinsics: np.ndarray  # float64 [3, 3]
     camera_to_world: np.ndarray  # float64 [T, 4, 4]
@@ -36,24 +33,25 @@ class ClipCameras:
 
 @dataclass(frozen=True)
 class RenderedClip:
-    """`frames` uint8 [T, H, W, 3]; `coverage` float32 [N, T, H, W], the share of each pixel that an object fills."""
+    """A clip: `frames` uint8 [T, H, W, 3]; `coverage` float32 [N, T, H, W], the share of each pixel that an object
+    fills; and the cameras."""
 
     frames: np.ndarray
     coverage: np.ndarray
     cameras: ClipCameras
 
 
-def cameras_of(scene: Scene, frames: int, height: int, width: int) -> ClipCameras:
-    """The cameras that a clip of this scene is seen by."""
-    return cameras_at([(scene.azimuth_at(k, frames), HEIGHT) for k in range(frames)], height, width)
+def scene_cameras(scene: Scene, frames: int, height: int, width: int) -> ClipCameras:
+    """Return the cameras of a clip of this scene."""
+    return orbit_cameras([(scene.azimuth_at(k, frames), HEIGHT) for k in range(frames)], height, width)
 
 
-def cameras_at(places: Sequence[tuple[float, float]], height: int, width: int) -> ClipCameras:
-    """Cameras that look at the scene's middle from (azimuth in radians, height) at the usual distance."""
+def orbit_cameras(positions: Sequence[tuple[float, float]], height: int, width: int) -> ClipCameras:
+    """Return cameras at (azimuth in radians, height) around the scene that look at its centre."""
     focal = 0.5 * min(height, width) / math.tan(FOV / 2)
     intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    poses = np.tile(np.eye(4), (len(places), 1, 1))
-    for k, (angle, up) in enumerate(places):
+    poses = np.tile(np.eye(4), (len(positions), 1, 1))
+    for k, (angle, up) in enumerate(positions):
         eye = np.array([DISTANCE * math.sin(angle), -DISTANCE * math.cos(angle), up])
         backward = eye - np.array([0.0, 0.0, TARGET_Z])
         backward /= np.linalg.norm(backward)
@@ -71,9 +69,9 @@ def render_clip(
     samples: int = 2,
     cameras: ClipCameras | None = None,
 ) -> RenderedClip:
-    """Renders a clip of `frames` frames with `samples` x `samples` rays a pixel, seen by the scene's own cameras
-    unless as many others are given."""
-    cameras = cameras or cameras_of(scene, frames, height, width)
+    """Render a clip of `frames` frames with `samples` x `samples` rays per pixel, by the scene's own cameras unless
+    `cameras` (as many) are given."""
+    cameras = cameras or scene_cameras(scene, frames, height, width)
     assert len(cameras.camera_to_world) == frames
     origin, rays = _rays(cameras, height, width, samples)  # [T, 1, 3], [T, P, 3]
     radiance, nearest = _background(scene, origin, rays, frames)
@@ -104,7 +102,7 @@ def _rays(cameras: ClipCameras, height: int, width: int, samples: int) -> tuple[
 
 
 def _background(scene: Scene, origin: Tensor, rays: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Sky and floor, the floor darkened under the objects: a soft contact shadow that fades as they rise."""
+    """Shade sky and floor, the floor with a soft contact shadow under each object that fades as it rises."""
     up = rays[..., 2]
     zenith = torch.tensor(SKIES[scene.sky])
     horizon = torch.lerp(zenith, torch.ones(3), 0.1 if scene.sky == "dark" else 0.4)
@@ -128,7 +126,7 @@ def _background(scene: Scene, origin: Tensor, rays: Tensor, frames: int) -> tupl
 
 
 def _shade(colour: RGB, normal: Tensor, rays: Tensor) -> Tensor:
-    """Lambert and a broad highlight, under one distant light; a little light also comes from above."""
+    """Shade by Lambert and a broad highlight of one distant light, and a little light from above."""
     light = torch.nn.functional.normalize(torch.tensor(LIGHT), dim=0)
     lambert = (normal @ light).clamp(min=0)
     from_sky = 0.12 * normal[:, 2]
@@ -138,7 +136,7 @@ def _shade(colour: RGB, normal: Tensor, rays: Tensor) -> Tensor:
 
 
 def _intersect(one: Object, origin: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance along each ray to the object standing at the origin (FAR: missed), and the surface's normal there."""
+    """Intersect rays with the object at the origin: distance along each ray (FAR: missed) and surface normal."""
     r = one.radius
     if one.shape == "ball":
         return _ball(origin - torch.tensor([0.0, 0.0, r]), rays, r)
@@ -172,7 +170,7 @@ def _box(origin: Tensor, rays: Tensor, half: float, height: float, yaw: float) -
 
 
 def _round_solid(origin: Tensor, rays: Tensor, foot: float, top: float, height: float) -> tuple[Tensor, Tensor]:
-    """A cylinder or a cone: the radius falls from `foot` at z = 0 to `top` at z = height."""
+    """Intersect with a cylinder or a cone: the radius falls from `foot` at z = 0 to `top` at z = height."""
     slope = (top - foot) / height
     ox, oy, oz = origin.unbind(-1)
     dx, dy, dz = rays.unbind(-1)
@@ -190,12 +188,12 @@ def _round_solid(origin: Tensor, rays: Tensor, foot: float, top: float, height: 
     outward = torch.stack([point[..., 0], point[..., 1], -slope * (foot + slope * point[..., 2])], -1)
     normal = torch.nn.functional.normalize(outward, dim=-1)
     distance = side
-    for level, extent, way in ((height, top, 1.0), (0.0, foot, -1.0)):
+    for level, extent, up in ((height, top, 1.0), (0.0, foot, -1.0)):
         if extent == 0.0:
             continue
         cap = (level - oz) / torch.where(dz.abs() < 1e-7, torch.full_like(dz, 1e-7), dz)
         inside = (ox + cap * dx) ** 2 + (oy + cap * dy) ** 2 <= extent * extent
         nearer = inside & (cap > 0) & (cap < distance)
         distance = torch.where(nearer, cap, distance)
-        normal = torch.where(nearer[..., None], torch.tensor([0.0, 0.0, way]), normal)
+        normal = torch.where(nearer[..., None], torch.tensor([0.0, 0.0, up]), normal)
     return distance, normal

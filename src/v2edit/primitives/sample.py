@@ -1,4 +1,4 @@
-"""One task of the built-in world on disk: the clip, its prompts, an edit and its true result."""
+"""Write an edit of primitives to disk: the clip, its prompts and the true result (`v2edit sample`)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from v2edit.primitives.scene import FPS
 
 
 def write_sample(seed: int, folder: Path, kind: str | None = None, frames: int = 9, size: int = 64) -> None:
-    """Writes the task of a seed into an existing folder.
+    """Write the edit of a seed into an existing folder.
 
-    `clip.mp4` is the source and `truth.mp4` what the edit should make of it; `clip.json` holds the instruction, both
-    prompts and the cameras (`intrinsics` [3, 3] in pixels, `camera_to_world` [T, 4, 4] as OpenGL has them);
-    `changed.mp4` is white where the two differ; `contact.png` shows all three.
+    `clip.mp4` is the source and `truth.mp4` the true result; `clip.json` holds the instruction, both prompts and the
+    cameras (`intrinsics` [3, 3] in pixels, `camera_to_world` [T, 4, 4] as in OpenGL); `changed.mp4` is white where the
+    two clips differ; `contact.png` shows all three.
 
     Raises:
         UserError: an unknown kind of edit.
@@ -30,8 +30,8 @@ def write_sample(seed: int, folder: Path, kind: str | None = None, frames: int =
     clips = render_truth(edit, frames, size, size)
     changed = np.repeat(clips.changed[..., None], 3, axis=-1).astype(np.uint8) * 255
     rows = {"clip": clips.source.frames, "truth": clips.target.frames, "changed": changed}
-    for name, one in rows.items():
-        video.write(one, folder / f"{name}.mp4", fps=FPS)
+    for name, clip in rows.items():
+        video.write(clip, folder / f"{name}.mp4", fps=FPS)
     video.contact_sheet(rows, folder / "contact.png")
     facts = {
         "instruction": edit.instruction,

@@ -1,4 +1,4 @@
-"""What there is in the built-in world: objects, floors, skies, motions and cameras, all drawn from a seed.
+"""Scenes of primitives: objects, floors, skies, motions and cameras, sampled from a seed.
 
 World axes: x to the right, y away from the viewer, z up; the floor is z = 0. Lengths are in world units (a big
 object is 1.6 wide), angles in radians, time in seconds at 8 frames a second.
@@ -46,7 +46,7 @@ ORBIT = math.radians(36.0)  # how far an orbiting camera turns over the whole cl
 
 @dataclass(frozen=True)
 class Object:
-    """One primitive standing on the floor. `dx`, `dy` and `yaw` are its own jitter, which no prompt mentions."""
+    """A primitive on the floor. `dx`, `dy` and `yaw` are its jitter, which no prompt mentions."""
 
     shape: str
     colour: str
@@ -62,11 +62,11 @@ class Object:
         return SIZES[self.size]
 
     def position(self, frame: int, frames: int) -> tuple[float, float, float]:
-        """Where the middle of its foot is at a frame, (x, y, z)."""
+        """Return the position (x, y, z) of the centre of its foot at a frame."""
         x, z = PLACES[self.place] + self.dx, 0.0
         if self.motion.startswith("slide"):
-            way = 1.0 if self.motion == "slide right" else -1.0
-            x += way * SLIDE * ((frame / (frames - 1) if frames > 1 else 0.5) - 0.5)
+            sign = 1.0 if self.motion == "slide right" else -1.0
+            x += sign * SLIDE * ((frame / (frames - 1) if frames > 1 else 0.5) - 0.5)
         elif self.motion == "hop":
             z = HOP_HEIGHT * abs(math.sin(math.pi * frame / FPS / HOP_SECONDS))
         return x, self.dy, z
@@ -74,7 +74,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is rendered. Objects are ordered from left to right."""
+    """A scene to render. Objects are ordered from left to right."""
 
     objects: tuple[Object, ...]
     floor: str
@@ -84,21 +84,21 @@ class Scene:
     floor_phase: tuple[float, float] = (0.0, 0.0)
 
     def with_object(self, index: int, **changes: object) -> Scene:
-        """The same scene with one object's fields changed."""
+        """Return the scene with fields of one object replaced."""
         objects = list(self.objects)
         objects[index] = replace(objects[index], **changes)  # pyright: ignore[reportArgumentType]
         return replace(self, objects=tuple(objects))
 
     def azimuth_at(self, frame: int, frames: int) -> float:
-        """The camera's angle around the vertical axis at a frame (0: looking along +y)."""
+        """Return the camera's angle around the vertical axis at a frame (0: looking along +y)."""
         if self.camera == "still":
             return self.azimuth
-        way = 1.0 if self.camera == "orbit right" else -1.0
-        return self.azimuth + way * ORBIT * ((frame / (frames - 1) if frames > 1 else 0.5) - 0.5)
+        sign = 1.0 if self.camera == "orbit right" else -1.0
+        return self.azimuth + sign * ORBIT * ((frame / (frames - 1) if frames > 1 else 0.5) - 0.5)
 
 
 def sample_object(rng: Random, place: str, colours: list[str], motion: str | None = None) -> Object:
-    """One random object at a place, its colour out of `colours`."""
+    """Sample an object at a place, its colour from `colours`."""
     return Object(
         shape=rng.choice(SHAPES),
         colour=rng.choice(colours),
@@ -112,7 +112,7 @@ def sample_object(rng: Random, place: str, colours: list[str], motion: str | Non
 
 
 def sample_scene(rng: Random, count: int | None = None) -> Scene:
-    """A random scene of one or two objects (`count` fixes how many).
+    """Sample a scene of one or two objects (`count` fixes the number).
 
     Two objects never share a colour, so that an instruction can name one, and never slide towards or away from
     each other, so that they do not collide."""
@@ -120,10 +120,10 @@ def sample_scene(rng: Random, count: int | None = None) -> Scene:
     objects: list[Object] = []
     for place in places:
         free = [c for c in COLOURS if all(c != o.colour for o in objects)]
-        one = sample_object(rng, place, free)
-        if any({o.motion, one.motion} == {"slide left", "slide right"} for o in objects):
-            one = replace(one, motion=objects[0].motion)
-        objects.append(one)
+        new = sample_object(rng, place, free)
+        if any({o.motion, new.motion} == {"slide left", "slide right"} for o in objects):
+            new = replace(new, motion=objects[0].motion)
+        objects.append(new)
     return Scene(
         objects=tuple(objects),
         floor=rng.choice(tuple(FLOORS)),
