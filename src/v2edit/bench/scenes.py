@@ -84,9 +84,9 @@ class SceneTask(BenchTask):
         with np.load(start) as result:
             gaussians = Gaussians(**{one.name: torch.from_numpy(result[one.name]) for one in fields(Gaussians)})
         if isinstance(config, SceneV2Edit):
-            own, editor = replace(config, seed=self.seed), Editor(backbone)
+            seeded, editor = replace(config, seed=self.seed), Editor(backbone)
             edit = partial(
-                edit_gaussians, editor, gaussians, scenes.path, self.prompts, own, self.fit, between=config.between
+                edit_gaussians, editor, gaussians, scenes.path, self.prompts, seeded, self.fit, between=config.between
             )
         else:
             cameras, method = video_cameras(backbone, scenes.path), config.build(backbone)
@@ -103,8 +103,8 @@ class SceneTask(BenchTask):
 
         def run() -> dict[str, np.ndarray]:
             edited: EditedScene = edit()
-            shown = self._shown(edited.gaussians)
-            return shown | {"video": edited.videos[-1], "edit_transfer": np.float64(edited.changes[-1].edit_transfer)}
+            transfer = np.float64(edited.changes[-1].edit_transfer)
+            return self._render(edited.gaussians) | {"video": edited.videos[-1], "edit_transfer": transfer}
 
         return run
 
@@ -115,28 +115,28 @@ class SceneTask(BenchTask):
         classify: Classify,
         clip: ClipEncoder | None,
     ) -> dict[str, float]:
-        frames, kept, true = result["frames"], self.posed.dataset.kept_out.images, self.posed.truth.kept_out.images
-        held_out = compare(result["held_out"], kept, true)
-        success, same = attributes(self.edit, classify(frames))
+        frames, views, true_views = result["frames"], self.posed.dataset.kept_out, self.posed.truth.kept_out
+        held_out = compare(result["held_out"], views.images, true_views.images)
+        success, kept = attributes(self.edit, classify(frames))
         source = frames if start is None else start["frames"]
-        found = {
+        figures = {
             "psnr_held_out": held_out.whole,
             "held_out_inside": math.nan if held_out.inside is None else held_out.inside,
             "held_out_outside": math.nan if held_out.outside is None else held_out.outside,
             "success": success,
-            "kept": same,
+            "kept": kept,
             "edit_transfer": float(result["edit_transfer"]) if "edit_transfer" in result else math.nan,
         }
         if clip is not None:
-            found |= {"clip_preference": clip.preference(self.prompts, frames)}
-            found |= clip.score_edit(self.prompts, source, frames)
-        return found
+            figures |= {"clip_preference": clip.preference(self.prompts, frames)}
+            figures |= clip.score_edit(self.prompts, source, frames)
+        return figures
 
     def _unedited(self) -> dict[str, np.ndarray]:
         scene = reconstruct(self.posed.dataset, self.fit, seed=self.seed)
-        return {name: one.numpy() for name, one in scene.tensors().items()} | self._shown(scene)
+        return {name: one.numpy() for name, one in scene.tensors().items()} | self._render(scene)
 
-    def _shown(self, scene: Gaussians) -> dict[str, np.ndarray]:
+    def _render(self, scene: Gaussians) -> dict[str, np.ndarray]:
         cameras = self.posed.path.cameras, self.posed.dataset.kept_out.cameras
         return dict(zip(("frames", "held_out"), (render_video(scene, one) for one in cameras), strict=True))
 
