@@ -20,12 +20,13 @@ ifeq ($(V2EDIT_PYTHON)$(filter help,$(or $(MAKECMDGOALS),help)),)
   endif
 endif
 
+# A stamp for each thing that is installed: the package alone (`run`), what tests need, what developing needs.
 ifeq ($(V2EDIT_PYTHON),)
   PY := .venv/bin/python
-  READY := .venv/.v2edit-ready
+  SETUP := .venv/.v2edit
 else
   PY := $(V2EDIT_PYTHON)
-  READY := .setup/$(shell printf %s '$(V2EDIT_PYTHON)' | cksum | cut -d ' ' -f 1)
+  SETUP := .setup/$(shell printf %s '$(V2EDIT_PYTHON)' | cksum | cut -d ' ' -f 1)
 endif
 
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ endif
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: $(READY) ## make a little video, edit it, and say where the pictures are
+demo: $(SETUP)-run ## make a little video, edit it, and say where the pictures are
 	@out=runs/demo; n=1; while [ -e "$$out" ]; do n=$$((n+1)); out=runs/demo-$$n; done; \
 	'$(PY)' -m v2edit sample --seed $(DEMO_SEED) -o "$$out" && \
 	'$(PY)' -m v2edit edit "$$out/clip.mp4" "$(DEMO_INSTRUCTION)" -o "$$out/edit" && \
@@ -44,13 +45,13 @@ DEMO_SEED ?= 7
 DEMO_INSTRUCTION ?= make the ball yellow
 
 # Many tests wait for processes of their own: two at a time take little more than half.
-test: $(READY) ## the tests (minutes at most, no GPU, no network)
+test: $(SETUP)-test ## the tests (minutes at most, no GPU, no network)
 	'$(PY)' -m pytest -q -n 2 --dist loadfile
 
-test-heavy: $(READY) ## the tests that take long or want a GPU
+test-heavy: $(SETUP)-test ## the tests that take long or want a GPU
 	'$(PY)' -m pytest -q -m heavy
 
-fuzz: $(READY) ## the readers against made-up files, all in turn (MINUTES=20)
+fuzz: $(SETUP)-dev ## the readers against made-up files, all in turn (MINUTES=20)
 	@for target in $(FUZZ); do echo "$$target"; mkdir -p ".fuzz/$$target"; \
 	  '$(PY)' fuzz/reader.py $$target -max_total_time=$$(( $(MINUTES) * 60 / $(words $(FUZZ)) )) -rss_limit_mb=1024 \
 	  -timeout=10 -max_len=16384 -verbosity=0 -artifact_prefix=".fuzz/$$target-" ".fuzz/$$target" "fuzz/corpus/$$target" || exit 1; done
@@ -58,17 +59,17 @@ MINUTES ?= 20
 FUZZ := video sound image folder prompts sidecar style answer splat points transforms camera_path model_index \
 	model_config colmap colmap_cameras colmap_points run tasks
 
-check: $(READY) ## lint, formatting and types
+check: $(SETUP)-dev ## lint, formatting and types
 	'$(PY)' -m ruff check .
 	'$(PY)' -m ruff format --check .
 	'$(PY)' -m pyright --pythonpath "$$('$(PY)' -c 'import sys; print(sys.executable)')"
 
-format: $(READY) ## put formatting and imports in order
+format: $(SETUP)-dev ## put formatting and imports in order
 	'$(PY)' -m ruff check --fix .
 	'$(PY)' -m ruff format .
 
 # torch goes in first and by itself: what is already there is kept, and which build comes is TORCH's choice alone.
-$(READY): pyproject.toml
+$(SETUP)-%: pyproject.toml
 ifeq ($(V2EDIT_PYTHON),)
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "v2edit needs Python 3.11 or newer, and $(PYTHON) is '$$('$(PYTHON)' --version 2>&1)'; try: make PYTHON=python3.12" >&2; exit 1; }
@@ -77,6 +78,6 @@ ifeq ($(V2EDIT_PYTHON),)
 else
 	@'$(PY)' -c '$(HAS_TORCH)' 2>/dev/null || { echo "$(PY) has no torch 2.6 or newer; install one there first" >&2; exit 1; }
 endif
-	@echo "installing v2edit and its tools for $(PY)"
-	@'$(PY)' -m pip install --quiet -e '.[dev]'
-	@mkdir -p '$(dir $(READY))' && touch '$(READY)'
+	@echo "installing v2edit$(if $(filter-out run,$*), and what its $(if $(filter test,$*),tests need,developers use)) for $(PY)"
+	@'$(PY)' -m pip install --quiet -e '.$(if $(filter-out run,$*),[$*])'
+	@mkdir -p '$(dir $(SETUP))' && touch '$@'
