@@ -16,12 +16,12 @@ from v2edit.files import read_json
 from v2edit.jobs.options import PromptOptions
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.scenes.config import SCENE_FACTS
 
 if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger(__name__)
-SCENE_FACTS = "scene.json"  # in a dataset's folder, as `v2edit sample --scene` writes it
 
 
 @dataclass(frozen=True)

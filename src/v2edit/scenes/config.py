@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from v2edit.errors import UserError
 
 MAX_DEGREE = 3
+SCENE_FACTS = "scene.json"  # prompts of a scene, in its folder
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from v2edit.primitives.render import ClipCameras
 from v2edit.primitives.scene import FPS
 from v2edit.scenes.camera_paths import CameraPath, write_path
 from v2edit.scenes.cameras import Cameras
+from v2edit.scenes.config import SCENE_FACTS
 from v2edit.scenes.dataset import HELD_OUT_EVERY, HELD_OUT_FROM, Dataset
 from v2edit.scenes.formats.nerfstudio import write_transforms
-from v2edit.scenes.prompt import FILE
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
         "kind": task.edit.kind,
         "seed": seed,
     }
-    (folder / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (folder / SCENE_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _cameras(cameras: ClipCameras, side: int) -> Cameras:
