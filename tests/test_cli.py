@@ -96,10 +96,10 @@ def test_a_slip_of_the_command_line(words: list[str], capsys: pytest.CaptureFixt
 
 def test_options_reach_the_configuration() -> None:
     words = ["edit", "clip.mp4", "make it red", "--steps", "8", "--no-amr", "--guidance", "3", "--vae-tiling"]
-    job = parse(words).keywords["job"]
+    job = parse(words).options["job"]
     assert job.config == EditConfig(steps=8, amr=False, guidance=3.0)
     assert job.model_options == ModelOptions(vae_tiling=True)
-    assert parse(words[:3]).keywords["job"].config == EditConfig()
+    assert parse(words[:3]).options["job"].config == EditConfig()
 
 
 def test_a_sample_of_the_world(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,15 +17,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
+from tyro.conf import OmitArgPrefixes
 from tyro.extras import SubcommandApp
 
 from v2edit.cli import commands
-from v2edit.cli.output import JsonReporter, OutputOptions, Reporter, TextReporter, reporter_for
+from v2edit.cli.output import DryRunOptions, JsonReporter, OutputOptions, Reporter, TextReporter, reporter_for
 from v2edit.errors import UserError
 from v2edit.host import memory_advice
 from v2edit.runs import redact
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = parse(output_options_last(words), print_errors=not isinstance(reporter, JsonReporter))
             reporter.start(redact(["v2edit", *words]))
             with reporter.redirected(), sigterm_as_interrupt():
-                command(reporter=reporter, argv=["v2edit", *words])
+                command(reporter, ["v2edit", *words])
         finally:
             logger.removeHandler(notes)
     except (UserError, OSError) as error:
@@ -80,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(words: Sequence[str], print_errors: bool = True) -> functools.partial[None]:
-    """Parse a command line to its command with all parameters but `reporter` and `argv`.
+def parse(words: Sequence[str], print_errors: bool = True) -> BoundCommand:
+    """Parse a command line to its command with all parameters but the context.
 
     Raises:
         UserError: an option has a value that it cannot take, or with `print_errors` off anything else is wrong.
@@ -108,21 +109,37 @@ def parse(words: Sequence[str], print_errors: bool = True) -> functools.partial[
     return run()  # once more, printing
 
 
-def _deferred(command: Callable[..., None]) -> Callable[..., functools.partial[None]]:
-    """Return a function that binds a command's parameters; for the parser it has those of the command line alone."""
+@dataclass(frozen=True)
+class BoundCommand:
+    """A command with the options of its command line, ready to run."""
+
+    command: Callable[..., None]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    output: OutputOptions
+
+    def __call__(self, reporter: Reporter, argv: Sequence[str]) -> None:
+        dry_run = isinstance(self.output, DryRunOptions) and self.output.dry_run
+        self.command(commands.Context(reporter, argv, dry_run), *self.args, **self.options)
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., BoundCommand]:
+    """Return a function for the parser that binds a command's parameters; output options stand for the context."""
 
     @functools.wraps(command)
-    def bind(*args: Any, **options: Any) -> functools.partial[None]:
-        return functools.partial(command, *args, **options)
+    def bind(*args: Any, output: OutputOptions, **options: Any) -> BoundCommand:
+        return BoundCommand(command, args, options, output)
 
-    del bind.__wrapped__  # the parser would look there, and see the parameters that are added later
-    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    del bind.__wrapped__  # the parser would look there
+    kind = DryRunOptions if command in (commands.edit, commands.scene) else OutputOptions
+    hints: dict[str, Any] = get_type_hints(command, include_extras=True) | {"output": OmitArgPrefixes[kind]}
+    signature = inspect.signature(command)
+    output = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=kind())
+    parameters = [*list(signature.parameters.values())[1:], output]  # without the context
+    bind.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    bind.__annotations__ = {name: hint for name, hint in hints.items() if name != "context"}
     for hint in hints.values():
         _join_help_lines(hint)
-    bind.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
-        parameters=[one for name, one in signature.parameters.items() if name not in ("reporter", "argv")]
-    )
-    bind.__annotations__ = {name: hint for name, hint in hints.items() if name not in ("reporter", "argv")}
     return bind
 
 

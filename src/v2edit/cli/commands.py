@@ -1,7 +1,6 @@
 """The commands: each calls one function of the package and prints its result.
 
-A command's parameters are what its command line takes; `reporter` and `argv` (the whole command line, for manifests)
-are added by `cli.app`.
+A command's parameters are what its command line takes; `cli.app` adds the output options, and passes the context.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from v2edit.batch.command import EditBatch, batch_status
 from v2edit.bench.command import BenchOptions, benchmark
-from v2edit.cli.output import DryRunOptions, OutputOptions, Reporter, process_age
+from v2edit.cli.output import Reporter, process_age
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.jobs.estimate import format_duration
@@ -36,43 +35,40 @@ if TYPE_CHECKING:
     from v2edit.jobs.scene import SceneRun
     from v2edit.prompts.comparison import PromptComparison
 
-Output = Annotated[OmitArgPrefixes[OutputOptions], arg(name="output")]
-DryRun = Annotated[OmitArgPrefixes[DryRunOptions], arg(name="output")]
+
+@dataclass(frozen=True)
+class Context:
+    """What a command needs beside its own parameters: the whole command line is noted in manifests."""
+
+    reporter: Reporter
+    argv: Sequence[str]
+    dry_run: bool = False
+
+
 CONTINUES = "the same command continues from here"
 
 
-def edit(
-    job: Annotated[VideoEdit, arg(name="")],
-    output: DryRun = DryRunOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
-) -> None:
+def edit(context: Context, job: Annotated[VideoEdit, arg(name="")]) -> None:
     """Edit a video so that it shows what an instruction or a target prompt says."""
-    if output.dry_run:
-        return _print_estimate(job, reporter)
-    with reporter.working():
-        run = job.run(reporter.on_edit, command=argv)
-    _print_run(run, reporter)
+    if context.dry_run:
+        return _print_estimate(job, context.reporter)
+    with context.reporter.working():
+        run = job.run(context.reporter.on_edit, command=context.argv)
+    _print_run(run, context.reporter)
 
 
-def scene(
-    job: Annotated[SceneEdit, arg(name="")],
-    output: DryRun = DryRunOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
-) -> None:
+def scene(context: Context, job: Annotated[SceneEdit, arg(name="")]) -> None:
     """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
-    if output.dry_run:
-        return _print_estimate(job, reporter)
-    with reporter.working():
-        run = job.run(reporter.on_scene, command=argv)
-    _print_run(run, reporter)
+    if context.dry_run:
+        return _print_estimate(job, context.reporter)
+    with context.reporter.working():
+        run = job.run(context.reporter.on_scene, command=context.argv)
+    _print_run(run, context.reporter)
     print(f"to look at it in a browser: v2edit view {shlex.quote(str(run.folder))}")
 
 
 def prompts(
+    context: Context,
     video: Annotated[Path, Positional, arg(metavar="VIDEO")],
     instruction: Annotated[str | None, Positional, arg(metavar="INSTRUCTION", help_behavior_hint="")] = None,
     out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
@@ -80,10 +76,6 @@ def prompts(
     lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig(),
     model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions(),
     config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig(),
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """Show the prompts of an edit, word for word what they share, and what the edit costs. Loads no video model.
 
@@ -110,7 +102,7 @@ def prompts(
     if out is not None:
         preview.save(out)
         print(f"saved   {out}")
-    reporter.result(
+    context.reporter.result(
         prompts=asdict(preview.prompts),
         shared=[comparison.summary for comparison in preview.comparisons],
         steps=preview.steps,
@@ -120,11 +112,8 @@ def prompts(
 
 
 def resume(
+    context: Context,
     folder: Annotated[Path, Positional, arg(metavar="RUN")],
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """Continue a run that was interrupted, killed or out of disk, from its last snapshot.
 
@@ -134,18 +123,15 @@ def resume(
     Args:
         folder: The run folder.
     """
-    on_progress = reporter.on_scene if read_run_state(folder).kind == "scene" else reporter.on_edit
-    with reporter.working():
-        run = resume_run(folder, on_progress, command=argv)
-    _print_run(run, reporter)
+    on_progress = context.reporter.on_scene if read_run_state(folder).kind == "scene" else context.reporter.on_edit
+    with context.reporter.working():
+        run = resume_run(folder, on_progress, command=context.argv)
+    _print_run(run, context.reporter)
 
 
 def runs(
+    context: Context,
     folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs"),
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """List the runs in a folder: their state, how many steps are done, and the time left.
 
@@ -160,16 +146,13 @@ def runs(
         started = f"{datetime.fromisoformat(one.started).astimezone():%Y-%m-%d %H:%M}"
         line = f"{one.folder!s:{width}}  {one.state:7}  {started}  {steps:>16}  {left}"
         print(f"{line}  {one.reason or ''}".rstrip())
-    reporter.result(runs=[asdict(one) for one in states])
+    context.reporter.result(runs=[asdict(one) for one in states])
 
 
 def view(
+    context: Context,
     run: Annotated[Path, Positional, arg(metavar="RUN")],
     port: int = 8080,
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """Look at a scene before and after its edit, in a browser.
 
@@ -183,14 +166,11 @@ def view(
 
 
 def sample(
+    context: Context,
     out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
     seed: int = 0,
     kind: Annotated[str | None, arg(metavar="KIND", help_behavior_hint="")] = None,
     scene: bool = False,
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """Make a clip or a scene of the built-in world, with its prompts, an edit to try, and that edit's true result.
 
@@ -216,15 +196,12 @@ def sample(
     command = f'v2edit {shlex.join(map(str, words))} "{instruction}"'
     files = sorted(run.out.iterdir())
     print(*files, f"try: {command}", sep="\n")
-    reporter.result(folder=run.out, files=files, command=command)
+    context.reporter.result(folder=run.out, files=files, command=command)
 
 
 def batch(
+    context: Context,
     job: Annotated[EditBatch, arg(name="")],
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """Edit many videos or scenes, on all devices of this machine or of a Ray cluster.
 
@@ -233,37 +210,31 @@ def batch(
     same command continues; what is done is never done again. v2edit batch-status shows how far it is.
     """
     try:
-        with reporter.working():
-            status = job.run(reporter.on_count, argv)
+        with context.reporter.working():
+            status = job.run(context.reporter.on_count, context.argv)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(CONTINUES) from None
-    _print_batch(status, reporter)
+    _print_batch(status, context.reporter)
     if status.failed:
         again = "--retry-failed tries them again" if len(status.failed) > 1 else "--retry-failed tries it again"
         raise UserError(f"{len(status.failed)} of {len(status.tasks)} tasks failed, for the reasons above; {again}")
 
 
 def show_batch_status(
+    context: Context,
     folder: Annotated[Path, Positional, arg(metavar="FOLDER")],
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """Show how far a batch is: what is done, running, waiting and failed, and why.
 
     Args:
         folder: The folder that v2edit batch was given as -o.
     """
-    _print_batch(batch_status(folder), reporter)
+    _print_batch(batch_status(folder), context.reporter)
 
 
 def bench(
+    context: Context,
     options: Annotated[BenchOptions, arg(name="")] = BenchOptions(),
-    output: Output = OutputOptions(),
-    *,
-    reporter: Reporter,
-    argv: Sequence[str],
 ) -> None:
     """Compare V2Edit, its ablations and baselines on edits whose true result is known.
 
@@ -271,27 +242,25 @@ def bench(
     there. Nothing is run twice.
     """
     try:
-        with reporter.working():
-            report = benchmark(options, on_progress=reporter.on_count, command=argv)
+        with context.reporter.working():
+            report = benchmark(options, on_progress=context.reporter.on_count, command=context.argv)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(CONTINUES) from None
     print(report.markdown, *report.files, sep="\n")
-    reporter.result(folder=report.folder, files=report.files)
+    context.reporter.result(folder=report.folder, files=report.files)
 
 
-def evaluate(
-    job: Annotated[Evaluate, arg(name="")], output: Output = OutputOptions(), *, reporter: Reporter, argv: Sequence[str]
-) -> None:
+def evaluate(context: Context, job: Annotated[Evaluate, arg(name="")]) -> None:
     """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score.
 
     The truth is known of clips that v2edit sample made. Runs of one video and one instruction are shown to the language
     model side by side.
     """
-    with reporter.working():
-        evaluation = job.run(reporter.on_count)
+    with context.reporter.working():
+        evaluation = job.run(context.reporter.on_count)
     print(evaluation.markdown)
     rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in evaluation.rows.items()}
-    reporter.result(rows=rows, files=[] if job.out is None else [job.out])
+    context.reporter.result(rows=rows, files=[] if job.out is None else [job.out])
 
 
 def _print_run(run: EditRun | SceneRun, reporter: Reporter) -> None:

@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from v2edit.backbones.hub import Checkpoint
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
+from v2edit.jobs.job import Prepared
 from v2edit.jobs.options import ModelOptions
-from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -136,14 +135,7 @@ class Stopwatch:
         self._paused += time.perf_counter() - start
 
 
-def estimate_edit(
-    stopwatch: Stopwatch,
-    checkpoint: Checkpoint,
-    frames: np.ndarray,
-    prompts: PromptPair,
-    config: ResolvedConfig,
-    options: ModelOptions,
-) -> Estimate:
+def estimate_edit(stopwatch: Stopwatch, prepared: Prepared, frames: np.ndarray, options: ModelOptions) -> Estimate:
     """Estimate an edit of frames, uint8 [T, H, W, 3], up to the decoded frames; writing them is not in it."""
     from v2edit import backbones
     from v2edit.backbones.base import Size
@@ -151,7 +143,7 @@ def estimate_edit(
     from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
     from v2edit.editing.timing import matmul_flops_per_second
 
-    device = find_device(options.device)
+    checkpoint, config, device = prepared.checkpoint, prepared.config, find_device(options.device)
     info = backbones.read_info(checkpoint)  # imports what every edit has to import, which takes time
     free = available_memory(device)
     if free is not None and device.type == "cpu":
@@ -177,7 +169,7 @@ def estimate_edit(
         estimate = replace(estimate, remarks=[remark])
     elif estimate.fits:
         try:
-            estimate = _timed(stopwatch, estimate, checkpoint, frames, prompts, config, options, counting_bytes)
+            estimate = _timed(stopwatch, estimate, prepared, frames, options, counting_bytes)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -192,10 +184,8 @@ def estimate_edit(
 def _timed(
     stopwatch: Stopwatch,
     estimate: Estimate,
-    checkpoint: Checkpoint,
+    prepared: Prepared,
     frames: np.ndarray,
-    prompts: PromptPair,
-    config: ResolvedConfig,
     options: ModelOptions,
     counting_bytes: int,
 ) -> Estimate:
@@ -203,8 +193,8 @@ def _timed(
     from v2edit.editing.progression import encode_progression
     from v2edit.editing.timing import time_edit
 
-    backbone = options.load(checkpoint)
-    text = encode_progression(backbone, prompts, config.negative_prompt, config.padding_shared)
+    config, backbone = prepared.config, options.load(prepared.checkpoint)
+    text = encode_progression(backbone, prepared.prompts, config.negative_prompt, config.padding_shared)
     loading = stopwatch.seconds
     timed = time_edit(backbone, frames, text, config)
     peak = timed.peak - (counting_bytes if backbone.device.type == "cpu" else 0)

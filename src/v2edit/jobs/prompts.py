@@ -43,7 +43,7 @@ def given_prompts(
     options: PromptOptions,
     lvlm: LVLMConfig,
     model: str,
-    source_prompt_beside: Callable[[Path], str | None],
+    source_prompt_beside: Callable[[], str | None],
 ) -> GivenPrompts:
     """Return the prompts of an edit as far as its options tell, without reading the video or scene at `path`.
 
@@ -64,7 +64,7 @@ def given_prompts(
         if not instruction or not instruction.strip():
             raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
         return GivenPrompts(None, instruction)
-    source_prompt = source_prompt_beside(path) if options.source_prompt is None else options.source_prompt
+    source_prompt = source_prompt_beside() if options.source_prompt is None else options.source_prompt
     if model == BUILT_IN and source_prompt is None and options.target_prompt is None and (instruction or "").strip():
         return GivenPrompts(None, instruction)
     return GivenPrompts(resolve_prompts(path, instruction, source_prompt, options.target_prompt), instruction)

@@ -10,19 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
-from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions, expect_at_least
-from v2edit.jobs.prompts import (
-    GivenPrompts,
-    describe_lvlm,
-    given_prompts,
-    source_prompt_beside_scene,
-    write_prompts_for,
-)
-from v2edit.jobs.video import STAND_INS, load_recorded
+from v2edit.jobs.job import STAND_INS, EditJob, Prepared
+from v2edit.jobs.options import expect_at_least
+from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
+from v2edit.jobs.video import load_recorded
 from v2edit.prompts import PromptPair, read_prompts
-from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import MANIFEST, Request, RunWriter, fingerprint_input
 from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_SPLAT, SOURCE_SPLAT, subtask_video
 from v2edit.scenes.config import FitConfig
@@ -31,9 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from v2edit.backbones import Backbone, Checkpoint, LoadedModel
+    from v2edit.backbones import Backbone, LoadedModel
     from v2edit.jobs.estimate import Estimate
-    from v2edit.jobs.preview import Preview
     from v2edit.scenes.camera_paths import CameraPath
     from v2edit.scenes.dataset import Dataset
     from v2edit.scenes.gaussians import Gaussians
@@ -76,46 +69,34 @@ class RenderOptions:
 
 
 @dataclass(frozen=True)
-class PreparedScene:
-    """All that a scene edit takes but the model's weights: the scene as read, the prompts and the settled settings."""
+class PreparedScene(Prepared):
+    """All that a scene edit takes but the model's weights; `device` is the rasteriser's."""
 
     scene: Scene
     side: int
-    device: torch.device  # of the rasteriser
-    prompts: PromptPair
-    instruction: str | None
-    checkpoint: Checkpoint
-    config: ResolvedConfig
+    device: torch.device
 
 
 @dataclass(frozen=True)
-class SceneEdit:
+class SceneEdit(EditJob):
     """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
 
     scene: Annotated[Positional[Path], arg(metavar="SCENE")]
     """The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply."""
-    instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION", help_behavior_hint="")] = None
+    instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION", help_behavior_hint="")] = None  # pyright: ignore[reportIncompatibleMethodOverride]
     """What to change, in one sentence. A language model (--lvlm) turns it into prompts, or the grammar of the built-in
     world does."""
     render: Annotated[OmitArgPrefixes[RenderOptions], arg(name="rendering")] = RenderOptions()
-    prompt_options: Annotated[OmitArgPrefixes[PromptOptions], arg(name="prompt")] = PromptOptions()
-    lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig()
-    model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions()
-    run_options: Annotated[OmitArgPrefixes[RunOptions], arg(name="run")] = RunOptions()
-    config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig()
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
 
-    def given_prompts(self) -> GivenPrompts:
-        """Check the input's path and return the prompts as far as the options tell.
+    kind = "scene"
 
-        Raises:
-            UserError: no such scene, or no way to get the prompts, or several.
-        """
-        if not self.scene.exists():
-            raise UserError(f"no such scene: {self.scene}")
-        model = self.model_options.model
-        options = self.prompt_options
-        return given_prompts(self.scene, self.instruction, options, self.lvlm, model, source_prompt_beside_scene)
+    @property
+    def path(self) -> Path:
+        return self.scene
+
+    def source_prompt_beside(self) -> str | None:
+        return source_prompt_beside_scene(self.scene)
 
     def prepare(
         self, given: GivenPrompts | None = None, loaded: LoadedModel | None = None, ask: bool = True
@@ -134,30 +115,8 @@ class SceneEdit:
         scene = read_scene(self.scene, side)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         choose_path(self.render.path, scene, PROMPT_VIEWS, side)  # raises before a language model is asked
-        pair = given.pair
-        if pair is None and self.lvlm.model is not None and not ask:
-            pair = STAND_INS
-        if pair is None:
-            views = self._prompt_views(scene, side, device)
-            pair = write_prompts_for(
-                self.scene, views, given.title, checkpoint, self.lvlm, self.config.subtasks, self.model_options.device
-            )
-        config = self.config.for_prompts(pair).resolve(checkpoint.defaults)
-        return PreparedScene(scene, side, device, pair, given.instruction, checkpoint, config)
-
-    def preview(self) -> Preview:
-        """Return the prompts, what they share and what the edit costs. The scene is read only where they come from it.
-
-        Raises:
-            UserError: what the user can mend, in one line.
-        """
-        from v2edit.jobs.preview import preview
-
-        given = self.given_prompts()
-        if given.pair is None:
-            prepared = self.prepare(given)
-            return preview(prepared.prompts, given.instruction, prepared.checkpoint, self.config)
-        return preview(given.pair, given.instruction, self.model_options.find(), self.config)
+        settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask)
+        return PreparedScene(**vars(settled), scene=scene, side=side, device=device)
 
     def estimate(self) -> Estimate:
         """Estimate the time and memory of the edit (a dry run); some steps of the reconstructions are timed.
@@ -169,10 +128,8 @@ class SceneEdit:
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction, time_writing
         from v2edit.scenes.reading import choose_path
 
-        stopwatch = Stopwatch()
-        given = self.given_prompts()
-        if self.run_options.out is not None:
-            RunWriter(self.run_options.out)  # raises where it is taken
+        stopwatch, given = Stopwatch(), self.given_prompts()
+        self.check_out()
         prepared, options = self.prepare(given, ask=False), self.model_options
         fake = backbones.load_fake_model(prepared.checkpoint, options.dtype, options.device)
         frames = self.render.frames or fake.backbone.native_size.frames
@@ -181,7 +138,7 @@ class SceneEdit:
         with stopwatch.paused():
             timed = time_reconstruction(prepared.scene, path, self.fit, fake, config, prepared.device)
             writing = time_writing(timed.frames, FPS, config.subtasks)
-        estimate = estimate_edit(stopwatch, prepared.checkpoint, timed.frames, prepared.prompts, config, options)
+        estimate = estimate_edit(stopwatch, replace(prepared, config=config), timed.frames, options)
         seconds = {"reconstructing": timed.seconds, "writing": writing}
         if "encoding" in estimate.seconds:  # each subtask's video is encoded anew, and decoded to compare with
             seconds["encoding"] = estimate.seconds["encoding"] * 2 * config.subtasks
@@ -211,17 +168,12 @@ class SceneEdit:
             from v2edit.scenes.rer import fit_loop_steps
 
             prepared = self.prepare(given, loaded)
-            scene, config, checkpoint = prepared.scene, prepared.config, prepared.checkpoint
-            backbone = loaded.backbone if loaded else self.model_options.load(checkpoint)
+            scene, config = prepared.scene, prepared.config
+            backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
             frames = self.render.frames or backbone.native_size.frames
             path = choose_path(self.render.path, scene, frames, prepared.side)
-            record = {
-                "input": fingerprint_input(self.scene) | {"read": fingerprint(scene, path)},
-                "instruction": prepared.instruction,
-                "prompts": prepared.prompts,
-                "lvlm": describe_lvlm(self.lvlm, checkpoint),
-                **self.model_options.record(checkpoint, backbone),
-                "config": config,
+            identity = fingerprint_input(self.scene) | {"read": fingerprint(scene, path)}
+            record = self.record(prepared, backbone, identity) | {
                 "fit": self.fit,
                 "path": {
                     "what": os.path.abspath(self.render.path) if Path(self.render.path).is_file() else self.render.path,

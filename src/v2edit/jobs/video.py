@@ -8,31 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from v2edit.backbones.families import BUILT_IN, PUBLISHED
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.errors import UserError
-from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
-from v2edit.jobs.prompts import (
-    GivenPrompts,
-    describe_lvlm,
-    given_prompts,
-    source_prompt_beside_video,
-    write_prompts_for,
-)
+from v2edit.jobs.job import STAND_INS, EditJob, Prepared
+from v2edit.jobs.options import ModelOptions
+from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.primitives.captions import is_caption
 from v2edit.primitives.scene import SHAPES
 from v2edit.prompts import PromptPair, read_prompts
-from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input
 from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, subtask_video
 
 if TYPE_CHECKING:
-    from v2edit.backbones import Backbone, Checkpoint, LoadedModel
+    from v2edit.backbones import Backbone, LoadedModel
     from v2edit.editing.editor import Progress
     from v2edit.jobs.estimate import Estimate
-    from v2edit.jobs.preview import Preview
     from v2edit.video import Video
 
 log = logging.getLogger(__name__)
@@ -53,45 +45,33 @@ class EditRun:
 
 
 @dataclass(frozen=True)
-class PreparedVideo:
-    """All that an edit takes but the model's weights: the video as read, the prompts and the settled settings."""
+class PreparedVideo(Prepared):
+    """All that an edit takes but the model's weights."""
 
     source: Video
-    prompts: PromptPair
-    instruction: str | None
-    checkpoint: Checkpoint
-    config: ResolvedConfig
 
 
 @dataclass(frozen=True)
-class VideoEdit:
+class VideoEdit(EditJob):
     """Edit a video so that it shows what an instruction or a target prompt says."""
 
     video: Annotated[Positional[Path], arg(metavar="VIDEO")]
     """The video to edit: a file, a folder of images, or an image."""
-    instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION", help_behavior_hint="")] = None
+    instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION", help_behavior_hint="")] = None  # pyright: ignore[reportIncompatibleMethodOverride]
     """What to change, in one sentence. A language model (--lvlm) turns it into prompts, or the grammar of the built-in
     world does."""
     save_frames: FlagCreatePairsOff[bool] = False
     """Also write the edited frames as PNG files into the folder `edited` (always done for a folder of images, under
     the same names, and for a single image as `edited.png`)."""
-    prompt_options: Annotated[OmitArgPrefixes[PromptOptions], arg(name="prompt")] = PromptOptions()
-    lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig()
-    model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions()
-    run_options: Annotated[OmitArgPrefixes[RunOptions], arg(name="run")] = RunOptions()
-    config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig()
 
-    def given_prompts(self) -> GivenPrompts:
-        """Check the input's path and return the prompts as far as the options tell.
+    kind = "file"
 
-        Raises:
-            UserError: no such file, or no way to get the prompts, or several.
-        """
-        if not self.video.exists():
-            raise UserError(f"no such file: {self.video}")
-        model = self.model_options.model
-        options = self.prompt_options
-        return given_prompts(self.video, self.instruction, options, self.lvlm, model, source_prompt_beside_video)
+    @property
+    def path(self) -> Path:
+        return self.video
+
+    def source_prompt_beside(self) -> str | None:
+        return source_prompt_beside_video(self.video)
 
     def prepare(
         self, given: GivenPrompts | None = None, loaded: LoadedModel | None = None, ask: bool = True
@@ -113,30 +93,8 @@ class VideoEdit:
         videos.read(self.video, max_frames=1)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         source = videos.read(self.video)
-        pair = given.pair
-        if pair is None and self.lvlm.model is not None and not ask:
-            pair = STAND_INS
-        if pair is None:
-            pair = write_prompts_for(
-                self.video, source.frames, given.title, checkpoint, self.lvlm, self.config.subtasks,
-                self.model_options.device,
-            )  # fmt: skip
-        config = self.config.for_prompts(pair).resolve(checkpoint.defaults)
-        return PreparedVideo(source, pair, given.instruction, checkpoint, config)
-
-    def preview(self) -> Preview:
-        """Return the prompts, what they share and what the edit costs. The video is read only where they come from it.
-
-        Raises:
-            UserError: what the user can mend, in one line.
-        """
-        from v2edit.jobs.preview import preview
-
-        given = self.given_prompts()
-        if given.pair is None:
-            prepared = self.prepare(given)
-            return preview(prepared.prompts, given.instruction, prepared.checkpoint, self.config)
-        return preview(given.pair, given.instruction, self.model_options.find(), self.config)
+        settled = self.settle(given, checkpoint, lambda: source.frames, ask)
+        return PreparedVideo(**vars(settled), source=source)
 
     def estimate(self) -> Estimate:
         """Estimate the time and memory of the edit (a dry run): nothing is written, no language model is asked.
@@ -146,17 +104,12 @@ class VideoEdit:
         """
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_writing
 
-        stopwatch = Stopwatch()
-        given = self.given_prompts()
-        if self.run_options.out is not None:
-            RunWriter(self.run_options.out)  # raises where it is taken
+        stopwatch, given = Stopwatch(), self.given_prompts()
+        self.check_out()
         prepared = self.prepare(given, ask=False)
         with stopwatch.paused():
             writing = time_writing(prepared.source.frames, prepared.source.fps, prepared.config.subtasks)
-        estimate = estimate_edit(
-            stopwatch, prepared.checkpoint, prepared.source.frames, prepared.prompts, prepared.config,
-            self.model_options,
-        )  # fmt: skip
+        estimate = estimate_edit(stopwatch, prepared, prepared.source.frames, self.model_options)
         return estimate.adding({"writing": writing}, prepared.prompts is STAND_INS)
 
     def run(
@@ -181,19 +134,13 @@ class VideoEdit:
             from v2edit.editing.cost import loop_steps
 
             prepared, identity = self.prepare(given, loaded), fingerprint_input(self.video)
-            checkpoint, config = prepared.checkpoint, prepared.config
-            backbone = loaded.backbone if loaded else self.model_options.load(checkpoint)
+            config = prepared.config
+            backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
             if doubts := _doubts(self.model_options.model, prepared.prompts, len(prepared.source.frames), backbone):
                 log.warning("%s", doubts)
             backbone.nearest_size(Size(*prepared.source.frames.shape[:3]), config.loop)  # refuses what cannot be edited
-            record = {
-                "input": identity,
-                "instruction": prepared.instruction,
-                "prompts": prepared.prompts,
-                "lvlm": describe_lvlm(self.lvlm, checkpoint),
-                **self.model_options.record(checkpoint, backbone),
+            record = self.record(prepared, backbone, identity) | {
                 "save_frames": self.save_frames,
-                "config": config,
                 "seed": config.seed,
                 "guidance": config.guidance,
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
@@ -224,10 +171,6 @@ class VideoEdit:
             backbone = loaded.backbone if loaded else load_recorded(record)
             edited = _edit_and_write(run, path, source, prompts, config, backbone, on_progress)
         return EditRun(run.out, edited, prompts)
-
-
-# In place of the prompts that a language model would write, where it is not asked.
-STAND_INS = PromptPair("a video", "an edited video")
 
 
 def load_recorded(record: dict[str, Any]) -> Backbone:

@@ -1,0 +1,124 @@
+"""What the jobs of videos and scenes share: their groups of options, prompts, preview, and the record of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.errors import UserError
+from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
+from v2edit.jobs.prompts import GivenPrompts, describe_lvlm, given_prompts, write_prompts_for
+from v2edit.prompts import PromptPair
+from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.runs import RunWriter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from v2edit.backbones import Backbone, Checkpoint
+    from v2edit.jobs.preview import Preview
+
+# In place of the prompts that a language model would write, where it is not asked.
+STAND_INS = PromptPair("a video", "an edited video")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an edit takes beside its input and the model's weights: the prompts and the settings, settled."""
+
+    prompts: PromptPair
+    instruction: str | None
+    checkpoint: Checkpoint
+    config: ResolvedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditJob:
+    """The options that edits of videos and of scenes share."""
+
+    prompt_options: Annotated[OmitArgPrefixes[PromptOptions], arg(name="prompt")] = PromptOptions()
+    lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig()
+    model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions()
+    run_options: Annotated[OmitArgPrefixes[RunOptions], arg(name="run")] = RunOptions()
+    config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig()
+
+    kind: ClassVar[str]
+
+    # Fields of each job, since they are positional.
+    @property
+    def path(self) -> Path:
+        """The video or scene."""
+        raise NotImplementedError
+
+    @property
+    def instruction(self) -> str | None:
+        """What to change."""
+        raise NotImplementedError
+
+    def source_prompt_beside(self) -> str | None:
+        """Return the source prompt that lies beside the input, or None."""
+        raise NotImplementedError
+
+    def prepare(self) -> Prepared:
+        """Read the input and settle the prompts and settings."""
+        raise NotImplementedError
+
+    def given_prompts(self) -> GivenPrompts:
+        """Check the input's path and return the prompts as far as the options tell.
+
+        Raises:
+            UserError: there is no such input, or no way to get the prompts, or several.
+        """
+        if not self.path.exists():
+            raise UserError(f"no such {self.kind}: {self.path}")
+        model, beside = self.model_options.model, self.source_prompt_beside
+        return given_prompts(self.path, self.instruction, self.prompt_options, self.lvlm, model, beside)
+
+    def settle(
+        self, given: GivenPrompts, checkpoint: Checkpoint, frames: Callable[[], np.ndarray], ask: bool
+    ) -> Prepared:
+        """Settle prompts and settings; the prompts are written from `frames` where none are given, or, where a language
+        model would write them and is not to be asked, they are `STAND_INS`."""
+        prompts = given.pair
+        if prompts is None and self.lvlm.model is not None and not ask:
+            prompts = STAND_INS
+        if prompts is None:
+            device, subtasks = self.model_options.device, self.config.subtasks
+            prompts = write_prompts_for(self.path, frames(), given.title, checkpoint, self.lvlm, subtasks, device)
+        config = self.config.for_prompts(prompts).resolve(checkpoint.defaults)
+        return Prepared(prompts, given.instruction, checkpoint, config)
+
+    def preview(self) -> Preview:
+        """Return the prompts, what they share and what the edit costs. The input is read only where they come from it.
+
+        Raises:
+            UserError: what the user can mend, in one line.
+        """
+        from v2edit.jobs.preview import preview
+
+        given = self.given_prompts()
+        if given.pair is not None:
+            return preview(given.pair, given.instruction, self.model_options.find(), self.config)
+        prepared = self.prepare()
+        return preview(prepared.prompts, given.instruction, prepared.checkpoint, self.config)
+
+    def check_out(self) -> None:
+        """Raise `UserError` where the run folder is taken."""
+        if self.run_options.out is not None:
+            RunWriter(self.run_options.out)
+
+    def record(self, prepared: Prepared, backbone: Backbone, identity: dict[str, str]) -> dict[str, Any]:
+        """Return what run.json says of every job, beside what is a job's own."""
+        return {
+            "input": identity,
+            "instruction": prepared.instruction,
+            "prompts": prepared.prompts,
+            "lvlm": describe_lvlm(self.lvlm, prepared.checkpoint),
+            **self.model_options.record(prepared.checkpoint, backbone),
+            "config": prepared.config,
+        }
