@@ -1,9 +1,11 @@
-"""The layout holds itself: imports go downwards, families stay in their room, starting up is cheap."""
+"""The layout: imports go downwards and never in a circle, families stay in their room, files are short, starting up is
+cheap."""
 
 import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,60 @@ def test_imports_go_downwards(path: Path) -> None:
         # `from v2edit import __version__` and the like: names of the package's own face, no module.
         if target in FLOOR:
             assert target == own or FLOOR[target] > FLOOR[own], f"{path}: '{own}' must not import {name}"
+
+
+def test_every_room_exists() -> None:
+    rooms = {own_room(path) for path in MODULES}
+    assert rooms == set(FLOOR)
+
+
+def module_name(path: Path) -> str:
+    parts = ("v2edit", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path, known: set[str]) -> set[str]:
+    """The modules that a file imports when it runs, within functions, too; what type checkers alone import is not."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(names & known or {node.module})
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found & known - {module_name(path)}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = {module_name(path) for path in MODULES}
+    graph = {module_name(path): imported_modules(path, known) for path in MODULES}
+    assert graph["v2edit.jobs.video"] >= {"v2edit.jobs.job", "v2edit.editing.editor"}  # within a function, too
+    order = TopologicalSorter(graph)
+    try:
+        order.prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_files_functions_and_signatures_are_short() -> None:
+    long_functions = []
+    for path in MODULES:
+        text = path.read_text()
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                own = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                assert len([name for name in own if name not in ("self", "cls")]) <= 12, f"{path}: {node.name}"
+                if node.end_lineno and node.end_lineno - node.lineno >= 60:
+                    long_functions.append(f"{path.name}: {node.name}")
+    assert len(long_functions) <= 5, long_functions
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
