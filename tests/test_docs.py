@@ -29,8 +29,8 @@ FOREIGN = re.findall(
     --limit-mm-per-prompt --tokenizer --flops --sides --seeds --loop-frames
     """,
 )
-# README's commands that are not tried: they download a model, serve a page, or take minutes.
-NOT_TRIED = ("zai-org/", "v2edit view", "v2edit bench", "v2edit scene", "v2edit batch")
+# README's commands that no test runs, and those that take minutes.
+DOWNLOADS_OR_SERVES, LONG = ("zai-org/", "v2edit view"), ("v2edit scene", "v2edit batch", "v2edit bench")
 
 
 def blocks(page: str, *languages: str) -> list[str]:
@@ -171,20 +171,32 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def run_readme(folder: Path, *, long: bool) -> set[str]:
+    """Run README's commands that need no download, in their order: the long ones, or the others. Return their names."""
+    names = set()
+    for words in commands(README):
+        line = f"v2edit {shlex.join(words)}"
+        if any(one in line for one in DOWNLOADS_OR_SERVES) or any(one in line for one in LONG) != long:
+            continue
+        expanded = [str(path) for word in words for path in (sorted(folder.glob(word)) if "*" in word else [word])]
+        assert main(["--quiet", *expanded]) == 0, line
+        names.add(words[0])
+    return names
+
+
 def test_readme_runs(place: Path) -> None:
     for block in blocks(README, "python"):
         exec(compile(block, "README.md", "exec"), {})
     (run,) = (place / "runs").iterdir()
     run.rename(place / "runs" / "surfer-blue")
-    tried = [
-        words
-        for words in commands(README)
-        if not any(not_tried in f"v2edit {shlex.join(words)}" for not_tried in NOT_TRIED)
-    ]
-    assert {words[0] for words in tried} == {"sample", "eval"}
-    for words in tried:
-        expanded = [str(path) for word in words for path in (sorted(place.glob(word)) if "*" in word else [word])]
-        assert main(["--quiet", *expanded]) == 0
+    assert run_readme(place, long=False) == {"sample", "eval"}
+
+
+@pytest.mark.heavy
+def test_readme_runs_what_takes_long(place: Path) -> None:
+    (place / "tasks.jsonl").write_text('{"video": "clip.mp4", "instruction": "make the ball blue"}\n', encoding="utf-8")
+    assert main(["--quiet", "sample", "--scene", "--seed", "3", "--kind", "recolour", "-o", "runs/scene"]) == 0
+    assert run_readme(place, long=True) == {"scene", "batch", "bench"}
 
 
 def test_a_solver_of_one_s_own_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
