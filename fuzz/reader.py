@@ -1,4 +1,4 @@
-"""What every fuzz target does: bytes become a file, the file is read, and nothing but `UserError` may come of it.
+"""Fuzz targets: bytes become a file, the file is read, and only `UserError` may be raised.
 
 `python fuzz/reader.py TARGET [libFuzzer options]`, or `make fuzz MINUTES=20` for all of them in turn.
 """
@@ -18,22 +18,22 @@ from typing import Any
 
 from v2edit.errors import UserError
 
-MEMORY = 1 << 30  # bytes that a file of some kilobytes may make the process grow by
+MAX_GROWTH = 1 << 30  # bytes of memory that a file of some kilobytes may take
 Read = Callable[[Path], object]
 
 
-def _still(name: str) -> tuple[str, Read]:
+def _media(name: str) -> tuple[str, Read]:
     from v2edit import video
 
     return name, lambda path: video.read(path, 8)
 
 
 def video() -> tuple[str, Read]:
-    return _still("clip.mp4")
+    return _media("clip.mp4")
 
 
 def image() -> tuple[str, Read]:
-    return _still("still.png")
+    return _media("still.png")
 
 
 def folder() -> tuple[str, Read]:
@@ -111,7 +111,7 @@ def colmap_points() -> tuple[str, Read]:
 
 
 def sound() -> tuple[str, Read]:
-    """A file's sound on its way into another: whatever it is, the pictures are written."""
+    """The sound of a file copied into another: whatever it is, the pictures are written."""
     import numpy as np
 
     from v2edit import video
@@ -135,7 +135,7 @@ def run() -> tuple[str, Read]:
 
 
 def answer() -> tuple[str, Read]:
-    """What a language model says, which is a text from outside, too."""
+    """The answer of a language model, which is a text from outside, too."""
     from v2edit.prompts.chat import Answer, ask_for_json
     from v2edit.prompts.lvlm import answer_schema, parse_prompts
 
@@ -164,66 +164,66 @@ TARGETS = {
         model_index, model_config, colmap, colmap_cameras, colmap_points, run, tasks,
     )
 }  # fmt: skip
-# What is JSON is changed as such, too: bytes alone hardly get past its syntax.
+# Targets of JSON are mutated as JSON, too: bytes alone hardly get past its syntax.
 JSON = {"prompts", "sidecar", "answer", "transforms", "camera_path", "model_index", "model_config", "run"}
-ODD = [
+ODD_VALUES = [
     None, True, -1, 0, 1, 0.5, 2**31, 2**63, 10**40, 1e308, -1e-320, math.nan, math.inf, "", "\0", "../x", "/dev/zero",
     "\ud800", "a" * 300, [], {}, [[]], [1] * 50,
 ]  # fmt: skip
 
 
-def changed(value: Any, chance: random.Random) -> Any:
-    """The same JSON with one value in it gone, doubled, moved into a list, or replaced by an odd one."""
-    if isinstance(value, dict | list) and value and chance.random() < 0.9:
+def mutate_json(value: Any, rng: random.Random) -> Any:
+    """Return the JSON with one value in it removed, doubled, moved into a list, or replaced by an odd one."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.9:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-        key, new = chance.choice(keys), value.copy()
-        what = chance.random()
-        if what < 0.1:
+        key, new = rng.choice(keys), value.copy()
+        draw = rng.random()
+        if draw < 0.1:
             del new[key]
-        elif what < 0.2 and isinstance(new, list):
-            new.insert(chance.randrange(len(new) + 1), new[key])
-        elif what < 0.3 and isinstance(new, dict):
-            new[chance.choice([*keys, "name", "a"])] = new[key]
+        elif draw < 0.2 and isinstance(new, list):
+            new.insert(rng.randrange(len(new) + 1), new[key])
+        elif draw < 0.3 and isinstance(new, dict):
+            new[rng.choice([*keys, "name", "a"])] = new[key]
         else:
-            new[key] = changed(new[key], chance)
+            new[key] = mutate_json(new[key], rng)
         return new
-    if isinstance(value, int | float) and chance.random() < 0.5:
-        return chance.choice([value + 1, -value, value * 1000, value / 3])
-    return chance.choice([*ODD, [value]])
+    if isinstance(value, int | float) and rng.random() < 0.5:
+        return rng.choice([value + 1, -value, value * 1000, value / 3])
+    return rng.choice([*ODD_VALUES, [value]])
 
 
-def mutated(data: bytes, largest: int, seed: int) -> bytes:
-    """For libFuzzer: JSON changed as JSON three times of four, as bytes otherwise."""
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    """Mutate JSON as JSON three times of four, as bytes otherwise: a custom mutator of libFuzzer."""
     import atheris
 
-    chance = random.Random(seed)
-    if chance.random() < 0.75:
+    rng = random.Random(seed)
+    if rng.random() < 0.75:
         try:
             value = json.loads(data)
-            for _ in range(chance.randint(1, 3)):
-                value = changed(value, chance)
-            if len(new := json.dumps(value).encode()) <= largest:
+            for _ in range(rng.randint(1, 3)):
+                value = mutate_json(value, rng)
+            if len(new := json.dumps(value).encode()) <= max_size:
                 return new
         except (ValueError, RecursionError, OverflowError):
             pass
-    return atheris.Mutate(data, largest)
+    return atheris.Mutate(data, max_size)
 
 
 class Target:
     """A reader with a folder of its own to read from."""
 
     def __init__(self, name: str) -> None:
-        self.kept = tempfile.TemporaryDirectory(prefix="v2edit-fuzz-")
-        self.root = Path(self.kept.name) / "inside"
+        self.folder = tempfile.TemporaryDirectory(prefix="v2edit-fuzz-")
+        self.root = Path(self.folder.name) / "inside"
         file, self.read = TARGETS[name]()
         self.path = self.root / file
         self.path.parent.mkdir(parents=True)
-        self._surround(name)
-        self.before = self._there()
+        self._write_surroundings(name)
+        self.before = self._list_files()
         self.start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    def _surround(self, name: str) -> None:
-        """What must lie beside the file for its reader to come to its end."""
+    def _write_surroundings(self, name: str) -> None:
+        """Write the files beside the target's that its reader needs."""
         if name in ("transforms", "colmap", "colmap_cameras", "colmap_points", "style"):
             from PIL import Image
 
@@ -263,39 +263,39 @@ class Target:
                     (self.root / part / names[0].replace("*", "weights")).touch()
 
     def __call__(self, data: bytes) -> None:
-        self.shown(data)
+        self.accepts(data)
 
-    def shown(self, data: bytes) -> bool:
-        """Whether the reader takes these bytes. Raises whatever it must not."""
-        shown = False
+    def accepts(self, data: bytes) -> bool:
+        """Return whether the reader accepts these bytes. Raises any error that is no `UserError`."""
+        accepted = False
         self.path.write_bytes(data)
         try:
             self.read(self.path)
-            shown = True
+            accepted = True
         except UserError as error:
             assert str(error).strip()
         finally:
             self.path.unlink()
-        assert self._there() == self.before, "something was written"
+        assert self._list_files() == self.before, "something was written"
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.start) * 1024
-        assert grown < MEMORY, f"{grown / 2**20:.0f} MiB more memory"
-        return shown
+        assert grown < MAX_GROWTH, f"{grown / 2**20:.0f} MiB more memory"
+        return accepted
 
-    def _there(self) -> list[Path]:
-        return sorted(path for path in Path(self.kept.name).rglob("*") if path != self.path)
+    def _list_files(self) -> list[Path]:
+        return sorted(path for path in Path(self.folder.name).rglob("*") if path != self.path)
 
 
 def main() -> None:
     import atheris
 
-    # In the fuzzer's own process alone: tests read what is logged after a target has run in theirs.
+    # Only in the fuzzer's process: in that of the tests, others read the log.
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
 
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["v2edit", "plyfile", "tomllib"]):
         target = Target(name)
-    atheris.Setup(sys.argv, target, **({"custom_mutator": mutated} if name in JSON else {}))
+    atheris.Setup(sys.argv, target, **({"custom_mutator": mutate} if name in JSON else {}))
     atheris.Fuzz()
 
 

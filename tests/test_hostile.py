@@ -1,4 +1,4 @@
-"""Files that lie: whatever their bytes, a reader shows them or refuses them in one line, nothing more."""
+"""Hostile files: whatever their bytes, a reader accepts them or refuses them in one line, and does nothing else."""
 
 import io
 import json
@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.models import pickled, pipeline_of
+from support.models import pickled
 
 from v2edit import backbones, video
 from v2edit.cli.app import main
@@ -35,11 +35,11 @@ from reader import TARGETS, Target  # noqa: E402  (not of the package)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_is_left_of_a_good_file_is_shown_or_refused(name: str) -> None:
+def test_a_damaged_file_is_accepted_or_refused(name: str) -> None:
     """Seeds of the fuzzer, whole, cut, and with bytes changed."""
     target = Target(name)
     seeds = [path.read_bytes() for path in sorted((FUZZ / "corpus" / name).iterdir())]
-    assert any([target.shown(seed) for seed in seeds])
+    assert any([target.accepts(seed) for seed in seeds])
 
     @settings(max_examples=5, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(seeds), st.data())
@@ -53,6 +53,7 @@ def test_what_is_left_of_a_good_file_is_shown_or_refused(name: str) -> None:
 
 
 def refused(call, *arguments) -> str:
+    """Return the message with which a call is refused."""
     with pytest.raises(UserError) as caught:
         call(*arguments)
     return str(caught.value)
@@ -100,8 +101,8 @@ def test_a_heic_photo_is_not_shown_as_one_of_its_tiles(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
-    told = refused(video.read, tmp_path / "two\nlines\x1b]0;title\x07\udcff.mp4")
-    assert told.isprintable() and told.encode() and "lines" in told
+    message = refused(video.read, tmp_path / "two\nlines\x1b]0;title\x07\udcff.mp4")
+    assert message.isprintable() and message.encode() and "lines" in message
 
 
 def test_postscript_under_an_images_name_is_not_run(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_a_ply_header_that_ends_in_a_comment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["images", "points3D", "cameras", "frames", "rigs"])
 def test_a_colmap_count_beyond_its_file(tmp_path: Path, name: str) -> None:
-    """Found by fuzzing: COLMAP itself reads on to the last of 2^40 images."""
+    """COLMAP itself reads on to the last of 2^40 images."""
     pytest.importorskip("pycolmap")
     for empty in ("cameras", "images", "points3D"):
         (tmp_path / f"{empty}.bin").write_bytes(bytes(8))
@@ -158,7 +159,7 @@ def test_a_colmap_count_beyond_its_file(tmp_path: Path, name: str) -> None:
 
 
 def test_pictures_are_written_after_a_colmap_model_was_read(tmp_path: Path) -> None:
-    """Also where nothing has brought Pillow along before: pycolmap's zlib would end the process."""
+    """Also where Pillow is imported only afterwards: pycolmap's zlib would end the process."""
     pytest.importorskip("pycolmap")
     (tmp_path / "cameras.bin").write_bytes(bytes(8))
     code = """if True:
@@ -209,7 +210,7 @@ def test_names_that_lead_out_of_a_dataset_write_nothing_there(tmp_path: Path) ->
         {"fl_x": None, "camera_angle_x": 1e-320},
     ],
 )
-def test_numbers_that_are_none(tmp_path: Path, facts: dict) -> None:
+def test_numbers_that_make_no_camera(tmp_path: Path, facts: dict) -> None:
     refused(read_transforms, dataset(tmp_path / "in", ["0.png", "1.png"], **facts))
 
 
@@ -217,13 +218,6 @@ def test_one_image_listed_without_end(tmp_path: Path) -> None:
     path = dataset(tmp_path / "in", ["0.png"] * 400, w=2000, h=2000)
     Image.new("RGB", (2000, 2000)).save(tmp_path / "in" / "0.png")
     assert "GiB" in refused(read_transforms, path)
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pipeline_of("5b").save_pretrained(folder)
-    return folder
 
 
 def test_a_model_that_brings_code(tiny_model: Path, tmp_path: Path) -> None:
@@ -247,16 +241,16 @@ class Evil:
         return open, (str(self.path), "w")
 
 
-def test_pickles_are_taken_where_they_are_asked_for_and_never_run(tiny_model: Path, tmp_path: Path) -> None:
+def test_pickles_are_read_only_with_allow_pickle_and_never_run(tiny_model: Path, tmp_path: Path) -> None:
     good, evil = pickled(tiny_model, tmp_path / "good"), pickled(tiny_model, tmp_path / "bad", Evil(tmp_path / "ran"))
     for model in (good, evil):
         assert "--allow-pickle" in refused(backbones.load, str(model))
     loaded = backbones.load(str(good), device="cpu", allow_pickle=True)
     expected = backbones.load(str(tiny_model), device="cpu")
-    for one, other in zip(loaded.transformer.parameters(), expected.transformer.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for weight, original in zip(loaded.transformer.parameters(), expected.transformer.parameters(), strict=True):
+        assert torch.equal(weight, original)
     refused(lambda: backbones.load(str(evil), device="cpu", allow_pickle=True))
-    for part in ("transformer", "vae", "text_encoder"):  # files that are none, for the look of it
+    for part in ("transformer", "vae", "text_encoder"):  # empty files under the expected names
         (evil / part / "a.safetensors").touch()
     refused(backbones.load, str(evil), "cpu")
     assert not (tmp_path / "ran").exists()
@@ -289,11 +283,10 @@ def test_a_model_that_claims_to_be_larger_than_it_is(tiny_model: Path, tmp_path:
     "name", [b"bad\xff.mp4", "ü".encode() * 120 + b".mp4", b"..mp4", b"a\n\x1b[1mb.mp4", b"%s$(x).mp4"]
 )
 def test_no_edit_is_lost_for_the_name_of_its_video(tiny_model: Path, tmp_path: Path, name: bytes) -> None:
-    """In a process of its own, whose output says what it made."""
     try:
         (tmp_path / os.fsdecode(name)).write_bytes(b"")
     except OSError:
-        pytest.skip("a name that this disk does not take")
+        pytest.skip("the file system refuses this name")
     video.write(np.zeros((1, 16, 16, 3), np.uint8), tmp_path / "out.mp4", 8).rename(tmp_path / os.fsdecode(name))
     words = ["--source-prompt", "a ball", "--target-prompt", "a cube", "--model", str(tiny_model), "--steps", "2"]
     with pytest.MonkeyPatch.context() as patch:
@@ -318,7 +311,7 @@ def test_a_scene_that_names_pipes_and_endless_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a \x1b[31mball", "a ball\0", "a \udcff ball"])
-def test_a_prompt_that_is_no_text(text: str) -> None:
+def test_a_prompt_with_control_characters(text: str) -> None:
     assert "no text" in refused(PromptPair, text, "a cube") and "no text" in refused(PromptPair, "a cube", text)
 
 
@@ -332,7 +325,7 @@ def test_a_style_sends_nothing_from_elsewhere(tmp_path: Path, image: str) -> Non
     assert "outside" in refused(read_style, tmp_path / "style")
 
 
-def test_frames_go_out_by_the_names_they_came_in(tmp_path: Path) -> None:
+def test_frames_are_written_under_the_names_they_were_read_by(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for k, name in enumerate(("2.jpg", "10.jpg", "-a.png")):
         Image.new("RGB", (16, 24), (80 * k, 0, 0)).save(tmp_path / "in" / name)
@@ -341,4 +334,4 @@ def test_frames_go_out_by_the_names_they_came_in(tmp_path: Path) -> None:
     assert [path.name for path in written] == ["-a.png", "2.png", "10.png"]
     assert (video.read(tmp_path / "out").frames == clip.frames).all()
     assert "cannot write" in refused(video.write_frames, clip, tmp_path / "out")
-    assert len(list((tmp_path / "out").iterdir())) == 3  # what was there stays
+    assert len(list((tmp_path / "out").iterdir())) == 3  # The frames written before stay.

@@ -1,4 +1,4 @@
-"""Video in and out: what a player shows comes in; frames, rate, times, colours and sound go out again."""
+"""Video in and out: files are read as a player shows them; frames, rate, times, colours and sound are written again."""
 
 import logging
 import os
@@ -25,11 +25,11 @@ NTSC = Fraction(30000, 1001)
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# --- making things --------------------------------------------------------------------------------
+# --- building files --------------------------------------------------------------------------------
 
 
 def clip(count: int = 6, height: int = 48, width: int = 64) -> np.ndarray:
-    """A smooth picture without any symmetry that drifts, so that every frame and every turn of it differs."""
+    """Return a drifting smooth picture without symmetry: every frame and every rotation of it differs."""
     y, x = np.mgrid[0:height, 0:width]
     frames = []
     for k in range(count):
@@ -52,7 +52,7 @@ def make(
     change: Callable = lambda stream: None,
     container: dict[str, str] | None = None,
 ) -> Path:
-    """A file from frames, encoded as nearly losslessly as the codec allows."""
+    """Write a file of frames, encoded as nearly losslessly as the codec allows."""
     with av.open(str(path), "w", options=container) as opened:
         out: Any = opened  # PyAV types a stream by its codec's name, which varies here
         pictures = [
@@ -74,7 +74,7 @@ def make(
 
 
 def yuv(y: int, u: int, v: int, bits: int = 8, size: tuple[int, int] = (64, 48)) -> av.VideoFrame:
-    """A plain picture of one stored value."""
+    """Return a picture of one stored value."""
     frame = av.VideoFrame(*size, "yuv420p" if bits == 8 else f"yuv420p{bits}le")
     for plane, value in zip(frame.planes, (y, u, v), strict=True):
         kind = np.uint8 if bits == 8 else np.uint16
@@ -90,7 +90,7 @@ def tone(
     pictures: np.ndarray | None = None,
     late: int = 0,
 ):
-    """A file with a 440 Hz tone and, at 10 fps, pictures that begin `late` frames after it."""
+    """Write a file with a 440 Hz tone and, at 10 fps, pictures that begin `late` frames after it."""
     with av.open(str(path), "w") as opened:
         out: Any = opened
         stream = None
@@ -118,7 +118,7 @@ def tone(
 
 
 def sound_of(path: Path | str, index: int = 0) -> list[tuple[bytes, float]]:
-    """The packets of a sound stream, each with its time."""
+    """Return the packets of a sound stream, each with its time."""
     with av.open(str(path)) as source:
         stream = source.streams.audio[index]
         packets: list[Any] = [p for p in source.demux(stream) if p.dts is not None]
@@ -126,7 +126,7 @@ def sound_of(path: Path | str, index: int = 0) -> list[tuple[bytes, float]]:
 
 
 def error_of(call: Callable[[], object]) -> str:
-    """The line that a user reads."""
+    """Return the one-line message with which a call is refused."""
     with pytest.raises(UserError) as caught:
         call()
     text = str(caught.value)
@@ -172,9 +172,9 @@ def test_pixels_become_square_by_stretching(tmp_path: Path, aspect: tuple, size:
         stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
 
     frames = clip(1)
-    shown = video.read(make(tmp_path / "wide.mp4", frames, change=change)).frames[0]
-    assert shown.shape == (size[1], size[0], 3)
-    assert psnr(shown, np.asarray(Image.fromarray(frames[0]).resize(size))) > 30
+    result = video.read(make(tmp_path / "wide.mp4", frames, change=change)).frames[0]
+    assert result.shape == (size[1], size[0], 3)
+    assert psnr(result, np.asarray(Image.fromarray(frames[0]).resize(size))) > 30
 
 
 @pytest.mark.parametrize("name", ["odd.mkv", "odd.gif"])
@@ -185,9 +185,9 @@ def test_odd_sizes(tmp_path: Path, name: str) -> None:
         images[0].save(tmp_path / name, save_all=True, append_images=images[1:], duration=100)
     else:
         make(tmp_path / name, frames, "ffv1", "yuv444p")
-    shown = video.read(tmp_path / name)
-    assert shown.fps == 10
-    assert psnr(shown.frames, frames) > 25
+    result = video.read(tmp_path / name)
+    assert result.fps == 10
+    assert psnr(result.frames, frames) > 25
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "song.mp3"])
@@ -225,7 +225,7 @@ KR_KB = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}
 
 
 def rgb_of(stored: list[int], matrix: int, full: bool, bits: int) -> np.ndarray:
-    """The standards' own conversion, in floating point."""
+    """Convert as the standards define it, in floating point."""
     (y, u, v), (kr, kb) = stored, KR_KB[matrix]
     one = 2 ** (bits - 8)
     luma = y / (2**bits - 1) if full else (y - 16 * one) / (219 * one)
@@ -252,8 +252,8 @@ def test_colours_follow_the_tags(tmp_path: Path, matrix: int, full: bool, bits: 
 @pytest.mark.parametrize(("size", "matrix"), [((640, 480), 5), ((720, 576), 5), ((1280, 534), 1), ((800, 720), 1)])
 def test_untagged_colours_go_by_size(tmp_path: Path, size: tuple[int, int], matrix: int) -> None:
     path = make(tmp_path / "plain.mp4", [yuv(120, 90, 170, size=size)])
-    shown = video.read(path).frames[0, 20, 20]
-    assert np.abs(shown - rgb_of([120, 90, 170], matrix, False, 8)).max() <= 2
+    result = video.read(path).frames[0, 20, 20]
+    assert np.abs(result - rgb_of([120, 90, 170], matrix, False, 8)).max() <= 2
 
 
 def test_hdr_white_is_white(tmp_path: Path) -> None:
@@ -289,12 +289,12 @@ def transparent(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["webm", "mov", "gif", "png", "apng", "folder"])
 def test_transparency_is_laid_over_black(tmp_path: Path, kind: str) -> None:
-    shown = video.read(transparent(kind, tmp_path)).frames[0].astype(int)
+    result = video.read(transparent(kind, tmp_path)).frames[0].astype(int)
     orange = np.array([240, 120, 40])
-    assert np.abs(shown[15, 5] - orange).max() <= 12
-    assert shown[15, 25].max() <= 3
+    assert np.abs(result[15, 5] - orange).max() <= 12
+    assert result[15, 25].max() <= 3
     if kind != "gif":  # whose pixels are all or nothing
-        assert np.abs(shown[15, 15] - orange * 128 / 255).max() <= 12
+        assert np.abs(result[15, 15] - orange * 128 / 255).max() <= 12
 
 
 # --- reading: time --------------------------------------------------------------------------------
@@ -306,40 +306,40 @@ def test_constant_rates_are_exact(tmp_path: Path, fps: Fraction, suffix: str) ->
     """Matroska rounds to milliseconds; the rate and the times are exact all the same."""
     path = make(tmp_path / f"clip{suffix}", clip(40, 16, 16), fps=fps)
     for most in (None, 40, 7, 1):
-        shown = video.read(path, most)
-        assert len(shown.frames) == (most or 40)
+        result = video.read(path, most)
+        assert len(result.frames) == (most or 40)
         if most != 1 or suffix == ".mp4":  # one rounded time tells no rate
-            assert shown.fps == fps and shown.duration == len(shown.frames) / fps
-        assert np.allclose(shown.times, np.arange(len(shown.frames)) / float(fps), rtol=0, atol=1e-9)
+            assert result.fps == fps and result.duration == len(result.frames) / fps
+        assert np.allclose(result.times, np.arange(len(result.frames)) / float(fps), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_variable_rate_keeps_timestamps(tmp_path: Path, suffix: str) -> None:
     milliseconds = [0, 100, 130, 400, 410, 900]
     path = make(tmp_path / f"clip{suffix}", clip(6), fps=Fraction(10), pts=milliseconds, time_base=Fraction(1, 1000))
-    shown = video.read(path)
-    assert np.allclose(shown.times, np.array(milliseconds) / 1000)
-    assert shown.duration == 6 / shown.fps and 0.9 < shown.duration < 2
+    result = video.read(path)
+    assert np.allclose(result.times, np.array(milliseconds) / 1000)
+    assert result.duration == 6 / result.fps and 0.9 < result.duration < 2
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
 def test_a_missing_frame_is_variable_rate(tmp_path: Path, name: str) -> None:
     """One long frame must not pass for a constant rate, not even where a frame is but one tick (AVI)."""
-    shown = video.read(make(tmp_path / name, clip(6), "ffv1" if "avi" in name else "libx264", pts=[0, 1, 2, 4, 5, 6]))
-    assert np.allclose(shown.times * 10, [0, 1, 2, 4, 5, 6])
-    assert shown.fps == Fraction(6 * 10, 7)
+    result = video.read(make(tmp_path / name, clip(6), "ffv1" if "avi" in name else "libx264", pts=[0, 1, 2, 4, 5, 6]))
+    assert np.allclose(result.times * 10, [0, 1, 2, 4, 5, 6])
+    assert result.fps == Fraction(6 * 10, 7)
 
 
 def test_a_long_last_frame_is_kept(tmp_path: Path) -> None:
     """GIFs often rest on their last picture."""
     images = [Image.fromarray(f).quantize(64) for f in clip(4)]
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[100, 100, 100, 2000])
-    shown = video.read(tmp_path / "a.gif")
-    assert np.allclose(shown.times, [0, 0.1, 0.2, 0.3]) and shown.duration == Fraction(23, 10)
-    assert video.read(video.write(shown, tmp_path / "out.mp4")).duration == Fraction(23, 10)
+    result = video.read(tmp_path / "a.gif")
+    assert np.allclose(result.times, [0, 0.1, 0.2, 0.3]) and result.duration == Fraction(23, 10)
+    assert video.read(video.write(result, tmp_path / "out.mp4")).duration == Fraction(23, 10)
 
 
-def test_damage_in_the_middle_is_passed_over(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_damage_in_the_middle_is_skipped(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     path = make(tmp_path / "clip.mp4", clip(60, 96, 128), options={"g": "5", "bf": "0"})
     with av.open(str(path)) as whole:
         hit = [p for p in whole.demux(video=0) if p.size][20:23]
@@ -348,19 +348,19 @@ def test_damage_in_the_middle_is_passed_over(tmp_path: Path, capfd: pytest.Captu
     for at, size in spans:
         raw[at : at + size] = b"\xff" * size
     path.write_bytes(raw)
-    shown = video.read(path)
-    assert 50 <= len(shown.frames) < 60
-    assert psnr(shown.frames[:20], clip(20, 96, 128)) > 35
-    assert psnr(shown.frames[-1], clip(60, 96, 128)[-1]) > 35
-    assert shown.times[-1] == pytest.approx(5.9) and shown.duration == 6
+    result = video.read(path)
+    assert 50 <= len(result.frames) < 60
+    assert psnr(result.frames[:20], clip(20, 96, 128)) > 35
+    assert psnr(result.frames[-1], clip(60, 96, 128)[-1]) > 35
+    assert result.times[-1] == pytest.approx(5.9) and result.duration == 6
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_there_of_a_cut_file_is_read(tmp_path: Path) -> None:
+def test_a_cut_file_is_read_up_to_the_cut(tmp_path: Path) -> None:
     path = video.write(np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8), tmp_path / "a.mp4", 10)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    shown = video.read(path)
-    assert 5 <= len(shown.frames) < 15 and shown.fps == 10
+    result = video.read(path)
+    assert 5 <= len(result.frames) < 15 and result.fps == 10
 
 
 def test_a_video_shows_itself_in_one_line() -> None:
@@ -377,9 +377,9 @@ def test_a_folder_of_images_is_a_video_in_natural_order(tmp_path: Path) -> None:
         Image.new("RGB", (20, 10), (k, 0, 0)).save(tmp_path / f"frame{k}.PNG")
     (tmp_path / "notes.txt").write_text("not a frame")
     (tmp_path / "._frame3.png").write_bytes(b"what a Mac leaves")
-    shown = video.read(tmp_path)
-    assert shown.frames[:, 0, 0, 0].tolist() == [1, 2, 9, 10]
-    assert shown.fps == 8 and shown.duration == Fraction(1, 2) and shown.path is None
+    result = video.read(tmp_path)
+    assert result.frames[:, 0, 0, 0].tolist() == [1, 2, 9, 10]
+    assert result.fps == 8 and result.duration == Fraction(1, 2) and result.path is None
     assert len(video.read(tmp_path, 2).frames) == 2
     assert video.read(tmp_path, image_fps=NTSC).fps == NTSC
     Image.new("RGB", (21, 10)).save(tmp_path / "frame11.png")
@@ -402,15 +402,15 @@ def test_stills(tmp_path: Path) -> None:
 def test_an_animated_png_moves(tmp_path: Path) -> None:
     images = [Image.fromarray(f) for f in clip(4)]
     images[0].save(tmp_path / "a.png", save_all=True, append_images=images[1:], duration=50)
-    shown = video.read(tmp_path / "a.png")
-    assert (shown.frames == clip(4)).all() and shown.fps == 20
+    result = video.read(tmp_path / "a.png")
+    assert (result.frames == clip(4)).all() and result.fps == 20
 
 
 # --- reading: refusals ----------------------------------------------------------------------------
 
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
-    """What a user may point at by mistake, and words of the answer."""
+    """Return files that a user may name by mistake, and words of the message."""
     (folder / "void").mkdir()
     texts = {
         "empty.mp4": b"",
@@ -447,7 +447,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     }
 
 
-def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_files_that_are_no_video_are_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     for path, words in bad_files(tmp_path).values():
         text = error_of(lambda path=path: video.read(path))
         assert words in text and path.name in text
@@ -547,8 +547,8 @@ def test_colours_stay_where_they_are(tmp_path: Path, axis: int) -> None:
     assert abs(phase(back) - phase(frames)) / (2 * np.pi) * 32 < 0.1  # pixels
 
 
-@pytest.mark.parametrize(("tagged", "shown"), [(None, 64), (1, 56), (2, 64)])
-def test_grey_of_limited_range(tmp_path: Path, tagged: int | None, shown: int) -> None:
+@pytest.mark.parametrize(("tagged", "result"), [(None, 64), (1, 56), (2, 64)])
+def test_grey_of_limited_range(tmp_path: Path, tagged: int | None, result: int) -> None:
     frame = av.VideoFrame(64, 48, "gray")
     frame.planes[0].update(bytes([64]) * frame.planes[0].buffer_size)
 
@@ -557,7 +557,7 @@ def test_grey_of_limited_range(tmp_path: Path, tagged: int | None, shown: int) -
             stream.codec_context.color_range = tagged
 
     path = make(tmp_path / "grey.mkv", [frame], "ffv1", "gray", change=tag)
-    assert (video.read(path).frames == shown).all()
+    assert (video.read(path).frames == result).all()
 
 
 def test_an_odd_size_repeats_its_edge_for_other_players(tmp_path: Path) -> None:
@@ -613,7 +613,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert (tmp_path / "out.mp4").read_bytes() == old
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """In a process of its own, whose files may not grow past 64 KiB."""
     code = f"""
 import resource, signal, numpy as np
@@ -631,7 +631,7 @@ except video.writing.UserError as error:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     frames = clip()
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.mp4").mkdir()
@@ -779,7 +779,7 @@ def test_sound_from_a_song_and_from_a_silent_file(tmp_path: Path) -> None:
         assert not written.streams.audio
 
 
-# --- what people look at --------------------------------------------------------------------------
+# --- comparisons and contact sheets --------------------------------------------------------------------------
 
 
 def test_compare_shows_both_in_step(tmp_path: Path) -> None:
@@ -789,8 +789,8 @@ def test_compare_shows_both_in_step(tmp_path: Path) -> None:
     back = video.read(video.write_compare(source, edited, tmp_path / "compare.mp4", NTSC, audio))
     assert back.fps == NTSC and len(back.frames) == 5 and sound_of(tmp_path / "compare.mp4")
     left, right = back.frames[:, -256:, :256], back.frames[:, -256:, -256:]
-    for shown, small in ((left, source), (right, edited)):
-        assert psnr(shown, small.repeat(4, axis=1).repeat(4, axis=2)) > 30
+    for result, small in ((left, source), (right, edited)):
+        assert psnr(result, small.repeat(4, axis=1).repeat(4, axis=2)) > 30
 
 
 def test_compare_of_unlike_sizes_keeps_proportions(tmp_path: Path) -> None:
