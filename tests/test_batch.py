@@ -1,58 +1,36 @@
-"""Batches: what a file of tasks may hold, and whole batches by real processes at tiny size, killed and resumed."""
+"""Whole batches by real processes at tiny size, interrupted, killed and resumed."""
 
 import fcntl
 import json
 import os
-import random
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-import tracemalloc
 from collections.abc import Iterator
-from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support.batch import InlinePool, PreloadedPool
+from support.batch import PROMPTS, QUICK, InlinePool, PreloadedPool, leftovers, pid_of, write_clip, write_tasks
 from support.interrupts import default_interrupts, interrupt
 from support.models import pickled
 
 from v2edit import video
-from v2edit.batch.command import EditBatch, run_batch
+from v2edit.batch.command import run_batch
 from v2edit.batch.page import as_html
 from v2edit.batch.state import BatchStatus, read_status
-from v2edit.batch.tasks import MAX_LINE_BYTES, MAX_TASKS, TaskLine, read_tasks
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
-from v2edit.files import MAX_JSON_BYTES
 from v2edit.jobs.functions import edit_video
-from v2edit.jobs.scene import SceneEdit
 from v2edit.runs import read_run_state
-
-PROMPTS = {"source_prompt": "a red ball", "target_prompt": "a blue cube"}
-QUICK = EditConfig(steps=2)
-
-
-def write_tasks(path: Path, *lines: dict[str, Any] | str) -> Path:
-    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    path.write_text("\n".join(texts) + "\n", encoding="utf-8", errors="surrogateescape")
-    return path
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    frames = np.zeros((5, 32, 32, 3), np.uint8)
-    frames[:, 8:24, 8:24] = (200, 30, 30)
-    return video.write(frames, path, fps=8)
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
 @pytest.fixture
@@ -69,33 +47,6 @@ def preloaded_workers() -> Iterator[None]:
         yield
 
 
-# --- the file of tasks ----------------------------------------------------------------------------
-
-
-def test_lines_become_tasks(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.mp4").touch()
-    path = write_tasks(
-        tmp_path / "tasks.jsonl",
-        "\ufeff" + json.dumps({"video": "in/a.mp4", "instruction": "make the ball blue", "subtasks": 3, "seed": 7}),
-        "",
-        {"scene": str(tmp_path / "in"), "target_prompt": "a cube", "name": "räume 1", "alpha": 1, "beta": None},
-        {"video": "in/a.mp4", "instruction": "Make the ball BLUE!"},
-    )
-    first, second, third = read_tasks(path, EditConfig(steps=9, alpha=0.5))
-    assert (first.line, first.kind, first.path) == (1, "video", tmp_path / "in" / "a.mp4")
-    assert first.config == EditConfig(steps=9, alpha=0.5, subtasks=3, seed=7)
-    assert (second.line, second.kind, second.path, second.name) == (3, "scene", tmp_path / "in", "räume 1")
-    assert second.config == EditConfig(steps=9, alpha=1.0)
-    assert (first.name, third.name) == ("a-make-the-ball-blue", "a-make-the-ball-blue-2")
-
-
-def test_every_setting_of_an_edit_may_stand_in_a_line() -> None:
-    assert {setting.name: setting.default for setting in fields(EditConfig)}.items() <= {
-        name: field.default for name, field in TaskLine.model_fields.items()
-    }.items()
-
-
 @pytest.mark.usefixtures("inline_workers")
 def test_a_batch_takes_pickles_only_with_allow_pickle(tiny_model: Path, clip: Path, tmp_path: Path) -> None:
     tasks = write_tasks(tmp_path / "tasks.jsonl", {"video": str(clip), **PROMPTS})
@@ -106,137 +57,9 @@ def test_a_batch_takes_pickles_only_with_allow_pickle(tiny_model: Path, clip: Pa
     assert len(status.done) == 1 and not status.failed
 
 
-def test_options_are_those_of_one_edit() -> None:
-    """The same groups, so that defaults and help texts are the same."""
-    batch, edit = ({option.name: option.default for option in fields(job)} for job in (EditBatch, SceneEdit))
-    assert {name: batch[name] for name in ("lvlm", "model_options", "config", "fit")}.items() <= edit.items()
-
-
-# A line with a mistake, and the field, the value and the hints that its message must name.
-A = '"video": "a.mp4"'
-MISTAKES = {
-    "no JSON": ("{", ["JSON"]),
-    "no object": ('["a.mp4"]', ['["a.mp4"]', '{"video"']),
-    "a key twice": (f'{{{A}, "seed": 1, "seed": 2}}', ["'seed'", "twice"]),
-    "an unknown key": (f'{{{A}, "subtask": 3}}', ["'subtask'", '"subtasks"']),
-    "nothing to edit": ('{"instruction": "make it blue"}', ['"video"', '"scene"', "neither"]),
-    "two things to edit": (f'{{{A}, "scene": "a.mp4"}}', ["both"]),
-    "no such file": ('{"video": "b.mp4"}', ["b.mp4", "no such file"]),
-    "no path at all": ('{"video": "a\\u0000.mp4"}', ["no such file"]),
-    "a path that is too long": (json.dumps({"video": "a" * 5000}), ["no such file"]),
-    "a number as text": (f'{{{A}, "subtasks": "3"}}', ['"subtasks"', "'3'", "integer"]),
-    "a fraction": (f'{{{A}, "steps": 2.5}}', ['"steps"', "2.5", "integer"]),
-    "null for a number": (f'{{{A}, "steps": null}}', ['"steps"', "None", "integer"]),
-    "an unknown choice": (f'{{{A}, "solver": "euler"}}', ['"solver"', "'euler'", "'auto', 'ddim'"]),
-    "half a character in a name": (f'{{{A}, "in\\ud83d": "b"}}', ["'in\\ud83d'"]),
-    "half a character": (f'{{{A}, "instruction": "\\ud800"}}', ['"instruction"', "'\\ud800'"]),
-    "out of range": (f'{{{A}, "subtasks": 9}}', ['"subtasks"', "9", "1 to 6"]),
-    "not a number": (f'{{{A}, "alpha": NaN}}', ['"alpha"', "nan", "0.0 to 1.0"]),
-    "two settings at odds": (f'{{{A}, "alpha": 0.2, "beta": 0.3}}', ['"beta"', "0.3", '"alpha"', "0.2"]),
-    "no source prompt": (f'{{{A}, "instruction": "make it blue"}}', ['"source_prompt"']),
-    "no change": (f'{{{A}, "source_prompt": "a ball"}}', ['"target_prompt"']),
-    "an instruction not of the world": (f'{{{A}, "source_prompt": "a", "instruction": "fly"}}', ['"target_prompt"']),
-    **{
-        f"a name that is {name!r:.20}": (f'{{{A}, "name": {json.dumps(name)}}}', ['"name"', f"{name!r:.50}"])
-        for name in ("", ".", "..", "../a", "a/b", "/a", "a\\b", ".hidden", "a\nb", "a\x00", "a\u202eb", " a", "é" * 61,
-                     "results.jsonl", "INDEX.html", "errors")
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("line", "facts"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line_and_nothing_runs(line, facts, tiny_model, tmp_path) -> None:
-    (tmp_path / "a.mp4").touch()
-    path = write_tasks(tmp_path / "tasks.jsonl", {"video": "a.mp4"} | PROMPTS, line)
-    with pytest.raises(UserError) as caught:
-        run_batch(path, out=tmp_path / "out", model=str(tiny_model))
-    message = str(caught.value)
-    assert message.startswith(f"{path}, line 2: ") and message.isprintable()
-    assert [fact for fact in facts if fact not in message] == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "tasks.jsonl"]
-
-
-def test_several_mistakes_are_listed_together(tiny_model, tmp_path, capsys) -> None:
-    (tmp_path / "a.mp4").touch()
-    path = write_tasks(tmp_path / "tasks.jsonl", "{", {"video": "a.mp4"} | PROMPTS, *[{"video": "b.mp4"}] * 30)
-    assert main(["batch", str(path), "-o", str(tmp_path / "out"), "--model", str(tiny_model)]) == 2
-    *notes, last = capsys.readouterr().err.splitlines()
-    assert len(notes) == 20 and f"{path}, line 1: " in notes[0]
-    assert last.startswith(f"v2edit: error: 31 lines of {path} ") and "20" in last
-    assert not (tmp_path / "out").exists()
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        read_tasks(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(("first", "second"), [("a", "a"), ("Räume", "RÄUME"), ("é", "e\u0301"), ("straße", "STRASSE")])
-def test_names_that_are_equal_on_some_file_system(first, second, tmp_path) -> None:
-    (tmp_path / "a.mp4").touch()
-    path = write_tasks(tmp_path / "tasks.jsonl", *({"video": "a.mp4", "name": name} for name in (first, "b", second)))
-    assert "line 3: " in (message := refused(path)) and "line 1 " in message
-
-
-def test_generated_names_are_unique_and_stay_the_same(tmp_path) -> None:
-    (tmp_path / f"{'long' * 50}.mp4").touch()
-    video = {"video": f"{'long' * 50}.mp4", "instruction": "make it blue"}
-    (tmp_path / "a.mp4").touch()
-    short = {"video": "a.mp4", "instruction": "make it blue"}
-    lines = [short, video, short | {"name": "a-make-it-blue-2"}, short, video, {"video": "a.mp4", "target_prompt": "…"}]
-    tasks = read_tasks(write_tasks(tmp_path / "tasks.jsonl", *lines))
-    names = [task.name for task in tasks]
-    assert (names[0], *names[2:4], names[5]) == ("a-make-it-blue", "a-make-it-blue-2", "a-make-it-blue-3", "a")
-    assert len(set(names)) == 6 and max(map(len, names)) == 120
-    assert [task.name for task in read_tasks(tmp_path / "tasks.jsonl")] == names
-
-
-def test_files_that_are_no_file_of_tasks(tmp_path) -> None:
-    path = tmp_path / "tasks.jsonl"
-    assert "no such file" in refused(path)
-    assert "is no file of tasks" in refused(tmp_path)
-    assert "is no file of tasks" in refused(Path("/dev/zero"))
-    os.mkfifo(tmp_path / "pipe")
-    assert "is no file of tasks" in refused(tmp_path / "pipe")  # and is not waited for
-    path.write_text("\n \n")
-    assert "has no tasks" in refused(path)
-    path.write_bytes(b'{"video": "a.mp4"}\n\xff\n')
-    assert "line 2: it is not UTF-8" in refused(path)
-
-
-def test_hostile_files_of_tasks_take_no_memory(tmp_path) -> None:
-    path = tmp_path / "tasks.jsonl"
-    hostile = {
-        "bytes": lambda file: file.truncate(1 << 33),  # sparse: it takes no room
-        "longer than": lambda file: file.write(b"[" * MAX_JSON_BYTES),
-        "nested too deeply": lambda file: file.write(b"[" * MAX_LINE_BYTES),
-        "no JSON": lambda file: file.write(b'{"seed": ' + b"9" * 60_000 + b"}"),
-        f"more than {MAX_TASKS:,} tasks": lambda file: file.write(b"1\n" * (MAX_TASKS + 1)),
-    }
-    for fact, write in hostile.items():
-        with path.open("wb") as file:
-            write(file)
-        tracemalloc.start()
-        message = refused(path)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert fact in message and len(message) < 500
-        assert peak < 48 * 2**20, fact
-
-
-# --- whole batches --------------------------------------------------------------------------------
-
-
 def video_times(folder: Path) -> dict[str, int]:
     """Return the time at which each run's video was written, by the run's name: it tells whether one is made again."""
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/edited.mp4")}
-
-
-def leftovers(folder: Path) -> list[str]:
-    """Return the files that only a running batch may have in its folder."""
-    return [path.name for path in (*folder.glob("*/.state"), *folder.glob(".batch/running/*"), *folder.glob("*-2"))]
 
 
 @pytest.fixture(scope="module")
@@ -410,32 +233,7 @@ def test_a_model_that_no_worker_can_load_is_no_failure_of_the_tasks(clip, tiny_m
     assert (read_status(tmp_path / "out").waiting, leftovers(tmp_path / "out")) == (1, [])
 
 
-# --- what ends workers and batches ----------------------------------------------------------------
-
-
-def start_command(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "v2edit", *map(str, words)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-
-
-def wait_for(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
-
-
-def poll_status(process: subprocess.Popen[str], folder: Path) -> Iterator[BatchStatus]:
-    """Yield the status of a batch, again and again while it runs."""
-    while process.poll() is None:
-        if (folder / ".batch" / "tasks.jsonl").exists():
-            yield read_status(folder)
-        time.sleep(0.02)
-
-
-def pid_of(worker: str) -> int:
-    return int(re.findall(r"process (\d+)$", worker)[0])
+# --- interrupted batches and killed workers -------------------------------------------------------
 
 
 def wait_until_begun(task: str, out: Path) -> None:
@@ -475,122 +273,3 @@ def test_an_interrupted_batch_goes_on_and_a_killed_worker_costs_one_attempt(tiny
     results = read_status(out).results
     assert {name: result.attempts for name, result in results.items()} == {"quick": 1, "interrupted": 1, "killed": 2}
     assert "SIGKILL" in results["killed"].earlier[0]
-
-
-def skip_where_ray_did_not_start(err: str) -> None:
-    """Skip the test where Ray did not start in its half minute: a busy machine must not fail a test."""
-    if "The current node timed out during startup" in err:
-        pytest.skip("Ray did not start in its 30 s on a machine as busy as this")
-
-
-def test_ray_does_the_same(first, clip, tiny_model, tmp_path) -> None:
-    """On Ray itself, one actor on this machine."""
-    pytest.importorskip("ray")
-    path = write_tasks(
-        tmp_path / "tasks.jsonl",
-        {"video": str(clip), "name": "one", "seed": 5} | PROMPTS,
-        {"video": str(first[0].parent / "tasks.jsonl"), "name": "broken"} | PROMPTS,
-    )
-    words = [
-        "batch",
-        path,
-        "-o",
-        tmp_path / "out",
-        "--model",
-        tiny_model,
-        "--steps",
-        2,
-        "--ray",
-        "local",
-        "--retries",
-        0,
-    ]
-    code, stdout, err = wait_for(start_command(*words))
-    skip_where_ray_did_not_start(err)
-    assert code == 2 and stdout.startswith("2 tasks: 1 done, 1 failed\n"), err
-    status = read_status(tmp_path / "out")
-    assert len({result.worker for result in status.results.values()}) == 1 and not leftovers(tmp_path / "out")
-    ours, theirs = (video.read(folder / "one" / "edited.mp4").frames for folder in (tmp_path / "out", first[2]))
-    assert (ours == theirs).all()
-
-
-def broken_inputs(folder: Path) -> dict[str, tuple[dict[str, str], str]]:
-    """Return tasks that cannot be done, each for a reason of its own, and a part of the message."""
-    folder.mkdir()
-    (folder / "noise.mp4").write_bytes(bytes(range(256)) * 40)
-    (folder / "empty").mkdir()
-    (folder / "note.txt").write_text("no picture")
-    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (folder / "splat.ply").write_text("ply\nformat ascii 1.0\nend_header\n")
-    (folder / "dataset").mkdir()
-    (folder / "dataset" / "transforms.json").write_text('{"frames": 3}')
-    return {
-        "noise": ({"video": "broken/noise.mp4"}, "is not a video that can be read"),
-        "empty": ({"video": "broken/empty"}, "folder without images"),
-        "picture": ({"video": "broken/picture.png"}, "picture.png"),
-        "splat": ({"scene": "broken/splat.ply"}, "splat.ply"),
-        "dataset": ({"scene": "broken/dataset"}, "transforms.json"),
-    }
-
-
-@pytest.mark.heavy
-def test_forty_of_forty_five_tasks_on_ray_whose_workers_are_killed_at_random(clip, tiny_model, tmp_path) -> None:
-    """39 videos and a scene are made, once each and as they would alone; five fail, each for its own reason."""
-    broken = broken_inputs(tmp_path / "broken")
-    assert main(["sample", "--scene", "--seed", "3", "-o", str(tmp_path / "scene")]) == 0
-    lines = [{"video": str(clip), "name": f"video {k}", "seed": k} | PROMPTS for k in range(39)]
-    lines.insert(5, {"scene": "scene", "name": "scene"} | PROMPTS)
-    for position, (name, (line, _)) in enumerate(broken.items()):
-        lines.insert(9 * position, line | {"name": name} | PROMPTS)
-    path = write_tasks(tmp_path / "tasks.jsonl", *lines)
-    assert len(lines) == 45
-
-    out, rng = tmp_path / "out", random.Random(0)
-    words = [
-        "batch",
-        path,
-        "-o",
-        out,
-        "--model",
-        tiny_model,
-        "--steps",
-        2,
-        "--retries",
-        4,
-        "--ray",
-        "local",
-        "--workers",
-        2,
-    ]
-    words += ["--fit-steps", 20, "--refit-steps", 10, "--gaussians", 300]
-    process, killed, after = start_command(*words), [], 1
-    for status in poll_status(process, out):
-        if status.running and len(status.results) >= after:
-            killed.append(rng.choice(status.running))
-            os.kill(pid_of(killed[-1].worker), signal.SIGKILL)
-            after = len(status.results) + rng.randint(2, 6)
-            while process.poll() is None and killed[-1] in read_status(out).running:
-                time.sleep(0.02)
-    code, stdout, err = wait_for(process)
-    skip_where_ray_did_not_start(err)
-    assert code == 2 and stdout.startswith("45 tasks: 40 done, 5 failed\n"), err
-    print(stdout, *(f"killed: {task.name}, attempt {task.attempt}, {task.worker}" for task in killed), sep="\n")
-
-    names = [json.loads(line)["name"] for line in (out / "results.jsonl").read_text().splitlines()]
-    assert sorted(names) == sorted(line["name"] for line in lines)  # one result each
-    results = read_status(out).results
-    assert {result.name for result in results.values() if result.state == "failed"} == broken.keys()
-    for name, (_, text) in broken.items():
-        assert results[name].attempts == 5
-        assert any(text in (reason or "") for reason in (results[name].reason, *results[name].earlier))
-    assert {path.parent.name for path in out.glob("*/run.json")} == results.keys() - broken.keys()
-    assert leftovers(out) == []
-
-    assert len(killed) >= 6
-    deaths = [reason for result in results.values() for reason in result.earlier if "worker process" in reason]
-    assert len(killed) // 2 <= len(deaths) <= len(killed)  # Some had just ended.
-    retried = next(one for one in results.values() if one.state == "done" and one.earlier and one.name != "scene")
-    config = EditConfig(steps=2, seed=retried.facts["seed"])
-    edit_video(clip, **PROMPTS, model=str(tiny_model), config=config, out=tmp_path / "alone")
-    ours, theirs = (video.read(folder / "edited.mp4").frames for folder in (out / retried.name, tmp_path / "alone"))
-    assert (ours == theirs).all()

@@ -96,7 +96,7 @@ def test_every_file_has_an_expectation(odd: Path) -> None:
     assert {path.name for path in odd.iterdir() if path.is_file()} - {"index.json", "README.md"} == FILES.keys()
 
 
-# FFmpeg takes seconds for its table of HDR colours, which test_video.py reads, too.
+# FFmpeg takes seconds for its table of HDR colours, and test_video_reading.py reads some, too.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.heavy if name == "hdr10.mp4" else ()) for name in READABLE]
 )

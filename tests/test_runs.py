@@ -1,4 +1,4 @@
-"""Run folders: never over what is there, a manifest that can be trusted, and a state that is told truly."""
+"""Run folders: never over what is there, with a manifest and a state that can be trusted."""
 
 import hashlib
 import json
@@ -6,12 +6,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from v2edit.errors import UserError
 from v2edit.runs import (
+    Pace,
     Request,
     RunWriter,
     default_run_folder,
@@ -67,13 +69,13 @@ def test_a_failed_run_leaves_nothing(tmp_path: Path, error: type[BaseException])
     assert names(tmp_path) == []
 
 
-def test_what_is_there_is_refused_and_kept(tmp_path: Path) -> None:
+def test_existing_files_are_refused_and_stay(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("run", "file", "link"):
-        with pytest.raises(UserError, match="exists; choose another -o or remove it"):
+        with pytest.raises(UserError, match="exists"):
             RunWriter(tmp_path / name)
     assert (tmp_path / "run" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
@@ -88,7 +90,7 @@ def test_an_empty_folder_is_filled_in_place(tmp_path: Path, monkeypatch: pytest.
     assert names(Path(".")) == ["edited.mp4", "run.json"] and names(tmp_path) == ["run"]
 
 
-def test_what_turns_up_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_files_that_turn_up_meanwhile_stay(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run") as run:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "edited.mp4").write_bytes(b"theirs")
@@ -129,7 +131,7 @@ def test_the_input_is_identified(tmp_path: Path) -> None:
 
 
 def test_secrets_are_blanked() -> None:
-    shown = redact(
+    words = redact(
         [
             "v2edit",
             "--api-key",
@@ -142,8 +144,8 @@ def test_secrets_are_blanked() -> None:
             "x",
         ]
     )
-    assert "abc" not in " ".join(shown)
-    assert shown == [
+    assert "abc" not in " ".join(words)
+    assert words == [
         "v2edit",
         "--api-key",
         "***",
@@ -159,17 +161,17 @@ def test_secrets_are_blanked() -> None:
 REQUEST = Request("edit", {"seed": 3, "config": Settings()}, {"edit-1": 4, "edit-2": 6}, 2, ["v2edit", "--token", "x"])
 
 
-def kept(k: int) -> LoopState:
+def loop_state(k: int) -> LoopState:
     return LoopState({"edit": torch.full((2,), float(k))}, {"k": k})
 
 
-def begun(out: Path, steps: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-    """A run that is ended by an error after so many steps of its first loop."""
+def end_run(out: Path, steps: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+    """Begin a run and end it by an error after so many steps of its first loop."""
     with RunWriter(out) as run:
         run.begin(REQUEST)
         assert read_run_state(out).state == "running"
         done = []
-        for k in run.snapshots.loop("edit-1").steps(0, 4, lambda: kept(len(done))):
+        for k in run.snapshots.loop("edit-1").steps(0, 4, lambda: loop_state(len(done))):
             done.append(k)
             if len(done) == steps:
                 raise error("x")
@@ -180,10 +182,10 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_how_it_goes_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt, match="go on with: v2edit resume run"):
-        begun(Path("run"), 3)
+        end_run(Path("run"), 3)
     assert names(tmp_path / "run") == [".state", "run.json"]
-    found = read_run_state("run")
-    assert (found.state, found.reason, found.done, found.total) == ("stopped", "interrupted", 2, 10)
+    state = read_run_state("run")
+    assert (state.state, state.reason, state.done, state.total) == ("stopped", "interrupted", 2, 10)
     manifest = json.loads(Path("run/run.json").read_text())
     assert manifest["status"] == "stopped" and manifest["seed"] == 3 and manifest["command"][-1] == "***"
     assert "x" not in json.loads(Path("run/.state/request.json").read_text())["command"]  # no secret is stored
@@ -192,11 +194,11 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_how_it_goes_on(
     with RunWriter(Path("run"), resume=True, command=["v2edit", "resume", "run"]) as run:
         assert run.request is not None and run.request.plan == REQUEST.plan
         snapshot = run.snapshots.loop("edit-1")
-        stood = snapshot.load()
+        saved = snapshot.load()
         assert (
-            stood is not None and stood.facts == {"k": 2} and torch.equal(stood.tensors["edit"], torch.full((2,), 2.0))
+            saved is not None and saved.facts == {"k": 2} and torch.equal(saved.tensors["edit"], torch.full((2,), 2.0))
         )
-        assert list(snapshot.steps(2, 4, lambda: kept(4))) == [2, 3]
+        assert list(snapshot.steps(2, 4, lambda: loop_state(4))) == [2, 3]
         assert read_run_state("run").done == 4
         (run.folder / "edited.mp4").write_bytes(b"video")
         run.write_manifest({"more": 1})
@@ -208,12 +210,12 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_how_it_goes_on(
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError])
-def test_a_run_that_fails_keeps_what_was_done(tmp_path: Path, error: type[Exception]) -> None:
-    with pytest.raises(UserError if error is OSError else error) as told:
-        begun(tmp_path / "run", 3, error)
-    assert "v2edit resume" in " ".join([str(told.value), *getattr(told.value, "__notes__", [])])
-    found = read_run_state(tmp_path / "run")
-    assert (found.state, found.reason, found.done) == ("failed", "x", 2)
+def test_a_run_that_fails_keeps_its_steps(tmp_path: Path, error: type[Exception]) -> None:
+    with pytest.raises(UserError if error is OSError else error) as caught:
+        end_run(tmp_path / "run", 3, error)
+    assert "v2edit resume" in " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    state = read_run_state(tmp_path / "run")
+    assert (state.state, state.reason, state.done) == ("failed", "x", 2)
 
 
 def test_a_mistake_found_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
@@ -226,6 +228,7 @@ def test_a_mistake_found_before_the_first_step_leaves_nothing(tmp_path: Path) ->
 WRITER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from v2edit.runs import RunWriter, Request
 with RunWriter(Path(sys.argv[1])) as run:
     run.begin(Request("edit", {}, {"edit-1": 5}) if sys.argv[2] else None)
@@ -251,8 +254,8 @@ def test_a_run_is_one_processs_own_until_that_dies(tmp_path: Path, request_: str
         other.kill()
         other.wait()
     if request_:
-        found = read_run_state(out)
-        assert found.state == "stopped" and found.reason == "its process ended without a word"
+        state = read_run_state(out)
+        assert state.state == "stopped" and state.reason == "its process ended without a word"
         with RunWriter(out, resume=True) as run:
             run.write_manifest()
     else:  # Nothing was done: the place is as good as free.
@@ -263,7 +266,7 @@ def test_a_run_is_one_processs_own_until_that_dies(tmp_path: Path, request_: str
     assert names(out) == ["run.json"] and names(tmp_path) == ["run"]
 
 
-def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run to go on with"):
         RunWriter(tmp_path, resume=True)
     with pytest.raises(UserError, match="is no run folder"):
@@ -279,7 +282,7 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
 
 def test_damaged_or_strange_state_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        begun(tmp_path / "run", 3)
+        end_run(tmp_path / "run", 3)
     state = tmp_path / "run" / ".state"
     (state / "edit-1.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="is damaged"), RunWriter(tmp_path / "run", resume=True) as run:
@@ -293,12 +296,32 @@ def test_damaged_or_strange_state_is_one_line(tmp_path: Path) -> None:
         read_run_state(tmp_path / "run")
 
 
-def test_other_versions_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_versions_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KeyboardInterrupt):
-        begun(tmp_path / "run", 3)
+        end_run(tmp_path / "run", 3)
     path = tmp_path / "run" / ".state" / "request.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps(facts | {"versions": facts["versions"] | {"torch": "1.0"}}))
     with RunWriter(tmp_path / "run", resume=True) as run:
         run.write_manifest()
     assert "the run began with torch 1.0" in caplog.text
+
+
+def test_the_pace_of_steps_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("v2edit.runs.pace.time.monotonic", lambda: now[0])
+
+    def update(pace: Pace, seconds: float, *step: Any) -> float | None:
+        now[0] += seconds
+        return pace.update(*step)
+
+    pace = Pace({"edit-1": 4, "edit-2": 4, "fit-1": 10})
+    assert update(pace, 100, "edit-1", 1, 4) is None  # loading is in the first step
+    assert update(pace, 2, "edit-1", 2, 4) == 4
+    assert update(pace, 4, "edit-1", 4, 4) == 0
+    assert (pace.done, pace.total, pace.to_dict()["seconds_left"]) == (4, 18, None)  # nothing is known of fits
+    assert update(pace, 50, "edit-2", 1, 4) == 6  # steps of the same kind take as long
+    assert [update(pace, 0.5, "fit-1", step, 10) for step in (1, 2)] == [None, 4]
+    resumed = Pace({"edit-1": 4, "edit-2": 4, "fit-1": 10}, pace.to_dict())
+    assert (resumed.done, resumed.to_dict()["seconds_left"]) == (7, 3 * 2 + 8 * 0.5)
+    assert update(pace, 9, "fit-1", 1, 10) is None  # a loop that starts again is timed anew
