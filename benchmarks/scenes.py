@@ -4,7 +4,7 @@
     python benchmarks/scenes.py reconstruct --scene ../shared/data/scenes/dinosaur --side 128 --gaussians 12000
     python benchmarks/scenes.py edit --kinds recolour insert --count 4    # the whole command, against the true edit
 
-`edit` runs the command itself on what `v2edit world sample --scene` writes, in a process of its own; what follows `--`
+`edit` runs the command itself on what `v2edit sample --scene` writes, in a process of its own; what follows `--`
 goes to it. Methods are compared by `v2edit bench --suite scenes`, on the same seeds: from 2,000,000,000, which no
 training or tuning uses. `seconds` are wall clock, for a quiet machine; `cpu_seconds` are of all cores together.
 """

@@ -23,12 +23,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    AutoencoderKLCogVideoX,
-    CogVideoXDPMScheduler,
-    CogVideoXPipeline,
-    CogVideoXTransformer3DModel,
-)
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor, nn
 from training import (
     MODEL,
@@ -54,13 +49,8 @@ TEXT_LENGTH = 40
 DROPPED = 0.1
 LAYERS = {"small": 6, "large": 12}
 SHEET_SEEDS = range(1_000_000_000, 1_000_000_008)
-ATTRIBUTES = {
-    "size": tuple(SIZES),
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-    "place": tuple(PLACES),
-    "motion": MOTIONS,
-}
+ATTRIBUTES = {"size": tuple(SIZES), "colour": tuple(COLOURS), "shape": SHAPES, "place": tuple(PLACES),
+              "motion": MOTIONS}  # fmt: skip
 
 
 def new_tokenizer() -> T5Tokenizer:
@@ -227,9 +217,7 @@ def token_owners(scenes: list[Scene], path: Path) -> np.ndarray:
     return np.load(path)
 
 
-def tokenize_captions(
-    scenes: list[Scene], indices: np.ndarray, tokenizer: T5Tokenizer, rng: Random
-) -> tuple[Tensor, Tensor]:
+def caption_ids(scenes: list[Scene], indices: np.ndarray, tokenizer: T5Tokenizer, rng: Random) -> tuple[Tensor, Tensor]:
     """Return token ids [B, L] of a caption of each scene in a random wording, some dropped, and the text objective's
     labels."""
     wordings = [None if rng.random() < DROPPED else sample_wording(rng) for _ in indices]
@@ -251,7 +239,7 @@ def train_text_encoder(tokenizer: T5Tokenizer, scenes: list[Scene], batches_: in
     for step in range(batches_):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * min(1.0, (batches_ - step) / (0.5 * batches_))
-        ids, labels = tokenize_captions(scenes, rng.integers(0, len(scenes), 128), tokenizer, words)
+        ids, labels = caption_ids(scenes, rng.integers(0, len(scenes), 128), tokenizer, words)
         loss = objective(encoder(ids)[0], ids, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -375,7 +363,7 @@ def main() -> None:
         frames = 1 if step % 2 else shards[0].shape[1]
         indices = next(stills if frames == 1 else clips)
         x0 = torch.from_numpy(gather_clips(shards, indices)[:, :frames]).to(device).float()
-        ids = tokenize_captions(scenes, indices, tokenizer, words)[0].to(device)
+        ids = caption_ids(scenes, indices, tokenizer, words)[0].to(device)
         t = sample_timesteps(len(x0)).to(device)
         a, s = (x.sqrt().view(-1, 1, 1, 1, 1) for x in (alphas[t], 1 - alphas[t]))
         eps = torch.randn_like(x0)
