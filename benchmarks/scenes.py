@@ -30,7 +30,7 @@ from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.ply import read_splat, write_splat
-from v2edit.scenes.measure import against_photographs
+from v2edit.scenes.measure import photograph_psnr
 from v2edit.scenes.optimise import FitProgress, reconstruct
 from v2edit.scenes.reading import read_scene
 from v2edit.scenes.rer import render_video
@@ -38,7 +38,7 @@ from v2edit.scenes.rer import render_video
 
 def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | None) -> dict[str, float]:
     """A reconstruction's PSNR on held-out and training views, and seconds. A process's first one also compiles."""
-    kept, started, spent = dataset.kept_out, time.time(), time.process_time()
+    kept, started, spent = dataset.held_out, time.time(), time.process_time()
     last: list[FitProgress] = []
     scene = reconstruct(dataset, config, last.append)
     seconds, spent, shown = time.time() - started, time.process_time() - spent, render_video(scene, kept.cameras)
@@ -46,7 +46,7 @@ def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | No
         video.contact_sheet({"photographs": kept.images, "reconstructed": shown}, out / f"{name}.png")
         write_splat(out / f"{name}.ply", scene)
     return {
-        "held_out": against_photographs(shown, kept) or math.nan,
+        "held_out": photograph_psnr(shown, kept),
         "training": last[-1].psnr or math.nan,
         "seconds": seconds,
         "cpu_seconds": spent,
@@ -65,11 +65,11 @@ def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, flo
         shown = {}
         for name in ("scene", "edited"):
             gaussians = read_splat(run / f"{name}.ply")
-            cameras = {"frames": task.posed.path.cameras, "held_out": task.posed.dataset.kept_out.cameras}
+            cameras = {"frames": task.posed.path.cameras, "held_out": task.posed.dataset.held_out.cameras}
             shown[name] = {key: render_video(gaussians, one) for key, one in cameras.items()}
     if out:
         rows = {"before": shown["scene"], task.edit.instruction: shown["edited"]}
-        kept = {"photographs": task.posed.dataset.kept_out.images, "truth": task.posed.truth.kept_out.images}
+        kept = {"photographs": task.posed.dataset.held_out.images, "truth": task.posed.truth.held_out.images}
         pictures = kept | {name: one["held_out"] for name, one in rows.items()}
         video.contact_sheet(pictures, out / f"{task.name}.png")
     unedited = task.measure(shown["scene"], None, read, clip)["psnr_held_out"]

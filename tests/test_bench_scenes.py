@@ -78,8 +78,8 @@ def test_settings_reach_the_reconstruction_of_every_task():
 
 def test_the_truth_is_perfect_and_the_source_is_not():
     task = SceneTask("recolour", 1_900_000_000, FitConfig())
-    source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.kept_out.images}
-    truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.kept_out.images}
+    source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.held_out.images}
+    truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.held_out.images}
     measured = partial(task.measure, start=source, classify=SceneClassifier.load().classify, clip=ClipEncoder.load())
     best, none = measured(truth), measured(source)
     assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
@@ -136,7 +136,7 @@ def test_what_a_result_holds_and_the_page_shows(first):
     for path in sorted((report.folder / "results" / task.name).iterdir()):
         with np.load(path) as result:
             assert result["frames"].shape == task.clips.source.frames.shape
-            assert result["held_out"].shape == task.posed.dataset.kept_out.images.shape
+            assert result["held_out"].shape == task.posed.dataset.held_out.images.shape
             if path.name.startswith(Unedited.__name__):
                 assert result["means"].shape == (400, 3) and "edit_transfer" not in result
             else:

@@ -223,8 +223,8 @@ def test_the_run_folder_holds_what_was_promised(sample, run):
     # The edited dataset is the same views of another scene: what was trained on the one trains on the other.
     np.testing.assert_allclose(edited.cameras.camera_to_world, source.cameras.camera_to_world, atol=1e-6)
     np.testing.assert_allclose(edited.cameras.intrinsics, source.cameras.intrinsics, atol=1e-6)
-    np.testing.assert_array_equal(edited.held_out, source.held_out)
-    assert len(list((run / "held-out").iterdir())) == source.held_out.sum()
+    np.testing.assert_array_equal(edited.is_held_out, source.is_held_out)
+    assert len(list((run / "held-out").iterdir())) == source.is_held_out.sum()
 
 
 def test_a_splat_alone_can_be_edited(run, tmp_path):

@@ -26,7 +26,7 @@ from v2edit.scenes.camera_paths import (
 )
 from v2edit.scenes.cameras import distance_of, focus_of, from_opencv, look_at, up_of
 from v2edit.scenes.dataset import Dataset
-from v2edit.scenes.distortion import Distortion, bilinear, undistorted
+from v2edit.scenes.distortion import Distortion, sample_bilinear, undistort
 from v2edit.scenes.formats.nerfstudio import file_names, write_transforms
 from v2edit.scenes.formats.ply import read_points, read_splat, write_splat
 from v2edit.scenes.reading import read_scene
@@ -45,10 +45,10 @@ def test_a_dataset_comes_back_from_transforms_json(tmp_path, masks, shared):
     assert back is not None and back.names == given_in.names and back.applied is not None
     assert back.points is not None and given_in.points is not None
     np.testing.assert_array_equal(back.images, given_in.images)
-    np.testing.assert_array_equal(back.held_out, given_in.held_out)
+    np.testing.assert_array_equal(back.is_held_out, given_in.is_held_out)
     np.testing.assert_allclose(back.cameras.intrinsics, cameras.intrinsics, rtol=0, atol=1e-6)
     np.testing.assert_allclose(back.cameras.camera_to_world, cameras.camera_to_world, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(back.points.places, given_in.points.places, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(back.points.positions, given_in.points.positions, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(back.points.colours, given_in.points.colours)
     np.testing.assert_allclose(back.applied, given_in.applied, rtol=0, atol=1e-6)
     assert (back.masks is None) == (not masks)
@@ -63,7 +63,7 @@ def test_views_of_several_cameras_keep_their_names_apart_and_their_order(tmp_pat
     back = read_scene(tmp_path).dataset
     assert back is not None
     np.testing.assert_array_equal(back.images, given_in.images)
-    np.testing.assert_array_equal(back.held_out, given_in.held_out)
+    np.testing.assert_array_equal(back.is_held_out, given_in.is_held_out)
 
 
 @given(st.lists(st.text(st.sampled_from("aAb/._- 0é"), min_size=1, max_size=5), max_size=6))
@@ -82,8 +82,8 @@ def test_a_split_is_found_however_its_names_are_written(tmp_path):
         facts[key] = [f"./{name}" for name in facts[key]]
     path.write_text(json.dumps(facts))
     back = read_scene(tmp_path).dataset
-    assert back is not None and given_in.held_out.any()
-    np.testing.assert_array_equal(back.held_out, given_in.held_out)
+    assert back is not None and given_in.is_held_out.any()
+    np.testing.assert_array_equal(back.is_held_out, given_in.is_held_out)
 
 
 def test_pictures_are_taken_as_they_are_stored(tmp_path):
@@ -113,8 +113,8 @@ def write_colmap(folder: Path, given_in: Dataset, model: str, parameters: list[f
         scene.add_image_with_trivial_frame(pycolmap.Image(name=name, camera_id=1, image_id=k + 1), pose)
         Image.fromarray(given_in.images[k]).save(folder / "images" / name)
     assert given_in.points is not None
-    for place, colour in zip(given_in.points.places, given_in.points.colours, strict=True):
-        scene.add_point3D(place, pycolmap.Track(), colour)
+    for position, colour in zip(given_in.points.positions, given_in.points.colours, strict=True):
+        scene.add_point3D(position, pycolmap.Track(), colour)
     (folder / "sparse" / "0").mkdir(parents=True)
     scene.write(str(folder / "sparse" / "0"))
 
@@ -124,12 +124,12 @@ def test_a_dataset_comes_back_from_colmap(tmp_path):
     write_colmap(tmp_path, given_in, "PINHOLE", [20.0, 21.0, 8.2, 5.9])
     back = read_scene(tmp_path).dataset
     assert back is not None and back.points is not None and given_in.points is not None
-    assert list(np.nonzero(back.held_out)[0]) == [4]
+    assert list(np.nonzero(back.is_held_out)[0]) == [4]
     np.testing.assert_array_equal(back.images, given_in.images)
     np.testing.assert_allclose(back.cameras.intrinsics, given_in.cameras.intrinsics, rtol=0, atol=1e-6)
     np.testing.assert_allclose(back.cameras.camera_to_world, given_in.cameras.camera_to_world, rtol=0, atol=1e-6)
-    places, places_in = (one[np.lexsort(one.T)] for one in (back.points.places, given_in.points.places))
-    np.testing.assert_allclose(places, places_in, rtol=0, atol=1e-6)
+    positions, expected = (one[np.lexsort(one.T)] for one in (back.points.positions, given_in.points.positions))
+    np.testing.assert_allclose(positions, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_undistorted_image_shows_what_a_pinhole_sees():
     for _ in range(50):
         bent = bent + np.stack([x, y]) - np.stack(lens.distort(*bent))
     painted = np.round(pattern(*bent)).astype(np.uint8)
-    image, inside = undistorted(painted, matrix, lens)
+    image, inside = undistort(painted, matrix, lens)
     assert inside.mean() > 0.5
     assert np.abs(image.astype(float) - pattern(x, y))[inside].max() < 4
 
@@ -175,7 +175,7 @@ def test_a_wild_lens_shows_the_little_it_can():
     matrix = np.array([[60.0, 0, 40.5], [0, 60, 30.5], [0, 0, 1]])
     painted = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     for lens in (Distortion(k1=1e308, k2=-1e308), Distortion(k4=1e300, fisheye=True), Distortion(p1=1e307, p2=-1e307)):
-        image, inside = undistorted(painted, matrix, lens)
+        image, inside = undistort(painted, matrix, lens)
         assert inside[30, 40] and not inside[0, 0]
         np.testing.assert_array_equal(image[30, 40], painted[30, 40])
 
@@ -193,7 +193,7 @@ def test_a_lens_that_is_none_is_refused(tmp_path):
 def test_bilinear_keeps_the_pixels_themselves():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     columns, rows = np.meshgrid(np.arange(7) + 0.5, np.arange(5) + 0.5)
-    np.testing.assert_array_equal(bilinear(image, columns, rows), image)
+    np.testing.assert_array_equal(sample_bilinear(image, columns, rows), image)
 
 
 def test_images_are_made_smaller_with_their_cameras(tmp_path):
@@ -237,7 +237,7 @@ def test_real_scenes_are_read(data):
         assert found is not None and len(found) > 80 and found.points is not None
         # The sparse points lie where the cameras look: their coordinates are the poses'.
         view = found.cameras.world_to_camera[0]
-        ahead = found.points.places @ view[:3, :3].T + view[:3, 3]
+        ahead = found.points.positions @ view[:3, :3].T + view[:3, 3]
         assert (ahead[:, 2] > 0).mean() > 0.8
         (path_file,) = (data / "scenes" / name / "camera_paths").iterdir()
         path = read_path(path_file, found.cameras.camera_to_world, found.applied).cameras
@@ -472,4 +472,4 @@ def test_points_that_are_no_numbers_are_left_out_with_a_note(tmp_path, caplog):
     kinds = "".join(f"property double {axis}\n" for axis in "xyz").rstrip()
     path.write_bytes(header(f"element vertex 2\n{kinds}") + np.array([1, 2, 3, np.nan, 5, np.inf]).tobytes())
     found = read_points(path)
-    assert found is not None and found.places.tolist() == [[1, 2, 3]] and "1 of 2 points" in caplog.text
+    assert found is not None and found.positions.tolist() == [[1, 2, 3]] and "1 of 2 points" in caplog.text

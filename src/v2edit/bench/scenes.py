@@ -28,10 +28,9 @@ from v2edit.primitives import posed
 from v2edit.primitives.edits import Edit, EditTruth
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.gaussians import Gaussians
-from v2edit.scenes.measure import compare
+from v2edit.scenes.measure import region_psnr
 from v2edit.scenes.optimise import reconstruct
-from v2edit.scenes.primitives import Task as Posed
-from v2edit.scenes.primitives import sample_task
+from v2edit.scenes.primitives import PosedTask, sample_task
 from v2edit.scenes.rer import EditedScene, edit_gaussians, render_edit_reconstruct, render_video, video_cameras
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class SceneTask(BenchTask):
         return _clips(self)
 
     @property
-    def posed(self) -> Posed:
+    def posed(self) -> PosedTask:
         return _posed(self)
 
     def prepare(
@@ -82,7 +81,7 @@ class SceneTask(BenchTask):
             return self._unedited
         assert start is not None
         with np.load(start) as result:
-            gaussians = Gaussians(**{one.name: torch.from_numpy(result[one.name]) for one in fields(Gaussians)})
+            gaussians = Gaussians(**{field.name: torch.from_numpy(result[field.name]) for field in fields(Gaussians)})
         if isinstance(config, SceneV2Edit):
             seeded, editor = replace(config, seed=self.seed), Editor(backbone)
             edit = partial(
@@ -115,14 +114,14 @@ class SceneTask(BenchTask):
         classify: Classify,
         clip: ClipEncoder | None,
     ) -> dict[str, float]:
-        frames, views, true_views = result["frames"], self.posed.dataset.kept_out, self.posed.truth.kept_out
-        held_out = compare(result["held_out"], views.images, true_views.images)
+        source, target = self.posed.dataset.held_out.images, self.posed.truth.held_out.images
+        held_out, frames = region_psnr(result["held_out"], source, target), result["frames"]
         success, kept = attributes(self.edit, classify(frames))
         source = frames if start is None else start["frames"]
         figures = {
             "psnr_held_out": held_out.whole,
-            "held_out_inside": math.nan if held_out.inside is None else held_out.inside,
-            "held_out_outside": math.nan if held_out.outside is None else held_out.outside,
+            "held_out_inside": held_out.inside,
+            "held_out_outside": held_out.outside,
             "success": success,
             "kept": kept,
             "edit_transfer": float(result["edit_transfer"]) if "edit_transfer" in result else math.nan,
@@ -134,15 +133,15 @@ class SceneTask(BenchTask):
 
     def _unedited(self) -> dict[str, np.ndarray]:
         scene = reconstruct(self.posed.dataset, self.fit, seed=self.seed)
-        return {name: one.numpy() for name, one in scene.tensors().items()} | self._render(scene)
+        return {name: tensor.numpy() for name, tensor in scene.tensors().items()} | self._render(scene)
 
     def _render(self, scene: Gaussians) -> dict[str, np.ndarray]:
-        cameras = self.posed.path.cameras, self.posed.dataset.kept_out.cameras
-        return dict(zip(("frames", "held_out"), (render_video(scene, one) for one in cameras), strict=True))
+        cameras = {"frames": self.posed.path.cameras, "held_out": self.posed.dataset.held_out.cameras}
+        return {name: render_video(scene, views) for name, views in cameras.items()}
 
 
 @lru_cache(maxsize=2)
-def _posed(task: SceneTask) -> Posed:
+def _posed(task: SceneTask) -> PosedTask:
     return sample_task(task.seed, task.kind)
 
 

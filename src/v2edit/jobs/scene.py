@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -314,7 +315,7 @@ class _Edit:
         views = views_dataset(dataset, cameras)
         (folder / "dataset").mkdir()
         write_transforms(folder / "dataset", replace(views, images=render_video(edited.gaussians, views.cameras)))
-        if dataset is not None and dataset.held_out.any():
+        if dataset is not None and dataset.is_held_out.any():
             figures |= self._write_held_out(folder, dataset, source, edited.gaussians, title)
         self.folder.write_manifest(figures)
 
@@ -327,15 +328,15 @@ class _Edit:
 
         from v2edit import video as videos
         from v2edit.scenes.formats.nerfstudio import file_names
-        from v2edit.scenes.measure import against_photographs
+        from v2edit.scenes.measure import photograph_psnr
         from v2edit.scenes.rer import render_video
 
-        held_out = dataset.kept_out
+        held_out = dataset.held_out
         (folder / "held-out").mkdir()
         before, after = render_video(source, held_out.cameras), render_video(edited, held_out.cameras)
         for name, image in zip(file_names(held_out.names), after, strict=True):
             Image.fromarray(image).save(folder / "held-out" / f"{name}.png")
         sheet = {"photographs": held_out.images, "reconstructed": before, f"after: {title}": after}
         videos.contact_sheet(sheet, folder / "held-out.png")
-        psnr = against_photographs(before, held_out)
-        return {} if psnr is None else {"reconstruction_psnr": psnr}
+        psnr = photograph_psnr(before, held_out)
+        return {} if math.isnan(psnr) else {"reconstruction_psnr": psnr}

@@ -1,4 +1,4 @@
-"""Posed images: what a scene is made from, whatever format it came in.
+"""Posed images: what scenes are reconstructed from, read from any format.
 
 Letters: C views, P points.
 """
@@ -12,24 +12,28 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file
 from v2edit.scenes.cameras import Cameras
-from v2edit.scenes.distortion import Distortion, undistorted
+from v2edit.scenes.distortion import Distortion, undistort
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger(__name__)
-HELD_OUT_EVERY, HELD_OUT_FROM = 8, 4  # without a split of its own, a dataset keeps every eighth view out
-RIGID = 1e-3  # how far a pose's rotation may be from one
+HELD_OUT_EVERY, HELD_OUT_FROM = 8, 4  # of a dataset without a split of its own every eighth view is held out
+ROTATION_TOLERANCE = 1e-3  # of a pose's rotation matrix times its transpose, from the identity
 
 
 @dataclass(frozen=True)
 class Points:
-    """P points of the scene: `places` float64 [P, 3] in the world, `colours` uint8 [P, 3]."""
+    """P points of a scene: `positions` float64 [P, 3] in the world, `colours` uint8 [P, 3]."""
 
-    places: np.ndarray
+    positions: np.ndarray
     colours: np.ndarray
 
 
@@ -37,15 +41,15 @@ class Points:
 class Dataset:
     """C views of a scene, free of distortion, of one size.
 
-    images: uint8 [C, H, W, 3]. masks: bool [C, H, W], where an image can be believed; None: everywhere.
-    held_out: bool [C], views that are kept for measuring and never learnt from. applied: float64 [4, 4], what had been
-    applied to the reconstruction's coordinates to give these (nerfstudio's `applied_transform`).
+    images: uint8 [C, H, W, 3]. masks: bool [C, H, W], where an image is valid; None: everywhere. is_held_out: bool [C],
+    views that are for measuring and not for training. applied: float64 [4, 4], the transform from the reconstruction's
+    coordinates to these (nerfstudio's `applied_transform`).
     """
 
     cameras: Cameras
     images: np.ndarray
     names: tuple[str, ...]
-    held_out: np.ndarray
+    is_held_out: np.ndarray
     masks: np.ndarray | None = None
     points: Points | None = None
     applied: np.ndarray | None = None
@@ -53,30 +57,32 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def chosen(self, which: np.ndarray) -> Dataset:
-        """Some of the views, by index or by bool [C]."""
-        indices = np.arange(len(self))[which]
+    def select(self, views: np.ndarray) -> Dataset:
+        """Return some of the views, by index or by bool [C]."""
+        indices = np.arange(len(self))[views]
         return replace(
             self,
             cameras=self.cameras[indices],
             images=self.images[indices],
             names=tuple(self.names[k] for k in indices),
-            held_out=self.held_out[indices],
+            is_held_out=self.is_held_out[indices],
             masks=None if self.masks is None else self.masks[indices],
         )
 
     @property
     def training(self) -> Dataset:
-        return self.chosen(~self.held_out)
+        """The views that a scene is reconstructed from."""
+        return self.select(~self.is_held_out)
 
     @property
-    def kept_out(self) -> Dataset:
-        return self.chosen(self.held_out)
+    def held_out(self) -> Dataset:
+        """The views that a reconstruction is measured on."""
+        return self.select(self.is_held_out)
 
 
 @dataclass(frozen=True)
 class View:
-    """One view as a file names it, its image not yet read. `size`: (height, width) that `intrinsics` [3, 3] mean."""
+    """A view as a file describes it, its image not yet read. `size`: the (height, width) of `intrinsics` [3, 3]."""
 
     name: str
     image: Path
@@ -91,49 +97,44 @@ def assemble(
     views: Sequence[View],
     source: Path,
     side: int | None = None,
-    held_out: Sequence[bool] | None = None,
+    is_held_out: Sequence[bool] | None = None,
     points: Points | None = None,
     applied: np.ndarray | None = None,
 ) -> Dataset:
-    """Reads the images (their longer side made `side` pixels where it is more) and takes the distortion out of them.
+    """Read the images of views and remove their distortion; `side` limits the longer side of an image, in pixels.
 
-    Views whose image is missing are left out, with a note.
+    Views whose image is missing are left out, with a warning.
 
     Raises:
-        UserError: fewer than two views, a pose that is none, an image that cannot be read, images of several sizes.
+        UserError: fewer than two views, an invalid pose, an image that cannot be read, images of several sizes.
     """
     for view in views:
         _check_camera(view, source)
-    there = [k for k, view in enumerate(views) if is_existing_file(view.image)]
+    present = [k for k, view in enumerate(views) if is_existing_file(view.image)]
     if missing := [view.image.name for view in views if not is_existing_file(view.image)]:
-        log.warning("%d of %d images of %s are missing: %s", len(missing), len(views), source, _few(missing))
-    if len(there) < 2:
-        raise UserError(f"{source} has {len(there)} view{'s' * (len(there) != 1)}: a scene takes two at least")
-    if held_out is None:
-        kept = np.arange(len(there)) % HELD_OUT_EVERY == HELD_OUT_FROM
+        log.warning("%d of %d images of %s are missing: %s", len(missing), len(views), source, _list_names(missing))
+    if len(present) < 2:
+        raise UserError(f"{source} has {len(present)} view{'s' * (len(present) != 1)}: a scene takes two at least")
+    if is_held_out is None:
+        held_out = np.arange(len(present)) % HELD_OUT_EVERY == HELD_OUT_FROM
     else:
-        kept = np.array(held_out, bool)[there]
-    if kept.all():
-        raise UserError(f"every view of {source} is held out: none is left to learn from")
-    _check_memory([views[k] for k in there], source, side)
+        held_out = np.array(is_held_out, bool)[present]
+    if held_out.all():
+        raise UserError(f"every view of {source} is held out: none is left to train on")
+    _check_memory([views[k] for k in present], source, side)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        read = list(pool.map(lambda k: _read(views[k], side), there))
-    sizes = {image.shape[:2] for image, _, _ in read}
+        images, valid, intrinsics = zip(*pool.map(lambda k: _read_view(views[k], side), present), strict=True)
+    sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
-        shown = _few([f"{width}x{height}" for height, width in sorted(sizes)])
-        raise UserError(f"the images of {source} have {len(sizes)} sizes ({shown}): make them the same")
+        listed = _list_names([f"{width}x{height}" for height, width in sorted(sizes)])
+        raise UserError(f"the images of {source} have {len(sizes)} sizes ({listed}): make them the same")
     height, width = sizes.pop()
-    masks = np.stack([mask for _, mask, _ in read])
+    masks, poses = np.stack(valid), np.stack([views[k].camera_to_world for k in present])
     return Dataset(
-        Cameras(
-            np.stack([intrinsics for _, _, intrinsics in read]),
-            np.stack([views[k].camera_to_world for k in there]),
-            height,
-            width,
-        ),
-        np.stack([image for image, _, _ in read]),
-        tuple(views[k].name for k in there),
-        kept,
+        Cameras(np.stack(intrinsics), poses, height, width),
+        np.stack(images),
+        tuple(views[k].name for k in present),
+        held_out,
         None if masks.all() else masks,
         points,
         applied,
@@ -151,7 +152,11 @@ def views_dataset(dataset: Dataset | None, cameras: Cameras) -> Dataset:
 
 
 def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None:
-    """A file may list one image as often as it likes."""
+    """Refuse more pixels than memory holds: a file may list one image any number of times.
+
+    Raises:
+        UserError: the images take more than the limit.
+    """
     from v2edit.video.reading import MEMORY_LIMIT
     from v2edit.video.stills import open_image
 
@@ -165,11 +170,12 @@ def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None
 
 
 def _check_camera(view: View, source: Path) -> None:
+    """Raise `UserError` where a pose, a size or a lens is invalid."""
     pose = view.camera_to_world
     if pose.shape != (4, 4) or not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
         raise UserError(f"{source}: the pose of {view.name} is no 4x4 matrix of finite numbers with 0 0 0 1 below")
-    turn = pose[:3, :3]
-    if np.abs(turn @ turn.T - np.eye(3)).max() > RIGID or np.linalg.det(turn) < 0:
+    rotation = pose[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         raise UserError(f"{source}: the pose of {view.name} is no rotation and translation")
     if min(view.size) < 1:
         raise UserError(f"{source}: the camera of {view.name} has a size of {view.size[1]}x{view.size[0]}")
@@ -179,17 +185,11 @@ def _check_camera(view: View, source: Path) -> None:
         raise UserError(f"{source}: the distortion of {view.name} is no finite number")
 
 
-def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image without distortion, where it can be believed, and the intrinsics that belong to its size."""
+def _read_view(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the undistorted image [H, W, 3], where it is valid, bool [H, W], and the intrinsics of its size."""
     from PIL import Image
 
-    from v2edit.video.stills import open_image
-
-    def opened(path: Path, mode: str) -> Image.Image:
-        with open_image(path) as picture:
-            return picture.convert(mode)  # As it is stored: poses are of that, whichever way up it was shot.
-
-    picture = opened(view.image, "RGBA" if view.image.suffix.lower() == ".png" else "RGB")
+    picture = _read_image(view.image, "RGBA" if view.image.suffix.lower() == ".png" else "RGB")
     stated_height, stated_width = view.size
     if abs(picture.height / picture.width - stated_height / stated_width) > 1.5 / min(picture.size):
         raise UserError(
@@ -205,18 +205,27 @@ def _read(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     intrinsics = view.intrinsics * [[width / stated_width], [height / stated_height], [1.0]]
     valid = np.ones((height, width), bool)
     if view.mask is not None and is_existing_file(view.mask):
-        valid = np.asarray(opened(view.mask, "L").resize(size, Image.Resampling.NEAREST)) > 127
+        valid = np.asarray(_read_image(view.mask, "L").resize(size, Image.Resampling.NEAREST)) > 127
     if pixels.shape[2] == 4:
-        # What a cut-out object stands before is not known.
+        # The background of a cut-out object is unknown.
         valid, pixels = valid & (pixels[..., 3] > 127), pixels[..., :3]
-    image, inside = undistorted(np.ascontiguousarray(pixels), intrinsics, view.distortion)
+    image, inside = undistort(np.ascontiguousarray(pixels), intrinsics, view.distortion)
     if not inside.any():
         raise UserError(f"{view.image}: its camera's distortion leaves nothing of it")
     if not valid.all():
-        kept, _ = undistorted(np.repeat(valid[..., None], 3, 2).astype(np.uint8) * 255, intrinsics, view.distortion)
-        valid = kept[..., 0] > 250
+        mask, _ = undistort(np.repeat(valid[..., None], 3, 2).astype(np.uint8) * 255, intrinsics, view.distortion)
+        valid = mask[..., 0] > 250
     return image, valid & inside, intrinsics
 
 
-def _few(names: Sequence[str]) -> str:
+def _read_image(path: Path, mode: str) -> Image.Image:
+    """Read an image as it is stored, whatever its EXIF orientation: poses are of the stored pixels."""
+    from v2edit.video.stills import open_image
+
+    with open_image(path) as picture:
+        return picture.convert(mode)
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Join the first names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

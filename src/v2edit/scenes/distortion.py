@@ -1,4 +1,4 @@
-"""Lens distortion, taken out of images when they are read: Gaussians are projected through pinholes.
+"""Lens distortion, removed from images when they are read: Gaussians are projected through pinholes.
 
 The coefficients and formulas are OpenCV's, which COLMAP and nerfstudio share.
 """
@@ -23,11 +23,12 @@ class Distortion:
     fisheye: bool = False
 
     @property
-    def none(self) -> bool:
+    def is_none(self) -> bool:
+        """Whether the lens is a pinhole."""
         return not any(astuple(self))
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where a pinhole's point (x, y) at depth 1 appears in the distorted image."""
+        """Map points (x, y) at depth 1, as a pinhole sees them, to where they appear in the distorted image."""
         r2 = x * x + y * y
         if self.fisheye:
             r = np.sqrt(r2)
@@ -42,23 +43,23 @@ class Distortion:
         )
 
 
-def undistorted(image: np.ndarray, intrinsics: np.ndarray, distortion: Distortion) -> tuple[np.ndarray, np.ndarray]:
-    """The image uint8 [H, W, 3] that a pinhole of the same intrinsics [3, 3] would have made, and bool [H, W], which
-    of its pixels the original shows. The others are of no meaning."""
+def undistort(image: np.ndarray, intrinsics: np.ndarray, distortion: Distortion) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image uint8 [H, W, 3] of a pinhole of the same intrinsics [3, 3], and bool [H, W], which of its pixels
+    the original shows; the others are undefined."""
     height, width = image.shape[:2]
-    if distortion.none:
+    if distortion.is_none:
         return image, np.ones((height, width), bool)
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
-    with np.errstate(over="ignore", invalid="ignore"):  # a wild lens bends far points beyond any number: not shown
+    with np.errstate(over="ignore", invalid="ignore"):  # an extreme lens maps far points to inf or nan: outside
         x, y = distortion.distort((columns - cx) / fx, (rows - cy) / fy)
         u, v = x * fx + cx, y * fy + cy
         inside = (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
-    return bilinear(image, np.where(inside, u, 0), np.where(inside, v, 0)), inside
+    return sample_bilinear(image, np.where(inside, u, 0), np.where(inside, v, 0)), inside
 
 
-def bilinear(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """uint8 [..., 3] of an image at points (u, v), pixel centres at +0.5; beyond the edge, the edge."""
+def sample_bilinear(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Sample an image at points (u, v), pixel centres at +0.5, as uint8 [..., 3]; beyond the edge it is repeated."""
     height, width = image.shape[:2]
     u, v = np.clip(u - 0.5, 0, width - 1), np.clip(v - 0.5, 0, height - 1)
     left, top = np.floor(u).astype(int), np.floor(v).astype(int)

@@ -1,4 +1,4 @@
-"""The scene: 3D Gaussians (Kerbl et al. 2023), in the parameters that are optimised and that splat files hold.
+"""3D Gaussians (Kerbl et al. 2023), in the parameters that are optimised and that splat files store.
 
 Letters: N Gaussians, K spherical-harmonic coefficients ((degree + 1) squared).
 """
@@ -29,7 +29,7 @@ class Gaussians:
 
     def __post_init__(self) -> None:
         n = len(self.means)
-        shapes = [tuple(one.shape) for one in self.tensors().values()]
+        shapes = [tuple(tensor.shape) for tensor in self.tensors().values()]
         assert shapes[:4] == [(n, 3), (n, 4), (n, 3), (n,)] and shapes[4] == (n, (self.degree + 1) ** 2, 3), shapes
 
     def __len__(self) -> int:
@@ -37,37 +37,37 @@ class Gaussians:
 
     @property
     def degree(self) -> int:
-        """Of the spherical harmonics, 0 to 3."""
+        """Degree of the spherical harmonics, 0 to 3."""
         return round(self.sh.shape[1] ** 0.5) - 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters by name."""
+        """Return the parameters by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device | str) -> Gaussians:
-        return Gaussians(**{name: one.to(device) for name, one in self.tensors().items()})
+        return Gaussians(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def detach(self) -> Gaussians:
-        """The same without their history, on storage of their own."""
-        return Gaussians(**{name: one.detach().clone() for name, one in self.tensors().items()})
+        """Return a copy without autograd history."""
+        return Gaussians(**{name: tensor.detach().clone() for name, tensor in self.tensors().items()})
 
-    def of_degree(self, degree: int) -> Gaussians:
-        """The same with this many harmonics: higher ones cut, or added as zeros."""
+    def with_degree(self, degree: int) -> Gaussians:
+        """Return these Gaussians with harmonics of a degree: higher ones are cut, or added as zeros."""
         count = (degree + 1) ** 2
         padding = self.sh.new_zeros(len(self), max(0, count - self.sh.shape[1]), 3)
         return replace(self, sh=torch.cat([self.sh[:, :count], padding], dim=1))
 
     def joined(self, other: Gaussians) -> Gaussians:
-        """These and those of another of the same degree."""
-        theirs = other.tensors()
-        return Gaussians(**{name: torch.cat([one, theirs[name]]) for name, one in self.tensors().items()})
+        """Return these Gaussians followed by others of the same degree."""
+        added = other.tensors()
+        return Gaussians(**{name: torch.cat([tensor, added[name]]) for name, tensor in self.tensors().items()})
 
 
 def colour_to_sh(colours: Tensor) -> Tensor:
-    """Colours [..., 3] of 0..1 as the first coefficient."""
+    """Convert colours [..., 3] of 0..1 to the first coefficient."""
     return (colours - 0.5) / SH_C0
 
 
 def sh_to_colour(first: Tensor) -> Tensor:
-    """The first coefficient [..., 3] as a colour."""
+    """Convert the first coefficient [..., 3] to a colour."""
     return 0.5 + SH_C0 * first

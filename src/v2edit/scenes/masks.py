@@ -1,7 +1,7 @@
-"""What an edit of the path's frames says of the scene: which pixels it change_mask, and which Gaussians those show.
+"""Masks of an edit: the pixels of the video that it changed, and the Gaussians that may change with them.
 
-A model's autoencoder blurs whatever it is shown, and what the path does not see no frame speaks of. So a scene is
-reconstructed from what the edit changed; the rest of it stays as it is.
+A model's autoencoder blurs every frame, and no frame shows what the path does not see. So a scene is reconstructed from
+the pixels that the edit changed; the rest of it stays as it is.
 
 Letters: T frames of the path, N Gaussians.
 """
@@ -18,107 +18,107 @@ from torch import Tensor
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
-from v2edit.scenes.initialise import Sweep, blobs, plane_sweep, scattered
+from v2edit.scenes.initialise import Sweep, isotropic_gaussians, plane_sweep, sample_surfaces
 from v2edit.scenes.rasterise import render
 
-LEFT, TAKEN = 6.0, 18.0  # of 255: pixels that differ by less are left alone, by more are taken; between, in part
-AROUND = 3  # pixels: over squares as large differences are averaged, which noise does not survive
-REACH = 2  # pixels: as far around what changed its edge reaches
-TOUCHED = 0.1  # of what a Gaussian shows: it may change when as much has
-HIDDEN = 1e-3  # pixels: a Gaussian that covers less of all frames is not seen in them
-CLEAR = 0.03  # of 1: frames that agree better than by this on a nearer surface than the scene's show a new one
-BEHIND = 0.5  # of the frames: what is hidden may change when it lies behind what has changed in as many
+UNCHANGED, CHANGED = 6.0, 18.0  # of 255: the mask is 0 below the one difference, 1 above the other
+SMOOTHING = 3  # pixels: side of the squares over which differences are averaged, against noise
+DILATION = 2  # pixels
+MIN_CHANGED = 0.1  # the share of a visible Gaussian's weight that lies on changed pixels, for it to be editable
+HIDDEN = 1e-3  # pixels: a Gaussian that covers less of all frames is hidden
+MIN_COST_GAIN = 0.03  # of 1: frames that match better by this at a nearer depth than the scene's show a new surface
+MIN_BEHIND = 0.5  # the share of the frames in which a hidden Gaussian lies behind changed pixels, for it to be editable
 
 
 def change_mask(before: np.ndarray, after: np.ndarray) -> Tensor:
-    """How much of each pixel an edit took, float32 [T, H, W] of 0..1; frames are uint8 [T, H, W, 3]."""
+    """Return how much of each pixel an edit changed, float32 [T, H, W] of 0..1; frames are uint8 [T, H, W, 3]."""
     difference = torch.from_numpy(after.astype(np.float32) - before).permute(0, 3, 1, 2)
-    smooth = F.avg_pool2d(difference, AROUND, 1, AROUND // 2, count_include_pad=False).abs().amax(1, keepdim=True)
-    grown = F.max_pool2d(smooth, 2 * REACH + 1, 1, REACH)[:, 0]
-    share = ((grown - LEFT) / (TAKEN - LEFT)).clamp(0, 1)
+    smooth = F.avg_pool2d(difference, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False).abs().amax(1, keepdim=True)
+    dilated = F.max_pool2d(smooth, 2 * DILATION + 1, 1, DILATION)[:, 0]
+    share = ((dilated - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1)
     return share * share * (3 - 2 * share)
 
 
-def composite(kept: np.ndarray, edited: np.ndarray, share: Tensor) -> tuple[np.ndarray, Tensor]:
-    """Frames `edited`, resampled, where they change_mask, and `kept` where they did not; in the size of `kept`, uint8
-    [T, H, W, 3], with the share there."""
-    height, width = kept.shape[1:3]
+def composite(unedited: np.ndarray, edited: np.ndarray, mask: Tensor) -> tuple[np.ndarray, Tensor]:
+    """Composite `edited` frames, uint8 [T, h, w, 3] with a `mask` [T, h, w], over `unedited` ones, uint8 [T, H, W, 3];
+    return both in the size of the latter."""
+    height, width = unedited.shape[1:3]
     video = torch.from_numpy(edited).permute(0, 3, 1, 2).float()
     video = F.interpolate(video, (height, width), mode="bicubic", antialias=True).clamp(0, 255).permute(0, 2, 3, 1)
-    share = F.interpolate(share[:, None], (height, width), mode="bilinear")[:, 0]
-    mixed = torch.lerp(torch.from_numpy(kept).float(), video, share[..., None])
-    return mixed.round().to(torch.uint8).numpy(), share
+    mask = F.interpolate(mask[:, None], (height, width), mode="bilinear")[:, 0]
+    mixed = torch.lerp(torch.from_numpy(unedited).float(), video, mask[..., None])
+    return mixed.round().to(torch.uint8).numpy(), mask
 
 
-def editable_mask(gaussians: Gaussians, cameras: Cameras, share: Tensor) -> Tensor:
-    """The Gaussians that may change, bool [N]: those of whose weight in the frames enough lies where the frames
-    change_mask, and of the hidden ones those that lie behind it: what an object leaves behind when it goes, or wears
-    inside when it is recoloured, is to be seen from elsewhere."""
+def editable_mask(gaussians: Gaussians, cameras: Cameras, mask: Tensor) -> Tensor:
+    """Return which Gaussians may change, bool [N]: of the visible ones, those whose weight in the frames lies on enough
+    changed pixels; of the hidden ones, those behind changed pixels, since the inside of an object and the surface
+    behind it can be seen from elsewhere. `mask` [T, H, W]: how much of each pixel changed."""
     # The gradient of an image's sum by a Gaussian's colour is its weight in it.
     colours = torch.zeros(len(gaussians), 1, 3, device=gaussians.means.device, requires_grad=True)
     plain = replace(gaussians, sh=colours)
     for k in range(len(cameras)):
         image = render(plain, cameras[[k]]).colours[0]
-        (image[..., 0] * share[k].to(image) + image[..., 1]).sum().backward()
+        (image[..., 0] * mask[k].to(image) + image[..., 1]).sum().backward()
     assert colours.grad is not None
-    within, everywhere = colours.grad[:, 0, 0], colours.grad[:, 0, 1]
-    behind = _behind(gaussians.means.cpu(), cameras, share).to(within)
-    hidden = everywhere <= HIDDEN
-    return torch.where(hidden, behind >= BEHIND, within > TOUCHED * everywhere)
+    on_changed, total = colours.grad[:, 0, 0], colours.grad[:, 0, 1]
+    behind = _changed_in_front(gaussians.means.cpu(), cameras, mask).to(total)
+    return torch.where(total <= HIDDEN, behind >= MIN_BEHIND, on_changed > MIN_CHANGED * total)
 
 
 def spawn(
-    gaussians: Gaussians, before: np.ndarray, target: Dataset, share: Tensor, generator: torch.Generator
+    gaussians: Gaussians, unedited: np.ndarray, target: Dataset, mask: Tensor, generator: torch.Generator
 ) -> Gaussians | None:
-    """Gaussians where the edited frames agree on a surface before those that the scene has: what is put into empty air
-    would else be painted onto what lies behind it. As dense in the frames as the scene's; None when there are none.
+    """Return new Gaussians where the edited frames of `target` match on a surface in front of the scene's: an inserted
+    object would otherwise be painted onto what lies behind it. They are as dense in the frames as the scene's; None
+    where there is no such surface.
 
-    `before`, what the scene shows of the frames of `target`, uint8 [T, H, W, 3]; `share` [T, H, W], how much of each
+    `unedited`: the scene's renders from the cameras of `target`, uint8 [T, H, W, 3]. `mask` [T, H, W]: how much of each
     pixel changed.
     """
-    places = gaussians.means.cpu().numpy()
-    sweep = plane_sweep(target, places)
-    had = inverse_depths(gaussians, sweep.cameras).cpu()
-    # What the scene seems to have before itself, as round its outlines, is no surface in the edited frames either.
-    ghosts = F.max_pool2d(_nearer(plane_sweep(replace(target, images=before), places), had), 3, 1, 1)
-    there = F.interpolate(share[sweep.views][:, None], had.shape[1:], mode="area")[:, 0]
-    weights = there * _nearer(sweep, had) * (1 - ghosts)
+    positions = gaussians.means.cpu().numpy()
+    sweep = plane_sweep(target, positions)
+    depths = inverse_depths(gaussians, sweep.cameras).cpu()
+    # A surface that the scene's own renders seem to have in front of it, as round outlines, is an artefact of matching.
+    artefacts = F.max_pool2d(_matches_nearer(plane_sweep(replace(target, images=unedited), positions), depths), 3, 1, 1)
+    changed = F.interpolate(mask[sweep.views][:, None], depths.shape[1:], mode="area")[:, 0]
+    weights = changed * _matches_nearer(sweep, depths) * (1 - artefacts)
     count = round(len(gaussians) * float(weights.mean()))
     if not count:
         return None
-    return blobs(*scattered(sweep, count, generator, weights)).of_degree(gaussians.degree).to(gaussians.means.device)
+    added = isotropic_gaussians(*sample_surfaces(sweep, count, generator, weights))
+    return added.with_degree(gaussians.degree).to(gaussians.means.device)
 
 
-def _nearer(sweep: Sweep, had: Tensor) -> Tensor:
-    """1 where the views of a sweep clearly agree on something before inverse depths [V, h, w], else 0."""
+def _matches_nearer(sweep: Sweep, inverse: Tensor) -> Tensor:
+    """Return 1 where a sweep's views match clearly better nearer than at inverse depths [V, h, w], else 0."""
     best = 1 / sweep.depths
-    (cost, seen), (least, _) = sweep.at(had), sweep.at(best)
-    return ((best > had) & (cost - least > CLEAR) & seen).float()
+    (cost, visible), (least, _) = sweep.at(inverse), sweep.at(best)
+    return ((best > inverse) & (cost - least > MIN_COST_GAIN) & visible).float()
 
 
 @torch.no_grad()
 def inverse_depths(gaussians: Gaussians, cameras: Cameras) -> Tensor:
-    """One over the depth that each pixel shows, along its camera's axis, [C, H, W]; 0 where nothing is."""
-    found = []
+    """Render the inverse depth of each pixel, along its camera's axis, [C, H, W]; 0 where nothing is."""
+    images = []
     for k, view in enumerate(torch.from_numpy(cameras.world_to_camera).to(gaussians.means)):
         depth = (gaussians.means @ view[:3, :3].T + view[:3, 3])[:, 2:].clamp(min=1e-6)
         plain = replace(gaussians, sh=colour_to_sh((1 / depth).expand(-1, 3))[:, None])
-        found.append(render(plain, cameras[[k]]).colours[0, ..., 0])
-    return torch.stack(found)
+        images.append(render(plain, cameras[[k]]).colours[0, ..., 0])
+    return torch.stack(images)
 
 
-def _behind(places: Tensor, cameras: Cameras, share: Tensor) -> Tensor:
-    """The mean share of the pixels [N] that lie before places [N, 3], over the frames that would show them; 0 where
-    none would."""
-    total, frames = torch.zeros(len(places)), torch.zeros(len(places))
-    for view, matrix, pixels in zip(cameras.world_to_camera, cameras.intrinsics, share, strict=True):
-        there = places.double() @ torch.from_numpy(view[:3, :3]).T + torch.from_numpy(view[:3, 3])
-        spots = there @ torch.from_numpy(matrix).T
-        spots = (spots[:, :2] / spots[:, 2:].clamp(min=1e-9)).floor()
-        inside = (
-            (there[:, 2] > 0) & (spots >= 0).all(1) & (spots < torch.tensor([cameras.width, cameras.height])).all(1)
-        )
-        columns, rows = spots[inside].long().T
-        total[inside] += pixels[rows, columns]
+def _changed_in_front(positions: Tensor, cameras: Cameras, mask: Tensor) -> Tensor:
+    """Return the mean of a mask [T, H, W] at the pixels of positions [N, 3], over the frames that they lie in, [N]; 0
+    where there is none."""
+    total, frames = torch.zeros(len(positions)), torch.zeros(len(positions))
+    size = torch.tensor([cameras.width, cameras.height])
+    for view, matrix, frame in zip(cameras.world_to_camera, cameras.intrinsics, mask, strict=True):
+        local = positions.double() @ torch.from_numpy(view[:3, :3]).T + torch.from_numpy(view[:3, 3])
+        pixels = local @ torch.from_numpy(matrix).T
+        pixels = (pixels[:, :2] / pixels[:, 2:].clamp(min=1e-9)).floor()
+        inside = (local[:, 2] > 0) & (pixels >= 0).all(1) & (pixels < size).all(1)
+        columns, rows = pixels[inside].long().T
+        total[inside] += frame[rows, columns]
         frames[inside] += 1
     return total / frames.clamp(min=1)

@@ -1,4 +1,4 @@
-"""Reconstruction: Gaussians that show what posed images show.
+"""Reconstruction: the optimisation of Gaussians towards posed images (Kerbl et al. 2023, Kheradmand et al. 2024).
 
 Letters: N Gaussians, C views.
 """
@@ -23,24 +23,24 @@ from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.initialise import initial_gaussians
 from v2edit.scenes.rasterise import render
 
-# Steps of Adam, in what each parameter is measured in; positions in pixels of the images that are fitted.
-RATES = {
+# Learning rates of Adam; that of the means in pixels of the training images.
+LEARNING_RATES = {
     "means": 0.15,
     "quats": 4e-3,
     "log_scales": 1.5e-2,
     "logit_opacities": 4e-2,
     "sh": 5e-2,
-    # The harmonics above the first, slower: few views would else have a colour's change shared out between what all
-    # views see and what only they do, and from elsewhere, or in a viewer without harmonics, it would be half of one.
+    # The harmonics above the first learn slower: with few views a change of colour would otherwise be split between
+    # the first and them, and only half of it would show from elsewhere, or in a viewer without harmonics.
     "higher": 1e-3,
 }
-LAST = 0.1  # of its rate each ends with
-COARSE = ((0.15, 4), (0.4, 2))  # until this share of the steps, images are this many times smaller
-SMALLEST = 24  # pixels: no smaller for the sake of coarseness
-DEAD = 0.005  # an opacity below which a Gaussian is put to use elsewhere
+FINAL_RATE = 0.1  # of the initial learning rate, after exponential decay
+COARSE = ((0.15, 4), (0.4, 2))  # until this share of the steps, images are downscaled by this factor
+MIN_COARSE_SIDE = 24  # pixels
+DEAD = 0.005  # opacity up to which a Gaussian is relocated
 RELOCATE_EVERY, RELOCATE_UNTIL = 50, 0.8
-STRUCTURE = 0.2  # the weight of D-SSIM in the loss
-OPACITY_COST, SIZE_COST = 5e-3, 5e-3  # what is not needed fades (Kheradmand et al. 2024)
+SSIM_WEIGHT = 0.2  # of 1 - SSIM in the loss
+OPACITY_COST, SCALE_COST = 5e-3, 5e-3  # regularisation, so that unneeded Gaussians fade (Kheradmand et al. 2024)
 
 
 @dataclass(frozen=True)
@@ -90,105 +90,106 @@ def optimise_gaussians(
     device = start.means.device
     editable = None if editable is None else editable.clone()
     levels = {factor: _level(dataset, factor, device) for factor in {1, *(factor for _, factor in COARSE)}}
-    leaves = {name: one.detach().clone().requires_grad_() for name, one in _split(start).items()}
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in _split_sh(start).items()}
     pixel = _pixel_size(dataset.cameras, start)
-    rates = {**RATES, "means": RATES["means"] * pixel}
+    rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * pixel}
     optimiser = torch.optim.Adam(
-        [{"params": [one], "lr": rates[name], "name": name} for name, one in leaves.items()], eps=1e-15
+        [{"params": [leaf], "lr": rates[name], "name": name} for name, leaf in leaves.items()], eps=1e-15
     )
-    at = FitState(0, [], None)
-    if kept := snapshot.load():
-        at = _restored(kept, leaves, optimiser, generator)
-        editable = None if editable is None else kept.tensors["free"].to(device)
+    state = FitState(0, [], None)
+    if saved := snapshot.load():
+        state = _restore(saved, leaves, optimiser, generator)
+        editable = None if editable is None else saved.tensors["free"].to(device)
     with single_thread():
-        for step in snapshot.steps(at.step, steps, lambda: _kept(at, leaves, optimiser, generator, editable)):
+        save = lambda: _to_loop_state(state, leaves, optimiser, generator, editable)  # noqa: E731
+        for step in snapshot.steps(state.step, steps, save):
             factor = next((f for until, f in COARSE if step < until * steps), 1) if coarse_to_fine else 1
             cameras, images, masks = levels[factor]
-            if not at.order:
-                at.order = torch.randperm(len(dataset), generator=generator).tolist()
-            k = at.order.pop()
-            decay = LAST ** (step / steps)
+            if not state.order:
+                state.order = torch.randperm(len(dataset), generator=generator).tolist()
+            k = state.order.pop()
+            decay = FINAL_RATE ** (step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rates[group["name"]] * decay
-            gaussians = _joined(leaves)
-            # Before another colour each time: what is dark must be dark, and not a hole before a dark background.
+            gaussians = _join_sh(leaves)
+            # Another background colour each step: dark surfaces must be dark, not holes in front of a dark background.
             red, green, blue = torch.rand(3, generator=generator).tolist()
             image = render(gaussians, cameras[[k]], background=(red, green, blue)).colours[0]
             mask = None if masks is None else masks[k]
             cost = loss(image, images[k], mask)
             cost = cost + OPACITY_COST * gaussians.logit_opacities.sigmoid().mean()
-            cost = cost + SIZE_COST * gaussians.log_scales.exp().mean() / (100 * pixel)
+            cost = cost + SCALE_COST * gaussians.log_scales.exp().mean() / (100 * pixel)
             optimiser.zero_grad()
             cost.backward()
             if editable is not None:
-                for one in leaves.values():
-                    if one.grad is not None:
-                        one.grad[~editable] = 0
+                for leaf in leaves.values():
+                    if leaf.grad is not None:
+                        leaf.grad[~editable] = 0
             optimiser.step()
             if step % RELOCATE_EVERY == RELOCATE_EVERY - 1 and step < RELOCATE_UNTIL * steps:
                 relocate(leaves, optimiser, generator, editable)
-            at.step = step + 1
+            state.step = step + 1
             if on_progress is not None:
                 if mask is None or mask.any():
                     now = psnr(image.detach().clamp(0, 1), images[k], mask, data_range=1.0, highest=100.0)
-                    at.psnr = now if at.psnr is None else 0.9 * at.psnr + 0.1 * now
-                on_progress(FitProgress(step + 1, steps, at.psnr))
-    return _joined(leaves).detach()
+                    state.psnr = now if state.psnr is None else 0.9 * state.psnr + 0.1 * now
+                on_progress(FitProgress(step + 1, steps, state.psnr))
+    return _join_sh(leaves).detach()
 
 
-def _split(gaussians: Gaussians) -> dict[str, Tensor]:
-    """The parameters as they are optimised: the first harmonic, `sh`, apart from the `higher` ones."""
+def _split_sh(gaussians: Gaussians) -> dict[str, Tensor]:
+    """Return the parameters as they are optimised: the first harmonic, `sh`, apart from the `higher` ones."""
     return gaussians.tensors() | {"sh": gaussians.sh[:, :1], "higher": gaussians.sh[:, 1:]}
 
 
-def _joined(leaves: dict[str, Tensor]) -> Gaussians:
-    own = {name: one for name, one in leaves.items() if name != "higher"}
-    return Gaussians(**own | {"sh": torch.cat([leaves["sh"], leaves["higher"]], dim=1)})
+def _join_sh(leaves: dict[str, Tensor]) -> Gaussians:
+    parameters = {name: leaf for name, leaf in leaves.items() if name != "higher"}
+    return Gaussians(**parameters | {"sh": torch.cat([leaves["sh"], leaves["higher"]], dim=1)})
 
 
 @dataclass
 class FitState:
-    """Where a fit stands, beside its Gaussians and its optimiser: before `step`, the views still to come in this round
-    (the next one last), and the PSNR as it is reported."""
+    """State of an optimisation, beside its Gaussians and its optimiser: the next `step`, the views left in this epoch
+    (the next one last), and the running mean of the PSNR."""
 
     step: int
     order: list[int]
     psnr: float | None
 
 
-def _kept(
-    at: FitState,
+def _to_loop_state(
+    state: FitState,
     leaves: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
-    free: Tensor | None,
+    editable: Tensor | None,
 ) -> LoopState:
-    moments = {f"{name}.{key}": value for name, one in leaves.items() for key, value in optimiser.state[one].items()}
-    more = {"generator": generator.get_state()} | ({} if free is None else {"free": free})
-    return LoopState({**leaves, **moments, **more}, asdict(at))
+    moments = {f"{name}.{key}": value for name, leaf in leaves.items() for key, value in optimiser.state[leaf].items()}
+    others = {"generator": generator.get_state()} | ({} if editable is None else {"free": editable})
+    return LoopState({**leaves, **moments, **others}, asdict(state))
 
 
-def _restored(
-    kept: LoopState, leaves: dict[str, Tensor], optimiser: torch.optim.Optimizer, generator: torch.Generator
+def _restore(
+    saved: LoopState, leaves: dict[str, Tensor], optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> FitState:
-    for name, one in leaves.items():
-        one.data.copy_(kept.tensors[name])
+    for name, leaf in leaves.items():
+        leaf.data.copy_(saved.tensors[name])
         prefix = f"{name}."
-        moments = {key.removeprefix(prefix): key for key in kept.tensors if key.startswith(prefix)}
+        moments = {key.removeprefix(prefix): key for key in saved.tensors if key.startswith(prefix)}
         # Adam counts its steps on the CPU, wherever the parameters are.
-        optimiser.state[one] = {
-            key: kept.tensors[full] if key == "step" else kept.tensors[full].to(one.device)
+        optimiser.state[leaf] = {
+            key: saved.tensors[full] if key == "step" else saved.tensors[full].to(leaf.device)
             for key, full in moments.items()
         }
-    generator.set_state(kept.tensors["generator"])
-    return FitState(**kept.facts)
+    generator.set_state(saved.tensors["generator"])
+    return FitState(**saved.facts)
 
 
 def loss(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """0.8 L1 + 0.2 (1 - SSIM) of images [H, W, 3], over the pixels of a mask [H, W] where one is given."""
+    """Return 0.8 L1 + 0.2 (1 - SSIM) of images [H, W, 3], over the pixels of a mask [H, W] where one is given."""
     if mask is not None:
-        image, truth = (torch.where(mask[..., None], one, 0) for one in (image, truth))
-    return (1 - STRUCTURE) * (image - truth).abs().mean() + STRUCTURE * (1 - ssim_map(image, truth).mean())
+        image, truth = (torch.where(mask[..., None], pixels, 0) for pixels in (image, truth))
+    return (1 - SSIM_WEIGHT) * (image - truth).abs().mean() + SSIM_WEIGHT * (1 - ssim_map(image, truth).mean())
 
 
 @torch.no_grad()
@@ -196,14 +197,14 @@ def relocate(
     leaves: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
-    free: Tensor | None = None,
+    editable: Tensor | None = None,
 ) -> int:
-    """Moves Gaussians that have faded onto others, chosen by opacity, and shares the load between them so that the
-    image stays (Kheradmand et al. 2024, Eq. 9); how many were moved. Where `free`, bool [N], is given, onto these
-    alone, and what was moved is free from then on."""
+    """Move faded Gaussians onto others, drawn by opacity, and reduce the opacity and scale of both so that the image
+    stays (Kheradmand et al. 2024, Eq. 9); return how many were moved. Where `editable`, bool [N], is given, they move
+    only onto these, and become editable."""
     opacities = leaves["logit_opacities"].sigmoid().cpu()
     dead = (opacities <= DEAD).nonzero()[:, 0]
-    alive = ((opacities > DEAD) & (True if free is None else free.cpu())).nonzero()[:, 0]
+    alive = ((opacities > DEAD) & (True if editable is None else editable.cpu())).nonzero()[:, 0]
     if not len(dead) or not len(alive):
         return 0
     drawn = torch.multinomial(opacities[alive], len(dead), replacement=True, generator=generator)
@@ -211,21 +212,22 @@ def relocate(
     opacity, shrink = compute_relocation(opacities[onto], copies)
     device = leaves["means"].device
     dead, onto = dead.to(device), onto.to(device)
-    if free is not None:
-        free[dead] = True
+    if editable is not None:
+        editable[dead] = True
     leaves["logit_opacities"][onto] = torch.logit(opacity.clamp(DEAD, 1 - 1e-6)).to(device)
     leaves["log_scales"][onto] += shrink.log()[:, None].to(device)
-    for one in leaves.values():
-        one[dead] = one[onto]
+    for leaf in leaves.values():
+        leaf[dead] = leaf[onto]
         for name in ("exp_avg", "exp_avg_sq"):
-            if name in optimiser.state[one]:
-                optimiser.state[one][name][onto] = 0
-                optimiser.state[one][name][dead] = 0
+            if name in optimiser.state[leaf]:
+                optimiser.state[leaf][name][onto] = 0
+                optimiser.state[leaf][name][dead] = 0
     return len(dead)
 
 
 def compute_relocation(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """The opacity, and the factor of the scale, with which each of n Gaussians in one place does 1/n of the work:
+    """Return the opacity, and the factor of the scale, of n copies of a Gaussian that together look like the one
+    (Kheradmand et al. 2024, Eq. 9; gsplat's `compute_relocation`):
     o' = 1 - (1 - o)^(1/n), and s'/s = o / sum_k C(n, k) (-1)^(k-1) o'^k / sqrt(k), k = 1..n."""
     copies = copies.clamp(max=20).double()
     opacities = opacities.double().clamp(max=1 - 1e-7)
@@ -240,7 +242,7 @@ def compute_relocation(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tenso
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """One torch thread: the arrays are small, and its waiting threads would take the rasteriser's cores."""
+    """Limit torch to one thread: the arrays are small, and its spinning threads would take the rasteriser's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -250,9 +252,9 @@ def single_thread() -> Iterator[None]:
 
 
 def _level(dataset: Dataset, factor: int, device: torch.device) -> tuple[Cameras, Tensor, Tensor | None]:
-    """Cameras, images [C, h, w, 3] of 0..1 and masks of the dataset made smaller by a factor."""
+    """Return the cameras, images [C, h, w, 3] of 0..1 and masks of a dataset, downscaled by a factor."""
     cameras = dataset.cameras
-    factor = max(1, min(factor, min(cameras.height, cameras.width) // SMALLEST))
+    factor = max(1, min(factor, min(cameras.height, cameras.width) // MIN_COARSE_SIDE))
     size = max(1, round(cameras.height / factor)), max(1, round(cameras.width / factor))
     images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2)
     parts = [F.interpolate(part.float() / 255, size, mode="area") for part in images.split(8)]
@@ -264,6 +266,6 @@ def _level(dataset: Dataset, factor: int, device: torch.device) -> tuple[Cameras
 
 
 def _pixel_size(cameras: Cameras, scene: Gaussians) -> float:
-    """What a pixel spans at the distance of what the cameras look at, in world units."""
+    """Return the size of a pixel at the distance of what the cameras look at, in world units."""
     distance = distance_of(cameras, scene.means.detach().cpu().numpy())
     return distance / float(np.median(cameras.intrinsics[:, 0, 0]))

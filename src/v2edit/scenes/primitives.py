@@ -1,4 +1,4 @@
-"""Scenes of the built-in world as datasets: posed images, a camera path, and the true edited scene."""
+"""Posed scenes of the built-in world as datasets, with a camera path and the true edited scene."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from v2edit.scenes.formats.nerfstudio import write_transforms
 
 
 @dataclass(frozen=True)
-class Task:
-    """One scene to edit: photographs of it, the true photographs of the edited one by the same cameras, and the path
-    that a model of this world knows."""
+class PosedTask:
+    """An edit of a posed scene: its photographs, those of the true edited scene by the same cameras, and the path."""
 
     edit: Edit
     dataset: Dataset
@@ -33,8 +32,8 @@ class Task:
     path: CameraPath
 
 
-def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, side: int = posed.SIDE) -> Task:
-    """The scene task of a seed: the same seed, the same task.
+def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, side: int = posed.SIDE) -> PosedTask:
+    """Return the scene task of a seed; the same seed gives the same task.
 
     Raises:
         UserError: an unknown kind of edit.
@@ -45,14 +44,14 @@ def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, si
     cameras = posed.views_of(edit, views, side)
     clips = posed.posed_truth(edit, cameras)
     names = tuple(f"images/view_{k:03d}.png" for k in range(views))
-    kept = np.arange(views) % HELD_OUT_EVERY == HELD_OUT_FROM
-    dataset = Dataset(_cameras(cameras, side), clips.source.frames, names, kept)
-    path = CameraPath(_cameras(posed.path_of(edit, side=side), side), closed=False)
-    return Task(edit, dataset, replace(dataset, images=clips.target.frames), path)
+    held_out = np.arange(views) % HELD_OUT_EVERY == HELD_OUT_FROM
+    dataset = Dataset(_convert_cameras(cameras, side), clips.source.frames, names, held_out)
+    path = CameraPath(_convert_cameras(posed.path_of(edit, side=side), side), closed=False)
+    return PosedTask(edit, dataset, replace(dataset, images=clips.target.frames), path)
 
 
 def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
-    """Writes the scene task of a seed into an existing folder.
+    """Write the scene task of a seed into an existing folder.
 
     A nerfstudio dataset (`transforms.json`, `images/`), the same of the true edited scene in `truth/`, the path in
     `camera_paths/`, the prompts in `scene.json`, and `contact.png`.
@@ -78,6 +77,6 @@ def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
     (folder / SCENE_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def _cameras(cameras: ClipCameras, side: int) -> Cameras:
+def _convert_cameras(cameras: ClipCameras, side: int) -> Cameras:
     intrinsics = np.tile(cameras.intrinsics, (len(cameras.camera_to_world), 1, 1))
     return Cameras(intrinsics, cameras.camera_to_world, side, side)

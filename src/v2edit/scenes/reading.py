@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.scenes.camera_paths import FRAME, CameraPath, along_views, orbit, orbit_around, read_path
+from v2edit.scenes.camera_paths import TRANSFORM_FILE, CameraPath, along_views, orbit, orbit_around, read_path
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.colmap import find_model, read_colmap
 from v2edit.scenes.formats.nerfstudio import FILE, read_transforms
@@ -73,7 +73,7 @@ def choose_path(option: str, scene: Scene, frames: int, side: int) -> CameraPath
     if option == "auto":
         folder = (scene.path if scene.path.is_dir() else scene.path.parent) / "camera_paths"
         saved = sorted(folder.glob("*.json")) if dataset is not None and folder.is_dir() else []
-        saved = [file for file in saved if file.name != FRAME]
+        saved = [file for file in saved if file.name != TRANSFORM_FILE]
         option = str(saved[0]) if len(saved) == 1 else "views" if dataset is not None else "orbit"
         log.info("the path is %s", option)
     if option == "orbit":

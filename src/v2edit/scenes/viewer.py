@@ -1,4 +1,4 @@
-"""A scene in the browser, before and after, through viser."""
+"""A viewer of scenes in the browser, before and after an edit, on viser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATH = "camera_path.json"
 
 
 def serve(run: Path, port: int) -> None:
-    """Serves a run folder of `v2edit scene` (or one splat file) until interrupted."""
+    """Serve a run folder of `v2edit scene`, or one splat file, until interrupted."""
     server = start(run, port)
     print(f"open http://localhost:{server.get_port()} in a browser; Ctrl-C ends it", flush=True)
     try:
@@ -34,7 +34,7 @@ def serve(run: Path, port: int) -> None:
 
 
 def start(run: Path, port: int) -> ViserServer:
-    """The server, running: a switch between before and after, and a button for each stop of the path.
+    """Start the server: a switch between before and after, and a slider along the path.
 
     Raises:
         UserError: there is no scene to show, or viser is not installed.
@@ -50,40 +50,39 @@ def start(run: Path, port: int) -> ViserServer:
         raise UserError(f"there is no scene to view in {run}: give a run folder of v2edit scene, or a splat .ply")
     scenes = {name: read_splat(path) for name, path in files.items()}
     server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
-    handles = {name: _add(server, name, one) for name, one in scenes.items()}
-    shown = list(handles)[-1]
+    handles = {name: _add_splat(server, name, scene) for name, scene in scenes.items()}
+    latest = list(handles)[-1]
     switch = server.gui.add_button_group("show", list(handles))
 
-    def only(name: str) -> None:
+    def show_only(name: str) -> None:
         for each, handle in handles.items():
             handle.visible = each == name
 
-    switch.on_click(lambda _: only(switch.value))
-    only(shown)
+    switch.on_click(lambda _: show_only(switch.value))
+    show_only(latest)
     if run.is_dir() and (run / PATH).is_file():
         cameras = read_path(run / PATH, None).cameras
-        distance = distance_of(cameras, scenes[shown].means.numpy())
+        distance = distance_of(cameras, scenes[latest].means.numpy())
         server.scene.set_up_direction(tuple(up_of(cameras)))
-        stop = server.gui.add_slider("along the path", 0, len(cameras) - 1, 1, 0)
+        slider = server.gui.add_slider("along the path", 0, len(cameras) - 1, 1, 0)
 
-        def stand(camera: viser.CameraHandle | viser.InitialCameraConfig, k: int) -> None:
-            """Where the path's camera stands; its lens points at what is as far away as the scene's middle."""
-            ahead = cameras.directions[k]
+        def move_to(camera: viser.CameraHandle | viser.InitialCameraConfig, k: int) -> None:
+            """Move a client's camera to the path's, its orbit centre at the scene's distance."""
             camera.position = cameras.centres[k]
-            camera.look_at = cameras.centres[k] + ahead * distance
+            camera.look_at = cameras.centres[k] + cameras.directions[k] * distance
             camera.fov = 2 * math.atan(0.5 * cameras.height / cameras.intrinsics[k, 1, 1])
 
-        stand(server.initial_camera, 0)
-        stop.on_update(lambda event: event.client and stand(event.client.camera, stop.value))
+        move_to(server.initial_camera, 0)
+        slider.on_update(lambda event: event.client and move_to(event.client.camera, slider.value))
     return server
 
 
-def _add(server: ViserServer, name: str, scene: Gaussians):
-    turns = rotations(scene.quats) * scene.log_scales.exp()[:, None, :]
+def _add_splat(server: ViserServer, name: str, scene: Gaussians):
+    axes = rotations(scene.quats) * scene.log_scales.exp()[:, None, :]
     return server.scene.add_gaussian_splats(
         name,
         centers=scene.means.numpy(),
-        covariances=(turns @ turns.transpose(1, 2)).numpy(),
+        covariances=(axes @ axes.transpose(1, 2)).numpy(),
         rgbs=sh_to_colour(scene.sh[:, 0]).clamp(0, 1).numpy(),  # viser draws no view-dependent colours
         opacities=scene.logit_opacities.sigmoid()[:, None].numpy(),
     )

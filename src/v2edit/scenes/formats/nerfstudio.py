@@ -1,4 +1,4 @@
-"""nerfstudio's `transforms.json`, in and out."""
+"""Reading and writing of nerfstudio's `transforms.json`."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from v2edit.scenes.formats.ply import read_points, write_points
 FILE = "transforms.json"
 PINHOLES, FISHEYES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL"), ("OPENCV_FISHEYE",)
 POINTS = "sparse_pc.ply"
-LARGEST_NUMBER, SMALLEST_ANGLE = 1e9, 1e-6  # pixels or a lens's coefficients; radians
+MAX_NUMBER, MIN_ANGLE = 1e9, 1e-6  # pixels or distortion coefficients; radians
 
 
 def read_transforms(path: Path, side: int | None = None) -> Dataset:
-    """The dataset that a `transforms.json` describes, in its own coordinates, views in the order of their names.
+    """Read the dataset of a `transforms.json`, in its own coordinates, views in the order of their names.
 
     Raises:
         UserError: what is wrong with it, in one line.
     """
-    facts = _json(path)
+    facts = _read_object(path)
     frames = facts.get("frames")
     if not isinstance(frames, list) or not frames:
         raise UserError(f"{path} lists no frames")
     for frame in frames:
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise UserError(f"{path}: a frame has no file_path")
-    # As nerfstudio orders them: files list frames in any order, and a path through them wants the capture's.
+    # As nerfstudio orders them: files list frames in any order, and a path through them needs the capture's.
     frames.sort(key=lambda frame: frame["file_path"])
-    views = [_view(path, facts, frame) for frame in frames]
+    views = [_read_view(path, facts, frame) for frame in frames]
     points = None
     if isinstance(facts.get("ply_file_path"), str) and is_existing_file(path.parent / facts["ply_file_path"]):
         points = read_points(path.parent / facts["ply_file_path"])
@@ -48,13 +48,14 @@ def read_transforms(path: Path, side: int | None = None) -> Dataset:
         applied = np.eye(4)
         rows = _matrix(facts["applied_transform"], f"{path}: applied_transform")
         applied[: len(rows)] = rows
-    return assemble(views, path, side, _split(facts, frames), points, applied)
+    return assemble(views, path, side, _read_split(facts, frames), points, applied)
 
 
 def write_transforms(folder: Path, dataset: Dataset) -> Path:
-    """Writes images, masks, points and `transforms.json` into an existing folder; what `read_transforms` gives back.
+    """Write images, masks, points and `transforms.json` into an existing folder, for `read_transforms`; return the path
+    of the latter.
 
-    In the dataset's own coordinates: train on it with orientation and centring off and no scaling of poses.
+    Poses are in the dataset's own coordinates: train on it with orientation, centring and scaling of poses off.
     """
     (folder / "images").mkdir()
     cameras = dataset.cameras
@@ -70,35 +71,37 @@ def write_transforms(folder: Path, dataset: Dataset) -> Path:
     frames = []
     for k, name in enumerate(file_names(dataset.names)):
         image = PurePosixPath("images") / f"{name}.png"
-        _save(dataset.images[k], folder / image)
+        _write_png(dataset.images[k], folder / image)
         frame: dict[str, Any] = {"file_path": str(image), "transform_matrix": cameras.camera_to_world[k].tolist()}
         if not shared:
             frame |= _intrinsics(cameras.intrinsics[k])
         if dataset.masks is not None:
             (folder / "masks").mkdir(exist_ok=True)
             frame["mask_path"] = str(PurePosixPath("masks") / image.name)
-            _save(dataset.masks[k].astype(np.uint8) * 255, folder / frame["mask_path"])
+            _write_png(dataset.masks[k].astype(np.uint8) * 255, folder / frame["mask_path"])
         frames.append(frame)
-    kept = [frame["file_path"] for frame, held in zip(frames, dataset.held_out, strict=True) if held]
-    if kept:
-        facts["train_filenames"] = [frame["file_path"] for frame in frames if frame["file_path"] not in kept]
-        facts["val_filenames"] = facts["test_filenames"] = kept
+    names, is_held_out = [frame["file_path"] for frame in frames], dataset.is_held_out
+    if is_held_out.any():
+        facts["train_filenames"] = [name for name, held_out in zip(names, is_held_out, strict=True) if not held_out]
+        held_out_names = [name for name, held_out in zip(names, is_held_out, strict=True) if held_out]
+        facts["val_filenames"] = facts["test_filenames"] = held_out_names
     path = folder / FILE
     path.write_text(json.dumps(facts | {"frames": frames}, indent=1) + "\n", encoding="utf-8")
     return path
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Plain names, without an ending, for the files of views, which may be called anything: no two the same, and in
-    the same order when they are sorted as `read_transforms` sorts them."""
+    """Return plain, distinct file names without an ending for views of any names, in an order that sorting (as
+    `read_transforms` does) keeps."""
     stems = [re.sub(r"[^\w.-]+", "_", PurePosixPath(name).stem).strip(".")[:100] or "view" for name in names]
-    ordered = all(f"{one}.png" < f"{other}.png" for one, other in pairwise(stems))
-    if ordered and len({stem.lower() for stem in stems}) == len(stems):  # some disks take "A" and "a" for the same
+    ordered = all(f"{a}.png" < f"{b}.png" for a, b in pairwise(stems))
+    if ordered and len({stem.lower() for stem in stems}) == len(stems):  # some file systems ignore case
         return stems
     return [f"{k:0{len(str(len(names)))}d}-{stem}" for k, stem in enumerate(stems)]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
     try:
         facts = read_json(path)
     except (OSError, ValueError) as error:
@@ -108,7 +111,8 @@ def _json(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> View:
+def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> View:
+    """Return the view of a frame, whose own entries go before those that all frames share."""
     name = frame["file_path"]
     where = f"{path}: {name}"
     if "transform_matrix" not in frame:
@@ -116,32 +120,32 @@ def _view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> Vi
     pose = _matrix(frame["transform_matrix"], f"{where}: transform_matrix")
     if pose.shape == (3, 4):
         pose = np.vstack([pose, [0, 0, 0, 1]])
-    image = _image(path.parent / name)
+    image = _find_image(path.parent / name)
     model = frame.get("camera_model", shared.get("camera_model", "OPENCV"))
     if model not in PINHOLES + FISHEYES:
         raise UserError(f"{where}: cannot read the camera model {model}; known are {', '.join(PINHOLES + FISHEYES)}")
 
-    def number(key: str, otherwise: float | None = None) -> float | None:
-        value = frame.get(key, shared.get(key, otherwise))
-        if value is not None and not (isinstance(value, int | float) and abs(value) < LARGEST_NUMBER):
+    def number(key: str, default: float | None = None) -> float | None:
+        value = frame.get(key, shared.get(key, default))
+        if value is not None and not (isinstance(value, int | float) and abs(value) < MAX_NUMBER):
             raise UserError(f"{where}: {key} is {value!r:.60}, expected a number")
         return value
 
     width, height = number("w"), number("h")
     if not width or not height:
-        height, width = _size_of(image)
+        height, width = _read_size(image)
     if min(height, width) < 1:
         raise UserError(f"{where} is {width}x{height}, expected a size in pixels")
     fx, fy = number("fl_x"), number("fl_y")
     angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
-    if any(angle and not SMALLEST_ANGLE < angle < math.pi for angle in (angle_x, angle_y)):
+    if any(angle and not MIN_ANGLE < angle < math.pi for angle in (angle_x, angle_y)):
         raise UserError(f"{where} has a camera_angle that is not between 0 and pi")
     fx = fx or (0.5 * width / math.tan(angle_x / 2) if angle_x else None)
     fy = fy or (0.5 * height / math.tan(angle_y / 2) if angle_y else fx)
     if fx is None or fy is None:
         raise UserError(f"{where} has no focal length (fl_x, or camera_angle_x)")
     cx, cy = number("cx", width / 2), number("cy", height / 2)
-    bend = {key: float(number(key, 0.0) or 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2")}
+    distortion = {key: float(number(key, 0.0) or 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2")}
     mask = frame.get("mask_path")
     return View(
         name=name,
@@ -149,7 +153,7 @@ def _view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> Vi
         mask=path.parent / mask if isinstance(mask, str) else None,
         intrinsics=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64),
         size=(int(height), int(width)),
-        distortion=Distortion(**bend, fisheye=model in FISHEYES),
+        distortion=Distortion(**distortion, fisheye=model in FISHEYES),
         camera_to_world=pose,
     )
 
@@ -164,8 +168,8 @@ def _matrix(value: Any, where: str) -> np.ndarray:
     return matrix
 
 
-def _image(path: Path) -> Path:
-    """The file, or the one that a name without an ending means (as Blender's datasets write them)."""
+def _find_image(path: Path) -> Path:
+    """Return the file, or the image that a name without an ending stands for, as in Blender's datasets."""
     if is_existing_file(path) or path.suffix:
         return path
     return next(
@@ -173,7 +177,8 @@ def _image(path: Path) -> Path:
     )
 
 
-def _size_of(image: Path) -> tuple[int, int]:
+def _read_size(image: Path) -> tuple[int, int]:
+    """Return the height and width of an image, 1 x 1 where it is missing: such a view is left out later."""
     from v2edit.video.stills import open_image
 
     if not is_existing_file(image):  # a pipe would never end
@@ -182,15 +187,15 @@ def _size_of(image: Path) -> tuple[int, int]:
         with open_image(image) as picture:
             return picture.height, picture.width
     except UserError:
-        return 1, 1  # A missing image is left out later; its size is of no interest.
+        return 1, 1
 
 
-def _split(facts: Mapping[str, Any], frames: list[dict[str, Any]]) -> list[bool] | None:
-    """Which frames the dataset itself holds out: the validation and test ones, where it names any."""
-    named: set[PurePosixPath] = set()  # "./images/a.png" is "images/a.png"
+def _read_split(facts: Mapping[str, Any], frames: list[dict[str, Any]]) -> list[bool] | None:
+    """Return which frames the dataset itself holds out, its validation and test ones; None where it names none."""
+    named: set[PurePosixPath] = set()  # of paths, since "./images/a.png" is "images/a.png"
     for key in ("val_filenames", "test_filenames"):
         value = facts.get(key)
-        named |= {PurePosixPath(one) for one in value if isinstance(one, str)} if isinstance(value, list) else set()
+        named |= {PurePosixPath(name) for name in value if isinstance(name, str)} if isinstance(value, list) else set()
     return [PurePosixPath(frame["file_path"]) in named for frame in frames] if named else None
 
 
@@ -198,7 +203,7 @@ def _intrinsics(matrix: np.ndarray) -> dict[str, float]:
     return {"fl_x": matrix[0, 0], "fl_y": matrix[1, 1], "cx": matrix[0, 2], "cy": matrix[1, 2]}
 
 
-def _save(pixels: np.ndarray, path: Path) -> None:
+def _write_png(pixels: np.ndarray, path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(pixels).save(path)

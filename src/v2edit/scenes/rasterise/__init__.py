@@ -1,6 +1,6 @@
-"""Gaussians to images: one `render`, three ways to compute it.
+"""Rasterisation of Gaussians: one `render` with three backends.
 
-`cpu` (numba) and gsplat's CUDA kernels are for work, `reference` is plain torch and what both are tested against.
+`cpu` (numba) and `gsplat` (CUDA) are the fast ones; `reference`, plain torch, is what both are tested against.
 Conventions, constants and their order are those of gsplat 1.5 with its default settings ("classic" mode, which is what
 viewers of splat files expect).
 
@@ -26,7 +26,7 @@ Backend = Literal["auto", "cpu", "gsplat", "reference"]
 
 
 class Rendered(NamedTuple):
-    """`colours` [C, H, W, 3], 0 to 1 and above where Gaussians are brighter; `alphas` [C, H, W], what they cover."""
+    """Rendered images: `colours` [C, H, W, 3], 0 to 1, above where Gaussians are brighter; `alphas` [C, H, W]."""
 
     colours: Tensor
     alphas: Tensor
@@ -38,12 +38,12 @@ def render(
     backend: Backend = "auto",
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Rendered:
-    """The images that cameras see, differentiable in the Gaussians' parameters.
+    """Render the images of cameras, differentiable in the Gaussians' parameters.
 
-    `auto` takes gsplat where the Gaussians are on a CUDA device, numba otherwise.
+    `auto` uses gsplat where the Gaussians are on a CUDA device, numba otherwise.
 
     Raises:
-        UserError: the package that this takes is not installed.
+        UserError: the backend's package is not installed.
     """
     if backend == "auto":
         backend = "gsplat" if gaussians.means.is_cuda else "cpu"

@@ -27,8 +27,8 @@ HALF, ONE, ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
 
 
 def rasterise(flat: Flat, height: int, width: int, background: Tensor) -> tuple[Tensor, Tensor]:
-    """As the reference: colours [H, W, 3] and alphas [H, W], float32, with gradients of means, conics, colours and
-    opacities."""
+    """Return colours [H, W, 3] and alphas [H, W], float32, as the reference does; differentiable in means, conics,
+    colours and opacities."""
     order = flat.order()
     return _Rasterise.apply(  # pyright: ignore[reportReturnType]
         flat.means, flat.conics, flat.colours, flat.opacities, order, flat.radii, background, height, width
@@ -49,9 +49,9 @@ class _Rasterise(torch.autograd.Function):
         height: int,
         width: int,
     ) -> tuple[Tensor, Tensor]:
-        reach = torch.log(opacities / ALPHA_MIN)  # where it falls below what is drawn, as an exponent
-        together = torch.cat([means, conics, opacities[:, None], colours, reach[:, None]], dim=1)
-        rows = together[order].float().contiguous().numpy()
+        reach = torch.log(opacities / ALPHA_MIN)  # the exponent at which alpha falls below ALPHA_MIN
+        columns = torch.cat([means, conics, opacities[:, None], colours, reach[:, None]], dim=1)
+        rows = columns[order].float().contiguous().numpy()
         tall = radii[order, 1].numpy()
         spans = np.stack([np.floor(rows[:, 1] - tall), np.ceil(rows[:, 1] + tall)], axis=1)
         spans = spans.clip(0, height).astype(np.int32)
@@ -81,13 +81,13 @@ class _Rasterise(torch.autograd.Function):
 
 
 def _bands(spans: np.ndarray, wide: np.ndarray, height: int) -> list[tuple[int, int]]:
-    """Rows shared out among the threads so that each has about as many pixels to draw."""
+    """Divide the rows into one band a thread, with about as many pixels to draw in each."""
     work = np.zeros(height + 1)
     np.add.at(work, spans[:, 0], wide)
     np.add.at(work, spans[:, 1], -wide)
-    done = np.cumsum(np.cumsum(work)[:height] + 1)
+    total = np.cumsum(np.cumsum(work)[:height] + 1)
     parts = min(_threads(), height)
-    cuts = np.searchsorted(done, done[-1] * np.arange(1, parts) / parts) + 1
+    cuts = np.searchsorted(total, total[-1] * np.arange(1, parts) / parts) + 1
     edges = [0, *cuts.clip(0, height).tolist(), height]
     return [(low, high) for low, high in pairwise(edges) if low < high]
 
@@ -102,14 +102,14 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _on_threads(work: Any, bands: list[tuple[int, int]]) -> list[Any]:
-    """`work(low, high)` of every band at once; the first one here, the others in the pool."""
+    """Run `work(low, high)` of all bands at once, the first in this thread and the others in the pool."""
     others = [_pool().submit(work, low, high) for low, high in bands[1:]]
     return [work(*bands[0]), *(other.result() for other in others)]
 
 
 @njit(inline="always", fastmath=True)
 def _columns(row, dy, width):
-    """The columns [first, last) that a Gaussian (x, y, a, b, c, …, reach) may cover in a row at dy from its centre:
+    """Return the columns [first, last) that a Gaussian (x, y, a, b, c, …, reach) may cover in a row at dy from it:
     where b·dx·dy + (a·dx² + c·dy²)/2 stays below its reach, and a pixel more."""
     a, b, c = row[2], row[3], row[4]
     inner = (b * dy) * (b * dy) - a * (c * dy * dy - (row[9] + row[9]))
@@ -123,8 +123,8 @@ def _columns(row, dy, width):
 
 @njit(nogil=True, fastmath=True, cache=True)
 def _forward(rows, spans, behind, image, through, ends, low, high):
-    """Draws rows low..high of the image. `through`: what reaches the background; `ends`: the place in the list before
-    which a pixel ended (the list's length where it did not)."""
+    """Draw rows low..high of the image. `through`: the transmittance to the background; `ends`: the index in the list
+    before which a pixel became opaque (the list's length where it did not)."""
     width, count = image.shape[1], len(rows)
     for y in range(low, high):
         for x in range(width):
@@ -160,7 +160,7 @@ def _forward(rows, spans, behind, image, through, ends, low, high):
 
 @njit(nogil=True, fastmath=True, cache=True)
 def _backward(rows, spans, behind, through, ends, d_image, d_alpha, gradient, low, high):
-    """Adds to `gradient` [M, 9], in the order of `rows`, what rows low..high of the image contribute."""
+    """Add to `gradient` [M, 9], in the order of `rows`, the contributions of rows low..high of the image."""
     width = through.shape[1]
     left = through[low:high].copy()  # what comes through up to and including the Gaussian at hand
     rear = np.empty((high - low, width), np.float32)  # d_image · (all that is drawn behind it)

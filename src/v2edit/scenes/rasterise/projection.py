@@ -1,4 +1,4 @@
-"""Gaussians in space to ellipses in an image (Zwicker et al. 2001), with gsplat's constants; plain torch.
+"""Projection of 3D Gaussians to 2D Gaussians in an image (Zwicker et al. 2001), with gsplat's constants; plain torch.
 
 Letters: N Gaussians, K harmonics.
 """
@@ -15,17 +15,17 @@ from torch import Tensor
 from v2edit.scenes.gaussians import Gaussians
 
 NEAR, FAR = 0.01, 1e10
-BLUR = 0.3  # added to the variances in pixels, so that nothing is thinner than a pixel can show
-ALPHA_MIN = 1 / 255  # what covers a pixel less is left out of it
+BLUR = 0.3  # added to the variances in pixels, so that no Gaussian is thinner than a pixel
+ALPHA_MIN = 1 / 255  # lower alphas are left out of a pixel
 ALPHA_MAX = 0.999
-TRANSMITTANCE_MIN = 1e-4  # a pixel ends before the Gaussian that would let less than this through
-EXTENT = 3.33  # standard deviations at most that a Gaussian is drawn over
+TRANSMITTANCE_MIN = 1e-4  # a pixel ends before the Gaussian after which less light would pass
+EXTENT = 3.33  # standard deviations over which a Gaussian is drawn, at most
 
 
 class Flat(NamedTuple):
-    """What an image is made from. means [N, 2] in pixels; conics [N, 3], the inverse covariance as (xx, xy, yy);
-    colours [N, 3]; opacities [N]; depths [N]; radii [N, 2], half the sides of the box it is drawn in, in whole
-    pixels, 0 where it is not seen."""
+    """N projected Gaussians. means [N, 2] in pixels; conics [N, 3], the inverse covariance as (xx, xy, yy); colours
+    [N, 3]; opacities [N]; depths [N]; radii [N, 2], half the sides of the box that each is drawn in, in whole pixels, 0
+    where it is not visible."""
 
     means: Tensor
     conics: Tensor
@@ -35,26 +35,26 @@ class Flat(NamedTuple):
     radii: Tensor
 
     def order(self) -> Tensor:
-        """Indices [M] of those that are seen, nearest first; of two as near, the first in the list."""
-        seen = (self.radii > 0).all(1).nonzero()[:, 0]
-        return seen[torch.sort(self.depths.detach()[seen], stable=True).indices]
+        """Return the indices [M] of the visible ones, nearest first; a stable sort."""
+        visible = (self.radii > 0).all(1).nonzero()[:, 0]
+        return visible[torch.sort(self.depths.detach()[visible], stable=True).indices]
 
 
 def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.ndarray, height: int, width: int) -> Flat:
-    """Projects Gaussians into the image of one camera: OpenCV's `world_to_camera` [4, 4], `intrinsics` [3, 3].
+    """Project Gaussians into the image of one camera: OpenCV's `world_to_camera` [4, 4], `intrinsics` [3, 3].
 
-    Differentiable but for `radii`. Computes in the Gaussians' own precision.
+    All but `radii` is differentiable, in the Gaussians' own precision.
     """
-    like = gaussians.means
-    view = torch.from_numpy(world_to_camera).to(like)
+    positions = gaussians.means
+    view = torch.from_numpy(world_to_camera).to(positions)
     rotation, translation = view[:3, :3], view[:3, 3]
     fx, fy, cx, cy = (float(intrinsics[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     opacities = gaussians.logit_opacities.sigmoid()
 
-    camera = like @ rotation.T + translation  # [N, 3]
+    camera = positions @ rotation.T + translation  # [N, 3]
     depths = camera[:, 2]
-    seen = (depths >= NEAR) & (depths <= FAR)
-    x, y, z = torch.where(seen[:, None], camera, camera.new_tensor([0.0, 0.0, 1.0])).unbind(1)
+    visible = (depths >= NEAR) & (depths <= FAR)
+    x, y, z = torch.where(visible[:, None], camera, camera.new_tensor([0.0, 0.0, 1.0])).unbind(1)
 
     # The linearised projection, its Jacobian held within 1.3 times the field of view as in the original.
     tan_x, tan_y = 0.5 * width / fx, 0.5 * height / fy
@@ -68,7 +68,7 @@ def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.nd
     determinant = xx * yy - xy * xy
 
     with torch.no_grad():
-        seen = seen & (determinant > 0) & (opacities >= ALPHA_MIN)
+        visible = visible & (determinant > 0) & (opacities >= ALPHA_MIN)
         extent = torch.sqrt(2 * torch.log((opacities / ALPHA_MIN).clamp(min=1))).clamp(max=EXTENT)
     determinant = torch.where(determinant > 0, determinant, 1)
     conics = torch.stack([yy, -xy, xx], dim=1) / determinant[:, None]
@@ -76,15 +76,15 @@ def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.nd
     with torch.no_grad():
         radii = torch.ceil(extent[:, None] * torch.stack([xx, yy], dim=1).sqrt())
         inside = (means + radii > 0) & (means - radii < means.new_tensor([width, height]))
-        radii = torch.where((seen & inside.all(1) & radii.isfinite().all(1))[:, None], radii, 0)
+        radii = torch.where((visible & inside.all(1) & radii.isfinite().all(1))[:, None], radii, 0)
 
-    position = -rotation.T @ translation
-    colours = (harmonics(F.normalize(like - position, dim=1), gaussians.degree)[:, :, None] * gaussians.sh).sum(1)
+    centre = -rotation.T @ translation
+    colours = (harmonics(F.normalize(positions - centre, dim=1), gaussians.degree)[:, :, None] * gaussians.sh).sum(1)
     return Flat(means, conics, (colours + 0.5).clamp(min=0), opacities, depths, radii)
 
 
 def rotations(quats: Tensor) -> Tensor:
-    """Quaternions [N, 4] as (w, x, y, z), of any length, to rotation matrices [N, 3, 3]."""
+    """Convert quaternions [N, 4] as (w, x, y, z), of any length, to rotation matrices [N, 3, 3]."""
     w, x, y, z = F.normalize(quats, dim=1).unbind(1)
     rows = [
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -94,10 +94,10 @@ def rotations(quats: Tensor) -> Tensor:
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def harmonics(ways: Tensor, degree: int) -> Tensor:
-    """The real spherical harmonics [N, (degree + 1)²] of unit vectors [N, 3], in the order and with the signs of
-    Sloan 2013, which splat files share."""
-    x, y, z = ways.unbind(1)
+def harmonics(directions: Tensor, degree: int) -> Tensor:
+    """Return the real spherical harmonics [N, (degree + 1)²] of unit vectors [N, 3], in the order and with the signs of
+    Sloan 2013, as in splat files."""
+    x, y, z = directions.unbind(1)
     values = [torch.full_like(x, 0.28209479177387814)]
     if degree >= 1:
         values += [-0.48860251190292 * y, 0.48860251190292 * z, -0.48860251190292 * x]

@@ -1,6 +1,6 @@
-"""The slow, obvious rasteriser: every Gaussian at every pixel, in one formula. What the fast ones must equal.
+"""The reference rasteriser, slow and plain: every Gaussian at every pixel. The fast ones must equal it.
 
-Letters: M Gaussians seen, P pixels.
+Letters: M visible Gaussians, P pixels.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from v2edit.scenes.rasterise.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTAN
 
 
 def rasterise(flat: Flat, height: int, width: int, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Composites front to back; gives colours [H, W, 3] and alphas [H, W]. Memory grows with M x P."""
+    """Composite front to back; return colours [H, W, 3] and alphas [H, W]. Memory grows with M x P."""
     order = flat.order()
     alphas = footprints(flat, order, height, width)  # [M, P]
-    kept = alphas >= ALPHA_MIN
-    alphas = torch.where(kept, alphas, 0)
-    # A pixel ends before the first Gaussian that would let too little through.
+    drawn = alphas >= ALPHA_MIN
+    alphas = torch.where(drawn, alphas, 0)
+    # A pixel ends before the first Gaussian after which too little light would pass.
     after = torch.cumprod(1 - alphas, dim=0)
-    ended = (kept & (after <= TRANSMITTANCE_MIN)).cumsum(0) > 0
+    ended = (drawn & (after <= TRANSMITTANCE_MIN)).cumsum(0) > 0
     alphas = torch.where(ended, 0, alphas)
     after = torch.cumprod(1 - alphas, dim=0)
-    before = torch.cat([after.new_ones(1, height * width), after])  # the last row: what comes through them all
+    before = torch.cat([after.new_ones(1, height * width), after])  # the last row: the transmittance of all
     weights = alphas * before[:-1]
     colours = weights.T @ flat.colours[order] + before[-1][:, None] * background.to(weights)
     return colours.view(height, width, 3), (1 - before[-1]).view(height, width)
 
 
 def footprints(flat: Flat, order: Tensor, height: int, width: int) -> Tensor:
-    """What share of each pixel each Gaussian covers, [M, P], nothing left out."""
+    """Return the alpha of each Gaussian at each pixel, [M, P], without cut-offs."""
     rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     pixels = torch.stack([columns, rows], dim=-1).view(-1, 2).to(flat.means)
     dx, dy = (flat.means[order][:, None] - pixels).unbind(-1)
