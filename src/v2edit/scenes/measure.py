@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from v2edit.metrics.pixels import psnr
-from v2edit.primitives.edits import CHANGED
+from v2edit.primitives.edits import CHANGE_THRESHOLD
 from v2edit.scenes.dataset import Dataset
 
 MAX_PSNR = 60.0  # dB, that of equal images
@@ -27,7 +27,7 @@ class RegionPSNR:
 
 def region_psnr(images: np.ndarray, source: np.ndarray, target: np.ndarray) -> RegionPSNR:
     """Measure images against the true edited scene, `target`; the edit's region is where it differs from `source`."""
-    changed = np.abs(source.astype(np.int16) - target.astype(np.int16)).max(-1) > CHANGED
+    changed = np.abs(source.astype(np.int16) - target.astype(np.int16)).max(-1) > CHANGE_THRESHOLD
     regions = None, changed, ~changed
     return RegionPSNR(*(psnr(images, target, region, highest=MAX_PSNR) for region in regions))
 
