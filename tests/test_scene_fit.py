@@ -83,11 +83,11 @@ def test_what_changed_is_seen_alike_from_everywhere(task, scene):
     assert plain > whole - 3
 
 
-def test_progress_is_told_with_a_psnr_that_rises(task):
-    told: list[FitProgress] = []
-    reconstruct(task.dataset, FitConfig(gaussians=300, fit_steps=30), told.append)
-    assert [at.step for at in told] == [*range(1, 31)] and {at.steps for at in told} == {30}
-    first, last = told[0].psnr, told[-1].psnr
+def test_progress_has_a_psnr_that_rises(task):
+    reports: list[FitProgress] = []
+    reconstruct(task.dataset, FitConfig(gaussians=300, fit_steps=30), reports.append)
+    assert [at.step for at in reports] == [*range(1, 31)] and {at.steps for at in reports} == {30}
+    first, last = reports[0].psnr, reports[-1].psnr
     assert first is not None and last is not None and last > first + 0.5
 
 
@@ -127,11 +127,11 @@ def test_seeds_lie_on_what_is_not_masked(task):
     assert initial_gaussians(hidden, 50, 0, torch.Generator().manual_seed(0)).means.isfinite().all()
 
 
-def test_a_view_of_which_nothing_can_be_believed_is_no_number(task):
+def test_a_view_without_a_valid_pixel_has_no_psnr(task):
     masks = np.zeros(task.dataset.images.shape[:3], bool)
-    told: list[FitProgress] = []
-    reconstruct(replace(task.dataset, masks=masks), FitConfig(gaussians=50, fit_steps=3), told.append)
-    assert [at.psnr for at in told] == [None] * 3
+    reports: list[FitProgress] = []
+    reconstruct(replace(task.dataset, masks=masks), FitConfig(gaussians=50, fit_steps=3), reports.append)
+    assert [at.psnr for at in reports] == [None] * 3
 
 
 def test_from_one_spot_a_scene_is_refitted_as_from_around_it(task, scene):
@@ -233,7 +233,7 @@ def test_settings_are_refused_in_one_line(wrong):
         FitConfig(**wrong)
 
 
-def test_fidelity_is_split_by_what_changes():
+def test_psnr_is_split_by_what_changes():
     before = np.zeros((1, 4, 4, 3), np.uint8)
     target = before.copy()
     target[0, :, :2] = 200
@@ -243,7 +243,7 @@ def test_fidelity_is_split_by_what_changes():
     assert np.isnan(region_psnr(before, before, before).inside)
 
 
-def test_photographs_count_where_they_can_be_believed(task):
+def test_photographs_count_where_they_are_valid(task):
     shown = task.dataset.images.copy()
     masks = np.ones(shown.shape[:3], bool)
     masks[:, :5] = False

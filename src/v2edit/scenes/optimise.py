@@ -93,9 +93,8 @@ def optimise_gaussians(
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in _split_sh(start).items()}
     pixel = _pixel_size(dataset.cameras, start)
     rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * pixel}
-    optimiser = torch.optim.Adam(
-        [{"params": [leaf], "lr": rates[name], "name": name} for name, leaf in leaves.items()], eps=1e-15
-    )
+    groups = [{"params": [leaf], "lr": rates[name], "name": name} for name, leaf in leaves.items()]
+    optimiser = torch.optim.Adam(groups, eps=1e-15)
     state = FitState(0, [], None)
     if saved := snapshot.load():
         state = _restore(saved, leaves, optimiser, generator)
@@ -119,13 +118,7 @@ def optimise_gaussians(
             cost = loss(image, images[k], mask)
             cost = cost + OPACITY_COST * gaussians.logit_opacities.sigmoid().mean()
             cost = cost + SCALE_COST * gaussians.log_scales.exp().mean() / (100 * pixel)
-            optimiser.zero_grad()
-            cost.backward()
-            if editable is not None:
-                for leaf in leaves.values():
-                    if leaf.grad is not None:
-                        leaf.grad[~editable] = 0
-            optimiser.step()
+            _take_step(optimiser, leaves, cost, editable)
             if step % RELOCATE_EVERY == RELOCATE_EVERY - 1 and step < RELOCATE_UNTIL * steps:
                 relocate(leaves, optimiser, generator, editable)
             state.step = step + 1
@@ -135,6 +128,19 @@ def optimise_gaussians(
                     state.psnr = now if state.psnr is None else 0.9 * state.psnr + 0.1 * now
                 on_progress(FitProgress(step + 1, steps, state.psnr))
     return _join_sh(leaves).detach()
+
+
+def _take_step(
+    optimiser: torch.optim.Optimizer, leaves: dict[str, Tensor], cost: Tensor, editable: Tensor | None
+) -> None:
+    """Take a step down the gradient of a cost; where `editable` is given, only of these Gaussians."""
+    optimiser.zero_grad()
+    cost.backward()
+    if editable is not None:
+        for leaf in leaves.values():
+            if leaf.grad is not None:
+                leaf.grad[~editable] = 0
+    optimiser.step()
 
 
 def _split_sh(gaussians: Gaussians) -> dict[str, Tensor]:
