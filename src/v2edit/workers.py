@@ -82,11 +82,9 @@ class WorkerPool(Protocol):
 
     def start(self, worker: int) -> None:
         """Start a worker, ending an earlier process of that number first; `wait` reports when it can begin."""
-        ...
 
     def submit(self, worker: int, job: Any) -> None:
         """Give a job to a worker that has none."""
-        ...
 
     def wait(self) -> list[Event]:
         """Wait until something has happened and return it."""
@@ -94,7 +92,6 @@ class WorkerPool(Protocol):
 
     def stop(self) -> None:
         """End all workers and wait for their ends."""
-        ...
 
 
 class ProcessPool:
@@ -161,10 +158,7 @@ class ProcessPool:
         try:
             event = pipe.recv()
         except (EOFError, OSError):
-            process.join(GRACE)
-            process.kill()
-            process.join()
-            pipe.close()
+            _reap(process, pipe)
             del self._processes[worker]
             return Died(worker, _cause(process.exitcode or 0))
         if isinstance(event, Refused):
@@ -176,10 +170,14 @@ class ProcessPool:
         for process, _ in ending:
             process.terminate()
         for process, pipe in ending:
-            process.join(GRACE)
-            process.kill()
-            process.join()
-            pipe.close()
+            _reap(process, pipe)
+
+
+def _reap(process: BaseProcess, pipe: Connection) -> None:
+    process.join(GRACE)
+    process.kill()
+    process.join()
+    pipe.close()
 
 
 def _cause(code: int) -> str:

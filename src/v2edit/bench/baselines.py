@@ -43,10 +43,8 @@ class VideoToVideo:
     """SDEdit (Meng et al. 2022) as diffusers ships it for the model's family: CogVideoX-V2V in the paper."""
 
     steps: int = 50
-    strength: float = 0.8
-    """Share of the steps that the source is noised up to; diffusers' own default."""
-    guidance: float | None = None
-    """Classifier-free guidance; the model's own where none is given."""
+    strength: float = 0.8  # share of the steps that the source is noised up to; diffusers' own default
+    guidance: float | None = None  # classifier-free guidance (default: the model's own)
 
     def __post_init__(self) -> None:
         _check_shares(self, "strength")
@@ -73,12 +71,9 @@ class FlowEdit:
     difference of two velocities, without inversion. The values are the paper's for Stable Diffusion 3."""
 
     steps: int = 50
-    n_max: float = 0.66
-    """Share of the steps, counted from the clean end, that the edit runs."""
-    n_min: float = 0.0
-    """Share of the steps, at the clean end, that are ordinary sampling with the target prompt."""
-    n_avg: int = 1
-    """Velocity differences that are averaged at each step, each for a noise of its own."""
+    n_max: float = 0.66  # share of the steps, counted from the clean end, that the edit runs
+    n_min: float = 0.0  # share of the steps, at the clean end, that are ordinary sampling with the target prompt
+    n_avg: int = 1  # velocity differences that are averaged at each step, each for a noise of its own
     source_guidance: float = 3.5
     guidance: float = 13.5
 
@@ -88,10 +83,9 @@ class FlowEdit:
             raise UserError(f"n_avg is {self.n_avg}, expected 1 or more")
 
     def build(self, backbone: Backbone) -> Method:
-        def edit(x0: Tensor, pair: PromptPair, seed: int) -> Tensor:
-            return flow_edit(backbone, x0, aligned_text(backbone, pair), self, noise_stream(seed, 1, x0))
-
-        return _latent_method(backbone, edit)
+        return _latent_method(
+            backbone, lambda x0, text, seed: flow_edit(backbone, x0, text, self, noise_stream(seed, 1, x0))
+        )
 
 
 @dataclass(frozen=True)
@@ -100,23 +94,16 @@ class PromptToPrompt:
     both prompts from the noise found, the edit with the source's maps of the shared words in the first steps."""
 
     steps: int = 50
-    alpha: float = 1.0
-    """Share of the model's timesteps up to which the source is inverted."""
-    replaced: float = 0.8
-    """Share of the steps, the first ones, in which the edit takes the source's maps of the shared words."""
-    guidance: float | None = None
-    """Classifier-free guidance of the edit; the model's own where none is given."""
-    source_guidance: float = 1.0
-    """Guidance of the source's replay; 1, that of its inversion, comes nearest to the source."""
+    alpha: float = 1.0  # share of the model's timesteps up to which the source is inverted
+    replaced: float = 0.8  # share of the steps, the first ones, with the source's maps of the shared words
+    guidance: float | None = None  # classifier-free guidance of the edit (default: the model's own)
+    source_guidance: float = 1.0  # of the source's replay; 1, that of its inversion, comes nearest to the source
 
     def __post_init__(self) -> None:
         _check_shares(self, "alpha", "replaced")
 
     def build(self, backbone: Backbone) -> Method:
-        def edit(x0: Tensor, pair: PromptPair, seed: int) -> Tensor:
-            return prompt_to_prompt(backbone, x0, aligned_text(backbone, pair), self)
-
-        return _latent_method(backbone, edit)
+        return _latent_method(backbone, lambda x0, text, seed: prompt_to_prompt(backbone, x0, text, self))
 
 
 def _check_shares(settings: object, *names: str) -> None:
@@ -126,13 +113,13 @@ def _check_shares(settings: object, *names: str) -> None:
             raise UserError(f"{name} is {getattr(settings, name)}, expected 0 to 1")
 
 
-def _latent_method(backbone: Backbone, edit: Callable[[Tensor, PromptPair, int], Tensor]) -> Method:
+def _latent_method(backbone: Backbone, edit: Callable[[Tensor, AlignedText, int], Tensor]) -> Method:
     """Return the method of frames that encodes, edits latents [1, F, C, h, w] and decodes, at the model's size."""
 
     def method(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
         size = Size(*frames.shape[:3])
         x0 = backbone.encode(resize_clip(frames, backbone.nearest_size(size)))
-        return resize_clip(backbone.decode(edit(x0, pair, seed)), size)
+        return resize_clip(backbone.decode(edit(x0, aligned_text(backbone, pair), seed)), size)
 
     return method
 
@@ -166,9 +153,8 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
         edit = (1 - sigma) * x0 + sigma * next(draw) + (edit - x0)
     for k in range(free, schedule.steps):
         (scale, sigma), (_, after) = flow(schedule, k), flow(schedule, k + 1)
-        (clean,) = denoise_with_guidance(
-            calls, [Branch(scale * edit, text.target, settings.guidance)], text.negative, k, schedule
-        )
+        branch = Branch(scale * edit, text.target, settings.guidance)
+        (clean,) = denoise_with_guidance(calls, [branch], text.negative, k, schedule)
         edit = edit + (after - sigma) * (edit - clean) / sigma
     return edit
 
@@ -180,8 +166,7 @@ def flow(schedule: Schedule, k: int) -> tuple[float, float]:
 
 
 def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings: PromptToPrompt) -> Tensor:
-    """Return latents edited by prompt-to-prompt: both branches start from the source's inverted noise, and no step adds
-    any."""
+    """Return latents edited by prompt-to-prompt, both branches from the source's inverted noise, with none added."""
     schedule, solver, calls = backbone.schedule(settings.steps), SOLVERS["ddim"], MicroBatcher(backbone)
     start = first_step(schedule, settings.alpha)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)

@@ -124,15 +124,10 @@ def benchmark(
     """Compare V2Edit, its ablations and baselines on edits whose true result is known.
 
     Each result is stored: the same command goes on after an interruption, and a larger one takes what is there.
+    `classify` returns the scene that a clip shows (default: the built-in world's classifier); `on_progress` gets the
+    number of results, of how many, and the latest one's name; `command` is the command line, for the report.
 
-    Args:
-        options: What is compared, and where.
-        classify: Returns the scene that a clip shows (default: the built-in world's classifier).
-        on_progress: Called with the number of results, of how many, and the latest one's name.
-        command: The command line, for the report.
-
-    Raises:
-        UserError: what the user can mend, in one line.
+    Raises `UserError`, in one line, for what the user can mend.
     """
     checkpoint = find(options.model)
     suite = suites.make_suite(options.suite, options.steps, options.settings)

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,14 @@ def as_html(scored: Sequence[ScoredTask], table: Table, title: str, facts: str) 
         "references": [name for name in scored[0].titles if name in REFERENCES or name not in table.methods],
         "measures": [
             {"name": name, "heading": one.heading, "decimals": one.decimals, "more": one.more}
-            for name, one in COLUMNS.items()
-            if name in table.columns
+            for name, one in ((name, COLUMNS[name]) for name in table.columns)
         ],
         "summary": [
             {
                 "method": method,
                 "reference": method in REFERENCES,
                 "means": [
-                    [_json_number(value) for value in (one.mean, one.low, one.high)]
-                    for one in (table.mean(method, name) for name in table.columns)
+                    [_json_number(value) for value in astuple(table.mean(method, name))] for name in table.columns
                 ],
             }
             for method in table.methods

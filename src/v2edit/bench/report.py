@@ -33,26 +33,21 @@ class Column:
 # The kinds of edit are compared by the first column that a table has.
 COLUMNS = {
     "score": Column("score", 3, note="harmonic mean of success and SSIM outside"),
-    "psnr_held_out": Column(
-        "PSNR", 2, note="of the edited scene against the true edited scene, in views that were held out, in dB"
-    ),
+    "psnr_held_out": Column("PSNR", 2,
+        note="of the edited scene against the true edited scene, in views that were held out, in dB"),
     "held_out_inside": Column("inside", 2, note="the same where the true edit changes something"),
     "held_out_outside": Column("outside", 2, note="the same where it changes nothing"),
-    "success": Column(
-        "success", 3, note="share of the attributes that the edit changes which are read as in the target"
-    ),
+    "success": Column("success", 3,
+        note="share of the attributes that the edit changes which are read as in the target"),
     "kept": Column("kept", 3, note="share of the others which are read as in the source"),
-    "clip_preference": Column(
-        "CLIP preference", 3, note="share of frames that CLIP finds nearer to the target prompt than to the source's"
-    ),
+    "clip_preference": Column("CLIP preference", 3,
+        note="share of frames that CLIP finds nearer to the target prompt than to the source's"),
     "ssim_outside": Column("SSIM outside", 3, note="against the source where the true edit changes nothing"),
     "psnr_outside": Column("PSNR outside", 2, note="the same, in dB"),
     "ssim_inside": Column("SSIM inside", 3, note="against the true result where the true edit changes something"),
     "psnr_inside": Column("PSNR inside", 2, note="the same, in dB"),
-    "flicker": Column(
-        "flicker", 2, more=False,
-        note="mean absolute second difference over time of the error outside, in levels of 255",
-    ),
+    "flicker": Column("flicker", 2, more=False,
+        note="mean absolute second difference over time of the error outside, in levels of 255"),
     "hue": Column("hue", 2, note="share of recoloured objects of the right hue"),
     "ctids": Column("CTIDS", 3, note="CLIP text-image directional similarity"),
     "cdc": Column("CDC", 3, note="CLIP direction consistency"),
@@ -145,37 +140,25 @@ def as_markdown(table: Table, against: str) -> str:
     """Return the tables: means, the method `against` minus each other method, and the first column by kind."""
     parts = [f"Means over {sum(map(len, table.seeds.values()))} tasks of these kinds: {', '.join(table.kinds)}.", ""]
     heads = [f"{COLUMNS[name].heading} {'↑' if COLUMNS[name].more else '↓'}" for name in table.columns]
-    parts += _markdown(
-        ["method", *heads],
-        [
-            [method, *(table.mean(method, name).text(COLUMNS[name].decimals) for name in table.columns)]
-            for method in table.methods
-        ],
-    )
+    rows = [
+        [method, *(table.mean(method, name).text(COLUMNS[name].decimals) for name in table.columns)]
+        for method in table.methods
+    ]
+    parts += _markdown(["method", *heads], rows)
     others = [method for method in table.methods if method != against and method not in REFERENCES]
     if others:
         compared = [name for name in table.columns if name not in ("seconds", "hue")]
         parts += ["", f"{against} minus the other method on the same task:", ""]
-        parts += _markdown(
-            ["other method", *(COLUMNS[name].heading for name in compared)],
-            [
-                [
-                    other,
-                    *(table.difference(against, other, name).text(COLUMNS[name].decimals, "+") for name in compared),
-                ]
-                for other in others
-            ],
-        )
+        rows = [
+            [other, *(table.difference(against, other, name).text(COLUMNS[name].decimals, "+") for name in compared)]
+            for other in others
+        ]
+        parts += _markdown(["other method", *(COLUMNS[name].heading for name in compared)], rows)
     if len(table.kinds) > 1:
         first = table.columns[0]
         parts += ["", f"{COLUMNS[first].heading[:1].upper()}{COLUMNS[first].heading[1:]} by kind of edit:", ""]
-        parts += _markdown(
-            ["method", *table.kinds],
-            [
-                [method, *(table.mean(method, first, [kind]).text(2) for kind in table.kinds)]
-                for method in table.methods
-            ],
-        )
+        rows = [[one, *(table.mean(one, first, [kind]).text(2) for kind in table.kinds)] for one in table.methods]
+        parts += _markdown(["method", *table.kinds], rows)
     return "\n".join([*parts, "", textwrap.fill(notes(table.columns), 120), ""])
 
 

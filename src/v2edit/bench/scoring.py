@@ -18,6 +18,7 @@ from v2edit.bench.methods import UNEDITED
 from v2edit.bench.tasks import BenchTask
 from v2edit.bench.trials import BenchWorker, Trial
 from v2edit.metrics.attributes import Classify
+from v2edit.primitives.classifier import SceneClassifier
 from v2edit.primitives.scene import FPS
 from v2edit.workers import ProcessPool
 
@@ -37,7 +38,7 @@ class MetricModels:
 
     def load(self) -> tuple[Classify, ClipEncoder | None]:
         """Return both, loaded once in a process; raises `UserError` for a CLIP that is not there."""
-        return self.classify or _scene_classifier(), _clip_encoder(self.clip) if self.clip else None
+        return self.classify or SceneClassifier.load().classify, _clip_encoder(self.clip) if self.clip else None
 
 
 @dataclass(frozen=True)
@@ -112,24 +113,15 @@ def score_trials(
 
 
 @lru_cache(maxsize=1)
-def _scene_classifier() -> Classify:
-    from v2edit.primitives.classifier import SceneClassifier
-
-    return SceneClassifier.load().classify
-
-
-@lru_cache(maxsize=1)
 def _clip_encoder(name: str) -> ClipEncoder:
     from v2edit.metrics.clip_score import ClipEncoder
 
     return ClipEncoder.load(name)
 
 
-@lru_cache(maxsize=1)  # all methods of a task start from the same one
-def _load_start(path: Path) -> Mapping[str, np.ndarray]:
-    return _load_result(path)
-
-
 def _load_result(path: Path) -> Mapping[str, np.ndarray]:
     with np.load(path) as result:
         return dict(result)
+
+
+_load_start = lru_cache(maxsize=1)(_load_result)  # all methods of a task start from the same one

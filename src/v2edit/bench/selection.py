@@ -56,10 +56,8 @@ def select_methods(known: Mapping[str, MethodConfig], names: Sequence[str]) -> d
 
 
 def sweep_methods(known: Mapping[str, MethodConfig], sweeps: Sequence[str]) -> dict[str, MethodConfig]:
-    """Return a method for every combination of values, from [NAME.]FIELD=VALUE,VALUE…; without a NAME, of `full`.
-
-    The method that is varied comes before its combinations.
-    """
+    """Return a method for every combination of values, from [NAME.]FIELD=VALUE,VALUE…; without a NAME, of `full`. The
+    method that is varied comes before its combinations."""
     axes: dict[str, list[list[tuple[str, str]]]] = {}
     for name, field, values in map(_parse_assignment, sweeps):
         title = FULL if name is None else _find_title(name, known)
@@ -77,10 +75,8 @@ def sweep_methods(known: Mapping[str, MethodConfig], sweeps: Sequence[str]) -> d
 
 
 def with_field(config: Config, field: str, value: str) -> Config:
-    """Return the configuration with one field replaced by a value that is read from text as the command line reads it.
-
-    Raises `UserError` for an unknown field or a value that it cannot take.
-    """
+    """Return the configuration with one field replaced by a value, read from text as the command line reads it. Raises
+    `UserError` for an unknown field or a value that it cannot take."""
     import tyro
 
     types = {one.name: one.type for one in fields(config) if one.name != "seed"}  # pyright: ignore[reportArgumentType]

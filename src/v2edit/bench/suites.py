@@ -32,8 +32,7 @@ def make_suite(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite
     """Return a suite whose methods take so many steps, with the assignments applied (see `selection.known_methods`; in
     the suite of scenes, fit.FIELD=VALUE sets a field of the reconstructions).
 
-    Raises:
-        UserError: an assignment names an unknown method or field, or has a wrong value.
+    Raises `UserError` where one names an unknown method or field, or has a wrong value.
     """
     if name == "primitives":
         from v2edit.bench import tasks

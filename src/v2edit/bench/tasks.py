@@ -40,8 +40,7 @@ class BenchTask:
         "attention", "backbones", "editing", "prompts", "sampling.py", "bench/baselines.py", "bench/methods.py",
         "primitives/render.py",
     )  # fmt: skip
-    has_start: ClassVar[bool] = False
-    """Whether all other methods start from the result of `Unedited`."""
+    has_start: ClassVar[bool] = False  # whether all other methods start from the result of `Unedited`
 
     @property
     def name(self) -> str:
@@ -68,10 +67,8 @@ class BenchTask:
     def prepare(
         self, config: MethodConfig, backbone: Backbone, start: Path | None
     ) -> Callable[[], dict[str, np.ndarray]]:
-        """Return the call of a method on this task, ready to be timed; it returns `frames`, the edited clip.
-
-        start: the result that the method starts from, where the task has one (`has_start`).
-        """
+        """Return the call of a method on this task, ready to be timed, which returns `frames`, the edited clip; `start`
+        is the result that the method starts from, where the task has one (`has_start`)."""
         method, clips = config.build(backbone), self.clips
         frames = clips.target.frames if isinstance(config, Autoencoded) else clips.source.frames
 
@@ -103,11 +100,8 @@ def _clips(task: BenchTask) -> EditTruth:
 
 
 def primitives_tasks(seeds: str, count: int, kinds: Sequence[str] = ()) -> list[BenchTask]:
-    """Return the suite of clips: `count` tasks of each of these kinds (default: of all) from the "reporting" or the
-    "tuning" seeds.
-
-    Raises `UserError` for an unknown kind, or for more tasks than there are seeds.
-    """
+    """Return the suite of clips: `count` tasks of each kind (default: of all) from the "reporting" or "tuning" seeds.
+    Raises `UserError` for an unknown kind, or for more tasks than there are seeds."""
     return [BenchTask(kind, seed) for kind, seed in select_seeds(seeds, count, kinds)]
 
 

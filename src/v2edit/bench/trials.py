@@ -36,10 +36,8 @@ LOCK = ".bench"
 
 @dataclass(frozen=True)
 class BenchWorker:
-    """A worker on one device. Its model is loaded with its first trial; scoring needs none.
-
-    On a CPU it has one thread, so that results are the same for any number of processes.
-    """
+    """A worker on one device, whose model is loaded with its first trial; scoring needs none. On a CPU it has one
+    thread, so that results are the same for any number of processes."""
 
     checkpoint: Checkpoint
     device: torch.device
@@ -95,10 +93,8 @@ class Trial:
 def list_trials(
     tasks: Sequence[BenchTask], methods: dict[str, MethodConfig], model: str, device: torch.device, folder: Path
 ) -> list[Trial]:
-    """Return all trials, task by task, of a model with this identity (`model_identity`) on a device.
-
-    Methods of equal configurations share a result. Where a task has a start, the others start from `Unedited`'s result.
-    """
+    """Return all trials, task by task, of a model with this identity (`model_identity`) on a device. Methods of equal
+    configurations share a result. Where a task has a start, the others start from `Unedited`'s result."""
     trials = []
     for task in tasks:
         for title, config in methods.items():

@@ -29,19 +29,15 @@ class Scores:
     """The figures of one edit, in the order of the tables. An undefined one (a region without a pixel, a hue where none
     changes) is nan."""
 
-    score: float
-    """Harmonic mean of `success` and preservation, which is `ssim_outside` clipped to 0 ... 1."""
-    success: float
-    """Share of the attributes that the edit changes which are read as in the target."""
-    kept: float
-    """Share of the other attributes which are read as in the source."""
+    score: float  # harmonic mean of `success` and preservation, which is `ssim_outside` clipped to 0 ... 1
+    success: float  # share of the attributes that the edit changes which are read as in the target
+    kept: float  # share of the other attributes which are read as in the source
     ssim_outside: float
     psnr_outside: float
     ssim_inside: float
     psnr_inside: float
     flicker: float
-    hue: float
-    """1 where the recoloured object's mean colour is nearest, by hue, to the target's: a check without a classifier."""
+    hue: float  # 1 where the recoloured object's mean colour is nearest, by hue, to the target's; needs no classifier
 
 
 def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, classify: Classify) -> Scores:
@@ -101,8 +97,7 @@ def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
 def match(known: Sequence[Object], seen: Sequence[Object]) -> list[Object | None]:
     """Return the seen object for each known one, None where there is none left: the assignment in which most attributes
     agree, and of several the one in order from left to right."""
-    spare = [None] * max(0, len(known) - len(seen))
-    assignments = permutations([*seen, *spare], len(known))
+    assignments = permutations([*seen, *[None] * max(0, len(known) - len(seen))], len(known))
 
     def agreement(assignment: Sequence[Object | None]) -> int:
         pairs = [(one, other) for one, other in zip(known, assignment, strict=True) if other is not None]

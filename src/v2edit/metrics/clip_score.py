@@ -39,11 +39,8 @@ class ClipEncoder:
     def load(
         cls, name: str | Path = BUILT_IN, device: str | torch.device = "cpu", revision: str | None = None
     ) -> ClipEncoder:
-        """Load the built-in CLIP, which knows the built-in world alone, a Hugging Face id or a local folder.
-
-        Raises:
-            UserError: there is no such model, or it is no CLIP.
-        """
+        """Load the built-in CLIP, which knows the built-in world alone, a Hugging Face id or a local folder. Raises
+        `UserError` where there is no such model, or it is no CLIP."""
         path = WEIGHTS if str(name) == BUILT_IN else name
         try:
             # Weights that are pickles could run code, and every CLIP worth the name has safetensors.
@@ -66,10 +63,8 @@ class ClipEncoder:
 
     @torch.no_grad()
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
-        """Return T(.), embeddings [N, D] of N texts, float32 on the CPU.
-
-        Texts that are longer than the encoder takes (77 tokens for OpenAI's CLIPs) are cut, with a warning.
-        """
+        """Return T(.), embeddings [N, D] of N texts, float32 on the CPU. Texts that are longer than the encoder takes
+        (77 tokens for OpenAI's CLIPs) are cut, with a warning."""
         tokenizer = self.processor.tokenizer  # pyright: ignore
         config: Any = self.model.config
         limit: int = getattr(config, "text_config", config).max_position_embeddings

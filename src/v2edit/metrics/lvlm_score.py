@@ -164,16 +164,10 @@ class Query:
 def make_queries(
     videos: Mapping[str, np.ndarray], source: np.ndarray, instruction: str, config: JudgeConfig, cache: Path
 ) -> list[Query]:
-    """Return all queries of a comparison.
+    """Return all queries of a comparison: of `videos`, each method's edited video, uint8 [T, H, W, 3] as the original,
+    `source`. A file's name in `cache`, the folder of answers, is a checksum of everything that is sent.
 
-    Args:
-        videos: method -> its edited video, uint8 [T, H, W, 3] as the source.
-        source: the original video.
-        instruction: the edit's.
-        cache: the folder of answers; a file's name is a checksum of everything that is sent.
-
-    Raises:
-        UserError: no video, too many, or one of another length than the source's.
+    Raises `UserError` for no video, too many, or one of another length than the source's.
     """
     if not 1 <= len(videos) <= len(LETTERS):
         raise UserError(f"{len(videos)} videos cannot be judged side by side; 1 to {len(LETTERS)} can")
@@ -182,7 +176,6 @@ def make_queries(
             raise UserError(f"the video of {method} has {len(frames)} frames and the source {len(source)}")
     pictures = {name: [Picture.from_frame(f) for f in sample_frames(v, config.frames)] for name, v in videos.items()}
     originals = [Picture.from_frame(frame) for frame in sample_frames(source, config.frames)]
-
     queries = []
     for number in range(config.queries):
         order = sorted(videos)
@@ -217,14 +210,9 @@ def judge(
     queries: Sequence[Query], chat: Chat, on_query: Callable[[int, int], None] = lambda done, of: None
 ) -> dict[str, dict[str, Score]]:
     """Return the LVLM scores {method: {aspect or "overall": mean and spread}}, "overall" being a query's mean over the
-    aspects.
+    aspects. `on_query` gets the number of queries that are answered, of how many.
 
-    Args:
-        queries: from `make_queries`.
-        on_query: called with the number of queries that are answered, of how many.
-
-    Raises:
-        UserError: the model does not answer, or not in a usable form. Its answers until then are cached.
+    Raises `UserError` where the model does not answer, or not in a usable form. Its answers until then are cached.
     """
     answers = []
     for number, query in enumerate(queries, start=1):
@@ -233,8 +221,6 @@ def judge(
         on_query(number, len(queries))
     scores: dict[str, dict[str, Score]] = {}
     for method in sorted(answers[0]):
-        scores[method] = {
-            aspect: Score.from_values([answer[method][aspect] for answer in answers]) for aspect in ASPECTS
-        }
-        scores[method]["overall"] = Score.from_values([fmean(answer[method].values()) for answer in answers])
+        rows = [{**answer[method], "overall": fmean(answer[method].values())} for answer in answers]
+        scores[method] = {name: Score.from_values([row[name] for row in rows]) for name in (*ASPECTS, "overall")}
     return scores

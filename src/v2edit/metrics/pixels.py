@@ -23,11 +23,8 @@ def psnr(
     data_range: float = 255.0,
     highest: float = math.inf,
 ) -> float:
-    """Return the peak signal-to-noise ratio of two arrays of pixels in dB, `highest` at most.
-
-    Integers are compared in float64, floats in their own precision. `mask` is a bool array over the leading dimensions;
-    where it selects nothing, the result is nan.
-    """
+    """Return the peak signal-to-noise ratio of two arrays of pixels in dB, `highest` at most. Integers are compared in
+    float64, floats in their own precision. Where `mask`, bool over the leading dimensions, selects nothing: nan."""
     a, b = (one if one.is_floating_point() else one.double() for one in map(_tensor, (a, b)))
     error = (a - b) ** 2
     if mask is not None:

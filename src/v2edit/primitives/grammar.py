@@ -23,13 +23,7 @@ MOVE = r"\b(?:move|add|insert|put|place) (?=(?:the|it)\b)"  # "the" ball exists 
 DESTINATION = r"\b(?:on|to|in|into) the (left|middle|right)\b"
 REMOVE = r"\b(?:remove|delete|erase|take|get rid of)\b"
 RELATIVE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
-VERBS = {
-    "hop": "hop",
-    "bounce": "hop",
-    "stay": "stay",
-    "slide left": "slide left",
-    "slide right": "slide right",
-}
+VERBS = {"hop": "hop", "bounce": "hop", "stay": "stay", "slide left": "slide left", "slide right": "slide right"}
 
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:

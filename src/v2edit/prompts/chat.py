@@ -91,11 +91,7 @@ def sample_frames(frames: np.ndarray, count: int) -> np.ndarray:
 
 
 def ask_for_json(
-    chat: Chat,
-    messages: Sequence[Message],
-    schema: dict[str, Any],
-    parse: Callable[[dict[str, Any]], T],
-    advice: str,
+    chat: Chat, messages: Sequence[Message], schema: dict[str, Any], parse: Callable[[dict[str, Any]], T], advice: str
 ) -> T:
     """Ask a model for a JSON object until `parse` accepts it: an answer for which it raises `InvalidAnswer` is sent
     back with the reasons, at most twice.

@@ -113,12 +113,7 @@ def answer_schema(intermediate: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {"source": {"type": "string"}, "target": {"type": "string"}}
     if intermediate:
         properties["intermediate"] = {"type": "array", "items": {"type": "string"}}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def parse_prompts(answer: dict[str, Any], intermediate: bool) -> PromptPair:

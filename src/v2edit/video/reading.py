@@ -29,8 +29,7 @@ BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's nu
 MATRIX_OF_TAG = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
 LIMITED, FULL = 1, 2
 FULL_FROM_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
-# FFmpeg's names of the formats of video and sound files. None of them is a playlist, which could lead to any other file
-# on the disk.
+# FFmpeg's names of the formats of video and sound files, without playlists, which could lead to any file on the disk.
 FORMATS = (
     "mov,matroska,avi,gif,apng,ogg,mpegts,mpeg,mpegvideo,flv,asf,mxf,ivf,nut,rm,dv,wtv,yuv4mpegpipe,mjpeg,"
     "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav,png_pipe,jpeg_pipe,webp_pipe"
@@ -47,15 +46,10 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
     Transparency is laid over black. Colours follow the file's matrix and range; where it names no matrix,
     BT.709 from 1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is mapped to BT.709.
     The first of several video streams that is not a cover picture is read. Damaged stretches are skipped, and the
-    frames after them keep their times.
+    frames after them keep their times. With `max_frames` the first frames alone are read; `image_fps` is the frame rate
+    of images, which have none of their own.
 
-    Args:
-        path: The file or folder.
-        max_frames: Read the first frames alone.
-        image_fps: The frame rate of images, which have none of their own.
-
-    Raises:
-        UserError: in one line, for anything that cannot be decoded or would take more than 4 GiB.
+    Raises `UserError`, in one line, for anything that cannot be decoded or would take more than 4 GiB.
     """
     path = Path(path)
     if max_frames is not None and max_frames < 1:
@@ -123,9 +117,8 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Vi
             first, size = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
             raise UserError(f"images of one video must be of one size: {files[0]} is {first}, {file} is {size}")
         frames.append(frame)
-    return Video(
-        _stack_frames(frames, *frames[0].shape[:2]), fps, names=tuple(file.name for file in files[: len(frames)])
-    )
+    names = tuple(file.name for file in files[: len(frames)])
+    return Video(_stack_frames(frames, *frames[0].shape[:2]), fps, names=names)
 
 
 def _image_to_rgb(image) -> np.ndarray:
@@ -160,7 +153,7 @@ def _read_video(path: Path, max_frames: int | None) -> Video:
             if size is None:
                 size = _square_pixel_size(frame.width, frame.height, stream.sample_aspect_ratio)
             _check_memory(path, size, len(frames) + 1)
-            frames.append(_apply_display_matrix(_frame_to_rgb(frame, size, reformatter), _display_matrix(frame)))
+            frames.append(_apply_display_matrix(_frame_to_rgb(frame, size, reformatter), frame))
             start = frame.pts * (frame.time_base or tick) if frame.pts is not None else end
             starts.append(start if not starts or start > starts[-1] else end)
             end = starts[-1] + ((frame.duration or 0) * (frame.time_base or tick) or usual)
@@ -305,18 +298,13 @@ def _composite_on_black(rgba: np.ndarray) -> np.ndarray:
     return ((rgb * alpha + 127) // 255).astype(np.uint8)
 
 
-def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """Return (a, b, c, d): a stored pixel at (x, y) is shown at (a x + c y, b x + d y), up to scale and shift."""
+def _apply_display_matrix(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """Turn and mirror a frame's image [H, W, 3] by its display matrix, to the nearest quarter turn: a stored pixel at
+    (x, y) is shown at (a x + c y, b x + d y), up to scale and shift."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return 1, 0, 0, 1
+        return image
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-    return a, b, c, d
-
-
-def _apply_display_matrix(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Turn and mirror an image [H, W, 3] by a display matrix, to the nearest quarter turn."""
-    a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

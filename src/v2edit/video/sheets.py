@@ -31,10 +31,8 @@ def write_compare(
     times: np.ndarray | None = None,
 ) -> Path:
     """Write source | edited as one MP4 file, frame by frame in step, labelled; the rest is as in `write`.
-
-    Both are uint8 [T, H, W, 3] with the same T; the lower one is enlarged to the height of the other. Clips
-    with a short side under 256 pixels are enlarged by a whole number, each pixel to a square.
-    """
+    Both are uint8 [T, H, W, 3] with the same T; the lower one is enlarged to the height of the other, and clips with a
+    short side under 256 pixels by a whole number, each pixel to a square."""
     if len(check_frames(source)) != len(check_frames(edited)):
         raise UserError(f"source has {len(source)} frames and edited {len(edited)}: they cannot be shown in step")
     height = max(source.shape[1], edited.shape[1])
@@ -55,17 +53,15 @@ def write_compare(
                 frame[head:, left : left + width] = np.asarray(_resize(picture, width, height))
             yield frame
 
-    shape = (len(source), base.shape[0], base.shape[1])
-    return encode_mp4(frames(), shape, Path(path), Fraction(fps), audio_from, times)
+    return encode_mp4(frames(), (len(source), *base.shape[:2]), Path(path), Fraction(fps), audio_from, times)
 
 
 def contact_sheet(rows: Mapping[str, np.ndarray], path: Path | str, columns: int = 5) -> Path:
     """Write a PNG file: a labelled row a video, of up to `columns` frames from first to last, in step.
 
-    rows: Label to frames uint8 [T, H, W, 3]; cells have the first one's shape. Small frames are enlarged by a whole
-    number to 128 pixels or more on the short side, large ones are made smaller.
-
-    Raises `UserError` where it cannot be written.
+    `rows` are label to frames uint8 [T, H, W, 3]; cells have the first one's shape. Small frames are enlarged by a
+    whole number to 128 pixels or more on the short side, large ones made smaller. Raises `UserError` where it cannot be
+    written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -85,8 +81,7 @@ def contact_sheet(rows: Mapping[str, np.ndarray], path: Path | str, columns: int
         y = margin + row * step_y
         _draw_text(sheet, (margin, y), label, columns * step_x - GAP // 2)
         for column, k in enumerate(np.linspace(0, len(frames) - 1, columns).round().astype(int)):
-            cell = _resize(frames[k], cell_w, cell_h)
-            sheet.paste(cell, (margin + column * step_x, y + head))
+            sheet.paste(_resize(frames[k], cell_w, cell_h), (margin + column * step_x, y + head))
     with atomic_output(path) as part:
         sheet.save(part, "PNG", optimize=True)
     return path

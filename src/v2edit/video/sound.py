@@ -26,14 +26,10 @@ HOUR = 3600  # seconds; no sound begins or ends so far from its pictures
 
 
 def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> deque[Packet]:
-    """Return all sound of a file as packets of new streams of `out`, in order; time 0 is its first picture.
+    """Return all sound of a file, open for demuxing, as packets of new streams of the MP4 file `out`, in order; time 0
+    is its first picture, and `duration` the seconds that the pictures of `out` last.
 
     Sound that cannot be transferred is left out, which is logged: pictures are never lost for their sound.
-
-    Args:
-        source: The file, open for demuxing.
-        out: The MP4 file that is written.
-        duration: Seconds that the pictures of `out` last.
     """
     streams = [s for s in source.streams.audio if s.codec_context and s.rate and s.channels]
     if len(streams) > MAX_SOUND_STREAMS:
@@ -121,8 +117,7 @@ def _encode_aac(sound: list[Packet], stream: AudioStream, out: OutputContainer) 
     copy = out.add_stream("aac", rate=piece.sample_rate)
     _copy_language(copy, stream)
     copy.layout, copy.bit_rate = layout, 192_000
-    encoded = [packet for frame in [piece, *pieces] for packet in copy.encode(frame)]
-    return encoded + copy.encode(None)
+    return [packet for frame in [piece, *pieces, None] for packet in copy.encode(frame)]
 
 
 def _resample(sound: list[Packet], stream: AudioStream, layout: str, rate: int) -> Iterator[AudioFrame]:

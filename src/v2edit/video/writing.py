@@ -54,8 +54,7 @@ def write(
         times: Seconds [T] at which frames appear, for a variable rate; the file lasts T / fps in any case.
         crf: x264's quality; 17 can hardly be told from the original, and 6 more halves the file.
 
-    Raises:
-        UserError: the file cannot be written, or the input is none of this.
+    Raises `UserError` where the file cannot be written, or the input is none of this.
     """
     if isinstance(video, Video):
         times = video.times if fps is None and times is None else times
@@ -126,8 +125,10 @@ def encode_mp4(
     ticks, clock = _compute_ticks(count, fps, times)
     even = height + height % 2, width + width % 2
     to_yuv = _yuv_converter(*even, clock)
+    if audio_from and not Path(audio_from).is_file():
+        raise UserError(f"no such file to take the sound from: {Path(audio_from)}")
     with ExitStack() as stack:
-        source = stack.enter_context(open_container(_require_file(Path(audio_from)))) if audio_from else None
+        source = stack.enter_context(open_container(Path(audio_from))) if audio_from else None
         part = stack.enter_context(atomic_output(path))
         options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
         out = stack.enter_context(av.open(str(part), "w", format="mp4", options=options))
@@ -202,12 +203,6 @@ def _compute_ticks(count: int, fps: Fraction, times: np.ndarray | None) -> tuple
     for k in range(1, count):  # two may be nearer than a tick
         ticks[k] = max(ticks[k], ticks[k - 1] + 1)
     return [*ticks, max(round(count / fps * clock), ticks[-1] + 1)], Fraction(1, clock)
-
-
-def _require_file(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"no such file to take the sound from: {path}")
-    return path
 
 
 @contextmanager
