@@ -75,7 +75,8 @@ class V2Edit(EditConfig):
 
 
 def table_c(full: V2Edit) -> dict[str, V2Edit]:
-    """Return V2Edit and its ablations by title (V2Edit Sec. A.3, Table C). Of one subtask, it is "w/o progression"."""
+    """Return V2Edit and its ablations by title (V2Edit Sec. A.3, Table C). Where `full` has one subtask, "w/o
+    progression" is the same configuration."""
     return {
         FULL: full,
         "w/o progression": replace(full, subtasks=1),

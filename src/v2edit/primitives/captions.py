@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import chain
 from random import Random
 
 from v2edit.errors import UserError
@@ -11,24 +12,15 @@ from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, S
 
 # concept -> its wordings; the first is the plain one. A caption uses one wording of each throughout.
 WORDS: dict[str, tuple[str, ...]] = {
-    "ball": ("ball", "sphere"),
-    "cube": ("cube", "box"),
-    "cone": ("cone",),
-    "cylinder": ("cylinder", "tube"),
-    "big": ("big", "large"),
-    "small": ("small", "little"),
-    "stay": ("stays still", "rests"),
-    "slide left": ("slides left", "glides left"),
-    "slide right": ("slides right", "glides right"),
-    "hop": ("hops", "bounces"),
-    "floor": ("floor", "ground"),
+    "ball": ("ball", "sphere"), "cube": ("cube", "box"), "cone": ("cone",), "cylinder": ("cylinder", "tube"),
+    "big": ("big", "large"), "small": ("small", "little"), "stay": ("stays still", "rests"),
+    "slide left": ("slides left", "glides left"), "slide right": ("slides right", "glides right"),
+    "hop": ("hops", "bounces"), "floor": ("floor", "ground"),
     "still": ("the camera is still", "the camera does not move"),
     "orbit left": ("the camera orbits left", "the camera circles left"),
     "orbit right": ("the camera orbits right", "the camera circles right"),
-    "left": ("on the left",),
-    "middle": ("in the middle",),
-    "right": ("on the right",),
-}
+    "left": ("on the left",), "middle": ("in the middle",), "right": ("on the right",),
+}  # fmt: skip
 # Orders of floor, sky and objects in the sentence.
 TEMPLATES = (
     "{objects} on a {floor} {ground} under a {sky} sky, {camera}.",
@@ -37,16 +29,7 @@ TEMPLATES = (
 )
 NOTHING = "nothing stands"
 VOCABULARY = frozenset(
-    " ".join(
-        [
-            "a and on under sky",
-            NOTHING,
-            *COLOURS,
-            *FLOORS,
-            *SKIES,
-            *(word for words in WORDS.values() for word in words),
-        ]
-    ).split()
+    " ".join(["a and on under sky", NOTHING, *COLOURS, *FLOORS, *SKIES, *chain(*WORDS.values())]).split()
 )
 
 
@@ -87,25 +70,17 @@ def caption(scene: Scene, wording: Wording = Wording()) -> str:
 def parse_wording(text: str) -> Wording:
     """Return the wording of a caption (plain for concepts that it does not name)."""
     flat = normalise(text)
-    choices = tuple(
-        (concept, index)
-        for concept, words in WORDS.items()
-        for index, word in enumerate(words)
-        if _contains(flat, word)
-    )
+    wordings = [(concept, index, word) for concept, words in WORDS.items() for index, word in enumerate(words)]
+    choices = tuple((concept, index) for concept, index, word in wordings if _contains(flat, word))
     order = sorted(("object", "floor", "sky"), key=lambda part: _first_position(flat, part))
-    template = {"floor": 1, "sky": 2}.get(order[0], 0)
-    return Wording(template, choices)
+    return Wording({"floor": 1, "sky": 2}.get(order[0], 0), choices)
 
 
 def parse_caption(text: str) -> Scene:
     """Parse a caption of this grammar to its scene, without the jitter that captions do not mention.
 
-    Nothing is guessed: `caption` gives the same text for the scene (and adds a still camera where the text names
-    none).
-
-    Raises:
-        UserError: the text is not such a caption.
+    Nothing is guessed: `caption` gives the same text for the scene (and adds a still camera where the text names none).
+    Raises `UserError` where the text is not such a caption.
     """
     unknown = [
         word
@@ -114,11 +89,9 @@ def parse_caption(text: str) -> Scene:
     ]
     quote = text if len(text) <= 80 else f"{text[:79]}…"
     refusal = f"the prompt {quote!r} is outside the captions of the built-in model"
+    example = f"an example is {caption(EXAMPLE)!r}"
     if unknown:
-        first = list(dict.fromkeys(unknown))[:3]
-        raise UserError(
-            f"{refusal}: it does not know {', '.join(map(repr, first))}; an example is {caption(EXAMPLE)!r}"
-        )
+        raise UserError(f"{refusal}: it does not know {', '.join(map(repr, [*dict.fromkeys(unknown)][:3]))}; {example}")
     flat = normalise(text)
     objects = tuple(_read_object(phrase) for phrase in _object_phrases(flat))
     floor = re.search(rf"({'|'.join(FLOORS)}) (?:{'|'.join(WORDS['floor'])})", flat)
@@ -126,7 +99,7 @@ def parse_caption(text: str) -> Scene:
     if not (objects or NOTHING in flat) or floor is None or sky is None:
         parts = {"object": objects or NOTHING in flat, "floor": floor, "sky": sky}
         missing = " and ".join(f"no {name}" for name, part in parts.items() if not part)
-        raise UserError(f"{refusal}: it names {missing}; an example is {caption(EXAMPLE)!r}")
+        raise UserError(f"{refusal}: it names {missing}; {example}")
     camera = next((c for c in CAMERAS if any(_contains(flat, word) for word in WORDS[c])), "still")
     scene = Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
     again = caption(scene, parse_wording(text))
@@ -180,9 +153,8 @@ def _object_phrases(flat: str) -> list[str]:
     floor = "|".join(WORDS["floor"])
     text = re.sub(rf"(?:on|under) an? (?:{'|'.join([*FLOORS, *SKIES])}) (?:{floor}|sky)", " ", flat)
     text = re.sub(r"\bthe camera\b.*$", " ", text)
-    return [
-        m[0] for m in re.finditer(rf"(?:\b\w+ ){{0,3}}\b(?:{nouns})\b.*?(?=\ban? (?:\w+ ){{0,3}}(?:{nouns})\b|$)", text)
-    ]
+    phrase = rf"(?:\b\w+ ){{0,3}}\b(?:{nouns})\b.*?(?=\ban? (?:\w+ ){{0,3}}(?:{nouns})\b|$)"
+    return [match[0] for match in re.finditer(phrase, text)]
 
 
 def _read_object(phrase: str) -> Object:

@@ -92,10 +92,8 @@ def preprocess(frames: np.ndarray) -> Tensor:
 
 
 def matches_scene(frames: np.ndarray, scene: Scene) -> bool:
-    """Return whether a clip resembles a render of a scene, i.e. whether it shows primitives at all.
-
-    Both are pooled first: the scene lacks the jitter that no caption mentions.
-    """
+    """Return whether a clip resembles a render of a scene, i.e. whether it shows primitives at all. Both are pooled
+    first: the scene lacks the jitter that no caption mentions."""
     render = render_clip(scene, FRAMES, SIDE, SIDE).frames
     clip, ideal = (F.avg_pool2d(preprocess(video), 8) for video in (frames, render))
     return bool((clip - ideal).square().mean() < MAX_RENDER_ERROR)
@@ -103,21 +101,16 @@ def matches_scene(frames: np.ndarray, scene: Scene) -> bool:
 
 def scene_labels(scene: Scene) -> list[int]:
     """Return the index of the right answer to each question, -1 for attributes of an empty place."""
-    objects = {obj.place: obj for obj in scene.objects}
+    parts = {"scene": scene, **{obj.place: obj for obj in scene.objects}}
     labels = []
-    for (place, field), answers in QUESTIONS.items():
-        if place == "scene":
-            labels.append(answers.index(getattr(scene, field)))
-        elif place in objects:
-            labels.append(answers.index(getattr(objects[place], field)))
+    for (part, field), answers in QUESTIONS.items():
+        if part in parts:
+            labels.append(answers.index(getattr(parts[part], field)))
         else:
             labels.append(answers.index(NONE) if field == "shape" else -1)
     return labels
 
 
 def _convolution(in_channels: int, out_channels: int, size: int, stride: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-    ]
+    convolution = nn.Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU()]

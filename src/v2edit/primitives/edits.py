@@ -48,9 +48,7 @@ def render_truth(
     edit: Edit, frames: int = 9, height: int = 64, width: int = 64, samples: int = 2, cameras: ClipCameras | None = None
 ) -> EditTruth:
     """Render both scenes of an edit, by their own cameras unless `cameras` (as many) are given."""
-    source, target = (
-        render_clip(scene, frames, height, width, samples, cameras) for scene in (edit.source, edit.target)
-    )
+    source, target = (render_clip(one, frames, height, width, samples, cameras) for one in (edit.source, edit.target))
     difference = np.abs(source.frames.astype(np.int16) - target.frames.astype(np.int16)).max(-1)
     return EditTruth(source, target, difference > CHANGE_THRESHOLD)
 

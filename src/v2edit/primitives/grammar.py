@@ -27,12 +27,8 @@ VERBS = {"hop": "hop", "bounce": "hop", "stay": "stay", "slide left": "slide lef
 
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
-    """Apply an instruction to a source prompt; the two prompts of the pair differ only where the edit does.
-
-    Raises:
-        UserError: the source prompt or the instruction is outside the grammar, or names an object that the source
-            does not have.
-    """
+    """Apply an instruction to a source prompt; the two prompts of the pair differ only where the edit does. Raises
+    `UserError` where one is outside the grammar, or names an object that the source does not have."""
     scene, wording = parse_caption(source_prompt), parse_wording(source_prompt)
     # Concepts that only the instruction names keep its wording; the source's wording comes first.
     wording = replace(wording, choices=parse_wording(instruction).choices + wording.choices)
@@ -50,10 +46,7 @@ def _clauses(instruction: str) -> list[str]:
     for relative, size in RELATIVE.items():
         flat = re.sub(rf"\b{relative}\b", size, flat)
     verb, clauses = "", []
-    for piece in re.split(r"\b(?:and|then)\b", flat):
-        words = piece.split()
-        if not words:
-            continue
+    for words in filter(None, map(str.split, re.split(r"\b(?:and|then)\b", flat))):
         if words[0] in ("the", "a", "an") and verb:
             words.insert(0, verb)
         verb = words[0]
@@ -129,12 +122,8 @@ def _cut(clause: str) -> tuple[str, str]:
 
 def _find(scene: Scene, reference: str) -> int:
     """Return the index of the only object that a reference fits. Raises `UserError`."""
-    attributes = {
-        "colour": find_concepts(reference, tuple(COLOURS)),
-        "shape": find_concepts(reference, SHAPES),
-        "size": find_concepts(reference, tuple(SIZES)),
-        "place": find_concepts(reference, tuple(PLACES)),
-    }
+    concepts = {"colour": tuple(COLOURS), "shape": SHAPES, "size": tuple(SIZES), "place": tuple(PLACES)}
+    attributes = {field: find_concepts(reference, names) for field, names in concepts.items()}
     matches = [
         index
         for index, o in enumerate(scene.objects)
@@ -142,7 +131,8 @@ def _find(scene: Scene, reference: str) -> int:
     ]
     if len(matches) == 1:
         return matches[0]
-    wording = parse_wording("")
-    description = " and ".join(describe_object(o, wording, motion=False) for o in scene.objects) or "no object"
+    description = (
+        " and ".join(describe_object(o, parse_wording(""), motion=False) for o in scene.objects) or "no object"
+    )
     count = "more than one object that fits" if matches else "nothing that fits"
     raise UserError(f"the video shows {count} {reference.strip()!r}: it shows {description}")

@@ -121,8 +121,7 @@ def _background(scene: Scene, origin: Tensor, rays: Tensor, frames: int) -> tupl
         shade = shade * (1.0 - 0.55 / (1.0 + 2.0 * foot[:, 2:]) * torch.exp(-1.5 * reach * reach))
     haze = 0.6 * ((distance - 9.0) / 25.0).clamp(0, 1)[..., None]
     floor = torch.lerp(torch.tensor(FLOORS[scene.floor]) * shade[..., None], horizon, haze)
-    ground = distance < FAR
-    return torch.where(ground[..., None], floor, sky), distance
+    return torch.where((distance < FAR)[..., None], floor, sky), distance
 
 
 def _shade(colour: RGB, normal: Tensor, rays: Tensor) -> Tensor:
@@ -156,8 +155,9 @@ def _ball(origin: Tensor, rays: Tensor, radius: float) -> tuple[Tensor, Tensor]:
 
 
 def _box(origin: Tensor, rays: Tensor, half: float, height: float, yaw: float) -> tuple[Tensor, Tensor]:
+    cos, sin = math.cos(yaw), math.sin(yaw)
     turn = torch.tensor(
-        [[math.cos(yaw), -math.sin(yaw), 0.0], [math.sin(yaw), math.cos(yaw), 0.0], [0.0, 0.0, 1.0]]
+        [[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]
     )  # columns: the box's own axes in the world
     o, d = origin @ turn, rays @ turn
     d = torch.where(d.abs() < 1e-7, torch.full_like(d, 1e-7), d)

@@ -19,10 +19,7 @@ def write_sample(seed: int, folder: Path, kind: str | None = None, frames: int =
 
     `clip.mp4` is the source and `truth.mp4` the true result; `clip.json` holds the instruction, both prompts and the
     cameras (`intrinsics` [3, 3] in pixels, `camera_to_world` [T, 4, 4] as in OpenGL); `changed.mp4` is white where the
-    two clips differ; `contact.png` shows all three.
-
-    Raises:
-        UserError: an unknown kind of edit.
+    two clips differ; `contact.png` shows all three. Raises `UserError` for an unknown kind of edit.
     """
     if kind is not None and kind not in KINDS:
         raise UserError(f"there is no kind of edit {kind!r}; known are {', '.join(KINDS)}")

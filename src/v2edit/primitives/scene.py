@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from random import Random
 
 RGB = tuple[float, float, float]
-
 COLOURS: dict[str, RGB] = {
     "red": (0.85, 0.10, 0.10),
     "orange": (0.98, 0.50, 0.05),
@@ -112,10 +111,8 @@ def sample_object(rng: Random, place: str, colours: list[str], motion: str | Non
 
 
 def sample_scene(rng: Random, count: int | None = None) -> Scene:
-    """Sample a scene of one or two objects (`count` fixes the number).
-
-    Two objects never share a colour, so that an instruction can name one, and never slide towards or away from
-    each other, so that they do not collide."""
+    """Sample a scene of one or two objects (`count` fixes the number). Two never share a colour, so that an instruction
+    can name one, and never slide towards or away from each other, so that they do not collide."""
     places = rng.choice((["left"], ["middle"], ["right"])) if (count or rng.choice((1, 2))) == 1 else ["left", "right"]
     objects: list[Object] = []
     for place in places:

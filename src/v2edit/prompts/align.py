@@ -44,16 +44,14 @@ def align(source_ids: Sequence[int], target_ids: Sequence[int], length: int, pad
     source, target = _without_padding(source_ids, pad_id), _without_padding(target_ids, pad_id)
     if max(len(source), len(target)) > length:
         raise ValueError(f"prompts of {len(source)} and {len(target)} tokens do not fit into {length} slots")
-
     if target < source:  # Ties are broken alike whichever prompt comes first: hence the symmetry.
         swapped = align(target, source, length, pad_id)
         return Alignment(swapped.orders[::-1], swapped.tokens_shared, swapped.paddings_shared)
-
     shared = longest_common_subsequence(source, target)
     changed: list[tuple[int, int]] = []
     unpaired_source: list[int] = []
     unpaired_target: list[int] = []
-    i, j = 0, 0
+    i = j = 0
     for next_i, next_j in [*shared, (len(source), len(target))]:
         count = min(next_i - i, next_j - j)
         changed += zip(range(i, i + count), range(j, j + count), strict=True)
@@ -94,8 +92,7 @@ def align_triple(
     orders = []
     for which in range(3):
         prefix = [*(indices[which] for indices in shared), *paddings]
-        rest = sorted(set(range(length)) - set(prefix))
-        orders.append((*prefix, *rest))
+        orders.append((*prefix, *sorted(set(range(length)) - set(prefix))))
     return Alignment(tuple(orders), len(shared), len(paddings))
 
 
@@ -115,7 +112,6 @@ def longest_common_subsequence(a: Sequence[int], b: Sequence[int]) -> list[tuple
                 best[i][j], inside[i][j] = max(skip, extended - run), max(skip, extended)
             else:
                 best[i][j] = inside[i][j] = skip
-
     pairs: list[tuple[int, int]] = []
     i, j, score = 0, 0, best
     while i < len(a) and j < len(b):

@@ -67,16 +67,12 @@ class Chat(Protocol):
     name: str
 
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
-        """Return the model's answer, requested as JSON of a JSON schema (which not every server enforces).
-
-        Raises:
-            UserError: there is no answer; the message is one line.
-        """
+        """Return the model's answer, requested as JSON of a JSON schema (which not every server enforces). Raises
+        `UserError`, of one line, where there is none."""
         ...
 
     def close(self) -> None:
         """Release memory and connections."""
-        ...
 
 
 class InvalidAnswer(Exception):
@@ -94,14 +90,8 @@ def ask_for_json(
     chat: Chat, messages: Sequence[Message], schema: dict[str, Any], parse: Callable[[dict[str, Any]], T], advice: str
 ) -> T:
     """Ask a model for a JSON object until `parse` accepts it: an answer for which it raises `InvalidAnswer` is sent
-    back with the reasons, at most twice.
-
-    Args:
-        advice: for the user, when no answer can be used.
-
-    Raises:
-        UserError: no answer could be used, or there was none.
-    """
+    back with the reasons, at most twice. Raises `UserError`, with `advice` for the user, where no answer can be used or
+    there is none."""
     messages, reasons, answer = list(messages), "", Answer("")
     for _ in range(MAX_RETRIES + 1):
         answer = chat.ask(messages, schema)

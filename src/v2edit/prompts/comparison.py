@@ -12,11 +12,8 @@ Kind = Literal["shared", "removed", "added", "cut"]
 Pieces = tuple[tuple[Kind, str], ...]
 # Plain marks, as wdiff and `git diff --word-diff` write them.
 MARKS: dict[Kind, tuple[str, str]] = {
-    "shared": ("", ""),
-    "removed": ("[-", "-]"),
-    "added": ("{+", "+}"),
-    "cut": ("[…", "…]"),
-}
+    "shared": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}"), "cut": ("[…", "…]"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,5 @@ def _split_pieces(alignment: Alignment, a: _TokenizedPrompt, b: _TokenizedPrompt
 
 def _merge_runs(pieces: Iterable[tuple[Kind, str]]) -> Pieces:
     """Merge runs of one kind into one piece each; drop empty ones."""
-
-    def kind_of(piece: tuple[Kind, str]) -> Kind:
-        return piece[0]
-
-    runs = groupby((piece for piece in pieces if piece[1]), key=kind_of)
+    runs = groupby((piece for piece in pieces if piece[1]), key=lambda piece: piece[0])
     return tuple((kind, "".join(text for _, text in run)) for kind, run in runs)

@@ -26,7 +26,6 @@ class EndpointChat:
 
     V2EDIT_LVLM_KEY is sent to any address. OPENAI_API_KEY is sent to OpenAI alone, or to OPENAI_BASE_URL where that is
     set, so that no other service sees it. Servers that need no key are asked without one.
-
     Temporary failures are retried up to three times, after the pause that the server asks for (two minutes at most)
     or else after one that grows from half a second.
     """
@@ -48,7 +47,6 @@ class EndpointChat:
         login = [part for part in (address.username, address.password) if part]
         self._secrets = [key, *login, *map(unquote, login), *(value for _, value in query)]
         self._formats = ["json_schema", "json_object", None]  # the first that the server accepts comes first
-
         from openai import OpenAI
 
         try:

@@ -13,10 +13,8 @@ MAX_TOKENS = 2048  # of an answer
 
 
 class LocalChat:
-    """An image-text-to-text model of transformers, from a hub id or a folder. `close` frees its memory.
-
-    Decoding is greedy: equal questions give equal answers.
-    """
+    """An image-text-to-text model of transformers, from a hub id or a folder. `close` frees its memory. Decoding is
+    greedy: equal questions give equal answers."""
 
     def __init__(self, model: str, device: str = "auto", max_tokens: int = MAX_TOKENS) -> None:
         self.name, self.max_tokens = model, max_tokens

@@ -87,13 +87,8 @@ def generate_prompts(
 ) -> PromptPair:
     """Let a language model write the prompt pair for a video, uint8 [T, H, W, 3], and an instruction.
 
-    Args:
-        style: rules and examples of how to write.
-        tokenizer: the video model's, whose tokens the two prompts must share.
-        subtasks: with `config.progression`, the number of subtasks; 1 leaves it to the language model.
-
-    Raises:
-        UserError: no answer, or three that cannot be used.
+    The two prompts must share tokens of `tokenizer`, the video model's. With `config.progression`, `subtasks` is their
+    number; 1 leaves it to the language model. Raises `UserError` for no answer, or three that cannot be used.
     """
     pictures = [Picture.from_frame(frame) for frame in sample_frames(frames, config.frames)]
 
@@ -118,16 +113,16 @@ def answer_schema(intermediate: bool) -> dict[str, Any]:
 
 def parse_prompts(answer: dict[str, Any], intermediate: bool) -> PromptPair:
     """Return the prompts of an answer, each as one line of visible text. Raises `InvalidAnswer`."""
-    texts = [answer.get(name) for name in ("source", "target")]
+    texts = {name: answer.get(name) for name in ("source", "target")}
     steps = answer.get("intermediate") or [] if intermediate else []
-    missing = [name for name, text in zip(("source", "target"), texts, strict=True) if not _is_text(text)]
+    missing = [name for name, text in texts.items() if not _is_text(text)]
     if not isinstance(steps, list) or not all(map(_is_text, steps)):
         missing, steps = [*missing, "intermediate"], []
     if missing:
         raise InvalidAnswer(f"it has no text in {' and '.join(map(repr, missing))}")
     if len(steps) > MAX_INTERMEDIATE:
         raise InvalidAnswer(f"it has {len(steps)} intermediate prompts; {MAX_INTERMEDIATE} are the most")
-    source, target, *between = (to_single_line(str(text)) for text in (*texts, *steps))
+    source, target, *between = (to_single_line(str(text)) for text in (*texts.values(), *steps))
     return PromptPair(source, target, tuple(between))
 
 

@@ -52,11 +52,8 @@ class PromptPair:
 
 
 def write_prompts(path: Path, prompts: PromptPair, instruction: str | None) -> None:
-    """Write prompts to a JSON file that a person can edit and `read_prompts` reads. Never overwrites a file.
-
-    Raises:
-        UserError: the file exists, or cannot be written.
-    """
+    """Write prompts to a JSON file that a person can edit and `read_prompts` reads. Raises `UserError` where the file
+    exists, which is never overwritten, or cannot be written."""
     text = json.dumps({"instruction": instruction, "prompts": asdict(prompts)}, indent=2, ensure_ascii=False)
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -68,11 +65,8 @@ def write_prompts(path: Path, prompts: PromptPair, instruction: str | None) -> N
 
 
 def read_prompts(path: Path) -> tuple[PromptPair, str | None]:
-    """Read the prompts and their instruction from a file of `write_prompts` or from a run's manifest.
-
-    Raises:
-        UserError: there is no such file, or it holds no prompts.
-    """
+    """Read the prompts and their instruction from a file of `write_prompts` or from a run's manifest. Raises
+    `UserError` where there is no such file, or it holds no prompts."""
     expected = 'expected {"prompts": {"source": "…", "target": "…"}}, as v2edit prompts -o and a run.json have it'
     try:
         manifest = read_json(path)

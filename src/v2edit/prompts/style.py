@@ -45,14 +45,9 @@ class PromptStyle:
     def build_messages(
         self, pictures: Sequence[Picture], instruction: str, intermediate: bool = False, subtasks: int = 1
     ) -> list[Message]:
-        """Build the chat: system text, describing examples, editing examples, the query.
-
-        Args:
-            pictures: frames of the video.
-            instruction: what to change.
-            intermediate: ask for intermediate prompts, too.
-            subtasks: the number of subtasks these make; 1 leaves it to the model.
-        """
+        """Build the chat: system text, describing examples, editing examples, the query with frames of the video. With
+        `intermediate` it asks for intermediate prompts, too: those of so many `subtasks`, or as many as the model likes
+        (1)."""
         messages = [Message("system", (f"{self.system}\n\n{self.progression}" if intermediate else self.system,))]
         for frames, prompt in self.describing:
             messages += [Message("user", (QUESTION, *frames)), Message("assistant", (prompt,))]
@@ -84,13 +79,9 @@ def split_words(text: str) -> list[str]:
 
 
 def read_style(style: str | Path) -> PromptStyle:
-    """Read the style in a folder, or the shipped one of that name.
-
-    Raises:
-        UserError: there is no such style, or its file lacks something.
-    """
-    folder = STYLES / style if (STYLES / style / STYLE_FILE).is_file() else Path(style)
-    return _StyleReader(folder).read()
+    """Read the style in a folder, or the shipped one of that name. Raises `UserError` where there is no such style, or
+    its file lacks something."""
+    return _StyleReader(STYLES / style if (STYLES / style / STYLE_FILE).is_file() else Path(style)).read()
 
 
 class _StyleReader:
