@@ -132,7 +132,6 @@ def benchmark(
     checkpoint = find(options.model)
     suite = suites.make_suite(options.suite, options.steps, options.settings)
     selected = options.list_methods(suite)
-
     from v2edit.bench import scoring, trials
 
     tasks = options.list_tasks(suite)

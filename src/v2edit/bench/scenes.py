@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from v2edit.backbones import Backbone
 from v2edit.bench import methods
 from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
-from v2edit.bench.tasks import BenchTask, select_seeds
+from v2edit.bench.tasks import Arrays, BenchTask, select_seeds
 from v2edit.editing.editor import Editor
 from v2edit.metrics.attributes import attributes
 from v2edit.primitives import posed
@@ -46,8 +46,7 @@ SUBTASKS = 2  # so that there is a progression to leave out, and a reconstructio
 class SceneTask(BenchTask):
     """One edit of a scene; `v2edit sample --scene --seed SEED --kind KIND` writes it."""
 
-    fit: FitConfig
-    """How it is reconstructed, from the photographs and from edited videos, whatever the method."""
+    fit: FitConfig  # of all its reconstructions, from the photographs and from edited videos, whatever the method
     code: ClassVar[tuple[str, ...]] = (
         *BenchTask.code, "metrics/pixels.py", "scenes", "primitives/posed.py", "bench/scenes.py",
     )  # fmt: skip
@@ -70,9 +69,7 @@ class SceneTask(BenchTask):
     def posed(self) -> PosedTask:
         return _posed(self)
 
-    def prepare(
-        self, config: MethodConfig, backbone: Backbone, start: Path | None
-    ) -> Callable[[], dict[str, np.ndarray]]:
+    def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this task, ready to be timed; it returns renderings of the edited scene,
         `frames` along the path and `held_out` from the held-out views; `video`, the method's output in the model's
         size; `edit_transfer`, the share of its change that the scene shows; and the Gaussians of the unedited scene."""
@@ -90,17 +87,15 @@ class SceneTask(BenchTask):
         else:
             cameras, method = video_cameras(backbone, scenes.path), config.build(backbone)
             true = posed.posed_truth(self.edit, posed.path_of(self.edit, side=cameras.height), samples=2).target.frames
+
+            def edit_video(video: np.ndarray) -> np.ndarray:
+                return method(true if isinstance(config, Autoencoded) else video, self.prompts, self.seed)
+
             edit = partial(
-                render_edit_reconstruct,
-                lambda video: method(true if isinstance(config, Autoencoded) else video, self.prompts, self.seed),
-                backbone,
-                gaussians,
-                scenes.path,
-                self.fit,
-                seed=self.seed,
+                render_edit_reconstruct, edit_video, backbone, gaussians, scenes.path, self.fit, seed=self.seed
             )
 
-        def run() -> dict[str, np.ndarray]:
+        def run() -> Arrays:
             edited: EditedScene = edit()
             transfer = np.float64(edited.changes[-1].edit_transfer)
             return self._render(edited.gaussians) | {"video": edited.videos[-1], "edit_transfer": transfer}
@@ -108,11 +103,7 @@ class SceneTask(BenchTask):
         return run
 
     def measure(
-        self,
-        result: Mapping[str, np.ndarray],
-        start: Mapping[str, np.ndarray] | None,
-        classify: Classify,
-        clip: ClipEncoder | None,
+        self, result: Arrays, start: Arrays | None, classify: Classify, clip: ClipEncoder | None
     ) -> dict[str, float]:
         source, target = self.posed.dataset.held_out.images, self.posed.truth.held_out.images
         held_out, frames = region_psnr(result["held_out"], source, target), result["frames"]
@@ -150,16 +141,9 @@ def _clips(task: SceneTask) -> EditTruth:
     return posed.posed_truth(task.edit, posed.path_of(task.edit))
 
 
-def scene_tasks(
-    seeds: str,
-    count: int,
-    kinds: Sequence[str] = (),
-    fit: FitConfig = FitConfig(),
-) -> list[BenchTask]:
-    """Return the suite of scenes: `count` tasks of each of these kinds (default: `KINDS`).
-
-    Raises `UserError` for an unknown kind, or for more tasks than there are seeds.
-    """
+def scene_tasks(seeds: str, count: int, kinds: Sequence[str] = (), fit: FitConfig = FitConfig()) -> list[BenchTask]:
+    """Return the suite of scenes: `count` tasks of each of these kinds (default: `KINDS`). Raises `UserError` for an
+    unknown kind, or for more tasks than there are seeds."""
     return [SceneTask(kind, seed, fit) for kind, seed in select_seeds(seeds, count, kinds, KINDS)]
 
 
@@ -167,8 +151,7 @@ def scene_tasks(
 class SceneV2Edit(methods.V2Edit):
     """The loop with V2Edit; as a method of frames, its editor alone."""
 
-    between: bool = True
-    """Reconstruct the scene after each subtask, not only after the last."""
+    between: bool = True  # reconstruct the scene after each subtask, not only after the last
 
 
 def table_c(full: SceneV2Edit) -> dict[str, methods.V2Edit]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy as np
 
 from v2edit import video
 from v2edit.bench.methods import UNEDITED
-from v2edit.bench.tasks import BenchTask
-from v2edit.bench.trials import BenchWorker, Trial
+from v2edit.bench.tasks import Arrays, BenchTask
+from v2edit.bench.trials import BenchWorker, OnProgress, Trial
 from v2edit.metrics.attributes import Classify
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.primitives.scene import FPS
@@ -93,11 +93,7 @@ class Scoring:
 
 
 def score_trials(
-    trials: Sequence[Trial],
-    models: MetricModels,
-    pool: ProcessPool,
-    sheets: Path | None,
-    on_progress: Callable[[int, int, str], None],
+    trials: Sequence[Trial], models: MetricModels, pool: ProcessPool, sheets: Path | None, on_progress: OnProgress
 ) -> list[ScoredTask]:
     """Return every task's rows and video, in the tasks' order; contact sheets go to `sheets`."""
     if sheets is not None:
@@ -119,7 +115,7 @@ def _clip_encoder(name: str) -> ClipEncoder:
     return ClipEncoder.load(name)
 
 
-def _load_result(path: Path) -> Mapping[str, np.ndarray]:
+def _load_result(path: Path) -> Arrays:
     with np.load(path) as result:
         return dict(result)
 

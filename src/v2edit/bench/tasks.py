@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FIRST_SEED = {"tuning": 1_900_000_000, "reporting": 2_000_000_000}
 SEEDS_A_KIND = 1000
 COUNT, QUICK_COUNT = 20, 3
+Arrays = Mapping[str, np.ndarray]  # a result's, by name
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,13 @@ class BenchTask:
         """The true source and target clip, rendered and cached."""
         return _clips(self)
 
-    def prepare(
-        self, config: MethodConfig, backbone: Backbone, start: Path | None
-    ) -> Callable[[], dict[str, np.ndarray]]:
+    def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this task, ready to be timed, which returns `frames`, the edited clip; `start`
         is the result that the method starts from, where the task has one (`has_start`)."""
         method, clips = config.build(backbone), self.clips
         frames = clips.target.frames if isinstance(config, Autoencoded) else clips.source.frames
 
-        def run() -> dict[str, np.ndarray]:
+        def run() -> Arrays:
             edited = method(frames, self.prompts, self.seed)
             assert edited.shape == frames.shape and edited.dtype == np.uint8
             return {"frames": edited}
@@ -80,11 +79,7 @@ class BenchTask:
         return run
 
     def measure(
-        self,
-        result: Mapping[str, np.ndarray],
-        start: Mapping[str, np.ndarray] | None,
-        classify: Classify,
-        clip: ClipEncoder | None,
+        self, result: Arrays, start: Arrays | None, classify: Classify, clip: ClipEncoder | None
     ) -> dict[str, float]:
         """Return a result's figures by name; `start` is the result that it started from."""
         from v2edit.metrics.attributes import measure

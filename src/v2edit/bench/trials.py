@@ -32,6 +32,7 @@ from v2edit.files import atomic_write
 from v2edit.workers import ProcessPool, WorkerDied
 
 LOCK = ".bench"
+OnProgress = Callable[[int, int, str], None]  # gets the number of results, of how many, and the latest one's name
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def list_trials(
     return [one if starts.get(one.task) in (None, one.path) else replace(one, start=starts[one.task]) for one in trials]
 
 
-def run_trials(trials: Sequence[Trial], pool: ProcessPool, on_progress: Callable[[int, int, str], None]) -> None:
-    """Run the trials that have no result yet. `on_progress` gets the number of results, of how many, and a name."""
+def run_trials(trials: Sequence[Trial], pool: ProcessPool, on_progress: OnProgress) -> None:
+    """Run the trials that have no result yet."""
     total = len({trial.path for trial in trials})
     missing = {trial.path: trial for trial in trials if not trial.path.exists()}
     ready: deque[Trial] = deque()

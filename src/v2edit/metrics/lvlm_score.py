@@ -11,20 +11,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
 from tyro.conf import arg
 
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
 from v2edit.prompts.chat import Chat, InvalidAnswer, Message, Picture, ask_for_json, sample_frames
 from v2edit.prompts.lvlm import LVLMConfig
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ASPECTS = {
     "quality": "how good the video looks by itself: sharp, free of flicker and artefacts, its motion natural",
@@ -141,17 +140,14 @@ class Query:
 
     def _read(self, answer: Mapping[str, Any]) -> dict[str, dict[str, int]]:
         """Return an answer {letter: {aspect: score}}, checked. Raises `InvalidAnswer`."""
-        wrong, scores = [], {}
-        for letter in LETTERS[: len(self.order)]:
+        wrong, scores = [], {letter: {} for letter in LETTERS[: len(self.order)]}
+        for letter, aspect in product(scores, ASPECTS):
             aspects = answer.get(letter)
-            aspects = aspects if isinstance(aspects, dict) else {}
-            scores[letter] = {}
-            for aspect in ASPECTS:
-                value = aspects.get(aspect)
-                if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 100:
-                    scores[letter][aspect] = round(value)  # nan and infinities are not from 1 to 100 either
-                else:
-                    wrong.append(f"video {letter} has no {aspect} from 1 to 100")
+            value = aspects.get(aspect) if isinstance(aspects, dict) else None
+            if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 100:
+                scores[letter][aspect] = round(value)  # nan and infinities are not from 1 to 100 either
+            else:
+                wrong.append(f"video {letter} has no {aspect} from 1 to 100")
         if wrong:
             raise InvalidAnswer(*wrong)
         return scores

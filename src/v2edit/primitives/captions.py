@@ -104,10 +104,8 @@ def parse_caption(text: str) -> Scene:
     scene = Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
     again = caption(scene, parse_wording(text))
     if flat not in (normalise(again), normalise(again.rpartition(",")[0])):
-        raise UserError(
-            f"{refusal}: it needs the size, colour, shape, place and motion of each object, from left to right, in the "
-            f"order of {again!r}, the nearest caption"
-        )
+        needs = "it needs the size, colour, shape, place and motion of each object, from left to right"
+        raise UserError(f"{refusal}: {needs}, in the order of {again!r}, the nearest caption")
     return scene
 
 

@@ -8,12 +8,11 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
 
 from v2edit.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 LONG_SIDE = 512  # pixels of a picture: the input size of most vision-language models, or one of their tiles
 JPEG_QUALITY = 85
@@ -81,8 +80,6 @@ class InvalidAnswer(Exception):
 
 def sample_frames(frames: np.ndarray, count: int) -> np.ndarray:
     """Return `count` evenly spaced frames of [T, H, W, 3], first and last included (all where there are fewer)."""
-    import numpy as np
-
     return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
 
 

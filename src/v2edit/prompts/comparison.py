@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Literal
 
 from v2edit.prompts.align import Alignment, align
@@ -116,5 +117,5 @@ def _split_pieces(alignment: Alignment, a: _TokenizedPrompt, b: _TokenizedPrompt
 
 def _merge_runs(pieces: Iterable[tuple[Kind, str]]) -> Pieces:
     """Merge runs of one kind into one piece each; drop empty ones."""
-    runs = groupby((piece for piece in pieces if piece[1]), key=lambda piece: piece[0])
+    runs = groupby((piece for piece in pieces if piece[1]), key=itemgetter(0))
     return tuple((kind, "".join(text for _, text in run)) for kind, run in runs)

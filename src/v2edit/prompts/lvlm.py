@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
 from tyro.conf import arg
 
 from v2edit.errors import UserError
@@ -16,9 +17,6 @@ from v2edit.prompts.comparison import compare_prompts
 from v2edit.prompts.pair import MAX_INTERMEDIATE, PromptPair
 from v2edit.prompts.style import PromptStyle
 from v2edit.prompts.tokens import PromptTokenizer
-
-if TYPE_CHECKING:
-    import numpy as np
 
 LOCAL = "local:"
 # The least part of the longer prompt's tokens that both prompts of an edit share. Of 448 published pairs 95 % share

@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from v2edit.errors import UserError
 from v2edit.prompts.chat import Message, Picture
 from v2edit.prompts.pair import PromptPair
@@ -46,8 +48,7 @@ class PromptStyle:
         self, pictures: Sequence[Picture], instruction: str, intermediate: bool = False, subtasks: int = 1
     ) -> list[Message]:
         """Build the chat: system text, describing examples, editing examples, the query with frames of the video. With
-        `intermediate` it asks for intermediate prompts, too: those of so many `subtasks`, or as many as the model likes
-        (1)."""
+        `intermediate` it asks for intermediate prompts, too, of `subtasks` subtasks (1: the model decides)."""
         messages = [Message("system", (f"{self.system}\n\n{self.progression}" if intermediate else self.system,))]
         for frames, prompt in self.describing:
             messages += [Message("user", (QUESTION, *frames)), Message("assistant", (prompt,))]
@@ -92,19 +93,16 @@ class _StyleReader:
 
     def read(self) -> PromptStyle:
         toml = self._parse()
-        return PromptStyle(
-            self.folder.name,
-            self._text(toml, "system"),
-            self._text(toml, "progression"),
-            tuple(
-                (self._frames(table, where), self._text(table, "prompt", where))
-                for table, where in self._examples(toml, "describing")
-            ),
-            tuple(
-                (self._frames(table, where), self._text(table, "instruction", where), self._prompts(table, where))
-                for table, where in self._examples(toml, "editing")
-            ),
+        system, progression = self._text(toml, "system"), self._text(toml, "progression")
+        examples = self._examples(toml, "describing")
+        describing = tuple(
+            (self._frames(table, where), self._text(table, "prompt", where)) for table, where in examples
         )
+        editing = tuple(
+            (self._frames(table, where), self._text(table, "instruction", where), self._prompts(table, where))
+            for table, where in self._examples(toml, "editing")
+        )
+        return PromptStyle(self.folder.name, system, progression, describing, editing)
 
     def _refuse(self, fault: str) -> NoReturn:
         shipped = ", ".join(sorted(path.name for path in STYLES.iterdir() if (path / STYLE_FILE).is_file()))
@@ -140,8 +138,6 @@ class _StyleReader:
         return (self._text(table, "frames", where), *(self._picture(name) for name in names))
 
     def _picture(self, name: str) -> Picture:
-        import numpy as np
-
         from v2edit.video.stills import open_image
 
         # Pictures are sent to whoever runs the language model: none from elsewhere on the disk.

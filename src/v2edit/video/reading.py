@@ -89,9 +89,6 @@ def _check_header(path: Path) -> None:
         raise UserError(f"{path} is a HEIC photo, which cannot be read: convert it to JPEG or PNG")
 
 
-# --- images ---------------------------------------------------------------------------------------
-
-
 def _is_animated_png(path: Path) -> bool:
     """Return whether an image file is an animated PNG, which PyAV reads. Raises `UserError` for an animated WebP."""
     with open_image(path) as image:
@@ -128,9 +125,6 @@ def _image_to_rgb(image) -> np.ndarray:
     if image.has_transparency_data:
         return _composite_on_black(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
-
-
-# --- video files ----------------------------------------------------------------------------------
 
 
 def _read_video(path: Path, max_frames: int | None) -> Video:
@@ -254,9 +248,6 @@ def demux_packets(container: InputContainer, *streams) -> Iterator[Packet | None
     yield None
 
 
-# --- one frame ------------------------------------------------------------------------------------
-
-
 def _square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     """Return (width, height) for square pixels: the side that is squeezed in storage is stretched."""
     aspect = aspect or Fraction(1)
@@ -328,9 +319,6 @@ def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
             f"{path} is too big: {count} frames of {width}x{height} take {need / 2**30:.1f} GiB in memory, "
             f"and the limit is {MEMORY_LIMIT / 2**30:g}; read fewer frames, or make it smaller first"
         )
-
-
-# --- time -----------------------------------------------------------------------------------------
 
 
 def _compute_timing(
