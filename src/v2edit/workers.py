@@ -95,11 +95,9 @@ class WorkerPool(Protocol):
 
 
 class ProcessPool:
-    """A `WorkerPool` of spawned processes, one for each factory, which is called in the process to make its worker.
-
-    The processes ignore Ctrl-C, which is for their parent, clean up when they are stopped, and end with their parent
-    even where that is killed. `threads` is the number of CPU threads of each (default: the libraries' own).
-    """
+    """A `WorkerPool` of spawned processes, one for each factory, which is called in the process to make its worker. The
+    processes ignore Ctrl-C, which is for their parent, clean up when they are stopped, and end with their parent even
+    where that is killed. `threads` is the number of CPU threads of each (default: the libraries' own)."""
 
     def __init__(self, factories: Sequence[Callable[[], Worker]], threads: int | None = None) -> None:
         self.count = len(factories)
@@ -128,9 +126,7 @@ class ProcessPool:
 
     def imap_unordered(self, jobs: deque[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield each job with its outcome as it ends, starting workers as needed; jobs may be appended meanwhile.
-
-        Raises an outcome that is an exception, `WorkerDied` where a worker died, `UserError` where one cannot start.
-        """
+        Raises an outcome that is an exception, `WorkerDied` where a worker died, `UserError` where one cannot start."""
         busy: dict[int, Any] = {}
         while jobs or busy:
             for worker in set(range(self.count)) - set(busy):

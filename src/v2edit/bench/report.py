@@ -107,9 +107,8 @@ class Table:
         self.kinds = list(dict.fromkeys(row.kind for row in rows))
         self.figures = {(row.method, row.kind, row.seed): row.figures for row in rows}
         self.seeds = {kind: sorted({row.seed for row in rows if row.kind == kind}) for kind in self.kinds}
-        self.columns = [
-            name for name in COLUMNS if any(not math.isnan(row.figures.get(name, math.nan)) for row in rows)
-        ]
+        known = {name for row in rows for name, value in row.figures.items() if not math.isnan(value)}
+        self.columns = [name for name in COLUMNS if name in known]
 
     def values(self, method: str, column: str, kind: str) -> np.ndarray:
         """Return a method's figures on the tasks of a kind, float64 [N], in the order of seeds."""

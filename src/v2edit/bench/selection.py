@@ -24,11 +24,9 @@ def slug(title: str) -> str:
 def known_methods(
     full: V2Edit, variants: Callable[[Any], Mapping[str, MethodConfig]], assignments: Sequence[str] = ()
 ) -> dict[str, MethodConfig]:
-    """Return all methods by title: the variants of `full`, and the baselines with as many steps.
-
-    An assignment FIELD=VALUE sets a field of V2Edit's configuration in all its variants, NAME.FIELD=VALUE one of the
-    method of that name (`slug`). Raises `UserError` for an unknown method or field, or a wrong value.
-    """
+    """Return all methods by title: the variants of `full`, and the baselines with as many steps. An assignment
+    FIELD=VALUE sets a field of V2Edit's configuration in all its variants, NAME.FIELD=VALUE one of the method of that
+    name (`slug`). Raises `UserError` for an unknown method or field, or a wrong value."""
     from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo
 
     named, steps = [], full.steps

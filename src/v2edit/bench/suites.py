@@ -30,17 +30,14 @@ class Suite:
 
 def make_suite(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite:
     """Return a suite whose methods take so many steps, with the assignments applied (see `selection.known_methods`; in
-    the suite of scenes, fit.FIELD=VALUE sets a field of the reconstructions).
-
-    Raises `UserError` where one names an unknown method or field, or has a wrong value.
-    """
+    the suite of scenes, fit.FIELD=VALUE sets a field of the reconstructions). Raises `UserError` where one names an
+    unknown method or field, or has a wrong value."""
     if name == "primitives":
         from v2edit.bench import tasks
         from v2edit.bench.methods import V2Edit, table_c
 
         known = known_methods(V2Edit(steps=steps), table_c, assignments)
         return Suite(tasks.primitives_tasks, known, tasks.COUNT, tasks.QUICK_COUNT)
-
     from v2edit.bench import scenes
     from v2edit.scenes.config import FitConfig
 

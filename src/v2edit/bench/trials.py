@@ -64,19 +64,15 @@ class BenchWorker:
 
 @dataclass(frozen=True)
 class Trial:
-    """One method on one task.
-
-    path: the file of its result: the task's arrays (`frames` among them), `seconds`, and the `code` that made it.
-    code: the checksum of today's code.
-    start: the result that it starts from, where there is one.
-    """
+    """One method on one task. The file of its result has the task's arrays (`frames` among them), `seconds`, and the
+    `code` that made it."""
 
     task: BenchTask
     title: str
     config: MethodConfig
-    path: Path
-    code: str
-    start: Path | None = None
+    path: Path  # of its result
+    code: str  # the checksum of today's
+    start: Path | None = None  # the result that it starts from, where there is one
 
     def run(self, worker: BenchWorker) -> None:
         """Write the result."""

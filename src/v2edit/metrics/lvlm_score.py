@@ -161,10 +161,8 @@ def make_queries(
     videos: Mapping[str, np.ndarray], source: np.ndarray, instruction: str, config: JudgeConfig, cache: Path
 ) -> list[Query]:
     """Return all queries of a comparison: of `videos`, each method's edited video, uint8 [T, H, W, 3] as the original,
-    `source`. A file's name in `cache`, the folder of answers, is a checksum of everything that is sent.
-
-    Raises `UserError` for no video, too many, or one of another length than the source's.
-    """
+    `source`. A file's name in `cache`, the folder of answers, is a checksum of everything that is sent. Raises
+    `UserError` for no video, too many, or one of another length than the source's."""
     if not 1 <= len(videos) <= len(LETTERS):
         raise UserError(f"{len(videos)} videos cannot be judged side by side; 1 to {len(LETTERS)} can")
     for method, frames in videos.items():
@@ -193,23 +191,17 @@ def estimate_cost(queries: Sequence[Query]) -> JudgingCost:
     parts = [part for message in queries[0].messages for part in message.parts]
     pictures = [part for part in parts if isinstance(part, Picture)]
     characters = sum(len(part) for part in parts if isinstance(part, str))
-    return JudgingCost(
-        sum(query.cached() is None for query in queries),
-        len(queries),
-        len(pictures),
-        sum(len(picture.data_url) for picture in pictures) / 1e6,
-        characters // 4 + sum(TILE_TOKENS for _ in pictures),
-    )
+    missing, size = sum(query.cached() is None for query in queries), sum(len(one.data_url) for one in pictures)
+    tokens = characters // 4 + TILE_TOKENS * len(pictures)
+    return JudgingCost(missing, len(queries), len(pictures), size / 1e6, tokens)
 
 
 def judge(
     queries: Sequence[Query], chat: Chat, on_query: Callable[[int, int], None] = lambda done, of: None
 ) -> dict[str, dict[str, Score]]:
     """Return the LVLM scores {method: {aspect or "overall": mean and spread}}, "overall" being a query's mean over the
-    aspects. `on_query` gets the number of queries that are answered, of how many.
-
-    Raises `UserError` where the model does not answer, or not in a usable form. Its answers until then are cached.
-    """
+    aspects. `on_query` gets the number of queries that are answered, of how many. Raises `UserError` where the model
+    does not answer, or not in a usable form; its answers until then are cached."""
     answers = []
     for number, query in enumerate(queries, start=1):
         query.path.parent.mkdir(parents=True, exist_ok=True)

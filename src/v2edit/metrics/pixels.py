@@ -13,16 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Array = Tensor | np.ndarray
 RADIUS, SIGMA = 5, 1.5  # of SSIM's Gaussian window, in pixels
 
 
-def psnr(
-    a: Tensor | np.ndarray,
-    b: Tensor | np.ndarray,
-    mask: Tensor | np.ndarray | None = None,
-    data_range: float = 255.0,
-    highest: float = math.inf,
-) -> float:
+def psnr(a: Array, b: Array, mask: Array | None = None, data_range: float = 255.0, highest: float = math.inf) -> float:
     """Return the peak signal-to-noise ratio of two arrays of pixels in dB, `highest` at most. Integers are compared in
     float64, floats in their own precision. Where `mask`, bool over the leading dimensions, selects nothing: nan."""
     a, b = (one if one.is_floating_point() else one.double() for one in map(_tensor, (a, b)))
@@ -35,7 +30,7 @@ def psnr(
     return highest if mse == 0 else min(highest, 10 * math.log10(data_range**2 / mse))
 
 
-def _tensor(values: Tensor | np.ndarray) -> Tensor:
+def _tensor(values: Array) -> Tensor:
     return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
 
 
@@ -57,10 +52,8 @@ def ssim(frames: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
 
 def ssim_map(a: Tensor, b: Tensor, data_range: float = 1.0, padding: Literal["zeros", "symmetric"] = "zeros") -> Tensor:
     """Return the structural similarity (Wang et al. 2004, Eq. 13) at each pixel of images [H, W, C] as [C, H, W],
-    differentiable: 11 x 11 Gaussian windows, sigma 1.5.
-
-    Beyond the edge are zeros, or the image mirrored with its last row and column (`symmetric`), as in scikit-image.
-    """
+    differentiable: 11 x 11 Gaussian windows, sigma 1.5. Beyond the edge are zeros, or the image mirrored with its last
+    row and column (`symmetric`), as in scikit-image."""
     window = torch.exp(-((torch.arange(2 * RADIUS + 1, dtype=a.dtype, device=a.device) - RADIUS) ** 2) / (2 * SIGMA**2))
     window = window / window.sum()
     height, width, channels = a.shape

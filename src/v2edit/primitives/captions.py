@@ -77,11 +77,9 @@ def parse_wording(text: str) -> Wording:
 
 
 def parse_caption(text: str) -> Scene:
-    """Parse a caption of this grammar to its scene, without the jitter that captions do not mention.
-
-    Nothing is guessed: `caption` gives the same text for the scene (and adds a still camera where the text names none).
-    Raises `UserError` where the text is not such a caption.
-    """
+    """Parse a caption of this grammar to its scene, without the jitter that captions do not mention. Nothing is
+    guessed: `caption` gives the same text for the scene (and adds a still camera where the text names none). Raises
+    `UserError` where the text is not such a caption."""
     unknown = [
         word
         for token in re.split(r"[\s.,;:!?]+", text)

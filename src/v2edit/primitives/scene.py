@@ -12,25 +12,17 @@ from random import Random
 
 RGB = tuple[float, float, float]
 COLOURS: dict[str, RGB] = {
-    "red": (0.85, 0.10, 0.10),
-    "orange": (0.98, 0.50, 0.05),
-    "yellow": (0.95, 0.88, 0.15),
-    "green": (0.12, 0.65, 0.18),
-    "blue": (0.12, 0.25, 0.90),
-    "purple": (0.58, 0.15, 0.78),
-}
+    "red": (0.85, 0.10, 0.10), "orange": (0.98, 0.50, 0.05), "yellow": (0.95, 0.88, 0.15),
+    "green": (0.12, 0.65, 0.18), "blue": (0.12, 0.25, 0.90), "purple": (0.58, 0.15, 0.78),
+}  # fmt: skip
 FLOORS: dict[str, RGB] = {
-    "gray": (0.55, 0.55, 0.57),
-    "white": (0.88, 0.88, 0.86),
-    "brown": (0.47, 0.32, 0.20),
-    "teal": (0.15, 0.45, 0.45),
-}
+    "gray": (0.55, 0.55, 0.57), "white": (0.88, 0.88, 0.86),
+    "brown": (0.47, 0.32, 0.20), "teal": (0.15, 0.45, 0.45),
+}  # fmt: skip
 SKIES: dict[str, RGB] = {
-    "blue": (0.45, 0.68, 0.95),
-    "pink": (0.96, 0.66, 0.76),
-    "golden": (0.96, 0.80, 0.45),
-    "dark": (0.08, 0.09, 0.16),
-}
+    "blue": (0.45, 0.68, 0.95), "pink": (0.96, 0.66, 0.76),
+    "golden": (0.96, 0.80, 0.45), "dark": (0.08, 0.09, 0.16),
+}  # fmt: skip
 SHAPES = ("ball", "cube", "cone", "cylinder")
 SIZES = {"big": 0.80, "small": 0.48}  # radius of the ball; the other shapes fill about the same box
 PLACES = {"left": -1.05, "middle": 0.0, "right": 1.05}  # x of the object's centre

@@ -1,9 +1,9 @@
 """Alignment of prompts: equal tokens on equal slots, so that "the same token" means "the same column".
 
-A video transformer that gives positions to video tokens alone sees its encoded text as a set: reordering the
-encoded tokens changes nothing. Prompts may therefore be permuted until the tokens they share lie on the same
-slots. One prefix length then says which columns of an attention map the branches share, and interpolating
-two encodings slot by slot is meaningful (V2Edit Sec. 3.2 and 3.3).
+A video transformer that gives positions to video tokens alone sees its encoded text as a set: reordering the encoded
+tokens changes nothing. Prompts may therefore be permuted until the tokens they share lie on the same slots. One prefix
+length then says which columns of an attention map the branches share, and interpolating two encodings slot by slot is
+meaningful (V2Edit Sec. 3.2 and 3.3).
 """
 
 from collections.abc import Sequence
@@ -33,13 +33,11 @@ class Alignment:
 def align(source_ids: Sequence[int], target_ids: Sequence[int], length: int, pad_id: int) -> Alignment:
     """Align the tokens of two prompts, both padded at their end with `pad_id` to `length`.
 
-    The ids come from the model's own tokenizer, with their end-of-sequence token (a token like any other) and
-    with or without the padding. Shared are the tokens of the longest common subsequence. Between two shared runs,
-    the changed tokens of one prompt are paired in order with those of the other. Left-over tokens are paired
-    with padding or, when a prompt is so long that it has none left, with the left-over tokens of the other.
-
-    `align(b, a)` is `align(a, b)` with the two orders swapped. Raises `ValueError` when a sequence is longer
-    than `length`.
+    The ids come from the model's own tokenizer, with their end-of-sequence token (a token like any other) and with or
+    without the padding. Shared are the tokens of the longest common subsequence. Between two shared runs, the changed
+    tokens of one prompt are paired in order with those of the other. Left-over tokens are paired with padding or, when
+    a prompt is so long that it has none left, with the left-over tokens of the other. `align(b, a)` is `align(a, b)`
+    with the two orders swapped. Raises `ValueError` when a sequence is longer than `length`.
     """
     source, target = _without_padding(source_ids, pad_id), _without_padding(target_ids, pad_id)
     if max(len(source), len(target)) > length:
@@ -77,11 +75,9 @@ def align_triple(
     first: Sequence[int], middle: Sequence[int], last: Sequence[int], length: int, pad_id: int
 ) -> Alignment:
     """Align the tokens of three prompts: those of the original, the current and the edit branch, where each subtask's
-    prompt is written and not interpolated, so that only what all three share need correspond.
-
-    Shared are the tokens of the middle prompt that `align` pairs with an equal token in both of its neighbours.
-    Raises `ValueError` when a sequence is longer than `length`.
-    """
+    prompt is written and not interpolated, so that only what all three share need correspond. Shared are the tokens of
+    the middle prompt that `align` pairs with an equal token in both of its neighbours. Raises `ValueError` when a
+    sequence is longer than `length`."""
     sequences = [_without_padding(ids, pad_id) for ids in (first, middle, last)]
     if (longest := max(map(len, sequences))) > length:
         raise ValueError(f"prompts of up to {longest} tokens do not fit into {length} slots")

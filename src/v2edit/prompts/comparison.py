@@ -69,15 +69,9 @@ def compare_prompts(source: str, target: str, tokenizer: PromptTokenizer) -> Pro
     slots = list(zip(*alignment.orders, strict=True))[alignment.tokens_shared :]
     unshared = [(i < len(a.ids), j < len(b.ids)) for i, j in slots]
     tails: Pieces = tuple(("cut", tail) for tail in dict.fromkeys((a.tail, b.tail)) if tail)
-    return PromptComparison(
-        (*_merge_runs(_split_pieces(alignment, a, b)), *tails),
-        alignment.tokens_shared - 1,
-        unshared.count((True, True)),
-        unshared.count((False, True)),
-        unshared.count((True, False)),
-        (a.length, b.length),
-        tokenizer.max_length - 1,
-    )
+    changed, added, removed = (unshared.count(kind) for kind in ((True, True), (False, True), (True, False)))
+    pieces, shared = (*_merge_runs(_split_pieces(alignment, a, b)), *tails), alignment.tokens_shared - 1
+    return PromptComparison(pieces, shared, changed, added, removed, (a.length, b.length), tokenizer.max_length - 1)
 
 
 @dataclass(frozen=True)

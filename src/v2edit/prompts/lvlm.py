@@ -83,11 +83,9 @@ def generate_prompts(
     config: LVLMConfig = LVLMConfig(),
     subtasks: int = 1,
 ) -> PromptPair:
-    """Let a language model write the prompt pair for a video, uint8 [T, H, W, 3], and an instruction.
-
-    The two prompts must share tokens of `tokenizer`, the video model's. With `config.progression`, `subtasks` is their
-    number; 1 leaves it to the language model. Raises `UserError` for no answer, or three that cannot be used.
-    """
+    """Let a language model write the prompt pair for a video, uint8 [T, H, W, 3], and an instruction. The two prompts
+    must share tokens of `tokenizer`, the video model's. With `config.progression`, `subtasks` is their number; 1 leaves
+    it to the language model. Raises `UserError` for no answer, or three that cannot be used."""
     pictures = [Picture.from_frame(frame) for frame in sample_frames(frames, config.frames)]
 
     def parse(answer: dict[str, Any]) -> PromptPair:

@@ -11,20 +11,13 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """Frames of a video, the times at which they appear, and the file that has its sound.
+    """Frames of a video, the times at which they appear, and the file that has its sound."""
 
-    frames: uint8 [T, H, W, 3], RGB, upright and with square pixels, as a player shows them.
-    fps: Frames a second. With a variable frame rate the average, so that T / fps is always the duration.
-    times: float64 [T], seconds at which each frame appears; the first is 0. Default: 1 / fps apart.
-    path: The file that the sound can be copied from; None for generated videos and those read from images.
-    names: The images' file names, of a video read from images.
-    """
-
-    frames: np.ndarray
-    fps: Fraction
-    times: np.ndarray = field(default_factory=lambda: np.empty(0))
-    path: Path | None = None
-    names: tuple[str, ...] = ()
+    frames: np.ndarray  # uint8 [T, H, W, 3], RGB, upright and with square pixels, as a player shows them
+    fps: Fraction  # frames a second; with a variable rate the average, so that T / fps is always the duration
+    times: np.ndarray = field(default_factory=lambda: np.empty(0))  # float64 [T], seconds from 0 (default: k / fps)
+    path: Path | None = None  # to copy the sound from; None for generated videos and those read from images
+    names: tuple[str, ...] = ()  # the images' file names, of a video read from images
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", Fraction(self.fps))

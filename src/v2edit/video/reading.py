@@ -47,9 +47,7 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
     BT.709 from 1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is mapped to BT.709.
     The first of several video streams that is not a cover picture is read. Damaged stretches are skipped, and the
     frames after them keep their times. With `max_frames` the first frames alone are read; `image_fps` is the frame rate
-    of images, which have none of their own.
-
-    Raises `UserError`, in one line, for anything that cannot be decoded or would take more than 4 GiB.
+    of images, which have none. Raises `UserError`, in one line, for what cannot be decoded or takes more than 4 GiB.
     """
     path = Path(path)
     if max_frames is not None and max_frames < 1:

@@ -57,12 +57,9 @@ def write_compare(
 
 
 def contact_sheet(rows: Mapping[str, np.ndarray], path: Path | str, columns: int = 5) -> Path:
-    """Write a PNG file: a labelled row a video, of up to `columns` frames from first to last, in step.
-
-    `rows` are label to frames uint8 [T, H, W, 3]; cells have the first one's shape. Small frames are enlarged by a
-    whole number to 128 pixels or more on the short side, large ones made smaller. Raises `UserError` where it cannot be
-    written.
-    """
+    """Write a PNG file: a labelled row a video, of up to `columns` frames from first to last, in step. `rows` are label
+    to frames uint8 [T, H, W, 3]; cells have the first one's shape. Small frames are enlarged by a whole number to 128
+    pixels or more on the short side, large ones made smaller. Raises `UserError` where it cannot be written."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"cannot write {path}: the name must end in .png")

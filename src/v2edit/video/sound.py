@@ -27,10 +27,8 @@ HOUR = 3600  # seconds; no sound begins or ends so far from its pictures
 
 def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> deque[Packet]:
     """Return all sound of a file, open for demuxing, as packets of new streams of the MP4 file `out`, in order; time 0
-    is its first picture, and `duration` the seconds that the pictures of `out` last.
-
-    Sound that cannot be transferred is left out, which is logged: pictures are never lost for their sound.
-    """
+    is its first picture, and `duration` the seconds that the pictures of `out` last. Sound that cannot be transferred
+    is left out, which is logged: pictures are never lost for their sound."""
     streams = [s for s in source.streams.audio if s.codec_context and s.rate and s.channels]
     if len(streams) > MAX_SOUND_STREAMS:
         log.warning("of %d streams of sound the first %d are taken over", len(streams), MAX_SOUND_STREAMS)

@@ -45,9 +45,8 @@ def write(
     `read` crops it again. The file appears whole or not at all.
 
     Args:
-        video: Frames uint8 [T, H, W, 3], with their `fps`; or a Video, which has `fps`, `times` and `audio_from`.
+        video: Frames uint8 [T, H, W, 3], with `fps`, frames a second; or a Video, which has `fps`, `times` and sound.
         path: The file, whose name ends in .mp4.
-        fps: Frames a second.
         audio_from: The file whose sound is copied. Its packets are copied untouched and stay in step with the
             pictures; what players do not find in an MP4 file (Vorbis, PCM ...) is encoded to AAC, which is logged.
             Where the frames end before the source's pictures do, the sound ends with them.
@@ -77,9 +76,7 @@ def write_still(frame: np.ndarray, path: Path | str) -> Path:
 
 def write_frames(video: Video, folder: Path | str) -> list[Path]:
     """Write each frame as a PNG file into a new folder, under the names that the frames were read by, else numbered.
-
-    Raises `UserError` where it cannot be written; then nothing is left of it.
-    """
+    Raises `UserError` where it cannot be written; then nothing is left of it."""
     folder, count = Path(folder), len(video.frames)
     stems = [Path(name).stem for name in video.names]
     if len(stems) != count or len({stem.lower() for stem in stems}) < count:  # 1.jpg and 1.png are two frames
