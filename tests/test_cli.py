@@ -74,15 +74,50 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("words", "says"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line_and_changes_nothing(tmp_path: Path, words: list[str], says: str) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a file that is no video and a folder that is taken."""
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    told = v2edit("edit", *words, cwd=tmp_path)
-    refused(told, says)
-    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_changes_nothing(
+    folder: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.rglob("*"))
+    code, (out, err) = main(["edit", *words]), capsys.readouterr()
+    assert (code, out) == (2, "") and err.startswith("v2edit: error: ") and err.count("\n") == 1 and says in err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_mistake_in_a_process_of_its_own(folder: Path) -> None:
+    refused(v2edit("edit", "nowhere.mp4", "make the ball red", cwd=folder), "no such file: nowhere.mp4")
+
+
+def test_the_style_of_messages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong, in the user's words, and what to do: the one place where wording itself is tested."""
+    messages = []
+    for words in (
+        ["nowhere.mp4", "make the ball red"],
+        ["broken.mp4", "make the ball red", "--model", "some/model"],
+        ["broken.mp4", "--source-prompt", "a ball", "--target-prompt", "a cube", "-o", "taken"],
+        ["broken.mp4", "--subtasks", "0"],
+        ["broken.mp4", "--source-prompt", "a ball", "--target-prompt", "a cube"],
+    ):
+        assert main(["edit", *words]) == 2
+        messages.append(capsys.readouterr().err.removeprefix("v2edit: error: ").strip())
+    taken = folder / "taken"
+    assert messages == [
+        "no such file: nowhere.mp4",
+        "what does broken.mp4 show? Say it with --source-prompt, and what it is to show with --target-prompt",
+        f"{taken} exists; choose another -o or remove it",
+        "--subtasks is 0, expected 1 to 6",
+        "broken.mp4 is not a video that can be read (of an unknown kind, or damaged)",
+    ]
 
 
 @pytest.mark.parametrize("words", [["edit"], ["edti", "clip.mp4"], ["edit", "clip.mp4", "--steps", "many"]])
