@@ -16,8 +16,6 @@ from v2edit.errors import UserError
 LOCK_TIMEOUT = 1.0  # seconds: a process that only looks whether a folder is locked holds its lock for a moment
 MAX_JSON_BYTES = 16 * 2**20  # Python's objects take up to sixty times as much as their text
 
-# --- locks ----------------------------------------------------------------------------------------
-
 
 @contextmanager
 def lock_folder(folder: Path, lock: str, kind: str) -> Iterator[None]:
@@ -76,9 +74,6 @@ def try_flock(file: IO[str], exclusive: bool, timeout: float = 0.0) -> bool:
         time.sleep(0.01)
 
 
-# --- atomic writes --------------------------------------------------------------------------------
-
-
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which is renamed to it at the end, or removed after an error."""
@@ -116,9 +111,6 @@ def is_existing_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-# --- JSON from outside ----------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> Any:

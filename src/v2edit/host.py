@@ -27,9 +27,6 @@ Result = TypeVar("Result")
 OUT_OF_MEMORY = re.compile(r"allocate memory|not enough memory|bad_alloc|out of memory|unable to allocate", re.I)
 
 
-# --- memory ---------------------------------------------------------------------------------------
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that main memory or a device's memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -133,15 +130,9 @@ def _read_size(path: str, field: str) -> int | None:
     return None if line is None else int(line.split()[1]) * 1024
 
 
-# --- devices and cores -----------------------------------------------------------------------------
-
-
 def find_device(name: str) -> Any:
-    """Return the torch device of a name; auto is a GPU where there is one.
-
-    Raises:
-        UserError: this machine has no such device.
-    """
+    """Return the torch device of a name; auto is a GPU where there is one. Raises `UserError` where this machine has no
+    such device."""
     import torch
 
     if name == "auto":
@@ -157,9 +148,6 @@ def find_device(name: str) -> Any:
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# --- libraries ------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -39,10 +39,7 @@ class Schedule:
         """Read the tables of a diffusers scheduler with `alphas_cumprod` (a^2) and `final_alpha_cumprod`.
 
         The level after a timestep is that of the next timestep, so `steps` need not divide T; the level after the last
-        one is `final_alpha_cumprod`.
-
-        Raises:
-            UserError: more steps than T.
+        one is `final_alpha_cumprod`. Raises `UserError` for more steps than T.
         """
         if steps > scheduler.config.num_train_timesteps:
             raise UserError(f"{steps} steps are more than the model's {scheduler.config.num_train_timesteps} timesteps")
@@ -77,9 +74,6 @@ class Schedule:
         return a * x0 + s * eps
 
 
-# --- the network's output to x0 --------------------------------------------------------------------
-
-
 def x0_from_v(v: Tensor, out: Tensor, a: float, s: float) -> Tensor:
     """Return x0 from a v-prediction, out = a eps - s x0."""
     return a * v - s * out
@@ -93,9 +87,6 @@ def x0_from_epsilon(v: Tensor, out: Tensor, a: float, s: float) -> Tensor:
 def x0_from_flow(v: Tensor, out: Tensor, a: float, s: float) -> Tensor:
     """Return x0 from a flow prediction, out = eps - x0, where a + s = 1."""
     return v - s * out
-
-
-# --- solvers ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

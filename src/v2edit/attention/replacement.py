@@ -116,9 +116,6 @@ def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, int
     return torch.addcmul(out_a, share_b, out_b.sub_(out_a), out=into)
 
 
-# --- attention and its log-sum-exp -----------------------------------------------------------------
-
-
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return the attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least.
 
@@ -164,9 +161,6 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     queries = max(1, MAX_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2]))
     parts = [attention_with_lse_reference(part, k, v) for part in q.split(queries, dim=2)]
     return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
-
-
-# --- references ------------------------------------------------------------------------------------
 
 
 def attention_with_lse_reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,10 +77,7 @@ class Backbone(Protocol):
 
     def nearest_size(self, size: Size, loop: bool = False) -> Size:
         """Return the nearest size that the model takes: as many frames or more, the same aspect, the native area.
-
-        Raises:
-            UserError: a loop where positions in time are not rotary.
-        """
+        Raises `UserError` for a loop where positions in time are not rotary."""
         ...
 
     def encode(self, frames: np.ndarray, generator: torch.Generator | None = None, loop: bool = False) -> Tensor:

@@ -156,11 +156,7 @@ class CogVideoX:
         tokenizer = self.pipeline.tokenizer
         uncut = [tokenizer(prompt, verbose=False).input_ids for prompt in prompts]
         ids = tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.text_length,
-            truncation=True,
-            return_tensors="pt",
+            list(prompts), padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
         ).input_ids
         for prompt, tokens in zip(prompts, uncut, strict=True):
             if len(tokens) > self.text_length:

@@ -64,11 +64,7 @@ class JointAttention:
         if windows is not None:
             video = windows.rotate_video(*(x[:, :, text_tokens:] for x in (q, k, v)))
             attention = partial(
-                windowed_attention,
-                video=video,
-                window=windows.window,
-                text_tokens=text_tokens,
-                replacement=replacement,
+                windowed_attention, video=video, window=windows.window, text_tokens=text_tokens, replacement=replacement
             )
         elif replacement is not None:
             attention = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)

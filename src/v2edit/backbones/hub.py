@@ -50,11 +50,8 @@ class Checkpoint:
 
 
 def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
-    """Find a model by its index alone; the arguments are those of `load`.
-
-    Raises:
-        UserError: the model cannot be found, is not of a known family, lacks a part, or has it as a pickle only.
-    """
+    """Find a model by its index alone; the arguments are those of `load`. Raises `UserError` where the model cannot be
+    found, is not of a known family, lacks a part, or has it as a pickle only."""
     folder = BUILT_IN_FOLDER if model == BUILT_IN else Path(model)
     if folder.is_dir():
         checkpoint, path = Checkpoint(model, str(folder)), folder / INDEX

@@ -42,11 +42,8 @@ class LoadedModel:
 
 
 def read_info(checkpoint: Checkpoint) -> ModelInfo:
-    """Read a model without its weights; of a hub id, some small files are downloaded.
-
-    Raises:
-        UserError: they cannot be downloaded or read.
-    """
+    """Read a model without its weights; of a hub id, some small files are downloaded. Raises `UserError` where they
+    cannot be downloaded or read."""
     from v2edit.backbones.cogvideox import read_info as read_info_of
 
     with _small_files(checkpoint) as folder:
@@ -54,11 +51,8 @@ def read_info(checkpoint: Checkpoint) -> ModelInfo:
 
 
 def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
-    """Build a model without data, to count its cost; of a hub id, some small files are downloaded.
-
-    Raises:
-        UserError: they cannot be downloaded or read.
-    """
+    """Build a model without data, to count its cost; of a hub id, some small files are downloaded. Raises `UserError`
+    where they cannot be downloaded or read."""
     import torch
 
     from v2edit.backbones.fake import FakeModel

@@ -82,11 +82,8 @@ class EditConfig:
             )
 
     def resolve(self, defaults: Defaults) -> ResolvedConfig:
-        """Return these settings with a model's defaults where they leave it open.
-
-        Raises:
-            UserError: the model's beta and this alpha leave the controls nothing to act on.
-        """
+        """Return these settings with a model's defaults where they leave it open. Raises `UserError` where the model's
+        beta and this alpha leave the controls nothing to act on."""
         settings = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
         for name in ("guidance", "beta"):
             if settings[name] is None:
@@ -96,11 +93,8 @@ class EditConfig:
         return ResolvedConfig(**settings)
 
     def for_prompts(self, prompts: PromptPair) -> EditConfig:
-        """Return these settings with as many subtasks as the prompts are written for.
-
-        Raises:
-            UserError: `subtasks` asks for another number.
-        """
+        """Return these settings with as many subtasks as the prompts are written for. Raises `UserError` where
+        `subtasks` asks for another number."""
         if not prompts.intermediate:
             return self
         count = len(prompts.intermediate) + 1

@@ -42,11 +42,8 @@ def mix_sources(original: Tensor, current: Tensor, text: BranchText, mixture: fl
 
 def first_step(schedule: Schedule, alpha: float, inc: bool = True) -> int:
     """INC, initial noise control: return the first step with t_k <= alpha T, at whose level the edit starts as a noised
-    source, v_k = a_k x0 + s_k eps; without it step 0, pure noise.
-
-    Raises:
-        UserError: no timestep is that small.
-    """
+    source, v_k = a_k x0 + s_k eps; without it step 0, pure noise. Raises `UserError` where no timestep is that
+    small."""
     if not inc:
         return 0
     for k in range(schedule.steps):

@@ -82,10 +82,7 @@ class Editor:
         """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same.
 
         With `snapshots`, an edit that was interrupted resumes where it stopped when it is called again, and gives the
-        same result.
-
-        Raises:
-            UserError: a loop of a model that cannot make one.
+        same result. Raises `UserError` for a loop of a model that cannot make one.
         """
         edit = self.begin(prompts, config, on_progress, snapshots)
         return EditResult([edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))])

@@ -68,11 +68,8 @@ def check_save_every(steps: int) -> None:
 
 
 def read_run_state(folder: str | Path) -> RunState:
-    """Read the state of a run. A run whose process is gone without having recorded its end is stopped.
-
-    Raises:
-        UserError: the folder is no run folder, or one that cannot be read.
-    """
+    """Read the state of a run. A run whose process is gone without having recorded its end is stopped. Raises
+    `UserError` where the folder is no run folder, or one that cannot be read."""
     folder = Path(folder)
     state_dir = folder / STATE_DIR
     try:
@@ -104,10 +101,7 @@ def read_run_state(folder: str | Path) -> RunState:
 
 def find_runs(folder: str | Path) -> list[RunState]:
     """Return the states of the runs in a folder, oldest first, and of the folder itself where it is a run folder.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    Raises `UserError` where there is no such folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; name the one that your runs are in")

@@ -66,11 +66,8 @@ class LoopSnapshot:
         return self.snapshots.folder / f"{self.name}.safetensors"
 
     def load(self) -> LoopState | None:
-        """Read the saved state, on the CPU; None where the loop has not begun.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """Read the saved state, on the CPU; None where the loop has not begun. Raises `UserError` where the file cannot
+        be read."""
         if self.snapshots is None or not self.path.exists():
             return None
         from safetensors import SafetensorError, safe_open
@@ -84,11 +81,7 @@ class LoopSnapshot:
             raise UserError(f"the state in {self.path} is damaged ({error}): start again, with another -o") from error
 
     def save(self, state: LoopState) -> None:
-        """Replace the saved state, whole or not at all.
-
-        Raises:
-            OSError: the disk does not take it.
-        """
+        """Replace the saved state, whole or not at all. Raises `OSError` where the disk does not take it."""
         from safetensors.torch import save
 
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.tensors.items()}
