@@ -20,15 +20,9 @@ MAX_JSON_BYTES = 16 * 2**20  # Python's objects take up to sixty times as much a
 @contextmanager
 def lock_folder(folder: Path, lock: str, kind: str) -> Iterator[None]:
     """Lock a folder for this process, creating it if need be; the system releases the lock however the process ends.
-
-    Args:
-        folder: The folder.
-        lock: The lock file's path inside it, which also marks the folder as one of this kind.
-        kind: What such a folder holds, in one word for messages.
-
-    Raises:
-        UserError: another process works in the folder, it holds something else, or it cannot be written.
-    """
+    `lock` is the lock file's path inside it, which also marks it as a folder that holds a `kind` (in one word, for
+    messages). Raises `UserError` where another process works in it, it holds something else, or it cannot be
+    written."""
     path = folder / lock
     if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and holds no {kind}; choose another -o")
@@ -55,12 +49,7 @@ def is_locked(folder: Path, lock: str) -> bool:
 
 def try_flock(file: IO[str], exclusive: bool, timeout: float = 0.0) -> bool:
     """Lock an open file until it is closed or its process ends; return False where another process holds the lock for
-    more than `timeout` seconds.
-
-    Raises:
-        OSError: the file system has no locks.
-        ImportError: on Windows, which has no flock.
-    """
+    more than `timeout` seconds. Raises `OSError` where the file system has no locks, `ImportError` on Windows."""
     import fcntl
 
     deadline = time.monotonic() + timeout
@@ -114,12 +103,8 @@ def is_existing_file(path: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a byte order mark at its front is skipped.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no JSON, in one line: too large, too deep, no UTF-8, a key twice in an object.
-    """
+    """Read a JSON file; a byte order mark at its front is skipped. Raises `OSError` where it cannot be read,
+    `ValueError`, in one line, where it is no JSON: too large, too deep, no UTF-8, a key twice in an object."""
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
         raise ValueError(f"{size:,} bytes are more than the {MAX_JSON_BYTES:,} that such a file may have")
     return parse_json(path.read_text(encoding="utf-8-sig"))

@@ -1,7 +1,6 @@
 """The machine: its memory and the policy when that runs out, its devices and cores, its libraries' messages.
 
-Torch is imported only where it is needed.
-"""
+Torch is imported only where it is needed."""
 
 from __future__ import annotations
 
@@ -131,8 +130,7 @@ def _read_size(path: str, field: str) -> int | None:
 
 
 def find_device(name: str) -> Any:
-    """Return the torch device of a name; auto is a GPU where there is one. Raises `UserError` where this machine has no
-    such device."""
+    """Return the named torch device; auto is a GPU where there is one. Raises `UserError` where it cannot be used."""
     import torch
 
     if name == "auto":
@@ -152,8 +150,7 @@ def available_cores() -> int:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the libraries' messages and their many short progress bars, and restore both afterwards; bars of
-    downloads stay."""
+    """Silence the libraries' messages and short progress bars, and restore both afterwards; download bars stay."""
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging

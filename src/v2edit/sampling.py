@@ -2,8 +2,7 @@
 
 One diffusion for every family of models: v_k = a_k x0 + s_k eps, with k running from the noisiest level, 0, to the
 clean end, N. Everything is linear in tensors of any one shape. Coefficients are float64 and rational in a and s, not
-exponentials of log-SNRs, which are infinite at zero terminal SNR (a = 0) and at the clean end (s = 0).
-"""
+exponentials of log-SNRs, which are infinite at zero terminal SNR (a = 0) and at the clean end (s = 0)."""
 
 from __future__ import annotations
 
@@ -36,11 +35,9 @@ class Schedule:
 
     @classmethod
     def from_diffusers(cls, scheduler: Any, steps: int) -> Schedule:
-        """Read the tables of a diffusers scheduler with `alphas_cumprod` (a^2) and `final_alpha_cumprod`.
-
-        The level after a timestep is that of the next timestep, so `steps` need not divide T; the level after the last
-        one is `final_alpha_cumprod`. Raises `UserError` for more steps than T.
-        """
+        """Read the tables of a diffusers scheduler with `alphas_cumprod` (a^2) and `final_alpha_cumprod`. The level
+        after a timestep is that of the next timestep, so `steps` need not divide T; the level after the last one is
+        `final_alpha_cumprod`. Raises `UserError` for more steps than T."""
         if steps > scheduler.config.num_train_timesteps:
             raise UserError(f"{steps} steps are more than the model's {scheduler.config.num_train_timesteps} timesteps")
         scheduler = copy.copy(scheduler)  # The caller's own keeps its timesteps.
@@ -61,11 +58,8 @@ class Schedule:
         return float(self.a[k]), float(self.s[k])
 
     def share(self, k: int) -> float:
-        """Return t_k / T.
-
-        The quotient is rounded as the decimal that a user writes for it, so comparing the two is exact; comparing t_k
-        with alpha * T is not (0.57 * 100 < 57).
-        """
+        """Return t_k / T. The quotient is rounded as the decimal that a user writes for it, so comparing the two is
+        exact; comparing t_k with alpha * T is not (0.57 * 100 < 57)."""
         return int(self.timesteps[k]) / self.train_steps
 
     def add_noise(self, x0: Tensor, eps: Tensor, k: int) -> Tensor:
@@ -105,19 +99,15 @@ def decay(a: float, s: float, a_next: float, s_next: float) -> float:
 
 
 def ddim_step(a: float, s: float, a_next: float, s_next: float) -> Step:
-    """DDIM, for flows Euler: v' = (s'/s) v + a' (1 - e^-h) x0.
-
-    It follows the probability flow, v' = a' x0 + s' eps with the eps that v holds, and is DPM-Solver++ of first order.
-    """
+    """DDIM, for flows Euler: v' = (s'/s) v + a' (1 - e^-h) x0. It follows the probability flow, v' = a' x0 + s' eps
+    with the eps that v holds, and is DPM-Solver++ of first order."""
     e = decay(a, s, a_next, s_next)
     return Step(s_next / s, a_next * (1 - e), 0.0, 0.0)
 
 
 def ddpm_step(a: float, s: float, a_next: float, s_next: float) -> Step:
-    """DDPM: v' = (s'/s) e^-h v + a' (1 - e^-2h) x0 + s' sqrt(1 - e^-2h) n, the posterior of v' given v and x0.
-
-    Where a^2 + s^2 = 1, std^2 = s'^2 / s^2 (1 - a^2 / a'^2). It is SDE-DPM-Solver++ of first order.
-    """
+    """DDPM: v' = (s'/s) e^-h v + a' (1 - e^-2h) x0 + s' sqrt(1 - e^-2h) n, the posterior of v' given v and x0. Where
+    a^2 + s^2 = 1, std^2 = s'^2 / s^2 (1 - a^2 / a'^2). It is SDE-DPM-Solver++ of first order."""
     e = decay(a, s, a_next, s_next)
     return Step(s_next / s * e, a_next * (1 - e * e), 0.0, s_next * math.sqrt(1 - e * e))
 
@@ -140,10 +130,8 @@ class Solver:
 
 
 def extrapolation_weight(schedule: Schedule, k: int) -> float:
-    """Return 1/2r = h_k / 2 h_{k-1} in x~ = (1 + 1/2r) x0 - (1/2r) x0_previous.
-
-    It is 0 after a step from pure noise (h = inf).
-    """
+    """Return 1/2r = h_k / 2 h_{k-1} in x~ = (1 + 1/2r) x0 - (1/2r) x0_previous. It is 0 after a step from pure noise (h
+    = inf)."""
     e_previous, e = (decay(*schedule.level(i), *schedule.level(i + 1)) for i in (k - 1, k))
     return math.log(e) / (2 * math.log(e_previous)) if e_previous > 0 else 0.0
 

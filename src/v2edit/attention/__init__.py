@@ -1,25 +1,12 @@
 """Attention as pure functions on q, k, v; each fast one has a slow reference beside it."""
 
-from v2edit.attention.replacement import (
-    Replacement,
-    attention_with_lse,
-    attention_with_lse_reference,
-    identity_sources,
-    merge_states,
-    replaced_attention,
+from v2edit.attention.replacement import (  # isort: skip
+    Replacement, attention_with_lse, attention_with_lse_reference, identity_sources, merge_states, replaced_attention,
     replaced_attention_reference,
-)
+)  # fmt: skip
 from v2edit.attention.window import Window, windowed_attention, windowed_attention_reference
 
 __all__ = [
-    "Replacement",
-    "Window",
-    "attention_with_lse",
-    "attention_with_lse_reference",
-    "identity_sources",
-    "merge_states",
-    "replaced_attention",
-    "replaced_attention_reference",
-    "windowed_attention",
-    "windowed_attention_reference",
-]
+    "Replacement", "Window", "attention_with_lse", "attention_with_lse_reference", "identity_sources", "merge_states",
+    "replaced_attention", "replaced_attention_reference", "windowed_attention", "windowed_attention_reference",
+]  # fmt: skip

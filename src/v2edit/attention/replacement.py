@@ -5,8 +5,7 @@ of two ordinary attentions by their log-sum-exps: own query and keys on the othe
 keys on the shared columns (B), the row's own values on both.
 
 Shapes: q, k, v [batch rows B, heads H, tokens N, channels of a head D], log-sum-exps [B, H, N]. Keys begin with the
-text. Inference only: no gradients.
-"""
+text. Inference only: no gradients."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend
 
 # For each row of a batch, the (row, weight) pairs whose queries and keys give the shared columns' logits.
 Sources = tuple[tuple[tuple[int, float], ...], ...]
+Cache = list[tuple[Tensor, Tensor]]  # queries and shared keys of a batch's rows so far
 
 # Where no kernel returns its log-sum-exp, explicit logits are computed for so many at a time.
 MAX_LOGITS = 2**26
@@ -32,12 +32,11 @@ class Replacement:
     `sources`: a row's sources are mixed as probabilities, their weights sum to 1; a row that replaces nothing is its
     own source.
     `cache`: where the rows of a batch come one at a time, the queries and shared keys of the earlier ones; each call
-    appends its own, and `sources` counts rows of the cache.
-    """
+    appends its own, and `sources` counts rows of the cache."""
 
     shared: int
     sources: Sources
-    cache: list[tuple[Tensor, Tensor]] | None = None
+    cache: Cache | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.sources) if self.cache is None else math.inf
@@ -53,9 +52,7 @@ def identity_sources(rows: int) -> Sources:
 
 def replaced_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement, text_tokens: int) -> Tensor:
     """AMR on joint attention over [text | video], [B, H, N, D] like q: plain for text queries, replaced for video ones.
-
-    In cross-attention, where all queries are video and all keys text, `text_tokens` (of the queries) is 0.
-    """
+    In cross-attention, where all queries are video and all keys text, `text_tokens` (of the queries) is 0."""
     shared = replacement.shared
     k_shared, v_shared = k[:, :, :shared], v[:, :, :shared]
     out, lse = attention_with_lse(q, k[:, :, shared:], v[:, :, shared:])
@@ -69,20 +66,11 @@ def replaced_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement
 
 
 def merge_shared_columns(
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sources: Sources,
-    cache: list[tuple[Tensor, Tensor]] | None = None,
+    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, sources: Sources, cache: Cache | None = None
 ) -> None:
     """Merge into each row's attention `out` over the other columns, in place, the one over the shared columns k, v with
-    its sources' maps.
-
-    All rows take the same code path, one at a time and by calls of one shape: equal inputs give equal bits whether or
-    not a row replaces anything, and no query or key is copied for a row that takes another's.
-    """
+    its sources' maps. All rows take the same code path, one at a time and by calls of one shape: equal inputs give
+    equal bits whether or not a row replaces anything, and no query or key is copied for a row that takes another's."""
     assert len(sources) == len(out)
     if k.shape[2] == 0:
         return
@@ -105,11 +93,8 @@ def merge_shared_columns(
 
 def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, into: Tensor) -> Tensor:
     """Merge the attentions [..., N, D] over two sets of keys into the one over both, e^(la-l) A + e^(lb-l) B: the
-    log-sum-exp merge by which AMR needs no map.
-
-    One of the sets may be empty (lse = -inf). The result is written to `into`, which may be A or B; B is overwritten.
-    The weight stays float32 beside 16-bit outputs.
-    """
+    log-sum-exp merge by which AMR needs no map. One of the sets may be empty (lse = -inf). The result is written to
+    `into`, which may be A or B; B is overwritten. The weight stays float32 beside 16-bit outputs."""
     share_b = torch.sigmoid(lse_b - lse_a)[..., None]
     if out_a.dtype == share_b.dtype:
         return torch.lerp(out_a, out_b, share_b, out=into)
@@ -117,11 +102,9 @@ def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, int
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least.
-
-    Calls the kernel that torch takes for plain attention on this device and dtype, by the operator that returns both.
-    Over no keys at all the result is zeros and -inf.
-    """
+    """Return the attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least. Calls the
+    kernel that torch takes for plain attention on this device and dtype, by the operator that returns both. Over no
+    keys at all the result is zeros and -inf."""
     if k.shape[2] == 0:
         return torch.zeros_like(q), q.new_full(q.shape[:3], -math.inf, dtype=torch.float32)
     if q.device.type == "cpu":

@@ -4,8 +4,7 @@ The queries of each latent frame see the keys of as many frames as the model was
 text; text queries see everything. In a loop the first and the last frames see each other as neighbours.
 
 Shapes as in `replacement`. A clip has F latent frames of P tokens. In a loop each end has a *halo*: copies of the
-frames beyond the other end (wrap-around), so that keys and values with halo have W >= F frames.
-"""
+frames beyond the other end (wrap-around), so that keys and values with halo have W >= F frames."""
 
 from __future__ import annotations
 
@@ -31,11 +30,9 @@ from v2edit.attention.replacement import (
 
 @dataclass(frozen=True)
 class Window:
-    """The `span` of a clip's `frames` latent frames that the video queries of each frame see.
-
-    In an open clip the windows at the ends are moved inwards rather than cut, so that every query sees as many frames
-    as the model was trained on, and a window as long as the clip is full attention.
-    """
+    """The `span` of a clip's `frames` latent frames that the video queries of each frame see. In an open clip the
+    windows at the ends are moved inwards rather than cut, so that every query sees as many frames as the model was
+    trained on, and a window as long as the clip is full attention."""
 
     frames: int
     span: int
@@ -87,8 +84,7 @@ def windowed_attention(
     window, as if that were the whole clip. In `video` (queries [B, H, F P, D], keys and values with halo [B, H, W P,
     D]), where frames meet each other, each is at its position in the clip, halo frames beyond its ends. So the model
     meets no position that it was not trained on, and a loop has no first frame. Without rotary positions the two are
-    the same.
-    """
+    the same."""
     shared = 0 if replacement is None else replacement.shared
     text_q, video_q = q[:, :, :text_tokens], q[:, :, text_tokens:]
     text = F.scaled_dot_product_attention(text_q, k, v)

@@ -1,7 +1,6 @@
 """The video models behind one protocol: `load` a model by hub id or folder, and edit with it.
 
-The names below are loaded on first use: those that need torch bring it then.
-"""
+The names below are loaded on first use: those that need torch bring it then."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,19 +13,8 @@ if TYPE_CHECKING:
     from v2edit.backbones.loading import LoadedModel, load, load_fake_model, read_info
 
 __all__ = [
-    "BUILT_IN",
-    "Backbone",
-    "Checkpoint",
-    "FakeModel",
-    "LoadedModel",
-    "ModelInfo",
-    "Size",
-    "Text",
-    "find",
-    "has_weights",
-    "load",
-    "load_fake_model",
-    "read_info",
+    "BUILT_IN", "Backbone", "Checkpoint", "FakeModel", "LoadedModel", "ModelInfo", "Size", "Text", "find",
+    "has_weights", "load", "load_fake_model", "read_info",
 ]  # fmt: skip
 
 _HOMES = {

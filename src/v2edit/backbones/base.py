@@ -1,8 +1,7 @@
 """The protocol of a video model: all that the editing above it knows of any family.
 
 Letters: R rows of a lockstep batch (CFG batches x branches), F latent frames, C channels, L text slots, D width.
-Rows are evaluated together so that a row's attention may take maps from another row.
-"""
+Rows are evaluated together so that a row's attention may take maps from another row."""
 
 from __future__ import annotations
 
@@ -81,10 +80,9 @@ class Backbone(Protocol):
         ...
 
     def encode(self, frames: np.ndarray, generator: torch.Generator | None = None, loop: bool = False) -> Tensor:
-        """Encode uint8 frames [T, H, W, 3] of a valid size to scaled latents [1, F, C, h, w], float32: the
-        posterior's mode, or a sample of it with a generator. The device holds only a few frames at a time.
-
-        A loop's latent frames are those of an endless repetition: rolling its frames by a latent group rolls them."""
+        """Encode uint8 frames [T, H, W, 3] of a valid size to scaled latents [1, F, C, h, w], float32: the posterior's
+        mode, or a sample of it with a generator. The device holds only a few frames at a time. A loop's latent frames
+        are those of an endless repetition: rolling its frames by a latent group rolls them."""
         ...
 
     def decode(self, latents: Tensor, loop: bool = False) -> np.ndarray:
@@ -108,14 +106,10 @@ class Backbone(Protocol):
         replacement: Replacement | None = None,
         loop: bool = False,
     ) -> Tensor:
-        """Predict x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape.
-
-        Clips longer than `native_size`, and loops, use windowed attention where positions in time are rotary (V2Edit
-        Sec. B.3).
-        """
+        """Predict x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape. Clips
+        longer than `native_size`, and loops, use windows where positions in time are rotary (V2Edit Sec. B.3)."""
         ...
 
     def shrink(self) -> str | None:
-        """Go on in a way that needs less memory on the device, with the same results, and describe it; None where no
-        further way is left."""
+        """Go on with less memory on the device and the same results, and describe how; None where no way is left."""
         ...

@@ -1,7 +1,6 @@
 """CogVideoX 1.0 (2b: absolute positions and DDIM; 5b: rotary and DPM) over diffusers, from a hub id or a folder.
 
-Letters: R rows, L text slots, T frames, F latent frames.
-"""
+Letters: R rows, L text slots, T frames, F latent frames."""
 
 from __future__ import annotations
 
@@ -59,8 +58,7 @@ class CogVideoX:
     ) -> None:
         if pipeline.transformer.config.patch_size_t is not None:
             raise UserError(f"{name} is a CogVideoX 1.5 model; this version edits with CogVideoX 1.0 (2b and 5b)")
-        self.name, self.pipeline = name, pipeline
-        self.defaults = defaults
+        self.name, self.pipeline, self.defaults = name, pipeline, defaults
         self.transformer, self.vae = pipeline.transformer, pipeline.vae
         self.transformer.set_attn_processor(JointAttention())
         for part in (self.transformer, self.vae, pipeline.text_encoder):
@@ -213,8 +211,7 @@ class CogVideoX:
         return self.offload_more()
 
     def offload_more(self) -> str | None:
-        """Offload more of the model from now on, and describe how; None where the device is main memory itself or no
-        further mode is left."""
+        """Offload more of the model from now on, and describe how; None on the CPU or where no further mode is left."""
         next_mode: dict[Offload, Offload] = {"none": "model", "model": "group"}
         if self.device.type == "cpu" or self.offload not in next_mode:
             return None

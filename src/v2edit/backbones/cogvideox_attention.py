@@ -1,7 +1,6 @@
 """CogVideoX's attention: diffusers' processor with map replacement and windows, and blocks that take rows in turn.
 
-Letters: R rows, N text + video tokens, H heads, D channels of a head.
-"""
+Letters: R rows, N text + video tokens, H heads, D channels of a head."""
 
 from __future__ import annotations
 

@@ -22,9 +22,8 @@ CONFIG_ERRORS = (
 
 
 def check_config_sizes(folder: Path) -> None:
-    """Check that no part of a pipeline folder describes itself as larger than its weights are: it would be built, and
-    fill the memory, before anything is compared. Raises `UserError` where one does, or describes no model that can be
-    built."""
+    """Check that no part of a pipeline folder describes itself as larger than its weights are: it would fill the memory
+    before anything is compared. Raises `UserError` where one does, or describes no model that can be built."""
     for part, (kind, configured) in {
         "transformer": (CogVideoXTransformer3DModel, CogVideoXTransformer3DModel.from_config),
         "vae": (AutoencoderKLCogVideoX, AutoencoderKLCogVideoX.from_config),

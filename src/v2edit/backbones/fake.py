@@ -1,7 +1,6 @@
 """A FakeTensor model: a model's own code runs on tensors with shapes and no data, and its FLOPs and memory are counted.
 
-It needs no weights and next to no memory, and counts what the code does rather than what it should do.
-"""
+It needs no weights and next to no memory, and counts what the code does rather than what it should do."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a piece of work: floating-point operations, and the peak in bytes of the tensors that it allocates,
-    beyond the weights and its inputs."""
+    """The FLOPs of a piece of work, and the peak in bytes of what it allocates, beyond the weights and its inputs."""
 
     flops: float
     peak: int
@@ -50,10 +48,11 @@ class FakeModel:
     @property
     def weights(self) -> dict[str, int]:
         """The bytes of each part's parameters and buffers."""
-        parts = {name: part for name, part in self.backbone.pipeline.components.items() if _is_module(part)}
+        components: dict[str, Any] = self.backbone.pipeline.components
         return {
             name: sum(tensor.numel() * tensor.element_size() for tensor in [*part.parameters(), *part.buffers()])
-            for name, part in parts.items()
+            for name, part in components.items()
+            if isinstance(part, torch.nn.Module)
         }
 
     @property
@@ -205,7 +204,3 @@ class PeakMemory(TorchDispatchMode):
             self.now -= size
 
         weakref.finalize(storage, freed)
-
-
-def _is_module(part: Any) -> bool:
-    return isinstance(part, torch.nn.Module)

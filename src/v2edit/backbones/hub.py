@@ -6,22 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from v2edit.backbones.families import (
-    BUILT_IN,
-    BUILT_IN_DEFAULTS,
-    BUILT_IN_FOLDER,
-    FAMILIES,
-    INDEX,
-    LIBRARIES,
-    PARTS,
-    PICKLED,
-    PUBLISHED,
-    PUBLISHED_DEFAULTS,
-    SAFE,
-    SCHEDULERS,
-    WEIGHTS,
-    Defaults,
-)
+from v2edit.backbones import families
+from v2edit.backbones.families import BUILT_IN, BUILT_IN_FOLDER, INDEX, PUBLISHED, SAFE, Defaults
 from v2edit.errors import UserError, first_line
 from v2edit.files import read_json
 from v2edit.host import quiet_log
@@ -46,7 +32,7 @@ class Checkpoint:
     @property
     def defaults(self) -> Defaults:
         """Defaults of the settings that its edits leave open."""
-        return BUILT_IN_DEFAULTS if self.name == BUILT_IN else PUBLISHED_DEFAULTS
+        return families.BUILT_IN_DEFAULTS if self.name == BUILT_IN else families.PUBLISHED_DEFAULTS
 
 
 def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
@@ -70,7 +56,7 @@ def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool 
         raise UserError(f"{path} is not JSON: {first_line(error)}") from error
     index = index if isinstance(index, dict) else {}
     _check(model, index, folder if folder.is_dir() else None, allow_pickle)
-    return replace(checkpoint, family=FAMILIES[index["_class_name"]], pickles=allow_pickle)
+    return replace(checkpoint, family=families.FAMILIES[index["_class_name"]], pickles=allow_pickle)
 
 
 def has_weights(checkpoint: Checkpoint) -> bool:
@@ -84,7 +70,7 @@ def has_weights(checkpoint: Checkpoint) -> bool:
             folder = Path(snapshot_download(checkpoint.source, revision=checkpoint.commit, local_files_only=True))
         except (LocalEntryNotFoundError, OSError):
             return False
-    return all(_is_complete(folder / part) for part, needs in PARTS.items() if needs is WEIGHTS)
+    return all(_is_complete(folder / part) for part, needs in families.PARTS.items() if needs is families.WEIGHTS)
 
 
 def _is_complete(part: Path) -> bool:
@@ -99,20 +85,20 @@ def _is_complete(part: Path) -> bool:
 
 def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle: bool) -> None:
     """Raise `UserError` for a model that this package cannot edit with, by its index and its folder."""
-    if (kind := str(index.get("_class_name"))) not in FAMILIES:
+    if (kind := str(index.get("_class_name"))) not in families.FAMILIES:
         what = f"a {kind}" if "_class_name" in index else "no pipeline"
         raise UserError(
             f"{model} is {what}, which cannot be edited with; known are the families "
-            f"{', '.join(sorted(set(FAMILIES.values())))} (such as {PUBLISHED}) and the built-in {BUILT_IN!r}"
+            f"{', '.join(sorted(set(families.FAMILIES.values())))} (such as {PUBLISHED}) and the built-in {BUILT_IN!r}"
         )
     missing, pickled = [], []
-    for part, needs in PARTS.items():
+    for part, needs in families.PARTS.items():
         kind = index.get(part)
         if not isinstance(kind, list) or kind[-1:] in ([], [None]) or (folder and not (folder / part).is_dir()):
             missing.append(f"its {part}")
         elif folder:
             lacks = [names for names in needs if not _has_file(folder / part, *names)]
-            if (SAFE,) in lacks and _has_file(folder / part, PICKLED):
+            if (SAFE,) in lacks and _has_file(folder / part, families.PICKLED):
                 lacks.remove((SAFE,))
                 pickled.append(part)
             missing += [f"{part}/{' or '.join(names)}" for names in lacks]
@@ -124,13 +110,13 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
             "hold code: convert them to safetensors, or take them as they are with --allow-pickle"
         )
     for part, kind in index.items():
-        if isinstance(kind, list) and (len(kind) != 2 or kind[0] not in (*LIBRARIES, None)):
+        if isinstance(kind, list) and (len(kind) != 2 or kind[0] not in (*families.LIBRARIES, None)):
             named = f"{kind[0]!r:.60}" if kind else "nothing"
             raise UserError(
-                f"{model} wants code of {named} for its {part!r:.60}, which is not run; known are {LIBRARIES}"
+                f"{model} wants code of {named} for its {part!r:.60}, which is not run; known are {families.LIBRARIES}"
             )
-    if (scheduler := index["scheduler"][-1]) not in SCHEDULERS:
-        raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(SCHEDULERS)}")
+    if (scheduler := index["scheduler"][-1]) not in families.SCHEDULERS:
+        raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(families.SCHEDULERS)}")
 
 
 def _has_file(folder: Path, *names: str) -> bool:
@@ -139,15 +125,7 @@ def _has_file(folder: Path, *names: str) -> bool:
 
 def _fetch_index(model: str, revision: str | None) -> tuple[Path, bool]:
     """Return the path of a hub model's index (in the folder of its commit), and whether the hub was reached."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
         with quiet_log("huggingface_hub"):
@@ -155,25 +133,30 @@ def _fetch_index(model: str, revision: str | None) -> tuple[Path, bool]:
                 # One request: a download alone repeats its own for half a minute.
                 get_hf_file_metadata(hf_hub_url(model, INDEX, revision=revision))
                 reached = True
-            except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
+            except (
+                errors.EntryNotFoundError,
+                errors.HFValidationError,
+                errors.RepositoryNotFoundError,
+                errors.RevisionNotFoundError,
+            ):
                 raise
             except Exception:  # no network, in one of its many forms; an earlier download may be cached
                 reached = False
             return Path(hf_hub_download(model, INDEX, revision=revision, local_files_only=not reached)), reached
-    except LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         message = f"cannot reach the hub for {model}: is there a network? Or give a local folder as --model"
         raise UserError(message) from error
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         message = f"the model {model} is gated: accept its terms at its page on the hub, then log in (hf auth login)"
         raise UserError(message) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         message = f"there is no model {model}, neither as a folder nor on the hub (a private one wants hf auth login)"
         raise UserError(message) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise UserError(f"the model {model} has no revision {revision!r}") from error
-    except EntryNotFoundError as error:
+    except errors.EntryNotFoundError as error:
         raise UserError(f"the model {model} is not a diffusers pipeline: it has no {INDEX}") from error
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise UserError(f"{model!r} is no Hugging Face id, such as {PUBLISHED}, and there is no such folder") from error
     except OSError as error:
         raise UserError(f"cannot download {INDEX} of the model {model}: {first_line(error)}") from error

@@ -28,8 +28,7 @@ SMALL_FILES = [
 # The errors of diffusers and transformers over files that are no model.
 LOAD_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
-    TypeError, ValueError,
-    PickleError,
+    TypeError, ValueError, PickleError,
 )  # fmt: skip
 
 
@@ -42,8 +41,7 @@ class LoadedModel:
 
 
 def read_info(checkpoint: Checkpoint) -> ModelInfo:
-    """Read a model without its weights; of a hub id, some small files are downloaded. Raises `UserError` where they
-    cannot be downloaded or read."""
+    """Read a model without its weights. Raises `UserError` where its small files cannot be downloaded or read."""
     from v2edit.backbones.cogvideox import read_info as read_info_of
 
     with _small_files(checkpoint) as folder:
@@ -58,9 +56,8 @@ def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeMo
     from v2edit.backbones.fake import FakeModel
 
     with _small_files(checkpoint) as folder:
-        return FakeModel(
-            folder, getattr(torch, resolve_dtype(checkpoint, dtype, find_device(device))), checkpoint.defaults
-        )
+        numbers = getattr(torch, resolve_dtype(checkpoint, dtype, find_device(device)))
+        return FakeModel(folder, numbers, checkpoint.defaults)
 
 
 @contextmanager
@@ -98,7 +95,7 @@ def load(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> Backbone:
-    """Load a video model.
+    """Load a video model. Raises `UserError` where it cannot be found, is not of a known family, or lacks a part.
 
     Args:
         model: "primitives" (built in), a Hugging Face id such as "zai-org/CogVideoX-5b", a diffusers folder, or
@@ -110,9 +107,6 @@ def load(
         revision: of a hub id.
         allow_pickle: take weights that are pickles (.bin) where there are no others. They are unpickled as tensors and
             nothing else, so that code in them is refused and not run.
-
-    Raises:
-        UserError: the model cannot be found, is not of a known family, or lacks a part.
     """
     checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
 

@@ -1,7 +1,6 @@
 """The method: three controls, the progression of subtasks, and the loop that runs them (V2Edit Sec. 3.2, 3.3).
 
-`EditConfig` is plain data; what runs it comes with torch, on first use.
-"""
+`EditConfig` is plain data; what runs it comes with torch, on first use."""
 
 from typing import TYPE_CHECKING, Any
 

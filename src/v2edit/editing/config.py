@@ -67,8 +67,7 @@ class EditConfig:
             raise UserError(f"--steps is {self.steps}, expected 1 to 1000 (50 is usual)")
         for name in ("guidance", "source_guidance"):
             if (value := getattr(self, name)) is not None and not 1 <= value < math.inf:
-                option = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} is {value}, expected 1 (no guidance) or more")
+                raise UserError(f"--{name.replace('_', '-')} is {value}, expected 1 (no guidance) or more")
         if self.seed < 0:
             raise UserError(f"--seed is {self.seed}, expected 0 or more")
         for name, known in (("solver", get_args(SolverName)), ("ending", get_args(Ending))):

@@ -2,8 +2,7 @@
 
 Letters: F latent frames, C channels, L text slots, D width. A *source* is a branch that denoises a known video with the
 prompt that describes it; the *edit* branch runs beside it and takes noise and maps from it. From the second subtask on
-there are two sources, the original video and the current one, weighted by the mixture coefficient.
-"""
+there are two sources, the original video and the current one, weighted by the mixture coefficient."""
 
 from __future__ import annotations
 
@@ -30,10 +29,8 @@ class Source:
 
 
 def mix_sources(original: Tensor, current: Tensor, text: BranchText, mixture: float, subtask: int) -> list[Source]:
-    """Return the mixture of a subtask (counted from 1): its sources, with weights that sum to 1 (V2Edit Sec. 3.3).
-
-    In the first subtask the original video is the current one: one source. Later a source of weight 0 is left out.
-    """
+    """Return the mixture of a subtask (counted from 1): its sources, with weights that sum to 1 (V2Edit Sec. 3.3). In
+    the first subtask the original video is the current one: one source. Later a source of weight 0 is left out."""
     if subtask == 1:
         return [Source(original, text.original)]
     both = [Source(original, text.original, mixture), Source(current, text.current, 1.0 - mixture)]
@@ -42,8 +39,7 @@ def mix_sources(original: Tensor, current: Tensor, text: BranchText, mixture: fl
 
 def first_step(schedule: Schedule, alpha: float, inc: bool = True) -> int:
     """INC, initial noise control: return the first step with t_k <= alpha T, at whose level the edit starts as a noised
-    source, v_k = a_k x0 + s_k eps; without it step 0, pure noise. Raises `UserError` where no timestep is that
-    small."""
+    source, v_k = a_k x0 + s_k eps; without it step 0, pure noise. Raises `UserError` where no t_k is that small."""
     if not inc:
         return 0
     for k in range(schedule.steps):
@@ -73,32 +69,24 @@ def per_step_noise_control(
 
     n_k is not divided by the step's std, so deterministic solvers have it too. It is computed in the difference form
     sum_i w_i (v_{k+1} + (D_k(v'_k) - D_k(v_k)))_i: an edit whose mean equals the one source's gets v_{k+1} to the last
-    bit, and little is lost where the means come from 16 bits.
-    """
+    bit, and little is lost where the means come from 16 bits."""
     assert math.isclose(sum(weights), 1.0, abs_tol=1e-9)
-    states = [
-        weight * (v_next + (edit_mean - mean)) for weight, v_next, mean in zip(weights, next_states, means, strict=True)
-    ]
+    sources = zip(weights, next_states, means, strict=True)
+    states = [weight * (v_next + (edit_mean - mean)) for weight, v_next, mean in sources]
     return sum(states[1:], states[0])
 
 
 def attention_map_replacement(
     weights: Sequence[float], shared: int, cfg_batches: int, unconditional: bool = False
 ) -> Replacement:
-    """AMR, attention-map replacement: return which rows take whose maps, for rows [CFG batch][*sources, edit].
-
-    The edit takes the maps of the first `shared` text columns from the sources by their `weights`, in the conditional
-    batch (the last) and, if `unconditional`, in the unconditional one too. `attention.replaced_attention` carries it
-    out.
-    """
+    """AMR, attention-map replacement: return which rows take whose maps, for rows [CFG batch][*sources, edit]. The edit
+    takes the maps of the first `shared` text columns from the sources by their `weights`, in the conditional batch (the
+    last) and, if `unconditional`, in the unconditional one too. `attention.replaced_attention` carries it out."""
     branches = len(weights) + 1
     rows: list[tuple[tuple[int, float], ...]] = []
     for batch in range(cfg_batches):
-        first = batch * branches
-        edit = first + len(weights)
-        rows += [((row, 1.0),) for row in range(first, edit)]
+        *sources, edit = range(batch * branches, (batch + 1) * branches)
+        rows += [((row, 1.0),) for row in sources]
         replaced = batch == cfg_batches - 1 or unconditional
-        rows.append(
-            tuple((first + index, weight) for index, weight in enumerate(weights)) if replaced else ((edit, 1.0),)
-        )
+        rows.append(tuple(zip(sources, weights, strict=True)) if replaced else ((edit, 1.0),))
     return Replacement(shared, tuple(rows))

@@ -50,9 +50,7 @@ def loop_steps(schedule: Schedule, config: EditConfig) -> dict[str, int]:
 
 
 def count_steps(schedule: Schedule, config: ResolvedConfig) -> list[Counter[StepKind]]:
-    """Count the steps of each kind in each subtask: in the control window the sources run beside the edit, below it the
-    edit runs alone."""
-    free_batches = 1 + (config.guidance > 1)
+    """Count the steps of each kind in each subtask: with the sources in the control window, below it the edit alone."""
     controlled_batches = 1 + (max(config.guidance, config.source_guidance) > 1)
     start = first_step(schedule, config.alpha, config.inc)
     controlled = sum(is_controlled(schedule, k, config) for k in range(start, schedule.steps))
@@ -61,7 +59,7 @@ def count_steps(schedule: Schedule, config: ResolvedConfig) -> list[Counter[Step
         sources = 1 if subtask == 1 else (config.mixture > 0) + (config.mixture < 1)
         steps = {
             StepKind(1 + sources, controlled_batches, config.amr): controlled,
-            StepKind(1, free_batches, False): schedule.steps - start - controlled,
+            StepKind(1, 1 + (config.guidance > 1), False): schedule.steps - start - controlled,
         }
         counts.append(Counter({kind: count for kind, count in steps.items() if count}))
     return counts
@@ -84,8 +82,7 @@ class MemoryOption:
 
 @dataclass(frozen=True)
 class EditCost:
-    """The cost of an edit: floating-point operations, bytes of the weights, and the peak in bytes on the device, which
-    is reached in `phase`."""
+    """The cost of an edit: FLOPs, bytes of the weights, and the peak in bytes on the device, reached in `phase`."""
 
     flops: float
     weights: int
@@ -131,8 +128,7 @@ class CostModel:
         return {"none": sum(weights.values()), "model": weights[part], "group": 2 * self.fake.largest_layer}[offload]
 
     def step(self, kind: StepKind, size: Size, split: int = 0, row_by_row: bool = False) -> Cost:
-        """Count a step of a kind with its rows split as when memory runs out: the FLOPs of all calls, and the peak of
-        the largest one."""
+        """Count a step of a kind in the calls of a `split`: the FLOPs of all of them, and the peak of the largest."""
         shared = self.fake.backbone.text_length * 3 // 4  # as prompts go; little depends on it
         maps = kind.replacement(shared, self.config.amr_unconditional)
         call = max(split_rows(kind.rows, kind.cfg_batches, maps, split), key=len)

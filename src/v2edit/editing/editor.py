@@ -1,8 +1,7 @@
 """The editor: frames and two prompts to edited frames, subtask by subtask, all branches in lockstep.
 
 Letters: T frames, F latent frames, C channels, R rows of a batch (CFG batches x branches). Indices of steps run
-from the noisiest (0) to the clean end (N), as in `sampling.Schedule`.
-"""
+from the noisiest (0) to the clean end (N), as in `sampling.Schedule`."""
 
 from __future__ import annotations
 
@@ -64,8 +63,7 @@ class Editor:
     """Edits videos with a backbone (V2Edit Fig. 2 and 3).
 
     >>> editor = Editor(backbones.load("primitives"))
-    >>> editor.edit(frames, PromptPair("a big red ball …", "a big blue ball …")).frames
-    """
+    >>> editor.edit(frames, PromptPair("a big red ball …", "a big blue ball …")).frames"""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -79,11 +77,9 @@ class Editor:
         on_progress: Callable[[Progress], None] | None = None,
         snapshots: Snapshots | None = None,
     ) -> EditResult:
-        """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same.
-
-        With `snapshots`, an edit that was interrupted resumes where it stopped when it is called again, and gives the
-        same result. Raises `UserError` for a loop of a model that cannot make one.
-        """
+        """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same. With `snapshots`, an edit
+        that was interrupted resumes where it stopped when it is called again, and gives the same result. Raises
+        `UserError` for a loop of a model that cannot make one."""
         edit = self.begin(prompts, config, on_progress, snapshots)
         return EditResult([edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))])
 
@@ -182,11 +178,9 @@ class EditSession:
     current: Tensor = field(init=False)
 
     def next_subtask(self, video: np.ndarray | None = None) -> np.ndarray:
-        """Edit one more subtask; return its video, uint8 [T, H, W, 3].
-
-        The first call's `video` is the original. A later one stands in for the last subtask's result: what a scene
-        shows, say, that was reconstructed from it. Without one the subtask starts from the last one's latents.
-        """
+        """Edit one more subtask; return its video, uint8 [T, H, W, 3]. The first call's `video` is the original. A
+        later one stands in for the last subtask's result: what a scene shows, say, that was reconstructed from it.
+        Without one the subtask starts from the last one's latents."""
         backbone, loop, latents = self.editor.backbone, self.config.loop, None
         if video is not None:
             assert video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3, video.shape
@@ -237,10 +231,8 @@ def denoise_with_guidance(
     replacement: Replacement | None = None,
     loop: bool = False,
 ) -> list[Tensor]:
-    """Return the guided x0 of each branch at step k; rows [CFG batch][branch] in one batch where memory allows.
-
-    Where every guidance scale is 1 there is no unconditional batch.
-    """
+    """Return the guided x0 of each branch at step k; rows [CFG batch][branch] in one batch where memory allows. Where
+    every guidance scale is 1 there is no unconditional batch."""
     latents = torch.cat([branch.v for branch in branches])
     prompts = torch.stack([branch.prompt for branch in branches])
     if all(branch.guidance == 1 for branch in branches):
@@ -257,11 +249,8 @@ def guide(uncond: Tensor, cond: Tensor, guidance: float) -> Tensor:
 
 
 def resize_clip(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:
-    """Resize uint8 frames [T, H, W, 3]: repeat the last frame or cut frames, resample pixels (bicubic).
-
-    In a loop frames are repeated all over it, evenly, and the repeated ones are cut again: a pause where it closes
-    would be visible.
-    """
+    """Resize uint8 frames [T, H, W, 3]: repeat the last frame or cut frames, resample pixels (bicubic). In a loop
+    frames are repeated all over it, evenly, and the repeated ones cut again: a pause would be visible."""
     count, height, width = frames.shape[:3]
     if count != size.frames:
         index = np.arange(size.frames)

@@ -1,8 +1,7 @@
 """Micro-batches: the rows of a step go through the network in as few calls as memory allows.
 
 Rows are laid out [CFG batch][branch]. Those of one call share its memory: when it runs out, the step is repeated in
-smaller calls, and the rest of the edit keeps to them. Every split gives the same result, up to float rounding.
-"""
+smaller calls, and the rest of the edit keeps to them. Every split gives the same result, up to float rounding."""
 
 from __future__ import annotations
 
@@ -89,7 +88,5 @@ def split_rows(rows: int, cfg_batches: int, replacement: Replacement | None, spl
 def select_rows(replacement: Replacement, rows: Sequence[int]) -> Replacement:
     """Return the replacement of some rows alone, renumbered from 0."""
     index = {row: i for i, row in enumerate(rows)}
-    sources = (replacement.sources[row] for row in rows)
-    return Replacement(
-        replacement.shared, tuple(tuple((index[source], weight) for source, weight in row) for row in sources)
-    )
+    sources = tuple(tuple((index[source], weight) for source, weight in replacement.sources[row]) for row in rows)
+    return Replacement(replacement.shared, sources)

@@ -1,7 +1,6 @@
 """Progression: a hard edit as a sequence of mild ones between two prompts (V2Edit Sec. 3.3).
 
-Letters: L text slots, D width of an encoded token, S subtasks.
-"""
+Letters: L text slots, D width of an encoded token, S subtasks."""
 
 from __future__ import annotations
 
@@ -60,9 +59,8 @@ def encode_progression(
     backbone: Backbone, prompts: PromptPair, negative: str = "", padding_shared: bool = True
 ) -> AlignedText | WrittenText:
     """Encode the prompts of a progression: those written, or source and target to interpolate between."""
-    if prompts.intermediate:
-        return written_text(backbone, prompts, negative, padding_shared)
-    return aligned_text(backbone, prompts, negative, padding_shared)
+    encode = written_text if prompts.intermediate else aligned_text
+    return encode(backbone, prompts, negative, padding_shared)
 
 
 def aligned_text(
@@ -90,12 +88,8 @@ def written_text(
 
 def _align(backbone: Backbone, source: Text, target: Text, nothing: Text, padding_shared: bool) -> AlignedText:
     alignment = align(source.ids, target.ids, backbone.text_length, backbone.pad_id)
-    return AlignedText(
-        _reorder(source, alignment.orders[0]),
-        _reorder(target, alignment.orders[1]),
-        nothing.embedding,
-        alignment.shared_prefix(padding_shared),
-    )
+    p_0, p_1 = (_reorder(text, order) for text, order in zip((source, target), alignment.orders, strict=True))
+    return AlignedText(p_0, p_1, nothing.embedding, alignment.shared_prefix(padding_shared))
 
 
 def _reorder(text: Text, order: Sequence[int]) -> Tensor:

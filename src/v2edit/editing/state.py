@@ -16,11 +16,8 @@ LOOP = "edit"  # first word of a loop's name, before the number of the subtask
 
 
 def noise_stream(seed: int, subtask: int, like: Tensor) -> Iterator[Tensor]:
-    """Draw independent unit-normal noise, each draw shaped as `like`.
-
-    Drawn on the CPU, so that a seed means the same noise on every device, and from a stream of the subtask's own, so
-    that a resumed run draws the same.
-    """
+    """Draw independent unit-normal noise, each draw shaped as `like`. Drawn on the CPU, so that a seed means the same
+    noise on every device, and from a stream of the subtask's own, so that a resumed run draws the same."""
     state = np.random.SeedSequence([seed, subtask]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(state))
     while True:

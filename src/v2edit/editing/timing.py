@@ -1,7 +1,6 @@
 """The time and memory of an edit on this device, from one timed piece of each of its parts.
 
-Letters: T frames, H and W their sides in pixels.
-"""
+Letters: T frames, H and W their sides in pixels."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ SLOW = 20.0  # seconds: but a piece that takes longer than this is timed once
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of an edit by part, and its peak in bytes: of the whole process where the device is main memory, else of
-    what torch holds on the device."""
+    """Seconds of an edit by part, and its peak in bytes: of the process (main memory), or of what torch holds (GPU)."""
 
     seconds: dict[str, float]
     peak: int
@@ -40,8 +38,7 @@ class Timing:
 def time_edit(
     backbone: Backbone, frames: np.ndarray, text: AlignedText | WrittenText, config: ResolvedConfig
 ) -> Timing:
-    """Time an edit of uint8 frames [T, H, W, 3]: a few of them to latents and back, and a step of each kind at the full
-    size. The results are thrown away."""
+    """Time an edit of uint8 frames [T, H, W, 3]: some frames to latents and back, and a full-size step of each kind."""
     device, loop = backbone.device, config.loop
     own = Size(*frames.shape[:3])
     whole = backbone.nearest_size(own, loop)
@@ -89,8 +86,7 @@ def denoise_call(
 
 
 def extrapolate_seconds(work: Callable[[], object], device: torch.device, repeats: float) -> float:
-    """Estimate the seconds of a piece of work and `repeats` more: the first run, which sets things up, and the median
-    of a few others."""
+    """Estimate the seconds of work and `repeats` more, from the first run (with its set-up) and the median of a few."""
     seconds = [_seconds(work, device)]
     if repeats <= 0 or seconds[0] > SLOW:
         return seconds[0] * (1 + repeats)

@@ -13,8 +13,7 @@ LOCK_TIMEOUT = 0.3  # seconds for which a process that only looks may hold the l
 
 
 def lock_state(state: Path) -> IO[str] | None:
-    """Lock a state folder until the returned file is closed or the process ends; return None where another process
-    works on the run."""
+    """Lock a state folder until the returned file is closed or the process ends; None where another process has it."""
     file = (state / LOCK).open("a+")
     try:
         if not _try_flock(file, exclusive=True, timeout=LOCK_TIMEOUT):

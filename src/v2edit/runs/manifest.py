@@ -30,8 +30,7 @@ State = Literal["running", "stopped", "failed", "done"]
 class Request:
     """What a run is to do: all that resuming it needs, and nothing secret.
 
-    `facts` are the manifest's; `plan` has the steps of each of the run's loops, by the loops' names.
-    """
+    `facts` are the manifest's; `plan` has the steps of each of the run's loops, by the loops' names."""
 
     kind: Kind
     facts: dict[str, Any]
@@ -74,10 +73,10 @@ def read_run_state(folder: str | Path) -> RunState:
     state_dir = folder / STATE_DIR
     try:
         manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
-        if isinstance(manifest, dict) and manifest.get("status") == "done":
-            steps = manifest.get("steps") or {"done": 0, "total": 0}
-            kind = manifest.get("kind", "edit")
-            return RunState(folder, kind, "done", steps["done"], steps["total"], manifest["started"])
+        facts: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
+        if facts.get("status") == "done":
+            steps = facts.get("steps") or {"done": 0, "total": 0}
+            return RunState(folder, facts.get("kind", "edit"), "done", steps["done"], steps["total"], facts["started"])
         if not (state_dir / REQUEST_FILE).is_file():
             raise UserError(f"{folder} is no run folder: it has no {MANIFEST} of a run")
         request, progress = read_request(state_dir), read_progress(state_dir)
@@ -87,9 +86,7 @@ def read_run_state(folder: str | Path) -> RunState:
             if left is not None:
                 left = max(0.0, left - max(0.0, time.time() - progress["at"]))
             return RunState(folder, request.kind, "running", pace.done, pace.total, request.started, left)
-        status, reason = (
-            (manifest.get("status"), manifest.get("reason")) if isinstance(manifest, dict) else (None, None)
-        )
+        status, reason = facts.get("status"), facts.get("reason")
         if status not in ("stopped", "failed"):
             status, reason = "stopped", "its process ended without a word"
         return RunState(folder, request.kind, status, pace.done, pace.total, request.started, left, reason)

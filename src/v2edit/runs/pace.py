@@ -6,11 +6,9 @@ from typing import Any
 
 
 class Pace:
-    """Progress of loops and the time that they still take, by a mean step duration for each kind of loop.
-
-    Loops named `edit-1`, `edit-2` … are of one kind, the part before the first dash, and their steps take about as
-    long as each other. The first update of a loop is only the start of its clock: what comes before it is loading.
-    """
+    """Progress of loops and the time that they still take, by a mean step duration for each kind of loop. Loops named
+    `edit-1`, `edit-2` … are of one kind, the part before the first dash, and their steps take about as long as each
+    other. The first update of a loop is only the start of its clock: what comes before it is loading."""
 
     def __init__(self, plan: Mapping[str, int] | None = None, saved: Mapping[str, Any] | None = None) -> None:
         """Begin with `plan`, the steps of each loop by its name, and what `to_dict` returned in an earlier process."""

@@ -1,8 +1,7 @@
 """Snapshots of long loops on disk, from which a run resumes after any end of its process.
 
 A loop's snapshot is one safetensors file with all that its steps to come depend on; it is replaced whole. What a run
-computes between its loops is a function of their results, and has no snapshot.
-"""
+computes between its loops is a function of their results, and has no snapshot."""
 
 from __future__ import annotations
 
@@ -112,9 +111,7 @@ class LoopSnapshot:
 @contextmanager
 def defer_interrupt() -> Iterator[list[int]]:
     """Defer the first interrupt: its signal is appended to the list; a second one raises KeyboardInterrupt as usual.
-
-    Only signals that would raise it are deferred: SIGINT, and SIGTERM where a program handles it alike.
-    """
+    Only signals that would raise it are deferred: SIGINT, and SIGTERM where a program handles it alike."""
     interrupts: list[int] = []
 
     def on_signal(number: int, frame: Any) -> None:

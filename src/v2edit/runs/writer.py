@@ -43,17 +43,9 @@ class RunWriter:
     process at a time works on a run; the system releases its lock with the process.
 
     What is at `out` is never touched: should something turn up there before the work begins, the run is written beside
-    it, and `out` is that path.
-
-    Args:
-        out: The run folder. An empty one is filled.
-        resume: Open a run that is stopped or failed.
-        command: The command line that resumes it, for the manifest.
-
-    Raises:
-        UserError: something is at `out` already, or it cannot be written; with `resume`, there is no run to resume, or
-            another process works on it.
-    """
+    it, and `out` is that path. An empty folder is filled. `resume` opens a run that is stopped or failed; `command` is
+    the command line that does so, for the manifest. Raises `UserError` where something is at `out` already, or it
+    cannot be written; with `resume`, where there is no run to resume, or another process works on it."""
 
     def __init__(self, out: Path, resume: bool = False, command: Sequence[str] | None = None) -> None:
         self.out = Path(os.path.abspath(out))
@@ -118,8 +110,8 @@ class RunWriter:
             raise UserError(f"another process is working on {folder}; wait for it (v2edit runs shows how far)")
         try:
             self.request = read_request(self._state)
-            leftovers = [*self._state.glob(".*.part"), *self.out.glob(f".{MANIFEST}.*part"), self._state / RESULTS_DIR]
-            for path in leftovers:
+            parts = [*self._state.glob(".*.part"), *self.out.glob(f".{MANIFEST}.*part")]
+            for path in (*parts, self._state / RESULTS_DIR):
                 _delete(path)
             (self._state / RESULTS_DIR).mkdir()
             self._pace = Pace(self.request.plan, read_progress(self._state))
@@ -160,10 +152,8 @@ class RunWriter:
 
     def write_manifest(self, facts: Mapping[str, Any] | None = None, argv: Sequence[str] | None = None) -> None:
         """Set what `run.json` is to hold, beside the request's facts where there are some, versions and times (UTC).
-
         Dataclasses among the facts are written with all their fields, paths and other objects as text. Secrets in the
-        command line are blanked.
-        """
+        command line are blanked."""
         if self.request is None:
             command = None if argv is None else redact(argv)
             facts = {**(facts or {}), "command": command, "versions": installed_versions(), "started": self._started}
