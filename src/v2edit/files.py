@@ -20,9 +20,8 @@ MAX_JSON_BYTES = 16 * 2**20  # Python's objects take up to sixty times as much a
 @contextmanager
 def lock_folder(folder: Path, lock: str, kind: str) -> Iterator[None]:
     """Lock a folder for this process, creating it if need be; the system releases the lock however the process ends.
-    `lock` is the lock file's path inside it, which also marks it as a folder that holds a `kind` (in one word, for
-    messages). Raises `UserError` where another process works in it, it holds something else, or it cannot be
-    written."""
+    `lock` is the lock file's path inside it, which also marks it as a folder of a `kind` (in one word, for messages).
+    Raises `UserError` where another process works in it, it holds something else, or it cannot be written."""
     path = folder / lock
     if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and holds no {kind}; choose another -o")

@@ -160,10 +160,8 @@ def quiet_libraries() -> Iterator[None]:
     downloads = not are_progress_bars_disabled()
 
     def keep_download_bars() -> None:  # transformers' switch changes this one, too
-        if downloads and are_progress_bars_disabled():
-            enable_progress_bars()
-        elif not downloads and not are_progress_bars_disabled():
-            disable_progress_bars()
+        if downloads == are_progress_bars_disabled():
+            (enable_progress_bars if downloads else disable_progress_bars)()
 
     for logger in loggers:
         logger.set_verbosity_error()

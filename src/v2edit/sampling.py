@@ -130,8 +130,7 @@ class Solver:
 
 
 def extrapolation_weight(schedule: Schedule, k: int) -> float:
-    """Return 1/2r = h_k / 2 h_{k-1} in x~ = (1 + 1/2r) x0 - (1/2r) x0_previous. It is 0 after a step from pure noise (h
-    = inf)."""
+    """Return 1/2r = h_k / 2 h_{k-1} in x~ = (1 + 1/2r) x0 - (1/2r) x0_previous; 0 after pure noise (h = inf)."""
     e_previous, e = (decay(*schedule.level(i), *schedule.level(i + 1)) for i in (k - 1, k))
     return math.log(e) / (2 * math.log(e_previous)) if e_previous > 0 else 0.0
 

@@ -102,9 +102,8 @@ def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, int
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least. Calls the
-    kernel that torch takes for plain attention on this device and dtype, by the operator that returns both. Over no
-    keys at all the result is zeros and -inf."""
+    """Return the attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least, by the kernel
+    that torch takes for plain attention on this device and dtype. Over no keys at all the result is zeros and -inf."""
     if k.shape[2] == 0:
         return torch.zeros_like(q), q.new_full(q.shape[:3], -math.inf, dtype=torch.float32)
     if q.device.type == "cpu":

@@ -18,13 +18,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import (
-    AutoencoderKLCogVideoX,
-    CogVideoXDPMScheduler,
-    CogVideoXPipeline,
-    CogVideoXTransformer3DModel,
-    CogVideoXVideoToVideoPipeline,
-)
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXAttnProcessor2_0
 from PIL import Image
 from torch import Tensor
@@ -64,7 +58,7 @@ class CogVideoX:
         for part in (self.transformer, self.vae, pipeline.text_encoder):
             part.eval().requires_grad_(False)
         scheduler = pipeline.scheduler
-        self.solver = "dpm-sde" if isinstance(scheduler, CogVideoXDPMScheduler) else "ddim"
+        self.solver = "dpm-sde" if isinstance(scheduler, diffusers.CogVideoXDPMScheduler) else "ddim"
         if scheduler.config.prediction_type not in X0_FROM:
             raise UserError(f"{name} predicts {scheduler.config.prediction_type!r}; known are {', '.join(X0_FROM)}")
         config = self.transformer.config
@@ -238,14 +232,14 @@ class CogVideoX:
         return (video * 255).round().astype(np.uint8)
 
     @cached_property
-    def _sdedit_pipeline(self) -> CogVideoXVideoToVideoPipeline:
+    def _sdedit_pipeline(self) -> diffusers.CogVideoXVideoToVideoPipeline:
         """diffusers' pipeline on these weights: its own modules and processors around the same tensors."""
         tensors = [*self.transformer.parameters(), *self.transformer.buffers()]
         transformer = copy.deepcopy(self.transformer, {id(tensor): tensor for tensor in tensors})
         transformer.set_attn_processor(CogVideoXAttnProcessor2_0())
         parts = self.pipeline.components | {"transformer": transformer}
         parts["scheduler"] = type(parts["scheduler"]).from_config(parts["scheduler"].config)
-        pipeline = CogVideoXVideoToVideoPipeline(**parts)
+        pipeline = diffusers.CogVideoXVideoToVideoPipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -285,8 +279,7 @@ def read_info(folder: Path, defaults: Defaults = PUBLISHED_DEFAULTS) -> ModelInf
 
 
 def fake_pipeline(folder: Path, dtype: torch.dtype, without_data: AbstractContextManager[Any]) -> CogVideoXPipeline:
-    """Build the pipeline of a folder, where the weights may be missing: parts of the same shapes, built in a context
-    that gives tensors no data."""
+    """Build the pipeline of a folder from its configuration alone, in a context that gives tensors no data."""
     text: Any = getattr(transformers, _read_index(folder)["text_encoder"][-1])
     transformer_config: Any = CogVideoXTransformer3DModel.load_config(folder / "transformer")
     vae_config: Any = AutoencoderKLCogVideoX.load_config(folder / "vae")

@@ -68,8 +68,7 @@ class FakeModel:
     def forward(
         self, rows: int, size: Size, loop: bool = False, maps: Replacement | None = None, row_by_row: bool = False
     ) -> Cost:
-        """Count one call of the network with so many rows of a clip of a valid size; its layers are all alike, so one
-        and two of them are run."""
+        """Count a network call of some rows of a clip of a valid size, from one and two layers, which are all alike."""
         key = rows, size, loop, maps and (maps.shared, maps.sources), row_by_row, self.backbone.native_size
         if key not in self._cache:
             self._cache[key] = self._forward(rows, size, loop, maps, row_by_row)

@@ -49,8 +49,7 @@ def read_info(checkpoint: Checkpoint) -> ModelInfo:
 
 
 def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
-    """Build a model without data, to count its cost; of a hub id, some small files are downloaded. Raises `UserError`
-    where they cannot be downloaded or read."""
+    """Build a model without data, to count costs. Raises `UserError` where its files cannot be downloaded or read."""
     import torch
 
     from v2edit.backbones.fake import FakeModel

@@ -26,8 +26,7 @@ SPLITS = (
 
 
 class MicroBatcher:
-    """Calls a backbone with at most `max_rows` rows at a time, as far as the exchange of attention maps allows; running
-    out of memory lowers that number."""
+    """Calls a backbone with at most `max_rows` rows at a time, where maps allow; running out of memory lowers it."""
 
     def __init__(self, backbone: Backbone, max_rows: int = sys.maxsize) -> None:
         self.backbone, self.max_rows = backbone, max_rows

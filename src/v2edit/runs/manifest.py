@@ -97,8 +97,7 @@ def read_run_state(folder: str | Path) -> RunState:
 
 
 def find_runs(folder: str | Path) -> list[RunState]:
-    """Return the states of the runs in a folder, oldest first, and of the folder itself where it is a run folder.
-    Raises `UserError` where there is no such folder."""
+    """Return the states of the runs in and of a folder, oldest first. Raises `UserError` where there is no folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; name the one that your runs are in")

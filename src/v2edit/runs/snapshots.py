@@ -46,8 +46,7 @@ class Snapshots:
     on_step: Callable[[str, int], None] = lambda name, left: None
 
     def loop(self, name: str, every_step: bool = True) -> LoopSnapshot:
-        """Return the snapshot of a loop: saved every `self.every` steps, or, where steps are short (not `every_step`),
-        as often as it costs little."""
+        """Return the snapshot of a loop, saved every `self.every` steps or (not `every_step`) where it costs little."""
         return LoopSnapshot(self, name, self.every if every_step else None)
 
 
@@ -65,8 +64,7 @@ class LoopSnapshot:
         return self.snapshots.folder / f"{self.name}.safetensors"
 
     def load(self) -> LoopState | None:
-        """Read the saved state, on the CPU; None where the loop has not begun. Raises `UserError` where the file cannot
-        be read."""
+        """Read the saved state, on the CPU; None before the first. Raises `UserError` where it cannot be read."""
         if self.snapshots is None or not self.path.exists():
             return None
         from safetensors import SafetensorError, safe_open
