@@ -92,7 +92,7 @@ class EditConfig:
         return ResolvedConfig(**settings)
 
     def for_prompts(self, prompts: PromptPair) -> EditConfig:
-        """Return these settings with the subtasks of the prompts. Raises `UserError` where `subtasks` is another number."""
+        """Return these settings with the prompts' subtasks. Raises `UserError` where `subtasks` is another number."""
         if not prompts.intermediate:
             return self
         count = len(prompts.intermediate) + 1

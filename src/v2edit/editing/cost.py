@@ -157,7 +157,7 @@ class CostModel:
         return [*options, MemoryOption(smallest, smallest, peak("group" if on_gpu else "none", True))]
 
     def max_frames(self, size: Size, available: int, offload: Offload, tiling: bool) -> int | None:
-        """Return the most frames of this size, that fit into `available` bytes; None where none fits."""
+        """Return the most frames that fit into `available` bytes with rows one at a time; None where not one does."""
         backbone, group = self.fake.backbone, 2 * self.fake.backbone.temporal
 
         def fits(groups: int) -> bool:

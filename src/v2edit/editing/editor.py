@@ -77,8 +77,9 @@ class Editor:
         on_progress: Callable[[Progress], None] | None = None,
         snapshots: Snapshots | None = None,
     ) -> EditResult:
-        """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same. With `snapshots`, an edit that
-        was interrupted resumes when it is called again. Raises `UserError` for a loop of a model that cannot make one."""
+        """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same. With `snapshots`, an edit
+        that was interrupted resumes when it is called again, to the same result. Raises `UserError` for a loop of a model
+        that cannot make one."""
         edit = self.begin(prompts, config, on_progress, snapshots)
         return EditResult([edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))])
 
@@ -117,7 +118,7 @@ class Editor:
         report: Callable[[int, int], None] = lambda step, steps: None,
         snapshot: LoopSnapshot = LoopSnapshot(),
     ) -> Tensor:
-        """Edit `current` [1, F, C, h, w] into a video of the edit's prompt under the sources' control (V2Edit Sec. 3.2)."""
+        """Edit `current` [1, F, C, h, w] into a video of the edit's prompt, controlled by the sources (Sec. 3.2)."""
         config = config.resolve(self.backbone.defaults)
         schedule = self.backbone.schedule(config.steps)
         solver, free_solver = choose_solvers(config, self.backbone.solver)

@@ -152,7 +152,7 @@ class RunWriter:
 
     def write_manifest(self, facts: Mapping[str, Any] | None = None, argv: Sequence[str] | None = None) -> None:
         """Set what `run.json` is to hold, beside the request's facts where there are some, versions and times (UTC).
-        Dataclasses are written with all their fields, paths and other objects as text, command lines without secrets."""
+        Dataclasses are written with all their fields, paths and other objects as text, commands without secrets."""
         if self.request is None:
             command = None if argv is None else redact(argv)
             facts = {**(facts or {}), "command": command, "versions": installed_versions(), "started": self._started}
