@@ -15,15 +15,8 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size
+from v2edit.editing import controls
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.controls import (
-    Source,
-    attention_map_replacement,
-    first_step,
-    is_controlled,
-    mix_sources,
-    per_step_noise_control,
-)
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.state import LOOP, CountedDraws, EditState, noise_stream
@@ -78,8 +71,8 @@ class Editor:
         snapshots: Snapshots | None = None,
     ) -> EditResult:
         """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same. With `snapshots`, an edit
-        that was interrupted resumes when it is called again, to the same result. Raises `UserError` for a loop of a model
-        that cannot make one."""
+        that was interrupted resumes when it is called again, with the same result. Raises `UserError` for a loop of a
+        model that cannot make one."""
         edit = self.begin(prompts, config, on_progress, snapshots)
         return EditResult([edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))])
 
@@ -111,7 +104,7 @@ class Editor:
     def subtask(
         self,
         current: Tensor,
-        sources: list[Source],
+        sources: list[controls.Source],
         text: BranchText,
         config: EditConfig,
         draws: Iterator[Tensor],
@@ -122,10 +115,10 @@ class Editor:
         config = config.resolve(self.backbone.defaults)
         schedule = self.backbone.schedule(config.steps)
         solver, free_solver = choose_solvers(config, self.backbone.solver)
-        start = first_step(schedule, config.alpha, config.inc)
+        start = controls.first_step(schedule, config.alpha, config.inc)
         cfg_batches = 1 + (max(config.guidance, config.source_guidance) > 1)
         weights = [source.weight for source in sources]
-        maps = attention_map_replacement(weights, text.shared, cfg_batches, config.amr_unconditional)
+        maps = controls.attention_map_replacement(weights, text.shared, cfg_batches, config.amr_unconditional)
         if loop_state := snapshot.load():
             state, drawn = EditState.from_snapshot(loop_state, current)
             draws = CountedDraws(draws, drawn)
@@ -135,7 +128,7 @@ class Editor:
             state = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
 
         for k in snapshot.steps(state.k, schedule.steps, lambda: state.to_snapshot(draws.count)):
-            controlled = is_controlled(schedule, k, config)
+            controlled = controls.is_controlled(schedule, k, config)
             branches = [Branch(state.edit, text.edit, config.guidance)]
             if controlled:
                 noisy = (schedule.add_noise(source.x0, state.eps, k) for source in sources)
@@ -151,7 +144,7 @@ class Editor:
                 # (Huberman-Spiegelglas et al. 2024); where only maps are taken, the sources keep their first noise.
                 state.eps = next(draws)
                 next_states = [schedule.add_noise(source.x0, state.eps, k + 1) for source in sources]
-                state.edit = per_step_noise_control(mean, next_states, means, weights)
+                state.edit = controls.per_step_noise_control(mean, next_states, means, weights)
             else:
                 state.edit = add_step_noise(step, mean, draws)
             state.x0s, state.k = list(x0s), k + 1
@@ -193,7 +186,7 @@ class EditSession:
             self.original = self.current
         self.subtask += 1
         text = self.text.for_subtask(self.subtask, self.config.subtasks)
-        sources = mix_sources(self.original, self.current, text, self.config.mixture, self.subtask)
+        sources = controls.mix_sources(self.original, self.current, text, self.config.mixture, self.subtask)
         draws = noise_stream(self.config.seed, self.subtask, self.original)
         snapshot = self.snapshots.loop(f"{LOOP}-{self.subtask}") if self.snapshots else LoopSnapshot()
         self.current = self.editor.subtask(self.current, sources, text, self.config, draws, self._report, snapshot)
