@@ -36,25 +36,25 @@ from v2edit.scenes.reading import read_scene
 from v2edit.scenes.rer import render_video
 
 
-def reconstructed(dataset: Dataset, config: FitConfig, name: str, out: Path | None) -> dict[str, float]:
-    """A reconstruction's PSNR on held-out and training views, and seconds. A process's first one also compiles."""
-    kept, started, spent = dataset.held_out, time.time(), time.process_time()
-    last: list[FitProgress] = []
-    scene = reconstruct(dataset, config, last.append)
-    seconds, spent, shown = time.time() - started, time.process_time() - spent, render_video(scene, kept.cameras)
+def measure_reconstruction(dataset: Dataset, config: FitConfig, name: str, out: Path | None) -> dict[str, float]:
+    """Reconstruct a scene; return its PSNR on held-out and training views, and seconds (a process's first compiles)."""
+    held_out, started, spent = dataset.held_out, time.time(), time.process_time()
+    reports: list[FitProgress] = []
+    scene = reconstruct(dataset, config, reports.append)
+    seconds, spent, renders = time.time() - started, time.process_time() - spent, render_video(scene, held_out.cameras)
     if out:
-        video.contact_sheet({"photographs": kept.images, "reconstructed": shown}, out / f"{name}.png")
+        video.contact_sheet({"photographs": held_out.images, "reconstructed": renders}, out / f"{name}.png")
         write_splat(out / f"{name}.ply", scene)
     return {
-        "held_out": photograph_psnr(shown, kept),
-        "training": last[-1].psnr or math.nan,
+        "held_out": photograph_psnr(renders, held_out),
+        "training": reports[-1].psnr or math.nan,
         "seconds": seconds,
         "cpu_seconds": spent,
     }
 
 
-def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
-    """The figures of a whole `v2edit scene`."""
+def measure_edit(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
+    """Run a whole `v2edit scene`; return its figures."""
     clip, read = ClipEncoder.load(), SceneClassifier.load().classify
     with tempfile.TemporaryDirectory() as folder:
         scene, run = Path(folder, "scene"), (out or Path(folder)) / task.name
@@ -62,23 +62,23 @@ def edited(task: SceneTask, words: list[str], out: Path | None) -> dict[str, flo
         started, spent = time.time(), _children()
         _v2edit("scene", scene, task.edit.instruction, "-o", run, *words)
         seconds, spent = time.time() - started, _children() - spent
-        shown = {}
+        renders = {}
         for name in ("scene", "edited"):
             gaussians = read_splat(run / f"{name}.ply")
             cameras = {"frames": task.posed.path.cameras, "held_out": task.posed.dataset.held_out.cameras}
-            shown[name] = {key: render_video(gaussians, one) for key, one in cameras.items()}
+            renders[name] = {key: render_video(gaussians, views) for key, views in cameras.items()}
     if out:
-        rows = {"before": shown["scene"], task.edit.instruction: shown["edited"]}
-        kept = {"photographs": task.posed.dataset.held_out.images, "truth": task.posed.truth.held_out.images}
-        pictures = kept | {name: one["held_out"] for name, one in rows.items()}
+        rows = {"before": renders["scene"], task.edit.instruction: renders["edited"]}
+        pictures = {"photographs": task.posed.dataset.held_out.images, "truth": task.posed.truth.held_out.images}
+        pictures |= {name: row["held_out"] for name, row in rows.items()}
         video.contact_sheet(pictures, out / f"{task.name}.png")
-    unedited = task.measure(shown["scene"], None, read, clip)["psnr_held_out"]
-    figures = task.measure(shown["edited"], shown["scene"], read, clip)
+    unedited = task.measure(renders["scene"], None, read, clip)["psnr_held_out"]
+    figures = task.measure(renders["edited"], renders["scene"], read, clip)
     return {**figures, "unedited": unedited, "seconds": seconds, "cpu_seconds": spent}
 
 
 def _children() -> float:
-    """Processor seconds of the processes that have ended."""
+    """Return the processor seconds of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -89,7 +89,7 @@ def _v2edit(*words: object) -> None:
 
 def main() -> None:
     words = sys.argv[1:]
-    own, theirs = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    own, passed_on = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["reconstruct", "edit"])
     parser.add_argument("--scene", type=Path, help="reconstruct a scene on disk instead of the built-in world's")
@@ -109,10 +109,10 @@ def main() -> None:
     if options.scene:
         dataset = read_scene(options.scene, options.side).dataset
         assert dataset is not None
-        _say(
+        _print_row(
             scene=options.scene.name,
             views=len(dataset),
-            **reconstructed(dataset, config, options.scene.name, options.out),
+            **measure_reconstruction(dataset, config, options.scene.name, options.out),
         )
         return
     for kind in options.kinds:
@@ -120,15 +120,17 @@ def main() -> None:
         for task in scene_tasks(options.seeds, options.count, [kind], config):
             assert isinstance(task, SceneTask)
             if options.what == "edit":
-                table.append(edited(task, theirs, options.out))
+                table.append(measure_edit(task, passed_on, options.out))
             else:
-                table.append(reconstructed(task.posed.dataset, config, task.name, options.out))
-            _say(kind=kind, seed=task.seed, **table[-1])
+                table.append(measure_reconstruction(task.posed.dataset, config, task.name, options.out))
+            _print_row(kind=kind, seed=task.seed, **table[-1])
         known = {k: [row[k] for row in table if not math.isnan(row[k])] for k in table[0]}
-        _say(kind=kind, mean_of=len(table), **{k: float(np.mean(values)) for k, values in known.items() if values})
+        _print_row(
+            kind=kind, mean_of=len(table), **{k: float(np.mean(values)) for k, values in known.items() if values}
+        )
 
 
-def _say(**figures: float | str) -> None:
+def _print_row(**figures: float | str) -> None:
     kept = {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in kept.items()}), flush=True)
 

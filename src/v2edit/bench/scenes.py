@@ -1,7 +1,7 @@
-"""The benchmark of scenes: what is rendered, edited and reconstructed, against the true edited scene.
+"""The benchmark of scenes: methods in the render-edit-reconstruct loop, measured against the true edited scene.
 
-Every method goes through the same loop (V2Edit Sec. 3.4) from the same reconstruction of the task's photographs; what
-makes the video is what is compared.
+Every method runs in the same loop (RER, V2Edit Sec. 3.4) from the same reconstruction of the task's photographs; they
+differ in how the video is edited.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def scene_tasks(seeds: str, count: int, kinds: Sequence[str] = (), fit: FitConfi
 
 @dataclass(frozen=True)
 class SceneV2Edit(methods.V2Edit):
-    """The loop with V2Edit; as a method of frames, its editor alone."""
+    """V2Edit in the render-edit-reconstruct loop; on frames alone, V2Edit."""
 
     between: bool = True  # reconstruct the scene after each subtask, not only after the last
 

@@ -12,10 +12,10 @@ SCENE_FACTS = "scene.json"  # prompts of a scene, in its folder
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a scene is reconstructed."""
+    """Settings of the reconstruction of a scene."""
 
     gaussians: int = 8000
-    """How many Gaussians a scene is made of. Small images need thousands, photographs on a GPU hundreds of those."""
+    """Number of Gaussians of a scene. Small images need thousands, photographs on a GPU hundreds of those."""
     fit_steps: int = 800
     """Steps of the first reconstruction, one image each."""
     refit_steps: int = 300

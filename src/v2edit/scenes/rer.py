@@ -180,9 +180,9 @@ def video_cameras(backbone: Backbone, path: CameraPath) -> Cameras:
 
 def autoencode(backbone: Backbone, frames: np.ndarray, loop: bool = False) -> np.ndarray:
     """Return uint8 frames [T, H, W, 3] through the model's autoencoder, in their own length and size."""
-    own = Size(*frames.shape[:3])
-    resized = resize_clip(frames, backbone.nearest_size(own, loop), loop)
-    return resize_clip(backbone.decode(backbone.encode(resized, loop=loop), loop), own, loop)
+    size = Size(*frames.shape[:3])
+    resized = resize_clip(frames, backbone.nearest_size(size, loop), loop)
+    return resize_clip(backbone.decode(backbone.encode(resized, loop=loop), loop), size, loop)
 
 
 @torch.no_grad()
@@ -200,9 +200,9 @@ def _render_frame(gaussians: Gaussians, camera: Cameras) -> np.ndarray:
 def measure_change(unedited: np.ndarray, edited: np.ndarray, before: np.ndarray, after: np.ndarray) -> Change:
     """Measure how much an edit changed a video, and how much of that the scene shows `after` it and not `before`, all
     uint8 [T, H, W, 3]. `unedited` has passed through the model's autoencoder, as `edited` has."""
-    wanted, shown = _cell_means(edited) - _cell_means(unedited), _cell_means(after) - _cell_means(before)
-    energy = float((wanted * wanted).mean())
-    return Change(energy**0.5, float((wanted * shown).mean()) / max(energy, 1e-9))
+    in_video, in_scene = _cell_means(edited) - _cell_means(unedited), _cell_means(after) - _cell_means(before)
+    energy = float((in_video * in_video).mean())
+    return Change(energy**0.5, float((in_video * in_scene).mean()) / max(energy, 1e-9))
 
 
 def warn_of_weak_edit(change: Change, subtask: int) -> None:
@@ -223,6 +223,8 @@ def warn_of_weak_edit(change: Change, subtask: int) -> None:
 
 
 def _cell_means(frames: np.ndarray) -> Tensor:
+    """Return the means of uint8 frames [T, H, W, 3] over square cells, float32 [T, 3, H / CELL, W / CELL]."""
+    """Return the means of uint8 frames [T, H, W, 3] over square cells, float32 [T, 3, H / CELL, W / CELL]."""
     video = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     cell = min(CELL, *video.shape[2:])
     return F.avg_pool2d(video, cell, ceil_mode=True, count_include_pad=False)

@@ -70,9 +70,9 @@ class _Rasterise(torch.autograd.Function):
         images, alphas = d_image.float().contiguous().numpy(), d_alpha.float().contiguous().numpy()
 
         def band(low: int, high: int) -> np.ndarray:
-            own = np.zeros((len(rows), 9), np.float32)
-            _backward(rows, spans, behind, through, ends, images, alphas, own, low, high)
-            return own
+            part = np.zeros((len(rows), 9), np.float32)
+            _backward(rows, spans, behind, through, ends, images, alphas, part, low, high)
+            return part
 
         total = sum(_on_threads(band, bands))
         gradient = torch.zeros(count, 9)
