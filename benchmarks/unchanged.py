@@ -22,18 +22,13 @@ INPUTS = """
 import sys
 from pathlib import Path
 from random import Random
-try:
-    from v2edit.primitives.edits import sample_edit
-    from v2edit.primitives.render import render
-    from v2edit.scenes.primitives import write_task
-except ImportError:  # checkouts of November 2026 and before
-    from v2edit.scenes.world import write_task
-    from v2edit.world.edits import sample_edit
-    from v2edit.world.render import render
+from v2edit.primitives.edits import sample_edit
+from v2edit.primitives.render import render_clip
+from v2edit.scenes.primitives import write_task
 from v2edit import video
 folder = Path(sys.argv[1])
 for name, frames in (("clip", 9), ("long", 33)):
-    video.write(render(sample_edit(Random(7)).source, frames).frames, folder / f"{name}.mp4", fps=8)
+    video.write(render_clip(sample_edit(Random(7)).source, frames).frames, folder / f"{name}.mp4", fps=8)
 (folder / "scene").mkdir()
 write_task(3, folder / "scene", "recolour")
 """

@@ -269,11 +269,11 @@ def test_results_do_not_depend_on_the_number_of_processes(killed_and_resumed, ti
 def test_a_larger_run_takes_what_is_there_and_only_the_report_is_new(killed_and_resumed, tiny_model, monkeypatch):
     folder, _, report = killed_and_resumed
     before = results_in(folder)
-    told = []
+    calls = []
     quick = replace(OPTIONS, kinds=("floor",), count=None, quick=True)
     again = compare(quick, processes=1, model=str(tiny_model), out=folder,
-                      on_progress=lambda *at: told.append(at))  # fmt: skip
-    assert results_in(folder) == before and [at[2][:7] for at in told] == ["scoring"] * 3
+                      on_progress=lambda *at: calls.append(at))  # fmt: skip
+    assert results_in(folder) == before and [at[2][:7] for at in calls] == ["scoring"] * 3
     assert {path.name for path in again.files} == {f"quick.{end}" for end in ("md", "csv", "html", "json")}
     assert all(path.exists() for path in report.files)
 
@@ -302,18 +302,18 @@ def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_r
     assert data["columns"] == ["unedited", "truth", "autoencoder of the truth", "full", "V2V"]
     assert len(data["tasks"]) == 6 and {row["method"] for row in data["summary"]} == {*REFERENCES, "full", "V2V"}
     results = {name: np.frombuffer(frames, np.uint8) for name, (_, frames) in results_in(folder).items()}
-    for shown in data["tasks"]:
-        (tmp_path / "film.mp4").write_bytes(base64.b64decode(shown["film"]))
+    for entry in data["tasks"]:
+        (tmp_path / "film.mp4").write_bytes(base64.b64decode(entry["film"]))
         film = video.read(tmp_path / "film.mp4")
         parts = np.split(film.frames, len(data["columns"]), axis=2)
-        task = BenchTask(shown["kind"], shown["seed"])
+        task = BenchTask(entry["kind"], entry["seed"])
         assert film.fps == data["fps"] and parts[0].shape == (data["frames"], data["height"], data["width"], 3)
         v2v = next(frames for name, frames in results.items() if name.startswith(f"{task.name}/VideoToVideo"))
         expected = {0: task.clips.source.frames, 1: task.clips.target.frames, 4: v2v.reshape(parts[0].shape)}
         for k, frames in expected.items():
             errors = [float(((part.astype(float) - frames) ** 2).mean()) for part in parts]
             assert errors[k] == min(errors) and errors[k] < (60 if k < 4 else 300)  # noise, which V2V's is, packs worse
-        assert set(shown["figures"]) == {*REFERENCES, "full", "V2V"}
+        assert set(entry["figures"]) == {*REFERENCES, "full", "V2V"}
 
 
 def test_a_methods_name_cannot_end_the_pages_data():
@@ -355,8 +355,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_leaves_nothing(words, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", *words]) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1 and says in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and says in printed.err
     assert list(tmp_path.iterdir()) == []
 
 

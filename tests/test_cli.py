@@ -27,10 +27,10 @@ def v2edit(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
-def refused(told: subprocess.CompletedProcess[str], says: str) -> None:
+def refused(process: subprocess.CompletedProcess[str], says: str) -> None:
     """A mistake of the user's: one line, and that exit code."""
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.startswith("v2edit: error: ") and told.stderr.count("\n") == 1 and says in told.stderr
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("v2edit: error: ") and process.stderr.count("\n") == 1 and says in process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_version_and_help(tmp_path: Path) -> None:
-    told = v2edit("--version", cwd=tmp_path)
-    assert (told.returncode, told.stderr) == (0, "") and told.stdout.startswith("v2edit 0.")
-    told = v2edit("edit", "--help", cwd=tmp_path)
-    assert (told.returncode, told.stderr) == (0, "")
+    process = v2edit("--version", cwd=tmp_path)
+    assert (process.returncode, process.stderr) == (0, "") and process.stdout.startswith("v2edit 0.")
+    process = v2edit("edit", "--help", cwd=tmp_path)
+    assert (process.returncode, process.stderr) == (0, "")
     for option in ("--source-prompt", "--model", "-o", "--offload", "--subtasks", "--no-amr", "--seed"):
-        assert option in told.stdout
+        assert option in process.stdout
 
 
 # What the user types, and what the one line must say.
@@ -125,8 +125,8 @@ def test_a_slip_of_the_command_line(words: list[str], capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == "" and "Traceback" not in told.err and told.err.count("For full helptext") == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "Traceback" not in printed.err and printed.err.count("For full helptext") == 1
 
 
 def test_options_reach_the_configuration() -> None:
@@ -190,8 +190,8 @@ def test_what_ends_a_run_early_leaves_nothing(
 ) -> None:
     monkeypatch.setattr("v2edit.video.read", happens)
     assert main(["edit", str(clip), "make the ball red", "-o", str(tmp_path / "run")]) == code
-    told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1 and says in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and says in printed.err
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -211,8 +211,8 @@ def test_a_disk_that_fills_up_at_the_very_end(
         out.mkdir(parents=True)
     monkeypatch.setattr(Path, "replace", fails)
     assert main(["sample", "-o", str(out)]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "no space left" in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "no space left" in printed
     assert sorted(tmp_path.rglob("*")) == ([out.parent, out] if there else [])
 
 
@@ -230,8 +230,8 @@ def test_an_empty_part_of_a_model(clip: Path, model: Path, tmp_path: Path) -> No
     shutil.copytree(model, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "tokenizer")
     (tmp_path / "model" / "tokenizer").mkdir()
-    told = v2edit("edit", str(clip), *PROMPTS, "--model", "model", cwd=tmp_path)
-    refused(told, "lacks tokenizer/tokenizer.json or spiece.model")
+    process = v2edit("edit", str(clip), *PROMPTS, "--model", "model", cwd=tmp_path)
+    refused(process, "lacks tokenizer/tokenizer.json or spiece.model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -306,8 +306,10 @@ def test_what_the_hub_says_is_one_line(clip: Path, tmp_path: Path, hub: str, tro
 
 @pytest.mark.parametrize("network", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=str)
 def test_no_network(clip: Path, tmp_path: Path, network: dict[str, str]) -> None:
-    told = v2edit("edit", str(clip), *PROMPTS, "--model", "org/model", cwd=tmp_path, HF_HOME=str(tmp_path), **network)
-    refused(told, "cannot reach the hub for org/model: is there a network?")
+    process = v2edit(
+        "edit", str(clip), *PROMPTS, "--model", "org/model", cwd=tmp_path, HF_HOME=str(tmp_path), **network
+    )
+    refused(process, "cannot reach the hub for org/model: is there a network?")
 
 
 def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
@@ -318,13 +320,13 @@ def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
     words = ["edit", str(clip), *PROMPTS, "--model", "org/tiny", "--steps", "2", "-o", "run"]
-    told = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
-    assert told.returncode == 0, told.stderr
+    process = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
+    assert process.returncode == 0, process.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["model"]["commit"] == commit
 
     # What a model says of itself is not believed because it comes from the hub.
     path = cache / "snapshots" / commit / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 100_000}))
     words[-1] = "again"
-    told = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
-    refused(told, "they were cut off, or are of another model")
+    process = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
+    refused(process, "they were cut off, or are of another model")

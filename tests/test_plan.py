@@ -1,4 +1,4 @@
-"""What an edit takes, told beforehand: counted on a model without numbers, or timed on the model itself."""
+"""What an edit takes, printed beforehand: counted on a model without numbers, or timed on the model itself."""
 
 import json
 import shutil
@@ -48,8 +48,8 @@ def test_without_weights_it_is_counted_and_said_so(folder: Path, tmp_path: Path,
     words = [word for name, text in PROMPTS.items() for word in (f"--{name.replace('_', '-')}", text)]
     clip = str(folder / "clip.mp4")
     assert main(["edit", clip, *words, "--model", str(tmp_path / "fake_model"), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert COUNTED in told and "weights are not on this machine" in told and "loading" in told
+    printed = capsys.readouterr().out
+    assert COUNTED in printed and "weights are not on this machine" in printed and "loading" in printed
 
 
 def test_what_does_not_fit_is_shown_smaller(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -61,8 +61,13 @@ def test_what_does_not_fit_is_shown_smaller(folder: Path, monkeypatch: pytest.Mo
     assert last["event"] == "result" and last["fits"] is False and last["method"] == COUNTED
     assert last["fitted"] == {"frames": 17, "height": 40, "width": 24} and len(last["memory_options"]) == 3
     assert main(edit) == 0
-    told = capsys.readouterr().out
-    assert "only" in told and "are free" in told and "--vae-tiling" in told and "by itself when it must" in told
+    printed = capsys.readouterr().out
+    assert (
+        "only" in printed
+        and "are free" in printed
+        and "--vae-tiling" in printed
+        and "by itself when it must" in printed
+    )
 
 
 def test_what_would_stop_the_edit_is_told(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ PROMPTS = ["--source-prompt", "a red ball on the floor", "--target-prompt", "a b
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """An edit of a tiny model: two subtasks of nine steps."""
-    folder = tmp_path_factory.mktemp("told")
+    folder = tmp_path_factory.mktemp("printed")
     pipeline_of("5b").save_pretrained(folder / "model")
     frames = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     video.write(frames, folder / "clip.mp4", fps=8)
@@ -55,24 +55,24 @@ def test_whoever_reads_the_events_may_go(words: list[str], tmp_path: Path) -> No
     assert child.stdout is not None and child.stderr is not None
     assert json.loads(child.stdout.readline())["event"] == "started"
     child.stdout.close()
-    said = child.stderr.read()
-    assert (child.wait(timeout=300), said) == (0, "") and (tmp_path / "run" / "edited.mp4").is_file()
+    errors = child.stderr.read()
+    assert (child.wait(timeout=300), errors) == (0, "") and (tmp_path / "run" / "edited.mp4").is_file()
 
 
 def test_quiet_says_nothing(words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "-q", "-o", str(tmp_path / "run")]) == 0
     assert capfd.readouterr() == ("", "")
     assert main(["--quiet", *words, "-o", str(tmp_path / "run")]) == 2
-    told = capfd.readouterr()
-    assert told.out == "" and told.err.startswith("v2edit: error: ") and told.err.count("\n") == 1
+    printed = capfd.readouterr()
+    assert printed.out == "" and printed.err.startswith("v2edit: error: ") and printed.err.count("\n") == 1
 
 
 def test_plain_lines_where_stderr_is_no_terminal(words: list[str], tmp_path: Path, capsys) -> None:
     assert main([*words, "-o", str(tmp_path / "run")]) == 0
-    told = capsys.readouterr()
-    lines = [line for line in told.err.splitlines() if line.startswith("subtask")]
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("subtask")]
     assert len(lines) == 18 and "left" not in lines[0] and "s left" in lines[1]  # at most ten a subtask, of nine steps
-    assert lines[-1].startswith("subtask 2/2, step 9/9") and str(tmp_path / "run" / "edited.mp4") in told.out
+    assert lines[-1].startswith("subtask 2/2, step 9/9") and str(tmp_path / "run" / "edited.mp4") in printed.out
 
 
 MISTAKES = {
@@ -85,9 +85,9 @@ MISTAKES = {
 @pytest.mark.parametrize(("wrong", "says"), MISTAKES.values(), ids=MISTAKES)
 def test_errors_are_events_with_the_exit_code(wrong: list[str], says: str, capsys) -> None:
     assert main(["--json", *wrong]) == 2
-    told = capsys.readouterr()
-    *_, last = events(told.out)
-    assert (last["event"], last["code"], told.err) == ("error", 2, "") and says in last["message"]
+    printed = capsys.readouterr()
+    *_, last = events(printed.out)
+    assert (last["event"], last["code"], printed.err) == ("error", 2, "") and says in last["message"]
 
 
 def test_an_interruption_and_a_bug_are_events_too(words: list[str], monkeypatch, capsys) -> None:
@@ -124,10 +124,10 @@ def test_notes_are_events(tmp_path: Path, capsys) -> None:
 
 
 def test_stages_are_counted_each_by_itself(capsys) -> None:
-    shown = reporter_for(OutputOptions())
+    reporter = reporter_for(OutputOptions())
     for what, steps in (("reconstructing", 20), ("editing", 10)):
         for step in range(1, steps + 1):
-            shown.on_scene(SceneProgress(what, step, steps, 20.0 + step if what == "reconstructing" else None))
+            reporter.on_scene(SceneProgress(what, step, steps, 20.0 + step if what == "reconstructing" else None))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 20 and lines[9].startswith("reconstructing, PSNR 40.0 dB, step 20/20")
     assert lines[10] == "editing, step 1/10"  # timed anew, from the end of its first step
@@ -136,13 +136,13 @@ def test_stages_are_counted_each_by_itself(capsys) -> None:
 def test_a_bar_where_there_is_a_terminal(monkeypatch, capsys) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    shown = TextReporter()
-    with shown.working():
+    reporter = TextReporter()
+    with reporter.working():
         for done in range(1, 4):
-            shown.on_count(done, 3, f"task {done}")
-        shown.note("a word above the bar")
-    told = capsys.readouterr().err
-    assert "\x1b[" in told and "a word above the bar" in told and "3 of 3: task 3" in told
+            reporter.on_count(done, 3, f"task {done}")
+        reporter.note("a word above the bar")
+    printed = capsys.readouterr().err
+    assert "\x1b[" in printed and "a word above the bar" in printed and "3 of 3: task 3" in printed
 
 
 def test_one_way_to_speak_at_a_time(capsys) -> None:

@@ -53,9 +53,9 @@ def test_prompts_by_hand_are_shown_with_what_they_share_and_what_they_cost(
     words = ["--source-prompt", PAIR["source"], "--target-prompt", PAIR["target"], "--model", model]
     out = tmp_path / "pair.json"
     assert main(["prompts", clip, *words, "--subtasks", "2", "-o", str(out)]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    source, target, diff, summary, plan, saved = told.out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    source, target, diff, summary, plan, saved = printed.out.splitlines()
     assert source.split(maxsplit=1) == ["source", PAIR["source"]]
     assert target.split(maxsplit=1) == ["target", PAIR["target"]]
     assert diff.strip() == "diff  a [-red ball-] {+blue cube+} on the floor"
@@ -138,12 +138,12 @@ def test_an_edit_whose_prompts_a_language_model_writes(
         lvlm = ["--lvlm", "gpt-x", "--lvlm-url", url, "--lvlm-progression"]
         assert main(["edit", clip, "turn it into a blue cube", *words, *lvlm, "-o", str(tmp_path / "run")]) == 0
         facts = json.loads((tmp_path / "run" / "run.json").read_text())
-        shown = server.url
+        url = server.url
     assert facts["prompts"] == {**PAIR, "intermediate": BETWEEN} and facts["config"]["subtasks"] == 2
-    assert facts["lvlm"] == {"model": "gpt-x", "url": shown, "style": "cogvideox", "frames": 8, "progression": True}
+    assert facts["lvlm"] == {"model": "gpt-x", "url": url, "style": "cogvideox", "frames": 8, "progression": True}
     assert (tmp_path / "run" / "subtask-1.mp4").is_file()
-    told = capsys.readouterr()
-    everything = told.out + told.err + "".join(
+    printed = capsys.readouterr()
+    everything = printed.out + printed.err + "".join(
         path.read_bytes().decode("latin-1") for path in (tmp_path / "run").iterdir()
     )  # fmt: skip
     for secret in (KEY, PASSWORD, QUERY):
@@ -200,8 +200,8 @@ def test_what_goes_wrong_with_the_server_is_one_line_and_leaves_nothing(
     with serve(echoes) as server:
         lvlm = ["--lvlm", "m", "--lvlm-url", server.url]
         assert main(["edit", clip, "make it a cube", *lvlm, "--model", model, "-o", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1 and "***" in told.err and KEY not in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and "***" in printed.err and KEY not in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 

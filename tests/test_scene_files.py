@@ -183,9 +183,9 @@ def test_a_wild_lens_shows_the_little_it_can():
 def test_a_lens_that_is_none_is_refused(tmp_path):
     write_transforms(tmp_path, dataset_of(ring(6, height=24, width=32)))
     file = tmp_path / "transforms.json"
-    said = json.loads(file.read_text())
+    transforms = json.loads(file.read_text())
     for bend, why in ((float("nan"), "expected a number"), (1e8, "leaves nothing of it")):
-        file.write_text(json.dumps(said | {"k1": bend, "k2": bend}))
+        file.write_text(json.dumps(transforms | {"k1": bend, "k2": bend}))
         with pytest.raises(UserError, match=why):
             read_scene(tmp_path)
 
@@ -262,22 +262,22 @@ def test_a_path_comes_back(tmp_path):
 
 def test_a_path_in_nerfstudios_frame_lands_in_the_datasets(tmp_path):
     """The viewer saves what it trained in; both ways of getting back agree, and undo it."""
-    views, wanted = ring(12).camera_to_world, ring(5, turn=1.0).camera_to_world
+    views, expected = ring(12).camera_to_world, ring(5, turn=1.0).camera_to_world
     frame = nerfstudio_frame(views)
     np.testing.assert_allclose((frame @ views)[:, :3, 3].mean(0), 0, atol=1e-9)
     assert np.abs((frame @ views)[:, :3, 3]).max() == pytest.approx(1)
-    saved = frame @ wanted
+    saved = frame @ expected
     saved[:, :3, :3] /= np.cbrt(np.linalg.det(saved[:, :3, :3]))[:, None, None]
     listed = [{"camera_to_world": one.flatten().tolist(), "fov": 50.0} for one in saved]
     facts = {"render_height": 12, "render_width": 16, "camera_path": listed}
     (tmp_path / "path.json").write_text(json.dumps(facts))
     applied = dataset_of(ring(2)).applied
-    np.testing.assert_allclose(read_path(tmp_path / "path.json", views).cameras.camera_to_world, wanted, atol=1e-9)
+    np.testing.assert_allclose(read_path(tmp_path / "path.json", views).cameras.camera_to_world, expected, atol=1e-9)
     scale = float(np.cbrt(np.linalg.det(frame[:3, :3])))
     note = {"transform": (np.diag([1 / scale] * 3 + [1]) @ frame @ applied)[:3].tolist(), "scale": scale}
     (tmp_path / "dataparser_transforms.json").write_text(json.dumps(note))
     there = read_path(tmp_path / "path.json", np.tile(np.eye(4), (2, 1, 1)), applied)
-    np.testing.assert_allclose(there.cameras.camera_to_world, wanted, atol=1e-9)
+    np.testing.assert_allclose(there.cameras.camera_to_world, expected, atol=1e-9)
 
 
 def test_a_note_about_a_path_is_found_from_wherever_one_stands(tmp_path, monkeypatch):
@@ -285,9 +285,9 @@ def test_a_note_about_a_path_is_found_from_wherever_one_stands(tmp_path, monkeyp
     path = write_path(tmp_path / "saved" / "path.json", CameraPath(ring(5, turn=1.0), False), fps=8)
     (path.parent / "dataparser_transforms.json").rename(tmp_path / "dataparser_transforms.json")
     views = 2 * ring(12).camera_to_world
-    wanted = read_path(path, views).cameras.camera_to_world
+    expected = read_path(path, views).cameras.camera_to_world
     monkeypatch.chdir(path.parent)
-    np.testing.assert_array_equal(read_path(Path("path.json"), views).cameras.camera_to_world, wanted)
+    np.testing.assert_array_equal(read_path(Path("path.json"), views).cameras.camera_to_world, expected)
 
 
 def test_how_far_away_what_cameras_look_at_is():
