@@ -4,39 +4,25 @@ error of one line, and no key is printed."""
 import base64
 import io
 import json
-import logging
 import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.models import tokenizer_of
+from support.lvlm import FRAMES, GOOD, INSTRUCTION, KEY, PAIR, SOURCE, STYLE, TOKENIZER, refused, write
 from support.servers import RETRY_SOON, Reply, Request, completion, http_error, serve
 
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 from v2edit.prompts.chat import MAX_RETRIES, sample_frames
-from v2edit.prompts.endpoint import RETRIES, redact_url
+from v2edit.prompts.endpoint import RETRIES
 from v2edit.prompts.lvlm import LVLMConfig, generate_prompts, open_chat
-from v2edit.prompts.style import read_style
-from v2edit.prompts.tokens import PromptTokenizer
 
-SOURCE = (
-    "A small red boat with a white sail glides slowly over a calm mountain lake, its wake a thin line on the dark "
-    "water. Pine trees stand along the shore, and the camera follows the boat from the side in soft morning light."
-)
-GOOD = {"source": SOURCE, "target": SOURCE.replace("red", "blue")}
-PAIR = PromptPair(**GOOD)
 FRENCH = (
     "Un petit bateau rouge avec une voile blanche glisse lentement sur un lac de montagne calme, et son sillage "
     "dessine une ligne fine sur les eaux sombres."
 )
-KEY = "sk-test-0123456789abcdef"
-STYLE = read_style("cogvideox")
-TOKENIZER = PromptTokenizer(tokenizer_of(226, SOURCE), 226)
-FRAMES = np.random.default_rng(0).integers(0, 256, (20, 30, 40, 3), dtype=np.uint8)
-INSTRUCTION = "paint the boat blue"
 
 
 @pytest.fixture(autouse=True)
@@ -44,22 +30,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_LOG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("V2EDIT_LVLM_KEY", KEY)
-
-
-def write(url: str, instruction: str = INSTRUCTION, subtasks: int = 1, **settings: object) -> PromptPair:
-    config = LVLMConfig(model="m", url=url, **settings)
-    with open_chat(config) as chat:
-        return generate_prompts(chat, FRAMES, instruction, STYLE, TOKENIZER, config, subtasks)
-
-
-def refused(url: str, **settings: object) -> str:
-    """Return the error, one line without the key."""
-    with pytest.raises(UserError) as error:
-        write(url, **settings)
-    text = str(error.value)
-    assert "\n" not in text and KEY not in text
-    assert error.value.__cause__ is None  # a traceback from Python contains no request either
-    return text
 
 
 def test_right_the_first_time() -> None:
@@ -237,92 +207,6 @@ def test_the_reason_of_a_refusal_is_passed_on() -> None:
     with serve(http_error(401, "Unauthorized"), endless=True) as server:
         error = refused(server.url)
     assert "status 401" in error and "V2EDIT_LVLM_KEY" in error and len(server.requests) == 1
-
-
-# --- the key --------------------------------------------------------------------------------------
-
-
-def echoes(request: Request) -> Reply:
-    return http_error(
-        401, f"bad key {request.headers.get('Authorization')} in {dict(request.headers)} for {request.path}"
-    )
-
-
-def test_a_key_that_the_server_sends_back_is_redacted(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    with serve(echoes) as server:
-        assert "***" in refused(server.url)
-    with serve(completion({"source": SOURCE, "target": f"{SOURCE} {KEY}"})) as server:
-        assert write(server.url) == PromptPair(SOURCE, f"{SOURCE} ***")
-    with serve(completion(f"I will not. {KEY}"), endless=True) as server:
-        assert "***" in refused(server.url)
-    assert len(caplog.records) > 3 and KEY not in caplog.text  # the client did log
-
-
-SECRETS = ["hunter2secret", "query-secret-1"]
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [completion(GOOD), http_error(400, "no"), echoes, Reply(hangs=True)],
-    ids=["answer", "refusal", "echo", "silence"],
-)
-def test_a_secret_in_the_address_is_sent_and_not_printed(reply, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    password, query = SECRETS
-    with serve(reply, endless=True) as server:
-        url = server.url.replace("://", f"://someone:{password}@") + f"?api-key={query}&api-version=2"
-        try:
-            write(url, timeout=0.2)
-            message = ""
-        except UserError as error:
-            message = str(error)
-        request = server.requests[0]
-    assert request.path == f"/v1/chat/completions?api-key={query}&api-version=2"
-    assert base64.b64decode(request.headers["Authorization"].removeprefix("Basic ")).decode() == f"someone:{password}"
-    for secret in (*SECRETS, KEY):
-        assert secret not in message + caplog.text
-    assert redact_url(url) == server.url
-
-
-@pytest.mark.parametrize(
-    ("keys", "url", "sent"),
-    [
-        ({"V2EDIT_LVLM_KEY": "mine-1234"}, True, "mine-1234"),
-        ({"V2EDIT_LVLM_KEY": " mine-1234\n", "OPENAI_API_KEY": "theirs-1234"}, True, "mine-1234"),
-        ({"OPENAI_API_KEY": "theirs-1234"}, True, "none"),  # is sent to OpenAI or OPENAI_BASE_URL alone
-        ({"OPENAI_API_KEY": "theirs-1234", "OPENAI_BASE_URL": "HERE"}, False, "theirs-1234"),
-        ({"OPENAI_API_KEY": "theirs-1234", "OPENAI_BASE_URL": "HERE"}, True, "theirs-1234"),
-        ({}, True, "none"),  # local servers need none
-    ],
-)
-def test_each_key_is_sent_to_its_own_service(keys, url, sent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("V2EDIT_LVLM_KEY")
-    with serve(completion(GOOD)) as server:
-        for name, value in keys.items():
-            monkeypatch.setenv(name, value.replace("HERE", server.url))
-        write(server.url if url else None)
-    assert server.requests[0].headers["Authorization"] == f"Bearer {sent}"
-
-
-def test_a_key_that_is_invalid_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("V2EDIT_LVLM_KEY", "schlüssel-0123456789")
-    assert "schl" not in refused("http://127.0.0.1:9/v1")
-    monkeypatch.delenv("V2EDIT_LVLM_KEY")
-    assert "OPENAI_API_KEY" in refused("https://api.openai.com/v1")  # before anything is sent
-
-
-def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALL_PROXY", f"socks9://me:{KEY}@127.0.0.1:9")
-    monkeypatch.setenv("HTTPS_PROXY", f"socks9://me:{KEY}@127.0.0.1:9")
-    error = refused("http://127.0.0.1:9/v1")
-    assert "proxies" in error
-
-
-@pytest.mark.parametrize("url", ["localhost:11434/v1", "ftp://host/v1", "http://", "http://u:hunter2secret@host:x/v1"])
-def test_invalid_addresses(url: str) -> None:
-    error = refused(url)
-    assert "http://localhost:11434/v1" in error and "hunter2" not in error
 
 
 # --- prompt injection -----------------------------------------------------------------------------
