@@ -10,14 +10,7 @@ if TYPE_CHECKING:
     from v2edit.batch.command import run_batch
     from v2edit.editing.config import EditConfig
     from v2edit.editing.editor import Editor
-    from v2edit.jobs.functions import (
-        edit_scene,
-        edit_video,
-        estimate_edit,
-        estimate_scene,
-        preview_edit,
-        resume_run,
-    )
+    from v2edit.jobs.functions import edit_scene, edit_video, estimate_edit, estimate_scene, preview_edit, resume_run
     from v2edit.prompts import PromptPair
     from v2edit.prompts.lvlm import LVLMConfig
     from v2edit.scenes.config import FitConfig
@@ -31,27 +24,16 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "EditConfig": "v2edit.editing.config",
-    "Editor": "v2edit.editing.editor",
-    "FitConfig": "v2edit.scenes.config",
-    "LVLMConfig": "v2edit.prompts.lvlm",
-    "PromptPair": "v2edit.prompts",
-    "Video": "v2edit.video",
-    "edit_scene": "v2edit.jobs.functions",
-    "edit_video": "v2edit.jobs.functions",
-    "estimate_edit": "v2edit.jobs.functions",
-    "estimate_scene": "v2edit.jobs.functions",
-    "preview_edit": "v2edit.jobs.functions",
-    "resume_run": "v2edit.jobs.functions",
-    "run_batch": "v2edit.batch.command",
-}
+    "EditConfig": "editing.config", "Editor": "editing.editor", "FitConfig": "scenes.config",
+    "LVLMConfig": "prompts.lvlm", "PromptPair": "prompts", "Video": "video", "run_batch": "batch.command",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = import_module("importlib.metadata").version("v2edit")
-    elif name in _MODULES:
-        value = getattr(import_module(_MODULES[name]), name)
+    elif name in __all__:
+        value = getattr(import_module(f"v2edit.{_MODULES.get(name, 'jobs.functions')}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

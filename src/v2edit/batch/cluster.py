@@ -29,9 +29,8 @@ class RayPool:
     def __init__(self, setup: WorkerSetup, address: str, device: str, count: int | None) -> None:
         """Connect to a cluster ("auto": the one that this machine belongs to), or start Ray here ("local").
 
-        count: the number of workers, if not one for each device.
-
-        Raises `UserError` where Ray is not installed, there is no cluster, or it has no such device.
+        `count` is the number of workers, if not one for each device. Raises `UserError` where Ray is not installed,
+        there is no cluster, or it has no such device.
         """
         self._ray = _import_ray()
         if self._ray.is_initialized():
@@ -127,11 +126,8 @@ def _import_ray() -> Any:
 def _connect(ray: Any, address: str, count: int | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
-        options |= {
-            "num_cpus": max(available_cores(), count or 1),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
+        options |= {"num_cpus": max(available_cores(), count or 1), "include_dashboard": False}
+        options["object_store_memory"] = OBJECT_STORE_BYTES
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)

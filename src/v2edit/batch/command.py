@@ -63,12 +63,8 @@ class EditBatch:
     ) -> BatchStatus:
         """Run the tasks that are not done; tasks that failed are in the status returned.
 
-        Args:
-            on_progress: Called with the tasks that ended, of how many, and how the latest ended.
-            command: The command line, for the runs' run.json.
-
-        Raises:
-            UserError: what the user can mend, in one line.
+        `on_progress` is called with the tasks that ended, of how many, and how the latest ended; `command` is the
+        command line, for the runs' run.json. Raises `UserError` for what the user can mend, in one line.
         """
         folder, options = Path(os.path.abspath(self.out)), self.model_options
         if Path(options.model).is_dir() and options.model != BUILT_IN:
@@ -120,12 +116,8 @@ def run_batch(
         **options: Any option of `v2edit batch` by its name, with `_` for `-`: ray, workers, retries, retry_failed, and
             the options of `edit_video` on models, prompts by a language model, the edit, and of reconstruction.
 
-    Returns:
-        The status of the batch; tasks that failed are in its `failed`.
-
-    Raises:
-        UserError: what the user can mend, in one line.
-        TypeError: there is no such option.
+    Returns the status of the batch; tasks that failed are in its `failed`. Raises `UserError` for what the user can
+    mend, in one line, and `TypeError` for an unknown option.
     """
     job = job_from_keywords(EditBatch, tasks=Path(tasks), out=Path(out), **options)
     with count_bar(show_progress, on_progress) as report:

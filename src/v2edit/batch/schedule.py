@@ -25,13 +25,9 @@ class _Attempt:
 
 
 class Scheduler:
-    """Runs assignments on a pool of workers and records what becomes of them.
+    """Runs assignments on a pool of workers, none of them started, and records each start and end in the batch's state.
 
-    Args:
-        pool: The workers, none of them started.
-        retries: How often a task that failed is tried again.
-        state: The batch's state, which every start and end of an attempt is written to.
-        on_result: Called with the result of each task that ends.
+    A task that failed is tried again `retries` times; `on_result` is called with the result of each task that ends.
     """
 
     def __init__(
@@ -109,18 +105,12 @@ class Scheduler:
             reasons = [*attempt.earlier_reasons, outcome.reason]
             self._waiting.append(_Attempt(attempt.assignment, attempt.number + 1, reasons))
         else:
+            state = "done" if outcome.reason is None else "failed"
             result = TaskResult(
-                name=name,
-                state="done" if outcome.reason is None else "failed",
-                reason=outcome.reason,
-                attempts=attempt.number,
-                earlier=attempt.earlier_reasons,
-                notes=outcome.notes,
-                seconds=outcome.seconds,
-                worker=place,
-                finished=utc_now(),
+                name=name, state=state, reason=outcome.reason, attempts=attempt.number, earlier=attempt.earlier_reasons,
+                notes=outcome.notes, seconds=outcome.seconds, worker=place, finished=utc_now(),
                 facts=self._state.facts[name],
-            )
+            )  # fmt: skip
         self._state.record_end(name, result, outcome.trace)
         if result is not None:
             self._on_result(result)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from v2edit.batch.layout import ERRORS_DIR, LOCK, RESULTS, RUNNING_DIR, TASK_LIST
 from v2edit.batch.tasks import BatchTask
@@ -19,23 +19,17 @@ from v2edit.errors import UserError
 from v2edit.files import atomic_write, is_locked, parse_json, read_json
 from v2edit.runs import read_run_state, utc_now, why_not_writable
 
-# --- records --------------------------------------------------------------------------------------
 
-
-class ListedTask(BaseModel):
+class ListedTask(BaseModel, frozen=True):
     """A line of the list of tasks."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     about: str
     facts: dict[str, Any]
 
 
-class RunningTask(BaseModel):
+class RunningTask(BaseModel, frozen=True):
     """A task that a worker has."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     attempt: int
@@ -44,22 +38,16 @@ class RunningTask(BaseModel):
     facts: dict[str, Any]
 
 
-class TaskResult(BaseModel):
+class TaskResult(BaseModel, frozen=True):
     """A line of results.jsonl: a task that is done, or failed and was set aside."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     state: Literal["done", "failed"]
-    reason: str | None = None
-    """The reason of the last failure."""
+    reason: str | None = None  # of the last failure
     attempts: int = 1
-    earlier: list[str] = []
-    """The reasons of the failures before it."""
-    notes: list[str] = []
-    """The edit's log messages, such as what a video was taken to show."""
-    seconds: float | None = None
-    """The duration of the last attempt; None where an earlier batch had made the run."""
+    earlier: list[str] = []  # the reasons of the failures before it
+    notes: list[str] = []  # the edit's log messages, such as what a video was taken to show
+    seconds: float | None = None  # of the last attempt; None where an earlier batch had made the run
     worker: str | None = None
     finished: str
     facts: dict[str, Any]
@@ -108,9 +96,6 @@ def run_folder_state(folder: Path) -> Literal["absent", "unfinished", "done", "o
     return "other" if why_not_writable(folder) else "absent"
 
 
-# --- the writing side -----------------------------------------------------------------------------
-
-
 class BatchState:
     """The state of a batch, for the process that holds the folder's lock: results in memory and on disk."""
 
@@ -124,9 +109,8 @@ class BatchState:
     ) -> list[BatchTask]:
         """Write the list of tasks, and return those to run: neither done nor, unless `retry_failed`, set aside.
 
-        facts_of: returns all that decides a task's result, as plain data.
-
-        Raises `UserError` where a task's folder holds something else.
+        `facts_of` returns all that decides a task's result, as plain data. Raises `UserError` where a task's folder
+        holds something else.
         """
         self.facts = {task.name: json.loads(json.dumps(facts_of(task))) for task in tasks}  # as read from a file
         interrupted = {task.name: task for task in _read_running(self.folder)}
@@ -211,9 +195,6 @@ def _changed_facts(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def _foreign_folder(task: BatchTask, folder: Path) -> str:
     problem = f"{folder} is there and is no run of this batch"
     return f"line {task.line}: {problem}; give the task another name, or move it away"
-
-
-# --- reading records ------------------------------------------------------------------------------
 
 
 def _read_results(folder: Path) -> dict[str, TaskResult]:

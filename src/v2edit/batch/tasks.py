@@ -49,11 +49,6 @@ class BatchTask:
         return self.instruction or self.target_prompt or ""
 
     @property
-    def has_prompts(self) -> bool:
-        """Whether its prompts are written by hand; no language model is asked then."""
-        return self.source_prompt is not None or self.target_prompt is not None
-
-    @property
     def facts(self) -> dict[str, Any]:
         """All that decides its result, as plain data: a result of other facts is another task's."""
         return {
@@ -93,17 +88,12 @@ TaskLine = create_model("TaskLine", __base__=_BaseLine, **_settings)
 
 
 def read_tasks(
-    path: Path,
-    config: EditConfig = EditConfig(),
-    check: Callable[[BatchTask], object] = lambda task: None,
+    path: Path, config: EditConfig = EditConfig(), check: Callable[[BatchTask], object] = lambda task: None
 ) -> list[BatchTask]:
     """Read the tasks of a file, which paths in it are relative to; a line's settings override those of `config`.
 
-    check: Raises `UserError` for a task that cannot be done, which is reported with the other mistakes.
-
-    Raises:
-        UserError: the file cannot be read, is too large or is empty, or a line has a mistake: which line, which
-            field, its value and what is expected. Where there are several mistakes, each is logged.
+    Raises `UserError` where the file cannot be read, is too large or is empty, or a line has a mistake, also one that
+    `check` raises: which line, which field, its value and what is expected. Several mistakes are logged one by one.
     """
     tasks: list[BatchTask] = []
     mistakes: list[str] = []
@@ -185,16 +175,8 @@ def _parse_task(number: int, content: dict[str, Any], base: Path, config: EditCo
     if line.name is not None:
         names.reserve(line.name, number)
     settings = {name: getattr(line, name) for name in _settings if name in line.model_fields_set}
-    return BatchTask(
-        number,
-        line.name or "",
-        kind,
-        path,
-        line.instruction,
-        line.source_prompt,
-        line.target_prompt,
-        replace(config, **settings),
-    )
+    prompts = line.instruction, line.source_prompt, line.target_prompt
+    return BatchTask(number, line.name or "", kind, path, *prompts, replace(config, **settings))
 
 
 def _describe_mistake(error: Any) -> str:
@@ -220,9 +202,6 @@ def _name_fields(message: str) -> str:
         return f'"{negated}": false' if negated in TaskLine.model_fields else match[0]
 
     return re.sub(r"--([a-z][a-z-]*)", field, message)
-
-
-# --- names ----------------------------------------------------------------------------------------
 
 
 class _TaskNames:
@@ -251,11 +230,11 @@ class _TaskNames:
 
     def make(self, task: BatchTask) -> str:
         """Reserve the name that the task would have as a run of its own, with the first of -2, -3 … that is free."""
-        wanted = default_name(task.path, task.about).lstrip(".") or task.kind
-        number, name = 1, _shorten(wanted, "")
+        stem = default_name(task.path, task.about).lstrip(".") or task.kind
+        number, name = 1, _shorten(stem, "")
         while _fold(name) in self.lines:
             number += 1
-            name = _shorten(wanted, f"-{number}")
+            name = _shorten(stem, f"-{number}")
         self.reserve(name, task.line)
         return name
 

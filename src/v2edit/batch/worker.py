@@ -67,17 +67,13 @@ class Assignment:
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """The outcome of an attempt: a `reason` if it failed, and a `trace` where that was no mistake of the user's.
-
-    seconds: how long it took; None where that is unknown.
-    suspect: whether the process may be unusable, as after an error of a GPU.
-    """
+    """The outcome of an attempt: a `reason` if it failed, and a `trace` where that was no mistake of the user's."""
 
     reason: str | None
     notes: list[str]
-    seconds: float | None
+    seconds: float | None  # its duration, where that is known
     trace: str | None = None
-    suspect: bool = False
+    suspect: bool = False  # the process may be unusable, as after an error of a GPU
 
 
 class EditWorker:

@@ -84,9 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str], print_errors: bool = True) -> BoundCommand:
     """Parse a command line to its command with all parameters but the context.
 
-    Raises:
-        UserError: an option has a value that it cannot take, or with `print_errors` off anything else is wrong.
-        SystemExit: the parser printed help or, with `print_errors`, what is wrong.
+    Raises `UserError` for a value that an option cannot take, or with `print_errors` off for any mistake, and
+    `SystemExit` where the parser printed help or, with `print_errors`, what is wrong.
     """
     app = SubcommandApp()
     for name, command in COMMANDS.items():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -111,10 +111,7 @@ def prompts(
     )
 
 
-def resume(
-    context: Context,
-    folder: Annotated[Path, Positional, arg(metavar="RUN")],
-) -> None:
+def resume(context: Context, folder: Annotated[Path, Positional, arg(metavar="RUN")]) -> None:
     """Continue a run that was interrupted, killed or out of disk, from its last snapshot.
 
     On the same machine the result is the same, to the byte, as if nothing had happened. A run that is done stays as it
@@ -129,10 +126,7 @@ def resume(
     _print_run(run, context.reporter)
 
 
-def runs(
-    context: Context,
-    folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs"),
-) -> None:
+def runs(context: Context, folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs")) -> None:
     """List the runs in a folder: their state, how many steps are done, and the time left.
 
     Args:
@@ -149,11 +143,7 @@ def runs(
     context.reporter.result(runs=[asdict(one) for one in states])
 
 
-def view(
-    context: Context,
-    run: Annotated[Path, Positional, arg(metavar="RUN")],
-    port: int = 8080,
-) -> None:
+def view(context: Context, run: Annotated[Path, Positional, arg(metavar="RUN")], port: int = 8080) -> None:
     """Look at a scene before and after its edit, in a browser.
 
     Args:
@@ -184,13 +174,10 @@ def sample(
     kind = kind and kind.replace("-", " ")
     with RunWriter(out) as run:
         if scene:
-            from v2edit.scenes.primitives import write_task
-
-            write_task(seed, run.folder, kind)
+            from v2edit.scenes.primitives import write_task as write
         else:
-            from v2edit.primitives.sample import write_sample
-
-            write_sample(seed, run.folder, kind)
+            from v2edit.primitives.sample import write_sample as write
+        write(seed, run.folder, kind)
     facts, words = ("scene.json", ["scene", out]) if scene else ("clip.json", ["edit", out / "clip.mp4"])
     instruction = json.loads((run.out / facts).read_text(encoding="utf-8"))["instruction"]
     command = f'v2edit {shlex.join(map(str, words))} "{instruction}"'
@@ -199,10 +186,7 @@ def sample(
     context.reporter.result(folder=run.out, files=files, command=command)
 
 
-def batch(
-    context: Context,
-    job: Annotated[EditBatch, arg(name="")],
-) -> None:
+def batch(context: Context, job: Annotated[EditBatch, arg(name="")]) -> None:
     """Edit many videos or scenes, on all devices of this machine or of a Ray cluster.
 
     Each line of TASKS.jsonl is a task: {"video": "a.mp4", "instruction": "make the ball blue"}, or "scene" instead of
@@ -220,10 +204,7 @@ def batch(
         raise UserError(f"{len(status.failed)} of {len(status.tasks)} tasks failed, for the reasons above; {again}")
 
 
-def show_batch_status(
-    context: Context,
-    folder: Annotated[Path, Positional, arg(metavar="FOLDER")],
-) -> None:
+def show_batch_status(context: Context, folder: Annotated[Path, Positional, arg(metavar="FOLDER")]) -> None:
     """Show how far a batch is: what is done, running, waiting and failed, and why.
 
     Args:
@@ -232,10 +213,7 @@ def show_batch_status(
     _print_batch(batch_status(folder), context.reporter)
 
 
-def bench(
-    context: Context,
-    options: Annotated[BenchOptions, arg(name="")] = BenchOptions(),
-) -> None:
+def bench(context: Context, options: Annotated[BenchOptions, arg(name="")] = BenchOptions()) -> None:
     """Compare V2Edit, its ablations and baselines on edits whose true result is known.
 
     Results are kept one by one: the same command continues where a stopped one stood, and a larger one uses what is
@@ -303,7 +281,5 @@ def _print_batch(status: BatchStatus, reporter: Reporter) -> None:
     if not status.active and status.waiting:
         print("no batch is running here; the same command continues it")
     print(status.folder / "index.html")
-    failed: list[dict[str, Any]] = [
-        {"name": one.name, "reason": one.reason, "attempts": one.attempts} for one in status.failed
-    ]
+    failed = [{"name": task.name, "reason": task.reason, "attempts": task.attempts} for task in status.failed]
     reporter.result(folder=status.folder, counts=counts, failed=failed)

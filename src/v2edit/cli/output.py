@@ -174,15 +174,7 @@ class QuietReporter(TextReporter):
         with open_devnull() as devnull, redirect_stdout(devnull), redirect_stderr(devnull):
             yield
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        yield
-
-    def update(self, update: Update) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
+    working, update, note = Reporter.working, Reporter.update, Reporter.note
 
 
 class JsonReporter(Reporter):

@@ -173,8 +173,7 @@ def estimate_edit(stopwatch: Stopwatch, prepared: Prepared, frames: np.ndarray, 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            remark = "timing it ran out of memory: it does not fit, whatever was counted"
-            estimate = replace(estimate, remarks=[remark])
+            estimate = replace(estimate, remarks=["timing it ran out of memory: it does not fit, whatever was counted"])
     if estimate.method == COUNTED:
         computing = cost.flops / matmul_flops_per_second(device, fake.dtype)
         estimate = replace(estimate, seconds={"loading": stopwatch.seconds, "computing": computing})

@@ -66,7 +66,7 @@ class Evaluation:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """A CSV file of the rows, the run in the first column."""
+        """Write the rows as a CSV file, the run in the first column."""
         with path.open("x", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, ["run", *self.columns])
             table.writeheader()
@@ -89,14 +89,7 @@ class Evaluate:
     judging: Annotated[OmitArgPrefixes[JudgeConfig], arg(name="judge")] = JudgeConfig()
 
     def run(self, on_progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> Evaluation:
-        """Measure the runs.
-
-        Args:
-            on_progress: Called with how much is done, of how much, and what it was.
-
-        Raises:
-            UserError: what the user can mend, in one line.
-        """
+        """Measure the runs; `on_progress` is called with (done, total, what). Raises `UserError`, in one line."""
         if not self.runs:
             raise UserError("which runs? Give the folders that v2edit edit made")
         if self.out is not None and self.out.exists():
@@ -187,16 +180,15 @@ def judge_runs(
     groups: dict[tuple[str, str], list[str]] = {}
     for name, run in runs.items():
         groups.setdefault((run.checksum, run.instruction), []).append(name)
-    asked = {
-        group: make_queries({n: runs[n].edited for n in group}, runs[group[0]].source, key[1], config, ANSWERS)
-        for key, members in groups.items()
-        if (group := tuple(members))
-    }
-    for queries in asked.values():
+    queries_of_groups = [
+        make_queries({name: runs[name].edited for name in group}, runs[group[0]].source, instruction, config, ANSWERS)
+        for (_, instruction), group in groups.items()
+    ]
+    for queries in queries_of_groups:
         log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate_cost(queries))
     rows: dict[str, dict[str, float]] = {}
     with open_chat(config.lvlm, "auto") as chat:
-        for queries in asked.values():
+        for queries in queries_of_groups:
             what = f"judged {', '.join(sorted(queries[0].order))}"
             for name, scores in judge(queries, chat, lambda done, of, what=what: on_progress(done, of, what)).items():
                 rows[name] = {aspect: score.mean for aspect, score in scores.items()}

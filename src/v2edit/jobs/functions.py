@@ -53,9 +53,7 @@ def edit_video(
     Returns:
         The finished run: `folder`, `edited` (a `Video`, whose `frames` are uint8 [T, H, W, 3]) and `prompts`.
 
-    Raises:
-        UserError: a mistake in the options or the input, in one line.
-        TypeError: there is no such option.
+    Raises `UserError` for a mistake in the options or the input, in one line, and `TypeError` for an unknown option.
     """
     job = job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options)
     with progress_bar(show_progress, on_progress) as report:
@@ -71,23 +69,15 @@ def edit_scene(
     loaded: LoadedModel | None = None,
     **options: Any,
 ) -> SceneRun:
-    """Edit a 3D scene and write a run folder, as `v2edit scene` does.
+    """Edit a 3D scene and write a run folder, as `v2edit scene` does; arguments and errors are those of `edit_video`.
 
     Args:
         scene: The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply.
-        instruction: What to change, in one sentence.
-        show_progress: Show a progress bar.
         on_progress: Called after every step of reconstructing and editing with a `SceneProgress`.
-        loaded: A model in memory, to use again.
         **options: Any option of `v2edit scene` by its name, with `_` for `-`: those of `edit_video` but save_frames,
             and path, frames, side, fit (a `FitConfig`) or its fields: gaussians, fit_steps, refit_steps, degree.
 
-    Returns:
-        The finished run: `folder`, `edited` (the scene's Gaussians) and `prompts`.
-
-    Raises:
-        UserError: a mistake in the options or the input, in one line.
-        TypeError: there is no such option.
+    Returns the finished run: `folder`, `edited` (the scene's Gaussians) and `prompts`.
     """
     job = job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options)
     with progress_bar(show_progress, on_progress) as report:
@@ -99,14 +89,8 @@ def preview_edit(
 ) -> Preview:
     """Return the prompts of an edit, what they share, and what it costs; loads no weights of the video model.
 
-    Args:
-        video: The video.
-        instruction: What to change, in one sentence.
-        out: A JSON file to save the prompts in, to edit by hand and to give to an edit as `prompts`.
-        **options: Those of `edit_video`.
-
-    Raises:
-        UserError: as `edit_video`, and where the file exists.
+    Takes the options of `edit_video`, and raises what it raises. `out` is a JSON file to save the prompts in, to edit
+    by hand and to give to an edit as `prompts`; `UserError` where it exists.
     """
     if out is not None and Path(out).exists():
         raise UserError(f"{out} exists; choose another file or remove it")
@@ -117,18 +101,12 @@ def preview_edit(
 
 
 def estimate_edit(video: str | Path, instruction: str | None = None, **options: Any) -> Estimate:
-    """Estimate the time and memory of an edit, as `v2edit edit --dry-run` does; writes nothing.
-
-    Takes the options of `edit_video`, and raises what it raises.
-    """
+    """Estimate the time and memory of an edit, as `v2edit edit --dry-run` does; options are those of `edit_video`."""
     return job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options).estimate()
 
 
 def estimate_scene(scene: str | Path, instruction: str | None = None, **options: Any) -> Estimate:
-    """Estimate the time and memory of a scene edit, as `v2edit scene --dry-run` does; writes nothing.
-
-    Takes the options of `edit_scene`, and raises what it raises.
-    """
+    """Estimate the time and memory of a scene edit, as `v2edit scene --dry-run` does, by `edit_scene`'s options."""
     return job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options).estimate()
 
 
@@ -142,16 +120,8 @@ def resume_run(
     """Continue a run that was interrupted, killed or out of disk, as `v2edit resume` does.
 
     On the same machine the result is the same, to the byte, as if nothing had happened. A run that is done stays as it
-    is. Prompts that a language model wrote are not asked for again.
-
-    Args:
-        folder: The run folder.
-        show_progress: Show a progress bar.
-        on_progress: Called after every step.
-        loaded: The run's model, where it is in memory already.
-
-    Raises:
-        UserError: a mistake in the input, in one line.
+    is. Prompts that a language model wrote are not asked for again. `on_progress` is called after every step; `loaded`
+    is the run's model, where it is in memory already. Raises `UserError` for a mistake in the input, in one line.
     """
     with progress_bar(show_progress, on_progress) as report:
         return resume(Path(folder), report, loaded)

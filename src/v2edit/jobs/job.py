@@ -69,10 +69,9 @@ class EditJob:
         raise NotImplementedError
 
     def given_prompts(self) -> GivenPrompts:
-        """Check the input's path and return the prompts as far as the options tell.
+        """Return the prompts as far as the options tell.
 
-        Raises:
-            UserError: there is no such input, or no way to get the prompts, or several.
+        Raises `UserError` where there is no such input, or no way to get the prompts, or several.
         """
         if not self.path.exists():
             raise UserError(f"no such {self.kind}: {self.path}")
@@ -94,11 +93,7 @@ class EditJob:
         return Prepared(prompts, given.instruction, checkpoint, config)
 
     def preview(self) -> Preview:
-        """Return the prompts, what they share and what the edit costs. The input is read only where they come from it.
-
-        Raises:
-            UserError: what the user can mend, in one line.
-        """
+        """Return the prompts, what they share and what the edit costs; the input is read only if they come from it."""
         from v2edit.jobs.preview import preview
 
         given = self.given_prompts()

@@ -119,15 +119,9 @@ class RunOptions:
 def job_from_keywords(job: type[Job], **options: Any) -> Job:
     """Build a job (a dataclass with groups of options) from option names as keywords.
 
-    Args:
-        job: The dataclass. Its own fields, and those of its groups by their names on the command line with `_` for
-            `-`, may be given; a whole group, too, by its field (`config=EditConfig(...)`). A single option goes over
-            the group's.
-        **options: The options.
-
-    Raises:
-        TypeError: there is no such option.
-        UserError: a value that an option cannot take.
+    Keywords are the job's own fields, those of its groups by their names on the command line with `_` for `-`, and
+    whole groups by their fields (`config=EditConfig(...)`); a single option goes over its group's. Raises `TypeError`
+    where there is no such option, and `UserError` for a value that an option cannot take.
     """
     groups: dict[str, Any] = {one.name: one.default for one in fields(job) if is_dataclass(one.default)}  # pyright: ignore[reportArgumentType]
     single = {name: (group, field) for group, default in groups.items() for name, field in _names(default).items()}

@@ -17,18 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preview:
-    """The prompts of an edit, each compared with the next, and its cost.
-
-    `forwards` are rows through the network, one number a subtask; each subtask takes `steps` of `of_steps` denoising
-    steps.
-    """
+    """The prompts of an edit, each compared with the next, and its cost."""
 
     prompts: PromptPair
     instruction: str | None
     comparisons: list[PromptComparison]
-    steps: int
-    of_steps: int
-    forwards: list[int]
+    steps: int  # denoising steps of each subtask,
+    of_steps: int  # of so many
+    forwards: list[int]  # rows through the network, one number a subtask
 
     def save(self, path: Path) -> None:
         """Save the prompts as JSON, to edit by hand and to give to an edit. Raises `UserError` where it cannot."""
@@ -44,11 +40,6 @@ def preview(prompts: PromptPair, instruction: str | None, checkpoint: Checkpoint
     info = backbones.read_info(checkpoint)
     resolved = config.for_prompts(prompts).resolve(info.defaults)
     schedule = info.schedule(resolved.steps)
-    return Preview(
-        prompts,
-        instruction,
-        [compare_prompts(one, other, info.tokenizer) for one, other in pairwise(prompts.chain)],
-        steps_per_subtask(schedule, resolved),
-        resolved.steps,
-        count_forwards(schedule, resolved),
-    )
+    comparisons = [compare_prompts(before, after, info.tokenizer) for before, after in pairwise(prompts.chain)]
+    steps, forwards = steps_per_subtask(schedule, resolved), count_forwards(schedule, resolved)
+    return Preview(prompts, instruction, comparisons, steps, resolved.steps, forwards)

@@ -47,8 +47,7 @@ def given_prompts(
 ) -> GivenPrompts:
     """Return the prompts of an edit as far as its options tell, without reading the video or scene at `path`.
 
-    Raises:
-        UserError: two ways to get them are given, or none is left.
+    Raises `UserError` where two ways to get them are given, or none is left.
     """
     ways = {
         "--prompts": options.prompts is not None,
@@ -75,8 +74,7 @@ def resolve_prompts(
 ) -> PromptPair:
     """Return the prompt pair; the built-in grammar applies the instruction where no target prompt is given.
 
-    Raises:
-        UserError: something is missing: the message names the options that give it.
+    Raises `UserError` where something is missing; the message names the options that give it.
     """
     if source_prompt is None:
         also = "" if target_prompt else ", and what it is to show with --target-prompt"
@@ -106,9 +104,7 @@ def write_prompts_for(
 ) -> PromptPair:
     """Return prompts written from frames, uint8 [T, H, W, 3]: by the language model, in the style of the video model,
     or without one by the built-in model's classifier and grammar. The language model is freed before this returns.
-
-    Raises:
-        UserError: the language model gives no usable answer, or the frames do not look like the built-in world.
+    Raises `UserError` where it gives no usable answer, or the frames do not look like the built-in world.
     """
     if lvlm.model is None:
         return resolve_prompts(path, instruction, _caption(path, frames), None)
@@ -138,11 +134,7 @@ def describe_lvlm(lvlm: LVLMConfig, checkpoint: Checkpoint) -> dict[str, Any] | 
 
 
 def source_prompt_beside_video(video: Path) -> str | None:
-    """Return `source_prompt` of the JSON file beside a video, as `v2edit sample` writes it, or None.
-
-    Raises:
-        UserError: the file is no JSON.
-    """
+    """Return `source_prompt` of the JSON file beside a video, or None. Raises `UserError` where it is no JSON."""
     video = Path(os.path.abspath(video))  # "." has no name of its own
     facts_file = video.parent / f"{video.stem}.json"
     if not facts_file.is_file():

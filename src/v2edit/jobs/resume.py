@@ -22,14 +22,7 @@ def resume(
 ) -> EditRun | SceneRun:
     """Continue the run in a folder from its last snapshot, or read it where it is done.
 
-    Args:
-        folder: The run folder.
-        on_progress: Called after every step, as `VideoEdit.run` and `SceneEdit.run` do.
-        loaded: The run's model, where it is in memory already and is to stay there.
-        command: The command line, for run.json.
-
-    Raises:
-        UserError: what the user can mend, in one line.
+    The other arguments are those of `VideoEdit.run` and `SceneEdit.run`, and so are the errors.
     """
     run_state = read_run_state(folder)
     is_scene = run_state.kind == "scene"

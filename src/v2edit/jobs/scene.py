@@ -102,11 +102,7 @@ class SceneEdit(EditJob):
     def prepare(
         self, given: GivenPrompts | None = None, loaded: LoadedModel | None = None, ask: bool = True
     ) -> PreparedScene:
-        """Read the scene, find the model and settle prompts and settings; see `VideoEdit.prepare`.
-
-        Raises:
-            UserError: what the user can mend, in one line.
-        """
+        """Read the scene, find the model and settle prompts and settings, as `VideoEdit.prepare` does."""
         from v2edit.scenes.rasterise import rasteriser_device
         from v2edit.scenes.reading import choose_path, read_scene
 
@@ -122,8 +118,7 @@ class SceneEdit(EditJob):
     def estimate(self) -> Estimate:
         """Estimate the time and memory of the edit (a dry run); some steps of the reconstructions are timed.
 
-        Raises:
-            UserError: what would stop the edit, in one line.
+        Raises `UserError` for what would stop the edit, in one line.
         """
         from v2edit import backbones
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction, time_writing
@@ -152,16 +147,7 @@ class SceneEdit(EditJob):
         loaded: LoadedModel | None = None,
         command: Sequence[str] | None = None,
     ) -> SceneRun:
-        """Edit the scene and write the run folder.
-
-        Args:
-            on_progress: Called after every step of reconstructing and editing.
-            loaded: The model, where it is in memory already and is to stay there for the next edit.
-            command: The command line, for run.json.
-
-        Raises:
-            UserError: what the user can mend, in one line.
-        """
+        """Edit the scene and write the run folder; the arguments and errors are those of `VideoEdit.run`."""
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.scene, given.title)) as run:
             from v2edit.editing.cost import loop_steps
@@ -196,8 +182,7 @@ class SceneEdit(EditJob):
     ) -> SceneRun:
         """Continue a scene edit that was stopped, from its last snapshot; the result is the same as if it had not been.
 
-        Raises:
-            UserError: the scene or its path is gone or has changed, or the model or the device is not available.
+        Raises `UserError` where the scene or its path is gone or has changed, or the model or device is not available.
         """
         assert run.request is not None and run.request.kind == "scene"
         with run:

@@ -78,13 +78,8 @@ class VideoEdit(EditJob):
     ) -> PreparedVideo:
         """Read the video, find the model and settle prompts and settings; loads no weights of the video model.
 
-        Args:
-            given: What `given_prompts` returned, where it was called already.
-            loaded: The model, where it is in memory already.
-            ask: Let a language model write the prompts; otherwise stand-ins are used where it would.
-
-        Raises:
-            UserError: what the user can mend, in one line.
+        `given` is the result of `given_prompts`, `loaded` the model, where they exist already; without `ask`, stand-ins
+        are used where a language model would write the prompts. Raises `UserError`, in one line.
         """
         from v2edit import video as videos
 
@@ -99,8 +94,7 @@ class VideoEdit(EditJob):
     def estimate(self) -> Estimate:
         """Estimate the time and memory of the edit (a dry run): nothing is written, no language model is asked.
 
-        Raises:
-            UserError: what would stop the edit, in one line.
+        Raises `UserError` for what would stop the edit, in one line.
         """
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_writing
 
@@ -118,15 +112,10 @@ class VideoEdit(EditJob):
         loaded: LoadedModel | None = None,
         command: Sequence[str] | None = None,
     ) -> EditRun:
-        """Edit the video and write the run folder.
+        """Edit the video and write the run folder; `on_progress` is called after every denoising step.
 
-        Args:
-            on_progress: Called after every denoising step.
-            loaded: The model, where it is in memory already and is to stay there for the next edit.
-            command: The command line, for run.json.
-
-        Raises:
-            UserError: what the user can mend, in one line.
+        `loaded` is a model in memory, which stays there for the next edit; `command` is the command line, for run.json.
+        Raises `UserError` for what the user can mend, in one line.
         """
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.video, given.title)) as run:
@@ -156,8 +145,7 @@ class VideoEdit(EditJob):
     ) -> EditRun:
         """Continue an edit that was stopped, from its last snapshot; the result is the same as if it had not been.
 
-        Raises:
-            UserError: its video is gone or has changed, or its model or device is not available.
+        Raises `UserError` where its video is gone or has changed, or its model or device is not available.
         """
         assert run.request is not None and run.request.kind == "edit"
         with run:
