@@ -105,8 +105,7 @@ def load(
         vae_tiling: decode in tiles, for less memory.
         revision: of a hub id.
         allow_pickle: take weights that are pickles (.bin) where there are no others. They are unpickled as tensors and
-            nothing else, so that code in them is refused and not run.
-    """
+            nothing else, so that code in them is refused and not run."""
     checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
 
     import torch

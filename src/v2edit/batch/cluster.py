@@ -27,11 +27,9 @@ class RayPool:
     """A `WorkerPool` of one actor for each GPU of the cluster or, without GPUs, one for each machine."""
 
     def __init__(self, setup: WorkerSetup, address: str, device: str, count: int | None) -> None:
-        """Connect to a cluster ("auto": the one that this machine belongs to), or start Ray here ("local").
-
-        `count` is the number of workers, if not one for each device. Raises `UserError` where Ray is not installed,
-        there is no cluster, or it has no such device.
-        """
+        """Connect to a cluster ("auto": the one that this machine belongs to), or start Ray here ("local"). `count` is
+        the number of workers, if not one for each device. Raises `UserError` where Ray is not installed, there is no
+        cluster, or it has no such device."""
         self._ray = _import_ray()
         if self._ray.is_initialized():
             raise UserError("this process uses Ray already; call ray.shutdown() first")

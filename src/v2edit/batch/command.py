@@ -61,11 +61,9 @@ class EditBatch:
         on_progress: Callable[[int, int, str], None] = lambda ended, total, what: None,
         command: Sequence[str] | None = None,
     ) -> BatchStatus:
-        """Run the tasks that are not done; tasks that failed are in the status returned.
-
-        `on_progress` is called with the tasks that ended, of how many, and how the latest ended; `command` is the
-        command line, for the runs' run.json. Raises `UserError` for what the user can mend, in one line.
-        """
+        """Run the tasks that are not done; tasks that failed are in the status returned. `on_progress` is called with
+        the tasks that ended, of how many, and how the latest ended; `command` is the command line, for the runs'
+        run.json. Raises `UserError` for what the user can mend, in one line."""
         folder, options = Path(os.path.abspath(self.out)), self.model_options
         if Path(options.model).is_dir() and options.model != BUILT_IN:
             options = replace(options, model=os.path.abspath(options.model))  # workers run in other folders
@@ -117,8 +115,7 @@ def run_batch(
             the options of `edit_video` on models, prompts by a language model, the edit, and of reconstruction.
 
     Returns the status of the batch; tasks that failed are in its `failed`. Raises `UserError` for what the user can
-    mend, in one line, and `TypeError` for an unknown option.
-    """
+    mend, in one line, and `TypeError` for an unknown option."""
     job = job_from_keywords(EditBatch, tasks=Path(tasks), out=Path(out), **options)
     with count_bar(show_progress, on_progress) as report:
         return job.run(report)

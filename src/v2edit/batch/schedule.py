@@ -26,9 +26,7 @@ class _Attempt:
 
 class Scheduler:
     """Runs assignments on a pool of workers, none of them started, and records each start and end in the batch's state.
-
-    A task that failed is tried again `retries` times; `on_result` is called with the result of each task that ends.
-    """
+    A task that failed is tried again `retries` times; `on_result` is called with the result of each task that ends."""
 
     def __init__(
         self, pool: WorkerPool, retries: int, state: BatchState, on_result: Callable[[TaskResult], None]
@@ -41,9 +39,7 @@ class Scheduler:
 
     def run(self, assignments: Sequence[Assignment]) -> None:
         """Run all assignments. Afterwards, also after an error, no worker is left and nothing half done lies about.
-
-        Raises `UserError` when no worker is left that could start.
-        """
+        Raises `UserError` when no worker is left that could start."""
         self._waiting.extend(map(_Attempt, assignments))
         self._failed_starts = dict.fromkeys(range(min(self._pool.count, len(assignments))), 0)
         try:

@@ -108,10 +108,8 @@ class BatchState:
         self, tasks: Sequence[BatchTask], facts_of: Callable[[BatchTask], dict[str, Any]], retry_failed: bool
     ) -> list[BatchTask]:
         """Write the list of tasks, and return those to run: neither done nor, unless `retry_failed`, set aside.
-
         `facts_of` returns all that decides a task's result, as plain data. Raises `UserError` where a task's folder
-        holds something else.
-        """
+        holds something else."""
         self.facts = {task.name: json.loads(json.dumps(facts_of(task))) for task in tasks}  # as read from a file
         interrupted = {task.name: task for task in _read_running(self.folder)}
         selected = []

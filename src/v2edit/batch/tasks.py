@@ -90,11 +90,9 @@ TaskLine = create_model("TaskLine", __base__=_BaseLine, **_settings)
 def read_tasks(
     path: Path, config: EditConfig = EditConfig(), check: Callable[[BatchTask], object] = lambda task: None
 ) -> list[BatchTask]:
-    """Read the tasks of a file, which paths in it are relative to; a line's settings override those of `config`.
-
-    Raises `UserError` where the file cannot be read, is too large or is empty, or a line has a mistake, also one that
-    `check` raises: which line, which field, its value and what is expected. Several mistakes are logged one by one.
-    """
+    """Read the tasks of a file, which paths in it are relative to; a line's settings override those of `config`. Raises
+    `UserError` where the file cannot be read, is too large or is empty, or a line has a mistake, also one that `check`
+    raises: which line, which field, its value and what is expected. Several mistakes are logged one by one."""
     tasks: list[BatchTask] = []
     mistakes: list[str] = []
     names = _TaskNames()

@@ -130,8 +130,7 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
         z = v / (a + s) = (1 - sigma) x0 + sigma eps   with sigma = s / (a + s),   velocity (z - x0(v)) / sigma
 
     The change of coordinates is exact: the network is called with v = (a + s) z at its own timestep. Equal prompts and
-    guidances have equal velocities, and give x0 back.
-    """
+    guidances have equal velocities, and give x0 back."""
     schedule, calls = backbone.schedule(settings.steps), MicroBatcher(backbone)
     first, free = (schedule.steps - round(share * schedule.steps) for share in (settings.n_max, settings.n_min))
     edit = x0

@@ -126,8 +126,7 @@ def benchmark(
     Each result is stored: the same command goes on after an interruption, and a larger one takes what is there.
     `classify` returns the scene that a clip shows (default: the built-in world's classifier); `on_progress` gets the
     number of results, of how many, and the latest one's name; `command` is the command line, for the report. Raises
-    `UserError`, in one line, for what the user can mend.
-    """
+    `UserError`, in one line, for what the user can mend."""
     checkpoint = find(options.model)
     suite = suites.make_suite(options.suite, options.steps, options.settings)
     selected = options.list_methods(suite)

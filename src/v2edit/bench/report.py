@@ -80,10 +80,8 @@ class BootstrapMean:
 
 def bootstrap_mean(groups: Sequence[np.ndarray]) -> BootstrapMean:
     """Return the mean over all values, [N] a group, and its percentile bootstrap interval. Values of nan are left out.
-
     Values are resampled within their group, since the kinds of edits are not drawn at random, and N - 1 of N, which
-    makes the variance unbiased for small groups (Rao and Wu 1988). With a group of one value there is no interval.
-    """
+    makes the variance unbiased for small groups (Rao and Wu 1988). With a group of one value there is no interval."""
     groups = [known for group in groups if len(known := group[~np.isnan(group)])]
     if not groups:
         return BootstrapMean(math.nan, math.nan, math.nan)

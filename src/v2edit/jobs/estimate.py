@@ -41,11 +41,9 @@ NOT_ASKED = "without the language model, which was not asked, and the subtasks t
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an edit would do and take.
-
-    `peak` and `available` are bytes on the device: of the whole process where that is main memory, else what torch
-    holds on the GPU; `available` is None where the system does not tell. `seconds` are those of the whole run, by part.
-    """
+    """What an edit would do and take. `peak` and `available` are bytes on the device: of the whole process where that
+    is main memory, else what torch holds on the GPU; `available` is None where the system does not tell. `seconds` are
+    those of the whole run, by part."""
 
     model: str
     device: str

@@ -69,10 +69,8 @@ class EditJob:
         raise NotImplementedError
 
     def given_prompts(self) -> GivenPrompts:
-        """Return the prompts as far as the options tell.
-
-        Raises `UserError` where there is no such input, or no way to get the prompts, or several.
-        """
+        """Return the prompts as far as the options tell. Raises `UserError` where there is no such input, or no way to
+        get the prompts, or several."""
         if not self.path.exists():
             raise UserError(f"no such {self.kind}: {self.path}")
         model, beside = self.model_options.model, self.source_prompt_beside

@@ -121,8 +121,7 @@ def job_from_keywords(job: type[Job], **options: Any) -> Job:
 
     Keywords are the job's own fields, those of its groups by their names on the command line with `_` for `-`, and
     whole groups by their fields (`config=EditConfig(...)`); a single option goes over its group's. Raises `TypeError`
-    where there is no such option, and `UserError` for a value that an option cannot take.
-    """
+    where there is no such option, and `UserError` for a value that an option cannot take."""
     groups: dict[str, Any] = {one.name: one.default for one in fields(job) if is_dataclass(one.default)}  # pyright: ignore[reportArgumentType]
     single = {name: (group, field) for group, default in groups.items() for name, field in _names(default).items()}
     own = {one.name for one in fields(job)} - groups.keys()  # pyright: ignore[reportArgumentType]

@@ -45,10 +45,8 @@ def given_prompts(
     model: str,
     source_prompt_beside: Callable[[], str | None],
 ) -> GivenPrompts:
-    """Return the prompts of an edit as far as its options tell, without reading the video or scene at `path`.
-
-    Raises `UserError` where two ways to get them are given, or none is left.
-    """
+    """Return the prompts of an edit as far as its options tell, without reading the video or scene at `path`. Raises
+    `UserError` where two ways to get them are given, or none is left."""
     ways = {
         "--prompts": options.prompts is not None,
         "--lvlm": lvlm.model is not None,
@@ -72,10 +70,8 @@ def given_prompts(
 def resolve_prompts(
     path: Path, instruction: str | None, source_prompt: str | None, target_prompt: str | None
 ) -> PromptPair:
-    """Return the prompt pair; the built-in grammar applies the instruction where no target prompt is given.
-
-    Raises `UserError` where something is missing; the message names the options that give it.
-    """
+    """Return the prompt pair; the built-in grammar applies the instruction where no target prompt is given. Raises
+    `UserError` where something is missing; the message names the options that give it."""
     if source_prompt is None:
         also = "" if target_prompt else ", and what it is to show with --target-prompt"
         raise UserError(f"what does {path.name} show? Say it with --source-prompt{also}")
@@ -104,8 +100,7 @@ def write_prompts_for(
 ) -> PromptPair:
     """Return prompts written from frames, uint8 [T, H, W, 3]: by the language model, in the style of the video model,
     or without one by the built-in model's classifier and grammar. The language model is freed before this returns.
-    Raises `UserError` where it gives no usable answer, or the frames do not look like the built-in world.
-    """
+    Raises `UserError` where it gives no usable answer, or the frames do not look like the built-in world."""
     if lvlm.model is None:
         return resolve_prompts(path, instruction, _caption(path, frames), None)
     from v2edit import backbones

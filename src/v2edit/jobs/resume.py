@@ -20,10 +20,8 @@ def resume(
     loaded: LoadedModel | None = None,
     command: Sequence[str] | None = None,
 ) -> EditRun | SceneRun:
-    """Continue the run in a folder from its last snapshot, or read it where it is done.
-
-    The other arguments are those of `VideoEdit.run` and `SceneEdit.run`, and so are the errors.
-    """
+    """Continue the run in a folder from its last snapshot, or read it where it is done. The other arguments are those
+    of `VideoEdit.run` and `SceneEdit.run`, and so are the errors."""
     run_state = read_run_state(folder)
     is_scene = run_state.kind == "scene"
     if run_state.state == "done":

@@ -116,10 +116,8 @@ class SceneEdit(EditJob):
         return PreparedScene(**vars(settled), scene=scene, side=side, device=device)
 
     def estimate(self) -> Estimate:
-        """Estimate the time and memory of the edit (a dry run); some steps of the reconstructions are timed.
-
-        Raises `UserError` for what would stop the edit, in one line.
-        """
+        """Estimate the time and memory of the edit (a dry run); some steps of the reconstructions are timed. Raises
+        `UserError` for what would stop the edit, in one line."""
         from v2edit import backbones
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction, time_writing
         from v2edit.scenes.reading import choose_path

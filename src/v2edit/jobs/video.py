@@ -76,11 +76,9 @@ class VideoEdit(EditJob):
     def prepare(
         self, given: GivenPrompts | None = None, loaded: LoadedModel | None = None, ask: bool = True
     ) -> PreparedVideo:
-        """Read the video, find the model and settle prompts and settings; loads no weights of the video model.
-
-        `given` is the result of `given_prompts`, `loaded` the model, where they exist already; without `ask`, stand-ins
-        are used where a language model would write the prompts. Raises `UserError`, in one line.
-        """
+        """Read the video, find the model and settle prompts and settings; loads no weights of the video model. `given`
+        is the result of `given_prompts`, `loaded` the model, where they exist already; without `ask`, stand-ins are
+        used where a language model would write the prompts. Raises `UserError`, in one line."""
         from v2edit import video as videos
 
         given = given or self.given_prompts()
@@ -92,10 +90,8 @@ class VideoEdit(EditJob):
         return PreparedVideo(**vars(settled), source=source)
 
     def estimate(self) -> Estimate:
-        """Estimate the time and memory of the edit (a dry run): nothing is written, no language model is asked.
-
-        Raises `UserError` for what would stop the edit, in one line.
-        """
+        """Estimate the time and memory of the edit (a dry run): nothing is written, no language model is asked. Raises
+        `UserError` for what would stop the edit, in one line."""
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_writing
 
         stopwatch, given = Stopwatch(), self.given_prompts()
@@ -112,11 +108,9 @@ class VideoEdit(EditJob):
         loaded: LoadedModel | None = None,
         command: Sequence[str] | None = None,
     ) -> EditRun:
-        """Edit the video and write the run folder; `on_progress` is called after every denoising step.
-
-        `loaded` is a model in memory, which stays there for the next edit; `command` is the command line, for run.json.
-        Raises `UserError` for what the user can mend, in one line.
-        """
+        """Edit the video and write the run folder; `on_progress` is called after every denoising step. `loaded` is a
+        model in memory, which stays there for the next edit; `command` is the command line, for run.json. Raises
+        `UserError` for what the user can mend, in one line."""
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.video, given.title)) as run:
             from v2edit.backbones import Size
@@ -144,9 +138,7 @@ class VideoEdit(EditJob):
         run: RunWriter, on_progress: ProgressCallback | None = None, loaded: LoadedModel | None = None
     ) -> EditRun:
         """Continue an edit that was stopped, from its last snapshot; the result is the same as if it had not been.
-
-        Raises `UserError` where its video is gone or has changed, or its model or device is not available.
-        """
+        Raises `UserError` where its video is gone or has changed, or its model or device is not available."""
         assert run.request is not None and run.request.kind == "edit"
         with run:
             from v2edit import video as videos

@@ -65,8 +65,7 @@ def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
     The attributes of a clip are each object's shape, colour, size, place and motion, its floor, sky and camera, and
     that there is no other object. Changed are those in which source and target scene differ; of an inserted object, its
     presence (something at its place), shape, colour, size and motion, all of them wrong where nothing is there; of a
-    removed one, its absence.
-    """
+    removed one, its absence."""
     inserted = len(edit.target.objects) > len(edit.source.objects)
     removed = len(edit.target.objects) < len(edit.source.objects)
     known = edit.source.objects if removed else edit.target.objects

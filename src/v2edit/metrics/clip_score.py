@@ -98,8 +98,7 @@ def ctids(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray, source_prom
 
         CTIDS = mean_i cos(C(e_i) - C(o_i), T(target) - T(source))
 
-    Frames are uint8 [T, H, W, 3], edited and source of the same T. A frame that did not change counts 0.
-    """
+    Frames are uint8 [T, H, W, 3], edited and source of the same T. A frame that did not change counts 0."""
     _same_length(source, edited)
     before, after = clip.encode_texts([source_prompt, target_prompt])
     change = clip.encode_images(edited) - clip.encode_images(source)
@@ -112,8 +111,7 @@ def cdc(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray) -> float:
 
         CDC = mean_i cos(C(o_i+1) - C(o_i), C(e_i+1) - C(e_i))
 
-    Frames are uint8 [T, H, W, 3], T >= 2. Raises `UserError` for another number, or for two.
-    """
+    Frames are uint8 [T, H, W, 3], T >= 2. Raises `UserError` for another number, or for two."""
     _same_length(source, edited)
     if len(source) < 2:
         raise UserError("CDC compares neighbouring frames: it needs a video of two frames or more")

@@ -36,11 +36,9 @@ def _tensor(values: Array) -> Tensor:
 
 def ssim(frames: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
     """Return the structural similarity over a mask: the mean of `ssim_map`, which is symmetric at the frame's edge.
-
     Outside the mask the frames are replaced by the reference first: windows reach 5 pixels over the mask's border, and
     what lies beyond it belongs to the other region's measure. So the true edit scores 1 on both sides. The result is
-    nan where the mask is empty.
-    """
+    nan where the mask is empty."""
     if not mask.any():
         return math.nan
     values = []
@@ -77,12 +75,9 @@ def _mirrored(size: int) -> Tensor:
 
 def flicker(frames: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
     """Return the mean absolute second difference over time of (frames - reference), in levels of 255, over the pixels
-    that lie in the mask in all three frames; nan where there is none.
-
-    Second differences pass over constant errors and steady drifts, which the other measures see; the reference is
-    subtracted so that real motion does not count. (The ratio to the reference's own second difference would not do:
-    that is zero where camera and objects are still.)
-    """
+    that lie in the mask in all three frames; nan where there is none. Second differences pass over constant errors and
+    steady drifts, which the other measures see; the reference is subtracted so that real motion does not count. (The
+    ratio to the reference's own second difference would not do: that is zero where camera and objects are still.)"""
     inside = mask[:-2] & mask[1:-1] & mask[2:]
     if not inside.any():
         return math.nan

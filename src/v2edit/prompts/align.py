@@ -18,8 +18,7 @@ class Alignment:
 
     `orders` holds a permutation of range(L) for each sequence, slot -> index into it, so `encoded[order]` is the text
     in the order of the slots. Of two prompts, a slot in the last block holds two different tokens that replace each
-    other, or a token beside padding (an insertion or a deletion). Of three, tokens there do not correspond.
-    """
+    other, or a token beside padding (an insertion or a deletion). Of three, tokens there do not correspond."""
 
     orders: tuple[tuple[int, ...], ...]
     tokens_shared: int
@@ -37,8 +36,7 @@ def align(source_ids: Sequence[int], target_ids: Sequence[int], length: int, pad
     without the padding. Shared are the tokens of the longest common subsequence. Between two shared runs, the changed
     tokens of one prompt are paired in order with those of the other. Left-over tokens are paired with padding or, when
     a prompt is so long that it has none left, with the left-over tokens of the other. `align(b, a)` is `align(a, b)`
-    with the two orders swapped. Raises `ValueError` when a sequence is longer than `length`.
-    """
+    with the two orders swapped. Raises `ValueError` when a sequence is longer than `length`."""
     source, target = _without_padding(source_ids, pad_id), _without_padding(target_ids, pad_id)
     if max(len(source), len(target)) > length:
         raise ValueError(f"prompts of {len(source)} and {len(target)} tokens do not fit into {length} slots")

@@ -19,12 +19,10 @@ MARKS: dict[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class PromptComparison:
-    """The difference of two prompts.
-
-    `pieces`, in reading order, are texts and their kind: without the added ones they read as the source, without the
-    removed ones as the target, and removed beside added is a change. `cut` is the end of a prompt that is longer than
-    the model's text. The counts are of tokens, without the end-of-sequence token; `changed` ones replace each other.
-    """
+    """The difference of two prompts. `pieces`, in reading order, are texts and their kind: without the added ones they
+    read as the source, without the removed ones as the target, and removed beside added is a change. `cut` is the end
+    of a prompt that is longer than the model's text. The counts are of tokens, without the end-of-sequence token;
+    `changed` ones replace each other."""
 
     pieces: Pieces
     shared: int

@@ -27,8 +27,7 @@ class EndpointChat:
     V2EDIT_LVLM_KEY is sent to any address. OPENAI_API_KEY is sent to OpenAI alone, or to OPENAI_BASE_URL where that is
     set, so that no other service sees it. Servers that need no key are asked without one.
     Temporary failures are retried up to three times, after the pause that the server asks for (two minutes at most)
-    or else after one that grows from half a second.
-    """
+    or else after one that grows from half a second."""
 
     def __init__(self, model: str, url: str | None = None, timeout: float = 120.0) -> None:
         default_url = os.environ.get(OPENAI_URL) or OPENAI

@@ -14,11 +14,9 @@ MAX_INTERMEDIATE = 5  # six subtasks, as in V2Edit Sec. 4.1
 @dataclass(frozen=True)
 class PromptPair:
     """Descriptions of the video before (`source`) and after the edit (`target`), in the style of the model's captions.
-
-    The words in which they differ are edited; the closer the two texts, the more of the video stays.
-    `intermediate` are the prompts of the steps between, mildest first, where they are written and not interpolated:
-    n of them make n + 1 subtasks. Raises `UserError` when a prompt is empty or there are more than five of these.
-    """
+    The words in which they differ are edited; the closer the two texts, the more of the video stays. `intermediate` are
+    the prompts of the steps between, mildest first, where they are written and not interpolated: n of them make n + 1
+    subtasks. Raises `UserError` when a prompt is empty or there are more than five of these."""
 
     source: str
     target: str

@@ -28,9 +28,8 @@ State = Literal["running", "stopped", "failed", "done"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is to do: all that resuming it needs, and nothing secret.
-
-    `facts` are the manifest's; `plan` has the steps of each of the run's loops, by the loops' names."""
+    """What a run is to do: all that resuming it needs, and nothing secret. `facts` are the manifest's; `plan` has the
+    steps of each of the run's loops, by the loops' names."""
 
     kind: Kind
     facts: dict[str, Any]

@@ -47,11 +47,8 @@ def along_views(cameras: Cameras) -> CameraPath:
 
 def orbit(cameras: Cameras, count: int) -> CameraPath:
     """Return the arc that fits a dataset's views: around the upright axis through the point they look at, at their mean
-    distance and height, over the angle they cover; a full circle where that is most of it.
-
-    Raises:
-        UserError: the views look straight down.
-    """
+    distance and height, over the angle they cover; a full circle where that is most of it. Raises `UserError` if the
+    views look straight down."""
     focus, up = focus_of(cameras), up_of(cameras)
     offsets = cameras.centres - focus
     heights = offsets @ up
@@ -90,16 +87,12 @@ def orbit_around(positions: np.ndarray, count: int, side: int) -> CameraPath:
 
 
 def read_path(path: Path, views: np.ndarray | None, applied: np.ndarray | None = None) -> CameraPath:
-    """Read a camera path as nerfstudio's viewer saves it, into the coordinates of the dataset that it belongs to.
-
-    The file is in the coordinates that nerfstudio trained in. The transform to these stands in
-    `dataparser_transforms.json` beside the path, or one or two folders up; without one, nerfstudio's defaults are
-    followed: `views` [C, 4, 4], the dataset's poses, are turned upright, centred and scaled into ±1. `applied` is the
-    dataset's own `applied_transform`. Without `views` the path is for a splat, which is in those coordinates itself.
-
-    Raises:
-        UserError: the file is no camera path.
-    """
+    """Read a camera path as nerfstudio's viewer saves it, into the coordinates of the dataset that it belongs to. The
+    file is in the coordinates that nerfstudio trained in. The transform to these stands in `dataparser_transforms.json`
+    beside the path, or one or two folders up; without one, nerfstudio's defaults are followed: `views` [C, 4, 4], the
+    dataset's poses, are turned upright, centred and scaled into ±1. `applied` is the dataset's own `applied_transform`.
+    Without `views` the path is for a splat, which is in those coordinates itself. Raises `UserError` for a file that is
+    no camera path."""
     facts = _read_object(path)
     entries = facts.get("camera_path")
     if not isinstance(entries, list) or not entries:

@@ -17,8 +17,7 @@ FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL's camera axes to OpenCV's and b
 class Cameras:
     """C cameras with images of one size.
 
-    intrinsics: float64 [C, 3, 3], in pixels. camera_to_world: float64 [C, 4, 4].
-    """
+    intrinsics: float64 [C, 3, 3], in pixels. camera_to_world: float64 [C, 4, 4]."""
 
     intrinsics: np.ndarray
     camera_to_world: np.ndarray
@@ -84,11 +83,9 @@ def focus_of(cameras: Cameras) -> np.ndarray:
 
 
 def distance_of(cameras: Cameras, positions: np.ndarray) -> float:
-    """Return the median distance of the cameras from what they look at.
-
-    That is where their axes meet; where they do not meet in front of them (cameras that turn on the spot, or slide
-    along), the depth of those of `positions` [N, 3] that they see; without any, a guess by how far the cameras move.
-    """
+    """Return the median distance of the cameras from what they look at. That is where their axes meet; where they do
+    not meet in front of them (cameras that turn on the spot, or slide along), the depth of those of `positions` [N, 3]
+    that they see; without any, a guess by how far the cameras move."""
     spread = float(np.linalg.norm(cameras.centres - cameras.centres.mean(0), axis=1).max())
     # An orbit's axes meet at its radius or further; where the axes of turning cameras meet says nothing.
     meeting = float(np.median(((focus_of(cameras) - cameras.centres) * cameras.directions).sum(1)))

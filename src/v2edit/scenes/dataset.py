@@ -39,12 +39,9 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """C views of a scene, free of distortion, of one size.
-
-    images: uint8 [C, H, W, 3]. masks: bool [C, H, W], where an image is valid; None: everywhere. is_held_out: bool [C],
-    views that are for measuring and not for training. applied: float64 [4, 4], the transform from the reconstruction's
-    coordinates to these (nerfstudio's `applied_transform`).
-    """
+    """C views of a scene, free of distortion, of one size. images: uint8 [C, H, W, 3]. masks: bool [C, H, W], where an
+    image is valid; None: everywhere. is_held_out: bool [C], views that are for measuring and not for training. applied:
+    float64 [4, 4], the transform from the reconstruction's coordinates to these (nerfstudio's `applied_transform`)."""
 
     cameras: Cameras
     images: np.ndarray
@@ -101,13 +98,9 @@ def assemble(
     points: Points | None = None,
     applied: np.ndarray | None = None,
 ) -> Dataset:
-    """Read the images of views and remove their distortion; `side` limits the longer side of an image, in pixels.
-
-    Views whose image is missing are left out, with a warning.
-
-    Raises:
-        UserError: fewer than two views, an invalid pose, an image that cannot be read, images of several sizes.
-    """
+    """Read the images of views and remove their distortion; `side` limits the longer side of an image, in pixels. Views
+    whose image is missing are left out, with a warning. Raises `UserError` for fewer than two views, an invalid pose,
+    an image that cannot be read, or images of several sizes."""
     for view in views:
         _check_camera(view, source)
     present = [k for k, view in enumerate(views) if is_existing_file(view.image)]
@@ -152,11 +145,8 @@ def views_dataset(dataset: Dataset | None, cameras: Cameras) -> Dataset:
 
 
 def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None:
-    """Refuse more pixels than memory holds: a file may list one image any number of times.
-
-    Raises:
-        UserError: the images take more than the limit.
-    """
+    """Refuse more pixels than memory holds: a file may list one image any number of times. Raises `UserError` if the
+    images take more than the limit."""
     from v2edit.video.reading import MEMORY_LIMIT
     from v2edit.video.stills import open_image
 

@@ -15,11 +15,9 @@ SH_C0 = 0.28209479177387814  # the constant harmonic: a colour is 0.5 + SH_C0 ti
 
 @dataclass(frozen=True)
 class Gaussians:
-    """N Gaussians, float32, in world coordinates.
-
-    means [N, 3]; quats [N, 4] as (w, x, y, z), of any length but zero; log_scales [N, 3], natural logarithms of the
-    standard deviations along the rotated axes; logit_opacities [N]; sh [N, K, 3], K of 1, 4, 9 or 16.
-    """
+    """N Gaussians, float32, in world coordinates. means [N, 3]; quats [N, 4] as (w, x, y, z), of any length but zero;
+    log_scales [N, 3], natural logarithms of the standard deviations along the rotated axes; logit_opacities [N]; sh [N,
+    K, 3], K of 1, 4, 9 or 16."""
 
     means: Tensor
     quats: Tensor

@@ -70,12 +70,10 @@ def spacing(positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sweep:
-    """V downscaled views of a dataset with the matching costs of their pixels at D depths.
-
-    `views`: their indices in the dataset. `cameras`, `images` [V, 3, h, w] of 0..1. `inverse` [D]: inverse depths along
-    a camera's axis. `costs` [V, D, h, w]: mean differences in colour to the neighbours. `visible`, bool of that shape:
-    where enough neighbours see the point.
-    """
+    """V downscaled views of a dataset with the matching costs of their pixels at D depths. `views`: their indices in
+    the dataset. `cameras`, `images` [V, 3, h, w] of 0..1. `inverse` [D]: inverse depths along a camera's axis. `costs`
+    [V, D, h, w]: mean differences in colour to the neighbours. `visible`, bool of that shape: where enough neighbours
+    see the point."""
 
     views: np.ndarray
     cameras: Cameras

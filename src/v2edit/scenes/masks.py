@@ -71,11 +71,8 @@ def spawn(
 ) -> Gaussians | None:
     """Return new Gaussians where the edited frames of `target` match on a surface in front of the scene's: an inserted
     object would otherwise be painted onto what lies behind it. They are as dense in the frames as the scene's; None
-    where there is no such surface.
-
-    `unedited`: the scene's renders from the cameras of `target`, uint8 [T, H, W, 3]. `mask` [T, H, W]: how much of each
-    pixel changed.
-    """
+    where there is no such surface. `unedited`: the scene's renders from the cameras of `target`, uint8 [T, H, W, 3].
+    `mask` [T, H, W]: how much of each pixel changed."""
     positions = gaussians.means.cpu().numpy()
     sweep = plane_sweep(target, positions)
     depths = inverse_depths(gaussians, sweep.cameras).cpu()

@@ -84,8 +84,7 @@ def optimise_gaussians(
     The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 - SSIM). The number of Gaussians is constant: faded ones are
     relocated to where others have much to show (Kheradmand et al. 2024). Where `editable`, bool [N], is given, only
     these change, and those that have faded, which join them. `coarse_to_fine` begins with smaller images. A `snapshot`
-    keeps the state, to resume from.
-    """
+    keeps the state, to resume from."""
     generator = torch.Generator().manual_seed(seed)
     device = start.means.device
     editable = None if editable is None else editable.clone()

@@ -33,11 +33,8 @@ class PosedTask:
 
 
 def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, side: int = posed.SIDE) -> PosedTask:
-    """Return the scene task of a seed; the same seed gives the same task.
-
-    Raises:
-        UserError: an unknown kind of edit.
-    """
+    """Return the scene task of a seed; the same seed gives the same task. Raises `UserError` for an unknown kind of
+    edit."""
     if kind is not None and kind not in KINDS:
         raise UserError(f"there is no kind of edit {kind!r}; known are {', '.join(KINDS)}")
     edit = posed.sample_posed_edit(Random(seed), kind)
@@ -54,11 +51,7 @@ def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
     """Write the scene task of a seed into an existing folder.
 
     A nerfstudio dataset (`transforms.json`, `images/`), the same of the true edited scene in `truth/`, the path in
-    `camera_paths/`, the prompts in `scene.json`, and `contact.png`.
-
-    Raises:
-        UserError: an unknown kind of edit.
-    """
+    `camera_paths/`, the prompts in `scene.json`, and `contact.png`. Raises `UserError` for an unknown kind of edit."""
     task = sample_task(seed, kind)
     write_transforms(folder, task.dataset)
     (folder / "truth").mkdir()
@@ -67,13 +60,8 @@ def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
     write_path(folder / "camera_paths" / "orbit.json", task.path, FPS)
     rows = {"views": task.dataset.images, "truth": task.truth.images}
     video.contact_sheet(rows, folder / "contact.png")
-    facts = {
-        "instruction": task.edit.instruction,
-        "source_prompt": task.edit.source_prompt,
-        "target_prompt": task.edit.target_prompt,
-        "kind": task.edit.kind,
-        "seed": seed,
-    }
+    fields = ("instruction", "source_prompt", "target_prompt", "kind")
+    facts = {name: getattr(task.edit, name) for name in fields} | {"seed": seed}
     (folder / SCENE_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

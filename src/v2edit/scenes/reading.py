@@ -33,13 +33,9 @@ class Scene:
 
 
 def read_scene(path: Path, side: int | None = None) -> Scene:
-    """Read a scene; the longer side of its images is made `side` pixels where it is more.
-
-    Nothing in it is executed: checkpoints and nerfstudio's `config.yml`, which could, are not opened.
-
-    Raises:
-        UserError: there is no scene, or what is wrong with it, in one line.
-    """
+    """Read a scene; the longer side of its images is made `side` pixels where it is more. Nothing in it is executed:
+    checkpoints and nerfstudio's `config.yml`, which could, are not opened. Raises `UserError` if there is no scene, or
+    for what is wrong with it, in one line."""
     if not path.exists():
         raise UserError(f"no such scene: {path}")
     if path.is_dir():
@@ -61,14 +57,10 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
 
 
 def choose_path(option: str, scene: Scene, frames: int, side: int) -> CameraPath:
-    """Return the camera path that an option names, of at most `frames` cameras.
-
-    `option` is "views" (the dataset's own cameras), "orbit", a nerfstudio camera-path .json, or "auto": the one path
-    in the dataset's camera_paths folder, else its views, else an orbit. `side` is the longer side of the images.
-
-    Raises:
-        UserError: the scene has no such path, or the file is none.
-    """
+    """Return the camera path that an option names, of at most `frames` cameras. `option` is "views" (the dataset's own
+    cameras), "orbit", a nerfstudio camera-path .json, or "auto": the one path in the dataset's camera_paths folder,
+    else its views, else an orbit. `side` is the longer side of the images. Raises `UserError` if the scene has no such
+    path, or the file is none."""
     dataset = scene.dataset
     if option == "auto":
         folder = (scene.path if scene.path.is_dir() else scene.path.parent) / "camera_paths"

@@ -79,12 +79,10 @@ def edit_gaussians(
     between: bool = True,
     snapshots: Snapshots | None = None,
 ) -> EditedScene:
-    """Edit a scene along a camera path with V2Edit; warn when the scene did not take on a subtask's edit.
-
-    Without reconstruction `between` the subtasks the video is edited in one go, and the scene reconstructed once. With
+    """Edit a scene along a camera path with V2Edit; warn when the scene did not take on a subtask's edit. Without
+    reconstruction `between` the subtasks the video is edited in one go, and the scene reconstructed once. With
     `snapshots`, an edit that was interrupted resumes where it stopped when it is called again, and gives the same
-    result. A closed path's video is a loop where the model can make one.
-    """
+    result. A closed path's video is a loop where the model can make one."""
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.has_rotary_time))
     options = prompts, config, partial(_report_edit, on_progress), snapshots
     subtasks = config.for_prompts(prompts).subtasks
@@ -115,12 +113,10 @@ def render_edit_reconstruct(
     on_progress: Callable[[SceneProgress], None] = lambda progress: None,
     snapshots: Snapshots | None = None,
 ) -> EditedScene:
-    """RER, render-edit-reconstruct (V2Edit Sec. 3.4), with any video editor.
-
-    `edit` takes a video of the scene, uint8 [T, h, w, 3] in the model's size, and returns it edited by one more
-    subtask. `subtasks`: the numbers of those after which the scene is reconstructed; a method that edits in one go has
-    one. `loop`: the video is a loop to the model's autoencoder.
-    """
+    """RER, render-edit-reconstruct (V2Edit Sec. 3.4), with any video editor. `edit` takes a video of the scene, uint8
+    [T, h, w, 3] in the model's size, and returns it edited by one more subtask. `subtasks`: the numbers of those after
+    which the scene is reconstructed; a method that edits in one go has one. `loop`: the video is a loop to the model's
+    autoencoder."""
     cameras = video_cameras(backbone, path)
     source = video = render_video(scene, cameras)
     result = EditedScene(scene, source, [], [], [])
@@ -146,10 +142,8 @@ def prepare_refit(
     scene: Gaussians, cameras: Cameras, edited: np.ndarray, mask: Tensor, seed: int
 ) -> tuple[Gaussians, Dataset, Tensor]:
     """Return what a scene is reconstructed from after an edit: the Gaussians to start from, the images to optimise them
-    towards, and which of them may change, bool [N].
-
-    `edited`: the video, uint8 [T, h, w, 3]. `mask` [T, h, w]: how much of each pixel is edited.
-    """
+    towards, and which of them may change, bool [N]. `edited`: the video, uint8 [T, h, w, 3]. `mask` [T, h, w]: how much
+    of each pixel is edited."""
     unedited = render_video(scene, cameras)
     images, mask = composite(unedited, edited, mask)
     count = len(edited)

@@ -34,18 +34,14 @@ def serve(run: Path, port: int) -> None:
 
 
 def start(run: Path, port: int) -> ViserServer:
-    """Start the server: a switch between before and after, and a slider along the path.
-
-    Raises:
-        UserError: there is no scene to show, or viser is not installed.
-    """
+    """Start the server: a switch between before and after, and a slider along the path. Raises `UserError` if there is
+    no scene to show, or viser is not installed."""
     try:
         import viser
     except ModuleNotFoundError as missing:
         raise UserError(f"the viewer needs {missing.name}: pip install 'v2edit[scenes]'") from missing
-    files = {name: run / file for name, file in NAMES.items() if (run / file).is_file()}
-    if run.is_file():
-        files = {"scene": run}
+    named = {"scene": run} if run.is_file() else {name: run / file for name, file in NAMES.items()}
+    files = {name: path for name, path in named.items() if path.is_file()}
     if not files:
         raise UserError(f"there is no scene to view in {run}: give a run folder of v2edit scene, or a splat .ply")
     scenes = {name: read_splat(path) for name, path in files.items()}
@@ -55,8 +51,8 @@ def start(run: Path, port: int) -> ViserServer:
     switch = server.gui.add_button_group("show", list(handles))
 
     def show_only(name: str) -> None:
-        for each, handle in handles.items():
-            handle.visible = each == name
+        for title, handle in handles.items():
+            handle.visible = title == name
 
     switch.on_click(lambda _: show_only(switch.value))
     show_only(latest)

@@ -47,8 +47,7 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
     BT.709 from 1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is mapped to BT.709.
     The first of several video streams that is not a cover picture is read. Damaged stretches are skipped, and the
     frames after them keep their times. With `max_frames` the first frames alone are read; `image_fps` is the frame rate
-    of images, which have none. Raises `UserError`, in one line, for what cannot be decoded or takes more than 4 GiB.
-    """
+    of images, which have none. Raises `UserError`, in one line, for what cannot be decoded or takes more than 4 GiB."""
     path = Path(path)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"max_frames is {max_frames}; it must be 1 or more")
@@ -322,12 +321,10 @@ def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
 def _compute_timing(
     path: Path, starts: list[Fraction], end: Fraction, rates: list[Fraction], tick: Fraction
 ) -> tuple[Fraction, np.ndarray]:
-    """Return the frame rate and the times [T] at which frames appear, from timestamps that are whole ticks.
-
-    Containers round timestamps to their tick (Matroska: 1 ms). Where those fit a rate that the file names, the times
-    are exactly k / fps; where they only have jitter around it, the rate is that one and the times are as stored;
-    otherwise (and where the last frame is held long) the frame rate is variable, and fps is the average.
-    """
+    """Return the frame rate and the times [T] at which frames appear, from timestamps that are whole ticks. Containers
+    round timestamps to their tick (Matroska: 1 ms). Where those fit a rate that the file names, the times are exactly k
+    / fps; where they only have jitter around it, the rate is that one and the times are as stored; otherwise (and where
+    the last frame is held long) the frame rate is variable, and fps is the average."""
     count, since, duration = len(starts), [start - starts[0] for start in starts], end - starts[0]
     times = np.array([float(t) for t in since])
     average = count / duration

@@ -53,8 +53,7 @@ def write(
         times: Seconds [T] at which frames appear, for a variable rate; the file lasts T / fps in any case.
         crf: x264's quality; 17 can hardly be told from the original, and 6 more halves the file.
 
-    Raises `UserError` where the file cannot be written, or the input is none of this.
-    """
+    Raises `UserError` where the file cannot be written, or the input is none of this."""
     if isinstance(video, Video):
         times = video.times if fps is None and times is None else times
         fps, audio_from, frames = fps or video.fps, audio_from or video.path, video.frames

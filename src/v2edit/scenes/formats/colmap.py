@@ -87,10 +87,7 @@ def _frames_end(data: mmap.mmap) -> int:
 
 def read_colmap(folder: Path, side: int | None = None) -> Dataset:
     """Read the dataset of a COLMAP project, in COLMAP's world, views in the order of their names; images in `images/`.
-
-    Raises:
-        UserError: what is wrong with it, in one line.
-    """
+    Raises `UserError` for what is wrong with it, in one line."""
     from PIL import Image  # noqa: F401 (before pycolmap, whose zlib crashes Pillow's PNG decoder)
 
     try:

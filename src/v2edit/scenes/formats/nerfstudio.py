@@ -25,11 +25,8 @@ MAX_NUMBER, MIN_ANGLE = 1e9, 1e-6  # pixels or distortion coefficients; radians
 
 
 def read_transforms(path: Path, side: int | None = None) -> Dataset:
-    """Read the dataset of a `transforms.json`, in its own coordinates, views in the order of their names.
-
-    Raises:
-        UserError: what is wrong with it, in one line.
-    """
+    """Read the dataset of a `transforms.json`, in its own coordinates, views in the order of their names. Raises
+    `UserError` for what is wrong with it, in one line."""
     facts = _read_object(path)
     frames = facts.get("frames")
     if not isinstance(frames, list) or not frames:
@@ -53,10 +50,8 @@ def read_transforms(path: Path, side: int | None = None) -> Dataset:
 
 def write_transforms(folder: Path, dataset: Dataset) -> Path:
     """Write images, masks, points and `transforms.json` into an existing folder, for `read_transforms`; return the path
-    of the latter.
-
-    Poses are in the dataset's own coordinates: train on it with orientation, centring and scaling of poses off.
-    """
+    of the latter. Poses are in the dataset's own coordinates: train on it with orientation, centring and scaling of
+    poses off."""
     (folder / "images").mkdir()
     cameras = dataset.cameras
     facts: dict[str, Any] = {"camera_model": "OPENCV", "w": cameras.width, "h": cameras.height}

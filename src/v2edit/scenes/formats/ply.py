@@ -28,13 +28,8 @@ BYTES = {"char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, 
 
 
 def read_splat(path: Path) -> Gaussians:
-    """Read the Gaussians of a splat file, with or without normals, of any degree of harmonics up to 3.
-
-    Gaussians that are not finite are left out, with a warning.
-
-    Raises:
-        UserError: the file is no splat.
-    """
+    """Read the Gaussians of a splat file, with or without normals, of any degree of harmonics up to 3. Gaussians that
+    are not finite are left out, with a warning. Raises `UserError` for a file that is no splat."""
     vertex = _read_vertices(path)
     names = {column.name for column in vertex.properties}
     if "packed_position" in names:

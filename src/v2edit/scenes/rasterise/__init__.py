@@ -38,13 +38,8 @@ def render(
     backend: Backend = "auto",
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Rendered:
-    """Render the images of cameras, differentiable in the Gaussians' parameters.
-
-    `auto` uses gsplat where the Gaussians are on a CUDA device, numba otherwise.
-
-    Raises:
-        UserError: the backend's package is not installed.
-    """
+    """Render the images of cameras, differentiable in the Gaussians' parameters. `auto` uses gsplat where the Gaussians
+    are on a CUDA device, numba otherwise. Raises `UserError` if the backend's package is not installed."""
     if backend == "auto":
         backend = "gsplat" if gaussians.means.is_cuda else "cpu"
     behind = torch.tensor(background, dtype=torch.float32, device=gaussians.means.device)

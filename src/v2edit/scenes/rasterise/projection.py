@@ -41,10 +41,8 @@ class Flat(NamedTuple):
 
 
 def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.ndarray, height: int, width: int) -> Flat:
-    """Project Gaussians into the image of one camera: OpenCV's `world_to_camera` [4, 4], `intrinsics` [3, 3].
-
-    All but `radii` is differentiable, in the Gaussians' own precision.
-    """
+    """Project Gaussians into the image of one camera: OpenCV's `world_to_camera` [4, 4], `intrinsics` [3, 3]. All but
+    `radii` is differentiable, in the Gaussians' own precision."""
     positions = gaussians.means
     view = torch.from_numpy(world_to_camera).to(positions)
     rotation, translation = view[:3, :3], view[:3, 3]
