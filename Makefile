@@ -46,7 +46,7 @@ DEMO_INSTRUCTION ?= make the ball yellow
 
 # Many tests wait for processes of their own: two at a time take little more than half.
 test: $(SETUP)-test ## the tests (minutes at most, no GPU, no network)
-	'$(PY)' -m pytest -q -n 2 --dist loadfile
+	'$(PY)' -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-heavy: $(SETUP)-test ## the tests that take long or want a GPU
 	'$(PY)' -m pytest -q -m heavy

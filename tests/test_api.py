@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import pydoc
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -103,9 +104,10 @@ def test_options_are_keywords(job: type) -> None:
 
 def test_help_reads_as_a_person_writes() -> None:
     for function in (v2edit.edit_video, v2edit.edit_scene, v2edit.run_batch, v2edit.resume_run):
-        text = pydoc.render_doc(function)
-        assert "Args:" in text and "_ArgConfig" not in text and "Annotated" not in text
-        assert len(inspect.signature(function).parameters) <= 12
+        text, names = pydoc.render_doc(function), inspect.signature(function).parameters
+        assert "_ArgConfig" not in text and "Annotated" not in text and len(names) <= 12
+        explained = f"{function.__doc__} {v2edit.edit_video.__doc__ if 'edit_video' in str(function.__doc__) else ''}"
+        assert [name for name in names if not re.search(rf"{name}[:`]", explained)] == []
 
 
 def test_defaults_are_those_of_loading() -> None:

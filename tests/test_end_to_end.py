@@ -65,8 +65,8 @@ def test_an_instruction_edits_a_clip_of_primitives(sample, tmp_path):
 
 
 def test_a_real_video_keeps_its_length_size_and_sound(data, tmp_path):
-    path = data / "videos" / "rabbit-watermelon.mp4"
-    words = ["--source-prompt", "a rabbit eats a watermelon", "--target-prompt", "a cat eats a watermelon"]
+    path = data / "videos" / "mallard-water.mp4"
+    words = ["--source-prompt", "a mallard on the water", "--target-prompt", "a swan on the water"]
     run = v2edit("edit", path, *words, "--steps", 2, "--guidance", 1, "-o", "out", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     notes = [line for line in run.stderr.splitlines() if "note:" in line]

@@ -120,8 +120,8 @@ def resume_run(
     """Continue a run that was interrupted, killed or out of disk, as `v2edit resume` does.
 
     On the same machine the result is the same, to the byte, as if nothing had happened. A run that is done stays as it
-    is. Prompts that a language model wrote are not asked for again. `on_progress` is called after every step; `loaded`
-    is the run's model, where it is in memory already. Raises `UserError` for a mistake in the input, in one line.
-    """
+    is; prompts that a language model wrote are not asked for again. `folder` is the run's, `show_progress` shows a bar,
+    `on_progress` is called after every step, and `loaded` is the run's model, where it is in memory already. Raises
+    `UserError` for a mistake in the input, in one line."""
     with progress_bar(show_progress, on_progress) as report:
         return resume(Path(folder), report, loaded)
