@@ -64,6 +64,7 @@ def test_an_instruction_edits_a_clip_of_primitives(sample, tmp_path):
     assert [p for p in tmp_path.iterdir() if p.name not in ("one", "two")] == []  # no partial file is left
 
 
+@pytest.mark.heavy  # `test_odd` has shorter files with sound
 def test_a_real_video_keeps_its_length_size_and_sound(data, tmp_path):
     path = data / "videos" / "mallard-water.mp4"
     words = ["--source-prompt", "a mallard on the water", "--target-prompt", "a swan on the water"]

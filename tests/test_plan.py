@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from v2edit.editing import EditConfig
 from v2edit.errors import UserError
 from v2edit.jobs.estimate import COUNTED, TIMED, format_duration
 from v2edit.jobs.functions import estimate_edit, estimate_scene
+from v2edit.jobs.video import VideoEdit
 
 PROMPTS = {"source_prompt": "a red ball on the floor", "target_prompt": "a blue cube on the floor"}
 GIVEN = EditConfig(steps=6, subtasks=2)
@@ -54,6 +56,7 @@ def test_without_weights_it_is_counted_and_said_so(folder: Path, tmp_path: Path,
 
 def test_what_does_not_fit_is_shown_smaller(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("v2edit.jobs.estimate.available_memory", lambda device: 0)
+    monkeypatch.setattr(VideoEdit, "estimate", cache(VideoEdit.estimate))  # counting takes seconds: once is enough
     words = [word for name, text in PROMPTS.items() for word in (f"--{name.replace('_', '-')}", text)]
     edit = ["edit", str(folder / "clip.mp4"), *words, "--model", str(folder / "model"), "--dry-run"]
     assert main([*edit, "--json"]) == 0

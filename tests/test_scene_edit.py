@@ -116,7 +116,12 @@ def test_what_the_autoencoder_changes_is_no_edit(caplog):
 
 def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tmp_path, capsys):
     pair = {"source": "a big orange ball on a teal ground", "target": "a big green ball on a teal ground"}
-    quick = {"config": EditConfig(steps=2), "fit": FitConfig(gaussians=100, fit_steps=4, refit_steps=2), "side": 32}
+    quick = {
+        "config": EditConfig(steps=2),
+        "fit": FitConfig(gaussians=100, fit_steps=4, refit_steps=2),
+        "side": 32,
+        "frames": 9,
+    }
     words = ["--steps", "2", "--gaussians", "100", "--fit-steps", "4", "--refit-steps", "2", "--side", "32"]
     with serve(completion(pair), endless=True) as server:
         asking = ["--lvlm", "m", "--lvlm-url", server.url]
