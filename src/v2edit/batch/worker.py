@@ -126,8 +126,9 @@ class EditWorker:
 
 def _reason(error: BaseException) -> str:
     """Return an error's text as one line of a bounded length."""
-    text = memory_advice(error) or " ".join(str(error).split())
-    if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
+    advice = memory_advice(error)
+    text = advice or " ".join(str(error).split())
+    if advice is None and not isinstance(error, (UserError, OSError)):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= MAX_REASON_LENGTH else text[: MAX_REASON_LENGTH - 1] + "…"
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -50,21 +50,13 @@ CONTINUES = "the same command continues from here"
 
 def edit(context: Context, job: Annotated[VideoEdit, arg(name="")]) -> None:
     """Edit a video so that it shows what an instruction or a target prompt says."""
-    if context.dry_run:
-        return _print_estimate(job, context.reporter)
-    with context.reporter.working():
-        run = job.run(context.reporter.on_edit, command=context.argv)
-    _print_run(run, context.reporter)
+    _run_job(context, job, context.reporter.on_edit)
 
 
 def scene(context: Context, job: Annotated[SceneEdit, arg(name="")]) -> None:
     """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
-    if context.dry_run:
-        return _print_estimate(job, context.reporter)
-    with context.reporter.working():
-        run = job.run(context.reporter.on_scene, command=context.argv)
-    _print_run(run, context.reporter)
-    print(f"to look at it in a browser: v2edit view {shlex.quote(str(run.folder))}")
+    if run := _run_job(context, job, context.reporter.on_scene):
+        print(f"to look at it in a browser: v2edit view {shlex.quote(str(run.folder))}")
 
 
 def prompts(
@@ -239,6 +231,18 @@ def evaluate(context: Context, job: Annotated[Evaluate, arg(name="")]) -> None:
     print(evaluation.markdown)
     rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in evaluation.rows.items()}
     context.reporter.result(rows=rows, files=[] if job.out is None else [job.out])
+
+
+def _run_job(
+    context: Context, job: VideoEdit | SceneEdit, on_progress: Callable[[Any], None]
+) -> EditRun | SceneRun | None:
+    """Run a job and print its run, or, in a dry run, print its estimate and return None."""
+    if context.dry_run:
+        return _print_estimate(job, context.reporter)
+    with context.reporter.working():
+        run = job.run(on_progress, command=context.argv)
+    _print_run(run, context.reporter)
+    return run
 
 
 def _print_run(run: EditRun | SceneRun, reporter: Reporter) -> None:

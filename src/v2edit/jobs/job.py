@@ -64,8 +64,8 @@ class EditJob:
         """Return the source prompt that lies beside the input, or None."""
         raise NotImplementedError
 
-    def prepare(self) -> Prepared:
-        """Read the input and settle the prompts and settings."""
+    def prepare(self, given: GivenPrompts | None = None) -> Prepared:
+        """Read the input and settle the prompts and settings; `given` is the result of `given_prompts`."""
         raise NotImplementedError
 
     def given_prompts(self) -> GivenPrompts:
@@ -97,7 +97,7 @@ class EditJob:
         given = self.given_prompts()
         if given.pair is not None:
             return preview(given.pair, given.instruction, self.model_options.find(), self.config)
-        prepared = self.prepare()
+        prepared = self.prepare(given)
         return preview(prepared.prompts, given.instruction, prepared.checkpoint, self.config)
 
     def check_out(self) -> None:
