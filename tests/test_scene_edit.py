@@ -28,6 +28,7 @@ from v2edit.scenes.camera_paths import CameraPath, along_views
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.formats.nerfstudio import write_transforms
 from v2edit.scenes.formats.ply import read_splat
+from v2edit.scenes.masks import editable_mask
 from v2edit.scenes.rasterise import rasteriser_device
 from v2edit.scenes.reading import Scene, choose_path, read_scene
 from v2edit.scenes.rer import (
@@ -36,7 +37,9 @@ from v2edit.scenes.rer import (
     autoencode,
     edit_gaussians,
     measure_change,
+    prepare_refit,
     render_edit_reconstruct,
+    render_video,
     warn_of_weak_edit,
 )
 
@@ -112,6 +115,38 @@ def test_what_the_autoencoder_changes_is_no_edit(caplog):
     )
     assert result.changes[0].edited < 0.01
     assert ["subtask 1" in line for line in caplog.messages] == [True]
+
+
+def test_a_scene_is_reconstructed_from_changed_pixels_alone():
+    cameras, scene = ring(3, turn=0.2).resized(32, 32), gaussians_of(0, 80, 0)
+    unedited, edited, mask = render_video(scene, cameras), frames_of(0, 3, 32, 32), torch.zeros(3, 32, 32)
+    mask[:, :, :8] = 1
+    start, target, editable = prepare_refit(scene, cameras, edited, mask, 0)
+    np.testing.assert_array_equal(target.images[:, :, :8], edited[:, :, :8])
+    np.testing.assert_array_equal(target.images[:, :, 8:], unedited[:, :, 8:])
+    assert torch.equal(editable[:80], editable_mask(scene, cameras, mask)) and 0 < editable[:80].sum() < 80
+    assert editable[80:].all() and len(editable) == len(start)
+
+
+def test_what_an_edit_leaves_alone_stays_to_the_bit():
+    """The mask is that of the edit, without what the autoencoder, which is very lossy here, does to all pixels."""
+    backbone, scene = CogVideoX(pipeline_of("5b")), gaussians_of(0, 80, 0)
+    scene = replace(
+        scene,
+        means=scene.means + torch.tensor([1, 2, 0.5]),  # before the ring's cameras
+        log_scales=torch.full((80, 3), -2.5),
+        logit_opacities=torch.full((80,), 4.0),
+    )
+
+    def edit(frames: np.ndarray) -> np.ndarray:
+        edited = autoencode(backbone, frames).copy()
+        edited[:, :, : edited.shape[2] // 4] ^= 128
+        return edited
+
+    path = along_views(ring(9, turn=0.2).resized(32, 32))
+    result = render_edit_reconstruct(edit, backbone, scene, path, FitConfig(refit_steps=2))
+    moved = (result.gaussians.sh[:80] != scene.sh).flatten(1).any(1)
+    assert 0 < moved.sum() < 40  # 20; without the mask 57
 
 
 def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tmp_path, capsys):
