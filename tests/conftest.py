@@ -12,21 +12,15 @@ settings.register_profile("search", deadline=None)
 settings.register_profile("v2edit", deadline=None, derandomize=True)
 settings.load_profile("v2edit")
 
-# Two cores are enough for everything here, and torch reads these when it is first imported.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Torch reads these when it is first imported. One thread for each of the processes that share the work is quicker than
+# two that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Otherwise MKL may sum in another order where a thread's scratch memory is aligned otherwise, and no two rows of a
 # batch need be equal to the last bit, whatever their inputs.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session", autouse=True)
-def few_threads() -> None:
-    import torch
-
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

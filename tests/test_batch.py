@@ -210,7 +210,8 @@ def test_folders_of_others_are_left_alone(first, tiny_model, tmp_path) -> None:
         ({"retries": -1}, ["--retries", "-1"]),
         ({"device": "nowhere"}, ["'nowhere'"]),
         ({"model": "nothing-here"}, ["'nothing-here'"]),
-        ({"ray": "auto"}, ["Ray", "'auto'"]),
+        # Not "auto": that would join the Ray that another test runs at this moment.
+        ({"ray": "127.0.0.1:1"}, ["Ray", "'127.0.0.1:1'"]),
     ],
     ids=str,
 )

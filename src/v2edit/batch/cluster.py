@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from contextlib import ExitStack, redirect_stdout
@@ -21,6 +22,7 @@ LOCAL = "local"
 OBJECT_STORE_BYTES = 100 * 2**20  # of a local instance: nothing large goes through it
 GRACE = 20.0  # seconds for killed actors to be gone
 POLL_INTERVAL = 1.0  # seconds between two looks for an interrupt while waiting
+CONNECT_TIMEOUT = 10.0  # seconds for a cluster's machine to answer
 
 
 class RayPool:
@@ -128,11 +130,15 @@ def _connect(ray: Any, address: str, count: int | None) -> None:
         options["object_store_memory"] = OBJECT_STORE_BYTES
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if match := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
+            # Where nothing listens, Ray itself tries for minutes, and then it may end the process.
+            socket.create_connection((match[1], int(match[2])), CONNECT_TIMEOUT).close()
         ray.init(address=address, **options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own exits at once, without cleaning up.
     except Exception as error:  # of many kinds
-        raise UserError(f"cannot use Ray at {address!r}: {first_line(error):.300}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"cannot use Ray at {address!r}: {reason:.300}") from error
 
 
 def _cause(error: BaseException) -> str:
