@@ -219,43 +219,6 @@ def test_a_video_shows_itself_in_one_line() -> None:
     assert repr(Video(clip(2), Fraction(8))) == "Video(2 frames of 64x48, 8 fps)"
 
 
-# --- images ---------------------------------------------------------------------------------------
-
-
-def test_a_folder_of_images_is_a_video_in_natural_order(tmp_path: Path) -> None:
-    for k in (1, 2, 10, 9):
-        Image.new("RGB", (20, 10), (k, 0, 0)).save(tmp_path / f"frame{k}.PNG")
-    (tmp_path / "notes.txt").write_text("not a frame")
-    (tmp_path / "._frame3.png").write_bytes(b"what a Mac leaves")
-    result = video.read(tmp_path)
-    assert result.frames[:, 0, 0, 0].tolist() == [1, 2, 9, 10]
-    assert result.fps == 8 and result.duration == Fraction(1, 2) and result.path is None
-    assert len(video.read(tmp_path, 2).frames) == 2
-    assert video.read(tmp_path, image_fps=NTSC).fps == NTSC
-    Image.new("RGB", (21, 10)).save(tmp_path / "frame11.png")
-    assert "20x10" in error_of(lambda: video.read(tmp_path))
-
-
-def test_stills(tmp_path: Path) -> None:
-    still = clip(1)[0]
-    picture = Image.fromarray(still)
-    exif = picture.getexif()
-    exif[0x0112] = 6  # turn clockwise to show
-    picture.save(tmp_path / "phone.jpg", exif=exif, quality=98)
-    assert psnr(video.read(tmp_path / "phone.jpg").frames[0], np.rot90(still, -1)) > 30
-    Image.fromarray(np.full((4, 5), 0x8040, np.uint16)).save(tmp_path / "deep.png")
-    assert (video.read(tmp_path / "deep.png").frames == 0x80).all()
-    Image.new("P", (4, 5)).save(tmp_path / "palette.gif")
-    assert video.read(tmp_path / "palette.gif").frames.shape == (1, 5, 4, 3)
-
-
-def test_an_animated_png_moves(tmp_path: Path) -> None:
-    images = [Image.fromarray(f) for f in clip(4)]
-    images[0].save(tmp_path / "a.png", save_all=True, append_images=images[1:], duration=50)
-    result = video.read(tmp_path / "a.png")
-    assert (result.frames == clip(4)).all() and result.fps == 20
-
-
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -276,8 +239,6 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         (folder / name).write_bytes(content)
     cut = make(folder / "cut.mp4", clip(20))
     cut.write_bytes(cut.read_bytes()[:-200])  # libavformat puts the index last
-    images = [Image.new("RGB", (8, 8), (90 * k, 0, 0)) for k in range(3)]
-    images[0].save(folder / "moving.webp", save_all=True, append_images=images[1:])
     return {
         "missing": (folder / "nowhere.mp4", "no such file"),
         "a name like a protocol": (Path("http://example.invalid/a.mp4"), "no such file"),
@@ -292,7 +253,6 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "cut": (cut, "moov"),
         "broken image": (folder / "broken.png", "not an image"),
         "text as image": (folder / "text.jpg", "not an image"),
-        "animated WebP": (folder / "moving.webp", "WebP"),
         "device": (Path(os.devnull), "not a file"),
     }
 

@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from v2edit.errors import UserError
 from v2edit.prompts.chat import Message, Picture
 from v2edit.prompts.pair import PromptPair
@@ -138,14 +136,13 @@ class _StyleReader:
         return (self._text(table, "frames", where), *(self._picture(name) for name in names))
 
     def _picture(self, name: str) -> Picture:
-        from v2edit.video.stills import open_image
+        from v2edit.video.stills import composite_on_black, read_image
 
         # Pictures are sent to whoever runs the language model: none from elsewhere on the disk.
         if "\0" in name or not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
             self._refuse(f"its image {name!r:.80} lies outside the folder")
         try:
-            with open_image(self.folder / name) as image:
-                return Picture.from_frame(np.asarray(image.convert("RGB")))
+            return Picture.from_frame(composite_on_black(*read_image(self.folder / name)))
         except UserError as error:
             self._refuse(f"its image {Path(name).name} cannot be read ({error})")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +15,29 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video, frame_times
-from v2edit.video.stills import MAX_PIXELS, open_image
+from v2edit.video.stills import (
+    HEIC,
+    IMAGES,
+    MAX_PIXELS,
+    composite_on_black,
+    count_pictures,
+    has_heif,
+    is_heic,
+    natural_key,
+    open_image,
+    read_image,
+    read_pictures,
+)
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
     from av.video.reformatter import VideoReformatter
 
+log = logging.getLogger(__name__)
+
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded frames; no edit takes anything near this many
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx"}
+SIDECARS = {".txt", ".json", ".csv", ".xml", ".md", ".html", ".ini", ".db", ".log", ".aae", ".xmp", ".yaml", ".toml"}
 SIZE_TAG = "v2edit_size"  # in a file's metadata: "WxH" before the sides were made even for H.264
 
 BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's numbers
@@ -52,23 +67,15 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
     if max_frames is not None and max_frames < 1:
         raise UserError(f"max_frames is {max_frames}; it must be 1 or more")
     if path.is_dir():
-        files = [f for f in path.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".")]
-        if not files:
-            raise UserError(f"{path} is a folder without images ({', '.join(sorted(IMAGES))})")
-        return _read_images(sorted(files, key=_natural_key), max_frames, Fraction(image_fps))
-    _check_header(path)
-    if path.suffix.lower() in IMAGES and not _is_animated_png(path):
-        return _read_images([path], max_frames, Fraction(image_fps))
+        return _read_images(_list_images(path), max_frames, Fraction(image_fps))
+    if _check_header(path) or (path.suffix.lower() in IMAGES and not _is_animated_png(path)):
+        return _read_pictures(path, max_frames, Fraction(image_fps))
     return _read_video(path, max_frames)
 
 
-def _natural_key(path: Path) -> list[tuple[int, str]]:
-    """Return a sort key by which 2.png comes before 10.png."""
-    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.findall(r"\d+|\D+", path.name)]
-
-
-def _check_header(path: Path) -> None:
-    """Raise `UserError` for what the first bytes of a file already show."""
+def _check_header(path: Path) -> bool:
+    """Return whether the first bytes of a file are those of a HEIC photo, of which FFmpeg would show one tile of many.
+    Raises `UserError` for what they already show to be no video."""
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if not path.is_file():
@@ -82,31 +89,41 @@ def _check_header(path: Path) -> None:
         raise UserError(f"{path} is an empty file")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the video itself: fetch it with `git lfs pull`")
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:  # FFmpeg would show one tile of many
-        raise UserError(f"{path} is a HEIC photo, which cannot be read: convert it to JPEG or PNG")
+    return is_heic(head)
 
 
 def _is_animated_png(path: Path) -> bool:
-    """Return whether an image file is an animated PNG, which PyAV reads. Raises `UserError` for an animated WebP."""
+    """Return whether an image file is an animated PNG, which PyAV reads."""
     with open_image(path) as image:
-        kind, is_animated = image.format, getattr(image, "is_animated", False)
-    if is_animated and kind == "WEBP":
-        raise UserError(f"{path} is an animated WebP, which cannot be read: convert it to GIF or MP4")
-    return is_animated and kind == "PNG"
+        return image.format == "PNG" and getattr(image, "is_animated", False)
+
+
+def _list_images(folder: Path) -> list[Path]:
+    """Return the images of a folder in natural order; other files, which may hold pictures, are named in the log.
+    Raises `UserError` where there is no image."""
+    files = [f for f in folder.iterdir() if not f.name.startswith(".") and f.suffix.lower() not in SIDECARS]
+    images = [f for f in files if f.suffix.lower() in (IMAGES if has_heif() else IMAGES - HEIC)]
+    rest = sorted((f.name for f in files if f not in images and f.is_file()), key=natural_key)
+    advice = "; `pip install pillow-heif` reads HEIC photos" if HEIC & {Path(n).suffix.lower() for n in rest} else ""
+    if not images:
+        raise UserError(f"{folder} is a folder without images ({', '.join(sorted(IMAGES - HEIC))}){advice}")
+    if rest:
+        names = ", ".join(rest[:5]) + (f" and {len(rest) - 5} more" if len(rest) > 5 else "")
+        log.warning("%s: %d images are read; left out: %s%s", folder, len(images), names, advice)
+    return sorted(images, key=lambda file: natural_key(file.name))
 
 
 def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Video:
-    from PIL import ImageOps
-
+    """Read images of one size, one a frame. Raises `UserError` for images that differ in size or cannot be read."""
     if fps <= 0:
         raise UserError(f"the frame rate is {fps}; it must be above 0")
     frames: list[np.ndarray] = []
     for file in files[:max_frames]:
         _check_header(file)
-        with open_image(file) as image:
-            if not frames:
+        if not frames:
+            with open_image(file) as image:
                 _check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))
-            frame = _image_to_rgb(ImageOps.exif_transpose(image))
+        frame = composite_on_black(*read_image(file))
         if frames and frame.shape != frames[0].shape:
             first, size = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
             raise UserError(f"images of one video must be of one size: {files[0]} is {first}, {file} is {size}")
@@ -115,13 +132,27 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Vi
     return Video(_stack_frames(frames, *frames[0].shape[:2]), fps, names=names)
 
 
-def _image_to_rgb(image) -> np.ndarray:
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey, which convert() would clip
-        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        return _composite_on_black(np.asarray(image.convert("RGBA")))
-    return np.asarray(image.convert("RGB"))
+def _read_pictures(path: Path, max_frames: int | None, fps: Fraction) -> Video:
+    """Read an image file of one or many pictures: a photo, the pages of a TIFF file at a frame rate, or an animated
+    WebP or AVIF file at its own times. Pages of another size than the first are left out, which is logged."""
+    with open_image(path) as image:
+        count = count_pictures(image)
+        _check_memory(path, image.size, min(count, max_frames or count))
+    if count == 1:
+        return _read_images([path], max_frames, fps)
+    frames: list[np.ndarray] = []
+    starts, end, others = [], Fraction(0), 0
+    for rgb, alpha, milliseconds in islice(read_pictures(path), max_frames):
+        if frames and rgb.shape != frames[0].shape:
+            others += 1
+            continue
+        frames.append(composite_on_black(rgb, alpha))
+        starts.append(end)
+        end += Fraction(round(milliseconds), 1000) if milliseconds >= 1 else 1 / fps
+    if others:
+        log.warning("%s: %d of %d pages are of another size than the first and left out", path.name, others, count)
+    rate, times = _compute_timing(path, starts, end, [fps], Fraction(1, 1000))
+    return Video(_stack_frames(frames, *frames[0].shape[:2]), rate, times)
 
 
 def _read_video(path: Path, max_frames: int | None) -> Video:
@@ -277,13 +308,7 @@ def _frame_to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoRe
     ).to_ndarray()
     if len(kind.components) == 1 and frame.color_range == LIMITED:  # swscale takes grey for full range
         rgb = FULL_FROM_LIMITED[rgb.astype(np.uint8)]
-    return _composite_on_black(rgb) if transparent else rgb
-
-
-def _composite_on_black(rgba: np.ndarray) -> np.ndarray:
-    """Composite straight-alpha uint8 [H, W, 4] on a black background, to uint8 [H, W, 3]."""
-    rgb, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
-    return ((rgb * alpha + 127) // 255).astype(np.uint8)
+    return composite_on_black(rgb[..., :3], rgb[..., 3]) if transparent else rgb
 
 
 def _apply_display_matrix(image: np.ndarray, frame: VideoFrame) -> np.ndarray:

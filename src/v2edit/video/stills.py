@@ -1,7 +1,9 @@
-"""Image files from outside: whatever their name and header claim."""
+"""Read image files from outside, whatever their names and headers claim: the one image reader of videos and scenes."""
 
 from __future__ import annotations
 
+import logging
+import re
 import struct
 import warnings
 import zlib
@@ -10,30 +12,99 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from v2edit.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+log = logging.getLogger(__name__)
+
+HEIC = {".heic", ".heif", ".hif"}
+IMAGES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", *HEIC}
 # An explicit list: other formats that Pillow knows run programs (PostScript) or follow references.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
+PAGED = {
+    "WEBP",
+    "TIFF",
+    "AVIF",
+    "GIF",
+    "PNG",
+}  # kinds whose further pictures are frames or pages, not previews or depth
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+AVIF_BRANDS = {b"avif", b"avis"}
 # Raised by Pillow's decoders for a broken file, beside OSError.
 DECODER_ERRORS = (ArithmeticError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 MAX_PIXELS = 2**26  # of one picture: 8192x8192
+BITS_PER_SAMPLE = 258  # a TIFF tag
+BRIGHTEST = 16  # times white; a decimal image with more counts to 255 or 65535
+SAMPLE_FORMAT = 339  # a TIFF tag: 2 for signed numbers
+DEEP = {"F", "I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes of grey with more than 8 bits
+WHITE_32 = 2.0**32 - 1
+
+
+def read_image(path: Path, upright: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read an image file to (RGB, alpha): uint8 [H, W, 3], and uint8 [H, W] or None where it has no transparency.
+
+    Alpha is straight: the colours are those stored, and `composite_on_black` lays them over black. Grey, palettes,
+    CMYK, 16 bits (the upper 8 are taken) and decimal numbers (0 is black, 1 is white) are converted. With `upright` the
+    EXIF orientation is applied; without, the pixels are as stored, which camera poses refer to. HEIC needs the package
+    pillow-heif, which applies the orientation itself. Of several pictures in the file the first is taken, which is
+    logged. Raises `UserError`, in one line, for what is no image, damaged or larger than 8192x8192."""
+    with open_image(path) as image:
+        if (count := count_pictures(image)) > 1:
+            log.warning("%s holds %d pictures: the first one is taken", path.name, count)
+        return _to_rgb(image, upright, _white_level(image, path))
+
+
+def read_pictures(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None, float]]:
+    """Yield all pictures of an image file in order, upright: (RGB, alpha, milliseconds), as `read_image` returns them,
+    and how long a picture shows, 0 where the file says nothing (TIFF). Raises `UserError` like `read_image`."""
+    with open_image(path) as image:
+        white = _white_level(image, path)
+        for k in range(count_pictures(image)):
+            image.seek(k)
+            _check_size(image, path)
+            yield *_to_rgb(image, True, white), float(image.info.get("duration") or 0)
+
+
+def composite_on_black(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Composite colours, uint8 [H, W, 3], with straight alpha, uint8 [H, W] or None, on black, to uint8 [H, W, 3]."""
+    if alpha is None:
+        return rgb
+    return ((rgb.astype(np.uint16) * alpha[..., None].astype(np.uint16) + 127) // 255).astype(np.uint8)
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a sort key by which 2.png comes before 10.png."""
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.findall(r"\d+|\D+", name)]
+
+
+def count_pictures(image: Image) -> int:
+    """Return how many frames or pages an open image file has; previews and depth maps are none."""
+    return getattr(image, "n_frames", 1) if image.format in PAGED else 1
+
+
+def is_heic(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes (64 are enough) is a HEIC photo; AVIF is none."""
+    brands = {head[k : k + 4] for k in (8, *range(16, min(len(head), int.from_bytes(head[:4], "big")), 4))}
+    return head[4:8] == b"ftyp" and bool(brands & HEIC_BRANDS) and not brands & AVIF_BRANDS
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image]:
     """Open an image file without decoding it. Raises `UserError`, also while it is decoded inside the context, for a
     file that is no image, is damaged or is larger than 8192x8192."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(f"{path} is too large an image: {image.width}x{image.height}")
+            with path.open("rb") as file:
+                formats = (_heif_format(path),) if is_heic(file.read(64)) else FORMATS
+            with Image.open(path, formats=formats) as image:
+                _check_size(image, path)
                 yield image
     except UserError:
         raise
@@ -41,6 +112,74 @@ def open_image(path: Path) -> Iterator[Image]:
         raise UserError(f"{path} is too large an image") from None
     except OSError as error:
         reason = error.strerror or "damaged, or of an unknown kind"
+        if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in (".tif", ".tiff"):
+            reason = "damaged, or of samples that few programs read, as decimal colours: convert it to 8 or 16 bits"
         raise UserError(f"{path} is not an image that can be read ({reason})") from None
     except DECODER_ERRORS as error:
         raise UserError(f"{path} is not an image that can be read ({type(error).__name__})") from None
+
+
+def _heif_format(path: Path) -> str:
+    """Register the HEIC reader with Pillow and return its format. Raises `UserError` where it is not installed."""
+    if not has_heif():
+        raise UserError(f"{path} is a HEIC photo: `pip install pillow-heif` reads it, or convert it to JPEG or PNG")
+    import pillow_heif  # pyright: ignore[reportMissingImports]
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return "HEIF"
+
+
+def has_heif() -> bool:
+    """Return whether pillow-heif is installed, which reads HEIC photos."""
+    from importlib.util import find_spec
+
+    return find_spec("pillow_heif") is not None
+
+
+def _check_size(image: Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(f"{path} is too large an image: {image.width}x{image.height}")
+
+
+def _to_rgb(image: Image, upright: bool, white: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decode the current picture to (RGB, alpha) as `read_image` does; `white` is the value of white in grey of more
+    than 8 bits."""
+    from PIL import ImageOps
+
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in DEEP:  # which convert() would clip
+        grey = np.nan_to_num(_read_deep(image, white)).clip(0, white)
+        # Whole numbers lose their lower bits, as libpng does it; decimal ones are rounded.
+        grey = np.rint(grey * (255 / white)) if image.mode == "F" else grey // ((white + 1) / 256)
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), None
+    if image.has_transparency_data:
+        rgba = np.array(image.convert("RGBA"))
+        return rgba[..., :3], rgba[..., 3]
+    return np.array(image.convert("RGB")), None
+
+
+def _read_deep(image: Image, white: float) -> np.ndarray:
+    """Return grey of more than 8 bits as float64 [H, W]; Pillow holds unsigned 32-bit numbers as signed ones."""
+    values = np.asarray(image)
+    return (values.view(np.uint32) if white == WHITE_32 and values.dtype == np.int32 else values).astype(np.float64)
+
+
+def _white_level(image: Image, path: Path) -> float:
+    """Return the value of white in grey of more than 8 bits. Decimal numbers go to 1, by the field's convention, unless
+    a file's go far beyond; 32-bit numbers often hold 16 bits."""
+    if image.mode not in ("I", "F"):
+        return 2.0 ** getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0] - 1
+    is_signed = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (1,))[0] == 2
+    unsigned = 0.0 if is_signed or image.mode == "F" else WHITE_32
+    peak = 0.0
+    for k in range(count_pictures(image)):
+        image.seek(k)
+        peak = max(peak, float(np.nan_to_num(_read_deep(image, unsigned), posinf=0, neginf=0).max()))
+    image.seek(0)
+    if image.mode == "I":
+        return next(w for w in ((32767.0, 2.0**31 - 1) if is_signed else (65535.0, WHITE_32)) if peak <= w)
+    white = next((w for w in (255.0, 65535.0) if BRIGHTEST < peak <= w), 1.0)
+    if peak > 1:
+        log.warning("%s holds decimal numbers up to %.4g: 0 is taken for black, %g for white", path.name, peak, white)
+    return white
