@@ -61,12 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reporter = reporter_for(OutputOptions.from_words(words))
         logger.addHandler(notes := _Notes(reporter))
+        level = logger.level
+        logger.setLevel(logging.INFO)
         try:
             command = parse(output_options_last(words), print_errors=not isinstance(reporter, JsonReporter))
             reporter.start(redact(["v2edit", *words]))
             with reporter.redirected(), sigterm_as_interrupt():
                 command(reporter, ["v2edit", *words])
         finally:
+            logger.setLevel(level)
             logger.removeHandler(notes)
     except (UserError, OSError) as error:
         return _fail(reporter, str(error))
@@ -183,11 +186,12 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """Shows what the package logs, one line each."""
+    """Show what the package logs, one line each: the plan of an edit as it is, and warnings as notes."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__()
         self.reporter = reporter
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.reporter.note(record.getMessage())
+        show = self.reporter.note if record.levelno >= logging.WARNING else self.reporter.plan
+        show(record.getMessage())

@@ -24,6 +24,7 @@ from v2edit.errors import UserError
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
 from v2edit.jobs.options import ModelOptions, PromptOptions
+from v2edit.jobs.plan import describe_steps, name_prompts
 from v2edit.jobs.resume import resume as resume_run
 from v2edit.jobs.scene import SceneEdit, is_scene
 from v2edit.jobs.video import EditRun, VideoEdit
@@ -82,15 +83,14 @@ def prompts(
     job = SceneEdit(video, instruction, **options) if is_scene(video) else VideoEdit(video, instruction, **options)
     preview = job.preview()
     source, *others = preview.prompts.chain
-    names = [*(f"step {k}" for k, _ in enumerate(preview.prompts.intermediate, start=1)), "target"]
+    names = name_prompts(preview.prompts)[1:]
     print(f"source  {source}")
     for name, text, comparison in zip(names, others, preview.comparisons, strict=True):
         print(f"{name:6}  {text}\n  diff  ", end="")
         _print_comparison(comparison)
         print(f"        {comparison.summary}")
-    count, each = len(preview.forwards), " + ".join(map(str, preview.forwards))
-    steps = f"{count} subtask{'s' if count > 1 else ''} of {preview.steps} denoising steps (of {preview.of_steps})"
-    print(f"edit    {steps}: {each} forwards (v2edit edit --dry-run estimates their time and memory)")
+    steps = describe_steps(preview.steps, preview.of_steps, preview.forwards)
+    print(f"edit    {steps} (v2edit edit --dry-run estimates their time and memory)")
     if out is not None:
         preview.save(out)
         print(f"saved   {out}")
@@ -247,7 +247,7 @@ def _run_job(
 
 def _print_run(run: EditRun | SceneRun, reporter: Reporter) -> None:
     files = sorted(run.folder.iterdir())
-    print(f"source prompt: {run.prompts.source}\ntarget prompt: {run.prompts.target}", *files, sep="\n")
+    print(*files, sep="\n")
     reporter.result(folder=run.folder, files=files, prompts=asdict(run.prompts))
 
 

@@ -83,6 +83,9 @@ class Reporter:
     def update(self, update: Update) -> None:
         """Report a step."""
 
+    def plan(self, text: str) -> None:
+        """Report what an edit is about to do, in one line."""
+
     def note(self, text: str) -> None:
         """Report something that the user should know, in one line."""
 
@@ -156,8 +159,11 @@ class TextReporter(Reporter):
         if step * self.LINES // steps > (step - 1) * self.LINES // steps:
             print(f"{update.text}{'' if left is None else f', {left:.0f} s left'}", file=sys.stderr, flush=True)
 
+    def plan(self, text: str) -> None:
+        print(text, file=sys.stderr)  # a bar lets it through above itself
+
     def note(self, text: str) -> None:
-        print(f"v2edit: note: {text}", file=sys.stderr)  # a bar lets it through above itself
+        print(f"v2edit: note: {text}", file=sys.stderr)
 
     def error(self, message: str, code: int) -> None:
         print(f"v2edit: error: {message}", file=sys.stderr)
@@ -174,7 +180,7 @@ class QuietReporter(TextReporter):
         with open_devnull() as devnull, redirect_stdout(devnull), redirect_stderr(devnull):
             yield
 
-    working, update, note = Reporter.working, Reporter.update, Reporter.note
+    working, update, plan, note = Reporter.working, Reporter.update, Reporter.plan, Reporter.note
 
 
 class JsonReporter(Reporter):
@@ -203,6 +209,9 @@ class JsonReporter(Reporter):
     def update(self, update: Update) -> None:
         left = self.pace.update(update.phase, update.done, update.total)
         self.write("progress", **update.figures, seconds_left=None if left is None else round(left, 1))
+
+    def plan(self, text: str) -> None:
+        self.write("plan", message=text)
 
     def note(self, text: str) -> None:
         self.write("note", message=text)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
-from v2edit.jobs.job import Prepared
+from v2edit.jobs.job import STAND_INS, Prepared
 from v2edit.jobs.options import ModelOptions
+from v2edit.jobs.plan import describe_sizes, describe_steps, log_limits
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -85,18 +86,17 @@ class Estimate:
     @property
     def text(self) -> str:
         """The estimate for people."""
-        fitted, each = self.fitted, " + ".join(map(str, self.forwards))
-        subtasks = f"{len(self.forwards)} subtask{'s' if len(self.forwards) > 1 else ''}"
-        source = f"{self.frames} frames of {self.width}x{self.height}"
-        edited = f"{fitted.frames} of {fitted.width}x{fitted.height}"
+        from v2edit.backbones import Size
+
+        sizes = describe_sizes(Size(self.frames, self.height, self.width), self.fitted)
         parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items())
         room = (
             "" if self.available is None else f"; {'' if self.fits else 'only '}{format_bytes(self.available)} are free"
         )
         lines = [
             f"model   {self.model}, {self.dtype} on {self.device}",
-            f"video   {source}, edited as {edited}: {self.tokens:,} tokens",
-            f"edit    {subtasks} of {self.steps} denoising steps (of {self.of_steps}): {each} forwards",
+            f"video   {sizes}: {self.tokens:,} tokens",
+            f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}",
             f"memory  about {format_bytes(self.peak)} at the peak{room}",
             f"time    about {format_duration(self.total_seconds)}: {parts}",
             f"        {self.method}",
@@ -151,6 +151,8 @@ def estimate_edit(stopwatch: Stopwatch, prepared: Prepared, frames: np.ndarray, 
         fake = backbones.load_fake_model(checkpoint, options.dtype, options.device)
         source = Size(*frames.shape[:3])
         fitted = fake.backbone.nearest_size(source, config.loop)
+        prompts = None if prepared.prompts is STAND_INS else prepared.prompts
+        log_limits(checkpoint.name, prompts, source, fake.backbone, config.loop)
         cost_model = CostModel(fake, config)
         cost = cost_model.edit(fitted, options.offload, options.vae_tiling)
         release_memory()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from v2edit.backbones.families import BUILT_IN, PUBLISHED
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.jobs.job import STAND_INS, EditJob, Prepared
 from v2edit.jobs.options import ModelOptions
+from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
-from v2edit.primitives.captions import is_caption
-from v2edit.primitives.scene import SHAPES
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input
 from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, subtask_video
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from v2edit.jobs.estimate import Estimate
     from v2edit.video import Video
 
-log = logging.getLogger(__name__)
 ProgressCallback = Callable[["Progress"], None]
 
 
@@ -119,9 +115,7 @@ class VideoEdit(EditJob):
             prepared, identity = self.prepare(given, loaded), fingerprint_input(self.video)
             config = prepared.config
             backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
-            if doubts := _doubts(self.model_options.model, prepared.prompts, len(prepared.source.frames), backbone):
-                log.warning("%s", doubts)
-            backbone.nearest_size(Size(*prepared.source.frames.shape[:3]), config.loop)  # refuses what cannot be edited
+            log_plan(prepared.prompts, config, Size(*prepared.source.frames.shape[:3]), backbone)
             record = self.record(prepared, backbone, identity) | {
                 "save_frames": self.save_frames,
                 "seed": config.seed,
@@ -142,6 +136,7 @@ class VideoEdit(EditJob):
         assert run.request is not None and run.request.kind == "edit"
         with run:
             from v2edit import video as videos
+            from v2edit.backbones import Size
 
             record = run.request.facts
             path = Path(record["input"]["path"])
@@ -149,6 +144,7 @@ class VideoEdit(EditJob):
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             source = videos.read(path)
             backbone = loaded.backbone if loaded else load_recorded(record)
+            log_plan(prompts, config, Size(*source.frames.shape[:3]), backbone)
             edited = _edit_and_write(run, path, source, prompts, config, backbone, on_progress)
         return EditRun(run.out, edited, prompts)
 
@@ -200,21 +196,3 @@ def _edit_and_write(
     videos.contact_sheet(rows, run.folder / CONTACT_SHEET)
     run.write_manifest()
     return edited
-
-
-def _doubts(model: str, prompts: PromptPair, frames: int, backbone: Backbone) -> str:
-    """Return what speaks against a good result, in one line."""
-    doubts = []
-    if model == BUILT_IN and not (is_caption(prompts.source) and is_caption(prompts.target)):
-        shapes = ", ".join(f"{shape}s" for shape in SHAPES)
-        doubts.append(
-            f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for "
-            f"other videos, and use --model {PUBLISHED} for them"
-        )
-    if frames > backbone.native_size.frames and not backbone.has_rotary_time:
-        doubts.append(
-            f"{frames} frames, and the model, whose positions are absolute, was trained on "
-            f"{backbone.native_size.frames}: it drifts; shorter clips are better, or a model with relative positions, "
-            f"such as {PUBLISHED}"
-        )
-    return "; ".join(doubts)

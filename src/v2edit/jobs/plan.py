@@ -1,0 +1,83 @@
+"""The plan of an edit: its prompts, sizes and steps, and what speaks against a good result. Told before it begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from v2edit.backbones.families import BUILT_IN, PUBLISHED
+from v2edit.editing.config import ResolvedConfig
+from v2edit.primitives.captions import is_caption
+from v2edit.primitives.scene import SHAPES
+from v2edit.prompts import PromptPair
+
+if TYPE_CHECKING:
+    from v2edit.backbones import Backbone, Size
+
+log = logging.getLogger(__name__)
+# The least share of the source's pixels that an edit may have before its enlargement is worth a note.
+LEAST_PIXELS = 0.25
+
+
+def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: Backbone) -> None:
+    """Log the plan of an edit of clips of `size`, and its limits as a warning. Raises `UserError` for a clip that the
+    model cannot edit."""
+    from v2edit.editing.cost import count_forwards, steps_per_subtask
+
+    schedule, fitted = backbone.schedule(config.steps), backbone.nearest_size(size, config.loop)
+    for name, text in zip(name_prompts(prompts), prompts.chain, strict=True):
+        log.info("%s prompt: %s", name, text)
+    steps = describe_steps(steps_per_subtask(schedule, config), config.steps, count_forwards(schedule, config))
+    log.info("plan: %s; %s", describe_sizes(size, fitted), steps)
+    log_limits(backbone.name, prompts, size, backbone, config.loop)
+
+
+def log_limits(model: str, prompts: PromptPair | None, size: Size, backbone: Backbone, loop: bool = False) -> None:
+    """Log what speaks against a good result as one warning, if anything does; see `find_limits`."""
+    if limits := find_limits(model, prompts, size, backbone, loop):
+        log.warning("%s", "; ".join(limits))
+
+
+def find_limits(model: str, prompts: PromptPair | None, size: Size, backbone: Backbone, loop: bool) -> list[str]:
+    """Return what speaks against a good result, one clause each: a built-in model and a world that is not its own, a
+    clip much larger than the model's, a clip longer than a model of absolute positions was trained on. `prompts` are
+    None where a language model has yet to write them; `size` is that of the video, or of a scene's renders."""
+    limits, fitted = [], backbone.nearest_size(size, loop)
+    if model == BUILT_IN and prompts and not (is_caption(prompts.source) and is_caption(prompts.target)):
+        shapes = ", ".join(f"{shape}s" for shape in SHAPES)
+        limits.append(
+            f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for "
+            f"other videos and scenes, and use --model {PUBLISHED} for them"
+        )
+    if fitted.height * fitted.width < LEAST_PIXELS * size.height * size.width:
+        limits.append(
+            f"{size.width}x{size.height} is edited at {fitted.width}x{fitted.height}, the model's size, and enlarged "
+            "afterwards: expect less detail than the source has"
+        )
+    if size.frames > backbone.native_size.frames and not backbone.has_rotary_time:
+        limits.append(
+            f"{size.frames} frames, and the model, whose positions are absolute, was trained on "
+            f"{backbone.native_size.frames}: it drifts; shorter clips are better, or a model with relative positions, "
+            f"such as {PUBLISHED}"
+        )
+    return limits
+
+
+def name_prompts(prompts: PromptPair) -> list[str]:
+    """Return a name for each prompt of the chain: source, step 1, step 2 …, target."""
+    return ["source", *(f"step {k}" for k, _ in enumerate(prompts.intermediate, start=1)), "target"]
+
+
+def describe_sizes(size: Size, fitted: Size) -> str:
+    """Describe a clip's size and that of its edit: 9 frames of 64x64, edited as 9 of 64x64."""
+    return (
+        f"{size.frames} frames of {size.width}x{size.height}, edited as {fitted.frames} of "
+        f"{fitted.width}x{fitted.height}"
+    )
+
+
+def describe_steps(steps: int, of_steps: int, forwards: Sequence[int]) -> str:
+    """Describe steps and forwards: 1 subtask of 45 denoising steps (of 50): 180 forwards."""
+    count = f"{len(forwards)} subtask{'s' if len(forwards) > 1 else ''}"
+    return f"{count} of {steps} denoising steps (of {of_steps}): {' + '.join(map(str, forwards))} forwards"
