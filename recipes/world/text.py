@@ -1,0 +1,163 @@
+"""The text encoder of the built-in model: its tokenizer, and how it is taught captions before anything is generated.
+
+    python -m recipes.world.text
+
+A text encoder that learns from the diffusion loss alone does not learn which of several objects a word is about
+(recipes/primitives/LOG.md); this one is taught that by itself and then frozen, as CogVideoX's is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from recipes.world.captions import VOCABULARY, Named, Wording, caption, describe_object, sample_named, sample_wording
+from recipes.world.clips import OUT
+from recipes.world.scene import COLOURS, MATERIALS, MOTIONS, PLACES, ROWS, SHAPES, SIZES, Object, Scene, sample_scene
+
+TEXT_LENGTH = 56
+WIDTH = 128
+DROPPED = 0.1
+UNNAMED = "unnamed"
+# What each token of an object's phrase is to tell.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "shape": SHAPES, "copies": ("1", "3"), "colour": (UNNAMED, *COLOURS), "size": (UNNAMED, *SIZES),
+    "place": (UNNAMED, *PLACES), "row": (UNNAMED, *ROWS), "motion": (UNNAMED, *MOTIONS),
+    "material": (UNNAMED, *MATERIALS[1:]), "hat": (UNNAMED, "a hat", *COLOURS),
+}  # fmt: skip
+
+
+def new_tokenizer() -> T5Tokenizer:
+    """Build a tokenizer with one token per word of the grammar; other words split into letters."""
+    letters = [chr(c) for c in range(33, 127)]
+    scores = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    scores += [(f"▁{word}", -1.0) for word in sorted(VOCABULARY) if word.isalpha()]
+    scores += [(letter, -4.0) for letter in letters]
+    return T5Tokenizer(vocab=list(dict(scores).items()), extra_ids=0, model_max_length=TEXT_LENGTH)
+
+
+def new_text_encoder(vocabulary: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(vocab_size=vocabulary, d_model=WIDTH, d_kv=32, num_heads=4, d_ff=256, num_layers=3,
+                 num_decoder_layers=0, feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1)
+    )  # fmt: skip
+
+
+def sample_caption(rng: Random, scene: Scene) -> tuple[str, Named, Wording]:
+    """Sample a caption of a scene, what it names and its wording; none is longer than the text encoder reads."""
+    while True:
+        named, wording = sample_named(rng, scene), sample_wording(rng)
+        text = caption(scene, named, wording)
+        if len(text.replace(",", " ,").replace(".", " .").split()) < TEXT_LENGTH:
+            return text, named, wording
+
+
+def tokenise(tokenizer: T5Tokenizer, texts: list[str]) -> tuple[Tensor, list[list[tuple[int, int]]]]:
+    """Return token ids [B, L] and the characters of each token."""
+    tokens = tokenizer(texts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt",
+                       return_offsets_mapping=True)  # fmt: skip
+    return tokens.input_ids, tokens.offset_mapping.tolist()
+
+
+def field_values(obj: Object, named: frozenset[str]) -> dict[str, str]:
+    """Return what a phrase says of an object: a value for each of FIELDS."""
+    values = {field: getattr(obj, field) if field in named else UNNAMED for field in FIELDS if field in named}
+    values |= {"shape": obj.shape, "copies": str(obj.copies)}
+    values["hat"] = (str(obj.hat) if "hat colour" in named else "a hat") if "hat" in named else UNNAMED
+    if obj.material == "gold":
+        values["colour"] = UNNAMED
+    return {field: values.get(field, UNNAMED) for field in FIELDS}
+
+
+def phrase_labels(
+    scene: Scene, named: Named, wording: Wording, text: str, offsets: list[tuple[int, int]]
+) -> list[list[int]]:
+    """Return for each token of a caption what its object's phrase says, -1 for tokens of no object."""
+    rows, start = [[-1] * len(FIELDS) for _ in offsets], 0
+    for obj, names in zip(scene.objects, named.objects, strict=True):
+        if names is None:
+            continue
+        phrase, values = describe_object(obj, names, wording), field_values(obj, names)
+        start = text.index(phrase, start)
+        labels = [options.index(values[field]) for field, options in FIELDS.items()]
+        for k, (a, b) in enumerate(offsets):
+            if start <= a < b <= start + len(phrase):
+                rows[k] = labels
+        start += len(phrase)
+    return rows
+
+
+class TextObjective(nn.Module):
+    """Training objective in place of pretraining the text encoder: each token's embedding predicts its word and every
+    field of the phrase that it is part of, "unnamed" among the answers.
+
+    Logits are cosines at a fixed scale, so that large weights cannot make up for small differences.
+    """
+
+    SCALE = 16.0
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        sizes = {"word": vocabulary, **{field: len(values) for field, values in FIELDS.items()}}
+        self.heads = nn.ParameterDict({k: nn.Parameter(torch.randn(n, WIDTH)) for k, n in sizes.items()})
+
+    def forward(self, text: Tensor, ids: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of text [B, L, D], ids [B, L] and labels int64 [B, L, fields], and the share of right
+        answers by field."""
+        text = F.normalize(text, dim=-1)
+        right = {"word": ids.masked_fill(ids == 0, -1)} | {f: labels[..., k] for k, f in enumerate(FIELDS)}
+        losses, accuracy = {}, {}
+        for field, answer in right.items():
+            logits = (self.SCALE * text @ F.normalize(self.heads[field], dim=-1).T).flatten(0, 1)
+            losses[field] = F.cross_entropy(logits, answer.flatten(), ignore_index=-1)
+            valid = answer.flatten() >= 0
+            accuracy[field] = float((logits.argmax(-1) == answer.flatten())[valid].float().mean())
+        word = losses.pop("word")
+        return word + torch.stack(list(losses.values())).mean(), accuracy
+
+
+def train_text_encoder(steps: int = 1500, scenes: int = 20_000) -> tuple[T5Tokenizer, T5EncoderModel]:
+    """Train a text encoder by `TextObjective` (some minutes of one core)."""
+    tokenizer, rng = new_tokenizer(), Random(0)
+    encoder, objective = new_text_encoder(len(tokenizer)), TextObjective(len(tokenizer))
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *objective.parameters()], betas=(0.9, 0.98), weight_decay=0.0)
+    pool = [sample_scene(rng) for _ in range(scenes)]
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * min(1.0, (steps - step) / (0.5 * steps))
+        batch = rng.choices(pool, k=96)
+        captions = [sample_caption(rng, scene) for scene in batch]
+        ids, offsets = tokenise(tokenizer, [text for text, *_ in captions])
+        labels = [
+            phrase_labels(scene, named, wording, text, places)
+            for scene, (text, named, wording), places in zip(batch, captions, offsets, strict=True)
+        ]
+        loss, accuracy = objective(encoder(ids)[0], ids, torch.tensor(labels))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 99:
+            worst = min(accuracy.items(), key=lambda entry: entry[1])
+            print(json.dumps({"step": step + 1, "loss": round(loss.item(), 4), "worst": worst}), flush=True)
+    return tokenizer, encoder.eval().requires_grad_(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1500)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    tokenizer, encoder = train_text_encoder(options.steps)
+    encoder.save_pretrained(OUT / "text/text_encoder")
+    tokenizer.save_pretrained(OUT / "text/tokenizer")
+
+
+if __name__ == "__main__":
+    main()

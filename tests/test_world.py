@@ -1,0 +1,165 @@
+"""The detailed world that the next built-in model is trained on: shapes, captions that leave things out, true edits."""
+
+import math
+from dataclasses import fields, replace
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipes.world.captions import VOCABULARY, Named, Wording, caption, sample_named, sample_wording
+from recipes.world.edits import KINDS, render_truth, sample_edit
+from recipes.world.render import render_clip
+from recipes.world.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
+from recipes.world.shapes import FAR, intersect_shape
+from recipes.world.text import FIELDS, TEXT_LENGTH, new_tokenizer, phrase_labels, sample_caption, tokenise
+
+seeds = st.integers(0, 2**40)
+
+
+def is_inside(shape: str, p: np.ndarray) -> np.ndarray:
+    """Tell which points [..., 3] are inside a shape of radius 1, written down anew."""
+    x, y, z = np.moveaxis(p, -1, 0)
+    around = np.hypot(x, y)
+    if shape == "ball":
+        return np.linalg.norm(p - [0, 0, 1], axis=-1) < 1
+    if shape == "cube":
+        return (np.abs(x) < 0.8) & (np.abs(y) < 0.8) & (z > 0) & (z < 1.6)
+    if shape == "cylinder":
+        return (around < 0.72) & (z > 0) & (z < 1.8)
+    if shape == "cone":
+        return (z > 0) & (around < 1 - z / 2)
+    if shape == "tower":
+        body = (np.abs(x) < 0.48) & (np.abs(y) < 0.48) & (z > 0) & (z < 2.1)
+        return body | ((z >= 2.1) & (around < 0.75 * (3.0 - z) / 0.9))
+    if shape == "ring":
+        return np.hypot(np.hypot(x, z - 1) - 0.72, y) < 0.28
+    turn = np.pi / 5 * np.arange(10)  # The star's corners: tips and notches in turn.
+    reach = np.where(np.arange(10) % 2 == 0, 1.12, 0.55)
+    corners = np.stack([reach * np.sin(turn), 1 + reach * np.cos(turn)], -1)
+    crossings = np.zeros(x.shape, int)
+    for (ax, az), (bx, bz) in zip(corners, np.roll(corners, -1, 0), strict=True):
+        crossings += ((az > z) != (bz > z)) & (x < ax + (z - az) / (bz - az) * (bx - ax))
+    return (crossings % 2 == 1) & (np.abs(y) < 0.26)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rays_meet_a_shape_where_it_begins(shape):
+    rng = np.random.default_rng(0)
+    eyes = rng.normal(size=(400, 3)) * [1, 1, 0.4]
+    eyes = 5 * eyes / np.linalg.norm(eyes, axis=1, keepdims=True) + [0, 0, 1.2]
+    aims = rng.uniform([-0.9, -0.9, 0.05], [0.9, 0.9, 2.6], (400, 3))
+    rays = (aims - eyes) / np.linalg.norm(aims - eyes, axis=1, keepdims=True)
+    distance, normal = intersect_shape(shape, 1.0, torch.from_numpy(eyes).float(), torch.from_numpy(rays).float())
+    along = np.arange(2.0, 8.0, 0.004)
+    inside = is_inside(shape, eyes[:, None] + along[None, :, None] * rays[:, None])
+    expected = np.where(inside.any(1), along[inside.argmax(1)], FAR)
+    agree = np.abs(distance.numpy() - expected) < 0.02
+    assert agree.mean() > 0.985  # Rays that graze an edge may fall on either side.
+    hit = (distance.numpy() < FAR) & agree
+    assert 0.15 < hit.mean() < 1
+    assert ((normal.numpy() * rays).sum(1)[hit] < 1e-3).all()  # towards the eye
+    assert np.allclose(np.linalg.norm(normal.numpy()[hit], axis=1), 1, atol=1e-4)
+
+
+@settings(max_examples=40)
+@given(seeds)
+def test_a_caption_says_what_it_names_and_nothing_else(seed):
+    rng = Random(seed)
+    scene = sample_scene(rng)
+    named, wording = sample_named(rng, scene), sample_wording(rng)
+    text = caption(scene, named, wording)
+    assert set(text.replace(",", " ,").replace(".", " .").split()) <= VOCABULARY
+    details = {
+        f.name: getattr(sample_scene(Random(seed + 1)), f.name) for f in fields(Scene) if f.name in UNSEEN_IN_WORDS
+    }
+    assert caption(replace(scene, **details), named, wording) == text
+    for field, value in (("floor", "gray"), ("sky", "pink"), ("light", "warm"), ("camera", "pan left")):
+        same = caption(replace(scene, **{field: value}), named, wording) == text
+        assert same == (field not in named.scene or getattr(scene, field) == value)
+    for k, (obj, names) in enumerate(zip(scene.objects, named.objects, strict=True)):
+        other = next(c for c in COLOURS if c != obj.colour)
+        objects = [replace(o, colour=other) if i == k else o for i, o in enumerate(scene.objects)]
+        same = caption(replace(scene, objects=tuple(objects)), named, wording) == text
+        assert same == (names is None or "colour" not in names)
+        plain = replace(obj, pattern=Pattern(), dx=0.0, dy=0.0, yaw=0.0)
+        objects = [plain if i == k else o for i, o in enumerate(scene.objects)]
+        assert caption(replace(scene, objects=tuple(objects)), named, wording) == text
+
+
+UNSEEN_IN_WORDS = {
+    "floor_pattern", "floor_angle", "floor_phase", "backdrop", "light_azimuth", "light_elevation", "azimuth",
+}  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(seeds)
+def test_every_token_of_a_phrase_is_told_what_the_phrase_says(seed):
+    rng, tokenizer = Random(seed), new_tokenizer()
+    scene = sample_scene(rng)
+    text, named, wording = sample_caption(rng, scene)
+    ids, offsets = tokenise(tokenizer, [text])
+    rows = phrase_labels(scene, named, wording, text, offsets[0])
+    assert tokenizer.unk_token_id not in ids and len(rows) == TEXT_LENGTH
+    colour = list(FIELDS).index("colour")
+    for (a, b), row in zip(offsets[0], rows, strict=True):
+        if (word := text[a:b].strip()) in COLOURS and row[0] >= 0 and not text[b:].startswith(" hat"):
+            assert FIELDS["colour"][row[colour]] == word
+    mentioned = [obj for obj, names in zip(scene.objects, named.objects, strict=True) if names is not None]
+    assert {row[0] for row in rows} - {-1} == {SHAPES.index(obj.shape) for obj in mentioned}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10)
+@given(seed=seeds)
+def test_an_edit_changes_one_thing_and_both_prompts_say_which(kind, seed):
+    edit = sample_edit(Random(seed), kind)
+    assert edit.source_prompt != edit.target_prompt
+    kept = {f.name for f in fields(Scene)} - {"objects", "floor", "sky", "style", "balloon"}
+    assert all(getattr(edit.source, name) == getattr(edit.target, name) for name in kept)
+    before, after = set(edit.source.objects), set(edit.target.objects)
+    added, removed = {"insert": (1, 0), "behind": (1, 0), "remove": (0, 1), "uncover": (0, 1), "exchange": (2, 2)}.get(
+        kind, (0, 0) if edit.subject is None else (1, 1)
+    )
+    assert (len(after - before), len(before - after)) == (added, removed)
+    if kind in ("recolour", "reshape", "outline", "resize", "motion", "wear", "multiply"):
+        (old,), (new,) = before - after, after - before
+        assert (old.pattern, old.dx, old.dy, old.yaw) == (new.pattern, new.dx, new.dy, new.yaw)
+    assert edit.instruction and len(edit.target_prompt.split()) < TEXT_LENGTH
+
+
+@pytest.mark.parametrize("kind", ["recolour", "uncover", "air", "style"])
+def test_the_change_is_seen_and_the_rest_is_equal(kind):
+    truth = render_truth(sample_edit(Random(3), kind), frames=2)
+    difference = np.abs(truth.source.frames.astype(int) - truth.target.frames).max(-1)
+    assert truth.changed.any() and difference[~truth.changed].max() <= 6
+    assert kind == "style" or truth.changed.mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", PATTERNS[1:])
+def test_a_pattern_is_seen_on_its_object_and_turns_with_its_angle(kind):
+    obj = Object("cube", "red", "big", "middle", yaw=0.0)
+    scene = Scene((obj,), "gray", "blue", backdrop=Backdrop())
+    plain = render_clip(scene, 1)
+    seen, turned = (
+        render_clip(scene.with_object(0, pattern=Pattern(kind, "white", angle, 0.2)), 1)
+        for angle in (0.3, 0.3 + math.pi / 2)
+    )
+    changed = np.abs(seen.frames.astype(int) - plain.frames).max(-1) > 40
+    on_object = plain.coverage[0] > 0.99
+    assert 0.1 < changed[on_object].mean() < 0.7 and not changed[plain.coverage[0] == 0].any()
+    if kind != "checks" and kind != "dots":  # These are nearly the same after a quarter turn.
+        assert (np.abs(seen.frames.astype(int) - turned.frames).max(-1) > 40)[on_object].mean() > 0.05
+
+
+def test_nothing_named_is_a_caption_of_shapes_alone():
+    scene = Scene(
+        (Object("ball", "red", "big", "left"), Object("star", "blue", "small", "right", copies=3)), "gray", "blue"
+    )
+    assert caption(scene, Named((frozenset(), frozenset()), frozenset())) == "a ball and three stars."
+    assert caption(scene, Named((frozenset({"colour"}), None), frozenset({"sky"})), Wording()) == (
+        "a red ball, under a blue sky."
+    )
