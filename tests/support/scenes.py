@@ -1,5 +1,7 @@
 """Random cameras, Gaussians and datasets."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -54,3 +56,26 @@ def dataset_of(cameras: Cameras, seed: int = 0, masks: bool = False) -> Dataset:
         Points(rng.normal(size=(7, 3)), rng.integers(0, 256, (7, 3), np.uint8)),
         np.array([[0, 1.0, 0, 2], [-1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]]),
     )
+
+
+def write_colmap(folder: Path, given_in: Dataset, model: str, parameters: list[float]) -> None:
+    """Write a COLMAP project by COLMAP's own writer: binary model in sparse/0, images in images/."""
+    import pycolmap
+    from PIL import Image
+
+    scene = pycolmap.Reconstruction()
+    cameras = given_in.cameras
+    size = {"width": cameras.width, "height": cameras.height}
+    scene.add_camera_with_trivial_rig(pycolmap.Camera(model=model, params=parameters, camera_id=1, **size))
+    (folder / "images").mkdir(parents=True)
+    for k, view in enumerate(cameras.world_to_camera):
+        name = given_in.names[k].removeprefix("images/")
+        pose = pycolmap.Rigid3d(view[:3])
+        scene.add_image_with_trivial_frame(pycolmap.Image(name=name, camera_id=1, image_id=k + 1), pose)
+        (folder / "images" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(given_in.images[k]).save(folder / "images" / name)
+    assert given_in.points is not None
+    for position, colour in zip(given_in.points.positions, given_in.points.colours, strict=True):
+        scene.add_point3D(position, pycolmap.Track(), colour)
+    (folder / "sparse" / "0").mkdir(parents=True)
+    scene.write(str(folder / "sparse" / "0"))

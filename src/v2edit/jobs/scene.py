@@ -213,10 +213,10 @@ class SceneEdit(EditJob):
 def is_scene(path: Path) -> bool:
     """Whether a path is a scene rather than a video: a splat, a dataset, or its folder."""
     if path.is_dir():
-        from v2edit.scenes.formats.colmap import find_model
+        from v2edit.scenes.formats.colmap import find_models
         from v2edit.scenes.formats.nerfstudio import FILE
 
-        return (path / FILE).is_file() or find_model(path) is not None
+        return (path / FILE).is_file() or bool(find_models(path))
     return path.suffix.lower() in (".ply", ".json")
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from v2edit.errors import UserError
 from v2edit.files import is_existing_file
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.distortion import Distortion, undistort
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 log = logging.getLogger(__name__)
 HELD_OUT_EVERY, HELD_OUT_FROM = 8, 4  # of a dataset without a split of its own every eighth view is held out
@@ -99,13 +95,13 @@ def assemble(
     applied: np.ndarray | None = None,
 ) -> Dataset:
     """Read the images of views and remove their distortion; `side` limits the longer side of an image, in pixels. Views
-    whose image is missing are left out, with a warning. Raises `UserError` for fewer than two views, an invalid pose,
-    an image that cannot be read, or images of several sizes."""
+    whose image is missing are left out, with a warning; so are masks. Raises `UserError` for fewer than two views, an
+    invalid pose, an image that cannot be read, images of several sizes, or masks that leave nothing."""
     for view in views:
         _check_camera(view, source)
     present = [k for k, view in enumerate(views) if is_existing_file(view.image)]
-    if missing := [view.image.name for view in views if not is_existing_file(view.image)]:
-        log.warning("%d of %d images of %s are missing: %s", len(missing), len(views), source, _list_names(missing))
+    _note_missing("images", [view.image for view in views], source)
+    _note_missing("masks", [views[k].mask for k in present], source)
     if len(present) < 2:
         raise UserError(f"{source} has {len(present)} view{'s' * (len(present) != 1)}: a scene takes two at least")
     if is_held_out is None:
@@ -123,6 +119,13 @@ def assemble(
         raise UserError(f"the images of {source} have {len(sizes)} sizes ({listed}): make them the same")
     height, width = sizes.pop()
     masks, poses = np.stack(valid), np.stack([views[k].camera_to_world for k in present])
+    empty = [views[k].image.name for k, mask in zip(present, masks, strict=True) if not mask.any()]
+    if not masks[~held_out].any():
+        raise UserError(
+            f"the masks of {source} leave no pixel to train on: 0 masks a pixel out, any other value keeps it"
+        )
+    if empty:
+        log.warning("%d of %d views of %s are wholly masked: %s", len(empty), len(present), source, _list_names(empty))
     return Dataset(
         Cameras(np.stack(intrinsics), poses, height, width),
         np.stack(images),
@@ -179,7 +182,11 @@ def _read_view(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np
     """Return the undistorted image [H, W, 3], where it is valid, bool [H, W], and the intrinsics of its size."""
     from PIL import Image
 
-    picture = _read_image(view.image, "RGBA" if view.image.suffix.lower() == ".png" else "RGB")
+    from v2edit.video.stills import read_image
+
+    # Poses are of the pixels as they are stored, whatever their EXIF orientation.
+    rgb, alpha = read_image(view.image, upright=False)
+    picture = Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
     stated_height, stated_width = view.size
     if abs(picture.height / picture.width - stated_height / stated_width) > 1.5 / min(picture.size):
         raise UserError(
@@ -195,7 +202,7 @@ def _read_view(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np
     intrinsics = view.intrinsics * [[width / stated_width], [height / stated_height], [1.0]]
     valid = np.ones((height, width), bool)
     if view.mask is not None and is_existing_file(view.mask):
-        valid = np.asarray(_read_image(view.mask, "L").resize(size, Image.Resampling.NEAREST)) > 127
+        valid = np.asarray(Image.fromarray(_read_mask(view.mask)).resize(size, Image.Resampling.NEAREST))
     if pixels.shape[2] == 4:
         # The background of a cut-out object is unknown.
         valid, pixels = valid & (pixels[..., 3] > 127), pixels[..., :3]
@@ -208,12 +215,23 @@ def _read_view(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np
     return image, valid & inside, intrinsics
 
 
-def _read_image(path: Path, mode: str) -> Image.Image:
-    """Read an image as it is stored, whatever its EXIF orientation: poses are of the stored pixels."""
+def _read_mask(path: Path) -> np.ndarray:
+    """Read where a mask keeps its view, bool [H, W]: where it is not 0, as nerfstudio has it, be it of 1 bit, 8 or 16,
+    or of a palette, whose indices count. Colours keep where any is not 0, unless they are transparent."""
     from v2edit.video.stills import open_image
 
     with open_image(path) as picture:
-        return picture.convert(mode)
+        values = np.asarray(picture) != 0
+        if picture.mode in ("LA", "PA", "RGBA"):
+            return values[..., :-1].any(-1) & values[..., -1]
+        return values if values.ndim == 2 else values.any(-1)
+
+
+def _note_missing(what: str, files: Sequence[Path | None], source: Path) -> None:
+    """Warn of the files that do not exist."""
+    named = [file for file in files if file is not None]
+    if missing := [file.name for file in named if not is_existing_file(file)]:
+        log.warning("%d of %d %s of %s are missing: %s", len(missing), len(named), what, source, _list_names(missing))
 
 
 def _list_names(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ from v2edit.files import is_existing_file, read_json
 from v2edit.scenes.dataset import Dataset, View, assemble
 from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.ply import read_points, write_points
+from v2edit.video.stills import natural_key
 
+log = logging.getLogger(__name__)
 FILE = "transforms.json"
 PINHOLES, FISHEYES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL"), ("OPENCV_FISHEYE",)
 POINTS = "sparse_pc.ply"
@@ -25,21 +28,23 @@ MAX_NUMBER, MIN_ANGLE = 1e9, 1e-6  # pixels or distortion coefficients; radians
 
 
 def read_transforms(path: Path, side: int | None = None) -> Dataset:
-    """Read the dataset of a `transforms.json`, in its own coordinates, views in the order of their names. Raises
-    `UserError` for what is wrong with it, in one line."""
-    facts = _read_object(path)
+    """Read the dataset of a `transforms.json`, in its own coordinates, views in the natural order of their names.
+    An entry that is null is as good as none. Raises `UserError` for what is wrong with it, in one line."""
+    facts = _drop_nulls(_read_object(path))
     frames = facts.get("frames")
     if not isinstance(frames, list) or not frames:
         raise UserError(f"{path} lists no frames")
     for frame in frames:
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise UserError(f"{path}: a frame has no file_path")
-    # As nerfstudio orders them: files list frames in any order, and a path through them needs the capture's.
-    frames.sort(key=lambda frame: frame["file_path"])
+    # Files list frames in any order, and a path through them needs the capture's.
+    frames = sorted(map(_drop_nulls, frames), key=lambda frame: (natural_key(frame["file_path"]), frame["file_path"]))
     views = [_read_view(path, facts, frame) for frame in frames]
-    points = None
-    if isinstance(facts.get("ply_file_path"), str) and is_existing_file(path.parent / facts["ply_file_path"]):
-        points = read_points(path.parent / facts["ply_file_path"])
+    points, points_file = None, facts.get("ply_file_path")
+    if isinstance(points_file, str) and is_existing_file(path.parent / points_file):
+        points = read_points(path.parent / points_file)
+    elif points_file is not None:
+        log.warning("%s: its points (ply_file_path: %s) are missing; going on without them", path, points_file)
     applied = None
     if "applied_transform" in facts:
         applied = np.eye(4)
@@ -86,10 +91,10 @@ def write_transforms(folder: Path, dataset: Dataset) -> Path:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Return plain, distinct file names without an ending for views of any names, in an order that sorting (as
-    `read_transforms` does) keeps."""
+    """Return plain, distinct file names without an ending for views of any names, in an order that natural sorting
+    (as `read_transforms` does) keeps."""
     stems = [re.sub(r"[^\w.-]+", "_", PurePosixPath(name).stem).strip(".")[:100] or "view" for name in names]
-    ordered = all(f"{a}.png" < f"{b}.png" for a, b in pairwise(stems))
+    ordered = all(natural_key(f"{a}.png") < natural_key(f"{b}.png") for a, b in pairwise(stems))
     if ordered and len({stem.lower() for stem in stems}) == len(stems):  # some file systems ignore case
         return stems
     return [f"{k:0{len(str(len(names)))}d}-{stem}" for k, stem in enumerate(stems)]
@@ -106,6 +111,11 @@ def _read_object(path: Path) -> dict[str, Any]:
     return facts
 
 
+def _drop_nulls(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that are not null, which some exporters write for what they do not know."""
+    return {key: value for key, value in facts.items() if value is not None}
+
+
 def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> View:
     """Return the view of a frame, whose own entries go before those that all frames share."""
     name = frame["file_path"]
@@ -117,6 +127,8 @@ def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) 
         pose = np.vstack([pose, [0, 0, 0, 1]])
     image = _find_image(path.parent / name)
     model = frame.get("camera_model", shared.get("camera_model", "OPENCV"))
+    # instant-ngp's and its colmap2nerf.py's word for OpenCV's fisheye.
+    is_fisheye = model in FISHEYES or frame.get("is_fisheye", shared.get("is_fisheye", False)) is True
     if model not in PINHOLES + FISHEYES:
         raise UserError(f"{where}: cannot read the camera model {model}; known are {', '.join(PINHOLES + FISHEYES)}")
 
@@ -148,7 +160,7 @@ def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) 
         mask=path.parent / mask if isinstance(mask, str) else None,
         intrinsics=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64),
         size=(int(height), int(width)),
-        distortion=Distortion(**distortion, fisheye=model in FISHEYES),
+        distortion=Distortion(**distortion, fisheye=is_fisheye),
         camera_to_world=pose,
     )
 
