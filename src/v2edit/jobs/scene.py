@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -15,6 +16,7 @@ from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.job import STAND_INS, EditJob, Prepared
 from v2edit.jobs.options import expect_at_least
+from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
 from v2edit.jobs.video import load_recorded
 from v2edit.prompts import PromptPair, read_prompts
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from v2edit.scenes.reading import Scene
     from v2edit.scenes.rer import EditedScene, SceneProgress
 
+log = logging.getLogger(__name__)
 FPS = 8  # of the videos along a path
 PROMPT_VIEWS = 9  # rendered of a scene without photographs, to write its prompts from
 SIDE = {"cpu": 128, "cuda": 1024}  # default of --side
@@ -63,6 +66,9 @@ class RenderOptions:
     """Cameras along the path (default: as many as the model has frames)."""
     side: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Longest side of the scene's images in pixels (default: 128 on a CPU, 1024 on a GPU)."""
+    up: Literal["auto", "x", "y", "z", "-x", "-y", "-z"] = "auto"
+    """The upward axis of an orbit, as z, or with an equals sign --up=-y (default: that of the views, else the one that
+    the splat's file states, else by its ground)."""
 
     def __post_init__(self) -> None:
         expect_at_least(2, frames=self.frames)
@@ -111,7 +117,7 @@ class SceneEdit(EditJob):
         side = self.render.side or SIDE[device.type]
         scene = read_scene(self.scene, side)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
-        choose_path(self.render.path, scene, PROMPT_VIEWS, side)  # raises before a language model is asked
+        choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)
         settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask)
         return PreparedScene(**vars(settled), scene=scene, side=side, device=device)
 
@@ -127,7 +133,7 @@ class SceneEdit(EditJob):
         prepared, options = self.prepare(given, ask=False), self.model_options
         fake = backbones.load_fake_model(prepared.checkpoint, options.dtype, options.device)
         frames = self.render.frames or fake.backbone.native_size.frames
-        path = choose_path(self.render.path, prepared.scene, frames, prepared.side)
+        path = choose_path(self.render.path, prepared.scene, frames, prepared.side, self.render.up)
         config = replace(prepared.config, loop=prepared.config.loop or (path.closed and fake.backbone.has_rotary_time))
         with stopwatch.paused():
             timed = time_reconstruction(prepared.scene, path, self.fit, fake, config, prepared.device)
@@ -148,21 +154,27 @@ class SceneEdit(EditJob):
         """Edit the scene and write the run folder; the arguments and errors are those of `VideoEdit.run`."""
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.scene, given.title)) as run:
+            from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
-            from v2edit.scenes.reading import choose_path, fingerprint
+            from v2edit.scenes.reading import choose_path, fingerprint, name_path
             from v2edit.scenes.rer import fit_loop_steps
 
             prepared = self.prepare(given, loaded)
             scene, config = prepared.scene, prepared.config
             backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
             frames = self.render.frames or backbone.native_size.frames
-            path = choose_path(self.render.path, scene, frames, prepared.side)
+            path = choose_path(self.render.path, scene, frames, prepared.side, self.render.up)
+            log.info("path: %s", name_path(self.render.path, scene))
+            log_plan(
+                prepared.prompts, config, Size(len(path.cameras), path.cameras.height, path.cameras.width), backbone
+            )
             identity = fingerprint_input(self.scene) | {"read": fingerprint(scene, path)}
             record = self.record(prepared, backbone, identity) | {
                 "fit": self.fit,
                 "path": {
                     "what": os.path.abspath(self.render.path) if Path(self.render.path).is_file() else self.render.path,
                     "frames": len(path.cameras),
+                    "up": self.render.up,
                     "closed": path.closed,
                 },
                 "side": prepared.side,
@@ -184,16 +196,19 @@ class SceneEdit(EditJob):
         """
         assert run.request is not None and run.request.kind == "scene"
         with run:
+            from v2edit.backbones import Size
             from v2edit.scenes.reading import choose_path, fingerprint, read_scene
 
             record = run.request.facts
             where, recorded_path = Path(record["input"]["path"]), record["path"]
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             scene = read_scene(where, record["side"])
-            path = choose_path(recorded_path["what"], scene, recorded_path["frames"], record["side"])
+            up = recorded_path.get("up", "auto")  # runs that began before there was a choice
+            path = choose_path(recorded_path["what"], scene, recorded_path["frames"], record["side"], up)
             if fingerprint(scene, path) != record["input"]["read"]:
                 raise UserError(f"{where}, or the path, is not what it was when the run began; put that back")
             backbone = loaded.backbone if loaded else load_recorded(record)
+            log_plan(prompts, config, Size(len(path.cameras), path.cameras.height, path.cameras.width), backbone)
             fit = FitConfig(**record["fit"])
             edited = _Edit(run, scene, path, prompts, config, fit, backbone).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)
@@ -206,7 +221,7 @@ class SceneEdit(EditJob):
         from v2edit.scenes.rer import render_video
 
         assert scene.gaussians is not None
-        path = choose_path(self.render.path, scene, PROMPT_VIEWS, side)
+        path = choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)
         return render_video(scene.gaussians.to(device), path.cameras)
 
 

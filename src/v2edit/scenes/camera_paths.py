@@ -16,12 +16,14 @@ import numpy as np
 from v2edit.errors import UserError
 from v2edit.files import read_json
 from v2edit.scenes.cameras import Cameras, focus_of, look_at, up_of
+from v2edit.scenes.orientation import box_of, estimate_up
 
 TRANSFORM_FILE = "dataparser_transforms.json"  # nerfstudio's transform from a dataset's coordinates to a run's
 MAX_GAP = 1.5  # of a closed path, between its ends, in its steps
 FULL_TURN = 0.75  # of a circle: views that reach around further are orbited all the way
 MAX_FOV = 170.0  # degrees
 MAX_SIDE = 2**16  # pixels
+ELEVATION, FOV, MARGIN = math.atan(1 / 3), math.radians(50), 0.1  # of an orbit around a splat; of 1 at each edge
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ def along_views(cameras: Cameras) -> CameraPath:
     return CameraPath(cameras, _is_closed(cameras))
 
 
-def orbit(cameras: Cameras, count: int) -> CameraPath:
+def orbit(cameras: Cameras, count: int, up: np.ndarray | None = None) -> CameraPath:
     """Return the arc that fits a dataset's views: around the upright axis through the point they look at, at their mean
-    distance and height, over the angle they cover; a full circle where that is most of it. Raises `UserError` if the
-    views look straight down."""
-    focus, up = focus_of(cameras), up_of(cameras)
+    distance and height, over the angle they cover; a full circle where that is most of it. `up` [3], without which it
+    is that of the views, is upwards. Raises `UserError` if the views look straight down."""
+    focus, up = focus_of(cameras), up_of(cameras) if up is None else up
     offsets = cameras.centres - focus
     heights = offsets @ up
     flat = offsets - heights[:, None] * up
@@ -73,16 +75,30 @@ def orbit(cameras: Cameras, count: int) -> CameraPath:
     return CameraPath(Cameras(np.tile(middle, (count, 1, 1)), poses, cameras.height, cameras.width), closed)
 
 
-def orbit_around(positions: np.ndarray, count: int, side: int) -> CameraPath:
-    """Return a full circle of square images around points [N, 3] that come without cameras; up is -y, as in the worlds
-    of COLMAP and of most splats."""
-    centre = np.median(positions, axis=0)
-    radius = float(np.quantile(np.linalg.norm(positions - centre, axis=1), 0.8)) or 1.0
+def orbit_around(positions: np.ndarray, count: int, side: int, up: np.ndarray | None = None) -> CameraPath:
+    """Return a full circle of square images around points [N, 3] that come without cameras, from a little above. All of
+    their box (see `box_of`) is in every image. `up` [3], without which it is estimated, is upwards."""
+    up = estimate_up(positions) if up is None else up
+    front = np.array([0.0, -1, 0] if abs(up[2]) > 0.9 else [0.0, 0, -1])  # where things face in z-up and y-up worlds
+    ahead = front - (front @ up) * up
+    ahead /= np.linalg.norm(ahead)
+    axes = np.stack([ahead, np.cross(up, ahead), up])
+    low, high = box_of(positions, axes)
+    centre, half = (low + high) / 2 @ axes, (high - low) / 2
+    # The least distance at which the cylinder around the box is seen: of its rims, from one of the cameras.
+    rim, radius = np.arange(64) * 2 * math.pi / 32, float(np.hypot(*half[:2]))
+    heights = np.repeat([-half[2], half[2]], 32)
+    points = np.stack([np.cos(rim) * radius, np.sin(rim) * radius, heights], axis=1)
+    backward = np.array([math.cos(ELEVATION), 0, math.sin(ELEVATION)])
+    upward = np.array([-math.sin(ELEVATION), 0, math.cos(ELEVATION)])
+    reach = np.maximum(np.abs(points[:, 1]), np.abs(points @ upward)) / (math.tan(FOV / 2) * (1 - MARGIN))
+    distance = float((reach + points @ backward).max()) or 1.0
     turn = np.arange(count) * 2 * math.pi / count
-    eyes = centre + radius * np.stack([2.4 * np.sin(turn), np.full(count, -0.8), -2.4 * np.cos(turn)], axis=1)
-    focal = 0.5 * side / math.tan(math.radians(25))
+    around = np.cos(turn)[:, None] * axes[0] + np.sin(turn)[:, None] * axes[1]
+    eyes = centre + distance * (math.cos(ELEVATION) * around + math.sin(ELEVATION) * up)
+    focal = 0.5 * side / math.tan(FOV / 2)
     matrix = np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]])
-    poses = look_at(eyes, centre, np.array([0.0, -1, 0]))
+    poses = look_at(eyes, centre, up)
     return CameraPath(Cameras(np.tile(matrix, (count, 1, 1)), poses, side, side), closed=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,24 @@ from v2edit.scenes.camera_paths import TRANSFORM_FILE, CameraPath, along_views, 
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.colmap import find_models, read_colmap
 from v2edit.scenes.formats.nerfstudio import FILE, read_transforms
-from v2edit.scenes.formats.ply import read_splat
+from v2edit.scenes.formats.ply import read_splat, read_vertical_axis
 from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.orientation import parse_up
 
-log = logging.getLogger(__name__)
 PICKLES = {".ckpt", ".pth", ".pt", ".pkl", ".pickle", ".bin", ".yml", ".yaml"}
+MIN_ALPHA = 0.1  # of a Gaussian that an orbit takes into account
 EXPECTED = "a folder with transforms.json, a COLMAP project, or a splat .ply"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The content of a scene's files: posed images, or Gaussians that another program optimised."""
+    """The content of a scene's files: posed images, or Gaussians that another program optimised, with the upward
+    direction [3] that their file states."""
 
     path: Path
     dataset: Dataset | None = None
     gaussians: Gaussians | None = None
+    up: np.ndarray | None = None
 
 
 def read_scene(path: Path, side: int | None = None) -> Scene:
@@ -47,7 +49,7 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
     if path.suffix.lower() == ".json":
         return Scene(path, read_transforms(path, side))
     if path.suffix.lower() == ".ply":
-        return Scene(path, gaussians=read_splat(path))
+        return Scene(path, gaussians=read_splat(path), up=read_vertical_axis(path))
     if path.suffix.lower() in PICKLES:
         raise UserError(
             f"{path} is not opened: files of its kind can run code. Export the scene with ns-export gaussian-splat, "
@@ -56,23 +58,30 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
     raise UserError(f"{path} is no scene: expected {EXPECTED}")
 
 
-def choose_path(option: str, scene: Scene, frames: int, side: int) -> CameraPath:
+def name_path(option: str, scene: Scene) -> str:
+    """Return the path that an option names, with "auto" resolved as in `choose_path`."""
+    if option != "auto":
+        return option
+    if scene.dataset is None:
+        return "orbit"
+    folder = (scene.path if scene.path.is_dir() else scene.path.parent) / "camera_paths"
+    saved = [file for file in sorted(folder.glob("*.json")) if file.name != TRANSFORM_FILE]
+    return str(saved[0]) if len(saved) == 1 else "views"
+
+
+def choose_path(option: str, scene: Scene, frames: int, side: int, up: str = "auto") -> CameraPath:
     """Return the camera path that an option names, of at most `frames` cameras. `option` is "views" (the dataset's own
     cameras), "orbit", a nerfstudio camera-path .json, or "auto": the one path in the dataset's camera_paths folder,
-    else its views, else an orbit. `side` is the longer side of the images. Raises `UserError` if the scene has no such
-    path, or the file is none."""
-    dataset = scene.dataset
-    if option == "auto":
-        folder = (scene.path if scene.path.is_dir() else scene.path.parent) / "camera_paths"
-        saved = sorted(folder.glob("*.json")) if dataset is not None and folder.is_dir() else []
-        saved = [file for file in saved if file.name != TRANSFORM_FILE]
-        option = str(saved[0]) if len(saved) == 1 else "views" if dataset is not None else "orbit"
-        log.info("the path is %s", option)
+    else its views, else an orbit. `side` is the longer side of the images. `up` is an orbit's upward axis (x, -x, …);
+    auto takes that of the views, or the one that a splat's file states, or estimates it. Raises `UserError` if the
+    scene has no such path, or the file is none."""
+    upward = parse_up(up)
+    dataset, option = scene.dataset, name_path(option, scene)
     if option == "orbit":
         if dataset is not None:
-            return orbit(dataset.training.cameras, frames)
+            return orbit(dataset.training.cameras, frames, upward)
         assert scene.gaussians is not None
-        return orbit_around(scene.gaussians.means.double().numpy(), frames, side)
+        return orbit_around(_visible_positions(scene.gaussians), frames, side, scene.up if upward is None else upward)
     if option == "views":
         if dataset is None:
             raise UserError(f"{scene.path} has no views of its own: --path orbit, or a camera-path .json")
@@ -85,6 +94,12 @@ def choose_path(option: str, scene: Scene, frames: int, side: int) -> CameraPath
     scale = min(1.0, side / max(path.cameras.height, path.cameras.width))
     size = round(path.cameras.height * scale), round(path.cameras.width * scale)
     return replace(path, cameras=path.cameras.resized(*size))
+
+
+def _visible_positions(gaussians: Gaussians) -> np.ndarray:
+    """Return the positions, float64 [N, 3], of the Gaussians that are not nearly transparent, or of all."""
+    visible = gaussians.logit_opacities.sigmoid() > MIN_ALPHA
+    return gaussians.means[visible if visible.any() else slice(None)].double().numpy()
 
 
 def fingerprint(scene: Scene, path: CameraPath) -> str:
