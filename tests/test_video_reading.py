@@ -279,7 +279,7 @@ def test_too_much_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         with av.open(str(path)) as live:
             assert live.duration is None and live.streams.video[0].frames == 0
     decoded = []
-    monkeypatch.setattr(reading, "_frame_to_rgb", lambda *a, real=reading._frame_to_rgb: decoded.append(1) or real(*a))
+    monkeypatch.setattr(reading, "frame_to_rgb", lambda *a, real=reading.frame_to_rgb: decoded.append(1) or real(*a))
     monkeypatch.setattr(reading, "MEMORY_LIMIT", 10 * 64 * 48 * 3)
     assert "64x48" in error_of(lambda: video.read(path))
     assert len(decoded) == (0 if name == "claims.mp4" else 10)

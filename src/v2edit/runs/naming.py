@@ -25,7 +25,7 @@ def fingerprint_input(path: Path) -> dict[str, str]:
 
     if path.is_dir():
         lines = [f"{checksum(file)}  {file.name}\n" for file in sorted(path.iterdir()) if file.is_file()]
-        content = hashlib.sha256("".join(lines).encode()).hexdigest()
+        content = hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
     else:
         content = checksum(path)
     return {"path": os.path.abspath(path), "sha256": content}

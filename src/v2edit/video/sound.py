@@ -7,12 +7,20 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from v2edit.video.reading import demux_packets, find_video_stream
+from v2edit.video.decoding import (
+    MAX_SOUND_STREAMS,
+    DemuxedPackets,
+    decode_frames,
+    find_sound_streams,
+    find_video_stream,
+)
+from v2edit.video.timing import resolve_times
 
 if TYPE_CHECKING:
-    from av import AudioFrame, AudioStream, Packet
+    from av import AudioFrame, AudioStream, Packet, VideoStream
     from av.container import InputContainer, OutputContainer
 
 log = logging.getLogger(__name__)
@@ -20,16 +28,17 @@ log = logging.getLogger(__name__)
 # Sound that players find in an MP4 file; anything else (Vorbis, PCM, WMA ...) becomes AAC.
 MP4_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
 AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
-MAX_SOUND_STREAMS = 64  # each one that is encoded takes a megabyte
+TIMED_FRAMES = 32  # whose timestamps tell which rule theirs follow
 MAX_JITTER = Fraction(1, 10)  # seconds by which a container's times may be off
+MAX_STEP_BACK = Fraction(1, 200)  # seconds, of times that waver
 HOUR = 3600  # seconds; no sound begins or ends so far from its pictures
 
 
 def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> deque[Packet]:
-    """Return all sound of a file, open for demuxing, as packets of new streams of the MP4 file `out`, in order; time 0
-    is its first picture, and `duration` the seconds that the pictures of `out` last. Sound that cannot be transferred
-    is left out, which is logged: pictures are never lost for their sound."""
-    streams = [s for s in source.streams.audio if s.codec_context and s.rate and s.channels]
+    """Return all sound of a file, open for demuxing, as packets of new streams of the MP4 file `out`, in order. Time 0
+    is its first frame that can be decoded, and `duration` the seconds that the pictures of `out` last. Sound that
+    cannot be transferred is left out, which is logged: pictures are never lost for their sound."""
+    streams = find_sound_streams(source)
     if len(streams) > MAX_SOUND_STREAMS:
         log.warning("of %d streams of sound the first %d are taken over", len(streams), MAX_SOUND_STREAMS)
         del streams[MAX_SOUND_STREAMS:]
@@ -38,17 +47,26 @@ def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fract
     pictures = find_video_stream(source)
     sound: dict[int, list[Packet]] = {s.index: [] for s in streams}
     starts, ends = [], []  # of pictures, in seconds
-    for packet in demux_packets(source, *streams, *([pictures] if pictures else [])):
-        if packet is None or packet.dts is None or packet.pts is None:
-            continue
-        if packet.stream_index in sound:
-            sound[packet.stream_index].append(packet)
-        elif not packet.is_discard:
-            starts.append(packet.pts * packet.time_base)
-            ends.append(starts[-1] + (packet.duration or 0) * packet.time_base)
-    first = min(starts, default=Fraction(0))
+
+    def sort_packets() -> Iterator[Packet]:
+        """Collect the sound, and yield the pictures."""
+        for packet in DemuxedPackets(source, with_sound=True):
+            time = packet.dts if packet.pts is None else packet.pts
+            if packet.stream_index not in sound:
+                if time is not None and not packet.is_discard:
+                    starts.append(time * packet.time_base)
+                    ends.append(starts[-1] + (packet.duration or 0) * packet.time_base)
+                yield packet
+            elif time is not None:
+                packet.pts, packet.dts = time, time if packet.dts is None else packet.dts
+                sound[packet.stream_index].append(packet)
+
+    packets = sort_packets()
+    first = _find_first_time(packets, pictures) if pictures else None
+    deque(packets, maxlen=0)
+    first = min(starts, default=Fraction(0)) if first is None else first
     # All sound, to the last packet, where all pictures are written; else as much as there are pictures for.
-    is_cut = not starts or duration < (max(ends) - first) * Fraction(len(starts) - 1, len(starts))
+    is_cut = not starts or duration < (max(ends) - max(first, min(starts))) * Fraction(len(starts) - 1, len(starts))
     result: list[Packet] = []
     for stream in streams:
         selected = []
@@ -57,9 +75,32 @@ def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fract
             packet.dts, packet.pts = (packet.dts or 0) - shift, (packet.pts or 0) - shift
             if -HOUR < packet.pts * packet.time_base < (duration if is_cut else duration + HOUR):
                 selected.append(packet)
+        selected = _drop_repeated(selected)
         if selected:
             result += _copy_packets(selected, stream, out) or _encode_aac(selected, stream, out)
     return deque(sorted(result, key=decode_time))
+
+
+def _find_first_time(packets: Iterator[Packet], pictures: VideoStream) -> Fraction | None:
+    """Return the seconds at which the first frame that can be decoded appears, often not the first packet's. None where
+    there is no such frame."""
+    frames = list(islice(decode_frames(packets, pictures), TIMED_FRAMES))
+    if not frames:
+        return None
+    return resolve_times([f.presented for f in frames], [f.decoded for f in frames], [f.duration for f in frames])[0]
+
+
+def _drop_repeated(sound: list[Packet]) -> list[Packet]:
+    """Return the packets without those that go back in time, where a recording begins before the one that it was joined
+    to has ended; all later sound would wait for them."""
+    kept: list[Packet] = []
+    last, until = None, Fraction(0)  # the start of the last packet, and the end of what is played already
+    for packet in sound:
+        start, length = ((ticks or 0) * packet.time_base for ticks in (packet.pts, packet.duration))
+        if last is None or start >= last - MAX_STEP_BACK or start + length / 2 >= until:
+            last, until = start, start + length
+            kept.append(packet)
+    return kept
 
 
 def decode_time(packet: Packet) -> Fraction:

@@ -18,7 +18,9 @@ import numpy as np
 from v2edit.errors import UserError
 from v2edit.files import atomic_path
 from v2edit.video.clip import Video, frame_times
-from v2edit.video.reading import BT709, LIMITED, SIZE_TAG, open_container
+from v2edit.video.colour import BT709, LIMITED
+from v2edit.video.decoding import open_container
+from v2edit.video.reading import SIZE_TAG
 from v2edit.video.sound import decode_time, transfer_sound
 
 if TYPE_CHECKING:

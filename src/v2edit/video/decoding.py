@@ -1,0 +1,233 @@
+"""Open video files, and demux and decode their streams: FFmpeg's packets and frames with their times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from v2edit.errors import UserError
+from v2edit.video.stills import MAX_PIXELS
+from v2edit.video.timing import continue_clock
+
+if TYPE_CHECKING:
+    from av import AudioStream, Packet, VideoFrame, VideoStream
+    from av.container import InputContainer
+
+# FFmpeg's names of the formats of video and sound files, without playlists, which could lead to any file on the disk.
+FORMATS = (
+    "mov,matroska,avi,gif,apng,ogg,mpegts,mpeg,mpegvideo,flv,asf,mxf,ivf,nut,rm,dv,wtv,yuv4mpegpipe,mjpeg,"
+    "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav,png_pipe,jpeg_pipe,webp_pipe"
+)
+MAX_SOUND_STREAMS = 64  # each one that is encoded takes a megabyte
+TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+MAX_FPS = 1000  # frames a second
+MAX_SHORTFALL = Fraction(1, 2)  # seconds; headers round, and streams do not end together
+# Decoders that lend a damaged picture what others show. With several threads what they lend differs at each reading.
+CONCEALING = {"h264", "hevc", "vvc", "vc1", "flv", "svq3", "rv30", "rv40"}
+CONCEALING_PREFIXES = ("mpeg", "h26", "msmpeg", "wmv")
+
+
+class DamageError(Exception):
+    """What a strict decoder raises where a stream is damaged."""
+
+
+class TimedFrame(NamedTuple):
+    """A decoded frame and, in seconds, what `timing.resolve_times` takes: when it appears, when its packet was to be
+    decoded where the container says that alone, and how long it lasts."""
+
+    frame: VideoFrame
+    presented: Fraction | None
+    decoded: Fraction | None
+    duration: Fraction
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[InputContainer]:
+    """Open a file for demuxing. Raises `UserError` where FFmpeg cannot read it."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        # An absolute path is never taken for a protocol, and a playlist inside the file reaches no network.
+        container = av.open(
+            str(path.absolute()),
+            container_options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+            options={"max_pixels": str(MAX_PIXELS)},
+            metadata_errors="ignore",
+        )
+    except (FFmpegError, OSError):
+        if _is_truncated_mp4(path):
+            raise UserError(
+                f"{path} is cut off: its index (moov) is missing or unfinished; get or export the file again"
+            ) from None
+        raise UserError(f"{path} is not a video that can be read (of an unknown kind, or damaged)") from None
+    with container:
+        yield container
+
+
+def find_video_stream(container: InputContainer) -> VideoStream | None:
+    """Return the first video stream that is not a cover picture and has a decoder, or None."""
+    from av.stream import Disposition
+
+    still = Disposition.attached_pic | Disposition.timed_thumbnails
+    return next((s for s in container.streams.video if not s.disposition & still and s.codec_context), None)
+
+
+def _is_truncated_mp4(path: Path) -> bool:
+    """Return whether an MP4 or MOV file ends too early, by its top boxes, of which moov is the index."""
+    kinds, size, at = set(), path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at + 8 <= size and len(kinds) < 64:
+            file.seek(at)
+            header = file.read(16)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+            kinds.add(kind)
+            if length == 0:  # to the end of the file
+                break
+            at += max(8, int.from_bytes(header[8:], "big") if length == 1 else length)
+    return bool(kinds & {b"ftyp", b"mdat"}) and (b"moov" not in kinds or at > size)
+
+
+def _is_shorter_than_declared(path: Path) -> bool:
+    """Return whether an AVI, WMV or ASF file is shorter than its header says, by which FFmpeg does not go."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    at, declared = head.find(ASF_FILE_PROPERTIES), 0
+    if head.startswith(b"RIFF") and head[4:8] != b"\xff" * 4:
+        declared = 8 + int.from_bytes(head[4:8], "little")
+    elif head.startswith(ASF_HEADER) and at > 0:
+        declared = int.from_bytes(head[at + 40 : at + 48], "little")
+    return path.stat().st_size < declared
+
+
+def find_sound_streams(container: InputContainer) -> list[AudioStream]:
+    """Return the streams of sound that can be decoded or copied."""
+    return [s for s in container.streams.audio if s.codec_context and s.rate and s.channels]
+
+
+class DemuxedPackets:
+    """The packets of pictures and sound, on one clock, to the end of the file or to where it is cut off.
+
+    Sound comes along even where pictures alone are wanted: they share the clock, its jumps and the file's length. Not
+    so in MP4 files, where it is left out unless `with_sound`, so that lost sound stops no pictures."""
+
+    def __init__(self, container: InputContainer, with_sound: bool = False) -> None:
+        self.container = container
+        pictures = find_video_stream(container)
+        self.streams: list = [pictures] if pictures else []
+        if with_sound or "mp4" not in container.format.name:
+            self.streams += find_sound_streams(container)[:MAX_SOUND_STREAMS]
+        self.end: Fraction | None = None  # of the last packet, in seconds
+
+    def __iter__(self) -> Iterator[Packet]:
+        packets = self._read()
+        for packet in continue_clock(packets) if has_jumps(self.container) else packets:
+            start = packet.dts if packet.pts is None else packet.pts
+            if start is not None:
+                end = (start + (packet.duration or 0)) * packet.time_base
+                self.end = end if self.end is None else max(self.end, end)
+            yield packet
+
+    def _read(self) -> Iterator[Packet]:
+        from av.error import FFmpegError
+
+        try:
+            for packet in self.container.demux(*self.streams) if self.streams else ():
+                if packet.size:
+                    yield packet
+        except FFmpegError:
+            pass  # cut off here: what came before is what a player shows
+
+    def is_cut_off(self, stream: VideoStream) -> bool:
+        """Return whether the file, or its packets once all are read, end before its header says that it does."""
+        if _is_shorter_than_declared(Path(self.container.name)):
+            return True
+        claimed = None if has_jumps(self.container) else claimed_end(self.container, stream)
+        return claimed is not None and self.end is not None and claimed - self.end > MAX_SHORTFALL
+
+
+def has_jumps(container: InputContainer) -> bool:
+    """Return whether a file is of a kind whose clock may jump, and whose header does not say how long it is."""
+    return bool(container.format.flags & TS_DISCONT)
+
+
+def claimed_end(container: InputContainer, stream: VideoStream, of_stream: bool = True) -> Fraction | None:
+    """Return the seconds at which a file's header says that a stream (else, the whole file) ends, None if unsaid."""
+    if of_stream and stream.duration and stream.time_base:
+        return ((stream.start_time or 0) + stream.duration) * stream.time_base
+    if container.duration:
+        return Fraction((container.start_time or 0) + container.duration, 1_000_000)
+    return None
+
+
+def count_claimed_frames(container: InputContainer, stream: VideoStream) -> int:
+    """Return how many frames a file's header says that a stream has, 0 if unsaid."""
+    if stream.frames or has_jumps(container):
+        return stream.frames
+    return int(Fraction(container.duration or 0, 1_000_000) * (stream.average_rate or 0))
+
+
+def named_rates(stream: VideoStream) -> list[Fraction]:
+    """Return the frame rates that a file names for a stream, the likeliest first."""
+    return [r for r in (stream.guessed_rate, stream.average_rate, stream.base_rate) if r and r <= MAX_FPS]
+
+
+def decode_frames(packets: Iterable[Packet], stream: VideoStream, strict: bool = False) -> Iterator[TimedFrame]:
+    """Yield the frames of a stream in display order. Packets that cannot be decoded are skipped, and damaged pictures
+    concealed as FFmpeg does it on one thread, the same at each reading.
+
+    With `strict`, which decodes on several threads where that is safe, damage raises `DamageError`, and encryption
+    `UserError`."""
+    from av.error import FFmpegError
+
+    decoder = _open_decoder(stream, strict)
+    rates = named_rates(stream)
+    usual = 1 / rates[0] if rates else Fraction(1, 25)  # seconds of a frame without a duration
+    has_decode_times_alone = stream.container.format.name == "avi"
+    decode_times: dict[int, Fraction] = {}  # of the packets, by what FFmpeg takes for their presentation times
+    for packet in _then_flush(p for p in packets if p.stream_index == stream.index):
+        if packet is not None:
+            if strict and packet.has_sidedata("encryption_info"):
+                raise UserError(f"{stream.container.name} is encrypted, so its pictures cannot be read")
+            if has_decode_times_alone and packet.pts is not None and packet.dts is not None:
+                decode_times[packet.pts] = packet.dts * packet.time_base
+        try:
+            frames = decoder.decode(packet)
+        except FFmpegError as error:
+            if strict:
+                raise DamageError from error
+            continue
+        for frame in frames:
+            if strict and frame.is_corrupt:
+                raise DamageError
+            tick = frame.time_base or stream.time_base or Fraction(1, 1000)
+            presented = None if frame.pts is None else frame.pts * tick
+            decoded = None if frame.pts is None else decode_times.pop(frame.pts, None)
+            yield TimedFrame(frame, presented, decoded, (frame.duration or 0) * tick or usual)
+
+
+def _then_flush(packets: Iterable[Packet]) -> Iterator[Packet | None]:
+    """Yield packets, then None, at which a decoder gives the frames that it holds back."""
+    yield from packets
+    yield None
+
+
+def _open_decoder(stream: VideoStream, strict: bool):
+    import av
+
+    decoder = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
+        # FFmpeg's own decoders ignore the second layer that holds the alpha; libvpx reads both.
+        return av.CodecContext.create("libvpx-vp9" if decoder.name == "vp9" else "libvpx", "r")
+    if decoder.is_open:
+        return decoder
+    if not strict or decoder.name in CONCEALING or decoder.name.startswith(CONCEALING_PREFIXES):
+        decoder.thread_count = 1
+    if strict:
+        decoder.options = {"err_detect": "explode"}
+    return decoder

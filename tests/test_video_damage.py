@@ -1,0 +1,114 @@
+"""Damaged and cut files: the same pictures at each reading, those that FFmpeg shows, and a note."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+from support.sync import flash_and_beep
+from support.videos import clip, make
+
+from v2edit import video
+from v2edit.video.colour import frame_to_rgb
+
+KINDS = {
+    "h264.mp4": ("libx264", {"crf": "23", "bf": "2"}),
+    "slices.mkv": ("libx264", {"crf": "23", "x264-params": "slices=4"}),
+    "baseline.ts": ("libx264", {"coder": "0", "bf": "0"}),
+    "hevc.mp4": ("libx265", {"x265-params": "log-level=0"}),
+    "mpeg4.avi": ("mpeg4", {}),
+}
+
+
+CODECS = {"a.avi": ("libx264", "libmp3lame"), "a.wmv": ("wmv2", "wmav2")}
+
+
+def noisy(count: int = 30) -> np.ndarray:
+    """Return drifting frames with enough detail for bytes to damage."""
+    rng = np.random.default_rng(1)
+    detail = rng.integers(0, 90, (96, 128, 1)).astype(np.uint8)  # of brightness: converters share colours differently
+    return np.stack([frame + np.roll(detail, 3 * k, 1) for k, frame in enumerate(clip(count, 96, 128))])
+
+
+def damage(path: Path, seed: int, spots: int = 25) -> None:
+    """Change 8 bytes at each of several places in a file's pictures."""
+    rng = np.random.default_rng(seed)
+    with av.open(str(path)) as opened:
+        spans = [(p.pos, p.size) for p in opened.demux(video=0) if p.size and p.pos is not None]
+    raw = bytearray(path.read_bytes())
+    for _ in range(spots):
+        at, size = spans[rng.integers(len(spans))]
+        for k in range(at + (place := rng.integers(size)), min(at + place + 8, at + size)):
+            raw[k] ^= int(rng.integers(1, 256))
+    path.write_bytes(raw)
+
+
+def conceal(path: Path) -> np.ndarray:
+    """Return what FFmpeg shows of a file on one thread, in the colours of the package."""
+    frames, reformatter = [], VideoReformatter()
+    with av.open(str(path)) as opened:
+        stream = opened.streams.video[0]
+        stream.thread_count = 1
+        for packet in opened.demux(stream):
+            try:
+                frames += [frame_to_rgb(f, (f.width, f.height), reformatter) for f in stream.decode(packet)]
+            except FFmpegError:
+                continue
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", KINDS)
+def test_damage_is_concealed_the_same_way_each_time(
+    tmp_path: Path, name: str, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    codec, options = KINDS[name]
+    path = make(tmp_path / name, noisy(), codec, options=options)
+    assert len(video.read(path).frames) == 30 and caplog.text == ""
+    damage(path, seed)
+    first, second = video.read(path), video.read(path)
+    assert first.frames.tobytes() == second.frames.tobytes() and first.fps == second.fps
+    expected = conceal(path)
+    assert first.frames.shape == expected.shape
+    # What no concealment reaches is what the decoder's memory held, which depends on who holds which frame how long.
+    assert np.abs(first.frames.astype(int) - expected).mean() < 4
+    assert name == "hevc.mp4" or (caplog.text.count("damaged") == 2 and name in caplog.text)  # not all damage shows
+
+
+def test_a_clip_of_many_slices_is_the_same_on_several_threads(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", noisy(), options={"crf": "23", "x264-params": "slices=8"})
+    assert (video.read(path).frames == conceal(path)).all()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.avi", "a.wmv"])
+@pytest.mark.parametrize("has_sound", [False, True])
+def test_a_file_that_is_cut_off_says_so(
+    tmp_path: Path, name: str, has_sound: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if has_sound:
+        path = flash_and_beep(tmp_path / name, CODECS.get(name, ("libx264", "aac")), 0)
+    else:
+        codec, options = ("wmv2", {}) if name == "a.wmv" else ("libx264", {"bf": "0"})
+        path = make(tmp_path / name, noisy(20), codec, options=options)
+    whole = video.read(path)
+    assert caplog.text == ""
+    if name == "a.mp4":
+        path = video.write(whole, tmp_path / "front.mp4")  # with its index in front
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    result = video.read(path)
+    assert 4 <= len(result.frames) < 20 and "cut off" in caplog.text
+    assert "of about 2" in caplog.text or name in CODECS  # which do not say
+    assert result.fps == whole.fps and np.array_equal(result.times, whole.times[: len(result.frames)])
+    caplog.clear()
+    assert len(video.read(path, 3).frames) == 3 and caplog.text == ""
+
+
+def test_one_frame_lasts_as_long_as_its_file(tmp_path: Path) -> None:
+    path = make(tmp_path / "one.webm", clip(1), "libvpx-vp9", options={"crf": "20"})
+    raw = path.read_bytes()
+    at = raw.index(b"\x44\x89\x88") + 3  # Duration, a double, in milliseconds
+    path.write_bytes(raw[:at] + np.array(2500.0, ">f8").tobytes() + raw[at + 8 :])
+    result = video.read(path)
+    assert len(result.frames) == 1 and float(result.duration) == pytest.approx(2.5)
