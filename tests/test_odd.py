@@ -96,10 +96,7 @@ def test_every_file_has_an_expectation(odd: Path) -> None:
     assert {path.name for path in odd.iterdir() if path.is_file()} - {"index.json", "README.md"} == FILES.keys()
 
 
-# FFmpeg takes seconds for its table of HDR colours, and test_video_reading.py reads some, too.
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.heavy if name == "hdr10.mp4" else ()) for name in READABLE]
-)
+@pytest.mark.parametrize("name", READABLE)
 def test_it_is_read_as_a_player_shows_it(odd: Path, name: str, capfd: pytest.CaptureFixture) -> None:
     expected, max_frames = READABLE[name], 6 if READABLE[name].size[0] >= 1280 else MAX_FRAMES
     if expected.fps != 25 and expected.frames <= MAX_FRAMES:

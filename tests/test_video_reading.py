@@ -106,18 +106,51 @@ def test_untagged_colours_go_by_size(tmp_path: Path, size: tuple[int, int], matr
     assert np.abs(result - rgb_of([120, 90, 170], matrix, False, 8)).max() <= 2
 
 
-def test_hdr_white_is_white(tmp_path: Path) -> None:
+def pq(luminance: float) -> float:
+    """The signal of a luminance in cd/m2, from 0 to 1, by SMPTE ST 2084."""
+    power = (luminance / 10_000) ** (2610 / 16384)
+    return ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+
+
+def write_hdr(path: Path, luminances: list[int]) -> Path:
+    """Write grey pictures of these luminances, in cd/m2."""
+
     def tag(stream) -> None:
         context = stream.codec_context
         context.colorspace = context.color_primaries = 9
         context.color_trc, context.color_range = 16, 1
 
-    white, middle = 573, 393  # 10-bit PQ: 203 cd/m2, which is diffuse white, and 26 of it
-    pictures = [yuv(luma, 512, 512, 10) for luma in (white, middle)]
-    path = make(tmp_path / "hdr.mkv", pictures, "ffv1", "yuv420p10le", change=tag)
-    bright, grey = video.read(path).frames[:, 20, 20].astype(int)
-    assert bright.min() >= 240 and np.ptp(bright) <= 3
-    assert 60 <= grey.min() <= grey.max() <= 150
+    pictures = [yuv(round(64 + 876 * pq(nits)), 512, 512, 10) for nits in luminances]
+    return make(path, pictures, "ffv1", "yuv420p10le", change=tag)
+
+
+def test_hdr_white_is_white(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Diffuse white has 203 cd/m2; nothing brighter is there to be compressed."""
+    result = video.read(write_hdr(tmp_path / "hdr.mkv", [203, 26])).frames[:, 20, 20].astype(int)
+    bright, grey = result
+    assert bright.min() >= 250 and np.ptp(result, axis=1).max() <= 1
+    assert np.abs(grey - 255 * (26 / 203) ** (1 / 2.4)).max() <= 2  # BT.1886
+    assert "hdr.mkv is HDR" in caplog.text and "BT.2390" in caplog.text
+
+
+@pytest.mark.parametrize("peak", [600, 1000, 4000])
+def test_hdr_highlights_are_compressed(tmp_path: Path, peak: int) -> None:
+    """By the EETF of ITU-R BT.2390: untouched below its knee, white at the peak, and steps between."""
+    luminances = [5, 20, 50, 203, 400, peak]
+    shown = video.read(write_hdr(tmp_path / "hdr.mkv", luminances)).frames[:, 20, 20, 1].astype(int)
+    top, expected = pq(203) / pq(peak), []
+    knee = 1.5 * top - 0.5
+    for nits in luminances:
+        value = pq(nits) / pq(peak)
+        if value >= knee:
+            t = (value - knee) / (1 - knee)
+            value = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (3 * t**2 - 2 * t**3) * top
+        low, high = 0.0, 10_000.0
+        for _ in range(60):  # what has this signal
+            low, high = ((low + high) / 2, high) if pq((low + high) / 2) < value * pq(peak) else (low, (low + high) / 2)
+        expected.append(255 * min(1, low / 203) ** (1 / 2.4))
+    assert np.abs(shown - expected).max() <= 2.5
+    assert (np.diff(shown) > 0).all() and shown[-1] >= 250
 
 
 def transparent(kind: str, folder: Path) -> Path:

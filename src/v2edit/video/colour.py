@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.video.stills import composite_on_black
+from v2edit.video.tonemap import ToneMap, decode_pq
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -17,7 +18,7 @@ BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's nu
 MATRIX_OF_TAG = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
 LIMITED, FULL = 1, 2
 FULL_FROM_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
-HDR_CURVES = {16, 18}  # PQ and HLG
+PQ, HLG = 16, 18  # transfer curves of HDR, by FFmpeg's numbers
 
 
 def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
@@ -30,29 +31,55 @@ def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple
     return width, height
 
 
-def frame_to_rgb(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
-    """Convert a decoded frame to RGB, uint8 [H, W, 3], by its own matrix, range and transfer curve."""
-    from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation
+def frame_to_rgb(
+    frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter, tone_map: ToneMap | None = None
+) -> np.ndarray:
+    """Convert a decoded frame to RGB, uint8 [H, W, 3], by its own matrix, range and transfer curve, and where that is
+    PQ by the tone map, which goes with the whole video."""
+    from av.video.reformatter import ColorPrimaries, ColorTrc
 
-    kind, colours = frame.format, {}
+    kind, colours = frame.format, _source_colours(frame)
     transparent = kind.name == "pal8" or any(c.is_alpha for c in kind.components)
-    if not kind.is_rgb and len(kind.components) > 2:
-        guess = BT709 if frame.width >= 1280 or frame.height > 576 else BT601
-        full = frame.color_range == FULL or kind.name.startswith("yuvj")
-        colours = {
-            "src_colorspace": MATRIX_OF_TAG.get(frame.colorspace, guess),
-            "src_color_range": FULL if full else LIMITED,
-            "dst_color_range": FULL,
-        }
-    if frame.color_trc in HDR_CURVES:
+    if frame.color_trc == PQ and tone_map is not None:
+        pixels = _reformat(frame, size, reformatter, "rgba64le" if transparent else "rgb48le", colours)
+        rgb = tone_map(pixels[..., :3], frame.color_primaries != BT709)
+        return composite_on_black(rgb, (pixels[..., 3] >> 8).astype(np.uint8)) if transparent else rgb
+    if frame.color_trc == HLG:
         colours |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
-    smooth = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-    rgb = reformatter.reformat(
-        frame, *size, "rgba" if transparent else "rgb24", interpolation=smooth, threads=1, **colours
-    ).to_ndarray()
+    rgb = _reformat(frame, size, reformatter, "rgba" if transparent else "rgb24", colours)
     if len(kind.components) == 1 and frame.color_range == LIMITED:  # swscale takes grey for full range
         rgb = FULL_FROM_LIMITED[rgb.astype(np.uint8)]
     return composite_on_black(rgb[..., :3], rgb[..., 3]) if transparent else rgb
+
+
+def _source_colours(frame: VideoFrame) -> dict[str, int]:
+    """Return what swscale is to take for a frame's matrix and range."""
+    kind = frame.format
+    if kind.is_rgb or len(kind.components) <= 2:
+        return {}
+    guess = BT709 if frame.width >= 1280 or frame.height > 576 else BT601
+    full = frame.color_range == FULL or kind.name.startswith("yuvj")
+    return {
+        "src_colorspace": MATRIX_OF_TAG.get(frame.colorspace, guess),
+        "src_color_range": FULL if full else LIMITED,
+        "dst_color_range": FULL,
+    }
+
+
+def _reformat(
+    frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter, kind: str, colours: dict[str, int]
+) -> np.ndarray:
+    from av.video.reformatter import Interpolation
+
+    smooth = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    return reformatter.reformat(frame, *size, kind, interpolation=smooth, threads=1, **colours).to_ndarray()
+
+
+def find_brightest(frame: VideoFrame, reformatter: VideoReformatter) -> float:
+    """Return the luminance in cd/m2 of the brightest part of a PQ frame, seen at a quarter of its size: no speck."""
+    size = max(1, frame.width // 4), max(1, frame.height // 4)
+    signal = _reformat(frame, size, reformatter, "rgb48le", _source_colours(frame)).max()
+    return float(decode_pq(float(signal) / 65535))
 
 
 def apply_display_matrix(image: np.ndarray, frame: VideoFrame) -> np.ndarray:

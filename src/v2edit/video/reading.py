@@ -13,7 +13,7 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video
-from v2edit.video.colour import apply_display_matrix, frame_to_rgb, square_pixel_size
+from v2edit.video.colour import PQ, apply_display_matrix, find_brightest, frame_to_rgb, square_pixel_size
 from v2edit.video.decoding import (
     DamageError,
     DemuxedPackets,
@@ -38,6 +38,7 @@ from v2edit.video.stills import (
     read_pictures,
 )
 from v2edit.video.timing import compute_rate, is_rising, resolve_times
+from v2edit.video.tonemap import WHITE, ToneMap
 
 if TYPE_CHECKING:
     from av import VideoStream
@@ -57,11 +58,12 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
     """Read a video, a GIF, a folder of images (in natural order) or a still image as a player shows it.
 
     Rotation and mirroring tags are applied and pixels made square (by stretching, so that nothing is lost).
-    Transparency is laid over black. Colours follow the file's matrix and range; where it names no matrix,
-    BT.709 from 1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is mapped to BT.709.
-    The first of several video streams that is not a cover picture is read. Damaged stretches are skipped, and the
-    frames after them keep their times. With `max_frames` the first frames alone are read; `image_fps` is the frame rate
-    of images, which have none. Raises `UserError`, in one line, for what cannot be decoded or takes more than 4 GiB."""
+    Transparency is laid over black. Colours follow the file's matrix and range; where it names no matrix, BT.709 from
+    1280 columns or 577 lines up, else BT.601, as players do. HDR is mapped to BT.709, in PQ by the tone map of BT.2390.
+    The first of several video streams that is not a cover picture is read. Damage is concealed as FFmpeg does it, and
+    the frames after it keep their times. Damage, tone mapping, a file that is cut off and images that are left out of a
+    folder or a file are logged. With `max_frames` the first frames alone are read; `image_fps` is the frame rate of
+    images, which have none. Raises `UserError`, in one line, for what cannot be decoded or takes more than 4 GiB."""
     path = Path(path)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"max_frames is {max_frames}; it must be 1 or more")
@@ -176,13 +178,15 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
             raise UserError(f"{path} is no video: it holds {what}")
         claimed = count_claimed_frames(container, stream)
         _check_memory(path, (stream.width, stream.height), min(max(claimed, 1), max_frames or claimed or 1))
-        size, reformatter, packets = None, VideoReformatter(), DemuxedPackets(container)
+        size, tone_map, reformatter, packets = None, None, VideoReformatter(), DemuxedPackets(container)
         decoded_frames = decode_frames(packets, stream, strict)
         for frame, *times in islice(decoded_frames, max_frames):
             if size is None:
                 size = square_pixel_size(frame.width, frame.height, stream.sample_aspect_ratio)
+            if frame.color_trc == PQ and tone_map is None:
+                tone_map = ToneMap(_measure_peak(path, max_frames, strict))
             _check_memory(path, size, len(frames) + 1)
-            frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter), frame))
+            frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter, tone_map), frame))
             clock.append(times)
         if not frames:
             raise UserError(
@@ -199,11 +203,24 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
                 log.warning("%s is cut off: %d frames%s are there", path.name, len(frames), of_all)
         crop = re.fullmatch(r"(\d+)x(\d+)", container.metadata.get(SIZE_TAG, ""))
         rates, tick = named_rates(stream), stream.time_base or Fraction(1, 1000)
+    if tone_map:
+        log.warning("%s is HDR (PQ, %.0f cd/m2): tone-mapped to SDR by BT.2390", path.name, tone_map.peak)
     height, width = frames[0].shape[:2]
     if crop and (w := int(crop[1])) in (width, width - 1) and (h := int(crop[2])) in (height, height - 1):
         height, width = h, w
     fps, times = compute_rate(path, starts, end, rates, tick)
     return Video(_stack_frames(frames, height, width), fps, times, path)
+
+
+def _measure_peak(path: Path, max_frames: int | None, strict: bool) -> float:
+    """Return the luminance in cd/m2 of the brightest part of a PQ video."""
+    from av.video.reformatter import VideoReformatter
+
+    with open_container(path) as container:
+        stream, reformatter = find_video_stream(container), VideoReformatter()
+        assert stream is not None
+        frames = islice(decode_frames(DemuxedPackets(container), stream, strict), max_frames)
+        return max((find_brightest(f.frame, reformatter) for f in frames if f.frame.color_trc == PQ), default=WHITE)
 
 
 def _find_end(container: InputContainer, stream: VideoStream, starts: list[Fraction], end: Fraction) -> Fraction:
