@@ -16,7 +16,7 @@ MIN_POINTS = 100  # fewer lie in planes by chance
 MAX_POINTS, PLANES = 4000, 1000  # taken at random to find the ground
 THICKNESS = 0.02  # of a ground, to either side, in diagonals of the box of all points
 MIN_GROUND, ENOUGH = 0.12, 0.6  # the share of the points that lie in a ground
-MIN_DENSITY = 3.0  # of a ground, in the mean density of layers as thick; not asked where it has ENOUGH of the points
+MIN_DENSITY = 2.0  # of a ground, in the mean density of layers as thick; not asked where it has ENOUGH of the points
 MAX_BELOW = 0.08  # the share of the points that may lie below it
 MIN_SPREAD = 0.75  # a ground's extent along both its directions, in that of all points
 MIN_ASPECT = 0.4  # a ground's lesser extent in the greater: the face of a guitar is as flat, and longer
@@ -73,10 +73,11 @@ def _ground_normal(points: np.ndarray, diagonal: float) -> np.ndarray | None:
         height = (points - corner) @ normal
         above, below = (height > THICKNESS * diagonal).mean(), (height < -THICKNESS * diagonal).mean()
         share, up = 1 - above - below, normal if above >= below else -normal
-        layer = 2 * THICKNESS * diagonal / max(float(np.ptp(np.quantile(height, [0.01, 0.99]))), 1e-12)
-        if share < min(max(MIN_GROUND, MIN_DENSITY * layer), ENOUGH) or min(above, below) > MAX_BELOW:
+        extent = max(float(np.ptp(np.quantile(height, [0.01, 0.99]))) / diagonal, THICKNESS)
+        if share < min(max(MIN_GROUND, MIN_DENSITY * 2 * THICKNESS / extent), ENOUGH) or min(above, below) > MAX_BELOW:
             continue
-        score = share * max([1.0, *(bonus for axis, bonus in AXIS_BONUS.items() if AXES[axis] @ up > ABOUT)])
+        # Scenes are wide rather than high: by that their ground differs from a wall.
+        score = share / extent * max([1.0, *(bonus for axis, bonus in AXIS_BONUS.items() if AXES[axis] @ up > ABOUT)])
         inliers = points[np.abs(height) <= THICKNESS * diagonal]
         if score > best and _is_wide(inliers, points, up):
             fitted = np.linalg.eigh(np.cov(inliers.T))[1][:, 0]
