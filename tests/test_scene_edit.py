@@ -32,7 +32,9 @@ from v2edit.scenes.masks import editable_mask
 from v2edit.scenes.rasterise import rasteriser_device
 from v2edit.scenes.reading import Scene, choose_path, read_scene
 from v2edit.scenes.rer import (
+    MAX_TRANSFER,
     MIN_TRANSFER,
+    Change,
     SceneProgress,
     autoencode,
     edit_gaussians,
@@ -72,10 +74,10 @@ def test_the_loop_edits_reconstructs_and_reports(caplog):
     assert len(result.videos) == len(result.renders) == len(result.changes) == 2
     shape = (9, *result.source.shape[1:])
     assert {video.shape for video in [result.source, *result.videos, *result.renders]} == {shape}
-    # So few steps transfer the first subtask's edit and a fifth of the second's at most: that one is warned of.
-    weak = [k for k, change in enumerate(result.changes, 1) if change.edit_transfer < MIN_TRANSFER]
-    warned = [[k for k in (1, 2) if f"subtask {k} changed" in line] for line in caplog.messages]
-    assert weak and warned == [[k] for k in weak]
+    # So few steps transfer a fifth of the second subtask's edit at most: that one is warned of.
+    weak = [k for k, change in enumerate(result.changes, 1) if not MIN_TRANSFER <= change.edit_transfer <= MAX_TRANSFER]
+    warned = [[k for k in (1, 2) if f"subtask {k}" in line] for line in caplog.messages]
+    assert 2 in weak and warned == [[k] for k in weak]
     assert len(result.gaussians) >= 80 and not torch.equal(result.gaussians.sh[:80], scene.sh)
     phases = list(dict.fromkeys(report.phase for report in reports))
     assert phases == [f"subtask {k}/2, {verb}" for k in (1, 2) for verb in ("editing", "reconstructing")]
@@ -105,6 +107,18 @@ def test_a_scene_that_did_not_take_an_edit_on_is_warned_of(caplog):
     warn_of_weak_edit(none, 2)
     warn_of_weak_edit(measure_change(before, before, before, before), 3)
     assert [("subtask 2" in line, "subtask 3" in line) for line in caplog.messages] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [(-0.23, "opposite way"), (-3.0, "opposite way"), (-0.01, "next to nothing"), (0.0, "next to nothing"),
+     (0.23, "only 23% of what subtask 1 changed"), (0.5, ""), (1.2, ""), (2.31, "2.3 times as much")],
+)  # fmt: skip
+def test_a_share_is_told_as_people_would(share, says, caplog):
+    warn_of_weak_edit(Change(10.0, share), 1)
+    assert len(caplog.messages) == bool(says)
+    for line in caplog.messages:
+        assert says in line and "-" not in line.split(":")[0] and "subtask 1" in line
 
 
 def test_what_the_autoencoder_changes_is_no_edit(caplog):
@@ -291,12 +305,12 @@ def test_a_splat_alone_can_be_edited(run, tmp_path):
 def test_the_viewer_serves_a_run(run):
     from v2edit.scenes.viewer import start
 
-    server = start(run, 0)
+    viewer = start(run, 0)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=30) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{viewer.server.get_port()}", timeout=30) as page:
             assert page.status == 200 and b"<html" in page.read().lower()
     finally:
-        server.stop()
+        viewer.server.stop()
     with pytest.raises(UserError, match="no scene to view"):
         start(run / "dataset", 0)
 

@@ -33,7 +33,8 @@ from v2edit.scenes.rasterise import render
 log = logging.getLogger(__name__)
 LOOP = "fit"  # prefix of a reconstruction's snapshot, before the number of the subtask
 VISIBLE_CHANGE = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
-MIN_TRANSFER = 0.5  # the share of an edit that a scene must take on
+MIN_TRANSFER, MAX_TRANSFER = 0.5, 1.5  # the share of an edit that a scene must take on, and that is no more than it
+NEXT_TO_NOTHING = 0.05  # the share that is called so
 CELL = 8  # pixels: changes are compared as means over cells this large, which noise does not survive
 
 
@@ -200,24 +201,33 @@ def measure_change(unedited: np.ndarray, edited: np.ndarray, before: np.ndarray,
 
 
 def warn_of_weak_edit(change: Change, subtask: int) -> None:
-    """Warn where an edit cannot be seen in the video, or was not taken on by the scene."""
+    """Warn where an edit cannot be seen in the video, or the scene did not change as the video did."""
     if change.edited < VISIBLE_CHANGE:
         log.warning(
             "subtask %d changed nothing that can be seen (%.2f of 255): try a higher --alpha or --guidance",
             subtask,
             change.edited,
         )
-    elif change.edit_transfer < MIN_TRANSFER:
-        log.warning(
-            "the scene took on %.0f%% of what subtask %d changed in the video: try more --refit-steps, or a path along "
-            "which the views overlap more",
-            100 * change.edit_transfer,
-            subtask,
-        )
+    elif sentence := describe_transfer(change.edit_transfer, subtask):
+        log.warning("%s: try more --refit-steps, or a path along which the views overlap more", sentence)
+
+
+def describe_transfer(share: float, subtask: int) -> str:
+    """Describe the share of a subtask's change in the video that the scene shows; "" where it is as it should be. It is
+    negative where the scene changed the other way, and above 1 where it changed more than the video."""
+    what = f"what subtask {subtask} changed in the video"
+    if share < -NEXT_TO_NOTHING:
+        return f"the scene changed the opposite way to {what}"
+    if share < NEXT_TO_NOTHING:
+        return f"the scene took on next to nothing of {what}"
+    if share < MIN_TRANSFER:
+        return f"the scene took on only {100 * share:.0f}% of {what}"
+    if share > MAX_TRANSFER:
+        return f"the scene changed {share:.1f} times as much as the video did in subtask {subtask}"
+    return ""
 
 
 def _cell_means(frames: np.ndarray) -> Tensor:
-    """Return the means of uint8 frames [T, H, W, 3] over square cells, float32 [T, 3, H / CELL, W / CELL]."""
     """Return the means of uint8 frames [T, H, W, 3] over square cells, float32 [T, 3, H / CELL, W / CELL]."""
     video = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     cell = min(CELL, *video.shape[2:])

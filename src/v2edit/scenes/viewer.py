@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from v2edit.errors import UserError
 from v2edit.runs.layout import EDITED_SPLAT, SOURCE_SPLAT
-from v2edit.scenes.camera_paths import read_path
+from v2edit.scenes.camera_paths import CameraPath, read_path
 from v2edit.scenes.cameras import distance_of, up_of
 from v2edit.scenes.formats.ply import read_splat
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
 from v2edit.scenes.rasterise.projection import rotations
+from v2edit.scenes.reading import choose_path, read_scene
 
 if TYPE_CHECKING:
-    from viser import ViserServer
+    from viser import CameraHandle, GaussianSplatHandle, GuiEvent, InitialCameraConfig, ViserServer
 
 NAMES = {"before": SOURCE_SPLAT, "after": EDITED_SPLAT}
+WIPE = "before | after"
 PATH = "camera_path.json"
+FPS = 8  # of the path when it is played
+ORBIT_FRAMES = 48  # around a splat that has no path
 
 
 def serve(run: Path, port: int) -> None:
     """Serve a run folder of `v2edit scene`, or one splat file, until interrupted."""
-    server = start(run, port)
-    print(f"open http://localhost:{server.get_port()} in a browser; Ctrl-C ends it", flush=True)
+    viewer = start(run, port)
+    print(f"open http://localhost:{viewer.server.get_port()} in a browser; Ctrl-C ends it", flush=True)
     try:
         while True:
-            time.sleep(1)
+            viewer.advance()
+            time.sleep(1 / FPS)
     except KeyboardInterrupt:
-        server.stop()
+        viewer.server.stop()
 
 
-def start(run: Path, port: int) -> ViserServer:
-    """Start the server: a switch between before and after, and a slider along the path. Raises `UserError` if there is
-    no scene to show, or viser is not installed."""
+def start(run: Path, port: int) -> Viewer:
+    """Start the server. Raises `UserError` if there is no scene to show, or viser is not installed."""
     try:
         import viser
     except ModuleNotFoundError as missing:
@@ -45,35 +52,107 @@ def start(run: Path, port: int) -> ViserServer:
     if not files:
         raise UserError(f"there is no scene to view in {run}: give a run folder of v2edit scene, or a splat .ply")
     scenes = {name: read_splat(path) for name, path in files.items()}
-    server = viser.ViserServer(host="127.0.0.1", port=port, verbose=False)
-    handles = {name: _add_splat(server, name, scene) for name, scene in scenes.items()}
-    latest = list(handles)[-1]
-    switch = server.gui.add_button_group("show", list(handles))
-
-    def show_only(name: str) -> None:
-        for title, handle in handles.items():
-            handle.visible = title == name
-
-    switch.on_click(lambda _: show_only(switch.value))
-    show_only(latest)
     if run.is_dir() and (run / PATH).is_file():
-        cameras = read_path(run / PATH, None).cameras
-        distance = distance_of(cameras, scenes[latest].means.numpy())
-        server.scene.set_up_direction(tuple(up_of(cameras)))
-        slider = server.gui.add_slider("along the path", 0, len(cameras) - 1, 1, 0)
-
-        def move_to(camera: viser.CameraHandle | viser.InitialCameraConfig, k: int) -> None:
-            """Move a client's camera to the path's, its orbit centre at the scene's distance."""
-            camera.position = cameras.centres[k]
-            camera.look_at = cameras.centres[k] + cameras.directions[k] * distance
-            camera.fov = 2 * math.atan(0.5 * cameras.height / cameras.intrinsics[k, 1, 1])
-
-        move_to(server.initial_camera, 0)
-        slider.on_update(lambda event: event.client and move_to(event.client.camera, slider.value))
-    return server
+        path = read_path(run / PATH, None)
+    else:
+        path = choose_path("orbit", read_scene(list(files.values())[-1]), ORBIT_FRAMES, 512)
+    # Browsers open connections ahead that they never use: each would print a traceback.
+    logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
+    return Viewer(viser.ViserServer(host="127.0.0.1", port=port, verbose=False), scenes, path)
 
 
-def _add_splat(server: ViserServer, name: str, scene: Gaussians):
+class Viewer:
+    """Scenes in the browser: a choice of before, after, or both with a wipe between them; a slider along the camera
+    path, which can be played."""
+
+    def __init__(self, server: ViserServer, scenes: dict[str, Gaussians], path: CameraPath) -> None:
+        self.server, self.path = server, path
+        latest = list(scenes)[-1]
+        self.distance = distance_of(path.cameras, scenes[latest].means.numpy())
+        self.up = up_of(path.cameras)
+        server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+        server.scene.set_background_image(np.full((2, 2, 3), 24, np.uint8))
+        server.scene.set_up_direction(tuple(self.up))
+        self.means = {name: scene.means.numpy() for name, scene in scenes.items()}
+        self.opacities = {name: scene.logit_opacities.sigmoid()[:, None].numpy() for name, scene in scenes.items()}
+        self.handles = {name: _add_splat(server, name, scene) for name, scene in scenes.items()}
+        both = len(scenes) > 1
+        self.choice = server.gui.add_dropdown("show", [*scenes, *([WIPE] if both else [])], initial_value=latest)
+        self.wipe = server.gui.add_slider("wipe at % of the width", 0, 100, 1, 50, visible=both)
+        last = len(path.cameras) - 1
+        self.frame = server.gui.add_slider("frame of the path", 0, max(last, 1), 1, 0, visible=last > 0)
+        self.playing = server.gui.add_checkbox("play along the path", False, visible=last > 0)
+        self._move_to(server.initial_camera)
+        self.choice.on_update(lambda event: self.show())
+        self.wipe.on_update(self._on_wipe)
+        self.frame.on_update(lambda event: event.client and self._move_to(event.client.camera))
+        server.on_client_connect(lambda client: self._move_to(client.camera))
+        self.wiped = None  # the camera and place of the wipe that the opacities are for
+        self.show()
+
+    def show(self) -> None:
+        """Show what is chosen, and say which it is."""
+        chosen = self.choice.value
+        self.server.gui.set_panel_label(f"v2edit: {chosen}")
+        if chosen != WIPE:
+            self._set_opacities({})
+        for name, handle in self.handles.items():
+            handle.visible = chosen in (name, WIPE)
+
+    def advance(self) -> None:
+        """Go on by a frame of the path while it plays, and keep the wipe where it is on screen."""
+        if self.playing.value:
+            self.frame.value = (self.frame.value + 1) % len(self.path.cameras)
+            for client in self.server.get_clients().values():
+                with client.atomic():
+                    self._move_to(client.camera)
+        clients = list(self.server.get_clients().values())
+        if self.choice.value == WIPE and clients:
+            self.part(clients[-1].camera)
+
+    def _on_wipe(self, event: GuiEvent) -> None:
+        if event.client is not None:
+            self.choice.value = WIPE
+            self.part(event.client.camera)
+
+    def part(self, camera: CameraHandle) -> None:
+        """Show of each scene what lies on its side of the wipe on a camera's screen."""
+        place = (*camera.position, *camera.wxyz, camera.fov, camera.aspect, self.wipe.value)
+        if place == self.wiped:
+            return
+        turn = rotation_matrix(camera.wxyz)
+        shares = {}
+        for name, means in self.means.items():
+            across, _, depth = ((means - camera.position) @ turn).T
+            across = across / np.maximum(depth, 1e-6) / (math.tan(camera.fov / 2) * camera.aspect)
+            is_left = across < 2 * self.wipe.value / 100 - 1
+            shares[name] = (is_left if name == "before" else ~is_left)[:, None]
+        self._set_opacities(shares)
+        self.wiped = place
+
+    def _set_opacities(self, shares: dict[str, np.ndarray]) -> None:
+        """Set which Gaussians of each scene are shown, bool [N, 1] by name; all of those of other names."""
+        if shares or self.wiped is not None:
+            for name, handle in self.handles.items():
+                handle.opacities = self.opacities[name] * shares.get(name, 1.0)
+        self.wiped = None
+
+    def _move_to(self, camera: CameraHandle | InitialCameraConfig) -> None:
+        """Move a camera to the frame of the path, its orbit centre at the scene's distance."""
+        cameras, k = self.path.cameras, min(self.frame.value, len(self.path.cameras) - 1)
+        camera.position = cameras.centres[k]
+        camera.look_at = cameras.centres[k] + cameras.directions[k] * self.distance
+        camera.fov = 2 * math.atan(0.5 * cameras.height / cameras.intrinsics[k, 1, 1])
+
+
+def rotation_matrix(wxyz: np.ndarray) -> np.ndarray:
+    """Return the rotation [3, 3] of a unit quaternion."""
+    import torch
+
+    return rotations(torch.from_numpy(np.asarray(wxyz, np.float64))[None])[0].numpy()
+
+
+def _add_splat(server: ViserServer, name: str, scene: Gaussians) -> GaussianSplatHandle:
     axes = rotations(scene.quats) * scene.log_scales.exp()[:, None, :]
     return server.scene.add_gaussian_splats(
         name,
