@@ -128,6 +128,9 @@ def test_the_input_is_identified(tmp_path: Path) -> None:
         (folder / name).write_bytes(content)
         seen.add(fingerprint_input(folder)["sha256"])
     assert len(seen) == 3
+    (folder / "notes\udce9.txt").touch()  # a name that is no UTF-8
+    seen.add(fingerprint_input(folder)["sha256"])
+    assert len(seen) == 4
 
 
 def test_secrets_are_blanked() -> None:

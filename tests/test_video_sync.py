@@ -72,8 +72,9 @@ def test_a_clock_that_starts_again_is_continued(data: Path, tmp_path: Path) -> N
     assert abs(loud[0] - 2) < 0.03 and abs(second[0] - 6) < 0.03  # to a packet
 
 
-@pytest.mark.parametrize("offsets", [(0, 0), (0, 3600), (7200, 5)])
-@pytest.mark.parametrize("suffix", ["ts", "mpg"])
+@pytest.mark.parametrize(
+    ("suffix", "offsets"), [("ts", (0, 0)), ("ts", (0, 3600)), ("ts", (7200, 5)), ("mpg", (0, 0)), ("mpg", (0, 3600))]
+)
 def test_joined_recordings_play_one_after_the_other(tmp_path: Path, suffix: str, offsets: tuple[int, int]) -> None:
     parts = []
     for k, offset in enumerate(offsets):

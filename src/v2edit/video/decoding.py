@@ -226,8 +226,9 @@ def _open_decoder(stream: VideoStream, strict: bool):
         return av.CodecContext.create("libvpx-vp9" if decoder.name == "vp9" else "libvpx", "r")
     if decoder.is_open:
         return decoder
-    if not strict or decoder.name in CONCEALING or decoder.name.startswith(CONCEALING_PREFIXES):
+    conceals = decoder.name in CONCEALING or decoder.name.startswith(CONCEALING_PREFIXES)
+    if conceals or not strict:
         decoder.thread_count = 1
-    if strict:
-        decoder.options = {"err_detect": "explode"}
+    if conceals and strict:
+        decoder.options = {"err_detect": "explode"}  # else nothing tells of what is concealed
     return decoder
