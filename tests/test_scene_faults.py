@@ -15,6 +15,7 @@ from PIL import Image
 from support.scenes import dataset_of, ring, write_colmap
 
 from v2edit.errors import UserError
+from v2edit.jobs.prompts import source_prompt_beside_scene
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.nerfstudio import write_transforms
 from v2edit.scenes.formats.ply import write_points
@@ -222,6 +223,28 @@ def test_is_fisheye_is_opencvs_fisheye(fault, per_frame):
     np.testing.assert_array_equal(images, read(folder).images)
     change(folder, {"camera_model": "OPENCV", "is_fisheye": False}, [{"is_fisheye": False}] * 12)
     assert (images != read(folder).images).any()
+
+
+@pytest.mark.parametrize("side", [None, 12])
+def test_images_that_are_read_much_smaller_are_noted(tmp_path, caplog, side):
+    write_transforms(tmp_path, dataset_of(ring(3, height=24, width=32)))
+    assert read_scene(tmp_path, side=side).dataset is not None
+    assert ["32x24" in line and "12x9" in line for line in caplog.messages] == ([] if side is None else [True])
+
+
+@pytest.mark.parametrize("given", ["room", "room/transforms.json", "room.ply", "linked", "."])
+def test_only_what_belongs_to_a_scene_says_what_it_shows(tmp_path, monkeypatch, given):
+    """A stranger's file beside a scene may be about anything: a video of the same name, a download's metadata."""
+    (tmp_path / "room").mkdir()
+    write_transforms(tmp_path / "room", dataset_of(ring(3)))
+    (tmp_path / "linked").symlink_to("room")
+    (tmp_path / "room.ply").touch()
+    for name in ("room.json", "linked.json", "room/room.json", "room/transforms.json.json", f"{tmp_path.name}.json"):
+        (tmp_path / name).write_text(json.dumps({"source_prompt": "a stranger"}))
+    monkeypatch.chdir(tmp_path / "room" if given == "." else tmp_path)
+    assert source_prompt_beside_scene(Path(given)) is None
+    (tmp_path / "room" / "scene.json").write_text(json.dumps({"source_prompt": "a room"}))
+    assert source_prompt_beside_scene(Path(given)) == (None if given == "room.ply" else "a room")
 
 
 @pytest.mark.parametrize(("name", "says"), [("s_maskmissing", "12 of 12 masks"), ("s_plymissing", "nope.ply")])

@@ -16,7 +16,7 @@ from v2edit.files import read_json
 from v2edit.jobs.options import PromptOptions
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.lvlm import LVLMConfig
-from v2edit.scenes.config import SCENE_FACTS
+from v2edit.scenes.config import SCENE_FACTS, TRANSFORMS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,9 +142,11 @@ def source_prompt_beside_video(video: Path) -> str | None:
 
 
 def source_prompt_beside_scene(scene: Path) -> str | None:
-    """Return `source_prompt` of the `scene.json` in a dataset's folder, or None."""
+    """Return `source_prompt` of the `scene.json` in a dataset's folder, or None. The dataset may be given as its folder
+    or its `transforms.json`; a file of another name beside it, or beside a splat, may belong to anything."""
+    folder = scene.parent if scene.name == TRANSFORMS and scene.is_file() else scene
     try:
-        return _source_prompt(read_json(scene / SCENE_FACTS))
+        return _source_prompt(read_json(folder / SCENE_FACTS))
     except (OSError, ValueError):
         return None
 

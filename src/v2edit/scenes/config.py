@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from v2edit.errors import UserError
 
 MAX_DEGREE = 3
+TRANSFORMS = "transforms.json"  # a dataset, as nerfstudio names it
 SCENE_FACTS = "scene.json"  # prompts of a scene, in its folder
 
 

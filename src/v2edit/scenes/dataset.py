@@ -22,6 +22,7 @@ from v2edit.scenes.distortion import Distortion, undistort
 
 log = logging.getLogger(__name__)
 HELD_OUT_EVERY, HELD_OUT_FROM = 8, 4  # of a dataset without a split of its own every eighth view is held out
+MUCH_SMALLER = 0.25  # of the pixels of an image
 ROTATION_TOLERANCE = 1e-3  # of a pose's rotation matrix times its transpose, from the identity
 
 
@@ -118,6 +119,7 @@ def assemble(
         listed = _list_names([f"{width}x{height}" for height, width in sorted(sizes)])
         raise UserError(f"the images of {source} have {len(sizes)} sizes ({listed}): make them the same")
     height, width = sizes.pop()
+    _note_reduction(views[present[0]].image, height, width, source)
     masks, poses = np.stack(valid), np.stack([views[k].camera_to_world for k in present])
     empty = [views[k].image.name for k, mask in zip(present, masks, strict=True) if not mask.any()]
     if not masks[~held_out].any():
@@ -160,6 +162,16 @@ def _check_memory(views: Sequence[View], source: Path, side: int | None) -> None
             total += 4 * math.ceil(picture.width * scale) * math.ceil(picture.height * scale)
     if total > MEMORY_LIMIT:
         raise UserError(f"the {len(views)} images of {source} take {total / 2**30:.1f} GiB: take fewer or smaller ones")
+
+
+def _note_reduction(image: Path, height: int, width: int, source: Path) -> None:
+    """Warn where images are read at a much smaller size than they have: a scene shows no more than that."""
+    from v2edit.video.stills import open_image
+
+    with open_image(image) as picture:
+        if height * width < MUCH_SMALLER * picture.height * picture.width:
+            message = "the images of %s, %dx%d, are read at %dx%d: expect less detail; --side sets the size"
+            log.warning(message, source, *picture.size, width, height)
 
 
 def _check_camera(view: View, source: Path) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
+from v2edit.scenes.config import TRANSFORMS
 from v2edit.scenes.dataset import Dataset, View, assemble
 from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.ply import read_points, write_points
 from v2edit.video.stills import natural_key
 
 log = logging.getLogger(__name__)
-FILE = "transforms.json"
+FILE = TRANSFORMS
 PINHOLES, FISHEYES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL"), ("OPENCV_FISHEYE",)
 POINTS = "sparse_pc.ply"
 MAX_NUMBER, MIN_ANGLE = 1e9, 1e-6  # pixels or distortion coefficients; radians
