@@ -53,8 +53,12 @@ def test_a_batch_takes_pickles_only_with_allow_pickle(tiny_model: Path, clip: Pa
     old = pickled(tiny_model, tmp_path / "old")
     with pytest.raises(UserError, match="--allow-pickle"):
         run_batch(tasks, out=tmp_path / "out", model=str(old), device="cpu", config=QUICK)
-    status = run_batch(tasks, out=tmp_path / "out", model=str(old), device="cpu", config=QUICK, allow_pickle=True)
-    assert len(status.done) == 1 and not status.failed
+    status = run_batch(
+        tasks, out=tmp_path / "out", model=str(old), device="cpu", config=QUICK, allow_pickle=True, revision="v1"
+    )
+    (done,) = status.done
+    assert not status.failed and done.facts["revision"] == "v1"
+    assert json.loads((tmp_path / "out" / done.name / "run.json").read_text())["model"]["revision"] == "v1"
 
 
 def video_times(folder: Path) -> dict[str, int]:

@@ -47,7 +47,7 @@ def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
 
 def test_methods_are_table_c_and_the_loop_and_baselines():
     known = make_suite("scenes", 9).methods
-    full = known["full"]
+    full = known["V2Edit"]
     assert isinstance(full, SceneV2Edit) and full.subtasks > 1 and full.between and full.steps == 9
     changed = {
         name: {k: v for k, v in asdict(one).items() if v != asdict(full)[k]}
@@ -55,7 +55,7 @@ def test_methods_are_table_c_and_the_loop_and_baselines():
         if isinstance(one, SceneV2Edit)
     }
     assert changed == {
-        "full": {},
+        "V2Edit": {},
         "w/o progression": {"subtasks": 1},
         "w/o INC": {"inc": False},
         "w/o PNC": {"pnc": False},
@@ -105,7 +105,7 @@ OPTIONS = BenchOptions("scenes", kinds=("recolour",), count=2, steps=4, settings
 def first(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchReport, dict]:
     """A run of one method in two processes, and its results."""
     folder = tmp_path_factory.mktemp("bench") / "run"
-    report = compare(replace(OPTIONS, methods=("full",)), processes=2, model=str(tiny_model), out=folder)
+    report = compare(replace(OPTIONS, methods=("v2edit",)), processes=2, model=str(tiny_model), out=folder)
     return report, results_in(folder)
 
 
@@ -117,13 +117,13 @@ def test_a_task_is_reconstructed_once_and_its_results_depend_on_nothing_else(fir
     assert len(before) == 2 * 3
     lost = next(name for name in before if "SceneV2Edit" in name)
     (report.folder / "results" / lost).unlink()
-    more = replace(OPTIONS, methods=("full", "wo-reconstruction", "v2v"))
+    more = replace(OPTIONS, methods=("v2edit", "wo-reconstruction", "v2v"))
     again = compare(more, processes=1, model=str(tiny_model), out=report.folder)
     after = results_in(report.folder)
     assert len(after) == 2 * 5 and after[lost][1] == before[lost][1]
     assert all(after[name] == before[name] for name in before if name != lost)
     lines = list(csv.DictReader((report.folder / "report.csv").read_text().splitlines()))
-    assert {line["method"] for line in lines} == {*REFERENCES, "full", "w/o reconstruction", "V2V"}
+    assert {line["method"] for line in lines} == {*REFERENCES, "V2Edit", "w/o reconstruction", "V2V"}
     assert "| w/o reconstruction | " in again.markdown
     for line in lines:
         assert 0 < float(line["psnr_held_out"]) < 60 and float(line["seconds"]) > 0
@@ -143,6 +143,6 @@ def test_what_a_result_holds_and_the_page_shows(first):
                 assert result["video"].shape == (9, 32, 32, 3) and np.isfinite(result["edit_transfer"])
     page = Page((report.folder / "report.html").read_text())
     data = json.loads(page.data)
-    assert data["columns"][:4] == ["unedited", "truth", "autoencoder of the truth", "full"]
+    assert data["columns"][:4] == ["unedited", "truth", "autoencoder of the truth", "V2Edit"]
     assert data["measures"][0]["name"] == "psnr_held_out" and "in views that were held out" in data["notes"]
     assert (data["height"], data["width"]) == task.clips.source.frames.shape[1:3]

@@ -1,5 +1,6 @@
 """`v2edit eval` on real run folders: the truth scores best, nothing done scores nothing, a judge compares."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -10,8 +11,10 @@ from support.judges import score_by_shade
 from support.servers import serve
 
 from v2edit import video
+from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.evaluate import Evaluate, Evaluation
+from v2edit.metrics.columns import COLUMNS
 from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig
 from v2edit.primitives.sample import write_sample
 from v2edit.runs import RunWriter, fingerprint_input
@@ -46,7 +49,7 @@ def run_of(sample: Path, out: Path, frames: np.ndarray, **changes: object) -> Pa
 def test_the_truth_is_a_perfect_edit_and_the_source_none(sample: Path, tmp_path: Path):
     clips = {name: video.read(sample / f"{name}.mp4").frames for name in ("truth", "clip")}
     folders = [run_of(sample, tmp_path / name, frames) for name, frames in clips.items()]
-    found = Evaluate(tuple(folders), out=tmp_path / "figures.csv").run()
+    found = Evaluate(tuple(folders), csv=tmp_path / "figures.csv").run()
     truth, nothing = found.rows["truth"], found.rows["clip"]
     assert truth["success"] == 1 and truth["kept"] == 1 and truth["hue"] == 1
     assert nothing["success"] == 0 and nothing["kept"] == 1
@@ -55,7 +58,7 @@ def test_the_truth_is_a_perfect_edit_and_the_source_none(sample: Path, tmp_path:
     assert truth["ctids"] > 0.1 and abs(nothing["ctids"]) < truth["ctids"]
     lines = (tmp_path / "figures.csv").read_text().splitlines()
     assert lines[0].startswith("run,ctids,cdc,") and [line.split(",")[0] for line in lines[1:]] == ["truth", "clip"]
-    assert found.markdown.count("\n") == 3
+    assert [line.split(" | ")[0] for line in found.markdown.splitlines()[2:4]] == ["| truth", "| clip"]
 
 
 def test_other_prompts_than_the_samples_have_no_truth(sample: Path, tmp_path: Path):
@@ -98,6 +101,44 @@ def test_what_is_wrong_is_said_in_one_line(sample: Path, tmp_path: Path):
         Evaluate(()).run()
 
 
-def test_a_table_leaves_empty_what_cannot_be_said():
-    found = Evaluation({"a": {"ctids": 0.25, "cdc": math.nan}, "b": {"ctids": 0.5, "success": 1.0}})
-    assert found.markdown.splitlines()[2:] == ["| a | 0.250 |  |  |", "| b | 0.500 |  | 1.000 |"]
+def test_a_table_says_what_its_figures_mean():
+    found = Evaluation({"a": {"ctids": 0.25, "cdc": math.nan}, "b": {"ctids": 0.5, "success": 1.0, "flicker": 2.0}})
+    head, _, *rows, empty, legend = found.markdown.splitlines()[:6]
+    assert head == "| run | CTIDS ↑ | CDC ↑ | success ↑ | flicker ↓ |" and empty == ""
+    assert rows == ["| a | 0.250 | – | – | – |", "| b | 0.500 | – | 1.000 | 2.00 |"]
+    assert legend.startswith("CTIDS: CLIP text-image directional similarity")
+    assert "undefined (–) where the source stands still" in " ".join(found.markdown.split())
+
+
+def test_every_figure_has_a_heading_and_a_meaning(sample: Path, tmp_path: Path):
+    folder = run_of(sample, tmp_path / "run", video.read(sample / "truth.mp4").frames)
+    judged = {*ASPECTS, "overall", "± overall"}
+    assert {*Evaluate((folder,)).run().columns, *judged} <= {name for name, one in COLUMNS.items() if one.note}
+
+
+def test_a_still_clip_has_no_cdc(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    clip = video.read(sample / "clip.mp4").frames
+    (tmp_path / "still").mkdir()
+    video.write(np.repeat(clip[:1], 9, axis=0), tmp_path / "still" / "clip.mp4", fps=8)
+    (tmp_path / "still" / "clip.json").write_text((sample / "clip.json").read_text())
+    edited = np.repeat(video.read(sample / "truth.mp4").frames[:1], 9, axis=0)
+    folder = run_of(tmp_path / "still", tmp_path / "run", edited)
+    assert main(["eval", str(folder), "--csv", str(tmp_path / "figures.csv")]) == 0
+    assert "CDC ↑" not in (table := capsys.readouterr().out) or "–" in table.splitlines()[2]
+    figures = next(csv.DictReader((tmp_path / "figures.csv").open()))
+    assert math.isnan(float(figures["cdc"])) and float(figures["ctids"]) > 0.1
+
+
+def test_a_run_of_a_scene_is_measured_along_its_path(sample: Path, tmp_path: Path, capsys):
+    before, after = (video.read(sample / f"{name}.mp4").frames for name in ("clip", "truth"))
+    folders = {}
+    for name, frames in (("edited", after), ("untouched", before)):
+        gone = {"path": str(tmp_path / "gone"), "sha256": "0"}  # a scene's videos lie in its run folder
+        folders[name] = run_of(sample, tmp_path / name, frames, kind="scene", input=gone)
+        (folders[name] / "edited.mp4").unlink()
+        video.write(before, folders[name] / "before.mp4", fps=8)
+        video.write(frames, folders[name] / "after.mp4", fps=8)
+    assert main(["eval", *map(str, folders.values()), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert rows["edited"]["ctids"] > 0.1 > abs(rows["untouched"]["ctids"])
+    assert rows["untouched"]["cdc"] == pytest.approx(1, abs=1e-3)

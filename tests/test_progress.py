@@ -78,7 +78,7 @@ def test_plain_lines_where_stderr_is_no_terminal(words: list[str], tmp_path: Pat
 MISTAKES = {
     "a mistake": (["edit", "nowhere.mp4", *PROMPTS], "no such file: nowhere.mp4"),
     "a value": (["edit", "nowhere.mp4", "--subtasks", "0"], "--subtasks is 0"),
-    "a slip of the command line": (["edit", "clip.mp4", "--stpes", "3"], "Unrecognized options: --stpes"),
+    "a slip of the command line": (["edit", "clip.mp4", "--stpes", "3"], "no option --stpes; did you mean --steps?"),
 }
 
 

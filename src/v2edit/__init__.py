@@ -6,6 +6,8 @@ The names below are loaded on first use: `import v2edit` costs nothing, torch co
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from v2edit.host import wait_passively
+
 if TYPE_CHECKING:
     from v2edit.batch.command import run_batch
     from v2edit.editing.config import EditConfig
@@ -27,6 +29,9 @@ _MODULES = {
     "EditConfig": "editing.config", "Editor": "editing.editor", "FitConfig": "scenes.config",
     "LVLMConfig": "prompts.lvlm", "PromptPair": "prompts", "Video": "video", "run_batch": "batch.command",
 }  # fmt: skip
+
+
+wait_passively()
 
 
 def __getattr__(name: str) -> Any:

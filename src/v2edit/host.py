@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from v2edit.errors import UserError, first_line
+from v2edit.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -61,11 +61,16 @@ def retry_smaller_on_oom(work: Callable[[], Result], shrink: Callable[[], str | 
 
 
 def release_memory() -> None:
-    """Collect garbage and return the GPU's cached memory."""
+    """Collect garbage and return the cached memory of GPUs."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is None:
+        return
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    for module in (torch.xpu, torch.mps):
+        if module.is_available():
+            module.empty_cache()
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -130,17 +135,35 @@ def _read_size(path: str, field: str) -> int | None:
 
 
 def find_device(name: str) -> Any:
-    """Return the named torch device; auto is a GPU where there is one. Raises `UserError` where it cannot be used."""
+    """Return the named torch device, of whatever kind torch has (cuda, mps, xpu, cpu); auto is CUDA where there is one.
+    Raises `UserError` where it cannot be used."""
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"the device {name!r} cannot be used here: {first_line(error)}") from error
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        gpus = [f"{kind}:{k}" for kind in ("cuda", "xpu", "mps") for k in range(_count_devices(kind))]
+        there = ", ".join(["cpu", *gpus])
+        raise UserError(f"--device is {name!r}, which torch cannot use on this machine; it can use {there}") from error
     return device
+
+
+def _count_devices(kind: str) -> int:
+    """Return how many devices of a kind torch can use here."""
+    import torch
+
+    module = getattr(torch, kind)
+    return module.device_count() if module.is_available() else 0
+
+
+def wait_passively() -> None:
+    """Let torch's idle threads sleep instead of spin, unless the user has chosen: on a machine that does a little else,
+    spinning threads take the cores from the one that works (benchmarks/waiting.py). Call it before torch is loaded."""
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def available_cores() -> int:

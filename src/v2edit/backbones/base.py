@@ -56,6 +56,7 @@ class Backbone(Protocol):
     defaults: Defaults  # of the settings that an edit leaves open
     solver: str  # the solver that the model's own scheduler amounts to
     native_size: Size  # the clip it was trained on
+    tokenizer: PromptTokenizer
     text_length: int  # L
     pad_id: int
 

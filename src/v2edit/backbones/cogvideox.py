@@ -62,6 +62,7 @@ class CogVideoX:
         if scheduler.config.prediction_type not in X0_FROM:
             raise UserError(f"{name} predicts {scheduler.config.prediction_type!r}; known are {', '.join(X0_FROM)}")
         config = self.transformer.config
+        self.tokenizer = PromptTokenizer(pipeline.tokenizer, config.max_text_seq_length)
         self.text_length, self.pad_id = config.max_text_seq_length, pipeline.tokenizer.pad_token_id
         self.spatial, self.temporal = pipeline.vae_scale_factor_spatial, pipeline.vae_scale_factor_temporal
         self.native_size = Size(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,20 @@ BUILT_IN_FOLDER = Path(__file__).parents[1] / "weights" / BUILT_IN
 PUBLISHED = "zai-org/CogVideoX-5b"  # the suggestion for videos of the real world
 INDEX = "model_index.json"
 FAMILIES = {"CogVideoXPipeline": "CogVideoX", "CogVideoXVideoToVideoPipeline": "CogVideoX"}
+# Models that users ask for and that no family here covers: what their ids have in them, and what they are.
+FOREIGN = {
+    r"cogvideox.*i2v": "an image-to-video CogVideoX, whose network wants a picture beside the video",
+    r"\bwan(\d|\b)": "a Wan model",
+    r"\bltx": "an LTX model",
+    r"hunyuan": "a HunyuanVideo model",
+    r"mochi": "a Mochi model",
+    r"allegro": "an Allegro model",
+    r"cosmos": "a Cosmos model",
+    r"open-?sora": "an Open-Sora model",
+    r"stable-video|\bsvd\b": "a Stable Video Diffusion model, which takes no text",
+    r"animatediff": "an AnimateDiff adapter",
+    r"stable-diffusion|sdxl|\bflux|qwen-image": "a model of still images",
+}
 SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 # Each part of a model, and the files that it cannot be without: one of each group.
 SAFE, PICKLED = "*.safetensors", "*.bin"
@@ -28,6 +43,13 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # Libraries whose classes a model's parts may name: diffusers imports whatever library an index names.
 LIBRARIES = ("diffusers", "transformers")
+
+
+def describe_foreign(model: str) -> str | None:
+    """Return what a Hugging Face id names, by its words alone, where it is of no family here; None for any other."""
+    flat = model.lower().replace("_", "-")
+    found = next((what for pattern, what in FOREIGN.items() if re.search(pattern, flat)), None)
+    return None if found and "cogvideox" in flat and "CogVideoX" not in found else found
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool 
     elif folder.exists() or model.count("/") != 1 or model.startswith((".", "/")):
         raise UserError(f"no model {model!r}: give {BUILT_IN!r}, a Hugging Face id such as {PUBLISHED}, or a folder")
     else:
+        check_family(model)
         path, reached = _fetch_index(model, revision)
         checkpoint = Checkpoint(model, model, path.parent.name, cached=not reached)
     try:
@@ -87,10 +88,7 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
     """Raise `UserError` for a model that this package cannot edit with, by its index and its folder."""
     if (kind := str(index.get("_class_name"))) not in families.FAMILIES:
         what = f"a {kind}" if "_class_name" in index else "no pipeline"
-        raise UserError(
-            f"{model} is {what}, which cannot be edited with; known are the families "
-            f"{', '.join(sorted(set(families.FAMILIES.values())))} (such as {PUBLISHED}) and the built-in {BUILT_IN!r}"
-        )
+        raise UserError(f"{model} is {what}, {_unsupported()}")
     missing, pickled = [], []
     for part, needs in families.PARTS.items():
         kind = index.get(part)
@@ -117,6 +115,21 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
             )
     if (scheduler := index["scheduler"][-1]) not in families.SCHEDULERS:
         raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(families.SCHEDULERS)}")
+
+
+def check_family(model: str) -> None:
+    """Raise `UserError` for a Hugging Face id that names a family not known here, before anything is fetched."""
+    if not Path(model).is_dir() and (what := families.describe_foreign(model)):
+        raise UserError(f"{model} is {what}, {_unsupported()}")
+
+
+def _unsupported() -> str:
+    """Say which families there are, and what another one needs."""
+    known = ", ".join(sorted(set(families.FAMILIES.values())))
+    return (
+        f"which cannot be edited with; known are the families {known} (such as {PUBLISHED}) and the built-in "
+        f"{BUILT_IN!r}; another family needs a backbone of its own (docs/extending.md)"
+    )
 
 
 def _has_file(folder: Path, *names: str) -> bool:

@@ -17,13 +17,15 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import lock_folder
 from v2edit.host import available_cores, find_device
-from v2edit.jobs.options import ModelOptions, expect_at_least, job_from_keywords
+from v2edit.jobs.options import OUT, ModelOptions, expect_at_least, expect_folder, job_from_keywords
 from v2edit.jobs.progress_bar import count_bar
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
 
 if TYPE_CHECKING:
+    from v2edit.batch.estimate import BatchEstimate
     from v2edit.batch.state import BatchStatus, TaskResult
+    from v2edit.batch.tasks import BatchTask
     from v2edit.batch.worker import WorkerSetup
     from v2edit.workers import WorkerPool
 
@@ -36,7 +38,7 @@ class EditBatch:
 
     tasks: Annotated[Positional[Path], arg(metavar="TASKS.jsonl")]
     """The file of tasks, which paths in it are relative to."""
-    out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    out: Annotated[Path, arg(aliases=OUT, metavar="FOLDER")]
     """The folder of the run folders, results.jsonl and index.html, which shows all edits."""
     ray: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
     """Let Ray find the devices: the address of a cluster, auto for the one that this machine belongs to, or local to
@@ -53,6 +55,7 @@ class EditBatch:
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
 
     def __post_init__(self) -> None:
+        expect_folder(self.out)
         expect_at_least(1, workers=self.workers)
         expect_at_least(0, retries=self.retries)
 
@@ -64,23 +67,15 @@ class EditBatch:
         """Run the tasks that are not done; tasks that failed are in the status returned. `on_progress` is called with
         the tasks that ended, of how many, and how the latest ended; `command` is the command line, for the runs'
         run.json. Raises `UserError` for what the user can mend, in one line."""
-        folder, options = Path(os.path.abspath(self.out)), self.model_options
-        if Path(options.model).is_dir() and options.model != BUILT_IN:
-            options = replace(options, model=os.path.abspath(options.model))  # workers run in other folders
-        checkpoint = options.find()  # reported before the tasks are read
-
         from v2edit.batch.layout import LOCK
         from v2edit.batch.page import write_page
         from v2edit.batch.schedule import Scheduler
         from v2edit.batch.state import BatchState, read_status
-        from v2edit.batch.tasks import read_tasks
-        from v2edit.batch.worker import Assignment, WorkerSetup
+        from v2edit.batch.worker import Assignment
 
-        setup = WorkerSetup(checkpoint, options, self.lvlm, self.fit, None if command is None else list(command))
-        # Whether a task's prompts can be found is clear before anything runs.
-        tasks = read_tasks(self.tasks, self.config, lambda task: setup.job(task).given_prompts())
+        folder, (setup, tasks) = Path(os.path.abspath(self.out)), self._read(command)
         # Before any writing: the workers' options may be wrong.
-        pool = _open_pool(setup, self.ray, options.device, self.workers, len(tasks))
+        pool = _open_pool(setup, self.ray, self.model_options.device, self.workers, len(tasks))
         try:
             with lock_folder(folder, LOCK, "batch"):
                 state = BatchState(folder)
@@ -94,6 +89,29 @@ class EditBatch:
         finally:
             pool.stop()
         return read_status(folder)
+
+    def estimate(
+        self, timed: bool = False, on_progress: Callable[[int, int, str], None] = lambda ended, total, what: None
+    ) -> BatchEstimate:
+        """Estimate the tasks that are not done (a dry run), counted or `timed`; nothing is written. Raises `UserError`
+        for mistakes in the options or the file of tasks."""
+        from v2edit.batch.estimate import estimate_tasks
+
+        return estimate_tasks(*self._read(None), self.out, timed, on_progress)
+
+    def _read(self, command: Sequence[str] | None) -> tuple[WorkerSetup, list[BatchTask]]:
+        """Find the model and read the tasks, before any writing."""
+        options = self.model_options
+        if Path(options.model).is_dir() and options.model != BUILT_IN:
+            options = replace(options, model=os.path.abspath(options.model))  # workers run in other folders
+        checkpoint = options.find()  # reported before the tasks are read
+
+        from v2edit.batch.tasks import read_tasks
+        from v2edit.batch.worker import WorkerSetup
+
+        setup = WorkerSetup(checkpoint, options, self.lvlm, self.fit, None if command is None else list(command))
+        # Whether a task's prompts can be found is clear before anything runs.
+        return setup, read_tasks(self.tasks, self.config, lambda task: setup.job(task).given_prompts())
 
 
 def run_batch(

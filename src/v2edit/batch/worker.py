@@ -42,7 +42,8 @@ class WorkerSetup:
 
     def facts(self, task: BatchTask) -> dict[str, Any]:
         """Return all that decides a task's result, as plain data."""
-        own = {"model": self.checkpoint.name, "commit": self.checkpoint.commit, "dtype": self.model_options.dtype}
+        own: dict[str, Any] = {"model": self.checkpoint.name, "commit": self.checkpoint.commit}
+        own |= {"revision": self.model_options.revision, "dtype": self.model_options.dtype}
         more = asdict(self.fit) if task.kind == "scene" else {}
         return own | {"lvlm": self.lvlm.model} | more | task.facts
 

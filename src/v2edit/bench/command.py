@@ -23,6 +23,7 @@ from v2edit.bench.selection import select_methods, sweep_methods
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, lock_folder
 from v2edit.host import available_cores, find_device
+from v2edit.jobs.options import OUT, expect_folder
 from v2edit.runs import PACKAGES, redact
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class BenchOptions:
     quick: bool = False
     """3 tasks of each kind instead of 20 (of scenes 1 instead of 3): minutes instead of hours."""
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD", help_behavior_hint="")] = ()
-    """Which methods (default: all, or with a sweep none but its own): full, wo-progression, wo-inc, wo-pnc, wo-amr,
+    """Which methods (default: all, or with a sweep none but its own): v2edit, wo-progression, wo-inc, wo-pnc, wo-amr,
     wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p."""
     kinds: Annotated[tuple[str, ...], arg(metavar="KIND", help_behavior_hint="")] = ()
     """Which kinds of edit (default: all): recolour, reshape, resize, insert, remove, floor, sky, reshape-and-recolour
@@ -62,17 +63,18 @@ class BenchOptions:
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN
     """The built-in model, a Hugging Face id or a local diffusers folder."""
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """A torch device, such as cpu or cuda:1; auto takes a GPU where there is one."""
+    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes CUDA where there is one."""
     processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Edits at a time, each on one thread (default: one for each core; one on a GPU)."""
     clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None
     """A CLIP for CTIDS and CDC: a Hugging Face id or a folder, or primitives, the built-in one."""
     sheets: bool = False
     """Also write a contact sheet of each task."""
-    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None
+    out: Annotated[Path | None, arg(aliases=OUT, metavar="FOLDER", help_behavior_hint="")] = None
     """The folder of results and reports (default: runs/bench-<suite>-<seeds>)."""
 
     def __post_init__(self) -> None:
+        expect_folder(self.out)
         if self.processes is not None and self.processes < 1:
             raise UserError(f"--processes is {self.processes}, expected 1 or more")
         if self.sweep and self.seeds == "reporting":

@@ -17,7 +17,7 @@ from v2edit.prompts import PromptPair
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
 
-FULL = "full"  # V2Edit with all of its parts, which the others are compared with
+FULL = "V2Edit"  # V2Edit with all of its parts, which the others are compared with
 UNEDITED = "unedited"
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from v2edit.bench.methods import REFERENCES
-from v2edit.bench.report import COLUMNS, Table, notes
+from v2edit.bench.report import INTERVALS, Table
 from v2edit.bench.scoring import ScoredTask
+from v2edit.metrics.columns import COLUMNS, explain_columns
 from v2edit.primitives.scene import FPS
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -24,7 +25,7 @@ def as_html(scored: Sequence[ScoredTask], table: Table, title: str, facts: str) 
     data: dict[str, Any] = {
         "title": title,
         "facts": facts,
-        "notes": notes(table.columns),
+        "notes": f"{explain_columns(table.columns)} {INTERVALS}",
         "kinds": table.kinds,
         "columns": scored[0].titles,
         "references": [name for name in scored[0].titles if name in REFERENCES or name not in table.methods],

@@ -16,51 +16,12 @@ import numpy as np
 
 from v2edit.bench.methods import REFERENCES
 from v2edit.bench.scoring import Row
+from v2edit.metrics.columns import COLUMNS, explain_columns, head
 
 RESAMPLES, COVERED = 10_000, 0.95
 
 
-@dataclass(frozen=True)
-class Column:
-    """A figure's column: its heading, decimals, whether more is better, and its explanation for the notes."""
-
-    heading: str
-    decimals: int
-    more: bool = True
-    note: str = ""
-
-
-# The kinds of edit are compared by the first column that a table has.
-COLUMNS = {
-    "score": Column("score", 3, note="harmonic mean of success and SSIM outside"),
-    "psnr_held_out": Column("PSNR", 2,
-        note="of the edited scene against the true edited scene, in views that were held out, in dB"),
-    "held_out_inside": Column("inside", 2, note="the same where the true edit changes something"),
-    "held_out_outside": Column("outside", 2, note="the same where it changes nothing"),
-    "success": Column("success", 3,
-        note="share of the attributes that the edit changes which are read as in the target"),
-    "kept": Column("kept", 3, note="share of the others which are read as in the source"),
-    "clip_preference": Column("CLIP preference", 3,
-        note="share of frames that CLIP finds nearer to the target prompt than to the source's"),
-    "ssim_outside": Column("SSIM outside", 3, note="against the source where the true edit changes nothing"),
-    "psnr_outside": Column("PSNR outside", 2, note="the same, in dB"),
-    "ssim_inside": Column("SSIM inside", 3, note="against the true result where the true edit changes something"),
-    "psnr_inside": Column("PSNR inside", 2, note="the same, in dB"),
-    "flicker": Column("flicker", 2, more=False,
-        note="mean absolute second difference over time of the error outside, in levels of 255"),
-    "hue": Column("hue", 2, note="share of recoloured objects of the right hue"),
-    "ctids": Column("CTIDS", 3, note="CLIP text-image directional similarity"),
-    "cdc": Column("CDC", 3, note="CLIP direction consistency"),
-    "edit_transfer": Column("edit transfer", 2, note="share of the edited video's change that the scene shows"),
-    "seconds": Column("seconds", 1, more=False, note="of one thread, on a CPU its own"),
-}  # fmt: skip
 INTERVALS = "The interval beside a mean holds 95 % of 10,000 bootstrap means, with tasks drawn anew within each kind."
-
-
-def notes(columns: Sequence[str]) -> str:
-    """Return the explanation of a table's columns."""
-    known = (COLUMNS[name] for name in columns)
-    return "; ".join(f"{one.heading}: {one.note}" for one in known if one.note) + f". {INTERVALS}"
 
 
 @dataclass(frozen=True)
@@ -135,8 +96,10 @@ def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 def as_markdown(table: Table, against: str) -> str:
     """Return the tables: means, the method `against` minus each other method, and the first column by kind."""
-    parts = [f"Means over {sum(map(len, table.seeds.values()))} tasks of these kinds: {', '.join(table.kinds)}.", ""]
-    heads = [f"{COLUMNS[name].heading} {'↑' if COLUMNS[name].more else '↓'}" for name in table.columns]
+    count, kinds = sum(map(len, table.seeds.values())), ", ".join(table.kinds)
+    what = f"of these kinds: {kinds}" if len(table.kinds) > 1 else f"of the kind {kinds}"
+    parts = [f"Means over {count} tasks {what}." if count > 1 else f"One task {what}.", ""]
+    heads = [head(name) for name in table.columns]
     rows = [
         [method, *(table.mean(method, name).text(COLUMNS[name].decimals) for name in table.columns)]
         for method in table.methods
@@ -156,7 +119,7 @@ def as_markdown(table: Table, against: str) -> str:
         parts += ["", f"{COLUMNS[first].heading[:1].upper()}{COLUMNS[first].heading[1:]} by kind of edit:", ""]
         rows = [[one, *(table.mean(one, first, [kind]).text(2) for kind in table.kinds)] for one in table.methods]
         parts += _markdown(["method", *table.kinds], rows)
-    return "\n".join([*parts, "", textwrap.fill(notes(table.columns), 120), ""])
+    return "\n".join([*parts, "", textwrap.fill(f"{explain_columns(table.columns)} {INTERVALS}", 120), ""])
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> list[str]:

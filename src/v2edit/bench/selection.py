@@ -54,7 +54,7 @@ def select_methods(known: Mapping[str, MethodConfig], names: Sequence[str]) -> d
 
 
 def sweep_methods(known: Mapping[str, MethodConfig], sweeps: Sequence[str]) -> dict[str, MethodConfig]:
-    """Return a method for every combination of values, from [NAME.]FIELD=VALUE,VALUE…; without a NAME, of `full`. The
+    """Return a method for every combination of values, from [NAME.]FIELD=VALUE,VALUE…; without a NAME, of V2Edit. The
     method that is varied comes before its combinations."""
     axes: dict[str, list[list[tuple[str, str]]]] = {}
     for name, field, values in map(_parse_assignment, sweeps):
@@ -77,9 +77,9 @@ def with_field(config: Config, field: str, value: str) -> Config:
     `UserError` for an unknown field or a value that it cannot take."""
     import tyro
 
-    types = {one.name: one.type for one in fields(config) if one.name != "seed"}  # pyright: ignore[reportArgumentType]
-    if field not in types:
-        raise UserError(f"there is no setting {field!r}; there are {', '.join(types)}")
+    names = [one.name for one in fields(config) if one.name != "seed"]  # pyright: ignore[reportArgumentType]
+    if field not in names:
+        raise UserError(f"there is no setting {field!r}; there are {', '.join(names)}")
     words = [f"--{field.replace('_', '-')}={value}"]
     try:
         with redirect_stderr(io.StringIO()):
@@ -90,7 +90,7 @@ def with_field(config: Config, field: str, value: str) -> Config:
             if isinstance(cause, UserError):
                 raise cause from None
         hint = get_type_hints(type(config))[field]
-        expected = " or ".join(get_args(hint)) if get_origin(hint) is Literal else types[field]
+        expected = " or ".join(get_args(hint)) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
         raise UserError(f"{field}={value}: expected {expected}") from None
 
 

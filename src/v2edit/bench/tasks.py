@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 # reported on others. Each kind has a thousand seeds of its own, so that no two kinds share their sources.
 FIRST_SEED = {"tuning": 1_900_000_000, "reporting": 2_000_000_000}
 SEEDS_A_KIND = 1000
+# A kind's place among the seeds, by its name: a kind that is added takes the next, wherever it stands in `KINDS`.
+SEED_BLOCK = {
+    "recolour": 0, "reshape": 1, "resize": 2, "insert": 3, "remove": 4, "floor": 5, "sky": 6, "reshape and recolour": 7,
+}  # fmt: skip
 COUNT, QUICK_COUNT = 20, 3
 Arrays = Mapping[str, np.ndarray]  # a result's, by name
 
@@ -111,5 +115,5 @@ def select_seeds(
     if not 1 <= count <= SEEDS_A_KIND:
         raise UserError(f"--count is {count}, expected 1 to {SEEDS_A_KIND} tasks of each kind")
     wanted = [kind for kind in KINDS if kind in (kinds or default_kinds)]
-    first = {kind: FIRST_SEED[seeds] + SEEDS_A_KIND * KINDS.index(kind) for kind in wanted}
+    first = {kind: FIRST_SEED[seeds] + SEEDS_A_KIND * SEED_BLOCK[kind] for kind in wanted}
     return [(kind, first[kind] + index) for kind in wanted for index in range(count)]

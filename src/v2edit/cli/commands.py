@@ -18,12 +18,12 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from v2edit.batch.command import EditBatch, batch_status
 from v2edit.bench.command import BenchOptions, benchmark
-from v2edit.cli.output import Reporter, process_age
+from v2edit.cli.output import DryRun, Reporter, process_age
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
-from v2edit.jobs.options import ModelOptions, PromptOptions
+from v2edit.jobs.options import OUT, ModelOptions, PromptOptions, expect_folder
 from v2edit.jobs.plan import describe_steps, name_prompts
 from v2edit.jobs.resume import resume as resume_run
 from v2edit.jobs.scene import SceneEdit, is_scene
@@ -43,7 +43,7 @@ class Context:
 
     reporter: Reporter
     argv: Sequence[str]
-    dry_run: bool = False
+    dry_run: DryRun | None = None
 
 
 CONTINUES = "the same command continues from here"
@@ -64,7 +64,7 @@ def prompts(
     context: Context,
     video: Annotated[Path, Positional, arg(metavar="VIDEO")],
     instruction: Annotated[str | None, Positional, arg(metavar="INSTRUCTION", help_behavior_hint="")] = None,
-    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+    out: Annotated[Path | None, arg(aliases=OUT, metavar="FILE", help_behavior_hint="")] = None,
     prompt_options: Annotated[OmitArgPrefixes[PromptOptions], arg(name="prompt")] = PromptOptions(),
     lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig(),
     model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions(),
@@ -149,7 +149,7 @@ def view(context: Context, run: Annotated[Path, Positional, arg(metavar="RUN")],
 
 def sample(
     context: Context,
-    out: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
+    out: Annotated[Path, arg(aliases=OUT, metavar="FOLDER")],
     seed: int = 0,
     kind: Annotated[str | None, arg(metavar="KIND", help_behavior_hint="")] = None,
     scene: bool = False,
@@ -163,6 +163,7 @@ def sample(
             (default: any).
         scene: Make posed images of a still scene instead of a clip.
     """
+    expect_folder(out)
     kind = kind and kind.replace("-", " ")
     with RunWriter(out) as run:
         if scene:
@@ -185,6 +186,11 @@ def batch(context: Context, job: Annotated[EditBatch, arg(name="")]) -> None:
     "video", and if need be "source_prompt", "target_prompt", "name" and settings such as "subtasks": 3. Stopped, the
     same command continues; what is done is never done again. v2edit batch-status shows how far it is.
     """
+    if context.dry_run:
+        estimate = job.estimate(context.dry_run == "timed", context.reporter.on_count)
+        print(estimate.text)
+        context.reporter.result(**estimate.figures)
+        return
     try:
         with context.reporter.working():
             status = job.run(context.reporter.on_count, context.argv)
@@ -230,7 +236,7 @@ def evaluate(context: Context, job: Annotated[Evaluate, arg(name="")]) -> None:
         evaluation = job.run(context.reporter.on_count)
     print(evaluation.markdown)
     rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in evaluation.rows.items()}
-    context.reporter.result(rows=rows, files=[] if job.out is None else [job.out])
+    context.reporter.result(rows=rows, files=[] if job.csv is None else [job.csv])
 
 
 def _run_job(
@@ -238,7 +244,7 @@ def _run_job(
 ) -> EditRun | SceneRun | None:
     """Run a job and print its run, or, in a dry run, print its estimate and return None."""
     if context.dry_run:
-        return _print_estimate(job, context.reporter)
+        return _print_estimate(job, context)
     with context.reporter.working():
         run = job.run(on_progress, command=context.argv)
     _print_run(run, context.reporter)
@@ -251,13 +257,14 @@ def _print_run(run: EditRun | SceneRun, reporter: Reporter) -> None:
     reporter.result(folder=run.folder, files=files, prompts=asdict(run.prompts))
 
 
-def _print_estimate(job: VideoEdit | SceneEdit, reporter: Reporter) -> None:
-    """Print the estimate of a job, with the start of this process, which the run's own will have, too."""
+def _print_estimate(job: VideoEdit | SceneEdit, context: Context) -> None:
+    """Print the estimate of a job; where it is timed, with the start of this process, which the run's own will have."""
     starting = process_age()
-    estimate = job.estimate()
-    estimate = replace(estimate, seconds={"starting": starting} | estimate.seconds)
+    estimate = job.estimate(context.dry_run == "timed")
+    if estimate.is_timed:
+        estimate = replace(estimate, seconds={"starting": starting} | estimate.seconds)
     print(estimate.text)
-    reporter.result(**estimate.figures)
+    context.reporter.result(**estimate.figures)
 
 
 def _print_comparison(comparison: PromptComparison) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -23,6 +23,9 @@ from v2edit.runs import Pace
 if TYPE_CHECKING:
     from v2edit.editing.editor import Progress
     from v2edit.scenes.rer import SceneProgress
+
+
+DryRun = Literal["counted", "timed"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,14 @@ class DryRunOptions(OutputOptions):
     """How the command reports, or a dry run."""
 
     dry_run: FlagCreatePairsOff[bool] = False
-    """Only estimate the time and memory of the edit."""
+    """Only count what the edit would do: its size, steps, operations and memory."""
+    time: FlagCreatePairsOff[bool] = False
+    """With --dry-run: time a piece of each part as well, which takes longer and depends on what else runs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time and not self.dry_run:
+            raise UserError("--time is for a dry run: add --dry-run")
 
 
 @dataclass(frozen=True)
@@ -224,6 +234,13 @@ class JsonReporter(Reporter):
 
     def bug(self, error: BaseException, code: int) -> None:
         self.error(f"{type(error).__name__}: {error}", code)
+
+
+def dry_run_of(options: OutputOptions) -> DryRun | None:
+    """Return the kind of dry run that the options ask for; None for a run."""
+    if not isinstance(options, DryRunOptions) or not options.dry_run:
+        return None
+    return "timed" if options.time else "counted"
 
 
 def reporter_for(options: OutputOptions) -> Reporter:

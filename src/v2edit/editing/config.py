@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from tyro.conf import arg
 
 from v2edit.backbones.families import Defaults
 from v2edit.errors import UserError
@@ -12,40 +14,50 @@ from v2edit.prompts import PromptPair
 
 SolverName = Literal["auto", "ddim", "ddpm", "dpm-ode", "dpm-sde"]
 Ending = Literal["deterministic", "same"]
+# Settings that switch parts of the method off or change them, for research; the command line shows them apart.
+ABLATIONS = ("inc", "pnc", "amr", "amr_unconditional", "padding_shared", "ending")
 
 
 @dataclass(frozen=True)
 class EditConfig:
     """Settings of an edit. `inc`, `pnc`, `amr` and `subtasks=1` are the ablations of the paper's Table C."""
 
-    steps: int = 50
-    """Denoising steps of the whole noise range (an edit runs alpha of them)."""
-    alpha: float = 0.9
-    """Initial noise control: the source is noised up to this share of the model's timesteps, then denoised."""
-    beta: float | None = None
-    """The controls act down to this share of the timesteps, the model's own where none is given (CogVideoX: 0.5);
-    below it the edit runs free, refining texture."""
+    steps: Annotated[int, arg(aliases=["--num-inference-steps"])] = 50
+    """Denoising steps: more are slower and a little cleaner. An edit runs the share alpha of them."""
+    alpha: Annotated[float, arg(aliases=["--strength"])] = 0.9
+    """How far the video is taken back to noise before it is denoised, 0 to 1: lower keeps more of its layout and
+    motion, higher lets shapes change (initial noise control)."""
+    beta: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """How long the source holds the edit back, as a share of the noise range: lower keeps more of the source, higher
+    leaves more steps to the edit alone (default: the model's own; CogVideoX: 0.5)."""
     subtasks: int = 1
-    """Mild edits that the whole edit consists of, 1 to 6 as in the paper. Each is a video in the run folder."""
+    """Mild edits that the whole edit consists of, 1 to 6: more change more, and take as many times as long. Each is a
+    video in the run folder."""
     mixture: float = 0.7
-    """From the second subtask on: the weight of the original video in the controls, against the current one."""
-    guidance: float | None = None
-    """Classifier-free guidance; the model's own where none is given (CogVideoX: 7)."""
-    source_guidance: float | None = None
-    """Guidance of the source's own denoising, for per-step noise control; the edit's where none is given. A lower
-    value pulls the edit further towards its prompt, also where the prompts are equal."""
+    """From the second subtask on: how much the original video, against the current one, holds the edit. Higher keeps
+    more of the original."""
+    guidance: Annotated[
+        float | None, arg(aliases=["--guidance-scale", "--cfg"], metavar="FLOAT", help_behavior_hint="")
+    ] = None
+    """How strongly the prompts pull (classifier-free guidance): too high burns colours (default: the model's own;
+    CogVideoX: 7)."""
+    source_guidance: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """Guidance of the source's own denoising (default: the edit's). Lower pulls the edit further towards its prompt,
+    also where the prompts are equal."""
     solver: SolverName = "auto"
     """The denoising solver; auto is that of the model's own scheduler."""
     ending: Ending = "deterministic"
-    """Steps below beta: deterministic, which keeps more of the source, or by the same solver as above."""
+    """Steps below beta: deterministic, which keeps more of the source, or the same solver as above."""
     inc: bool = True
-    """Initial noise control (INC). Off: start from pure noise."""
+    """Initial noise control (INC). Off: the edit starts from pure noise and loses the source's layout."""
     pnc: bool = True
-    """Per-step noise control (PNC): each step adds the noise that rebuilds the source."""
+    """Per-step noise control (PNC): each step adds the noise that rebuilds the source. Off: what is not edited drifts,
+    too."""
     amr: bool = True
-    """Attention-map replacement (AMR): words that both prompts share have the source's attention maps."""
+    """Attention-map replacement (AMR): words that both prompts share stay where the source has them. Off: they may
+    move."""
     amr_unconditional: bool = False
-    """Attention-map replacement in guidance's unconditional batch too."""
+    """Attention-map replacement in guidance's unconditional batch, too."""
     padding_shared: bool = True
     """Count padding tokens among the shared words."""
     loop: bool = False

@@ -1,7 +1,7 @@
 """Dry run: estimate the time and memory of an edit before it runs, and what would make it fit.
 
-Where the weights are on this machine and fit, one piece of each part is timed; otherwise operations and bytes are
-counted on a fake model.
+Operations and bytes are counted on a fake model. On request, and where the weights are on this machine and fit, one
+piece of each part is timed, too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from v2edit.backbones import FakeModel, Size
+    from v2edit.backbones import Checkpoint, FakeModel, Size
+    from v2edit.backbones.families import DType
     from v2edit.editing.config import ResolvedConfig
-    from v2edit.editing.cost import MemoryOption
+    from v2edit.editing.cost import CostModel, MemoryOption
     from v2edit.scenes.camera_paths import CameraPath
     from v2edit.scenes.config import FitConfig
     from v2edit.scenes.reading import Scene
@@ -36,7 +38,7 @@ GIB = 2**30
 TIMED_FIT_STEPS = 20  # of a reconstruction
 WRITTEN_FRAMES = 24  # that writing is timed on
 TIMED = "timed: one piece of each part, with this model on this device"
-COUNTED = "counted from the model's configuration; the time, from this device's speed with matrices, is rough"
+COUNTED = "counted from the model's configuration, and rough; --time times a piece of each part"
 NOT_ASKED = "without the language model, which was not asked, and the subtasks that it may add"
 
 
@@ -57,6 +59,7 @@ class Estimate:
     steps: int
     of_steps: int
     forwards: list[int]  # rows through the network, one number a subtask
+    flops: float  # of the network and the autoencoder
     peak: int
     available: int | None
     seconds: dict[str, float]
@@ -73,15 +76,21 @@ class Estimate:
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 
-    def adding(self, seconds: dict[str, float], lvlm_not_asked: bool = False) -> Estimate:
-        """Return the estimate with the seconds of further parts."""
-        remarks = [*([NOT_ASKED] if lvlm_not_asked else []), *self.remarks]
-        return replace(self, seconds=self.seconds | seconds, remarks=remarks)
+    @property
+    def is_timed(self) -> bool:
+        return self.method == TIMED
 
     @property
     def figures(self) -> dict[str, Any]:
         """The estimate for programs, in bytes and seconds."""
         return asdict(self) | {"fits": self.fits, "total_seconds": round(self.total_seconds, 1)}
+
+    @property
+    def summary(self) -> str:
+        """The estimate in one line, for a list of them."""
+        clip = f"{self.frames} frames of {self.width}x{self.height}"
+        memory = format_bytes(self.peak) + ("" if self.fits else ", does not fit")
+        return f"{clip}, {sum(self.forwards)} forwards, {memory}, {format_duration(self.total_seconds)}"
 
     @property
     def text(self) -> str:
@@ -97,6 +106,7 @@ class Estimate:
             f"model   {self.model}, {self.dtype} on {self.device}",
             f"video   {sizes}: {self.tokens:,} tokens",
             f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}",
+            f"compute {format_flops(self.flops)}",
             f"memory  about {format_bytes(self.peak)} at the peak{room}",
             f"time    about {format_duration(self.total_seconds)}: {parts}",
             f"        {self.method}",
@@ -133,51 +143,76 @@ class Stopwatch:
         self._paused += time.perf_counter() - start
 
 
-def estimate_edit(stopwatch: Stopwatch, prepared: Prepared, frames: np.ndarray, options: ModelOptions) -> Estimate:
-    """Estimate an edit of frames, uint8 [T, H, W, 3], up to the decoded frames; writing them is not in it."""
+def estimate_edit(
+    stopwatch: Stopwatch, prepared: Prepared, size: Size, options: ModelOptions, frames: np.ndarray | None = None
+) -> Estimate:
+    """Estimate an edit of a clip of a size, up to the decoded frames; writing them is not in it. Counted, or with
+    `frames`, uint8 [T, H, W, 3], timed where the weights are here and fit."""
     from v2edit import backbones
-    from v2edit.backbones.base import Size
-    from v2edit.backbones.loading import resolve_dtype
-    from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
-    from v2edit.editing.timing import matmul_flops_per_second
 
     checkpoint, config, device = prepared.checkpoint, prepared.config, find_device(options.device)
-    info = backbones.read_info(checkpoint)  # imports what every edit has to import, which takes time
+    prompts = None if prepared.prompts is STAND_INS else prepared.prompts
+    if frames is not None:
+        backbones.read_info(checkpoint)  # imports what every edit has to import, which takes time
     free = available_memory(device)
     if free is not None and device.type == "cpu":
         free += process_memory()
     before = process_memory()
     with stopwatch.paused():
-        fake = backbones.load_fake_model(checkpoint, options.dtype, options.device)
-        source = Size(*frames.shape[:3])
-        fitted = fake.backbone.nearest_size(source, config.loop)
-        prompts = None if prepared.prompts is STAND_INS else prepared.prompts
-        log_limits(checkpoint.name, prompts, source, fake.backbone, config.loop)
-        cost_model = CostModel(fake, config)
-        cost = cost_model.edit(fitted, options.offload, options.vae_tiling)
+        fake = _fake_model(checkpoint, options.dtype, options.device)
+        log_limits(checkpoint.name, prompts, size, fake.backbone, config.loop)
+        estimate, cost_model = _count(fake, prepared, size, options)
         release_memory()
     counting_bytes = max(0, process_memory() - before)  # held by the counting alone
     base = before if device.type == "cpu" else 0
-    schedule = info.schedule(config.steps)
-    estimate = Estimate(
-        checkpoint.name, str(device), resolve_dtype(checkpoint, options.dtype, device), source.frames, source.height,
-        source.width, fitted, fake.tokens(fitted, config.loop), steps_per_subtask(schedule, config), config.steps,
-        count_forwards(schedule, config), base + cost.peak, free, {}, COUNTED,
-    )  # fmt: skip
+    remarks = [NOT_ASKED] if prepared.prompts is STAND_INS else []
+    estimate = replace(estimate, device=str(device), peak=base + estimate.peak, available=free, remarks=remarks)
     if not backbones.has_weights(checkpoint):
-        remark = "the weights are not on this machine yet: the time is without their download"
-        estimate = replace(estimate, remarks=[remark])
-    elif estimate.fits:
+        remarks.append("the weights are not on this machine yet: the time is without their download")
+    elif estimate.fits and frames is not None:
         try:
             estimate = _timed(stopwatch, estimate, prepared, frames, options, counting_bytes)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            estimate = replace(estimate, remarks=["timing it ran out of memory: it does not fit, whatever was counted"])
-    if estimate.method == COUNTED:
-        computing = cost.flops / matmul_flops_per_second(device, fake.dtype)
-        estimate = replace(estimate, seconds={"loading": stopwatch.seconds, "computing": computing})
-    return estimate if estimate.fits else _with_memory_options(estimate, cost_model, fitted, base)
+            remarks.append("timing it ran out of memory: it does not fit, whatever was counted")
+    if not estimate.is_timed:
+        estimate = replace(estimate, seconds={"computing": estimate.flops / _flops_per_second(device, fake.dtype)})
+    return estimate if estimate.fits else _with_memory_options(estimate, cost_model, estimate.fitted, base)
+
+
+@lru_cache(maxsize=1)
+def _fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
+    """Load a fake model once for all tasks of a batch."""
+    from v2edit import backbones
+
+    return backbones.load_fake_model(checkpoint, dtype, device)
+
+
+@lru_cache(maxsize=1)
+def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure a device once for all tasks of a batch."""
+    from v2edit.editing.timing import matmul_flops_per_second
+
+    return matmul_flops_per_second(device, dtype)
+
+
+def _count(fake: FakeModel, prepared: Prepared, size: Size, options: ModelOptions) -> tuple[Estimate, CostModel]:
+    """Count an edit on a model without data; the estimate's peak is that of tensors alone."""
+    from v2edit.backbones.loading import resolve_dtype
+    from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
+
+    checkpoint, config = prepared.checkpoint, prepared.config
+    fitted, schedule = fake.backbone.nearest_size(size, config.loop), fake.backbone.schedule(config.steps)
+    cost_model = CostModel(fake, config)
+    cost = cost_model.edit(fitted, options.offload, options.vae_tiling)
+    dtype = resolve_dtype(checkpoint, options.dtype, find_device(options.device))
+    estimate = Estimate(
+        checkpoint.name, "", dtype, size.frames, size.height, size.width, fitted, fake.tokens(fitted, config.loop),
+        steps_per_subtask(schedule, config), config.steps, count_forwards(schedule, config), cost.flops, cost.peak,
+        None, {}, COUNTED,
+    )  # fmt: skip
+    return estimate, cost_model
 
 
 def _timed(
@@ -200,7 +235,7 @@ def _timed(
     return replace(estimate, peak=peak, seconds={"loading": loading} | timed.seconds, method=TIMED)
 
 
-def _with_memory_options(estimate: Estimate, cost_model: Any, size: Size, base: int) -> Estimate:
+def _with_memory_options(estimate: Estimate, cost_model: CostModel, size: Size, base: int) -> Estimate:
     """Add the options that take less memory, and how many frames fit with all of them."""
     if estimate.available is None:
         return estimate
@@ -273,6 +308,12 @@ def time_writing(frames: np.ndarray, fps: Fraction | int, subtasks: int) -> floa
 def format_bytes(size: int) -> str:
     """Format a size in GiB: 0.62 GiB, 24.1 GiB."""
     return f"{size / GIB:.2f} GiB" if size < 10 * GIB else f"{size / GIB:.1f} GiB"
+
+
+def format_flops(flops: float) -> str:
+    """Format a number of operations: 0.52 TFLOP, 44 PFLOP."""
+    scale, unit = (1e15, "PFLOP") if flops >= 1e15 else (1e12, "TFLOP")
+    return f"{flops / scale:.2g} {unit}" if flops < 100 * scale else f"{flops / scale:.0f} {unit}"
 
 
 def format_duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
+from v2edit.host import find_device
+from v2edit.metrics.columns import COLUMNS, explain_columns, head
 from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.prompts import PromptPair
 from v2edit.runs import MANIFEST, fingerprint_input
-from v2edit.runs.layout import EDITED_VIDEO
+from v2edit.runs.layout import AFTER_VIDEO, BEFORE_VIDEO, EDITED_VIDEO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,11 +62,12 @@ class Evaluation:
 
     @property
     def markdown(self) -> str:
-        lines = [f"| run | {' | '.join(self.columns)} |", "| --- |" + " ---: |" * len(self.columns)]
+        """The figures as a table that says where each is better, and a legend; – where a figure is not defined."""
+        lines = [f"| run | {' | '.join(map(head, self.columns))} |", "| --- |" + " ---: |" * len(self.columns)]
         for name, figures in self.rows.items():
-            values = (figures.get(column, math.nan) for column in self.columns)
-            lines.append(f"| {name} | {' | '.join('' if math.isnan(x) else f'{x:.3f}' for x in values)} |")
-        return "\n".join(lines)
+            values = ((figures.get(column, math.nan), COLUMNS[column].decimals) for column in self.columns)
+            lines.append(f"| {name} | {' | '.join('–' if math.isnan(x) else f'{x:.{n}f}' for x, n in values)} |")
+        return "\n".join([*lines, "", textwrap.fill(explain_columns(self.columns), 120)])
 
     def write(self, path: Path) -> None:
         """Write the rows as a CSV file, the run in the first column."""
@@ -78,22 +82,23 @@ class Evaluate:
     """Measure finished runs: CTIDS and CDC, the truth where it is known, and a language model's score."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")]
-    """Run folders of v2edit edit."""
+    """Run folders of v2edit edit and v2edit scene; of a scene the renders along the path are measured."""
     clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None
     """A CLIP by Hugging Face id or folder (default: the built-in world's for the built-in model, else
     openai/clip-vit-base-patch32)."""
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
     """Where CLIP runs."""
-    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
+    csv: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """A CSV file to write the figures to, besides."""
     judging: Annotated[OmitArgPrefixes[JudgeConfig], arg(name="judge")] = JudgeConfig()
 
     def run(self, on_progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> Evaluation:
         """Measure the runs; `on_progress` is called with (done, total, what). Raises `UserError`, in one line."""
         if not self.runs:
-            raise UserError("which runs? Give the folders that v2edit edit made")
-        if self.out is not None and self.out.exists():
-            raise UserError(f"{self.out} exists; choose another -o or remove it")
+            raise UserError("which runs? Give the folders that v2edit edit and v2edit scene made")
+        if self.csv is not None and self.csv.exists():
+            raise UserError(f"{self.csv} exists; choose another --csv or remove it")
+        find_device(self.device)  # refuses before anything is read
         runs = {_name(folder, self.runs): read_run(folder) for folder in self.runs}
         rows: dict[str, dict[str, float]] = {}
         for number, (name, run) in enumerate(runs.items(), start=1):
@@ -103,13 +108,14 @@ class Evaluate:
             for name, figures in judge_runs(runs, self.judging, on_progress).items():
                 rows[name] |= figures
         evaluation = Evaluation(rows)
-        if self.out is not None:
-            evaluation.write(self.out)
+        if self.csv is not None:
+            evaluation.write(self.csv)
         return evaluation
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run. Raises `UserError` where it is none, or its source is gone or has changed."""
+    """Read a finished run: of a scene the renders before and after along its path. Raises `UserError` where it is none,
+    or the source of a video's edit is gone or has changed."""
     from v2edit import video
 
     try:
@@ -119,17 +125,20 @@ def read_run(folder: Path) -> Run:
         if facts["status"] != "done":
             raise ValueError(facts["status"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no finished run of v2edit edit: no {MANIFEST} that can be read") from error
+        raise UserError(f"{folder} is no finished run: it has no {MANIFEST} of one that can be read") from error
     if not all(isinstance(text, str) for text in known):
-        raise UserError(f"{folder} is no finished run of v2edit edit: its {MANIFEST} has something else for a text")
-    if not is_existing_file(source) and not os.path.isdir(source):  # a device has no end
-        raise UserError(f"the source of {folder} is gone: {source}")
-    if fingerprint_input(source)["sha256"] != known[0]:
-        raise UserError(f"the source of {folder} has changed since: {source}")
+        raise UserError(f"{folder} is no finished run: its {MANIFEST} has something else for a text")
     checksum, source_prompt, target_prompt, model = known
-    before, after = video.read(source).frames, video.read(folder / EDITED_VIDEO).frames
+    if facts.get("kind") == "scene":
+        before, after = folder / BEFORE_VIDEO, folder / AFTER_VIDEO
+    else:
+        before, after = source, folder / EDITED_VIDEO
+        if not is_existing_file(source) and not os.path.isdir(source):  # a device has no end
+            raise UserError(f"the source of {folder} is gone: {source}")
+        if fingerprint_input(source)["sha256"] != checksum:
+            raise UserError(f"the source of {folder} has changed since: {source}")
     return Run(
-        folder, source, checksum, before, after, source_prompt, target_prompt,
+        folder, source, checksum, video.read(before).frames, video.read(after).frames, source_prompt, target_prompt,
         facts.get("instruction") or target_prompt, model,
     )  # fmt: skip
 

@@ -100,14 +100,19 @@ def preview_edit(
     return preview
 
 
-def estimate_edit(video: str | Path, instruction: str | None = None, **options: Any) -> Estimate:
-    """Estimate the time and memory of an edit, as `v2edit edit --dry-run` does; options are those of `edit_video`."""
-    return job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options).estimate()
+def estimate_edit(
+    video: str | Path, instruction: str | None = None, *, timed: bool = False, **options: Any
+) -> Estimate:
+    """Estimate the time and memory of an edit, as `v2edit edit --dry-run` does; options are those of `edit_video`. With
+    `timed`, a piece of each part is timed, which takes longer."""
+    return job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options).estimate(timed)
 
 
-def estimate_scene(scene: str | Path, instruction: str | None = None, **options: Any) -> Estimate:
+def estimate_scene(
+    scene: str | Path, instruction: str | None = None, *, timed: bool = False, **options: Any
+) -> Estimate:
     """Estimate the time and memory of a scene edit, as `v2edit scene --dry-run` does, by `edit_scene`'s options."""
-    return job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options).estimate()
+    return job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options).estimate(timed)
 
 
 def resume_run(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from v2edit.backbones.hub import check_family
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
-from v2edit.jobs.prompts import GivenPrompts, describe_lvlm, given_prompts, write_prompts_for
+from v2edit.jobs.prompts import GivenPrompts, check_token_limit, describe_lvlm, given_prompts, write_prompts_for
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter
@@ -20,7 +21,7 @@ from v2edit.runs import RunWriter
 if TYPE_CHECKING:
     import numpy as np
 
-    from v2edit.backbones import Backbone, Checkpoint
+    from v2edit.backbones import Backbone, Checkpoint, LoadedModel
     from v2edit.jobs.preview import Preview
 
 # In place of the prompts that a language model would write, where it is not asked.
@@ -69,24 +70,34 @@ class EditJob:
         raise NotImplementedError
 
     def given_prompts(self) -> GivenPrompts:
-        """Return the prompts as far as the options tell. Raises `UserError` where there is no such input, or no way to
-        get the prompts, or several."""
+        """Return the prompts as far as the options tell. Raises `UserError` where there is no such input or family of
+        models, or no way to get the prompts, or several."""
         if not self.path.exists():
             raise UserError(f"no such {self.kind}: {self.path}")
+        check_family(self.model_options.model)
         model, beside = self.model_options.model, self.source_prompt_beside
         return given_prompts(self.path, self.instruction, self.prompt_options, self.lvlm, model, beside)
 
     def settle(
-        self, given: GivenPrompts, checkpoint: Checkpoint, frames: Callable[[], np.ndarray], ask: bool
+        self,
+        given: GivenPrompts,
+        checkpoint: Checkpoint,
+        frames: Callable[[], np.ndarray],
+        ask: bool,
+        loaded: LoadedModel | None,
     ) -> Prepared:
-        """Settle prompts and settings; the prompts are written from `frames` where none are given, or, where a language
-        model would write them and is not to be asked, they are `STAND_INS`."""
+        """Settle prompts and settings for the model of `checkpoint`, `loaded` or not. The prompts are written from
+        `frames` where none are given, or, where a language model would write them and is not to be asked, they are
+        `STAND_INS`. Raises `UserError` for prompts that differ only behind the model's token limit."""
         prompts = given.pair
         if prompts is None and self.lvlm.model is not None and not ask:
             prompts = STAND_INS
         if prompts is None:
             device, subtasks = self.model_options.device, self.config.subtasks
             prompts = write_prompts_for(self.path, frames(), given.title, checkpoint, self.lvlm, subtasks, device)
+        from v2edit import backbones
+
+        check_token_limit(prompts, (loaded.backbone if loaded else backbones.read_info(checkpoint)).tokenizer)
         config = self.config.for_prompts(prompts).resolve(checkpoint.defaults)
         return Prepared(prompts, given.instruction, checkpoint, config)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from v2edit.backbones import Backbone
 
 Job = TypeVar("Job")
+OUT = ["-o", "--output"]  # other names of --out on the command line
+FILE_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".ply", ".json", ".zip")
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 
@@ -33,7 +35,7 @@ class ModelOptions:
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN
     """The built-in model, a Hugging Face id or a local diffusers folder."""
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """A torch device, such as cpu or cuda:1; auto takes a GPU where there is one."""
+    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes CUDA where there is one."""
     dtype: DType = "auto"
     """Number format; auto is what suits the device."""
     offload: Offload = "none"
@@ -103,12 +105,13 @@ class PromptOptions:
 class RunOptions:
     """Where the results go, and how often the run is saved."""
 
-    out: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")] = None
+    out: Annotated[Path | None, arg(aliases=OUT, metavar="FOLDER", help_behavior_hint="")] = None
     """The run folder to make (default: runs/<video or scene>-<instruction>); it must not exist."""
     save_every: Annotated[int, arg(metavar="STEPS")] = SAVE_EVERY
     """Denoising steps between two snapshots, from which v2edit resume continues."""
 
     def __post_init__(self) -> None:
+        expect_folder(self.out)
         check_save_every(self.save_every)
 
     def folder(self, path: Path, title: str) -> Path:
@@ -152,6 +155,15 @@ def _names(group: Any) -> dict[str, str]:
         return next((name for name in names if name), field).replace("-", "_")
 
     return {keyword(one.name): one.name for one in fields(group)}
+
+
+def expect_folder(out: Path | None) -> None:
+    """Raise `UserError` for an --out that is named like a file."""
+    if out is not None and out.suffix.lower() in FILE_SUFFIXES:
+        raise UserError(
+            f"-o is {out}, expected a folder, which the results are written into (a video as edited.mp4): try -o "
+            f"{out.with_suffix('')}"
+        )
 
 
 def expect_at_least(least: int, **numbers: int | None) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from v2edit.files import read_json
 from v2edit.jobs.options import PromptOptions
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.scenes.config import SCENE_FACTS, TRANSFORMS
 
 if TYPE_CHECKING:
@@ -73,8 +75,12 @@ def resolve_prompts(
     """Return the prompt pair; the built-in grammar applies the instruction where no target prompt is given. Raises
     `UserError` where something is missing; the message names the options that give it."""
     if source_prompt is None:
-        also = "" if target_prompt else ", and what it is to show with --target-prompt"
-        raise UserError(f"what does {path.name} show? Say it with --source-prompt{also}")
+        if target_prompt is not None:
+            raise UserError(f"what does {path.name} show? Say it with --source-prompt")
+        raise UserError(
+            f"what does {path.name} show? Name a language model that looks and writes both prompts (--lvlm), or say "
+            "what it shows with --source-prompt and what it is to show with --target-prompt"
+        )
     if target_prompt is not None:
         return PromptPair(source_prompt, target_prompt)
     if not source_prompt.strip():
@@ -86,7 +92,25 @@ def resolve_prompts(
     try:
         return edit_prompt(source_prompt, instruction)
     except UserError as error:
-        raise UserError(f"{error}; for anything else, say what the video is to show with --target-prompt") from error
+        raise UserError(
+            f"{error}; for anything else, use --lvlm, or say what it is to show with --target-prompt"
+        ) from error
+
+
+def check_token_limit(prompts: PromptPair, tokenizer: PromptTokenizer) -> None:
+    """Raise `UserError` where two prompts that follow each other differ only behind the model's token limit, so that
+    nothing could change."""
+    from v2edit.prompts.comparison import compare_prompts
+
+    for before, after in pairwise(prompts.chain):
+        difference = compare_prompts(before, after, tokenizer)
+        is_cut = max(difference.lengths) > difference.max_tokens
+        if is_cut and before != after and not difference.changed + difference.added + difference.removed:
+            cut = " and ".join(repr(f"…{text.strip()}") for kind, text in difference.pieces if kind == "cut")
+            raise UserError(
+                f"the prompts differ only behind the {difference.max_tokens} tokens that the model reads, so nothing "
+                f"would change: {cut} is cut. Use fewer words, or say earlier what changes"
+            )
 
 
 def write_prompts_for(

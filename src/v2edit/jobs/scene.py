@@ -14,14 +14,22 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
-from v2edit.jobs.job import STAND_INS, EditJob, Prepared
+from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import expect_at_least
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
 from v2edit.jobs.video import load_recorded
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, fingerprint_input
-from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_SPLAT, SOURCE_SPLAT, subtask_video
+from v2edit.runs.layout import (
+    AFTER_VIDEO,
+    BEFORE_VIDEO,
+    COMPARISON_VIDEO,
+    CONTACT_SHEET,
+    EDITED_SPLAT,
+    SOURCE_SPLAT,
+    subtask_video,
+)
 from v2edit.scenes.config import FitConfig
 
 if TYPE_CHECKING:
@@ -118,13 +126,15 @@ class SceneEdit(EditJob):
         scene = read_scene(self.scene, side)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)
-        settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask)
+        settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask, loaded)
         return PreparedScene(**vars(settled), scene=scene, side=side, device=device)
 
-    def estimate(self) -> Estimate:
-        """Estimate the time and memory of the edit (a dry run); some steps of the reconstructions are timed. Raises
-        `UserError` for what would stop the edit, in one line."""
+    def estimate(self, timed: bool = False) -> Estimate:
+        """Estimate the time and memory of the edit (a dry run), as `VideoEdit.estimate` does; where it is `timed`, some
+        steps of the reconstructions are, too, which are not counted. Raises `UserError` for what would stop the
+        edit, in one line."""
         from v2edit import backbones
+        from v2edit.backbones import Size
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction, time_writing
         from v2edit.scenes.reading import choose_path
 
@@ -135,15 +145,20 @@ class SceneEdit(EditJob):
         frames = self.render.frames or fake.backbone.native_size.frames
         path = choose_path(self.render.path, prepared.scene, frames, prepared.side, self.render.up)
         config = replace(prepared.config, loop=prepared.config.loop or (path.closed and fake.backbone.has_rotary_time))
+        prepared = replace(prepared, config=config)
+        size = Size(len(path.cameras), path.cameras.height, path.cameras.width)
+        if not timed:
+            estimate = estimate_edit(stopwatch, prepared, size, options)
+            return replace(estimate, remarks=[*estimate.remarks, "without the reconstructions, which --time times"])
         with stopwatch.paused():
-            timed = time_reconstruction(prepared.scene, path, self.fit, fake, config, prepared.device)
-            writing = time_writing(timed.frames, FPS, config.subtasks)
-        estimate = estimate_edit(stopwatch, replace(prepared, config=config), timed.frames, options)
-        seconds = {"reconstructing": timed.seconds, "writing": writing}
-        if "encoding" in estimate.seconds:  # each subtask's video is encoded anew, and decoded to compare with
+            renders = time_reconstruction(prepared.scene, path, self.fit, fake, config, prepared.device)
+            writing = time_writing(renders.frames, FPS, config.subtasks)
+        estimate = estimate_edit(stopwatch, prepared, Size(*renders.frames.shape[:3]), options, renders.frames)
+        seconds = {"reconstructing": renders.seconds, "writing": writing}
+        if estimate.is_timed:  # each subtask's video is encoded anew, and decoded to compare with
             seconds["encoding"] = estimate.seconds["encoding"] * 2 * config.subtasks
             seconds["decoding"] = estimate.seconds["decoding"] * 2
-        return estimate.adding(seconds, prepared.prompts is STAND_INS)
+        return replace(estimate, seconds=estimate.seconds | seconds)
 
     def run(
         self,
@@ -300,8 +315,8 @@ class _Edit:
         write_splat(folder / EDITED_SPLAT, edited.gaussians)
         write_path(folder / "camera_path.json", self.path, FPS, None if dataset is None else dataset.applied)
         before, after = render_video(source, cameras), render_video(edited.gaussians, cameras)
-        videos.write(before, folder / "before.mp4", fps=FPS)
-        videos.write(after, folder / "after.mp4", fps=FPS)
+        videos.write(before, folder / BEFORE_VIDEO, fps=FPS)
+        videos.write(after, folder / AFTER_VIDEO, fps=FPS)
         videos.write_compare(before, after, folder / COMPARISON_VIDEO, FPS)
         rows = {"before": before}
         for number, (video, render) in enumerate(zip(edited.videos, edited.renders, strict=True), start=1):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.jobs.job import STAND_INS, EditJob, Prepared
+from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
@@ -82,21 +82,26 @@ class VideoEdit(EditJob):
         videos.read(self.video, max_frames=1)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         source = videos.read(self.video)
-        settled = self.settle(given, checkpoint, lambda: source.frames, ask)
+        settled = self.settle(given, checkpoint, lambda: source.frames, ask, loaded)
         return PreparedVideo(**vars(settled), source=source)
 
-    def estimate(self) -> Estimate:
-        """Estimate the time and memory of the edit (a dry run): nothing is written, no language model is asked. Raises
-        `UserError` for what would stop the edit, in one line."""
+    def estimate(self, timed: bool = False) -> Estimate:
+        """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
+        model is asked. Raises `UserError` for what would stop the edit, in one line."""
+        from v2edit.backbones import Size
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_writing
 
         stopwatch, given = Stopwatch(), self.given_prompts()
         self.check_out()
         prepared = self.prepare(given, ask=False)
+        frames, fps = prepared.source.frames, prepared.source.fps
+        size = Size(*frames.shape[:3])
+        if not timed:
+            return estimate_edit(stopwatch, prepared, size, self.model_options)
         with stopwatch.paused():
-            writing = time_writing(prepared.source.frames, prepared.source.fps, prepared.config.subtasks)
-        estimate = estimate_edit(stopwatch, prepared, prepared.source.frames, self.model_options)
-        return estimate.adding({"writing": writing}, prepared.prompts is STAND_INS)
+            writing = time_writing(frames, fps, prepared.config.subtasks)
+        estimate = estimate_edit(stopwatch, prepared, size, self.model_options, frames)
+        return replace(estimate, seconds=estimate.seconds | {"writing": writing}) if estimate.is_timed else estimate
 
     def run(
         self,

@@ -25,6 +25,7 @@ from v2edit.prompts import PromptPair
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parents[1] / "weights/clip"
 BATCH = 32  # images or texts in a forward pass
+STILL = 1e-4  # of a normalised embedding: what changes by less from frame to frame is rounding
 
 
 class ClipEncoder:
@@ -80,7 +81,7 @@ class ClipEncoder:
         return torch.cat(parts)
 
     def score_edit(self, pair: PromptPair, source: np.ndarray, edited: np.ndarray) -> dict[str, float]:
-        """Return the CTIDS and the CDC (nan of a single frame) of edited frames, uint8 [T, H, W, 3] as the source's."""
+        """Return the CTIDS and the CDC (nan where undefined) of edited frames, uint8 [T, H, W, 3] as the source's."""
         return {
             "ctids": ctids(self, source, edited, pair.source, pair.target),
             "cdc": cdc(self, source, edited) if len(source) > 1 else math.nan,
@@ -111,11 +112,14 @@ def cdc(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray) -> float:
 
         CDC = mean_i cos(C(o_i+1) - C(o_i), C(e_i+1) - C(e_i))
 
-    Frames are uint8 [T, H, W, 3], T >= 2. Raises `UserError` for another number, or for two."""
+    Frames are uint8 [T, H, W, 3], T >= 2. nan of a source that stands still, which has no direction. Raises `UserError`
+    for another number of frames, or for two."""
     _same_length(source, edited)
     if len(source) < 2:
         raise UserError("CDC compares neighbouring frames: it needs a video of two frames or more")
     before, after = clip.encode_images(source).diff(dim=0), clip.encode_images(edited).diff(dim=0)
+    if before.abs().max() < STILL:
+        return math.nan
     return float(F.cosine_similarity(before, after, dim=1).mean())
 
 

@@ -16,6 +16,7 @@ from v2edit.primitives.captions import (
     parse_wording,
 )
 from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
+from v2edit.primitives.suggestions import suggest_instruction
 from v2edit.prompts import PromptPair
 
 ADD = r"\b(?:add|insert|put|place)\b(?! (?:the|it)\b)"
@@ -28,15 +29,20 @@ VERBS = {"hop": "hop", "bounce": "hop", "stay": "stay", "slide left": "slide lef
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
     """Apply an instruction to a source prompt; the two prompts of the pair differ only where the edit does. Raises
-    `UserError` where one is outside the grammar, or names an object that the source does not have."""
+    `UserError` where one is outside the grammar, or names an object that the source does not have; it proposes an
+    instruction where one is near."""
     scene, wording = parse_caption(source_prompt), parse_wording(source_prompt)
     # Concepts that only the instruction names keep its wording; the source's wording comes first.
     wording = replace(wording, choices=parse_wording(instruction).choices + wording.choices)
     edited = scene
-    for clause in _clauses(instruction):
-        edited = _apply(edited, clause, instruction)
-    if edited == scene:
-        raise UserError(f"the instruction {instruction!r} changes nothing in {caption(scene, wording)!r}")
+    try:
+        for clause in _clauses(instruction):
+            edited = _apply(edited, clause, instruction)
+        if edited == scene:
+            raise UserError(f"the instruction {instruction!r} changes nothing in {caption(scene, wording)!r}")
+    except UserError as error:
+        hint = suggest_instruction(instruction)
+        raise UserError(f"{error}; {hint}" if hint else str(error)) from error
     return PromptPair(caption(scene, wording), caption(edited, wording))
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from v2edit.errors import UserError
+from v2edit.host import find_device
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.rasterise.projection import project
@@ -60,9 +61,9 @@ def render(
 
 
 def rasteriser_device(device: str) -> torch.device:
-    """Return where Gaussians are rasterised: on the GPU that `device` names ("auto": the first one) where gsplat is
-    installed, otherwise on the CPU."""
-    wanted = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    """Return where Gaussians are rasterised: on the CUDA device that `device` names ("auto": the first one) where
+    gsplat is installed, otherwise on the CPU. Raises `UserError` for a device that cannot be used."""
+    wanted = find_device(device)
     if wanted.type != "cuda":
         return torch.device("cpu")
     if find_spec("gsplat") is None:

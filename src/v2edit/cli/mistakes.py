@@ -1,0 +1,63 @@
+"""Mistakes in a command line, in one line each: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Sequence
+
+# Options that a command had, or that another command has under this name.
+RENAMED = {("edit", "--frames"): "--save-frames", ("eval", "-o"): "--csv", ("eval", "--out"): "--csv"}
+KINDS = {"INT": "a whole number", "FLOAT": "a number"}
+
+
+def explain_mistake(
+    printed: str, words: Sequence[str], commands: Collection[str], options_of: Callable[[str], Collection[str]]
+) -> str:
+    """Return one line for a command line that the parser refused with the box `printed`. `options_of` returns the
+    options of a command, of which one near to an unknown one is suggested."""
+    text = " ".join(re.sub(r"[│╭╮╰╯─]|(?<!\S)-{3,}(?!\S)", " ", printed).split())
+    text = re.sub(r" (For full helptext|Perhaps you meant|Available subcommands)\b.*$", "", text)
+    command = next((word for word in words if not word.startswith("-")), "")
+    if match := re.match(r"Unrecognized options Unrecognized(?: or misplaced)? options: (\S+)", text):
+        if command not in commands:
+            close = difflib.get_close_matches(command, commands, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(commands)}"
+            return f"there is no command {command!r}; {hint}"
+        return _explain_unknown(match[1], list(words), command, options_of(command))
+    if match := re.search(r"Error parsing (\S+): .* Argument helptext: .*?--[\w-]+ ([^\s,]+)", text):
+        names = match[1].split("/")
+        return f"{names[-1]} is {_value_of(names, words)!r}, expected {KINDS.get(match[2], match[2])}"
+    if match := re.search(r"invalid choice '(.*)' for argument '(?:.*/)?(\S+)'\. Expected one of \((.*?),?\)", text):
+        return f"{match[2]} is {match[1]!r}, expected one of {match[3].replace(chr(39), '')}"
+    if match := re.search(r"Missing value for argument '(?:.*/)?(\S+)'", text):
+        return f"{match[1]} is given without a value"
+    if match := re.search(r"Missing from (v2edit [\w-]+): (.*?[A-Z.]+) (?=[A-Z][a-z])(.*?) \(required\)", text):
+        return f"{match[1]} needs {match[2].split(', ')[0]}: {match[3][0].lower()}{match[3][1:].rstrip('.')}"
+    return text
+
+
+def _explain_unknown(first: str, words: list[str], command: str, options: Collection[str]) -> str:
+    """Explain an option that a command does not have, or words that no option takes, beginning with `first`."""
+    end = words.index("--") if "--" in words else len(words)
+    for word in words[:end]:
+        option = word.partition("=")[0]
+        if re.match(r"--?[A-Za-z]", option) and option.replace("_", "-") not in options:
+            close = difflib.get_close_matches(option.lstrip("-"), [one.lstrip("-") for one in options], 1, 0.7)
+            near = RENAMED.get((command, option)) or (f"--{close[0]}" if close else None)
+            hint = f"did you mean {near}?" if near else f"v2edit {command} --help lists all"
+            return f"v2edit {command} has no option {option}; {hint}"
+    place = next(k for k, word in enumerate(words) if word.split()[:1] == [first] or f"{word}," == first)
+    stop = next((k for k in range(place, len(words)) if words[k].startswith("-")), len(words))
+    if command in ("edit", "scene", "prompts"):
+        return f'an instruction is one argument: put quotes round it, "{" ".join(words[place - 1 : stop])}"'
+    return f"v2edit {command} does not take {' '.join(words[place:stop])!r}; v2edit {command} --help says what it takes"
+
+
+def _value_of(names: Sequence[str], words: Sequence[str]) -> str:
+    """Return the value that an option of these names has on a command line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") in names:
+            return value if equals else following
+    return ""

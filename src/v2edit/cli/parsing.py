@@ -1,0 +1,144 @@
+"""Parsing: a command line to a command and its options, which are made from the signatures of `cli.commands`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import docstring_parser
+from tyro import MISSING
+from tyro.conf import OmitArgPrefixes, arg
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.extras import SubcommandApp
+
+from v2edit.cli.mistakes import explain_mistake
+from v2edit.cli.output import DryRunOptions, OutputOptions
+from v2edit.editing.config import ABLATIONS, EditConfig
+from v2edit.errors import UserError
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class BoundCommand:
+    """A command with the options of its command line, ready to run."""
+
+    command: Command
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    output: OutputOptions
+
+
+def parse_words(words: Sequence[str], commands: Mapping[str, Command], dry_runs: Sequence[Command]) -> BoundCommand:
+    """Parse a command line to one of `commands`, of which `dry_runs` have options for a dry run. Raises `UserError` for
+    a mistake, in one line, and `SystemExit` where the parser printed help."""
+    app, registry = SubcommandApp(), ConstructorRegistry()
+    registry.struct_rule(_ablations_apart)
+    registry.struct_rule(_config_last)
+    for name, command in commands.items():
+        app.command(name=name)(_deferred(command, DryRunOptions if command in dry_runs else OutputOptions))
+    run = functools.partial(app.cli, prog="v2edit", description="Edit a video with one sentence.", registry=registry)
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return run(args=words)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # A dataclass's own refusal is one line already.
+        cause: BaseException | None = stop
+        while cause := cause.__context__:
+            if isinstance(cause, UserError):
+                raise cause from None
+
+    def options_of(command: str) -> set[str]:
+        with redirect_stdout(help_text := io.StringIO()), suppress(SystemExit):
+            run(args=[command, "--help"])
+        return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", help_text.getvalue()))
+
+    raise UserError(explain_mistake(printed.getvalue(), words, commands, options_of))
+
+
+def _deferred(command: Command, output_type: type[OutputOptions]) -> Callable[..., BoundCommand]:
+    """Return a function for the parser that binds a command's parameters; output options stand for the context."""
+
+    @functools.wraps(command)
+    def bind(*args: Any, output: OutputOptions, **options: Any) -> BoundCommand:
+        return BoundCommand(command, args, options, output)
+
+    del bind.__wrapped__  # the parser would look there
+    hints: dict[str, Any] = get_type_hints(command, include_extras=True) | {"output": OmitArgPrefixes[output_type]}
+    signature = inspect.signature(command)
+    output = inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=output_type())
+    own = list(signature.parameters.values())[1:]  # without the context
+    # Output first in the help where a job is parsed, whose last group is the ablations.
+    parameters = [output, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+    bind.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    bind.__annotations__ = {name: hint for name, hint in hints.items() if name != "context"}
+    for hint in hints.values():
+        _join_help_lines(hint)
+    return bind
+
+
+def _join_help_lines(hint: Any) -> None:
+    """Join the lines of the options' docstrings, whose breaks the parser would print."""
+    group = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if not is_dataclass(group):
+        return
+    texts = {one.arg_name: one.description for one in docstring_parser.parse_from_object(group).params}
+    for one in fields(group):
+        if text := texts.get(one.name):
+            one.metadata = MappingProxyType({"help": " ".join(text.split())})
+    for inner in get_type_hints(group, include_extras=True).values():
+        _join_help_lines(inner)
+
+
+def _config_last(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Put the `config` of a job behind its other groups of options, so that its ablations end the help."""
+    if not is_dataclass(info.type) or "config" not in [one.name for one in fields(info.type)]:
+        return None
+    hints = get_type_hints(info.type, include_extras=True)
+    specs = [
+        StructFieldSpec(
+            one.name,
+            hints[one.name],
+            MISSING if one.default is dataclasses.MISSING else one.default,
+            one.metadata.get("help"),
+        )
+        for one in sorted(fields(info.type), key=lambda one: one.name == "config")
+    ]
+    return StructConstructorSpec(info.type, tuple(specs))
+
+
+def _ablations_apart(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Put the ablations of an `EditConfig` into a group of options of their own, after its other settings."""
+    if info.type is not EditConfig:
+        return None
+    default = info.default if isinstance(info.default, EditConfig) else EditConfig()
+    hints = get_type_hints(EditConfig, include_extras=True)
+    ablations = [
+        (one.name, hints[one.name], field(default=getattr(default, one.name), metadata=one.metadata))
+        for one in fields(EditConfig)
+        if one.name in ABLATIONS
+    ]
+    group: Any = make_dataclass("Ablations", ablations, frozen=True)
+    group.__doc__ = "Parts of the method, to switch off one by one for research; an edit needs none of these."
+    specs = [
+        StructFieldSpec(one.name, hints[one.name], getattr(default, one.name), one.metadata.get("help"))
+        for one in fields(EditConfig)
+        if one.name not in ABLATIONS
+    ]
+    specs.append(StructFieldSpec("ablation", Annotated[group, arg(prefix_name=False)], group(), group.__doc__))  # pyright: ignore
+
+    def make_config(ablation: Any, **settings: Any) -> EditConfig:
+        return EditConfig(**settings, **asdict(ablation))
+
+    return StructConstructorSpec(make_config, tuple(specs))
