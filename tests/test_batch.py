@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.batch import PROMPTS, QUICK, InlinePool, PreloadedPool, leftovers, pid_of, write_clip, write_tasks
+from support.batch import PROMPTS, QUICK, InlinePool, leftovers, pid_of, write_clip, write_tasks
 from support.interrupts import default_interrupts, interrupt
 from support.models import pickled
+from support.processes import PreloadedPool
 
 from v2edit import video
 from v2edit.batch.command import run_batch

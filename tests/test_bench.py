@@ -5,19 +5,18 @@ import csv
 import fcntl
 import json
 import math
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from support.bench import Page, compare, results_in
+from support.bench import Page, compare, compare_with_forks, results_in
+from support.processes import SERVER, PreloadedPool
 
 import v2edit
 from v2edit import video
@@ -215,14 +214,14 @@ def test_the_tables_in_print():
 
 OPTIONS = BenchOptions(kinds=("recolour", "floor"), methods=("v2edit", "v2v"), steps=4, count=3)
 RESULTS = 2 * 3 * 4  # kinds x tasks x methods, references among them
-DRIVER = f"""
-import sys
-from pathlib import Path
-from support.bench import compare
-from v2edit.bench.command import BenchOptions
-if __name__ == "__main__":
-    compare({OPTIONS}, processes=1, model=sys.argv[1], out=Path(sys.argv[2]))
-"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preloaded_workers() -> Iterator[None]:
+    """Benchmarks start processes that have the libraries imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("v2edit.bench.trials.ProcessPool", PreloadedPool)
+        yield
 
 
 def alive(pid: int) -> bool:
@@ -240,16 +239,16 @@ def children_of(pid: int) -> list[int]:
 @pytest.fixture(scope="module")
 def killed_and_resumed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, BenchReport]:
     """A run killed on its way (SIGKILL, of itself alone), then finished by the same call; what was there in between."""
-    folder, script = tmp_path_factory.mktemp("bench") / "run", tmp_path_factory.mktemp("driver") / "driver.py"
-    script.write_text(DRIVER)
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    process = subprocess.Popen([sys.executable, script, tiny_model, folder], env=os.environ | {"PYTHONPATH": path})
+    folder = tmp_path_factory.mktemp("bench") / "run"
+    process = SERVER.Process(target=compare_with_forks, args=(OPTIONS, tiny_model, folder))
+    process.start()
     while len(list(folder.glob("results/*/*.npz"))) < 3:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
-    workers = children_of(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    workers = children_of(process.pid or 0)
+    assert workers
+    process.kill()
+    process.join()
     deadline = time.monotonic() + 300  # of a busy machine; they go at once
     while any(map(alive, workers)):
         assert time.monotonic() < deadline, "a worker outlives its parent"

@@ -1,14 +1,13 @@
 """The built-in model and `v2edit edit` on it: real processes, real files."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from diffusers import CogVideoXPipeline
+from support.processes import run_command
 
 from v2edit import video
 from v2edit.backbones.families import BUILT_IN_FOLDER
@@ -17,16 +16,10 @@ from v2edit.primitives.captions import EXAMPLE, caption, parse_caption
 QUICK = ["--steps", "4"]
 
 
-def v2edit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "v2edit", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-
-
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "primitives"
-    result = v2edit("sample", "--seed", 11, "-o", folder, cwd=folder.parent)
+    result = run_command("sample", "--seed", 11, "-o", folder, cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -46,7 +39,7 @@ def test_the_built_in_model_is_a_plain_diffusers_folder():
 def test_an_instruction_edits_a_clip_of_primitives(sample, tmp_path):
     instruction = json.loads((sample / "clip.json").read_text())["instruction"]
     runs = [
-        v2edit("edit", sample / "clip.mp4", instruction, *QUICK, "--subtasks", 2, "-o", name, cwd=tmp_path)
+        run_command("edit", sample / "clip.mp4", instruction, *QUICK, "--subtasks", 2, "-o", name, cwd=tmp_path)
         for name in ("one", "two")
     ]
     for run in runs:
@@ -68,7 +61,7 @@ def test_an_instruction_edits_a_clip_of_primitives(sample, tmp_path):
 def test_a_real_video_keeps_its_length_size_and_sound(data, tmp_path):
     path = data / "videos" / "mallard-water.mp4"
     words = ["--source-prompt", "a mallard on the water", "--target-prompt", "a swan on the water"]
-    run = v2edit("edit", path, *words, "--steps", 2, "--guidance", 1, "-o", "out", cwd=tmp_path)
+    run = run_command("edit", path, *words, "--steps", 2, "--guidance", 1, "-o", "out", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     notes = [line for line in run.stderr.splitlines() if "note:" in line]
     assert len(notes) == 1 and "built-in model" in notes[0]
@@ -87,7 +80,7 @@ def sound_of(path: Path) -> list[bytes]:
 def test_the_source_prompt_comes_from_the_frames_alone(sample, tmp_path):
     (tmp_path / "alone.mp4").write_bytes((sample / "clip.mp4").read_bytes())
     facts = json.loads((sample / "clip.json").read_text())
-    run = v2edit("edit", "alone.mp4", facts["instruction"], *QUICK, "-o", "run", cwd=tmp_path)
+    run = run_command("edit", "alone.mp4", facts["instruction"], *QUICK, "-o", "run", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     prompt = json.loads((tmp_path / "run/run.json").read_text())["prompts"]["source"]
     assert parse_caption(prompt) == parse_caption(facts["source_prompt"])
@@ -97,6 +90,6 @@ def test_the_source_prompt_comes_from_the_frames_alone(sample, tmp_path):
 def test_a_video_without_primitives_needs_a_source_prompt(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     video.write(noise, tmp_path / "noise.mp4", fps=8)
-    run = v2edit("edit", "noise.mp4", "make the red ball blue", *QUICK, cwd=tmp_path)
+    run = run_command("edit", "noise.mp4", "make the red ball blue", *QUICK, cwd=tmp_path)
     assert run.returncode == 2 and "noise.mp4" in run.stderr and "--source-prompt" in run.stderr
     assert not (tmp_path / "runs").exists()

@@ -49,14 +49,14 @@ def test_a_program_follows_an_edit_in_a_process_of_its_own(words: list[str], tmp
     assert last["prompts"]["target"] == "a blue cube on the floor"
 
 
-def test_whoever_reads_the_events_may_go(words: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "v2edit", *words, "--json", "-o", str(tmp_path / "run")]
+def test_whoever_reads_the_events_may_go(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "v2edit", "sample", "--json", "-o", str(tmp_path / "run")]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stderr is not None
     assert json.loads(child.stdout.readline())["event"] == "started"
     child.stdout.close()
     errors = child.stderr.read()
-    assert (child.wait(timeout=300), errors) == (0, "") and (tmp_path / "run" / "edited.mp4").is_file()
+    assert (child.wait(timeout=300), errors) == (0, "") and (tmp_path / "run" / "clip.mp4").is_file()
 
 
 def test_quiet_says_nothing(words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

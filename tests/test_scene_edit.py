@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import urllib.request
 from dataclasses import replace
 from functools import partial
@@ -14,6 +12,7 @@ import pytest
 import torch
 from support.clips import PAIR, SAME, frames_of
 from support.models import pipeline_of
+from support.processes import run_command
 from support.scenes import dataset_of, gaussians_of, ring
 from support.servers import completion, serve
 
@@ -169,9 +168,22 @@ def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(samp
         "config": EditConfig(steps=2),
         "fit": FitConfig(gaussians=100, fit_steps=4, refit_steps=2),
         "side": 32,
-        "frames": 9,
+        "frames": 5,
     }
-    words = ["--steps", "2", "--gaussians", "100", "--fit-steps", "4", "--refit-steps", "2", "--side", "32"]
+    words = [
+        "--steps",
+        "2",
+        "--gaussians",
+        "100",
+        "--fit-steps",
+        "4",
+        "--refit-steps",
+        "2",
+        "--side",
+        "32",
+        "--frames",
+        "5",
+    ]
     with serve(completion(pair), endless=True) as server:
         asking = ["--lvlm", "m", "--lvlm-url", server.url]
         assert main(["scene", str(sample), "make it green", *words, *asking, "--dry-run"]) == 0
@@ -185,11 +197,6 @@ def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(samp
     assert "make it green" in request.text and request.text.count("data:image/jpeg") == 8
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["prompts"] == pair | {"intermediate": []} and facts["lvlm"]["model"] == "m"
-    # The run's manifest is --prompts for the same edit of what has no photographs.
-    again = edit_scene(
-        tmp_path / "run" / "scene.ply", prompts=tmp_path / "run" / "run.json", out=tmp_path / "again", **quick
-    )
-    assert (again.prompts.source, again.prompts.target) == tuple(pair.values())
 
 
 def test_the_built_in_model_sees_what_a_scene_of_its_world_shows(sample, tmp_path, caplog):
@@ -235,19 +242,13 @@ def test_scenes_are_on_the_cpu_where_there_is_no_gpu():
     assert rasteriser_device("cpu").type == "cpu"
 
 
-def v2edit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "v2edit", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600
-    )
-
-
 QUICK = ["--steps", 4, "--fit-steps", 60, "--refit-steps", 20, "--gaussians", 800, "--side", 48]
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scene") / "world"
-    made = v2edit("sample", "--scene", "--kind", "recolour", "--seed", 3, "-o", folder, cwd=folder.parent)
+    made = run_command("sample", "--scene", "--kind", "recolour", "--seed", 3, "-o", folder, cwd=folder.parent)
     assert made.returncode == 0, made.stderr
     assert "try: v2edit scene" in made.stdout
     return folder
@@ -257,7 +258,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edit")
     instruction = json.loads((sample / "scene.json").read_text())["instruction"]
-    done = v2edit("scene", sample, instruction, *QUICK, "--subtasks", 2, "-o", "run", cwd=folder)
+    done = run_command("scene", sample, instruction, *QUICK, "--subtasks", 2, "-o", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "subtask 2/2, reconstructing, PSNR" in done.stderr and "v2edit view" in done.stdout
     assert [one.name for one in folder.iterdir()] == ["run"]  # nothing half-written is left
@@ -287,19 +288,13 @@ def test_the_run_folder_holds_what_was_promised(sample, run):
 
 
 def test_a_splat_alone_can_be_edited(run, tmp_path):
-    words = [
-        "--source-prompt",
-        "a ball",
-        "--target-prompt",
-        "a cube",
-        "--frames",
-        9,
-        "--path",
-        run / "camera_path.json",
-    ]
-    done = v2edit("scene", run / "scene.ply", *words, *QUICK, "-o", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out" / "dataset" / "images").iterdir())) == 9
+    """By the prompts that another run's manifest holds, along the path that it saved."""
+    words = ["--prompts", run / "run.json", "--path", run / "camera_path.json", "--frames", 5, "--side", 32]
+    quick = ["--steps", 2, "--refit-steps", 2]
+    assert main(["scene", *map(str, [run / "scene.ply", *words, *quick, "-o", tmp_path / "out"])]) == 0
+    assert len(list((tmp_path / "out" / "dataset" / "images").iterdir())) == 5
+    ours, theirs = (json.loads((folder / "run.json").read_text())["prompts"] for folder in (tmp_path / "out", run))
+    assert (ours["source"], ours["target"]) == (theirs["source"], theirs["target"])
 
 
 def test_the_viewer_serves_a_run(run):

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from support.processes import SERVER
 from v2edit import video
 from v2edit.editing import EditConfig
-from v2edit.workers import Ended, Event, ProcessPool, Refused, Started, Worker
+from v2edit.workers import Ended, Event, Refused, Started, Worker
 
 PROMPTS = {"source_prompt": "a red ball", "target_prompt": "a blue cube"}
 QUICK = EditConfig(steps=2)
@@ -37,14 +36,6 @@ def leftovers(folder: Path) -> list[str]:
 
 def pid_of(worker: str) -> int:
     return int(re.findall(r"process (\d+)$", worker)[0])
-
-
-class PreloadedPool(ProcessPool):
-    """A `ProcessPool` whose processes start with the libraries imported."""
-
-    def __init__(self, factories: Sequence[Callable[[], Worker]], threads: int | None = None) -> None:
-        super().__init__(factories, threads)
-        self._context = SERVER
 
 
 class InlinePool:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from support.blind import read
+from support.processes import ForkingPool
+from v2edit.bench import trials
 from v2edit.bench.command import BenchOptions, BenchReport, benchmark
 
 
@@ -49,3 +51,9 @@ def compare(
 ) -> BenchReport:
     """Run a benchmark on the CPU, with changed options, by a classifier whose answers do not matter."""
     return benchmark(replace(options, device="cpu", **changes), read, on_progress, command)
+
+
+def compare_with_forks(options: BenchOptions, model: Path, out: Path) -> None:
+    """Run a benchmark with one worker that is a child of this process."""
+    trials.ProcessPool = ForkingPool
+    compare(options, processes=1, model=str(model), out=out)

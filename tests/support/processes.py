@@ -1,10 +1,56 @@
 """Processes that start with the libraries imported, so that a test of processes does not wait for imports."""
 
 import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from v2edit.workers import ProcessPool, Worker
 
 SERVER = multiprocessing.get_context("forkserver")
-PRELOADED = ["pytest", "v2edit.jobs.functions", "v2edit.batch.worker", "v2edit.backbones.cogvideox",
-             "v2edit.editing.editor", "v2edit.scenes.rer", "v2edit.scenes.reading", "v2edit.scenes.formats.nerfstudio",
-             "v2edit.video.sheets", "av", "PIL.Image", "diffusers.pipelines.cogvideo.pipeline_cogvideox",
-             "transformers.models.t5.modeling_t5"]  # fmt: skip
+PRELOADED = ["pytest", "v2edit.cli.app", "v2edit.jobs.functions", "v2edit.batch.worker", "v2edit.bench.trials",
+             "v2edit.backbones.cogvideox", "v2edit.editing.editor", "v2edit.scenes.rer", "v2edit.scenes.reading",
+             "v2edit.scenes.formats.nerfstudio", "v2edit.video.sheets", "av", "PIL.Image",
+             "diffusers.pipelines.cogvideo.pipeline_cogvideox", "transformers.models.t5.modeling_t5"]  # fmt: skip
 SERVER.set_forkserver_preload(PRELOADED)
+
+
+class PreloadedPool(ProcessPool):
+    """A `ProcessPool` whose processes start with the libraries imported."""
+
+    def __init__(self, factories: Sequence[Callable[[], Worker]], threads: int | None = None) -> None:
+        super().__init__(factories, threads)
+        self._context = SERVER
+
+
+class ForkingPool(ProcessPool):
+    """A `ProcessPool` for a process of the server, whose copies it starts."""
+
+    def __init__(self, factories: Sequence[Callable[[], Worker]], threads: int | None = None) -> None:
+        super().__init__(factories, threads)
+        self._context = multiprocessing.get_context("fork")
+
+
+def run_command(*words: object, cwd: Path) -> CompletedProcess[str]:
+    """Run a `v2edit` command line in a process of its own; return its exit code and what it printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder, name) for name in ("out", "err")]
+        process = SERVER.Process(target=_run_command, args=(list(map(str, words)), cwd, *printed))
+        process.start()
+        process.join(300)
+        assert process.exitcode is not None, f"{words} takes more than five minutes"
+        return CompletedProcess(list(words), process.exitcode, *(path.read_text() for path in printed))
+
+
+def _run_command(words: list[str], cwd: Path, out: Path, err: Path) -> None:
+    from v2edit.cli.app import main
+
+    for path, number in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(cwd)
+    sys.exit(main(words))

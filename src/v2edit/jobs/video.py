@@ -114,10 +114,10 @@ class VideoEdit(EditJob):
         `UserError` for what the user can mend, in one line."""
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.video, given.title)) as run:
+            prepared, identity = self.prepare(given, loaded), fingerprint_input(self.video)
             from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
 
-            prepared, identity = self.prepare(given, loaded), fingerprint_input(self.video)
             config = prepared.config
             backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
             log_plan(prepared.prompts, config, Size(*prepared.source.frames.shape[:3]), backbone)
