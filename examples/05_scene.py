@@ -8,12 +8,12 @@ splat `.ply`; out come a splat, the edited dataset for any other trainer, and vi
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import v2edit
+from v2edit.scenes.primitives import write_task
 
 STEPS = int(os.environ.get("STEPS", "50"))
 FIT_STEPS = 16 * STEPS  # of the first reconstruction: 800, the default, beside 50 denoising steps
@@ -21,8 +21,8 @@ FIT_STEPS = 16 * STEPS  # of the first reconstruction: 800, the default, beside 
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
-    sample = [sys.executable, "-m", "v2edit", "sample", "--scene", "--seed", "3", "--kind", "recolour"]
-    subprocess.run([*sample, "-o", folder / "scene"], check=True)
+    (folder / "scene").mkdir(parents=True)
+    write_task(3, folder / "scene", "recolour")  # as `v2edit sample --scene --seed 3 --kind recolour` does
 
     run = v2edit.edit_scene(
         folder / "scene", "make the orange ball green", steps=STEPS, fit_steps=FIT_STEPS, refit_steps=FIT_STEPS // 3,

@@ -15,6 +15,7 @@ from threading import Thread
 import pytest
 import torch
 from support.models import pipeline_of
+from support.processes import run_command
 
 from v2edit import video
 from v2edit.cli.app import main, parse
@@ -218,12 +219,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_empty_part_of_a_model(clip: Path, model: Path, tmp_path: Path) -> None:
+def test_an_empty_part_of_a_model(
+    clip: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(model, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "tokenizer")
     (tmp_path / "model" / "tokenizer").mkdir()
-    process = v2edit("edit", str(clip), *PROMPTS, "--model", "model", cwd=tmp_path)
-    refused(process, "lacks tokenizer/tokenizer.json or spiece.model")
+    monkeypatch.chdir(tmp_path)
+    assert main(["edit", str(clip), *PROMPTS, "--model", "model"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "lacks tokenizer/tokenizer.json or spiece.model" in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -235,7 +240,7 @@ def test_a_broken_part_of_a_model_is_one_line_in_spite_of_the_libraries(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"unheard_of": 1}))  # of which diffusers has a remark
     weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(bytes(weights.stat().st_size))
-    refused(v2edit("edit", str(clip), *PROMPTS, "--model", "model", cwd=tmp_path), "cannot load the model model: ")
+    refused(run_command("edit", clip, *PROMPTS, "--model", "model", cwd=tmp_path), "cannot load the model model: ")
 
 
 def test_a_model_is_looked_for_before_the_whole_video_is_read(
@@ -311,14 +316,17 @@ def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
     shutil.copytree(model, cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
-    words = ["edit", str(clip), *PROMPTS, "--model", "org/tiny", "--steps", "2", "-o", "run"]
-    process = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
-    assert process.returncode == 0, process.stderr
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"]["commit"] == commit
-
     # What a model says of itself is not believed because it comes from the hub.
-    path = cache / "snapshots" / commit / "transformer" / "config.json"
+    lying = shutil.copytree(cache, cache.with_name("models--org--lying"))
+    path = lying / "snapshots" / commit / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 100_000}))
-    words[-1] = "again"
-    process = v2edit(*words, cwd=tmp_path, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
-    refused(process, "they were cut off, or are of another model")
+
+    code = "import sys; from v2edit.cli.app import main; print(*(main([*sys.argv[1:], m, '-o', m]) for m in MODELS))"
+    code = code.replace("MODELS", "('org/tiny', 'org/lying')")
+    process = subprocess.run(
+        [sys.executable, "-c", code, "edit", clip, *PROMPTS, "--steps", "2", "--model"], cwd=tmp_path, text=True,
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}, capture_output=True,
+    )  # fmt: skip
+    assert process.stdout.splitlines()[-1] == "0 2", process.stderr
+    assert json.loads((tmp_path / "org" / "tiny" / "run.json").read_text())["model"]["commit"] == commit
+    assert "they were cut off, or are of another model" in process.stderr.splitlines()[-1]

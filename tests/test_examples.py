@@ -1,5 +1,6 @@
-"""The examples run, in any folder, in few steps; batches and scenes, which take longer, too."""
+"""The examples run, in any folder, in few steps and on small clips; batches and scenes, which take longer, too."""
 
+import functools
 import os
 import re
 import runpy
@@ -8,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from v2edit.primitives.sample import write_sample
+from v2edit.scenes.primitives import sample_task
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -25,6 +29,8 @@ def test_an_example_runs(
         words = [sys.executable, str(path), str(out)]
         subprocess.run(words, check=True, capture_output=True, timeout=300, env=os.environ | {"TQDM_DISABLE": "1"})
     else:
+        monkeypatch.setattr("v2edit.primitives.sample.write_sample", functools.partial(write_sample, size=32))
+        monkeypatch.setattr("v2edit.scenes.primitives.sample_task", functools.partial(sample_task, views=12, side=32))
         monkeypatch.setattr(sys, "argv", [str(path), str(out)])
         runpy.run_path(str(path), run_name="__main__")
         assert capsys.readouterr().out

@@ -54,15 +54,18 @@ def test_without_weights_it_is_counted_and_said_so(folder: Path, tmp_path: Path,
     assert COUNTED in printed and "weights are not on this machine" in printed and "computing" in printed
 
 
-def test_what_does_not_fit_is_shown_smaller(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_what_does_not_fit_is_shown_smaller(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.setattr("v2edit.jobs.estimate.available_memory", lambda device: 0)
     monkeypatch.setattr(VideoEdit, "estimate", cache(VideoEdit.estimate))  # counting takes seconds: once is enough
     words = [word for name, text in PROMPTS.items() for word in (f"--{name.replace('_', '-')}", text)]
-    edit = ["edit", str(folder / "clip.mp4"), *words, "--model", str(folder / "model"), "--dry-run"]
+    clip = video.write(np.zeros((5, 48, 32, 3), np.uint8), tmp_path / "clip.mp4", fps=8)
+    edit = ["edit", str(clip), *words, "--model", str(folder / "model"), "--dry-run"]
     assert main([*edit, "--json"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["event"] == "result" and last["fits"] is False and last["method"] == COUNTED
-    assert last["fitted"] == {"frames": 17, "height": 40, "width": 24} and len(last["memory_options"]) == 3
+    assert last["fitted"] == {"frames": 9, "height": 40, "width": 24} and len(last["memory_options"]) == 3
     assert main(edit) == 0
     printed = capsys.readouterr().out
     assert (

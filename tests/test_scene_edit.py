@@ -162,7 +162,7 @@ def test_what_an_edit_leaves_alone_stays_to_the_bit():
     assert 0 < moved.sum() < 40  # 20; without the mask 57
 
 
-def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tmp_path, capsys):
+def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tiny_model, tmp_path, capsys):
     pair = {"source": "a big orange ball on a teal ground", "target": "a big green ball on a teal ground"}
     quick = {
         "config": EditConfig(steps=2),
@@ -170,22 +170,9 @@ def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(samp
         "side": 32,
         "frames": 5,
     }
-    words = [
-        "--steps",
-        "2",
-        "--gaussians",
-        "100",
-        "--fit-steps",
-        "4",
-        "--refit-steps",
-        "2",
-        "--side",
-        "32",
-        "--frames",
-        "5",
-    ]
     with serve(completion(pair), endless=True) as server:
         asking = ["--lvlm", "m", "--lvlm-url", server.url]
+        words = ["--steps", "2", "--side", "32", "--frames", "5", "--model", str(tiny_model)]
         assert main(["scene", str(sample), "make it green", *words, *asking, "--dry-run"]) == 0
         assert "without the language model" in capsys.readouterr().out
         lvlm = LVLMConfig("m", url=server.url)
