@@ -22,6 +22,13 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# They begin first, so that no process is left with one of them at the end.
+LONGEST = [f"test_{name}" for name in ("survival", "scene_edit", "examples", "bench", "cli", "batch_ray", "end_to_end")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:

@@ -36,21 +36,24 @@ class ForkingPool(ProcessPool):
 
 def run_command(*words: object, cwd: Path) -> CompletedProcess[str]:
     """Run a `v2edit` command line in a process of its own; return its exit code and what it printed."""
+    return run_python(f"from v2edit.cli.app import main; sys.exit(main({list(map(str, words))!r}))", cwd)
+
+
+def run_python(code: str, cwd: Path) -> CompletedProcess[str]:
+    """Run Python code, to which `sys` is known, in a process of its own; return as `subprocess.run` does."""
     with tempfile.TemporaryDirectory() as folder:
         printed = [Path(folder, name) for name in ("out", "err")]
-        process = SERVER.Process(target=_run_command, args=(list(map(str, words)), cwd, *printed))
+        process = SERVER.Process(target=_run_python, args=(code, cwd, *printed))
         process.start()
         process.join(300)
-        assert process.exitcode is not None, f"{words} takes more than five minutes"
-        return CompletedProcess(list(words), process.exitcode, *(path.read_text() for path in printed))
+        assert process.exitcode is not None, f"{code} takes more than five minutes"
+        return CompletedProcess([code], process.exitcode, *(path.read_text() for path in printed))
 
 
-def _run_command(words: list[str], cwd: Path, out: Path, err: Path) -> None:
-    from v2edit.cli.app import main
-
+def _run_python(code: str, cwd: Path, out: Path, err: Path) -> None:
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
     os.chdir(cwd)
-    sys.exit(main(words))
+    exec(code, {"sys": sys})

@@ -15,7 +15,7 @@ from support.processes import SERVER
 from v2edit.jobs.functions import resume_run
 from v2edit.runs.naming import REQUEST_FILE, STATE_DIR
 
-EVERY = 5  # denoising steps between two snapshots
+EVERY = 3  # denoising steps between two snapshots
 
 
 def work(start: Callable[..., Any], options: dict[str, Any], out: Path, log: Path) -> None:
