@@ -43,8 +43,14 @@ def parse_words(words: Sequence[str], commands: Mapping[str, Command], dry_runs:
     app, registry = SubcommandApp(), ConstructorRegistry()
     registry.struct_rule(_ablations_apart)
     registry.struct_rule(_config_last)
-    for name, command in commands.items():
-        app.command(name=name)(_deferred(command, DryRunOptions if command in dry_runs else OutputOptions))
+    deferred = {
+        name: _deferred(command, DryRunOptions if command in dry_runs else OutputOptions)
+        for name, command in commands.items()
+    }
+    for name, command in deferred.items():
+        if name in words:  # reading all docstrings takes half a second
+            _join_help_lines(command)
+        app.command(name=name)(command)
     run = functools.partial(app.cli, prog="v2edit", description="Edit a video with one sentence.", registry=registry)
     printed = io.StringIO()
     try:
@@ -60,6 +66,7 @@ def parse_words(words: Sequence[str], commands: Mapping[str, Command], dry_runs:
                 raise cause from None
 
     def options_of(command: str) -> set[str]:
+        _join_help_lines(deferred[command])
         with redirect_stdout(help_text := io.StringIO()), suppress(SystemExit):
             run(args=[command, "--help"])
         return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", help_text.getvalue()))
@@ -67,6 +74,7 @@ def parse_words(words: Sequence[str], commands: Mapping[str, Command], dry_runs:
     raise UserError(explain_mistake(printed.getvalue(), words, commands, options_of))
 
 
+@functools.cache
 def _deferred(command: Command, output_type: type[OutputOptions]) -> Callable[..., BoundCommand]:
     """Return a function for the parser that binds a command's parameters; output options stand for the context."""
 
@@ -83,22 +91,21 @@ def _deferred(command: Command, output_type: type[OutputOptions]) -> Callable[..
     parameters = [output, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
     bind.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
     bind.__annotations__ = {name: hint for name, hint in hints.items() if name != "context"}
-    for hint in hints.values():
-        _join_help_lines(hint)
     return bind
 
 
-def _join_help_lines(hint: Any) -> None:
-    """Join the lines of the options' docstrings, whose breaks the parser would print."""
-    group = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if not is_dataclass(group):
-        return
-    texts = {one.arg_name: one.description for one in docstring_parser.parse_from_object(group).params}
-    for one in fields(group):
-        if text := texts.get(one.name):
-            one.metadata = MappingProxyType({"help": " ".join(text.split())})
-    for inner in get_type_hints(group, include_extras=True).values():
-        _join_help_lines(inner)
+@functools.cache
+def _join_help_lines(owner: Callable[..., Any]) -> None:
+    """Join the lines of the docstrings of a command's or a dataclass's options, whose breaks the parser would print."""
+    for hint in get_type_hints(owner, include_extras=True).values():
+        group = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if not is_dataclass(group):
+            continue
+        texts = {one.arg_name: one.description for one in docstring_parser.parse_from_object(group).params}
+        for one in fields(group):
+            if text := texts.get(one.name):
+                one.metadata = MappingProxyType({"help": " ".join(text.split())})
+        _join_help_lines(group)  # pyright: ignore[reportArgumentType]
 
 
 def _config_last(info: StructTypeInfo) -> StructConstructorSpec | None:
