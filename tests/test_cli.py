@@ -228,7 +228,8 @@ def test_an_empty_part_of_a_model(
     monkeypatch.chdir(tmp_path)
     assert main(["edit", str(clip), *PROMPTS, "--model", "model"]) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and "lacks tokenizer/tokenizer.json or spiece.model" in printed.err
+    assert printed.out == "" and "lacks tokenizer/tokenizer.json or spiece.model" in printed.err.splitlines()[-1]
+    assert printed.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -330,3 +331,4 @@ def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
     assert process.stdout.splitlines()[-1] == "0 2", process.stderr
     assert json.loads((tmp_path / "org" / "tiny" / "run.json").read_text())["model"]["commit"] == commit
     assert "they were cut off, or are of another model" in process.stderr.splitlines()[-1]
+    assert process.stderr.count("v2edit: ") == 1
