@@ -20,7 +20,7 @@ def setting(url: str, **changes: object) -> JudgeConfig:
 def judged(url: str, cache: Path, **changes: object) -> dict[str, dict[str, Score]]:
     config = setting(url, **changes)
     with open_chat(config.lvlm) as chat:
-        return judge(make_queries(VIDEOS, SOURCE, "make it bright", config, cache), chat)
+        return judge(make_queries(VIDEOS, SOURCE, "make it bright", config, cache, chat.identify()), chat)
 
 
 def test_all_methods_side_by_side_frame_by_frame_in_shuffled_order(tmp_path: Path) -> None:
@@ -64,23 +64,53 @@ def test_overall_is_the_mean_of_the_aspects_of_each_query(tmp_path: Path) -> Non
 
 
 def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
-    with serve(score_by_shade, score_by_shade, http_error(400, "out of money"), endless=True) as server:
+    broke = http_error(400, "out of money")
+    with serve(score_by_shade, score_by_shade, broke, score_by_shade, endless=True) as server:
         with pytest.raises(UserError, match="out of money"):
             judged(server.url, tmp_path)
         config = setting(server.url)
-        queries = make_queries(VIDEOS, SOURCE, "make it bright", config, tmp_path)
+        with open_chat(config.lvlm) as chat:
+            queries = make_queries(VIDEOS, SOURCE, "make it bright", config, tmp_path, chat.identify())
         assert (estimate_cost(queries).queries, estimate_cost(queries).of_queries) == (4, 6)
-    next(iter(tmp_path.glob("*.json"))).write_text('{"scores": {"A"')  # half a file, as after a power cut
-    with serve(score_by_shade, endless=True) as server:
+        next(iter(tmp_path.glob("*.json"))).write_text('{"scores": {"A"')  # half a file, as after a power cut
+        asked = len(server.requests)
         first = judged(server.url, tmp_path)
-        assert len(server.requests) == 5
+        assert len(server.requests) == asked + 5
         assert judged(server.url, tmp_path) == first
-        assert len(server.requests) == 5
+        assert len(server.requests) == asked + 5
         assert judged(server.url, tmp_path, queries=7) == first  # one more
-        assert len(server.requests) == 6
+        assert len(server.requests) == asked + 6
         judged(server.url, tmp_path, seed=1)  # other orders are other questions
-        assert len(server.requests) > 6
+        assert len(server.requests) > asked + 6
     assert all(path.suffix == ".json" for path in tmp_path.iterdir())  # nothing half-written
+
+
+def test_each_judge_has_its_own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever name it is asked for by: another model behind the address, another address, or nobody at all."""
+    with serve(score_by_shade, lambda request: score_by_shade(request, 9), endless=True) as server:
+        server.models = ["first.gguf"]
+        first = judged(server.url, tmp_path, queries=1)
+        assert judged(server.url, tmp_path, queries=1) == first and len(server.requests) == 1
+        server.models = ["second.gguf"]
+        assert judged(server.url, tmp_path, queries=1) != first and len(server.requests) == 2
+        server.models = ["first.gguf"]
+        assert judged(server.url, tmp_path, queries=1) == first and len(server.requests) == 2
+        with serve(score_by_shade) as other:
+            other.models = server.models
+            judged(other.url, tmp_path, queries=1)
+            assert len(other.requests) == 1
+    monkeypatch.setattr("v2edit.prompts.endpoint.FIRST_PAUSE", 0.01)
+    with pytest.raises(UserError, match="cannot reach"):
+        judged(server.url, tmp_path, queries=1)
+
+
+def test_a_server_without_a_list_says_who_answers(tmp_path: Path) -> None:
+    replies = [completion("Hi", model=name) for name in ("small", "small", "large")]
+    with serve(replies[0], score_by_shade, *replies[1:], score_by_shade) as server:
+        server.models = []
+        for _ in range(3):
+            judged(server.url, tmp_path, queries=1)
+    assert [len(request.messages) for request in server.requests] == [1, 2, 1, 1, 2]
 
 
 def test_another_video_is_another_question(tmp_path: Path) -> None:
@@ -95,12 +125,14 @@ def test_another_video_is_another_question(tmp_path: Path) -> None:
         (VIDEOS, SOURCE, "a", "n"),
     ):
         config = JudgeConfig(model=model, queries=3, frames=3)
-        names |= {query.path.name for query in make_queries(videos, source, instruction, config, tmp_path)}
+        names |= {query.path.name for query in make_queries(videos, source, instruction, config, tmp_path, "one")}
     assert len(names) == 15
 
 
 def test_the_cost_is_known_before_anything_is_asked(tmp_path: Path) -> None:
-    queries = make_queries(VIDEOS, SOURCE, "make it bright", setting("http://127.0.0.1:9/v1", queries=20), tmp_path)
+    queries = make_queries(
+        VIDEOS, SOURCE, "make it bright", setting("http://127.0.0.1:9/v1", queries=20), tmp_path, "one"
+    )
     cost = estimate_cost(queries)
     assert (cost.queries, cost.pictures) == (20, 3 * 4)
     sent = sum(len(part.data_url) for part in queries[0].messages[1].parts if not isinstance(part, str))
@@ -137,10 +169,10 @@ def test_scores_that_are_none_are_asked_for_again(tmp_path: Path, wrong: dict) -
 def test_videos_that_cannot_be_compared(tmp_path: Path) -> None:
     config = setting("http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match="ours has 4 frames and the source 20"):
-        make_queries({"ours": SOURCE[:4]}, SOURCE, "x", config, tmp_path)
+        make_queries({"ours": SOURCE[:4]}, SOURCE, "x", config, tmp_path, "one")
     for count in (0, 27):
         with pytest.raises(UserError, match=f"{count} videos"):
-            make_queries({str(k): SOURCE for k in range(count)}, SOURCE, "x", config, tmp_path)
+            make_queries({str(k): SOURCE for k in range(count)}, SOURCE, "x", config, tmp_path, "one")
 
 
 @pytest.mark.parametrize(
@@ -155,5 +187,5 @@ def test_settings_that_cannot_be_meant(settings: dict, says_so: str) -> None:
 def test_the_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
     """However the videos come."""
     config = setting("http://127.0.0.1:9/v1")
-    one, two = (make_queries(v, SOURCE, "x", config, tmp_path) for v in (VIDEOS, dict(reversed(VIDEOS.items()))))
+    one, two = (make_queries(v, SOURCE, "x", config, tmp_path, "one") for v in (VIDEOS, dict(reversed(VIDEOS.items()))))
     assert [(q.order, q.path) for q in one] == [(q.order, q.path) for q in two]

@@ -180,12 +180,43 @@ def test_the_language_model_leaves_memory_before_the_video_model_is_loaded(
     assert facts["lvlm"]["model"] == f"local:{trained}" and facts["prompts"]["target"] == PAIR.target
 
 
+@pytest.mark.parametrize("model", ["/no/where", "./mine", "../mine", "~/mine", "models/of/mine", "mine/", "my models"])
+def test_a_folder_that_does_not_exist(model: str) -> None:
+    with pytest.raises(UserError, match=f"^no such folder: {re.escape(model)}$"):
+        LocalChat(model, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("reason", "needs"),
+    [
+        ("Package `num2words` is required. Install it with `pip install num2words`.", "num2words"),
+        ("X requires the Torchvision library but it was not found in your environment.\nSee https://x", "torchvision"),
+        ("requires the Torchvision library and the num2words library", "torchvision and num2words"),
+    ],
+)
+def test_a_missing_package_is_named(untrained: Path, monkeypatch: pytest.MonkeyPatch, reason: str, needs: str) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise ImportError(reason)
+
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", refuse)
+    with pytest.raises(UserError, match=f"it needs {needs}: pip install"):
+        LocalChat(str(untrained), "cpu")
+
+
+def test_a_local_judge_is_known_by_its_files(untrained: Path) -> None:
+    names = []
+    for _ in range(2):
+        chat = LocalChat(str(untrained), "cpu")
+        names.append(chat.identify())
+        (untrained / "config.json").touch()
+    assert names[0] != names[1] and all(str(untrained) in name for name in names)
+
+
 def test_models_that_cannot_be_loaded_are_an_error_of_one_line(tmp_path: Path, style: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    for model in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UserError, match="cannot load") as error:
-            LocalChat(str(model), "cpu")
-        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot load") as error:
+        LocalChat(str(tmp_path), "cpu")
+    assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="chat template"):
         LocalChat(str(save(tmp_path / "dumb", template=None)), "cpu")
     chat = LocalChat(str(save(tmp_path / "strict", template="{{ raise_exception('no system turn, please') }}")), "cpu")

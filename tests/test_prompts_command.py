@@ -17,7 +17,8 @@ from v2edit.editing import EditConfig
 from v2edit.editing.cost import count_forwards
 from v2edit.errors import UserError
 from v2edit.jobs.functions import edit_video, preview_edit
-from v2edit.prompts import PromptPair
+from v2edit.primitives.sample import write_sample
+from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.lvlm import LVLMConfig
 
 PAIR = {"source": "a red ball on the floor", "target": "a blue cube on the floor"}
@@ -155,6 +156,35 @@ def test_an_edit_whose_prompts_a_language_model_writes(
     assert again["prompts"] == facts["prompts"] and again["instruction"] == "turn it into a blue cube"
 
 
+@pytest.mark.parametrize("place", ["option", "file"])
+def test_a_known_source_prompt_is_kept_beside_a_language_model(
+    clip: str, model: str, tmp_path: Path, place: str
+) -> None:
+    words = ["--source-prompt", PAIR["source"]] if place == "option" else []
+    if place == "file":
+        Path(clip).with_suffix(".json").write_text(json.dumps({"source_prompt": PAIR["source"]}))
+    out = tmp_path / "pair.json"
+    with serve(completion({"source": "a grey nothing", "target": PAIR["target"]})) as server:
+        lvlm = ["--lvlm", "m", "--lvlm-url", server.url, "--model", model]
+        assert main(["prompts", clip, "make it a blue cube", *words, *lvlm, "-o", str(out)]) == 0
+    assert read_prompts(out)[0] == PromptPair(**PAIR)
+    assert PAIR["source"] in server.requests[0].last_text
+
+
+def test_a_blind_model_does_not_describe_the_built_in_world(tmp_path: Path) -> None:
+    """What the classifier reads off the frames is the source, whatever the language model made up."""
+    write_sample(1_600_000_003, tmp_path, "recolour")
+    facts = json.loads((tmp_path / "clip.json").read_text())
+    (tmp_path / "clip.json").unlink()
+    command = ["prompts", str(tmp_path / "clip.mp4"), facts["instruction"], "-o"]
+    assert main([*command, str(tmp_path / "grammar.json")]) == 0
+    right, _ = read_prompts(tmp_path / "grammar.json")
+    blind = {"source": "under a white sky, a huge red cube rolls on a green ground.", "target": right.target}
+    with serve(completion(blind)) as server:
+        assert main([*command, str(tmp_path / "pair.json"), "--lvlm", "m", "--lvlm-url", server.url]) == 0
+    assert read_prompts(tmp_path / "pair.json")[0] == right
+
+
 def test_prompts_are_saved_edited_by_hand_and_used(
     clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,7 +230,8 @@ def test_what_goes_wrong_with_the_server_is_one_line_and_leaves_nothing(
         lvlm = ["--lvlm", "m", "--lvlm-url", server.url]
         assert main(["edit", clip, "make it a cube", *lvlm, "--model", model, "-o", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1 and "***" in printed.err and KEY not in printed.err
+    asking, error, end = printed.err.split("\n")
+    assert printed.out == end == "" and asking == "asking m" and "***" in error and KEY not in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -208,7 +239,7 @@ def test_what_goes_wrong_with_the_server_is_one_line_and_leaves_nothing(
     ("options", "says_so"),
     [
         ({"lvlm": LVLMConfig(model="m"), "instruction": None}, "INSTRUCTION"),
-        ({"lvlm": LVLMConfig(model="m"), "source_prompt": "a"}, "prompts come from one place"),
+        ({"lvlm": LVLMConfig(model="m"), "target_prompt": "a"}, "prompts come from one place"),
         ({"prompts": "x.json", "lvlm": LVLMConfig(model="m")}, "prompts come from one place"),
         ({"prompts": "x.json", "target_prompt": "a"}, "prompts come from one place"),
         ({"prompts": "nowhere.json"}, "cannot read the prompts in nowhere.json"),

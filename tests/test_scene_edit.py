@@ -163,7 +163,8 @@ def test_what_an_edit_leaves_alone_stays_to_the_bit():
 
 
 def test_a_language_model_that_sees_the_photographs_writes_a_scenes_prompts(sample, tiny_model, tmp_path, capsys):
-    pair = {"source": "a big orange ball on a teal ground", "target": "a big green ball on a teal ground"}
+    known = json.loads((sample / "scene.json").read_text())["source_prompt"]
+    pair = {"source": known, "target": f"{known} at night"}
     quick = {
         "config": EditConfig(steps=2),
         "fit": FitConfig(gaussians=100, fit_steps=4, refit_steps=2),

@@ -21,11 +21,28 @@ class Reply:
     cuts: bool = False
 
 
-def completion(content: Any, finish: str = "stop") -> Reply:
-    """Build a chat completion with a text, or with the JSON of any other value."""
+def completion(content: Any, finish: str = "stop", tokens: int | None = None, model: str = "m") -> Reply:
+    """Build a chat completion with a text, or with the JSON of any other value; `tokens` is its reported length."""
     text = content if isinstance(content, str) or content is None else json.dumps(content)
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
-    return Reply(body=json.dumps({"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]}))
+    usage = {} if tokens is None else {"completion_tokens": tokens}
+    return message({"role": "assistant", "content": text}, finish, usage, model)
+
+
+def message(
+    message: Mapping[str, Any], finish: str = "stop", usage: Mapping[str, int] | None = None, model: str = "m"
+) -> Reply:
+    """Build a chat completion with a message of any shape."""
+    body = {"id": "1", "object": "chat.completion", "model": model, "usage": usage or {}}
+    return Reply(body=json.dumps(body | {"choices": [{"index": 0, "finish_reason": finish, "message": message}]}))
+
+
+def stream(*deltas: Mapping[str, Any], finish: str | None = "stop", usage: Mapping[str, int] | None = None) -> Reply:
+    """Build a streamed chat completion of these pieces of a message, with the comments that keep a connection open."""
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    bodies: list[Any] = [{"model": "m", "choices": [one]} for one in (*choices, {"delta": {}, "finish_reason": finish})]
+    bodies.append({"model": "m", "choices": [], "usage": usage or {}})
+    events = [": PROCESSING", *(f"data: {json.dumps(body)}" for body in bodies), "data: [DONE]"]
+    return Reply(body="\n\n".join(events) + "\n\n", headers={"Content-Type": "text/event-stream"})
 
 
 def http_error(status: int, message: str = "no", **headers: str) -> Reply:
@@ -62,15 +79,18 @@ class Request:
 
 class Server:
     """Plays a script of replies in turn, the last one again and again if `endless`. A reply may be a function of the
-    request. `requests` holds what arrived."""
+    request. `requests` holds the questions that arrived, `models` what the server lists."""
 
     def __init__(self, *script: Reply | Callable[[Request], Reply], endless: bool = False) -> None:
         self.script, self.endless = list(script), endless
-        self.requests: list[Request] = []
+        self.models, self.requests = ["m"], list[Request]()
         self.over = Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.list_models(self)
+
             def do_POST(self) -> None:
                 outer.answer(self)
 
@@ -80,6 +100,14 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def list_models(self, handler: BaseHTTPRequestHandler) -> None:
+        data = json.dumps({"object": "list", "data": [{"id": name} for name in self.models]}).encode()
+        handler.send_response(200 if self.models else 404)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         text = handler.rfile.read(int(handler.headers["Content-Length"])).decode()
@@ -96,7 +124,8 @@ class Server:
             return
         data = reply.body.encode()
         handler.send_response(reply.status)
-        handler.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
+        if "Content-Type" not in reply.headers:
+            handler.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
         handler.send_header("Content-Length", str(len(data) + 10 * reply.cuts))
         for name, value in reply.headers.items():
             handler.send_header(name, value)

@@ -50,7 +50,7 @@ class WorkerSetup:
     def job(self, task: BatchTask, out: Path | None = None) -> VideoEdit | SceneEdit:
         """Return the job that does a task: the same that `v2edit edit` and `v2edit scene` run."""
         prompts = PromptOptions(task.source_prompt, task.target_prompt)
-        # Prompts that are given are used; where there are none, a language model writes them.
+        # A target prompt that is given is used; where there is none, a language model writes it.
         lvlm = LVLMConfig() if prompts.by_hand else self.lvlm
         options = {"prompt_options": prompts, "lvlm": lvlm, "model_options": self.model_options, "config": task.config}
         if task.kind == "scene":

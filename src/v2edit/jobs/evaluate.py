@@ -189,14 +189,22 @@ def judge_runs(
     groups: dict[tuple[str, str], list[str]] = {}
     for name, run in runs.items():
         groups.setdefault((run.checksum, run.instruction), []).append(name)
-    queries_of_groups = [
-        make_queries({name: runs[name].edited for name in group}, runs[group[0]].source, instruction, config, ANSWERS)
-        for (_, instruction), group in groups.items()
-    ]
-    for queries in queries_of_groups:
-        log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate_cost(queries))
     rows: dict[str, dict[str, float]] = {}
     with open_chat(config.lvlm, "auto") as chat:
+        identity = chat.identify()
+        queries_of_groups = [
+            make_queries(
+                {name: runs[name].edited for name in group},
+                runs[group[0]].source,
+                instruction,
+                config,
+                ANSWERS,
+                identity,
+            )
+            for (_, instruction), group in groups.items()
+        ]
+        for queries in queries_of_groups:
+            log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate_cost(queries))
         for queries in queries_of_groups:
             what = f"judged {', '.join(sorted(queries[0].order))}"
             for name, scores in judge(queries, chat, lambda done, of, what=what: on_progress(done, of, what)).items():

@@ -94,7 +94,9 @@ class EditJob:
             prompts = STAND_INS
         if prompts is None:
             device, subtasks = self.model_options.device, self.config.subtasks
-            prompts = write_prompts_for(self.path, frames(), given.title, checkpoint, self.lvlm, subtasks, device)
+            prompts = write_prompts_for(
+                self.path, frames(), given.title, checkpoint, self.lvlm, subtasks, device, given.source
+            )
         from v2edit import backbones
 
         check_token_limit(prompts, (loaded.backbone if loaded else backbones.read_info(checkpoint)).tokenizer)

@@ -97,8 +97,8 @@ class PromptOptions:
 
     @property
     def by_hand(self) -> bool:
-        """Whether a prompt is given in words; no language model is asked then."""
-        return self.source_prompt is not None or self.target_prompt is not None
+        """Whether the target prompt is given in words; no language model is asked then."""
+        return self.target_prompt is not None
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GivenPrompts:
-    """What is known of an edit's prompts before its input is read: the pair, or None where it comes from the frames."""
+    """What is known of an edit's prompts before its input is read: the pair, or None where it comes from the frames,
+    and the source prompt that a language model is to keep."""
 
     pair: PromptPair | None
     instruction: str | None
+    source: str | None = None
 
     @property
     def title(self) -> str:
@@ -52,18 +54,19 @@ def given_prompts(
     ways = {
         "--prompts": options.prompts is not None,
         "--lvlm": lvlm.model is not None,
-        "--source-prompt or --target-prompt": options.by_hand,
+        "--target-prompt": options.target_prompt is not None,
+        "--source-prompt": options.source_prompt is not None and options.prompts is not None,
     }
     if len(several := [way for way, is_given in ways.items() if is_given]) > 1:
         raise UserError(f"prompts come from one place: give {', or '.join(several)}")
     if options.prompts is not None:
         pair, written_for = read_prompts(options.prompts)
         return GivenPrompts(pair, instruction or written_for)
-    if lvlm.model is not None:
-        if not instruction or not instruction.strip():
-            raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
-        return GivenPrompts(None, instruction)
+    if lvlm.model is not None and not (instruction or "").strip():
+        raise UserError("what is to change? --lvlm turns an INSTRUCTION into prompts: give one")
     source_prompt = source_prompt_beside() if options.source_prompt is None else options.source_prompt
+    if lvlm.model is not None:
+        return GivenPrompts(None, instruction, source_prompt)
     if model == BUILT_IN and source_prompt is None and options.target_prompt is None and (instruction or "").strip():
         return GivenPrompts(None, instruction)
     return GivenPrompts(resolve_prompts(path, instruction, source_prompt, options.target_prompt), instruction)
@@ -121,12 +124,17 @@ def write_prompts_for(
     lvlm: LVLMConfig,
     subtasks: int,
     device: str,
+    source: str | None = None,
 ) -> PromptPair:
     """Return prompts written from frames, uint8 [T, H, W, 3]: by the language model, in the style of the video model,
-    or without one by the built-in model's classifier and grammar. The language model is freed before this returns.
-    Raises `UserError` where it gives no usable answer, or the frames do not look like the built-in world."""
+    or without one by the built-in model's classifier and grammar. Both keep a known `source` prompt, which in the
+    built-in world the classifier reads off the frames, so that no language model that sees badly misses what is there.
+    The language model is freed before this returns. Raises `UserError` where it gives no usable answer, or, without
+    one, the frames do not look like the built-in world."""
     if lvlm.model is None:
         return resolve_prompts(path, instruction, _caption(path, frames), None)
+    if source is None and checkpoint.name == BUILT_IN:
+        source = _read_caption(frames)
     from v2edit import backbones
     from v2edit.prompts.lvlm import generate_prompts, open_chat
     from v2edit.prompts.style import read_style
@@ -134,7 +142,7 @@ def write_prompts_for(
     style = read_style(lvlm.style or checkpoint.prompt_style)
     tokenizer = backbones.read_info(checkpoint).tokenizer
     with open_chat(lvlm, device) as chat:
-        return generate_prompts(chat, frames, instruction, style, tokenizer, lvlm, subtasks)
+        return generate_prompts(chat, frames, instruction, style, tokenizer, lvlm, subtasks, source)
 
 
 def describe_lvlm(lvlm: LVLMConfig, checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -182,14 +190,22 @@ def _source_prompt(facts: Any) -> str | None:
 
 def _caption(path: Path, frames: np.ndarray) -> str:
     """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
+    caption = _read_caption(frames)
+    if caption is None:
+        raise UserError(
+            f"what does {path.name} show? The built-in model knows only its own world: say it with --source-prompt, "
+            f"and use --model {PUBLISHED} for other videos"
+        )
+    return caption
+
+
+def _read_caption(frames: np.ndarray) -> str | None:
+    """Return the caption that the classifier reads off a clip, or None where it is not of the built-in world."""
     from v2edit.primitives.captions import caption
     from v2edit.primitives.classifier import SceneClassifier, matches_scene
 
     scene = SceneClassifier.load().classify(frames)
     if not matches_scene(frames, scene):
-        raise UserError(
-            f"what does {path.name} show? The built-in model knows only its own world: say it with --source-prompt, "
-            f"and use --model {PUBLISHED} for other videos"
-        )
+        return None
     log.warning("the video is taken to show: %s If that is wrong, say it with --source-prompt", caption(scene))
     return caption(scene)

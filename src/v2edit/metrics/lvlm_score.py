@@ -30,6 +30,7 @@ ASPECTS = {
     "preservation": "how well everything that the instruction does not speak of, and the motion, is as in the original",
     "fulfilment": "how completely and how plausibly the edit does what the instruction asks for",
 }
+QUESTIONS_VERSION = 2  # of what is asked and how answers are read; another one makes cached answers void
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SYSTEM = f"""\
 You judge edits of videos. You are shown an original video, the instruction by which it was to be edited, and what \
@@ -158,11 +159,17 @@ class Query:
 
 
 def make_queries(
-    videos: Mapping[str, np.ndarray], source: np.ndarray, instruction: str, config: JudgeConfig, cache: Path
+    videos: Mapping[str, np.ndarray],
+    source: np.ndarray,
+    instruction: str,
+    config: JudgeConfig,
+    cache: Path,
+    identity: str,
 ) -> list[Query]:
     """Return all queries of a comparison: of `videos`, each method's edited video, uint8 [T, H, W, 3] as the original,
-    `source`. A file's name in `cache`, the folder of answers, is a checksum of everything that is sent. Raises
-    `UserError` for no video, too many, or one of another length than the source's."""
+    `source`. A file's name in `cache`, the folder of answers, is a checksum of everything that is sent and of
+    `identity`, the judge by `Chat.identify`. Raises `UserError` for no video, too many, or one of another length than
+    the source's."""
     if not 1 <= len(videos) <= len(LETTERS):
         raise UserError(f"{len(videos)} videos cannot be judged side by side; 1 to {len(LETTERS)} can")
     for method, frames in videos.items():
@@ -180,7 +187,13 @@ def make_queries(
             for letter, method in zip(LETTERS, order, strict=False):
                 parts += [f"Video {letter}:", pictures[method][k]]
         messages = [Message("system", (SYSTEM,)), Message("user", tuple(parts))]
-        sent = [config.model, number, *((m.role, [getattr(p, "data_url", p) for p in m.parts]) for m in messages)]
+        sent = [
+            QUESTIONS_VERSION,
+            identity,
+            config.model,
+            number,
+            *((m.role, [getattr(p, "data_url", p) for p in m.parts]) for m in messages),
+        ]
         name = hashlib.sha256(json.dumps(sent).encode()).hexdigest()[:32]
         queries.append(Query(tuple(order), messages, cache / f"{name}.json"))
     return queries

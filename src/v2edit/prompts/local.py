@@ -1,8 +1,12 @@
 """Chat with a vision-language model that transformers runs in this process: `--lvlm local:HUB_ID_OR_FOLDER`."""
 
+import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from v2edit.errors import UserError
@@ -18,6 +22,7 @@ class LocalChat:
 
     def __init__(self, model: str, device: str = "auto", max_tokens: int = MAX_TOKENS) -> None:
         self.name, self.max_tokens = model, max_tokens
+        model = _find_folder(model)
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -43,9 +48,27 @@ class LocalChat:
         answer = out[0, inputs["input_ids"].shape[1] :]
         return Answer(self._processor.decode(answer, skip_special_tokens=True).strip(), len(answer) >= self.max_tokens)
 
+    def identify(self) -> str:
+        """Return the model's id and commit, or its folder and the sizes and times of the files in it."""
+        folder = Path(self._model.config._name_or_path)
+        if not folder.is_dir():
+            return f"local {self.name} {getattr(self._model.config, '_commit_hash', None)}"
+        files = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
+        return f"local {json.dumps([str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for name, s in files]])}"
+
     def close(self) -> None:
         self._model = self._processor = None
         release_memory()
+
+
+def _find_folder(model: str) -> str:
+    """Return a hub id as it is, or an existing folder's path. Raises `UserError` for a folder that does not exist."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or model.startswith(".") or os.sep + "." in model:
+        raise UserError(f"no such folder: {model}")
+    return model
 
 
 def _to_chat_template(message: Message) -> dict[str, Any]:
@@ -70,5 +93,10 @@ def _one_line_errors(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ImportError, ValueError, KeyError, TypeError, IndexError, SafetensorError, TemplateError) as error:
+    except ImportError as error:
+        packages = dict.fromkeys(re.findall(r"pip install ([\w.-]+)|Package `([\w.-]+)`|the (\w+) library", str(error)))
+        names = list(dict.fromkeys(name.lower() for found in packages for name in found if name))
+        needs = f"it needs {' and '.join(names)}: pip install {' '.join(names)}" if names else str(error)
+        raise UserError(f"{what}: {to_single_line(needs)[:300]}") from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError, TemplateError) as error:
         raise UserError(f"{what}: {to_single_line(str(error))[:300] or type(error).__name__}") from error

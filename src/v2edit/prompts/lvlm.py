@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from v2edit.prompts.pair import MAX_INTERMEDIATE, PromptPair
 from v2edit.prompts.style import PromptStyle
 from v2edit.prompts.tokens import PromptTokenizer
 
+log = logging.getLogger(__name__)
 LOCAL = "local:"
 # The least part of the longer prompt's tokens that both prompts of an edit share. Of 448 published pairs 95 % share
 # 0.42 and more; of pairs mixed from different edits, 95 % share less than 0.24 (benchmarks/alignment.py).
@@ -35,7 +37,7 @@ class LVLMConfig:
     frames: Annotated[int, arg(name="lvlm-frames")] = 8
     """Number of frames of the video to send."""
     timeout: Annotated[float, arg(name="lvlm-timeout", metavar="SECONDS")] = 120.0
-    """Seconds to wait for an answer."""
+    """Seconds to wait for an answer, or for the next piece of a long one."""
     progression: Annotated[bool, arg(name="lvlm-progression")] = False
     """Also let it write the prompts of the intermediate subtasks, and their number (unless --subtasks sets it)."""
     style: Annotated[str | None, arg(name="prompt-style", metavar="FOLDER", help_behavior_hint="")] = None
@@ -60,6 +62,7 @@ class LVLMConfig:
 def open_chat(config: LVLMConfig, device: str = "auto") -> Iterator[Chat]:
     """Open the model to ask. Its memory is released on exit, before the video model needs it."""
     assert config.model is not None
+    log.info("asking %s", config.model)
     if config.model.startswith(LOCAL):
         from v2edit.prompts.local import LocalChat
 
@@ -82,19 +85,23 @@ def generate_prompts(
     tokenizer: PromptTokenizer,
     config: LVLMConfig = LVLMConfig(),
     subtasks: int = 1,
+    source: str | None = None,
 ) -> PromptPair:
-    """Let a language model write the prompt pair for a video, uint8 [T, H, W, 3], and an instruction. The two prompts
-    must share tokens of `tokenizer`, the video model's. With `config.progression`, `subtasks` is their number; 1 leaves
-    it to the language model. Raises `UserError` for no answer, or three that cannot be used."""
+    """Let a language model write the prompt pair for a video, uint8 [T, H, W, 3], and an instruction; a known `source`
+    prompt is kept, and the others are written after it. The two prompts must share tokens of `tokenizer`, the video
+    model's. With `config.progression`, `subtasks` is their number; 1 leaves it to the language model. Raises
+    `UserError` for no answer, or three that cannot be used."""
     pictures = [Picture.from_frame(frame) for frame in sample_frames(frames, config.frames)]
 
     def parse(answer: dict[str, Any]) -> PromptPair:
-        prompts = parse_prompts(answer, config.progression)
-        if faults := find_faults(prompts, style, tokenizer, subtasks if config.progression else 1):
+        prompts = parse_prompts(answer if source is None else {**answer, "source": source}, config.progression)
+        prompts = prompts if source is None else replace(prompts, source=source)
+        number = subtasks if config.progression else 1
+        if faults := find_faults(prompts, style, tokenizer, number, source is not None):
             raise InvalidAnswer(*faults)
         return prompts
 
-    messages = style.build_messages(pictures, instruction, config.progression, subtasks)
+    messages = style.build_messages(pictures, instruction, config.progression, subtasks, source)
     advice = "write the prompts yourself with --source-prompt and --target-prompt"
     return ask_for_json(chat, messages, answer_schema(config.progression), parse, advice)
 
@@ -126,11 +133,18 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(to_single_line(value))
 
 
-def find_faults(prompts: PromptPair, style: PromptStyle, tokenizer: PromptTokenizer, subtasks: int = 1) -> list[str]:
-    """Return what makes prompts unfit for the method, worded for the model that wrote them; empty if nothing does."""
+def find_faults(
+    prompts: PromptPair,
+    style: PromptStyle,
+    tokenizer: PromptTokenizer,
+    subtasks: int = 1,
+    source_is_given: bool = False,
+) -> list[str]:
+    """Return what makes prompts unfit for the method, worded for the model that wrote them; empty if nothing does. A
+    source prompt that was given to the model is no fault of its own."""
     names = ["source", *(f"intermediate {k}" for k, _ in enumerate(prompts.intermediate, start=1)), "target"]
     faults = []
-    for name, text in zip(names, prompts.chain, strict=True):
+    for name, text in list(zip(names, prompts.chain, strict=True))[source_is_given:]:
         if not style.is_same_language(text):
             faults.append(f"the {name} prompt is not in the language of the examples")
         if (length := len(tokenizer.encode(text))) > tokenizer.max_length:

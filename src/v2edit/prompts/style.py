@@ -43,10 +43,16 @@ class PromptStyle:
     editing: tuple[tuple[Frames, str, PromptPair], ...]  # (frames, instruction, prompts)
 
     def build_messages(
-        self, pictures: Sequence[Picture], instruction: str, intermediate: bool = False, subtasks: int = 1
+        self,
+        pictures: Sequence[Picture],
+        instruction: str,
+        intermediate: bool = False,
+        subtasks: int = 1,
+        source: str | None = None,
     ) -> list[Message]:
         """Build the chat: system text, describing examples, editing examples, the query with frames of the video. With
-        `intermediate` it asks for intermediate prompts, too, of `subtasks` subtasks (1: the model decides)."""
+        `intermediate` it asks for intermediate prompts, too, of `subtasks` subtasks (1: the model decides); a known
+        `source` prompt is to be copied."""
         messages = [Message("system", (f"{self.system}\n\n{self.progression}" if intermediate else self.system,))]
         for frames, prompt in self.describing:
             messages += [Message("user", (QUESTION, *frames)), Message("assistant", (prompt,))]
@@ -57,7 +63,8 @@ class PromptStyle:
             text = json.dumps(answer, ensure_ascii=False)
             messages += [Message("user", (f"Instruction: {example}", *frames)), Message("assistant", (text,))]
         number = f"\nWrite exactly {subtasks - 1} intermediate prompts." if intermediate and subtasks > 1 else ""
-        return [*messages, Message("user", (f"Instruction: {instruction}{number}", *pictures))]
+        known = "" if source is None else f"\nThe source prompt is known, copy it word for word: {source}"
+        return [*messages, Message("user", (f"Instruction: {instruction}{number}{known}", *pictures))]
 
     def is_same_language(self, text: str) -> bool:
         """Return whether a text is in the language of the examples, judged by its words; short texts pass."""
