@@ -127,14 +127,14 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert one.index(b"moov") < one.index(b"mdat")  # the index is in front: it plays while it loads
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 90)])
-def test_tiny_frames_give_the_same_bytes_too(tmp_path: Path, height: int, width: int) -> None:
-    """Whatever lay in the memory that the encoder gets: about one write in a hundred shows it where it matters."""
+@pytest.mark.parametrize(("height", "width"), [(20, 90), (62, 80)])
+def test_sides_that_are_no_multiple_of_16_give_the_same_bytes_too(tmp_path: Path, height: int, width: int) -> None:
+    """Whatever lay in the memory that the encoder gets."""
     rng = np.random.default_rng(0)
     blocks = rng.normal(128, 2, (1, 8, 12, 3)).repeat(8, 1).repeat(8, 2)[:, :height, :width]
     frames = (blocks + rng.normal(0, 0.6, (9, height, width, 3))).round()
     found = set()
-    for k in range(150):
+    for k in range(100):
         _ = [np.full(int(size), k % 256, np.uint8) for size in rng.integers(10, 200_000, 30)]
         video.write(rng.integers(0, 256, (3, height, 2 * width, 3), np.uint8), tmp_path / "other.mp4", fps=8)
         path = video.write(frames.astype(np.uint8), tmp_path / f"{k}.mp4", fps=8)
