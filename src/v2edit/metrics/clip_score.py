@@ -25,7 +25,7 @@ from v2edit.prompts import PromptPair
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parents[1] / "weights/clip"
 BATCH = 32  # images or texts in a forward pass
-STILL = 1e-4  # of a normalised embedding: what changes by less from frame to frame is rounding
+STILL = 4.0  # levels of 255, of 4x4 pixels: what changes by less from frame to frame is a lossy file's noise
 
 
 class ClipEncoder:
@@ -117,9 +117,10 @@ def cdc(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray) -> float:
     _same_length(source, edited)
     if len(source) < 2:
         raise UserError("CDC compares neighbouring frames: it needs a video of two frames or more")
-    before, after = clip.encode_images(source).diff(dim=0), clip.encode_images(edited).diff(dim=0)
-    if before.abs().max() < STILL:
+    blocks = F.avg_pool2d(torch.from_numpy(source).permute(0, 3, 1, 2).float(), 4, ceil_mode=True)
+    if blocks.diff(dim=0).abs().max() < STILL:
         return math.nan
+    before, after = clip.encode_images(source).diff(dim=0), clip.encode_images(edited).diff(dim=0)
     return float(F.cosine_similarity(before, after, dim=1).mean())
 
 
