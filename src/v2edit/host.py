@@ -68,9 +68,9 @@ def release_memory() -> None:
         return
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    for module in (torch.xpu, torch.mps):
-        if module.is_available():
-            module.empty_cache()
+    for kind in ("xpu", "mps"):
+        if _count_devices(kind):
+            getattr(torch, kind).empty_cache()
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -155,8 +155,9 @@ def _count_devices(kind: str) -> int:
     """Return how many devices of a kind torch can use here."""
     import torch
 
-    module = getattr(torch, kind)
-    return module.device_count() if module.is_available() else 0
+    if kind == "mps" and not torch.backends.mps.is_available():  # older releases have no torch.mps.is_available
+        return 0
+    return getattr(torch, kind).device_count()
 
 
 def wait_passively() -> None:

@@ -51,7 +51,7 @@ class WorkerSetup:
         """Return the job that does a task: the same that `v2edit edit` and `v2edit scene` run."""
         prompts = PromptOptions(task.source_prompt, task.target_prompt)
         # A target prompt that is given is used; where there is none, a language model writes it.
-        lvlm = LVLMConfig() if prompts.by_hand else self.lvlm
+        lvlm = self.lvlm if task.target_prompt is None else LVLMConfig()
         options = {"prompt_options": prompts, "lvlm": lvlm, "model_options": self.model_options, "config": task.config}
         if task.kind == "scene":
             return SceneEdit(task.path, task.instruction, **options, run_options=RunOptions(out), fit=self.fit)

@@ -151,7 +151,7 @@ def estimate_edit(
     from v2edit import backbones
 
     checkpoint, config, device = prepared.checkpoint, prepared.config, find_device(options.device)
-    prompts = None if prepared.prompts is STAND_INS else prepared.prompts
+    prompts, remarks = (None, [NOT_ASKED]) if prepared.prompts is STAND_INS else (prepared.prompts, [])
     if frames is not None:
         backbones.read_info(checkpoint)  # imports what every edit has to import, which takes time
     free = available_memory(device)
@@ -159,13 +159,12 @@ def estimate_edit(
         free += process_memory()
     before = process_memory()
     with stopwatch.paused():
-        fake = _fake_model(checkpoint, options.dtype, options.device)
+        fake = load_fake_model(checkpoint, options.dtype, options.device)
         log_limits(checkpoint.name, prompts, size, fake.backbone, config.loop)
         estimate, cost_model = _count(fake, prepared, size, options)
         release_memory()
     counting_bytes = max(0, process_memory() - before)  # held by the counting alone
     base = before if device.type == "cpu" else 0
-    remarks = [NOT_ASKED] if prepared.prompts is STAND_INS else []
     estimate = replace(estimate, device=str(device), peak=base + estimate.peak, available=free, remarks=remarks)
     if not backbones.has_weights(checkpoint):
         remarks.append("the weights are not on this machine yet: the time is without their download")
@@ -182,8 +181,8 @@ def estimate_edit(
 
 
 @lru_cache(maxsize=1)
-def _fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
-    """Load a fake model once for all tasks of a batch."""
+def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
+    """Load a fake model; once for all tasks of a batch."""
     from v2edit import backbones
 
     return backbones.load_fake_model(checkpoint, dtype, device)
@@ -262,9 +261,8 @@ def time_reconstruction(
     """Time some steps of each reconstruction of a scene edit, and the rendering between them."""
     import torch
 
-    from v2edit.backbones.base import Size
     from v2edit.scenes.optimise import optimise_gaussians, reconstruct
-    from v2edit.scenes.rer import prepare_refit, render_video
+    from v2edit.scenes.rer import prepare_refit, render_video, video_cameras
 
     seconds = 0.0
     if (gaussians := scene.gaussians) is None:
@@ -275,9 +273,8 @@ def time_reconstruction(
             factor = 1 if steps < TIMED_FIT_STEPS else fit.fit_steps / steps
             seconds += (time.perf_counter() - start) * factor
     gaussians = gaussians.to(device)
-    size = fake.backbone.nearest_size(Size(len(path.cameras), path.cameras.height, path.cameras.width))
     start = time.perf_counter()
-    frames = render_video(gaussians, path.cameras.resized(size.height, size.width))
+    frames = render_video(gaussians, video_cameras(fake.backbone, path))
     rendering = time.perf_counter() - start
 
     start, everything = time.perf_counter(), torch.ones(frames.shape[:3])

@@ -95,11 +95,6 @@ class PromptOptions:
     prompts: File = None
     """The prompts in a file, from v2edit prompts -o or another run's run.json."""
 
-    @property
-    def by_hand(self) -> bool:
-        """Whether the target prompt is given in words; no language model is asked then."""
-        return self.target_prompt is not None
-
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -125,7 +125,7 @@ class SceneEdit(EditJob):
         side = self.render.side or SIDE[device.type]
         scene = read_scene(self.scene, side)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
-        choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)
+        choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)  # raises before a model is asked
         settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask, loaded)
         return PreparedScene(**vars(settled), scene=scene, side=side, device=device)
 
@@ -133,22 +133,22 @@ class SceneEdit(EditJob):
         """Estimate the time and memory of the edit (a dry run), as `VideoEdit.estimate` does; where it is `timed`, some
         steps of the reconstructions are, too, which are not counted. Raises `UserError` for what would stop the
         edit, in one line."""
-        from v2edit import backbones
         from v2edit.backbones import Size
-        from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction, time_writing
+        from v2edit.jobs.estimate import Stopwatch, estimate_edit, load_fake_model, time_reconstruction, time_writing
         from v2edit.scenes.reading import choose_path
+        from v2edit.scenes.rer import path_size
 
         stopwatch, given = Stopwatch(), self.given_prompts()
         self.check_out()
         prepared, options = self.prepare(given, ask=False), self.model_options
-        fake = backbones.load_fake_model(prepared.checkpoint, options.dtype, options.device)
+        with stopwatch.paused():
+            fake = load_fake_model(prepared.checkpoint, options.dtype, options.device)
         frames = self.render.frames or fake.backbone.native_size.frames
         path = choose_path(self.render.path, prepared.scene, frames, prepared.side, self.render.up)
         config = replace(prepared.config, loop=prepared.config.loop or (path.closed and fake.backbone.has_rotary_time))
         prepared = replace(prepared, config=config)
-        size = Size(len(path.cameras), path.cameras.height, path.cameras.width)
         if not timed:
-            estimate = estimate_edit(stopwatch, prepared, size, options)
+            estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
             return replace(estimate, remarks=[*estimate.remarks, "without the reconstructions, which --time times"])
         with stopwatch.paused():
             renders = time_reconstruction(prepared.scene, path, self.fit, fake, config, prepared.device)
@@ -169,10 +169,9 @@ class SceneEdit(EditJob):
         """Edit the scene and write the run folder; the arguments and errors are those of `VideoEdit.run`."""
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.scene, given.title)) as run:
-            from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
             from v2edit.scenes.reading import choose_path, fingerprint, name_path
-            from v2edit.scenes.rer import fit_loop_steps
+            from v2edit.scenes.rer import fit_loop_steps, path_size
 
             prepared = self.prepare(given, loaded)
             scene, config = prepared.scene, prepared.config
@@ -180,9 +179,7 @@ class SceneEdit(EditJob):
             frames = self.render.frames or backbone.native_size.frames
             path = choose_path(self.render.path, scene, frames, prepared.side, self.render.up)
             log.info("path: %s", name_path(self.render.path, scene))
-            log_plan(
-                prepared.prompts, config, Size(len(path.cameras), path.cameras.height, path.cameras.width), backbone
-            )
+            log_plan(prepared.prompts, config, path_size(path), backbone)
             identity = fingerprint_input(self.scene) | {"read": fingerprint(scene, path)}
             record = self.record(prepared, backbone, identity) | {
                 "fit": self.fit,
@@ -211,8 +208,8 @@ class SceneEdit(EditJob):
         """
         assert run.request is not None and run.request.kind == "scene"
         with run:
-            from v2edit.backbones import Size
             from v2edit.scenes.reading import choose_path, fingerprint, read_scene
+            from v2edit.scenes.rer import path_size
 
             record = run.request.facts
             where, recorded_path = Path(record["input"]["path"]), record["path"]
@@ -223,7 +220,7 @@ class SceneEdit(EditJob):
             if fingerprint(scene, path) != record["input"]["read"]:
                 raise UserError(f"{where}, or the path, is not what it was when the run began; put that back")
             backbone = loaded.backbone if loaded else load_recorded(record)
-            log_plan(prompts, config, Size(len(path.cameras), path.cameras.height, path.cameras.width), backbone)
+            log_plan(prompts, config, path_size(path), backbone)
             fit = FitConfig(**record["fit"])
             edited = _Edit(run, scene, path, prompts, config, fit, backbone).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)

@@ -166,11 +166,15 @@ def fit_loop_steps(config: FitConfig, subtasks: int, first: bool) -> dict[str, i
     return steps | {f"{LOOP}-{subtask}": config.refit_steps for subtask in range(1, subtasks + 1)}
 
 
+def path_size(path: CameraPath) -> Size:
+    """Return the size of the clip along a camera path."""
+    return Size(len(path.cameras), path.cameras.height, path.cameras.width)
+
+
 def video_cameras(backbone: Backbone, path: CameraPath) -> Cameras:
     """Return the path's cameras with images of the size that the model edits."""
-    cameras = path.cameras
-    size = backbone.nearest_size(Size(len(cameras), cameras.height, cameras.width))
-    return cameras.resized(size.height, size.width)
+    size = backbone.nearest_size(path_size(path))
+    return path.cameras.resized(size.height, size.width)
 
 
 def autoencode(backbone: Backbone, frames: np.ndarray, loop: bool = False) -> np.ndarray:
