@@ -19,8 +19,20 @@ KINDS = {
     "baseline.ts": ("libx264", {"coder": "0", "bf": "0"}),
     "hevc.mp4": ("libx265", {"x265-params": "log-level=0"}),
     "mpeg4.avi": ("mpeg4", {}),
+    "msmpeg4v2.avi": ("msmpeg4v2", {}),
+    "msmpeg4v3.avi": ("msmpeg4", {}),
+    "vp8.webm": ("libvpx", {"crf": "20", "b": "1M"}),
+    "vp9.webm": ("libvpx-vp9", {"crf": "20"}),
+    "av1.mkv": ("libsvtav1", {"svtav1-params": "lp=1"}),
+    "prores.mov": ("prores_ks", {}),
+    "mjpeg.avi": ("mjpeg", {}),
+    "ffv1.mkv": ("ffv1", {"level": "3", "slicecrc": "1"}),
+    "plain.mkv": ("ffv1", {"level": "1"}),
+    "huffyuv.avi": ("huffyuv", {}),
+    "qtrle.mov": ("qtrle", {}),
 }
-
+PIXELS = {"prores.mov": "yuv422p10le", "mjpeg.avi": "yuvj420p", "huffyuv.avi": "yuv422p", "qtrle.mov": "rgb24"}
+UNCHECKED = {"hevc.mp4", "vp8.webm", "vp9.webm", "plain.mkv", "huffyuv.avi", "qtrle.mov"}  # almost any bytes are valid
 
 CODECS = {"a.avi": ("libx264", "libmp3lame"), "a.wmv": ("wmv2", "wmav2")}
 
@@ -59,22 +71,32 @@ def conceal(path: Path) -> np.ndarray:
     return np.stack(frames)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", KINDS)
 def test_damage_is_concealed_the_same_way_each_time(
     tmp_path: Path, name: str, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     codec, options = KINDS[name]
-    path = make(tmp_path / name, noisy(16), codec, options=options)
+    path = make(tmp_path / name, noisy(16), codec, PIXELS.get(name, "yuv420p"), options=options)
     assert len(video.read(path).frames) == 16 and caplog.text == ""
     damage(path, seed)
-    first, second = video.read(path), video.read(path)
-    assert first.frames.tobytes() == second.frames.tobytes() and first.fps == second.fps
+    first, *others = (video.read(path) for _ in range(3))
+    assert all(first.frames.tobytes() == v.frames.tobytes() and first.fps == v.fps for v in others)
     expected = conceal(path)
     assert first.frames.shape == expected.shape
-    # What no concealment reaches is what the decoder's memory held, which depends on who holds which frame how long.
-    assert np.abs(first.frames.astype(int) - expected).mean() < 4
-    assert name == "hevc.mp4" or (caplog.text.count("damaged") == 2 and name in caplog.text)  # not all damage shows
+    assert np.abs(first.frames.astype(int) - expected).mean() < 1
+    if name not in UNCHECKED:
+        assert caplog.text.count("damaged") == 3 and name in caplog.text
+
+
+def test_a_damaged_container_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Packets that the container lost are missed by no decoder whose pictures are all whole."""
+    path = make(tmp_path / "a.mkv", noisy(16), "ffv1", container={"cluster_time_limit": "100"})
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"\x1f\x43\xb6\x75", len(raw) // 2)  # a cluster of pictures
+    raw[at : at + 16] = bytes(16)
+    path.write_bytes(raw)
+    assert 8 < len(video.read(path).frames) < 16 and "damaged" in caplog.text
 
 
 @pytest.mark.heavy

@@ -82,13 +82,19 @@ def find_brightest(frame: VideoFrame, reformatter: VideoReformatter) -> float:
     return float(decode_pq(float(signal) / 65535))
 
 
-def apply_display_matrix(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turn and mirror a frame's image [H, W, 3] by its display matrix, to the nearest quarter turn: a stored pixel at
-    (x, y) is shown at (a x + c y, b x + d y), up to scale and shift."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
+def find_display_matrix(frame: VideoFrame) -> list[int] | None:
+    """Return (a, b, c, d) of a frame's display matrix: a stored pixel at (x, y) is shown at (a x + c y, b x + d y), up
+    to scale and shift. None where it has none."""
+    # Of a tiny copy: PyAV's side data and its frame hold each other, so that it lives until garbage is collected.
+    data = frame.reformat(1, 1, "gray16le", interpolation="POINT").side_data.get("DISPLAYMATRIX")
+    return None if data is None else np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].tolist()
+
+
+def apply_display_matrix(image: np.ndarray, matrix: list[int] | None) -> np.ndarray:
+    """Turn and mirror an image [H, W, 3] by a display matrix, to the nearest quarter turn."""
+    if matrix is None:
         return image
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from v2edit.errors import UserError
 from v2edit.video.stills import MAX_PIXELS
-from v2edit.video.timing import continue_clock
+from v2edit.video.timing import MAX_FPS, continue_clock
 
 if TYPE_CHECKING:
     from av import AudioStream, Packet, VideoFrame, VideoStream
@@ -25,11 +25,7 @@ MAX_SOUND_STREAMS = 64  # each one that is encoded takes a megabyte
 TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-MAX_FPS = 1000  # frames a second
 MAX_SHORTFALL = Fraction(1, 2)  # seconds; headers round, and streams do not end together
-# Decoders that lend a damaged picture what others show. With several threads what they lend differs at each reading.
-CONCEALING = {"h264", "hevc", "vvc", "vc1", "flv", "svq3", "rv30", "rv40"}
-CONCEALING_PREFIXES = ("mpeg", "h26", "msmpeg", "wmv")
 
 
 class DamageError(Exception):
@@ -123,6 +119,7 @@ class DemuxedPackets:
         if with_sound or "mp4" not in container.format.name:
             self.streams += find_sound_streams(container)[:MAX_SOUND_STREAMS]
         self.end: Fraction | None = None  # of the last packet, in seconds
+        self.errors = ErrorCount()
 
     def __iter__(self) -> Iterator[Packet]:
         packets = self._read()
@@ -136,12 +133,17 @@ class DemuxedPackets:
     def _read(self) -> Iterator[Packet]:
         from av.error import FFmpegError
 
-        try:
-            for packet in self.container.demux(*self.streams) if self.streams else ():
-                if packet.size:
-                    yield packet
-        except FFmpegError:
-            pass  # cut off here: what came before is what a player shows
+        packets = self.container.demux(*self.streams) if self.streams else iter(())
+        while True:
+            try:
+                with self.errors:
+                    packet = next(packets, None)
+            except FFmpegError:
+                return  # cut off here: what came before is what a player shows
+            if packet is None:
+                return
+            if packet.size:
+                yield packet
 
     def is_cut_off(self, stream: VideoStream) -> bool:
         """Return whether the file, or its packets once all are read, end before its header says that it does."""
@@ -179,17 +181,23 @@ def named_rates(stream: VideoStream) -> list[Fraction]:
 
 def decode_frames(packets: Iterable[Packet], stream: VideoStream, strict: bool = False) -> Iterator[TimedFrame]:
     """Yield the frames of a stream in display order. Packets that cannot be decoded are skipped, and damaged pictures
-    concealed as FFmpeg does it on one thread, the same at each reading.
+    concealed as FFmpeg does it, the same at each reading if no frame is held while the next one is asked for.
 
-    With `strict`, which decodes on several threads where that is safe, damage raises `DamageError`, and encryption
-    `UserError`."""
+    With `strict` damage raises `DamageError`, and encryption `UserError`."""
     from av.error import FFmpegError
 
-    decoder = _open_decoder(stream, strict)
+    decoder, errors = _open_decoder(stream, strict), ErrorCount()
     rates = named_rates(stream)
     usual = 1 / rates[0] if rates else Fraction(1, 25)  # seconds of a frame without a duration
     has_decode_times_alone = stream.container.format.name == "avi"
     decode_times: dict[int, Fraction] = {}  # of the packets, by what FFmpeg takes for their presentation times
+
+    def add_times(frame: VideoFrame) -> TimedFrame:
+        tick = frame.time_base or stream.time_base or Fraction(1, 1000)
+        presented = None if frame.pts is None else frame.pts * tick
+        decoded = None if frame.pts is None else decode_times.pop(frame.pts, None)
+        return TimedFrame(frame, presented, decoded, (frame.duration or 0) * tick or usual)
+
     for packet in _then_flush(p for p in packets if p.stream_index == stream.index):
         if packet is not None:
             if strict and packet.has_sidedata("encryption_info"):
@@ -197,18 +205,38 @@ def decode_frames(packets: Iterable[Packet], stream: VideoStream, strict: bool =
             if has_decode_times_alone and packet.pts is not None and packet.dts is not None:
                 decode_times[packet.pts] = packet.dts * packet.time_base
         try:
-            frames = decoder.decode(packet)
+            with errors:
+                frames = decoder.decode(packet)
         except FFmpegError as error:
             if strict:
                 raise DamageError from error
             continue
-        for frame in frames:
-            if strict and frame.is_corrupt:
-                raise DamageError
-            tick = frame.time_base or stream.time_base or Fraction(1, 1000)
-            presented = None if frame.pts is None else frame.pts * tick
-            decoded = None if frame.pts is None else decode_times.pop(frame.pts, None)
-            yield TimedFrame(frame, presented, decoded, (frame.duration or 0) * tick or usual)
+        if strict and (errors.count or any(frame.is_corrupt for frame in frames)):
+            raise DamageError
+        # What damage leaves undecoded is what the frame's memory held before, so that none may be held on to here.
+        frames.reverse()
+        while frames:
+            yield add_times(frames.pop())
+
+
+class ErrorCount:
+    """A count of the errors that FFmpeg logs, without printing them, inside `with` blocks of this object."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        from av import logging
+
+        self._level, (self._before, _) = logging.get_level(), logging.get_last_error()
+        if self._level is None:  # which counts nothing
+            logging.set_level(logging.PANIC)
+
+    def __exit__(self, *exception: object) -> None:
+        from av import logging
+
+        logging.set_level(self._level)
+        self.count += logging.get_last_error()[0] - self._before
 
 
 def _then_flush(packets: Iterable[Packet]) -> Iterator[Packet | None]:
@@ -223,12 +251,9 @@ def _open_decoder(stream: VideoStream, strict: bool):
     decoder = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
         # FFmpeg's own decoders ignore the second layer that holds the alpha; libvpx reads both.
-        return av.CodecContext.create("libvpx-vp9" if decoder.name == "vp9" else "libvpx", "r")
-    if decoder.is_open:
-        return decoder
-    conceals = decoder.name in CONCEALING or decoder.name.startswith(CONCEALING_PREFIXES)
-    if conceals or not strict:
-        decoder.thread_count = 1
-    if conceals and strict:
-        decoder.options = {"err_detect": "explode"}  # else nothing tells of what is concealed
+        decoder = av.CodecContext.create("libvpx-vp9" if decoder.name == "vp9" else "libvpx", "r")
+    if not decoder.is_open:
+        decoder.thread_count = 1  # several conceal damage differently at each reading, and lose errors
+        if strict:
+            decoder.options = {"err_detect": "explode+crccheck"}  # else little tells of what is concealed
     return decoder

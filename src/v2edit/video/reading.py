@@ -13,7 +13,14 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video
-from v2edit.video.colour import PQ, apply_display_matrix, find_brightest, frame_to_rgb, square_pixel_size
+from v2edit.video.colour import (
+    PQ,
+    apply_display_matrix,
+    find_brightest,
+    find_display_matrix,
+    frame_to_rgb,
+    square_pixel_size,
+)
 from v2edit.video.decoding import (
     DamageError,
     DemuxedPackets,
@@ -178,16 +185,19 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
             raise UserError(f"{path} is no video: it holds {what}")
         claimed = count_claimed_frames(container, stream)
         _check_memory(path, (stream.width, stream.height), min(max(claimed, 1), max_frames or claimed or 1))
-        size, tone_map, reformatter, packets = None, None, VideoReformatter(), DemuxedPackets(container)
+        size, matrix, tone_map = None, None, None
+        reformatter, packets = VideoReformatter(), DemuxedPackets(container)
         decoded_frames = decode_frames(packets, stream, strict)
         for frame, *times in islice(decoded_frames, max_frames):
             if size is None:
                 size = square_pixel_size(frame.width, frame.height, stream.sample_aspect_ratio)
+                matrix = find_display_matrix(frame)
             if frame.color_trc == PQ and tone_map is None:
                 tone_map = ToneMap(_measure_peak(path, max_frames, strict))
             _check_memory(path, size, len(frames) + 1)
-            frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter, tone_map), frame))
+            frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter, tone_map), matrix))
             clock.append(times)
+            del frame  # see `decode_frames`
         if not frames:
             raise UserError(
                 f"{path} holds no frame that can be decoded: it is damaged, encrypted or an initialisation part"
@@ -198,7 +208,10 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
         end = starts[-1] + clock[len(frames) - 1][2]
         if len(frames) != max_frames:
             end = _find_end(container, stream, starts, end)
-            if packets.is_cut_off(stream):
+            is_cut_off = packets.is_cut_off(stream)
+            if strict and packets.errors.count and not is_cut_off:
+                raise DamageError
+            if is_cut_off:
                 of_all = f" of about {claimed}" if claimed > len(frames) + 1 else ""
                 log.warning("%s is cut off: %d frames%s are there", path.name, len(frames), of_all)
         crop = re.fullmatch(r"(\d+)x(\d+)", container.metadata.get(SIZE_TAG, ""))
