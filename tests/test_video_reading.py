@@ -1,5 +1,6 @@
 """Reading videos: geometry, colours, times and images as a player shows them, and what is refused."""
 
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -112,45 +113,78 @@ def pq(luminance: float) -> float:
     return ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
 
 
-def write_hdr(path: Path, luminances: list[int]) -> Path:
-    """Write grey pictures of these luminances, in cd/m2."""
+def hlg(luminance: float) -> float:
+    """The signal of a grey of this luminance in cd/m2 on a display of 1000, from 0 to 1, by ITU-R BT.2100."""
+    scene = (luminance / 1000) ** (1 / 1.2)
+    return math.sqrt(3 * scene) if scene <= 1 / 12 else 0.17883277 * math.log(12 * scene - 0.28466892) + 0.55991073
+
+
+CURVES = {16: pq, 18: hlg}  # by FFmpeg's numbers
+
+
+def write_hdr(path: Path, pictures: list[av.VideoFrame] | list[float], curve: int = 16) -> Path:
+    """Write pictures, or grey ones of these luminances in cd/m2."""
 
     def tag(stream) -> None:
         context = stream.codec_context
         context.colorspace = context.color_primaries = 9
-        context.color_trc, context.color_range = 16, 1
+        context.color_trc, context.color_range = curve, 1
 
-    pictures = [yuv(round(64 + 876 * pq(nits)), 512, 512, 10) for nits in luminances]
-    return make(path, pictures, "ffv1", "yuv420p10le", change=tag)
+    made = [
+        p if isinstance(p, av.VideoFrame) else yuv(round(64 + 876 * CURVES[curve](p)), 512, 512, 10) for p in pictures
+    ]
+    return make(path, made, "ffv1", "yuv420p10le", change=tag)
 
 
-def test_hdr_white_is_white(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("curve", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_white_is_white(tmp_path: Path, curve: int, name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Diffuse white has 203 cd/m2; nothing brighter is there to be compressed."""
-    result = video.read(write_hdr(tmp_path / "hdr.mkv", [203, 26])).frames[:, 20, 20].astype(int)
+    result = video.read(write_hdr(tmp_path / "hdr.mkv", [203, 26], curve)).frames[:, 20, 20].astype(int)
     bright, grey = result
     assert bright.min() >= 250 and np.ptp(result, axis=1).max() <= 1
     assert np.abs(grey - 255 * (26 / 203) ** (1 / 2.4)).max() <= 2  # BT.1886
-    assert "hdr.mkv is HDR" in caplog.text and "BT.2390" in caplog.text
+    assert f"hdr.mkv is HDR ({name}" in caplog.text and "BT.2390" in caplog.text
 
 
-@pytest.mark.parametrize("peak", [600, 1000, 4000])
-def test_hdr_highlights_are_compressed(tmp_path: Path, peak: int) -> None:
-    """By the EETF of ITU-R BT.2390: untouched below its knee, white at the peak, and steps between."""
+def compress(luminance: float, peak: float) -> float:
+    """The luminance on a display of 203 cd/m2, by the EETF of ITU-R BT.2390."""
+    top = pq(203) / pq(peak)
+    value, knee = pq(luminance) / pq(peak), 1.5 * top - 0.5
+    if value >= knee:
+        t = (value - knee) / (1 - knee)
+        value = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (3 * t**2 - 2 * t**3) * top
+    low, high = 0.0, 10_000.0
+    for _ in range(60):  # what has this signal
+        low, high = ((low + high) / 2, high) if pq((low + high) / 2) < value * pq(peak) else (low, (low + high) / 2)
+    return low
+
+
+@pytest.mark.parametrize(("peak", "curve"), [(600, 16), (1000, 16), (4000, 16), (600, 18), (1000, 18)])
+def test_hdr_highlights_are_compressed(tmp_path: Path, peak: int, curve: int) -> None:
+    """Untouched below the knee, white at the peak, and steps between."""
     luminances = [5, 20, 50, 203, 400, peak]
-    shown = video.read(write_hdr(tmp_path / "hdr.mkv", luminances)).frames[:, 20, 20, 1].astype(int)
-    top, expected = pq(203) / pq(peak), []
-    knee = 1.5 * top - 0.5
-    for nits in luminances:
-        value = pq(nits) / pq(peak)
-        if value >= knee:
-            t = (value - knee) / (1 - knee)
-            value = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (3 * t**2 - 2 * t**3) * top
-        low, high = 0.0, 10_000.0
-        for _ in range(60):  # what has this signal
-            low, high = ((low + high) / 2, high) if pq((low + high) / 2) < value * pq(peak) else (low, (low + high) / 2)
-        expected.append(255 * min(1, low / 203) ** (1 / 2.4))
+    shown = video.read(write_hdr(tmp_path / "hdr.mkv", luminances, curve)).frames[:, 20, 20, 1].astype(int)
+    expected = [255 * min(1, compress(nits, peak) / 203) ** (1 / 2.4) for nits in luminances]
     assert np.abs(shown - expected).max() <= 2.5
     assert (np.diff(shown) > 0).all() and shown[-1] >= 250
+
+
+def test_hlg_colours_are_those_of_its_display(tmp_path: Path) -> None:
+    """The OOTF of BT.2100 goes by luminance, not by colour; then BT.2020 becomes BT.709."""
+    stored, grey = [500, 480, 560], 64 + round(876 * hlg(203))
+    luma, pb, pr = (stored[0] - 64) / 876, (stored[1] - 512) / 896, (stored[2] - 512) / 896
+    signal = [luma + 1.4746 * pr, luma - 0.16455 * pb - 0.57135 * pr, luma + 1.8814 * pb]
+    scene = np.array(
+        [s**2 / 3 if s <= 0.5 else (math.exp((s - 0.55991073) / 0.17883277) + 0.28466892) / 12 for s in signal]
+    )
+    light = 1000 * scene * (scene @ [0.2627, 0.6780, 0.0593]) ** 0.2 / 203
+    assert light.max() < 0.5  # nothing to be compressed
+    matrix = [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
+    expected = 255 * (np.array(matrix) @ light) ** (1 / 2.4)
+    shown = video.read(write_hdr(tmp_path / "hlg.mkv", [yuv(*stored, 10), yuv(grey, 512, 512, 10)], 18)).frames[
+        0, 20, 20
+    ]
+    assert np.ptp(expected) > 30 and np.abs(shown - expected).max() <= 2
 
 
 def transparent(kind: str, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.video.stills import composite_on_black
-from v2edit.video.tonemap import ToneMap, decode_pq
+from v2edit.video.tonemap import WHITE, ToneMap
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -18,7 +18,6 @@ BT709, BT601, SMPTE240M, BT2020, FCC = 1, 5, 7, 9, 4  # matrices, by FFmpeg's nu
 MATRIX_OF_TAG = {1: BT709, 4: FCC, 5: BT601, 6: BT601, 7: SMPTE240M, 9: BT2020, 10: BT2020}
 LIMITED, FULL = 1, 2
 FULL_FROM_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
-PQ, HLG = 16, 18  # transfer curves of HDR, by FFmpeg's numbers
 
 
 def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
@@ -34,18 +33,14 @@ def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple
 def frame_to_rgb(
     frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter, tone_map: ToneMap | None = None
 ) -> np.ndarray:
-    """Convert a decoded frame to RGB, uint8 [H, W, 3], by its own matrix, range and transfer curve, and where that is
-    PQ by the tone map, which goes with the whole video."""
-    from av.video.reformatter import ColorPrimaries, ColorTrc
-
+    """Convert a decoded frame to RGB, uint8 [H, W, 3], by its own matrix and range, and where it is HDR by the tone
+    map, which goes with the whole video."""
     kind, colours = frame.format, _source_colours(frame)
     transparent = kind.name == "pal8" or any(c.is_alpha for c in kind.components)
-    if frame.color_trc == PQ and tone_map is not None:
+    if tone_map is not None and frame.color_trc == tone_map.transfer:
         pixels = _reformat(frame, size, reformatter, "rgba64le" if transparent else "rgb48le", colours)
         rgb = tone_map(pixels[..., :3], frame.color_primaries != BT709)
         return composite_on_black(rgb, (pixels[..., 3] >> 8).astype(np.uint8)) if transparent else rgb
-    if frame.color_trc == HLG:
-        colours |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
     rgb = _reformat(frame, size, reformatter, "rgba" if transparent else "rgb24", colours)
     if len(kind.components) == 1 and frame.color_range == LIMITED:  # swscale takes grey for full range
         rgb = FULL_FROM_LIMITED[rgb.astype(np.uint8)]
@@ -75,11 +70,10 @@ def _reformat(
     return reformatter.reformat(frame, *size, kind, interpolation=smooth, threads=1, **colours).to_ndarray()
 
 
-def find_brightest(frame: VideoFrame, reformatter: VideoReformatter) -> float:
-    """Return the luminance in cd/m2 of the brightest part of a PQ frame, seen at a quarter of its size: no speck."""
+def find_brightest(frame: VideoFrame, reformatter: VideoReformatter, tone_map: ToneMap) -> float:
+    """Return the luminance in cd/m2 of the brightest part of an HDR frame, seen at a quarter of its size: no speck."""
     size = max(1, frame.width // 4), max(1, frame.height // 4)
-    signal = _reformat(frame, size, reformatter, "rgb48le", _source_colours(frame)).max()
-    return float(decode_pq(float(signal) / 65535))
+    return WHITE * float(tone_map.light(_reformat(frame, size, reformatter, "rgb48le", _source_colours(frame))).max())
 
 
 def find_display_matrix(frame: VideoFrame) -> list[int] | None:

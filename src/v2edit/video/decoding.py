@@ -181,7 +181,7 @@ def named_rates(stream: VideoStream) -> list[Fraction]:
 
 def decode_frames(packets: Iterable[Packet], stream: VideoStream, strict: bool = False) -> Iterator[TimedFrame]:
     """Yield the frames of a stream in display order. Packets that cannot be decoded are skipped, and damaged pictures
-    concealed as FFmpeg does it, the same at each reading if no frame is held while the next one is asked for.
+    concealed as FFmpeg does it, if no frame is held while the next one is asked for.
 
     With `strict` damage raises `DamageError`, and encryption `UserError`."""
     from av.error import FFmpegError

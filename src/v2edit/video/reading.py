@@ -14,7 +14,6 @@ import numpy as np
 from v2edit.errors import UserError
 from v2edit.video.clip import Video
 from v2edit.video.colour import (
-    PQ,
     apply_display_matrix,
     find_brightest,
     find_display_matrix,
@@ -45,7 +44,7 @@ from v2edit.video.stills import (
     read_pictures,
 )
 from v2edit.video.timing import compute_rate, is_rising, resolve_times
-from v2edit.video.tonemap import WHITE, ToneMap
+from v2edit.video.tonemap import HLG, PQ, WHITE, ToneMap
 
 if TYPE_CHECKING:
     from av import VideoStream
@@ -66,7 +65,7 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
 
     Rotation and mirroring tags are applied and pixels made square (by stretching, so that nothing is lost).
     Transparency is laid over black. Colours follow the file's matrix and range; where it names no matrix, BT.709 from
-    1280 columns or 577 lines up, else BT.601, as players do. HDR is mapped to BT.709, in PQ by the tone map of BT.2390.
+    1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is tone-mapped by BT.2390.
     The first of several video streams that is not a cover picture is read. Damage is concealed as FFmpeg does it, and
     the frames after it keep their times. Damage, tone mapping, a file that is cut off and images that are left out of a
     folder or a file are logged. With `max_frames` the first frames alone are read; `image_fps` is the frame rate of
@@ -192,8 +191,8 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
             if size is None:
                 size = square_pixel_size(frame.width, frame.height, stream.sample_aspect_ratio)
                 matrix = find_display_matrix(frame)
-            if frame.color_trc == PQ and tone_map is None:
-                tone_map = ToneMap(_measure_peak(path, max_frames, strict))
+            if frame.color_trc in (PQ, HLG) and tone_map is None:
+                tone_map = _fit_tone_map(path, max_frames, strict, frame.color_trc)
             _check_memory(path, size, len(frames) + 1)
             frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter, tone_map), matrix))
             clock.append(times)
@@ -217,7 +216,8 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
         crop = re.fullmatch(r"(\d+)x(\d+)", container.metadata.get(SIZE_TAG, ""))
         rates, tick = named_rates(stream), stream.time_base or Fraction(1, 1000)
     if tone_map:
-        log.warning("%s is HDR (PQ, %.0f cd/m2): tone-mapped to SDR by BT.2390", path.name, tone_map.peak)
+        curve = "PQ" if tone_map.transfer == PQ else "HLG"
+        log.warning("%s is HDR (%s, %.0f cd/m2): tone-mapped to SDR by BT.2390", path.name, curve, tone_map.peak)
     height, width = frames[0].shape[:2]
     if crop and (w := int(crop[1])) in (width, width - 1) and (h := int(crop[2])) in (height, height - 1):
         height, width = h, w
@@ -225,15 +225,16 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
     return Video(_stack_frames(frames, height, width), fps, times, path)
 
 
-def _measure_peak(path: Path, max_frames: int | None, strict: bool) -> float:
-    """Return the luminance in cd/m2 of the brightest part of a PQ video."""
+def _fit_tone_map(path: Path, max_frames: int | None, strict: bool, transfer: int) -> ToneMap:
+    """Return the tone map of a video in the PQ or HLG curve, by the luminance of its brightest part."""
     from av.video.reformatter import VideoReformatter
 
     with open_container(path) as container:
-        stream, reformatter = find_video_stream(container), VideoReformatter()
+        stream, reformatter, tone_map = find_video_stream(container), VideoReformatter(), ToneMap(transfer)
         assert stream is not None
         frames = islice(decode_frames(DemuxedPackets(container), stream, strict), max_frames)
-        return max((find_brightest(f.frame, reformatter) for f in frames if f.frame.color_trc == PQ), default=WHITE)
+        peaks = (find_brightest(f.frame, reformatter, tone_map) for f in frames if f.frame.color_trc == transfer)
+        return ToneMap(transfer, max(peaks, default=WHITE))
 
 
 def _find_end(container: InputContainer, stream: VideoStream, starts: list[Fraction], end: Fraction) -> Fraction:
