@@ -154,6 +154,8 @@ RAMP = np.linspace(0, 1, 48 * 64).reshape(48, 64)
         ((RAMP * 65535).astype(np.uint32), {}),
         ((RAMP * (2**32 - 1)).astype(np.uint32), {}),
         ((RAMP * 32767).astype(np.int16), {}),
+        ((RAMP * 65535).astype(np.int32), {}),
+        ((RAMP * (2**31 - 1)).astype(np.int32), {}),
         ((np.repeat(RAMP[..., None], 3, 2) * 65535).astype(np.uint16), {"photometric": "rgb"}),
     ],
     ids=lambda value: f"{value.dtype}-{value.max():.0f}" if isinstance(value, np.ndarray) else "",
@@ -188,6 +190,15 @@ def test_colours_and_alpha_are_apart(tmp_path: Path, suffix: str) -> None:
     assert np.abs(black - np.outer([1, 128 / 255, 0], [240, 120, 40])).max() <= 2
     Image.fromarray(picture[..., :3]).save(tmp_path / f"b.{suffix}", **exact)
     assert read_image(tmp_path / f"b.{suffix}")[1] is None
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_grey_value_may_be_transparent(tmp_path: Path, bits: int) -> None:
+    values = np.array([[10, 200, 100]] * 2) * (257 if bits == 16 else 1)
+    picture = Image.fromarray(values.astype(np.uint16 if bits == 16 else np.uint8))
+    picture.save(tmp_path / "a.png", transparency=int(values[0, 1]))
+    rgb, alpha = read_image(tmp_path / "a.png")
+    assert alpha is not None and alpha[0].tolist() == [255, 0, 255] and rgb[0, :, 2].tolist() == [10, 200, 100]
 
 
 def test_stored_pixels_are_read_on_request(tmp_path: Path) -> None:

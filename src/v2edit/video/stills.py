@@ -149,10 +149,12 @@ def _to_rgb(image: Image, upright: bool, white: float) -> tuple[np.ndarray, np.n
     if upright:
         image = ImageOps.exif_transpose(image)
     if image.mode in DEEP:  # which convert() would clip
-        grey = np.nan_to_num(_read_deep(image, white)).clip(0, white)
+        values, transparent = _read_deep(image, white), image.info.get("transparency")
+        alpha = None if transparent is None else np.where(values == transparent, 0, 255).astype(np.uint8)
+        grey = np.nan_to_num(values).clip(0, white)
         # Whole numbers lose their lower bits, as libpng does it; decimal ones are rounded.
         grey = np.rint(grey * (255 / white)) if image.mode == "F" else grey // ((white + 1) / 256)
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), None
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), alpha
     if image.has_transparency_data:
         rgba = np.array(image.convert("RGBA"))
         return rgba[..., :3], rgba[..., 3]
@@ -178,7 +180,8 @@ def _white_level(image: Image, path: Path) -> float:
         peak = max(peak, float(np.nan_to_num(_read_deep(image, unsigned), posinf=0, neginf=0).max()))
     image.seek(0)
     if image.mode == "I":
-        return next(w for w in ((32767.0, 2.0**31 - 1) if is_signed else (65535.0, WHITE_32)) if peak <= w)
+        levels = (32767.0, 65535.0, 2.0**31 - 1) if is_signed else (65535.0, WHITE_32)
+        return next(w for w in levels if peak <= w)
     white = next((w for w in (255.0, 65535.0) if BRIGHTEST < peak <= w), 1.0)
     if peak > 1:
         log.warning("%s holds decimal numbers up to %.4g: 0 is taken for black, %g for white", path.name, peak, white)
