@@ -140,6 +140,47 @@ def test_pages_of_another_size_are_named(tmp_path: Path, caplog: pytest.LogCaptu
     assert len(video.read(tmp_path / "frames").frames) == 1 and "a.tif holds 3 pictures" in caplog.text
 
 
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize("kind", ["pillow", "plain", "zlib"])
+def test_pages_before_a_cut_are_read(tmp_path: Path, kind: str, share: float, caplog: pytest.LogCaptureFixture) -> None:
+    path, pages = tmp_path / "a.tif", clip(6)
+    if kind == "pillow":
+        images = [Image.fromarray(page) for page in pages]
+        images[0].save(path, save_all=True, append_images=images[1:])
+    else:
+        tifffile.imwrite(path, pages, photometric="rgb", compression="zlib" if kind == "zlib" else None)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    if kind == "plain" and share < 0.99:  # whose index comes last
+        assert "damaged" in error_of(lambda: video.read(path))
+        return
+    result = video.read(path).frames
+    assert 1 <= len(result) < 6 and (result == pages[: len(result)]).all()
+    assert f"cut off: the first {len(result)} of its pictures" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a"])
+@pytest.mark.parametrize("kind", ["avif", "webp", "tiff", "png", "jpeg2000", "gif"])
+def test_the_content_decides_what_a_file_is(tmp_path: Path, kind: str, name: str) -> None:
+    images = [Image.fromarray(frame) for frame in clip(4)]
+    images[0].save(tmp_path / name, kind, save_all=kind != "jpeg2000", append_images=images[1:], duration=100)
+    result = video.read(tmp_path / name)
+    count = 1 if kind == "jpeg2000" else 4
+    assert len(result.frames) == count and psnr(result.frames, clip(count)) > 25
+    (tmp_path / name).rename(tmp_path / "a.jpg")
+    assert (video.read(tmp_path / "a.jpg").frames == result.frames).all()
+
+
+def test_a_format_of_boxes_that_is_no_mp4_is_not_called_a_cut_one(tmp_path: Path) -> None:
+    head = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl "
+    (tmp_path / "a.jxl").write_bytes(head + bytes(40))
+    assert "moov" not in error_of(lambda: video.read(tmp_path / "a.jxl"))
+
+
+def test_the_preview_of_a_raw_photo_is_no_picture(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.dng", clip(1)[0], photometric="rgb", subfiletype=1)
+    assert "raw photo" in error_of(lambda: video.read(tmp_path / "a.dng"))
+
+
 # --- kinds of pixels --------------------------------------------------------------------------------
 
 RAMP = np.linspace(0, 1, 48 * 64).reshape(48, 64)

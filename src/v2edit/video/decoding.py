@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from v2edit.errors import UserError
-from v2edit.video.stills import MAX_PIXELS
+from v2edit.video.stills import IMAGES, MAX_PIXELS
 from v2edit.video.timing import MAX_FPS, continue_clock
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ FORMATS = (
     "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav,png_pipe,jpeg_pipe,webp_pipe"
 )
 MAX_SOUND_STREAMS = 64  # each one that is encoded takes a megabyte
+MP4_BOXES = {b"ftyp", b"mdat", b"moov", b"free", b"skip", b"wide"}  # that an MP4 or MOV file may begin with
 TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -61,7 +62,8 @@ def open_container(path: Path) -> Iterator[InputContainer]:
             raise UserError(
                 f"{path} is cut off: its index (moov) is missing or unfinished; get or export the file again"
             ) from None
-        raise UserError(f"{path} is not a video that can be read (of an unknown kind, or damaged)") from None
+        kind = "an image" if path.suffix.lower() in IMAGES else "a video"
+        raise UserError(f"{path} is not {kind} that can be read (of an unknown kind, or damaged)") from None
     with container:
         yield container
 
@@ -76,17 +78,18 @@ def find_video_stream(container: InputContainer) -> VideoStream | None:
 
 def _is_truncated_mp4(path: Path) -> bool:
     """Return whether an MP4 or MOV file ends too early, by its top boxes, of which moov is the index."""
-    kinds, size, at = set(), path.stat().st_size, 0
+    kinds, size, at = [], path.stat().st_size, 0
     with path.open("rb") as file:
         while at + 8 <= size and len(kinds) < 64:
             file.seek(at)
             header = file.read(16)
             length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-            kinds.add(kind)
+            kinds.append(kind)
             if length == 0:  # to the end of the file
                 break
             at += max(8, int.from_bytes(header[8:], "big") if length == 1 else length)
-    return bool(kinds & {b"ftyp", b"mdat"}) and (b"moov" not in kinds or at > size)
+    is_mp4 = bool(MP4_BOXES.intersection(kinds[:1])) and not {b"ftyp", b"mdat"}.isdisjoint(kinds)
+    return is_mp4 and (b"moov" not in kinds or at > size)
 
 
 def _is_shorter_than_declared(path: Path) -> bool:

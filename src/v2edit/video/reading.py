@@ -37,7 +37,7 @@ from v2edit.video.stills import (
     composite_on_black,
     count_pictures,
     has_heif,
-    is_heic,
+    is_image,
     natural_key,
     open_image,
     read_image,
@@ -75,14 +75,15 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
         raise UserError(f"max_frames is {max_frames}; it must be 1 or more")
     if path.is_dir():
         return _read_images(_list_images(path), max_frames, Fraction(image_fps))
-    if _check_header(path) or (path.suffix.lower() in IMAGES and not _is_animated_png(path)):
+    head = _read_header(path)
+    is_photo = head.startswith(b"\xff\xd8\xff") and path.suffix.lower() in IMAGES  # else perhaps frames, one by one
+    if is_photo or (is_image(head) and not _is_animated_png(path)):
         return _read_pictures(path, max_frames, Fraction(image_fps))
     return _read_video(path, max_frames)
 
 
-def _check_header(path: Path) -> bool:
-    """Return whether the first bytes of a file are those of a HEIC photo, of which FFmpeg would show one tile of many.
-    Raises `UserError` for what they already show to be no video."""
+def _read_header(path: Path) -> bytes:
+    """Return the first 64 bytes of a file. Raises `UserError` for what they already show to be no video."""
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if not path.is_file():
@@ -96,7 +97,7 @@ def _check_header(path: Path) -> bool:
         raise UserError(f"{path} is an empty file")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the video itself: fetch it with `git lfs pull`")
-    return is_heic(head)
+    return head
 
 
 def _is_animated_png(path: Path) -> bool:
@@ -126,7 +127,7 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Vi
         raise UserError(f"the frame rate is {fps}; it must be above 0")
     frames: list[np.ndarray] = []
     for file in files[:max_frames]:
-        _check_header(file)
+        _read_header(file)
         if not frames:
             with open_image(file) as image:
                 _check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,23 +23,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEIC = {".heic", ".heif", ".hif"}
-IMAGES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", *HEIC}
+IMAGES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2", *HEIC}
 # An explicit list: other formats that Pillow knows run programs (PostScript) or follow references.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
-PAGED = {
-    "WEBP",
-    "TIFF",
-    "AVIF",
-    "GIF",
-    "PNG",
-}  # kinds whose further pictures are frames or pages, not previews or depth
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+# How image files begin, but for JPEG, of which a video may be made (MJPEG), and GIF: FFmpeg reads both.
+SIGNATURES = re.compile(
+    rb"\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|\0{3}\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", re.DOTALL
+)
+PAGED = {"WEBP", "TIFF", "AVIF", "GIF", "PNG"}  # whose further pictures are frames or pages, not previews or depth
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 AVIF_BRANDS = {b"avif", b"avis"}
-# Raised by Pillow's decoders for a broken file, beside OSError.
-DECODER_ERRORS = (ArithmeticError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+# Raised by Pillow's decoders for a broken file.
+DECODER_ERRORS = (
+    *(ArithmeticError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, UserWarning),
+    *(struct.error, zlib.error),
+)
 MAX_PIXELS = 2**26  # of one picture: 8192x8192
 BITS_PER_SAMPLE = 258  # a TIFF tag
 BRIGHTEST = 16  # times white; a decimal image with more counts to 255 or 65535
+SUBFILE_TYPE = 254  # a TIFF tag: odd for a preview
 SAMPLE_FORMAT = 339  # a TIFF tag: 2 for signed numbers
 DEEP = {"F", "I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes of grey with more than 8 bits
 WHITE_32 = 2.0**32 - 1
@@ -60,13 +63,23 @@ def read_image(path: Path, upright: bool = True) -> tuple[np.ndarray, np.ndarray
 
 def read_pictures(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None, float]]:
     """Yield all pictures of an image file in order, upright: (RGB, alpha, milliseconds), as `read_image` returns them,
-    and how long a picture shows, 0 where the file says nothing (TIFF). Raises `UserError` like `read_image`."""
+    and how long a picture shows, 0 where the file says nothing (TIFF). They end, which is logged, before one that is
+    damaged or cut off. Raises `UserError` like `read_image`."""
     with open_image(path) as image:
         white = _white_level(image, path)
         for k in range(count_pictures(image)):
-            image.seek(k)
-            _check_size(image, path)
-            yield *_to_rgb(image, True, white), float(image.info.get("duration") or 0)
+            try:
+                image.seek(k)
+                _check_size(image, path)
+                picture = _to_rgb(image, True, white)
+            except UserError:
+                raise
+            except DECODER_ERRORS:
+                if k == 0:
+                    raise
+                log.warning("%s is damaged or cut off: the first %d of its pictures are read", path.name, k)
+                return
+            yield *picture, float(image.info.get("duration") or 0)
 
 
 def composite_on_black(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
@@ -82,14 +95,40 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def count_pictures(image: Image) -> int:
-    """Return how many frames or pages an open image file has; previews and depth maps are none."""
-    return getattr(image, "n_frames", 1) if image.format in PAGED else 1
+    """Return how many frames or pages an open image file has, the first broken one included; previews and depth maps
+    are none."""
+    if image.format not in PAGED:
+        return 1
+    try:
+        return getattr(image, "n_frames", 1)
+    except DECODER_ERRORS:
+        return 1 + sum(1 for _ in _seek_pictures(image))
+
+
+def _seek_pictures(image: Image) -> Iterator[int]:
+    """Yield the indices of the pictures of an open image file, each once the file is at it, up to a broken one."""
+    with suppress(*DECODER_ERRORS):
+        for k in itertools.count():
+            image.seek(k)
+            yield k
+
+
+def is_image(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes (64 are enough) is an image, or several, that Pillow reads."""
+    return bool(SIGNATURES.match(head) or _find_brands(head) & (AVIF_BRANDS | HEIC_BRANDS))
 
 
 def is_heic(head: bytes) -> bool:
     """Return whether a file that begins with these bytes (64 are enough) is a HEIC photo; AVIF is none."""
-    brands = {head[k : k + 4] for k in (8, *range(16, min(len(head), int.from_bytes(head[:4], "big")), 4))}
-    return head[4:8] == b"ftyp" and bool(brands & HEIC_BRANDS) and not brands & AVIF_BRANDS
+    brands = _find_brands(head)
+    return bool(brands & HEIC_BRANDS) and not brands & AVIF_BRANDS
+
+
+def _find_brands(head: bytes) -> set[bytes]:
+    """Return the brands of a file of boxes (MP4, HEIC, AVIF) that begins with these bytes."""
+    if head[4:8] != b"ftyp":
+        return set()
+    return {head[k : k + 4] for k in (8, *range(16, min(len(head), int.from_bytes(head[:4], "big")), 4))}
 
 
 @contextmanager
@@ -105,18 +144,20 @@ def open_image(path: Path) -> Iterator[Image]:
                 formats = (_heif_format(path),) if is_heic(file.read(64)) else FORMATS
             with Image.open(path, formats=formats) as image:
                 _check_size(image, path)
+                if image.format == "TIFF":  # the index of a page that ends with the file, and with it all later pages
+                    if image.tag_v2.get(SUBFILE_TYPE, 0) & 1:  # pyright: ignore[reportAttributeAccessIssue]
+                        raise UserError(f"{path} is a camera's raw photo: develop it to JPEG, PNG or TIFF first")
+                    warnings.filterwarnings("error", "Corrupt EXIF data|Truncated File Read")
                 yield image
     except UserError:
         raise
     except Image.DecompressionBombError:
         raise UserError(f"{path} is too large an image") from None
-    except OSError as error:
-        reason = error.strerror or "damaged, or of an unknown kind"
+    except DECODER_ERRORS as error:
+        reason = getattr(error, "strerror", None) or "damaged, or of an unknown kind"
         if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in (".tif", ".tiff"):
             reason = "damaged, or of samples that few programs read, as decimal colours: convert it to 8 or 16 bits"
         raise UserError(f"{path} is not an image that can be read ({reason})") from None
-    except DECODER_ERRORS as error:
-        raise UserError(f"{path} is not an image that can be read ({type(error).__name__})") from None
 
 
 def _heif_format(path: Path) -> str:
@@ -175,9 +216,9 @@ def _white_level(image: Image, path: Path) -> float:
     is_signed = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (1,))[0] == 2
     unsigned = 0.0 if is_signed or image.mode == "F" else WHITE_32
     peak = 0.0
-    for k in range(count_pictures(image)):
-        image.seek(k)
-        peak = max(peak, float(np.nan_to_num(_read_deep(image, unsigned), posinf=0, neginf=0).max()))
+    for _ in _seek_pictures(image):
+        with suppress(*DECODER_ERRORS):
+            peak = max(peak, float(np.nan_to_num(_read_deep(image, unsigned), posinf=0, neginf=0).max()))
     image.seek(0)
     if image.mode == "I":
         levels = (32767.0, 65535.0, 2.0**31 - 1) if is_signed else (65535.0, WHITE_32)
