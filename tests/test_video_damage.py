@@ -34,6 +34,7 @@ KINDS = {
 PIXELS = {"prores.mov": "yuv422p10le", "mjpeg.avi": "yuvj420p", "huffyuv.avi": "yuv422p", "qtrle.mov": "rgb24"}
 UNCHECKED = {"hevc.mp4", "vp8.webm", "vp9.webm", "plain.mkv", "huffyuv.avi", "qtrle.mov"}  # almost any bytes are valid
 
+OTHER_KINDS = {"a.webm": ("libvpx", "yuv420p"), "a.ogv": ("libvpx", "yuv420p"), "a.gif": ("gif", "rgb8")}
 CODECS = {"a.avi": ("libx264", "libmp3lame"), "a.wmv": ("wmv2", "wmav2")}
 
 
@@ -137,6 +138,19 @@ def test_a_file_that_is_cut_off_says_so(
     assert result.fps == whole.fps and np.array_equal(result.times, whole.times[: len(result.frames)])
     caplog.clear()
     assert len(video.read(path, 3).frames) == 3 and caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm", "a.avi", "a.flv", "a.gif", "a.ts", "a.ogv"])
+def test_the_last_tenth_of_a_second_is_missed(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    codec, pixels = OTHER_KINDS.get(name, ("libx264", "yuv420p"))
+    path = make(tmp_path / name, noisy(10), codec, pixels, options={} if codec == "libx264" else {"b": "1M"})
+    whole = video.read(path)
+    if name == "a.mp4":
+        path = video.write(whole, tmp_path / "front.mp4")  # with its index in front
+    assert len(whole.frames) == 10 and caplog.text == ""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10 // 188 * 188 + 100])
+    assert len(video.read(path).frames) < 10 or name == "a.gif"  # which shows a part of a picture
+    assert "cut off" in caplog.text
 
 
 def test_one_frame_lasts_as_long_as_its_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from v2edit.errors import UserError
+from v2edit.video.lengths import is_cut_off, lacks_index
 from v2edit.video.stills import IMAGES, MAX_PIXELS
 from v2edit.video.timing import MAX_FPS, continue_clock
 
@@ -22,10 +23,7 @@ FORMATS = (
     "h261,h263,h264,hevc,m4v,obu,av1,vc1,dirac,aac,ac3,aiff,amr,caf,flac,mp3,w64,wav,png_pipe,jpeg_pipe,webp_pipe"
 )
 MAX_SOUND_STREAMS = 64  # each one that is encoded takes a megabyte
-MP4_BOXES = {b"ftyp", b"mdat", b"moov", b"free", b"skip", b"wide"}  # that an MP4 or MOV file may begin with
 TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
-ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 MAX_SHORTFALL = Fraction(1, 2)  # seconds; headers round, and streams do not end together
 
 
@@ -58,7 +56,7 @@ def open_container(path: Path) -> Iterator[InputContainer]:
             metadata_errors="ignore",
         )
     except (FFmpegError, OSError):
-        if _is_truncated_mp4(path):
+        if lacks_index(path):
             raise UserError(
                 f"{path} is cut off: its index (moov) is missing or unfinished; get or export the file again"
             ) from None
@@ -74,34 +72,6 @@ def find_video_stream(container: InputContainer) -> VideoStream | None:
 
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     return next((s for s in container.streams.video if not s.disposition & still and s.codec_context), None)
-
-
-def _is_truncated_mp4(path: Path) -> bool:
-    """Return whether an MP4 or MOV file ends too early, by its top boxes, of which moov is the index."""
-    kinds, size, at = [], path.stat().st_size, 0
-    with path.open("rb") as file:
-        while at + 8 <= size and len(kinds) < 64:
-            file.seek(at)
-            header = file.read(16)
-            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-            kinds.append(kind)
-            if length == 0:  # to the end of the file
-                break
-            at += max(8, int.from_bytes(header[8:], "big") if length == 1 else length)
-    is_mp4 = bool(MP4_BOXES.intersection(kinds[:1])) and not {b"ftyp", b"mdat"}.isdisjoint(kinds)
-    return is_mp4 and (b"moov" not in kinds or at > size)
-
-
-def _is_shorter_than_declared(path: Path) -> bool:
-    """Return whether an AVI, WMV or ASF file is shorter than its header says, by which FFmpeg does not go."""
-    with path.open("rb") as file:
-        head = file.read(4096)
-    at, declared = head.find(ASF_FILE_PROPERTIES), 0
-    if head.startswith(b"RIFF") and head[4:8] != b"\xff" * 4:
-        declared = 8 + int.from_bytes(head[4:8], "little")
-    elif head.startswith(ASF_HEADER) and at > 0:
-        declared = int.from_bytes(head[at + 40 : at + 48], "little")
-    return path.stat().st_size < declared
 
 
 def find_sound_streams(container: InputContainer) -> list[AudioStream]:
@@ -150,7 +120,7 @@ class DemuxedPackets:
 
     def is_cut_off(self, stream: VideoStream) -> bool:
         """Return whether the file, or its packets once all are read, end before its header says that it does."""
-        if _is_shorter_than_declared(Path(self.container.name)):
+        if is_cut_off(Path(self.container.name)):
             return True
         claimed = None if has_jumps(self.container) else claimed_end(self.container, stream)
         return claimed is not None and self.end is not None and claimed - self.end > MAX_SHORTFALL
