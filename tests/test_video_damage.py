@@ -100,6 +100,21 @@ def test_a_damaged_container_is_reported(tmp_path: Path, caplog: pytest.LogCaptu
     assert 8 < len(video.read(path).frames) < 16 and "damaged" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["hevc.mp4", "vp8.webm", "vp9.webm"])
+def test_no_frame_is_lost_in_silence(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    codec, options = KINDS[name]
+    whole = make(tmp_path / name, noisy(16), codec, options=options).read_bytes()
+    losses = 0
+    for seed in range(117, 129):
+        (tmp_path / name).write_bytes(whole)
+        damage(tmp_path / name, seed, spots=40)
+        caplog.clear()
+        is_lost = len(video.read(tmp_path / name).frames) < 16
+        assert "damaged" in caplog.text or not is_lost
+        losses += is_lost
+    assert losses
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("name", ["wolf", "hiker", "cog-kitten", "puff"])

@@ -171,8 +171,10 @@ def decode_frames(packets: Iterable[Packet], stream: VideoStream, strict: bool =
         decoded = None if frame.pts is None else decode_times.pop(frame.pts, None)
         return TimedFrame(frame, presented, decoded, (frame.duration or 0) * tick or usual)
 
+    missing = 0  # packets without a frame yet
     for packet in _then_flush(p for p in packets if p.stream_index == stream.index):
         if packet is not None:
+            missing += not packet.is_discard
             if strict and packet.has_sidedata("encryption_info"):
                 raise UserError(f"{stream.container.name} is encrypted, so its pictures cannot be read")
             if has_decode_times_alone and packet.pts is not None and packet.dts is not None:
@@ -188,8 +190,11 @@ def decode_frames(packets: Iterable[Packet], stream: VideoStream, strict: bool =
             raise DamageError
         # What damage leaves undecoded is what the frame's memory held before, so that none may be held on to here.
         frames.reverse()
+        missing -= len(frames)
         while frames:
             yield add_times(frames.pop())
+    if strict and missing > 0 and decoder.name == "hevc":  # which drops pictures that lack their references silently
+        raise DamageError
 
 
 class ErrorCount:
