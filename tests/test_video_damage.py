@@ -18,6 +18,7 @@ KINDS = {
     "slices.mkv": ("libx264", {"crf": "23", "x264-params": "slices=4"}),
     "baseline.ts": ("libx264", {"coder": "0", "bf": "0"}),
     "hevc.mp4": ("libx265", {"x265-params": "log-level=0"}),
+    "hash.mp4": ("libx265", {"x265-params": "log-level=0:hash=1"}),
     "mpeg4.avi": ("mpeg4", {}),
     "msmpeg4v2.avi": ("msmpeg4v2", {}),
     "msmpeg4v3.avi": ("msmpeg4", {}),

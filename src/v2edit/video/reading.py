@@ -65,11 +65,13 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
 
     Rotation and mirroring tags are applied and pixels made square (by stretching, so that nothing is lost).
     Transparency is laid over black. Colours follow the file's matrix and range; where it names no matrix, BT.709 from
-    1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is tone-mapped by BT.2390.
-    The first of several video streams that is not a cover picture is read. Damage is concealed as FFmpeg does it, and
-    the frames after it keep their times. Damage, tone mapping, a file that is cut off and images that are left out of a
-    folder or a file are logged. With `max_frames` the first frames alone are read; `image_fps` is the frame rate of
-    images, which have none. Raises `UserError`, in one line, for what cannot be decoded or takes more than 4 GiB."""
+    1280 columns or 577 lines up, else BT.601, as players do. HDR (PQ, HLG) is tone-mapped by BT.2390. The first of
+    several video streams that is not a cover picture is read. Damage is concealed as FFmpeg does it, and the frames
+    after it keep their times. Damage, tone mapping, a file that is cut off and images that are left out of a folder or
+    a file are logged; but almost any bytes are valid to a decoder of VP8, VP9, HEVC without hashes or lossless codecs
+    without checksums, and a part of an MPEG-TS file may pass for a whole one. With `max_frames` the first frames alone
+    are read; `image_fps` is the frame rate of images, which have none. Raises `UserError`, in one line, for what cannot
+    be decoded or takes more than 4 GiB."""
     path = Path(path)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"max_frames is {max_frames}; it must be 1 or more")
