@@ -9,6 +9,7 @@ import torch
 from plyfile import PlyData
 from support.scenes import cameras_of, gaussians_of
 
+from v2edit.errors import UserError
 from v2edit.scenes.formats.ply import read_points, read_splat, read_vertical_axis, write_splat
 from v2edit.scenes.rasterise import render
 
@@ -117,3 +118,106 @@ def test_the_vertical_axis_of_a_header(tmp_path, line, up):
     found = read_vertical_axis(path)
     assert up is None if found is None else found.tolist() == up
     assert len(read_splat(path)) == 60
+
+
+AXES = "".join(f"property float {axis}\n" for axis in "xyz")
+
+
+def points_file(path: Path, kinds: str, rows: str, before: str = "", encoding: str = "ascii") -> Path:
+    """Write a text PLY of one point a row, with colours whose kinds and names are given as `kind name, …`."""
+    colours = "".join(f"property {kind}\n" for kind in kinds.split(", ") if kind)
+    count = f"element vertex {len(rows.splitlines()) - before.count('element')}"
+    path.write_text(f"ply\nformat {encoding} 1.0\n{before}{count}\n{AXES}{colours}end_header\n{rows}\n")
+    return path
+
+
+def colour_names(kind: str, names: str = "red green blue") -> str:
+    return ", ".join(f"{kind} {name}" for name in names.split())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "colours"),
+    [
+        (colour_names("uchar"), [255, 51, 1]),
+        (colour_names("uchar", "diffuse_red diffuse_green diffuse_blue") + ", uchar alpha", [255, 51, 1]),
+        (colour_names("ushort", "r g b"), [65535, 13107, 257]),
+        (colour_names("int"), [255, 51, 1]),
+        (colour_names("float", "Red Green Blue"), [1.0, 0.2, 1 / 255]),
+        (colour_names("double"), [255.0, 51.0, 1.0]),
+        (colour_names("float", "f_dc_0 f_dc_1 f_dc_2"), [(c / 255 - 0.5) / 0.28209479177387814 for c in (255, 51, 1)]),
+    ],
+)
+@pytest.mark.parametrize("text", [True, False])
+def test_colours_of_points_whatever_their_names_and_range(tmp_path, caplog, kinds, colours, text):
+    path = points_file(
+        tmp_path / "a.ply", kinds, " ".join(map(str, [1, 2, 3, *colours, 9][: 3 + len(kinds.split(", "))]))
+    )
+    if not text:
+        table = PlyData.read(str(path), mmap=False)
+        table.text = False
+        table.write(str(path))
+    points = read_points(path)
+    assert points is not None and points.colours.tolist() == [[255, 51, 1]] and not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("kinds", "row", "colour", "note"),
+    [
+        ("", "", [128, 128, 128], "no colours"),
+        (colour_names("uchar", "Cd_x Cd_y Cd_z"), "1 2 3", [128, 128, 128], "Cd_x"),
+        (colour_names("uchar"), "300 -2 7", [255, 0, 7], "1 of 1 colours"),
+    ],
+)
+def test_colours_that_are_missing_or_too_bright_are_noted(tmp_path, caplog, kinds, row, colour, note):
+    points = read_points(points_file(tmp_path / "a.ply", kinds, f"1 2 3 {row}"))
+    assert points is not None and points.colours.tolist() == [colour]
+    assert [note in line for line in caplog.messages] == [True]
+
+
+def test_what_comes_before_the_vertices_is_skipped(tmp_path, caplog):
+    face = "element face 1\nproperty list uchar int vertex_indices\nproperty float area\n"
+    path = points_file(tmp_path / "a.ply", colour_names("uchar"), "3 0 0 0 0.5\n1 2 3 4 5 6\n7 8 9 1 2 3", face)
+    for text in (True, False):
+        points = read_points(path)
+        assert points is not None and points.positions.tolist() == [[1, 2, 3], [7, 8, 9]]
+        assert points.colours.tolist() == [[4, 5, 6], [1, 2, 3]] and not caplog.records
+        table = PlyData.read(str(path), mmap=False)
+        table.text, table.byte_order = not text, ">"
+        table.write(str(path))
+
+
+def test_a_long_header_is_read_and_an_unknown_format_is_named(tmp_path):
+    path = points_file(tmp_path / "a.ply", "", "1 2 3", "comment " + 100_000 * "x" + "\n")
+    assert read_points(path) is not None
+    with pytest.raises(UserError, match="of the format 'text', expected ascii"):
+        read_points(points_file(path, "", "1 2 3", encoding="text"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"\n", b""), (b"\r\n", b""), (b"", b"\n"), (b"", b"\r\n"), (b"", b"more")]
+)
+def test_a_stray_end_of_a_line_moves_no_gaussian(tmp_path, caplog, before, after):
+    path = write_splat(tmp_path / "a.ply", gaussians_of(0, 50, 0))
+    expected = read_splat(path)
+    head, body = path.read_bytes().split(b"end_header\n")
+    path.write_bytes(head + b"end_header\n" + before + body + after)
+    for name, one in read_splat(path).tensors().items():
+        assert torch.equal(one, expected.tensors()[name])
+    assert ["4 bytes more" in line for line in caplog.messages] == [True] * (after == b"more")
+
+
+def test_a_stray_end_of_a_line_that_may_be_anywhere_is_refused(tmp_path):
+    path = tmp_path / "a.ply"
+    body = b"\n" + np.array([[1, 2, 3], [4, 5, 6]], "<f4").tobytes()[:-1] + b"\n"  # 25 bytes of 24
+    path.write_bytes(f"ply\nformat binary_little_endian 1.0\nelement vertex 2\n{AXES}end_header\n".encode() + body)
+    with pytest.raises(UserError, match="stray end of a line"):
+        read_points(path)
+
+
+def test_faces_tell_a_stray_end_of_a_line_too(tmp_path):
+    path = tmp_path / "a.ply"
+    faces = "element face 1\nproperty list uchar int vertex_indices\n"
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex 1\n{AXES}{faces}end_header\n".encode()
+    path.write_bytes(head + b"\n" + np.array([1, 2, 3], "<f4").tobytes() + b"\3" + np.arange(3, dtype="<i4").tobytes())
+    points = read_points(path)
+    assert points is not None and points.positions.tolist() == [[1, 2, 3]]

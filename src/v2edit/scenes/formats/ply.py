@@ -5,43 +5,48 @@ Headers are checked before anything is allocated: one may claim any size.
 
 from __future__ import annotations
 
-import io
 import logging
+import mmap
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.lib.recfunctions import unstructured_to_structured
 
 from v2edit.errors import UserError
 from v2edit.scenes.config import MAX_DEGREE
 from v2edit.scenes.dataset import Points
-from v2edit.scenes.gaussians import Gaussians
-
-if TYPE_CHECKING:
-    from plyfile import PlyElement
+from v2edit.scenes.gaussians import SH_C0, Gaussians
 
 log = logging.getLogger(__name__)
-MAX_HEADER = 1 << 16  # bytes
+MAX_HEADER = 1 << 24  # bytes
 LIMIT = 20.0  # of a logit or of a logarithm, in place of infinity: in float32 an alpha of 1 or 0, a scale of 2e-9
-BYTES = {"char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, "int16": 2, "uint16": 2,
-         "int": 4, "uint": 4, "int32": 4, "uint32": 4, "float": 4, "float32": 4, "double": 8, "float64": 8}  # fmt: skip
+TEXT, BIG = "ascii", "binary_big_endian"
+FORMATS = {TEXT: "", "binary_little_endian": "<", BIG: ">"}
+NUMPY = {"char": "i1", "uchar": "u1", "int8": "i1", "uint8": "u1", "short": "i2", "ushort": "u2", "int16": "i2",
+         "uint16": "u2", "int": "i4", "uint": "u4", "int32": "i4", "uint32": "u4", "float": "f4", "float32": "f4",
+         "double": "f8", "float64": "f8"}  # fmt: skip
+BYTES = {kind: int(code[1]) for kind, code in NUMPY.items()}
+HARMONICS = [f"f_dc_{k}" for k in range(3)]
+COLOURS = [["red", "green", "blue"], ["diffuse_red", "diffuse_green", "diffuse_blue"], list("rgb"), HARMONICS]
+GREY = 128
+TOLERANCE = 1.01  # of white, in decimal numbers
 
 
 def read_splat(path: Path) -> Gaussians:
     """Read the Gaussians of a splat file, with or without normals, of any degree of harmonics up to 3. Gaussians that
     are not finite after their activations are left out, with a warning; an infinite logit is an alpha of 0 or 1, a
     logarithm of minus infinity a flat Gaussian. Raises `UserError` for a file that is no splat."""
-    vertex = _read_vertices(path)
-    names = {column.name for column in vertex.properties}
+    vertex, kinds = _read_vertices(path)
+    names = set(kinds)
     if "packed_position" in names:
         raise UserError(f"{path} is a compressed splat: export it uncompressed (SuperSplat: PLY, not compressed PLY)")
     rest = sorted(
         (n for n in names if re.fullmatch(r"f_rest_\d{1,4}", n)), key=lambda name: int(name.removeprefix("f_rest_"))
     )
-    required = [*"xyz", *(f"f_dc_{i}" for i in range(3)), "opacity"]
+    required = [*"xyz", *HARMONICS, "opacity"]
     required += [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
     if missing := [name for name in required if name not in names]:
         raise UserError(f"{path} is no Gaussian splat: it has no {', '.join(missing[:3])}")
@@ -86,20 +91,46 @@ def write_splat(path: Path, gaussians: Gaussians) -> Path:
 
 
 def read_points(path: Path) -> Points | None:
-    """Read coloured points, gray where the file has no colours; None where no point is finite."""
-    vertex = _read_vertices(path)
-    names = {column.name for column in vertex.properties}
-    if missing := set("xyz") - names:
+    """Read coloured points, grey where the file has no colours, which is logged; None where no point is finite."""
+    vertex, kinds = _read_vertices(path)
+    if missing := set("xyz") - set(kinds):
         raise UserError(f"{path} has points without {', '.join(sorted(missing))}")
     positions = np.stack([np.asarray(vertex[axis], np.float64) for axis in "xyz"], axis=1)
-    colours = np.full((len(positions), 3), 128.0)
-    if {"red", "green", "blue"} <= names:
-        colours = np.stack([np.asarray(vertex[name], np.float64) for name in ("red", "green", "blue")], axis=1)
-    table = np.concatenate([positions, colours], axis=1)
+    table = np.concatenate([positions, _read_colours(vertex, kinds, path)], axis=1)
     table = table[_are_finite(table, path, "points")]
     if not len(table):
         return None
-    return Points(table[:, :3], table[:, 3:].clip(0, 255).astype(np.uint8))
+    return Points(table[:, :3], np.rint(table[:, 3:] * 255).astype(np.uint8))
+
+
+def _read_colours(vertex: np.ndarray, kinds: dict[str, str], path: Path) -> np.ndarray:
+    """Return the colours of points, float64 [N, 3] of 0..1, by whatever names and in whatever range they are: a splat's
+    harmonics, too."""
+    actual = {name.lower(): name for name in kinds}
+    names = next((names for names in COLOURS if set(names) <= set(actual)), None)
+    if names is None:
+        message = "%s has no colours that are known (red, green, blue) among %s: its points are grey"
+        log.warning(message, path, ", ".join(list(kinds)[:12]))
+        return np.full((len(vertex), 3), GREY / 255)
+    values = np.stack([np.asarray(vertex[actual[name]], np.float64) for name in names], axis=1)
+    if names == HARMONICS:
+        return (0.5 + SH_C0 * values).clip(0, 1)
+    white = _white_level(values, kinds[actual[names[0]]])
+    if beyond := ((values < 0) | (values > TOLERANCE * white)).any(axis=1).sum():
+        log.warning("%d of %d colours in %s are not from 0 to %g: clipped", beyond, len(values), path, white)
+    return (values / white).clip(0, 1)
+
+
+def _white_level(values: np.ndarray, kind: str) -> float:
+    """Return the value of white in colours of a kind of number: what holds 9 in 10 of them, since a few may lie beyond
+    it. Whole numbers of more than 8 bits often hold 8; decimal ones go to 1 unless they are far beyond."""
+    is_whole = NUMPY[kind][0] in "iu" and bool((values == np.rint(values)).all())
+    levels = [255.0, 65535.0] if is_whole else [1.0, 255.0, 65535.0]
+    finite = values[np.isfinite(values)]
+    typical = np.quantile(finite, 0.9, method="lower") if finite.size else 0.0
+    if is_whole and BYTES[kind] == 1:
+        return levels[0]
+    return next((level for level in levels if typical <= TOLERANCE * level), levels[-1])
 
 
 def write_points(path: Path, points: Points) -> Path:
@@ -145,28 +176,66 @@ def _are_finite(table: np.ndarray, path: Path, what: str) -> np.ndarray:
     return finite
 
 
-def _read_vertices(path: Path) -> PlyElement:
-    """Read the `vertex` element of a PLY file whose header claims no more than the file holds."""
-    try:
-        from plyfile import PlyData, PlyParseError
-    except ModuleNotFoundError as missing:
-        raise UserError(f"scenes need {missing.name}: pip install 'v2edit[scenes]'") from missing
-    header = _read_header(path)
-    start = _keep_vertices(header, path)
-    try:
-        if start == header.content:
-            return PlyData.read(str(path))["vertex"]
-        return PlyData.read(io.BytesIO(start + path.read_bytes()[len(header.content) :]))["vertex"]
-    except (PlyParseError, LookupError, ValueError, TypeError, EOFError, OverflowError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+@dataclass(frozen=True)
+class _Element:
+    """An element of a PLY header: its number of rows, and the words of each property, (kind, name) or ("list", kind of
+    the count, kind, name)."""
+
+    name: str
+    count: int
+    properties: tuple[tuple[str, ...], ...]
+
+    @property
+    def has_lists(self) -> bool:
+        return any(words[0] == "list" for words in self.properties)
+
+    def find_end(self, data: mmap.mmap, start: int, is_big: bool) -> int:
+        """Return where the element's binary rows that begin at `start` end, which may be beyond the data."""
+        if not self.has_lists:
+            return start + self.count * sum(BYTES[kind] for kind, _ in self.properties)
+        for _ in range(self.count):
+            for words in self.properties:
+                length = 1
+                if words[0] == "list":
+                    count = data[start : start + BYTES[words[1]]]
+                    start, length = start + BYTES[words[1]], int.from_bytes(count, "big" if is_big else "little")
+                start += length * BYTES[words[-2]]
+            if start > len(data):
+                break
+        return start
 
 
 @dataclass(frozen=True)
 class _Header:
-    """The header of a PLY file: its bytes with `end_header`, and its lines before that without stray blanks."""
+    """The header of a PLY file: its length in bytes with `end_header`, and its lines before that without stray
+    blanks."""
 
-    content: bytes
+    length: int
     text: str
+
+    def parse(self, path: Path) -> tuple[str, list[_Element]]:
+        """Return the format and the elements. Raises `UserError` where they make no sense."""
+        encoding, elements = "", []
+        for line in self.text.split("\n"):
+            match line.split():
+                case ["format", word, *_]:
+                    encoding = word
+                case ["element", name, count] if re.fullmatch("[0-9]{1,18}", count):
+                    elements.append(_Element(name, int(count), ()))
+                case ["property", *words] if elements and _is_property(words, elements[-1]):
+                    elements[-1] = replace(elements[-1], properties=(*elements[-1].properties, tuple(words)))
+                case ["element" | "property", *_]:
+                    raise UserError(f"{path} has a PLY header that makes no sense at '{line[:40]}'")
+        if encoding not in FORMATS:
+            raise UserError(f"{path} is a PLY of the format {encoding[:20]!r}, expected {', '.join(FORMATS)}")
+        return encoding, elements
+
+
+def _is_property(words: list[str], element: _Element) -> bool:
+    """Return whether words make a further property of an element: of known kinds, and its name is new."""
+    kinds = words[1:-1] if words[:1] == ["list"] else words[:-1]
+    names = {known[-1] for known in element.properties}
+    return len(words) == 2 * len(kinds) > 0 and set(kinds) <= set(BYTES) and words[-1] not in names
 
 
 def _read_header(path: Path) -> _Header:
@@ -179,35 +248,76 @@ def _read_header(path: Path) -> _Header:
     newline = rb"\r" if first[1] == b"\r" else rb"\r?\n"
     end = re.search(newline + rb"[ \t]*end_header[ \t]*" + newline, start)
     if end is None:
-        raise UserError(f"{path} has no end of its PLY header within {MAX_HEADER} bytes")
+        raise UserError(f"{path} has no end of its PLY header within {MAX_HEADER:,} bytes")
     lines = (line.strip() for line in re.split(newline, start[: end.start()]))
-    return _Header(start[: end.end()], "\n".join(line.decode("ascii", "replace") for line in lines if line))
+    return _Header(end.end(), "\n".join(line.decode("utf-8", "replace") for line in lines if line))
 
 
-def _keep_vertices(header: _Header, path: Path) -> bytes:
-    """Return a header without stray blanks, which plyfile does not take, that ends with its vertices: a mesh's faces
-    are not read. Raises `UserError` where it claims more bytes than there are."""
-    preamble, *elements = re.split(r"^(?=element\s)", header.text, flags=re.MULTILINE)
-    plain = re.search(r"^format\s+ascii", preamble, re.MULTILINE) is not None
-    kept, claimed = [preamble], 0
-    for element in elements:
-        name, *words = element.split("\n", 1)[0].split()[1:] or [""]
-        if len(words) != 1 or not re.fullmatch("[0-9]+", words[0]):
-            raise UserError(f"{path} has a PLY header that makes no sense at 'element {' '.join([name, *words])[:40]}'")
-        if re.search(r"^property\s+list", element, re.MULTILINE):
-            if not int(words[0]):
-                continue
-            raise UserError(f"{path} has lists before or in its vertices: expected points or Gaussians alone")
-        kinds = re.findall(r"^property\s+(\w+)", element, re.MULTILINE)
-        claimed += int(words[0]) * sum(2 if plain else BYTES.get(kind, 1) for kind in kinds)
-        kept.append(element)
-        if name == "vertex":
-            break
-    else:
+def _read_vertices(path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """Read the `vertex` element of a PLY file, a structured array [N], and the kinds of its numbers by their names;
+    other elements, as a mesh's faces, are skipped. Raises `UserError` where there is none, or less than the header
+    claims."""
+    header = _read_header(path)
+    encoding, elements = header.parse(path)
+    names = [element.name for element in elements]
+    if "vertex" not in names:
         raise UserError(f"{path} holds no vertices: expected points or Gaussians")
-    # The last line of a text file need not end.
-    available = path.stat().st_size - len(header.content) + plain
+    place = names.index("vertex")
+    vertex = elements[place]
+    if vertex.has_lists:
+        raise UserError(f"{path} has lists in its vertices: expected points or Gaussians")
+    kinds = {name: kind for kind, name in vertex.properties}
+    if not kinds:
+        raise UserError(f"{path} has vertices without properties: expected points or Gaussians")
+    if encoding == TEXT:
+        return _read_text(path, header, list(kinds), sum(one.count for one in elements[:place]), vertex.count), kinds
+    dtype = np.dtype([(name, f"{FORMATS[encoding]}{NUMPY[kind]}") for name, kind in kinds.items()])
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = _find_data(data, header, elements, encoding == BIG, path)
+        for element in elements[:place]:
+            start = element.find_end(data, start, encoding == BIG)
+        claimed, available = vertex.count * dtype.itemsize, max(len(data) - start, 0)
     if claimed > available:
         raise UserError(f"{path} says it holds {claimed:,} bytes and has {available:,}: it is cut short or forged")
-    text = "".join(kept).rstrip("\n")
-    return f"{text}\nend_header\n".encode("ascii", "replace")
+    return (np.memmap(path, dtype, "r", start, (vertex.count,)) if vertex.count else np.empty(0, dtype)), kinds
+
+
+def _find_data(data: mmap.mmap, header: _Header, elements: list[_Element], is_big: bool, path: Path) -> int:
+    """Return where binary rows begin: at the header's end, or after a stray end of a line where the length of the file
+    says so. Raises `UserError` where it may be either; logs what is left over."""
+    blanks = re.match(rb"[\r\n]{0,4}", data[header.length : header.length + 4])
+    starts = range(header.length, header.length + (blanks.end() if blanks else 0) + 1)
+    if len(starts) == 1 and any(element.has_lists for element in elements):
+        return header.length  # their end is slow to find
+    ends = {}
+    for start in starts:
+        end = start
+        for element in elements:
+            end = element.find_end(data, end, is_big)
+        ends[start] = end
+    fitting = [start for start, end in ends.items() if end <= len(data) and not data[end : end + 64].strip()]
+    if len(fitting) > 1:
+        raise UserError(f"{path} has a stray end of a line, before its data or after them: remove it")
+    start = fitting[0] if fitting else header.length
+    if not fitting and ends[start] < len(data):
+        log.warning("%s holds %d bytes more than its header says: left out", path, len(data) - ends[start])
+    return start
+
+
+def _read_text(path: Path, header: _Header, names: list[str], skipped: int, count: int) -> np.ndarray:
+    """Read `count` rows of numbers of a text PLY after those `skipped`, as a structured array of float64."""
+    with path.open("rb") as file:
+        file.seek(header.length)
+        lines = [line for line in file.read().splitlines() if line.strip()]
+    if skipped + count > len(lines):
+        raise UserError(f"{path} says it holds {skipped + count:,} rows and has {len(lines):,}: it is cut short")
+    rows = np.empty((0, len(names)))
+    if count:
+        wanted = (line.decode("ascii", "replace") for line in lines[skipped : skipped + count])
+        try:
+            rows = np.loadtxt(wanted, comments=None, ndmin=2)
+        except ValueError as error:
+            raise UserError(f"cannot read {path}: {str(error).split(';')[0]}") from error
+    if rows.shape[1] != len(names):
+        raise UserError(f"{path} has rows of {rows.shape[1]} numbers, expected {len(names)}")
+    return unstructured_to_structured(rows, np.dtype([(name, np.float64) for name in names]))
