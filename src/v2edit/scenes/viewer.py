@@ -14,10 +14,10 @@ from v2edit.errors import UserError
 from v2edit.runs.layout import EDITED_SPLAT, SOURCE_SPLAT
 from v2edit.scenes.camera_paths import CameraPath, read_path
 from v2edit.scenes.cameras import distance_of, up_of
-from v2edit.scenes.formats.ply import read_splat
+from v2edit.scenes.formats.ply import read_splat, read_vertical_axis
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
 from v2edit.scenes.rasterise.projection import rotations
-from v2edit.scenes.reading import choose_path, read_scene
+from v2edit.scenes.reading import Scene, choose_path
 
 if TYPE_CHECKING:
     from viser import CameraHandle, GaussianSplatHandle, GuiEvent, InitialCameraConfig, ViserServer
@@ -55,7 +55,9 @@ def start(run: Path, port: int) -> Viewer:
     if run.is_dir() and (run / PATH).is_file():
         path = read_path(run / PATH, None)
     else:
-        path = choose_path("orbit", read_scene(list(files.values())[-1]), ORBIT_FRAMES, 512)
+        name, file = list(files.items())[-1]
+        scene = Scene(file, gaussians=scenes[name], up=read_vertical_axis(file))
+        path = choose_path("orbit", scene, ORBIT_FRAMES, 512)
     # Browsers open connections ahead that they never use: each would print a traceback.
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
     return Viewer(viser.ViserServer(host="127.0.0.1", port=port, verbose=False), scenes, path)
