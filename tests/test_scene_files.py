@@ -21,6 +21,7 @@ from v2edit.scenes.camera_paths import (
 )
 from v2edit.scenes.cameras import focus_of, from_opencv, up_of
 from v2edit.scenes.distortion import Distortion, sample_bilinear, undistort
+from v2edit.scenes.formats.colmap import MODELS
 from v2edit.scenes.formats.nerfstudio import file_names, write_transforms
 from v2edit.scenes.formats.ply import read_points, read_splat, write_splat
 from v2edit.scenes.reading import read_scene
@@ -114,14 +115,14 @@ def test_a_dataset_comes_back_from_colmap(tmp_path):
         ("SIMPLE_RADIAL", [0.1]),
         ("OPENCV", [0.1, -0.05, 0.02, -0.01]),
         ("OPENCV_FISHEYE", [0.1, -0.05, 0.02, -0.01]),
+        ("FULL_OPENCV", [0.1, -0.05, 0.02, -0.01, 0.03, 0.2, -0.1, 0.04]),
     ],
 )
 def test_distortion_is_colmaps_own(model, bends):
     """Our formula against COLMAP's projection, point by point."""
     focal = [300.0] if model.startswith("SIMPLE") else [300.0, 310.0]
     camera = pycolmap.Camera(model=model, width=400, height=300, params=[*focal, 210.0, 140.0, *bends])
-    keys = ("k1", "k2", "k3", "k4") if "FISHEYE" in model else ("k1", "k2", "p1", "p2")
-    ours = Distortion(**dict(zip(keys, bends, strict=False)), fisheye="FISHEYE" in model)
+    ours = Distortion(**dict(zip(MODELS[model], bends, strict=True)), fisheye="FISHEYE" in model)
     xy = np.random.default_rng(0).uniform(-0.6, 0.6, (50, 2))
     theirs = camera.img_from_cam(np.concatenate([xy, np.ones((50, 1))], axis=1))
     u, v = ours.distort(xy[:, 0], xy[:, 1])
@@ -144,6 +145,15 @@ def test_an_undistorted_image_shows_what_a_pinhole_sees():
     image, inside = undistort(painted, matrix, lens)
     assert inside.mean() > 0.5
     assert np.abs(image.astype(float) - pattern(x, y))[inside].max() < 4
+
+
+def test_nothing_is_shown_where_a_lens_turns_back():
+    """r (1 + k1 r^2) falls beyond 1 / sqrt(-3 k1): rays from there would show what is nearer to the centre."""
+    matrix = np.array([[20.0, 0, 40], [0, 20, 30], [0, 0, 1]])
+    _, inside = undistort(np.zeros((60, 80, 3), np.uint8), matrix, Distortion(k1=-0.4))
+    columns, rows = np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5)
+    radii, fold = np.hypot((columns - 40) / 20, (rows - 30) / 20), 1 / np.sqrt(1.2)
+    assert inside[radii < 0.99 * fold].all() and not inside[radii > 1.01 * fold].any()
 
 
 def test_a_wild_lens_shows_the_little_it_can():

@@ -33,6 +33,7 @@ MODELS = {
     "SIMPLE_RADIAL": ("k1",),
     "RADIAL": ("k1", "k2"),
     "OPENCV": ("k1", "k2", "p1", "p2"),
+    "FULL_OPENCV": ("k1", "k2", "p1", "p2", "k3", "d1", "d2", "d3"),
     "SIMPLE_RADIAL_FISHEYE": ("k1",),
     "RADIAL_FISHEYE": ("k1", "k2"),
     "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4"),
