@@ -215,7 +215,7 @@ def test_numbers_that_make_no_camera(tmp_path: Path, facts: dict) -> None:
 
 
 def test_one_image_listed_without_end(tmp_path: Path) -> None:
-    path = dataset(tmp_path / "in", ["0.png"] * 400, w=2000, h=2000)
+    path = dataset(tmp_path / "in", ["0.png"] * 400, w=2000, h=2000, fl_x=2000)
     Image.new("RGB", (2000, 2000)).save(tmp_path / "in" / "0.png")
     assert "GiB" in refused(read_transforms, path)
 

@@ -260,6 +260,11 @@ def other_size(folder: Path) -> Path:
     return folder
 
 
+def turned_mask(folder: Path) -> Path:
+    Image.new("L", (12, 16), 255).save(folder / "mask.png")
+    return edited(lambda facts: facts["frames"][3].update(mask_path="mask.png"))(folder)
+
+
 def broken_image(folder: Path) -> Path:
     (folder / "images" / "v001.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return folder
@@ -290,11 +295,22 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         edited(lambda facts: facts["frames"][3]["transform_matrix"].__setitem__(0, [float("nan"), 0, 0, 0])),
         "finite numbers",
     ),
+    "a scaled pose": (
+        edited(lambda facts: facts["frames"][3].update(transform_matrix=np.diag([2.0, 2, 2, 1]).tolist())),
+        "axes of lengths 2, 2, 2",
+    ),
+    "a flat applied_transform": (
+        edited(lambda facts: facts.update(applied_transform=np.zeros((4, 4)).tolist())),
+        "applied_transform cannot be undone",
+    ),
+    "a focal length in widths": (edited(lambda facts: facts.update(fl_x=0.6, fl_y=0.6)), "expected pixels of its"),
+    "a width of true": (edited(lambda facts: facts.update(w=True)), "w is True, expected a number"),
     "no focal length": (edited(lambda facts: facts.pop("fl_x")), "has no focal length"),
     "a negative focal length": (edited(lambda facts: facts.update(fl_x=-3.0)), "not above 0"),
     "an unknown camera": (edited(lambda facts: facts.update(camera_model="EQUIRECTANGULAR")), "EQUIRECTANGULAR"),
     "one view": (edited(lambda facts: facts.update(frames=facts["frames"][:1])), "has 1 view: a scene takes two"),
     "images of different sizes": (other_size, "have 2 sizes (16x12, 32x24)"),
+    "a mask of another aspect": (turned_mask, "mask.png is 12x16 and its image 16x12"),
     "a broken image": (broken_image, "not an image"),
     "no JSON": (written("transforms.json", b"{ nope"), "is no JSON"),
     "a pickle": (written("model.ckpt", pickle.dumps(Dangerous())), "is not opened"),

@@ -8,10 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,11 +23,17 @@ from v2edit.errors import UserError
 from v2edit.files import is_existing_file
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.distortion import Distortion, undistort
+from v2edit.video.stills import IMAGES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 HELD_OUT_EVERY, HELD_OUT_FROM = 8, 4  # of a dataset without a split of its own every eighth view is held out
+ENDINGS = dict.fromkeys(["", ".png", ".jpg", ".jpeg", *sorted(IMAGES)])  # of a name without one, the likeliest first
 MUCH_SMALLER = 0.25  # of the pixels of an image
-ROTATION_TOLERANCE = 1e-3  # of a pose's rotation matrix times its transpose, from the identity
+ROTATION_TOLERANCE = 1e-2  # of a pose's rotation matrix times its transpose, from the identity: 3 decimals of a file
+MIN_FOCAL = 0.05  # of the longer side of an image: less is not in pixels
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,14 @@ def assemble(
     present = [k for k, view in enumerate(views) if is_existing_file(view.image)]
     _note_missing("images", [view.image for view in views], source)
     _note_missing("masks", [views[k].mask for k in present], source)
+    if repeated := [file.name for file, count in Counter(view.image for view in views).items() if count > 1]:
+        log.warning("%s lists images more than once: %s", source, _list_names(repeated))
     if len(present) < 2:
-        raise UserError(f"{source} has {len(present)} view{'s' * (len(present) != 1)}: a scene takes two at least")
+        count = f"{len(present)} view{'s' * (len(present) != 1)}"
+        missing = next(
+            (f" with an image, for there is no {v.image}" for v in views if not is_existing_file(v.image)), ""
+        )
+        raise UserError(f"{source} has {count}{missing}: a scene takes two at least")
     if is_held_out is None:
         held_out = np.arange(len(present)) % HELD_OUT_EVERY == HELD_OUT_FROM
     else:
@@ -120,7 +136,7 @@ def assemble(
         raise UserError(f"the images of {source} have {len(sizes)} sizes ({listed}): make them the same")
     height, width = sizes.pop()
     _note_reduction(views[present[0]].image, height, width, source)
-    masks, poses = np.stack(valid), np.stack([views[k].camera_to_world for k in present])
+    masks, poses = np.stack(valid), np.stack([_nearest_rotation(views[k].camera_to_world) for k in present])
     empty = [views[k].image.name for k, mask in zip(present, masks, strict=True) if not mask.any()]
     if not masks[~held_out].any():
         raise UserError(
@@ -137,6 +153,42 @@ def assemble(
         points,
         applied,
     )
+
+
+def find_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the files that names in a dataset stand for, as other systems write them: with backslashes, in another
+    case or Unicode form, images without their ending. Of several the first in a fixed order is taken, but none that is
+    named itself. A name that stands for no file is returned as it is."""
+
+    @cache
+    def list_folder(path: Path) -> dict[str, Path]:
+        return {_name_key(name): path / name for name in sorted(os.listdir(path))}  # lower case goes before upper case
+
+    def find(path: Path) -> Path:
+        found = Path(path.anchor)
+        try:
+            for k, part in enumerate(path.parts[bool(path.anchor) :], start=1 + bool(path.anchor)):
+                if (found / part).exists():
+                    found /= part
+                    continue
+                keys = [_name_key(part + end) for end in (ENDINGS if k == len(path.parts) else [""])]
+                found = next(files[key] for key in keys if key in (files := list_folder(found)))
+        except (OSError, ValueError, StopIteration):
+            return path
+        return found
+
+    paths = [folder / name for name in names]
+    present = {path for path in paths if is_existing_file(path)}
+    found = [
+        path if path in present else find(folder / name.replace("\\", "/"))
+        for path, name in zip(paths, names, strict=True)
+    ]
+    return [path if other in present else other for path, other in zip(paths, found, strict=True)]
+
+
+def _name_key(name: str) -> str:
+    """Return what a file's name has in common with how other systems write it."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def views_dataset(dataset: Dataset | None, cameras: Cameras) -> Dataset:
@@ -181,30 +233,36 @@ def _check_camera(view: View, source: Path) -> None:
         raise UserError(f"{source}: the pose of {view.name} is no 4x4 matrix of finite numbers with 0 0 0 1 below")
     rotation = pose[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
-        raise UserError(f"{source}: the pose of {view.name} is no rotation and translation")
+        lengths = ", ".join(f"{length:.3g}" for length in np.linalg.norm(rotation, axis=0))
+        expected = "expected three perpendicular ones of length 1, right-handed"
+        raise UserError(
+            f"{source}: the pose of {view.name} is no rotation and translation: axes of lengths {lengths}, {expected}"
+        )
     if min(view.size) < 1:
         raise UserError(f"{source}: the camera of {view.name} has a size of {view.size[1]}x{view.size[0]}")
     if not (np.isfinite(view.intrinsics).all() and view.intrinsics[0, 0] > 0 and view.intrinsics[1, 1] > 0):
         raise UserError(f"{source}: the focal length of {view.name} is not above 0")
+    if (focal := max(view.intrinsics[0, 0], view.intrinsics[1, 1])) < MIN_FOCAL * max(view.size):
+        size = f"{view.size[1]}x{view.size[0]}"
+        raise UserError(f"{source}: the focal length of {view.name} is {focal:g}, expected pixels of its {size} image")
     if not np.isfinite(astuple(view.distortion)).all():
         raise UserError(f"{source}: the distortion of {view.name} is no finite number")
+
+
+def _nearest_rotation(pose: np.ndarray) -> np.ndarray:
+    """Return a pose [4, 4] whose rotation has none of the rounding of a file."""
+    left, _, right = np.linalg.svd(pose[:3, :3])
+    exact = pose.copy()
+    exact[:3, :3] = left @ right
+    return exact
 
 
 def _read_view(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the undistorted image [H, W, 3], where it is valid, bool [H, W], and the intrinsics of its size."""
     from PIL import Image
 
-    from v2edit.video.stills import read_image
-
-    # Poses are of the pixels as they are stored, whatever their EXIF orientation.
-    rgb, alpha = read_image(view.image, upright=False)
-    picture = Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
+    picture = _read_picture(view)
     stated_height, stated_width = view.size
-    if abs(picture.height / picture.width - stated_height / stated_width) > 1.5 / min(picture.size):
-        raise UserError(
-            f"{view.image} is {picture.width}x{picture.height} and its camera {stated_width}x{stated_height}: "
-            "they must have the same aspect"
-        )
     scale = min(1.0, (side or max(picture.size)) / max(picture.size))
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     if size != picture.size:
@@ -214,7 +272,13 @@ def _read_view(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np
     intrinsics = view.intrinsics * [[width / stated_width], [height / stated_height], [1.0]]
     valid = np.ones((height, width), bool)
     if view.mask is not None and is_existing_file(view.mask):
-        valid = np.asarray(Image.fromarray(_read_mask(view.mask)).resize(size, Image.Resampling.NEAREST))
+        mask = Image.fromarray(_read_mask(view.mask))
+        if not _have_same_aspect(mask.size, size):
+            raise UserError(
+                f"{view.mask} is {mask.width}x{mask.height} and its image {picture.width}x{picture.height}: "
+                "they must have the same aspect"
+            )
+        valid = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
     if pixels.shape[2] == 4:
         # The background of a cut-out object is unknown.
         valid, pixels = valid & (pixels[..., 3] > 127), pixels[..., :3]
@@ -225,6 +289,29 @@ def _read_view(view: View, side: int | None) -> tuple[np.ndarray, np.ndarray, np
         mask, _ = undistort(np.repeat(valid[..., None], 3, 2).astype(np.uint8) * 255, intrinsics, view.distortion)
         valid = mask[..., 0] > 250
     return image, valid & inside, intrinsics
+
+
+def _read_picture(view: View) -> Image:
+    """Read the pixels that a view's pose is of: as they are stored, whatever their EXIF orientation says, or upright
+    where only so they have their camera's aspect. Raises `UserError` where they have another."""
+    from PIL import Image
+
+    from v2edit.video.stills import read_image
+
+    sizes = []
+    for upright in (False, True):
+        rgb, alpha = read_image(view.image, upright)
+        picture = Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
+        if _have_same_aspect(picture.size, (view.size[1], view.size[0])):
+            return picture
+        sizes.append(f"{picture.width}x{picture.height}")
+    camera = f"{view.size[1]}x{view.size[0]}"
+    raise UserError(f"{view.image} is {sizes[0]} and its camera {camera}: they must have the same aspect")
+
+
+def _have_same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether sizes (width, height) have the same aspect, but for the rounding of the smaller."""
+    return abs(size[1] / size[0] - other[1] / other[0]) <= 1.5 / min(*size, *other)
 
 
 def _read_mask(path: Path) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import mmap
+import re
 import shutil
 import struct
 import tempfile
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.files import is_existing_file
 from v2edit.scenes.cameras import from_opencv
-from v2edit.scenes.dataset import Dataset, Points, View, assemble
+from v2edit.scenes.dataset import Dataset, Points, View, assemble, find_files
 from v2edit.scenes.distortion import Distortion
 from v2edit.video.stills import natural_key
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Folders of a model in a project, the likeliest first; in those of numbers each is a model of its own.
 MODEL_FOLDERS = ("sparse/[0-9]*", "colmap/sparse/[0-9]*", "sparse", "colmap/sparse", ".")
+IMAGE_FOLDERS = ("images", ".", "input", "images_2", "images_4", "images_8")
 # The distortion parameters of each known camera model, which follow the principal point, in COLMAP's order.
 MODELS = {
     "SIMPLE_PINHOLE": (),
@@ -74,32 +78,90 @@ def _read_image_names(model: Path) -> dict[int, bytes]:
     """Return the names of a text model's images by their ids: COLMAP ends them at the first blank. {} where there is no
     such file."""
     try:
-        lines = iter((model / "images.txt").read_bytes().splitlines())
+        poses = list(_read_poses(model / "images.txt"))
     except OSError:
         return {}
-    names = {}
-    for line in lines:
-        words = line.strip().split(None, 9)  # id, rotation, translation, camera; then the name
-        if words and not words[0].startswith(b"#"):
-            next(lines, None)  # its points, which may be none
-            if len(words) == 10 and words[0].isdigit():
-                names[int(words[0])] = words[9]
-    return names
+    return {int(words[0]): words[9] for _, words in poses if len(words) == 10 and words[0].isdigit()}
+
+
+def _read_poses(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the images of a text model with the numbers of their lines: id, rotation, translation, camera, and the name
+    as one word. The line after each is of its observations, which some programs leave out."""
+    after_pose = False
+    for place, line in enumerate(path.read_bytes().splitlines(), start=1):
+        words = line.strip().split(None, 9)
+        if after_pose and _are_observations(words):
+            after_pose = False
+        elif words and not words[0].startswith(b"#"):
+            after_pose = True
+            yield place, words
+
+
+def _are_observations(words: list[bytes]) -> bool:
+    """Return whether the words of a line, of which the tenth is the rest, are numbers by threes."""
+    rest = words[9].split(None, 1) if len(words) > 9 else []
+    return all(map(_is_finite, words[:9] + rest[:1])) and (len(rest) == 2 if rest else len(words) % 3 == 0)
 
 
 @contextmanager
 def _with_points(model: Path) -> Iterator[Path]:
-    """Yield a folder of the model's files, with an empty file of points where it has none, as pycolmap demands."""
+    """Yield a folder of the model's files, with an empty file of points where it has none, as pycolmap demands. Those
+    of text are without the observations, which are not needed and which other programs leave out in part."""
     end = ".bin" if (model / "cameras.bin").is_file() else ".txt"
-    if (model / f"points3D{end}").is_file() or not (model / f"images{end}").is_file():
+    points = model / f"points3D{end}"
+    if not (model / f"images{end}").is_file():
+        raise UserError(f"the COLMAP model {model} has no images{end}")
+    if end == ".bin" and points.is_file():
         yield model
         return
     with tempfile.TemporaryDirectory() as name:
         for part in ("cameras", "images", "rigs", "frames"):
             if (model / f"{part}{end}").is_file():
                 shutil.copy(model / f"{part}{end}", name)
-        (Path(name) / f"points3D{end}").write_bytes(bytes(8) if end == ".bin" else b"")
+        if end == ".bin":
+            (Path(name) / points.name).write_bytes(bytes(8))
+        else:
+            (Path(name) / "images.txt").write_bytes(_pose_lines(model / "images.txt"))
+            (Path(name) / points.name).write_bytes(_point_lines(points) if points.is_file() else b"")
         yield Path(name)
+
+
+def _pose_lines(path: Path) -> bytes:
+    """Return the images of a text model without their observations."""
+    lines = []
+    for place, words in _read_poses(path):
+        _check_numbers(path, place, words, 9)
+        lines.append(b" ".join(words) + b"\n\n")
+    return b"".join(lines)
+
+
+def _point_lines(path: Path) -> bytes:
+    """Return the points of a text model without their observations, their colours as bytes have them."""
+    lines = []
+    for place, line in enumerate(path.read_bytes().splitlines(), start=1):
+        words = line.split(None, 7)[:7]
+        if words and not words[0].startswith(b"#"):
+            _check_numbers(path, place, words, 7)
+            colours = (b"%d" % min(max(round(float(word)), 0), 255) for word in words[4:])
+            lines.append(b" ".join([*words[:4], *colours, b"-1\n"]))
+    return b"".join(lines)
+
+
+def _check_numbers(path: Path, place: int, words: list[bytes], count: int) -> None:
+    """Raise `UserError` where a line does not begin with so many finite numbers."""
+    if wrong := [word for word in words[:count] if not _is_finite(word)]:
+        raise UserError(
+            f"{path}: line {place} has {wrong[0].decode(errors='replace')[:40]!r}, expected a finite number"
+        )
+    if len(words) < count:
+        raise UserError(f"{path}: line {place} has {len(words)} words, expected {count} at least")
+
+
+def _is_finite(word: bytes) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def _check_counts(model: Path) -> None:
@@ -166,12 +228,15 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
     try:
         with _with_points(model) as complete:
             scene = pycolmap.Reconstruction(str(complete))
+    except UserError:
+        raise
     except Exception as error:  # pycolmap raises whatever its C++ did
-        reason = str(error).strip().splitlines()
-        raise UserError(f"cannot read the COLMAP model {model}: {reason[0] if reason else type(error)}") from error
-    image_folder = next((path for path in (folder / "images", folder) if path.is_dir()), folder)
+        reason = re.sub(r"^\[\S+\] (Check failed: )?", "", str(error).strip().split("\n")[0]) or type(error)
+        raise UserError(f"cannot read the COLMAP model {model}: {reason}") from error
+    images = _list_images(scene, model)
+    files = _find_images(folder, [name for name, _ in images])
     views = []
-    for name, image in _list_images(scene, model):
+    for (name, image), file in zip(images, files, strict=True):
         camera = scene.cameras[image.camera_id]
         lens = camera.model_name
         if lens not in MODELS:
@@ -179,10 +244,12 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
         distortion = camera.params[len(camera.params) - len(MODELS[lens]) :]
         pose = np.eye(4)
         pose[:3] = image.cam_from_world().matrix()
+        if not image.cam_from_world().rotation.quat.any():
+            raise UserError(f"the COLMAP model {model}: the pose of {name} has no rotation, 0 0 0 0")
         views.append(
             View(
                 name=name,
-                image=image_folder / name,
+                image=file,
                 mask=None,
                 intrinsics=np.array(camera.calibration_matrix()),
                 size=(camera.height, camera.width),
@@ -199,6 +266,18 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
         finite = np.isfinite(positions).all(1)
         points = Points(positions[finite], colours[finite]) if finite.any() else None
     return assemble(views, model, side, points=points)
+
+
+def _find_images(folder: Path, names: list[str]) -> list[Path]:
+    """Return the files of images in the first of a project's folders that holds any; in the likeliest one if none does.
+    A warning tells of smaller copies, as the datasets of Mip-NeRF 360 have them."""
+    for name in IMAGE_FOLDERS:
+        files = find_files(folder / name, names)
+        if any(map(is_existing_file, files)):
+            if name.startswith("images_"):
+                log.warning("%s has none of its images in images/: taking the smaller ones in %s/", folder, name)
+            return files
+    return [folder / IMAGE_FOLDERS[0] / name for name in names]
 
 
 def _list_images(scene: pycolmap.Reconstruction, model: Path) -> list[tuple[str, pycolmap.Image]]:

@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,16 +17,18 @@ import numpy as np
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
 from v2edit.scenes.config import TRANSFORMS
-from v2edit.scenes.dataset import Dataset, View, assemble
+from v2edit.scenes.dataset import Dataset, View, assemble, find_files
 from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.ply import read_points, write_points
 from v2edit.video.stills import natural_key
 
 log = logging.getLogger(__name__)
 FILE = TRANSFORMS
-PINHOLES, FISHEYES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL"), ("OPENCV_FISHEYE",)
+PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL")
+FISHEYES = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 POINTS = "sparse_pc.ply"
 MAX_NUMBER, MIN_ANGLE = 1e9, 1e-6  # pixels or distortion coefficients; radians
+MIN_DETERMINANT = 1e-12
 
 
 def read_transforms(path: Path, side: int | None = None) -> Dataset:
@@ -40,10 +43,13 @@ def read_transforms(path: Path, side: int | None = None) -> Dataset:
             raise UserError(f"{path}: a frame has no file_path")
     # Files list frames in any order, and a path through them needs the capture's.
     frames = sorted(map(_drop_nulls, frames), key=lambda frame: (natural_key(frame["file_path"]), frame["file_path"]))
-    views = [_read_view(path, facts, frame) for frame in frames]
+    images = find_files(path.parent, [frame["file_path"] for frame in frames])
+    masked = [k for k, frame in enumerate(frames) if isinstance(frame.get("mask_path"), str)]
+    masks = dict(zip(masked, find_files(path.parent, [frames[k]["mask_path"] for k in masked]), strict=True))
+    views = [replace(_read_view(path, facts, frame, images[k]), mask=masks.get(k)) for k, frame in enumerate(frames)]
     points, points_file = None, facts.get("ply_file_path")
-    if isinstance(points_file, str) and is_existing_file(path.parent / points_file):
-        points = read_points(path.parent / points_file)
+    if isinstance(points_file, str) and is_existing_file(file := find_files(path.parent, [points_file])[0]):
+        points = read_points(file)
     elif points_file is not None:
         log.warning("%s: its points (ply_file_path: %s) are missing; going on without them", path, points_file)
     applied = None
@@ -51,6 +57,8 @@ def read_transforms(path: Path, side: int | None = None) -> Dataset:
         applied = np.eye(4)
         rows = _matrix(facts["applied_transform"], f"{path}: applied_transform")
         applied[: len(rows)] = rows
+        if not np.isfinite(applied).all() or abs(np.linalg.det(applied)) < MIN_DETERMINANT:
+            raise UserError(f"{path}: applied_transform cannot be undone: it is not finite, or flat")
     return assemble(views, path, side, _read_split(facts, frames), points, applied)
 
 
@@ -117,7 +125,7 @@ def _drop_nulls(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value is not None}
 
 
-def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) -> View:
+def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any], image: Path) -> View:
     """Return the view of a frame, whose own entries go before those that all frames share."""
     name = frame["file_path"]
     where = f"{path}: {name}"
@@ -126,7 +134,6 @@ def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) 
     pose = _matrix(frame["transform_matrix"], f"{where}: transform_matrix")
     if pose.shape == (3, 4):
         pose = np.vstack([pose, [0, 0, 0, 1]])
-    image = _find_image(path.parent / name)
     model = frame.get("camera_model", shared.get("camera_model", "OPENCV"))
     # instant-ngp's and its colmap2nerf.py's word for OpenCV's fisheye.
     is_fisheye = model in FISHEYES or frame.get("is_fisheye", shared.get("is_fisheye", False)) is True
@@ -135,7 +142,8 @@ def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) 
 
     def number(key: str, default: float | None = None) -> float | None:
         value = frame.get(key, shared.get(key, default))
-        if value is not None and not (isinstance(value, int | float) and abs(value) < MAX_NUMBER):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and abs(value) < MAX_NUMBER):
             raise UserError(f"{where}: {key} is {value!r:.60}, expected a number")
         return value
 
@@ -154,11 +162,10 @@ def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any]) 
         raise UserError(f"{where} has no focal length (fl_x, or camera_angle_x)")
     cx, cy = number("cx", width / 2), number("cy", height / 2)
     distortion = {key: float(number(key, 0.0) or 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2")}
-    mask = frame.get("mask_path")
     return View(
         name=name,
         image=image,
-        mask=path.parent / mask if isinstance(mask, str) else None,
+        mask=None,
         intrinsics=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64),
         size=(int(height), int(width)),
         distortion=Distortion(**distortion, fisheye=is_fisheye),
@@ -174,15 +181,6 @@ def _matrix(value: Any, where: str) -> np.ndarray:
     if matrix.shape not in ((3, 4), (4, 4)):
         raise UserError(f"{where} is no 4x4 matrix")
     return matrix
-
-
-def _find_image(path: Path) -> Path:
-    """Return the file, or the image that a name without an ending stands for, as in Blender's datasets."""
-    if is_existing_file(path) or path.suffix:
-        return path
-    return next(
-        (p for end in (".png", ".jpg", ".jpeg") if is_existing_file(p := path.with_name(path.name + end))), path
-    )
 
 
 def _read_size(image: Path) -> tuple[int, int]:
