@@ -33,6 +33,7 @@ HELD_OUT_EVERY, HELD_OUT_FROM = 8, 4  # of a dataset without a split of its own 
 ENDINGS = dict.fromkeys(["", ".png", ".jpg", ".jpeg", *sorted(IMAGES)])  # of a name without one, the likeliest first
 MUCH_SMALLER = 0.25  # of the pixels of an image
 ROTATION_TOLERANCE = 1e-2  # of a pose's rotation matrix times its transpose, from the identity: 3 decimals of a file
+EXACT = 1e-9  # the same, of a pose that is left as it is
 MIN_FOCAL = 0.05  # of the longer side of an image: less is not in pixels
 
 
@@ -250,7 +251,9 @@ def _check_camera(view: View, source: Path) -> None:
 
 
 def _nearest_rotation(pose: np.ndarray) -> np.ndarray:
-    """Return a pose [4, 4] whose rotation has none of the rounding of a file."""
+    """Return a pose [4, 4] whose rotation has none of the rounding to few decimals of a file."""
+    if np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() < EXACT:
+        return pose
     left, _, right = np.linalg.svd(pose[:3, :3])
     exact = pose.copy()
     exact[:3, :3] = left @ right
