@@ -20,6 +20,7 @@ from v2edit.errors import UserError
 from v2edit.metrics.clip_score import ClipEncoder
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
+from v2edit.scenes.primitives import sample_task
 
 SMALL = ("fit.gaussians=400", "fit.fit_steps=30", "fit.refit_steps=10")
 
@@ -37,10 +38,11 @@ def primitives_kinds() -> list[str]:
     return list(dict.fromkeys(task.kind for task in primitives_tasks("reporting", 1)))
 
 
-def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path):
+def test_a_task_is_the_sample_of_its_seed_and_kind(tmp_path, capsys):
     task = scene_tasks("tuning", 1, ["insert"])[0]
     words = ["sample", "--scene", "--seed", str(task.seed), "--kind", task.kind, "-o", str(tmp_path / "scene")]
     assert main(words) == 0
+    assert "try: v2edit scene" in capsys.readouterr().out
     facts = json.loads((tmp_path / "scene" / "scene.json").read_text())
     assert facts["instruction"] == task.edit.instruction and facts["target_prompt"] == task.prompts.target
 
@@ -76,8 +78,9 @@ def test_settings_reach_the_reconstruction_of_every_task():
         make_suite("scenes", 9, ["fit.depth=7"])
 
 
-def test_the_truth_is_perfect_and_the_source_is_not():
-    task = SceneTask("recolour", 1_900_000_000, FitConfig())
+def test_the_truth_is_perfect_and_the_source_is_not(monkeypatch):
+    monkeypatch.setattr("v2edit.bench.scenes.sample_task", partial(sample_task, views=16))
+    task = SceneTask("recolour", 1_900_000_001, FitConfig())
     source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.held_out.images}
     truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.held_out.images}
     measured = partial(task.measure, start=source, classify=SceneClassifier.load().classify, clip=ClipEncoder.load())

@@ -69,7 +69,7 @@ def test_what_is_put_into_the_air_is_not_painted_behind_it():
     """Frames of a scene with one object more: new Gaussians begin at its surface, and held-out views show it better by
     decibels than an optimisation without them does. Where nothing comes nearer, there are none."""
     task = sample_task(1, "insert", views=16, side=40)
-    scene = reconstruct(task.dataset, FitConfig(gaussians=1500, fit_steps=150))
+    scene = reconstruct(task.dataset, FitConfig(gaussians=1000, fit_steps=90))
     target, chance = task.truth.training, torch.Generator().manual_seed(0)
     before, everywhere = render_video(scene, target.cameras), torch.ones(len(target), 40, 40)
     mask = change_mask(before, target.images)
@@ -86,9 +86,9 @@ def test_what_is_put_into_the_air_is_not_painted_behind_it():
     editable, views, fitted = editable_mask(scene, target.cameras, mask), task.truth.held_out, {}
     for name, start in {"without": scene, "with": scene.joined(added)}.items():
         may_change = torch.cat([editable, editable.new_ones(len(start) - len(scene))])
-        end = optimise_gaussians(start, target, 120, editable=may_change)
+        end = optimise_gaussians(start, target, 60, editable=may_change)
         fitted[name] = region_psnr(render_video(end, views.cameras), task.dataset.held_out.images, views.images)
-    # 3.1 to 4.2 dB over seeds and processors; under 0.5 where the new Gaussians are misplaced or transparent.
+    # 3.9 to 8 dB over seeds; 0 where the new Gaussians are misplaced or transparent.
     assert fitted["with"].inside > fitted["without"].inside + 2
     assert fitted["with"].outside > fitted["without"].outside - 1
 

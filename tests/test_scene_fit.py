@@ -29,7 +29,7 @@ from v2edit.scenes.primitives import sample_task
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.rer import render_video
 
-QUICK = FitConfig(gaussians=1500, fit_steps=120, refit_steps=120)
+QUICK = FitConfig(gaussians=1000, fit_steps=80, refit_steps=60)
 
 
 @pytest.fixture(scope="module")

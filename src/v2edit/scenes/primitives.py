@@ -47,12 +47,14 @@ def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, si
     return PosedTask(edit, dataset, replace(dataset, images=clips.target.frames), path)
 
 
-def write_task(seed: int, folder: Path, kind: str | None = None) -> None:
+def write_task(
+    seed: int, folder: Path, kind: str | None = None, views: int = posed.VIEWS, side: int = posed.SIDE
+) -> None:
     """Write the scene task of a seed into an existing folder.
 
     A nerfstudio dataset (`transforms.json`, `images/`), the same of the true edited scene in `truth/`, the path in
     `camera_paths/`, the prompts in `scene.json`, and `contact.png`. Raises `UserError` for an unknown kind of edit."""
-    task = sample_task(seed, kind)
+    task = sample_task(seed, kind, views, side)
     write_transforms(folder, task.dataset)
     (folder / "truth").mkdir()
     write_transforms(folder / "truth", task.truth)
