@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import replace
 
 from v2edit.errors import UserError
 from v2edit.primitives.captions import (
     WORDS,
+    Wording,
     caption,
     describe_object,
     find_concepts,
@@ -16,14 +18,17 @@ from v2edit.primitives.captions import (
     parse_wording,
 )
 from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
-from v2edit.primitives.suggestions import suggest_instruction
+from v2edit.primitives.suggestions import correct_word, suggest_instruction, unknown_words
 from v2edit.prompts import PromptPair
 
 ADD = r"\b(?:add|insert|put|place)\b(?! (?:the|it)\b)"
 MOVE = r"\b(?:move|add|insert|put|place) (?=(?:the|it)\b)"  # "the" ball exists already: it is moved, not added
 DESTINATION = r"\b(?:on|to|in|into) the (left|middle|right)\b"
 REMOVE = r"\b(?:remove|delete|erase|take|get rid of)\b"
+NEW_THING = r"\b(?:into|with) an? "
+QUOTED = 80  # characters of an instruction that a message quotes
 RELATIVE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
+NOUN = rf"\b(?:{'|'.join([*(w for s in SHAPES for w in WORDS[s]), 'it', 'one', 'object', 'thing'])})s?\b"
 VERBS = {"hop": "hop", "bounce": "hop", "stay": "stay", "slide left": "slide left", "slide right": "slide right"}
 
 
@@ -34,16 +39,32 @@ def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
     scene, wording = parse_caption(source_prompt), parse_wording(source_prompt)
     # Concepts that only the instruction names keep its wording; the source's wording comes first.
     wording = replace(wording, choices=parse_wording(instruction).choices + wording.choices)
-    edited = scene
     try:
-        for clause in _clauses(instruction):
-            edited = _apply(edited, clause, instruction)
-        if edited == scene:
-            raise UserError(f"the instruction {instruction!r} changes nothing in {caption(scene, wording)!r}")
+        edited = _edit(scene, instruction, wording)
     except UserError as error:
-        hint = suggest_instruction(instruction)
+        hint = suggest_instruction(instruction, lambda text: _is_edit(scene, text, wording))
         raise UserError(f"{error}; {hint}" if hint else str(error)) from error
     return PromptPair(caption(scene, wording), caption(edited, wording))
+
+
+def _edit(scene: Scene, instruction: str, wording: Wording) -> Scene:
+    """Apply an instruction to a scene. Raises `UserError` where it is not understood or changes nothing."""
+    edited = scene
+    if misspelled := [word for word in normalise(instruction).split() if correct_word(word) != word]:
+        raise _unknown(misspelled, scene)
+    for clause in _clauses(instruction):
+        edited = _apply(edited, clause, instruction)
+    if edited == scene:
+        quoted = textwrap.shorten(instruction, QUOTED, placeholder="…")
+        raise UserError(f"the instruction {quoted!r} changes nothing in {caption(scene, wording)!r}")
+    return edited
+
+
+def _is_edit(scene: Scene, instruction: str, wording: Wording) -> bool:
+    try:
+        return bool(_edit(scene, instruction, wording))
+    except UserError:
+        return False
 
 
 def _clauses(instruction: str) -> list[str]:
@@ -58,7 +79,10 @@ def _clauses(instruction: str) -> list[str]:
         verb = words[0]
         clauses.append(" ".join(words))
     if not clauses:
-        raise UserError("the instruction is empty: say what to change, for example 'make the red ball blue'")
+        raise UserError(
+            f"the instruction {instruction!r:.{QUOTED}} has no words that the built-in model reads: say what to change, "
+            "for example 'make the red ball blue'"
+        )
     return clauses
 
 
@@ -86,9 +110,12 @@ def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
     }
     if motions := [motion for verb, motion in VERBS.items() if re.search(rf"\b{verb}s?\b", new)]:
         changes["motion"] = motions[-1]
+    if re.search(NEW_THING, clause) and "shape" not in changes and (unknown := unknown_words(new.split()[-1])):
+        raise _unknown(unknown, scene)
     if not changes:
+        quoted = textwrap.shorten(instruction, QUOTED, placeholder="…")
         raise UserError(
-            f"the built-in model does not understand {instruction!r}: it knows colours ({', '.join(COLOURS)}), "
+            f"the built-in model does not understand {quoted!r}: it knows colours ({', '.join(COLOURS)}), "
             f"shapes ({', '.join(SHAPES)}), sizes, motions, floors ({', '.join(FLOORS)}) and skies ({', '.join(SKIES)})"
         )
     return scene.with_object(subject, **changes)
@@ -107,9 +134,12 @@ def _insert(scene: Scene, clause: str, shape: str, place: str | None) -> Scene:
     place = place or next((p for p in ("right", "left", "middle") if p not in occupied), None)
     if place is None or place in occupied:
         raise UserError(f"there is no room for another object {WORDS[place or 'middle'][0]}")
+    colours, unknown = find_concepts(clause, tuple(COLOURS)), unknown_words(clause)
+    if unknown and not colours:
+        raise _unknown(unknown, scene)
     new = Object(
         shape,
-        next(iter(find_concepts(clause, tuple(COLOURS))), "red"),
+        next(iter(colours), "red"),
         next(iter(find_concepts(clause, tuple(SIZES))), "big"),
         place,
         next((m for m in MOTIONS if any(w in clause for w in WORDS[m])), "stay"),
@@ -121,8 +151,7 @@ def _cut(clause: str) -> tuple[str, str]:
     """Split a clause into its object and the change: at "into", "with" or "to", else after the first noun."""
     if match := re.search(r"\b(?:into|with|to|for)\b", clause):
         return clause[: match.start()], clause[match.end() :]
-    nouns = "|".join([*(w for s in SHAPES for w in WORDS[s]), "it", "one", "object"])
-    match = re.search(rf"\b(?:{nouns})\b", clause)
+    match = re.search(NOUN, clause)
     return (clause[: match.end()], clause[match.end() :]) if match else (clause, clause)
 
 
@@ -135,10 +164,19 @@ def _find(scene: Scene, reference: str) -> int:
         for index, o in enumerate(scene.objects)
         if all(not names or getattr(o, field) in names for field, names in attributes.items())
     ]
+    if (unknown := unknown_words(reference)) and not re.search(NOUN, reference):
+        raise _unknown(unknown, scene)
     if len(matches) == 1:
         return matches[0]
-    description = (
-        " and ".join(describe_object(o, parse_wording(""), motion=False) for o in scene.objects) or "no object"
-    )
     count = "more than one object that fits" if matches else "nothing that fits"
-    raise UserError(f"the video shows {count} {reference.strip()!r}: it shows {description}")
+    raise UserError(f"the source shows {count} {reference.strip()!r:.{QUOTED}}: it shows {_describe(scene)}")
+
+
+def _describe(scene: Scene) -> str:
+    return " and ".join(describe_object(o, parse_wording(""), motion=False) for o in scene.objects) or "no object"
+
+
+def _unknown(words: list[str], scene: Scene) -> UserError:
+    """Return the error for words of an instruction that the built-in model does not know."""
+    names = ", ".join(map(repr, [*dict.fromkeys(words)][:3]))
+    return UserError(f"the built-in model does not know {names}: the source shows {_describe(scene)}")

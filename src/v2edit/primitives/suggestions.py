@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 
 from v2edit.primitives.captions import VOCABULARY, WORDS, normalise
 from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES
@@ -14,7 +15,8 @@ USUAL = frozenset(
         r"\w+",
         """
         make turn paint change add insert put place move remove delete erase take get rid of away and then to into in
-        with for it one object bigger larger smaller tiny hop bounce stay slide left right middle look like all from
+        with for it one object thing bigger larger smaller tiny hop bounce stay slide left right middle look like all
+        from please now instead
         """,
     )
 )
@@ -36,19 +38,27 @@ MOODS = {
 CUTOFF = 0.75  # of difflib's similarity: one letter of four may differ, be missing or be too many
 
 
-def suggest_instruction(instruction: str) -> str | None:
-    """Return a question or a proposal for an instruction that is not understood, or None."""
+KNOWN = VOCABULARY | USUAL | {mood for words in MOODS for mood in words.split()}
+
+
+def suggest_instruction(instruction: str, works: Callable[[str], bool]) -> str | None:
+    """Return a question or a proposal for an instruction that is not understood, or None; only what `works`."""
     flat = normalise(instruction)
-    corrected = " ".join(_correct(word) for word in flat.split())
-    if corrected != flat:
+    corrected = " ".join(correct_word(word) for word in flat.split())
+    if corrected != flat and works(corrected):
         return f"did you mean {corrected!r}?"
     moods = {word: edit for words, edit in MOODS.items() for word in words.split()}
-    found = next((moods[word] for word in re.findall(r"\w+", flat) if word in moods and moods[word] != flat), None)
-    return found and f"try: {found}"
+    found = next((moods[word] for word in re.findall(r"\w+", flat) if word in moods), None)
+    return f"try: {found}" if found and works(found) else None
 
 
-def _correct(word: str) -> str:
-    known = VOCABULARY | USUAL | {mood for words in MOODS for mood in words.split()}
-    if word in known or word.removesuffix("s") in known or len(word) < 3:
+def unknown_words(flat: str) -> list[str]:
+    """Return the words of a normalised text that are neither concepts nor usual in instructions."""
+    return [word for word in flat.split() if not {word, word.removesuffix("s")} & KNOWN]
+
+
+def correct_word(word: str) -> str:
+    """Return the concept that an unknown word is spelled like, or the word as it is."""
+    if len(word) < 3 or not unknown_words(word):
         return word
     return next(iter(difflib.get_close_matches(word, CONCEPTS, n=1, cutoff=CUTOFF)), word)
