@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.scenes import gaussians_of
 from test_docs import README, commands
 
 from v2edit import video
 from v2edit.cli.app import COMMANDS, main, parse
 from v2edit.jobs.estimate import COUNTED, TIMED
+from v2edit.scenes.formats.ply import write_splat
 
 WORDS = ["--source-prompt", "a red ball on the floor", "--target-prompt", "a blue cube on the floor"]
 
@@ -25,6 +27,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     generator = np.random.default_rng(0)
     video.write(generator.integers(0, 255, (9, 192, 256, 3), np.uint8), path, fps=8)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def splat(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A scene without photographs."""
+    return str(write_splat(tmp_path_factory.mktemp("splat") / "garden.ply", gaussians_of(0)))
 
 
 @pytest.fixture
@@ -222,6 +230,30 @@ def test_a_dry_run_counts_and_says_so(clip: str, tmp_path: Path, monkeypatch: py
     assert "knows only its own world" in note["message"] and "256x192 is edited at" in note["message"]
     assert result["method"] == COUNTED and set(result["seconds"]) == {"computing"} and result["flops"] > 1e9
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["edit", "scene"])
+def test_a_dry_run_settles_prompts_as_the_run_does(
+    clip: str, splat: str, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys, refusal
+) -> None:
+    source, out = {"edit": clip, "scene": splat}[command], ["-o", str(tmp_path / "run")]
+    assert main([command, source, "make the ball blue", "--source-prompt", BALL, "--dry-run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("source  a big red ball") and printed[1].startswith("target  a big blue ball")
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("V2EDIT_LVLM_KEY", raising=False)
+    faults = [(["make the red bal blue", "--source-prompt", BALL], "did you mean 'make the red ball blue'?")]
+    if command == "edit":
+        server = ["--lvlm", "qwen", "--lvlm-url", "http://127.0.0.1:9"]
+        faults += [
+            (["make it a cat", "--lvlm", "gpt-4o"], "needs a key"),
+            (["make it a cat", "--lvlm", "local:./nowhere"], "no such folder"),
+            (["make it a cat", *server, "--prompt-style", "no"], "no/style.toml"),
+        ]
+    for words, says in faults:
+        message = refusal(command, source, *words, *out, "--dry-run")
+        assert says in message and message == refusal(command, source, *words, *out)
 
 
 def test_a_dry_run_times_on_request(clip: str, tiny_model: Path, capsys) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
 from v2edit.jobs.job import STAND_INS, Prepared
 from v2edit.jobs.options import ModelOptions
-from v2edit.jobs.plan import describe_sizes, describe_steps, log_limits
+from v2edit.jobs.plan import describe_sizes, describe_steps, log_limits, name_prompts
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from v2edit.backbones.families import DType
     from v2edit.editing.config import ResolvedConfig
     from v2edit.editing.cost import CostModel, MemoryOption
+    from v2edit.prompts import PromptPair
     from v2edit.scenes.camera_paths import CameraPath
     from v2edit.scenes.config import FitConfig
     from v2edit.scenes.reading import Scene
@@ -67,6 +68,7 @@ class Estimate:
     memory_options: list[MemoryOption] = field(default_factory=list)  # where it does not fit
     most_frames: int | None = None  # of this size that fit with all memory options
     remarks: list[str] = field(default_factory=list)
+    prompts: PromptPair | None = None  # None where a language model would write them
 
     @property
     def fits(self) -> bool:
@@ -102,7 +104,9 @@ class Estimate:
         room = (
             "" if self.available is None else f"; {'' if self.fits else 'only '}{format_bytes(self.available)} are free"
         )
+        names, texts = (name_prompts(self.prompts), self.prompts.chain) if self.prompts else ((), ())
         lines = [
+            *(f"{name:7} {text}" for name, text in zip(names, texts, strict=True)),
             f"model   {self.model}, {self.dtype} on {self.device}",
             f"video   {sizes}: {self.tokens:,} tokens",
             f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}",
@@ -165,7 +169,8 @@ def estimate_edit(
         release_memory()
     counting_bytes = max(0, process_memory() - before)  # held by the counting alone
     base = before if device.type == "cpu" else 0
-    estimate = replace(estimate, device=str(device), peak=base + estimate.peak, available=free, remarks=remarks)
+    peak = base + estimate.peak
+    estimate = replace(estimate, device=str(device), peak=peak, available=free, remarks=remarks, prompts=prompts)
     if not backbones.has_weights(checkpoint):
         remarks.append("the weights are not on this machine yet: the time is without their download")
     elif estimate.fits and frames is not None:

@@ -15,7 +15,8 @@ from v2edit.errors import UserError
 from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
 from v2edit.jobs.prompts import GivenPrompts, check_token_limit, describe_lvlm, given_prompts, write_prompts_for
 from v2edit.prompts import PromptPair
-from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.prompts.lvlm import LVLMConfig, check_chat
+from v2edit.prompts.style import read_style
 from v2edit.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class EditJob:
         `STAND_INS`. Raises `UserError` for prompts that differ only behind the model's token limit."""
         prompts = given.pair
         if prompts is None and self.lvlm.model is not None and not ask:
+            read_style(self.lvlm.style or checkpoint.prompt_style)
+            check_chat(self.lvlm)
             prompts = STAND_INS
         if prompts is None:
             device, subtasks = self.model_options.device, self.config.subtasks

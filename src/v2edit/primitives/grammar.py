@@ -80,8 +80,8 @@ def _clauses(instruction: str) -> list[str]:
         clauses.append(" ".join(words))
     if not clauses:
         raise UserError(
-            f"the instruction {instruction!r:.{QUOTED}} has no words that the built-in model reads: say what to change, "
-            "for example 'make the red ball blue'"
+            f"the instruction {instruction!r:.{QUOTED}} has no words that the built-in model reads: say what to "
+            "change, for example 'make the red ball blue'"
         )
     return clauses
 

@@ -1,6 +1,7 @@
 """Chat with a vision-language model that transformers runs in this process: `--lvlm local:HUB_ID_OR_FOLDER`."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from v2edit.errors import UserError
 from v2edit.host import quiet_libraries, release_memory
 from v2edit.prompts.chat import Answer, Message, Picture, to_single_line
 
+log = logging.getLogger(__name__)
 MAX_TOKENS = 2048  # of an answer
 
 
@@ -22,7 +24,8 @@ class LocalChat:
 
     def __init__(self, model: str, device: str = "auto", max_tokens: int = MAX_TOKENS) -> None:
         self.name, self.max_tokens = model, max_tokens
-        model = _find_folder(model)
+        model = find_folder(model)
+        log.info("loading %s", model)
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -61,7 +64,7 @@ class LocalChat:
         release_memory()
 
 
-def _find_folder(model: str) -> str:
+def find_folder(model: str) -> str:
     """Return a hub id as it is, or an existing folder's path. Raises `UserError` for a folder that does not exist."""
     folder = Path(model).expanduser()
     if folder.is_dir():

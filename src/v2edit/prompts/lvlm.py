@@ -58,11 +58,24 @@ class LVLMConfig:
             raise UserError(f"--lvlm-timeout is {self.timeout}, expected seconds above 0")
 
 
+def check_chat(config: LVLMConfig) -> None:
+    """Raise `UserError` for what stops a language model from being asked, as far as that shows without asking it: an
+    address, a key or a folder."""
+    assert config.model is not None
+    if config.model.startswith(LOCAL):
+        from v2edit.prompts.local import find_folder
+
+        find_folder(config.model.removeprefix(LOCAL))
+    else:
+        from v2edit.prompts.endpoint import EndpointChat
+
+        EndpointChat(config.model, config.url, config.timeout).close()
+
+
 @contextmanager
 def open_chat(config: LVLMConfig, device: str = "auto") -> Iterator[Chat]:
     """Open the model to ask. Its memory is released on exit, before the video model needs it."""
     assert config.model is not None
-    log.info("asking %s", config.model)
     if config.model.startswith(LOCAL):
         from v2edit.prompts.local import LocalChat
 
@@ -71,6 +84,7 @@ def open_chat(config: LVLMConfig, device: str = "auto") -> Iterator[Chat]:
         from v2edit.prompts.endpoint import EndpointChat
 
         chat = EndpointChat(config.model, config.url, config.timeout)
+    log.info("asking %s", config.model)
     try:
         yield chat
     finally:
