@@ -15,9 +15,16 @@ BUILT_IN_FOLDER = Path(__file__).parents[1] / "weights" / BUILT_IN
 PUBLISHED = "zai-org/CogVideoX-5b"  # the suggestion for videos of the real world
 INDEX = "model_index.json"
 FAMILIES = {"CogVideoXPipeline": "CogVideoX", "CogVideoXVideoToVideoPipeline": "CogVideoX"}
-# Models that users ask for and that no family here covers: what their ids have in them, and what they are.
-FOREIGN = {
+# Models that users ask for: what their ids have in them, and what they are. These no backbone would bring here.
+UNSUITABLE = {
     r"cogvideox.*i2v": "an image-to-video CogVideoX, whose network wants a picture beside the video",
+    r"stable-video|\bsvd\b|img2vid": "an image-to-video model: it takes a picture and no text, so no prompt steers it",
+    r"animatediff": "an AnimateDiff motion adapter, a part for image models and no video model by itself",
+    r"stable-diffusion|\bsd[x\d]|sdxl|\bflux|-image\b|hunyuandit|pixart|pix2pix": "a model of still images",
+    r"\bgpt-|llava|internvl|vl[\d.]*\b|\bgemma": "a language model, which can write the prompts: give it as --lvlm",
+}
+# And these are text-to-video families that have no backbone here.
+FOREIGN = {
     r"\bwan(\d|\b)": "a Wan model",
     r"\bltx": "an LTX model",
     r"hunyuan": "a HunyuanVideo model",
@@ -25,9 +32,9 @@ FOREIGN = {
     r"allegro": "an Allegro model",
     r"cosmos": "a Cosmos model",
     r"open-?sora": "an Open-Sora model",
-    r"stable-video|\bsvd\b": "a Stable Video Diffusion model, which takes no text",
-    r"animatediff": "an AnimateDiff adapter",
-    r"stable-diffusion|sdxl|\bflux|qwen-image": "a model of still images",
+    r"skyreels": "a SkyReels model",
+    r"pyramid-flow": "a Pyramid Flow model",
+    r"zeroscope|modelscope|text-to-video-ms": "a ModelScope model",
 }
 SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 # Each part of a model, and the files that it cannot be without: one of each group.
@@ -45,11 +52,15 @@ PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
 LIBRARIES = ("diffusers", "transformers")
 
 
-def describe_foreign(model: str) -> str | None:
-    """Return what a Hugging Face id names, by its words alone, where it is of no family here; None for any other."""
+def describe_foreign(model: str) -> tuple[str, bool] | None:
+    """Return what a Hugging Face id names, by its words alone, where it is of no family here, and whether a backbone
+    could bring it here; None for any other."""
     flat = model.lower().replace("_", "-")
-    found = next((what for pattern, what in FOREIGN.items() if re.search(pattern, flat)), None)
-    return None if found and "cogvideox" in flat and "CogVideoX" not in found else found
+    for table in (UNSUITABLE, FOREIGN):
+        for pattern, what in table.items():
+            if re.search(pattern, flat) and ("cogvideox" not in flat or "CogVideoX" in what):
+                return what, table is FOREIGN
+    return None
 
 
 @dataclass(frozen=True)

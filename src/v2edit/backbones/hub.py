@@ -88,7 +88,7 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
     """Raise `UserError` for a model that this package cannot edit with, by its index and its folder."""
     if (kind := str(index.get("_class_name"))) not in families.FAMILIES:
         what = f"a {kind}" if "_class_name" in index else "no pipeline"
-        raise UserError(f"{model} is {what}, {_unsupported()}")
+        raise UserError(f"{model} is {what}; {_supported()}")
     missing, pickled = [], []
     for part, needs in families.PARTS.items():
         kind = index.get(part)
@@ -119,17 +119,16 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
 
 def check_family(model: str) -> None:
     """Raise `UserError` for a Hugging Face id that names a family not known here, before anything is fetched."""
-    if not Path(model).is_dir() and (what := families.describe_foreign(model)):
-        raise UserError(f"{model} is {what}, {_unsupported()}")
+    if not Path(model).is_dir() and (found := families.describe_foreign(model)):
+        what, is_possible = found
+        raise UserError(f"{model} is {what}; {_supported(is_possible)}")
 
 
-def _unsupported() -> str:
-    """Say which families there are, and what another one needs."""
-    known = ", ".join(sorted(set(families.FAMILIES.values())))
-    return (
-        f"which cannot be edited with; known are the families {known} (such as {PUBLISHED}) and the built-in "
-        f"{BUILT_IN!r}; another family needs a backbone of its own (docs/extending.md)"
-    )
+def _supported(is_possible: bool = True) -> str:
+    """Say which families there are, and what another one needs where one is possible."""
+    known = " and ".join(sorted(set(families.FAMILIES.values())))
+    backbone = "; another family needs a backbone of its own (docs/extending.md)" if is_possible else ""
+    return f"edits run on {known} models, such as {PUBLISHED}, and the built-in {BUILT_IN!r}{backbone}"
 
 
 def _has_file(folder: Path, *names: str) -> bool:

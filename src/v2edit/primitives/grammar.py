@@ -80,7 +80,7 @@ def _clauses(instruction: str) -> list[str]:
         clauses.append(" ".join(words))
     if not clauses:
         raise UserError(
-            f"the instruction {instruction!r:.{QUOTED}} has no words that the built-in model reads: say what to "
+            f"the instruction {instruction!r:.{QUOTED}} has no words that the built-in grammar reads: say what to "
             "change, for example 'make the red ball blue'"
         )
     return clauses
@@ -115,7 +115,7 @@ def _apply(scene: Scene, clause: str, instruction: str) -> Scene:
     if not changes:
         quoted = textwrap.shorten(instruction, QUOTED, placeholder="…")
         raise UserError(
-            f"the built-in model does not understand {quoted!r}: it knows colours ({', '.join(COLOURS)}), "
+            f"the built-in grammar does not understand {quoted!r}: it knows colours ({', '.join(COLOURS)}), "
             f"shapes ({', '.join(SHAPES)}), sizes, motions, floors ({', '.join(FLOORS)}) and skies ({', '.join(SKIES)})"
         )
     return scene.with_object(subject, **changes)
@@ -177,6 +177,6 @@ def _describe(scene: Scene) -> str:
 
 
 def _unknown(words: list[str], scene: Scene) -> UserError:
-    """Return the error for words of an instruction that the built-in model does not know."""
+    """Return the error for words of an instruction that the built-in grammar does not know."""
     names = ", ".join(map(repr, [*dict.fromkeys(words)][:3]))
-    return UserError(f"the built-in model does not know {names}: the source shows {_describe(scene)}")
+    return UserError(f"the built-in grammar does not know {names}: the source shows {_describe(scene)}")
