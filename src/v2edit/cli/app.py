@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from v2edit.cli import commands
 from v2edit.cli.output import OutputOptions, Reporter, TextReporter, dry_run_of, reporter_for
-from v2edit.cli.parsing import BoundCommand, parse_words
+from v2edit.cli.parsing import BoundCommand, name_as_typed, parse_words
 from v2edit.errors import UserError
 from v2edit.host import memory_advice
 from v2edit.runs import redact
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.setLevel(level)
             logger.removeHandler(notes)
     except (UserError, OSError) as error:
-        return _fail(reporter, str(error))
+        command = next((COMMANDS[word] for word in words if word in COMMANDS), None)
+        return _fail(reporter, name_as_typed(str(error), words, command) if command else str(error))
     except KeyboardInterrupt as stop:
         reporter.interrupted(str(stop) or "nothing was written", 130)
         return 130

@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
 
-# Options that a command had, or that another command has under this name.
-RENAMED = {("edit", "--frames"): "--save-frames", ("eval", "-o"): "--csv", ("eval", "--out"): "--csv"}
+from v2edit.cli.foreign_options import suggest_option
+
 KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 
@@ -43,10 +43,7 @@ def _explain_unknown(first: str, words: list[str], command: str, options: Collec
     for word in words[:end]:
         option = word.partition("=")[0]
         if re.match(r"--?[A-Za-z]", option) and option.replace("_", "-") not in options:
-            close = difflib.get_close_matches(option.lstrip("-"), [one.lstrip("-") for one in options], 1, 0.7)
-            near = RENAMED.get((command, option)) or (f"--{close[0]}" if close else None)
-            hint = f"did you mean {near}?" if near else f"v2edit {command} --help lists all"
-            return f"v2edit {command} has no option {option}; {hint}"
+            return f"v2edit {command} has no option {option}; {suggest_option(option, command, options)}"
     place = next(k for k, word in enumerate(words) if word.split()[:1] == [first] or f"{word}," == first)
     stop = next((k for k in range(place, len(words)) if words[k].startswith("-")), len(words))
     if command in ("edit", "scene", "prompts"):

@@ -74,6 +74,31 @@ def parse_words(words: Sequence[str], commands: Mapping[str, Command], dry_runs:
     raise UserError(explain_mistake(printed.getvalue(), words, commands, options_of))
 
 
+def name_as_typed(message: str, words: Sequence[str], command: Command) -> str:
+    """Name each option in a message as the command line does: --alpha, say, as --strength where that was typed."""
+    end = words.index("--") if "--" in words else len(words)
+    typed = {word.partition("=")[0].replace("_", "-"): word.partition("=")[0] for word in words[:end]}
+    for names in _aliases(command):
+        if used := next((name for name in names if name in typed), None):
+            others = "|".join(re.escape(name) for name in names if name != used)
+            message = re.sub(rf"(?<![\w-])(?:{others})(?![\w-])", typed[used], message)
+    return message
+
+
+@functools.cache
+def _aliases(owner: Callable[..., Any]) -> list[list[str]]:
+    """Return the names of each option that has several, of a command or a dataclass of options."""
+    groups: list[list[str]] = []
+    for field_name, hint in get_type_hints(owner, include_extras=True).items():
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if is_dataclass(kind):
+            groups += _aliases(kind)  # pyright: ignore[reportArgumentType]
+        for mark in marks:
+            if aliases := getattr(mark, "aliases", None):
+                groups.append([f"--{(mark.name or field_name).replace('_', '-')}", *aliases])
+    return groups
+
+
 @functools.cache
 def _deferred(command: Command, output_type: type[OutputOptions]) -> Callable[..., BoundCommand]:
     """Return a function for the parser that binds a command's parameters; output options stand for the context."""
