@@ -57,7 +57,8 @@ MISTAKES = {
     "no change": (["broken.mp4", "--source-prompt", "a ball"], "--target-prompt"),
     "an instruction alone": (["broken.mp4", "make it a cat", "--model", "some/model"], "--target-prompt"),
     "an empty source prompt": (["broken.mp4", "make it a cat", "--source-prompt", ""], "the source prompt is empty"),
-    "a folder without images": ([".", "--source-prompt", "a", "--target-prompt", "b"], "folder without images"),
+    "a folder of videos": ([".", "--source-prompt", "a", "--target-prompt", "b"], "name the one to edit (broken.mp4)"),
+    "a folder without images": (["taken", "--source-prompt", "a", "--target-prompt", "b"], "folder without images"),
     "not of the world": (
         ["broken.mp4", "make it snow", "--source-prompt", "a street", "--model", "some/model"],
         "--target-prompt",

@@ -23,10 +23,11 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
+from v2edit.jobs.inputs import is_scene
 from v2edit.jobs.options import OUT, ModelOptions, PromptOptions, expect_folder
 from v2edit.jobs.plan import describe_steps, name_prompts
 from v2edit.jobs.resume import resume as resume_run
-from v2edit.jobs.scene import SceneEdit, is_scene
+from v2edit.jobs.scene import SceneEdit
 from v2edit.jobs.video import EditRun, VideoEdit
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter, find_runs, read_run_state

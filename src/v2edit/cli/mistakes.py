@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from v2edit.cli.foreign_options import suggest_option
 
+NEEDED = r"Missing from (v2edit [\w-]+): ((?:--?\S+ )?[A-Z][\w.]*)(?:, --?[^\s,]+ [^\s,]+)* (.*?) \(required\)"
 KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 
@@ -21,20 +24,33 @@ def explain_mistake(
     command = next((word for word in words if not word.startswith("-")), "")
     if match := re.match(r"Unrecognized options Unrecognized(?: or misplaced)? options: (\S+)", text):
         if command not in commands:
-            close = difflib.get_close_matches(command, commands, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(commands)}"
-            return f"there is no command {command!r}; {hint}"
+            return _explain_command(command, words, commands)
         return _explain_unknown(match[1], list(words), command, options_of(command))
     if match := re.search(r"Error parsing (\S+): .* Argument helptext: .*?--[\w-]+ ([^\s,]+)", text):
         names = match[1].split("/")
         return f"{names[-1]} is {_value_of(names, words)!r}, expected {KINDS.get(match[2], match[2])}"
     if match := re.search(r"invalid choice '(.*)' for argument '(?:.*/)?(\S+)'\. Expected one of \((.*?),?\)", text):
         return f"{match[2]} is {match[1]!r}, expected one of {match[3].replace(chr(39), '')}"
-    if match := re.search(r"Missing value for argument '(?:.*/)?(\S+)'", text):
+    if match := re.search(r"Missing value for argument '(?:.*/)?(-\S+)'", text):
         return f"{match[1]} is given without a value"
-    if match := re.search(r"Missing from (v2edit [\w-]+): (.*?[A-Z.]+) (?=[A-Z][a-z])(.*?) \(required\)", text):
-        return f"{match[1]} needs {match[2].split(', ')[0]}: {match[3][0].lower()}{match[3][1:].rstrip('.')}"
+    if dashed := re.search(r"Missing value for argument '\w", text) and next(
+        (word for word in words if word.startswith("-") and Path(word).exists()), None
+    ):
+        return f"{dashed} begins like an option: give it as ./{dashed}"
+    if match := re.search(NEEDED, text):
+        return f"{match[1]} needs {match[2]}: {match[3][0].lower()}{match[3][1:].rstrip('.')}"
     return text
+
+
+def _explain_command(command: str, words: Sequence[str], commands: Collection[str]) -> str:
+    """Explain a command line whose first word is no command."""
+    if not command:
+        return f"v2edit has no option {words[0]}; v2edit --help lists the commands"
+    if Path(command).exists():
+        return f"a command goes first: v2edit edit {shlex.quote(command)} …, or another of {', '.join(commands)}"
+    close = difflib.get_close_matches(command.lower(), commands, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(commands)} (v2edit --help)"
+    return f"there is no command {command!r}; {hint}"
 
 
 def _explain_unknown(first: str, words: list[str], command: str, options: Collection[str]) -> str:
@@ -47,8 +63,25 @@ def _explain_unknown(first: str, words: list[str], command: str, options: Collec
     place = next(k for k, word in enumerate(words) if word.split()[:1] == [first] or f"{word}," == first)
     stop = next((k for k in range(place, len(words)) if words[k].startswith("-")), len(words))
     if command in ("edit", "scene", "prompts"):
-        return f'an instruction is one argument: put quotes round it, "{" ".join(words[place - 1 : stop])}"'
+        return _explain_unquoted(words, command, place, stop)
     return f"v2edit {command} does not take {' '.join(words[place:stop])!r}; v2edit {command} --help says what it takes"
+
+
+def _explain_unquoted(words: Sequence[str], command: str, place: int, stop: int) -> str:
+    """Explain words `place` to `stop` that are too many for an input and an instruction: either lacks its quotes."""
+    start = words.index(command) + 1
+    if not any(word.startswith("-") for word in words[start:stop]):
+        pieces = [(k, n) for n in range(stop, start, -1) for k in range(start, n)]
+        found = next(((k, n) for k, n in sorted(pieces, key=_span) if Path(" ".join(words[k:n])).exists()), None)
+        if found and found != (start, start + 1):
+            path, rest = " ".join(words[found[0] : found[1]]), [*words[start : found[0]], *words[found[1] : stop]]
+            line = f'v2edit {command} {shlex.quote(path)} "{" ".join(rest)}"'
+            return f"the input goes first, then the instruction, each in quotes where it has spaces: {line}"
+    return f'an instruction is one argument: put quotes round it, "{" ".join(words[place - 1 : stop])}"'
+
+
+def _span(piece: tuple[int, int]) -> int:
+    return piece[0] - piece[1]  # the longest first
 
 
 def _value_of(names: Sequence[str], words: Sequence[str]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
 from v2edit.backbones.hub import check_family
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.errors import UserError
+from v2edit.jobs.inputs import check_input
 from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
 from v2edit.jobs.prompts import GivenPrompts, check_token_limit, describe_lvlm, given_prompts, write_prompts_for
 from v2edit.prompts import PromptPair
@@ -49,7 +49,7 @@ class EditJob:
     run_options: Annotated[OmitArgPrefixes[RunOptions], arg(name="run")] = RunOptions()
     config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig()
 
-    kind: ClassVar[str]
+    kind: ClassVar[Literal["file", "scene"]]
 
     # Fields of each job, since they are positional.
     @property
@@ -73,8 +73,7 @@ class EditJob:
     def given_prompts(self) -> GivenPrompts:
         """Return the prompts as far as the options tell. Raises `UserError` where there is no such input or family of
         models, or no way to get the prompts, or several."""
-        if not self.path.exists():
-            raise UserError(f"no such {self.kind}: {self.path}")
+        check_input(self.path, self.instruction, self.kind)
         check_family(self.model_options.model)
         model, beside = self.model_options.model, self.source_prompt_beside
         return given_prompts(self.path, self.instruction, self.prompt_options, self.lvlm, model, beside)

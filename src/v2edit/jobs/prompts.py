@@ -192,9 +192,10 @@ def _caption(path: Path, frames: np.ndarray) -> str:
     """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
     caption = _read_caption(frames)
     if caption is None:
+        looked = "It has no photographs, and its renders are" if path.suffix.lower() == ".ply" else "It is"
         raise UserError(
-            f"what does {path.name} show? The built-in model knows only its own world: say it with --source-prompt, "
-            f"and use --model {PUBLISHED} for other videos"
+            f"what does {path.name} show? {looked} not of the built-in model's world: say it with --source-prompt and "
+            f"--target-prompt, or name a language model that looks (--lvlm), and use --model {PUBLISHED}"
         )
     return caption
 

@@ -237,16 +237,6 @@ class SceneEdit(EditJob):
         return render_video(scene.gaussians.to(device), path.cameras)
 
 
-def is_scene(path: Path) -> bool:
-    """Whether a path is a scene rather than a video: a splat, a dataset, or its folder."""
-    if path.is_dir():
-        from v2edit.scenes.formats.colmap import find_models
-        from v2edit.scenes.formats.nerfstudio import FILE
-
-        return (path / FILE).is_file() or bool(find_models(path))
-    return path.suffix.lower() in (".ply", ".json")
-
-
 def read_scene_run(folder: Path) -> SceneRun:
     """Read a finished scene edit."""
     from v2edit.scenes.formats.ply import read_splat

@@ -1,0 +1,66 @@
+"""The input of a job: which of video and scene a path is, and what is said of a path that is neither or the other."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from v2edit.errors import UserError
+from v2edit.jobs.options import FILE_SUFFIXES
+from v2edit.scenes.config import TRANSFORMS
+
+QUOTED = 80  # characters of what was given that a message quotes
+
+
+def is_scene(path: Path) -> bool:
+    """Whether a path is a scene rather than a video: a splat, a dataset, or its folder."""
+    if path.is_dir():
+        from v2edit.scenes.formats.colmap import find_models
+
+        return (path / TRANSFORMS).is_file() or bool(find_models(path))
+    return path.suffix.lower() in (".ply", ".json")
+
+
+def check_input(path: Path, instruction: str | None, kind: Literal["file", "scene"]) -> None:
+    """Raise `UserError` for an input that does not exist, that was swapped with the instruction, or that is a scene
+    where a video is edited (a `kind` of "file"), or the other way round."""
+    if not os.path.exists(path):
+        quoted, what = f"{str(path)[:QUOTED]}{'…' * (len(str(path)) > QUOTED)}", {"file": "video"}.get(kind, kind)
+        if instruction and (os.path.exists(instruction) or Path(instruction).suffix.lower() in FILE_SUFFIXES):
+            raise UserError(f'the {what} goes first, then the instruction: {instruction} "{quoted}"')
+        if re.match(r"[a-z]{2,}:/", str(path)):
+            raise UserError(f"no such {kind}: {quoted}; nothing is fetched from an address: download it first")
+        raise UserError(f"no such {kind}: {quoted}")
+    if kind == "scene":
+        _check_scene(path)
+    elif is_scene(path) and (path.suffix.lower() != ".json" or path.name == TRANSFORMS):
+        raise UserError(f"{path} is a scene: v2edit scene edits it (a folder of images is edited as a video)")
+    elif path.is_dir():
+        videos, images = _files(path, "video"), _files(path, "image")
+        if videos and len(videos) >= len(images):
+            names = ", ".join(file.name for file in videos[:5])
+            raise UserError(f"{path} is a folder with videos in it: name the one to edit ({names})")
+
+
+def _check_scene(path: Path) -> None:
+    if path.is_file() and (what := _kind(path)) in ("video", "image"):
+        raise UserError(
+            f"{path} is {'a video' if what == 'video' else 'an image'}, which v2edit edit edits; a scene has cameras, "
+            "too: a folder with transforms.json, a COLMAP project, or a splat .ply"
+        )
+    if path.is_dir() and not is_scene(path) and _files(path, "image"):
+        raise UserError(
+            f"{path} has images and no cameras: COLMAP, or nerfstudio's ns-process-data, finds these and writes the "
+            "folder that is a scene (v2edit edit edits a folder of images as a video)"
+        )
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if _kind(file) == kind)
+
+
+def _kind(path: Path) -> str:
+    return (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
