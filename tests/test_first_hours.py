@@ -87,7 +87,9 @@ def test_a_dry_run_counts_and_says_so(clip: str, tmp_path: Path, monkeypatch: py
     *_, note, result = map(json.loads, capsys.readouterr().out.splitlines())
     assert "knows only its own world" in note["message"] and "256x192 is edited at" in note["message"]
     assert result["method"] == COUNTED and set(result["seconds"]) == {"computing"} and result["flops"] > 1e9
-    assert list(tmp_path.iterdir()) == []
+    assert "equal" not in note["message"] and list(tmp_path.iterdir()) == []
+    assert main(["edit", clip, "--source-prompt", BALL, "--target-prompt", BALL, "--dry-run"]) == 0
+    assert "the prompts are equal" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["edit", "scene"])

@@ -38,6 +38,8 @@ WRONG = {
     "--time": "--time is for a dry run: add --dry-run",
     "-o edited.mp4": "try -o edited",
     "--out splat.PLY": "expected a folder",
+    "--inc maybe": "--inc takes no value; 'maybe' is too much",
+    "--no-pnc=1": "--no-pnc=1: this option takes no value",
     # an option by the name that was typed
     "--strength 1.5": "--strength is 1.5, expected 0.0 to 1.0",
     "--strength 0": "--strength is 0: nothing",
@@ -126,6 +128,10 @@ INPUTS = {
     "batch": "needs TASKS.jsonl: the file of tasks",
     "sample": "needs -o FOLDER: the folder to make",
     "--foo": "v2edit has no option --foo",
+    "bench --seeds some": "expected one of reporting, tuning",
+    "eval {tmp}": "runs are in it: give them, such as {tmp}/run",
+    "eval {tmp}/run --csv {tmp}/no/figures.csv": "there is no folder {tmp}/no",  # before anything is measured
+    "prompts {clip} 'make it red' -o {tmp}/no/prompts.json": "there is no folder {tmp}/no",
 }
 
 
@@ -138,12 +144,13 @@ def test_a_wrong_input_is_answered_by_what_it_is(
         "splat": splat,
         "named": tmp_path / "videos" / "my clip.mp4",
         "long": "make the ball red " * 99,
+        "tmp": tmp_path,
     }
-    for folder in ("videos", "images", "posed"):
+    for folder in ("videos", "images", "posed", "run"):
         (tmp_path / folder).mkdir()
         places[folder] = tmp_path / folder
     shutil.copy(clip, tmp_path / "videos" / "my clip.mp4")
-    for name in ("images/1.png", "images/2.png", "posed/transforms.json"):
+    for name in ("images/1.png", "images/2.png", "posed/transforms.json", "run/run.json"):
         (tmp_path / name).touch()
     assert says.format(**places) in refusal(*shlex.split(line.format(**places)))
 

@@ -110,12 +110,16 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """Show what the package logs, one line each: the plan of an edit as it is, and warnings as notes."""
+    """Show what the package logs, one line each: the plan of an edit as it is, and warnings as notes, each once."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__()
-        self.reporter = reporter
+        self.reporter, self.noted = reporter, set[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        show = self.reporter.note if record.levelno >= logging.WARNING else self.reporter.plan
-        show(record.getMessage())
+        message = record.getMessage()
+        if record.levelno < logging.WARNING:
+            self.reporter.plan(message)
+        elif message not in self.noted:
+            self.noted.add(message)
+            self.reporter.note(message)

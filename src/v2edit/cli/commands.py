@@ -24,7 +24,7 @@ from v2edit.errors import UserError
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
 from v2edit.jobs.inputs import is_scene
-from v2edit.jobs.options import OUT, ModelOptions, PromptOptions, expect_folder
+from v2edit.jobs.options import OUT, ModelOptions, PromptOptions, expect_folder, expect_new_file
 from v2edit.jobs.plan import describe_steps, name_prompts
 from v2edit.jobs.resume import resume as resume_run
 from v2edit.jobs.scene import SceneEdit
@@ -78,8 +78,8 @@ def prompts(
         instruction: What to change, in one sentence.
         out: A JSON file to save the prompts in, to edit by hand and to give to v2edit edit as --prompts.
     """
-    if out is not None and out.exists():
-        raise UserError(f"{out} exists; choose another -o or remove it")
+    if out is not None:
+        expect_new_file(out, "-o")
     options = {"prompt_options": prompt_options, "lvlm": lvlm, "model_options": model_options, "config": config}
     job = SceneEdit(video, instruction, **options) if is_scene(video) else VideoEdit(video, instruction, **options)
     preview = job.preview()
@@ -133,6 +133,8 @@ def runs(context: Context, folder: Annotated[Path, Positional, arg(metavar="FOLD
         started = f"{datetime.fromisoformat(one.started).astimezone():%Y-%m-%d %H:%M}"
         line = f"{one.folder!s:{width}}  {one.state:7}  {started}  {steps:>16}  {left}"
         print(f"{line}  {one.reason or ''}".rstrip())
+    if not states:
+        print(f"there are no runs in {folder}")
     context.reporter.result(runs=[asdict(one) for one in states])
 
 

@@ -37,7 +37,7 @@ FOREIGN_OPTIONS = (
         "pretrained-model-name-or-path pretrained-model",
         ("--model",),
     ),
-    ForeignOption("llm vlm llm-model lvlm-model vlm-model", ("--lvlm",)),
+    ForeignOption("llm vlm llm-model lvlm-model vlm-model lvlm", ("--lvlm", "--judge")),
     ForeignOption("base-url api-base api-url llm-url vlm-url", ("--lvlm-url",)),
     ForeignOption("prompt-file prompts-file", ("--prompts",)),
     ForeignOption(
@@ -93,6 +93,7 @@ FOREIGN_OPTIONS = (
     ForeignOption("audio keep-audio sound", (), "the edited video keeps the sound of its source"),
     ForeignOption("crf codec format output-format quality", (), "results are H.264 in .mp4"),
     ForeignOption("api-key key lvlm-key", (), "a key comes from the environment: OPENAI_API_KEY or V2EDIT_LVLM_KEY"),
+    ForeignOption("dry-run", (), "v2edit edit, scene and batch have it"),
     ForeignOption("token hf-token use-auth-token", (), "log in to the hub with hf auth login"),
     ForeignOption("cache-dir", (), "models lie in the Hugging Face cache: set HF_HOME"),
     ForeignOption(

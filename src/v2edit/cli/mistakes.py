@@ -30,7 +30,9 @@ def explain_mistake(
         names = match[1].split("/")
         return f"{names[-1]} is {_value_of(names, words)!r}, expected {KINDS.get(match[2], match[2])}"
     if match := re.search(r"invalid choice '(.*)' for argument '(?:.*/)?(\S+)'\. Expected one of \((.*?),?\)", text):
-        return f"{match[2]} is {match[1]!r}, expected one of {match[3].replace(chr(39), '')}"
+        choices = match[3].replace("'", "").split(", ")
+        known = sorted({*choices} - {"None"}) if "None" in choices else choices  # which come from a set
+        return f"{match[2]} is {match[1]!r}, expected one of {', '.join(known)}"
     if match := re.search(r"Missing value for argument '(?:.*/)?(-\S+)'", text):
         return f"{match[1]} is given without a value"
     if dashed := re.search(r"Missing value for argument '\w", text) and next(
@@ -60,7 +62,11 @@ def _explain_unknown(first: str, words: list[str], command: str, options: Collec
         option = word.partition("=")[0]
         if re.match(r"--?[A-Za-z]", option) and option.replace("_", "-") not in options:
             return f"v2edit {command} has no option {option}; {suggest_option(option, command, options)}"
-    place = next(k for k, word in enumerate(words) if word.split()[:1] == [first] or f"{word}," == first)
+    place = next((k for k, word in enumerate(words) if word.split()[:1] == [first] or f"{word}," == first), None)
+    if place is None:  # the parser cut it at its equals sign
+        return f"{next((word for word in words if word.endswith(f'={first}')), first)}: this option takes no value"
+    if words[place - 1].startswith("-"):
+        return f"{words[place - 1]} takes no value; {words[place]!r} is too much"
     stop = next((k for k in range(place, len(words)) if words[k].startswith("-")), len(words))
     if command in ("edit", "scene", "prompts"):
         return _explain_unquoted(words, command, place, stop)

@@ -46,8 +46,8 @@ def first_step(schedule: Schedule, alpha: float, inc: bool = True) -> int:
         if schedule.share(k) <= alpha:
             return k
     raise UserError(
-        f"alpha {alpha:g} keeps none of {schedule.steps} denoising steps: the last timestep is already"
-        f" {schedule.share(-1):g} of the whole; give a larger alpha or more steps"
+        f"--alpha {alpha:g} keeps none of {schedule.steps} denoising steps: the last timestep is already"
+        f" {schedule.share(-1):g} of the whole; give a larger --alpha or more --steps"
     )
 
 

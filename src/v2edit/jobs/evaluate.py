@@ -19,6 +19,7 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
 from v2edit.host import find_device
+from v2edit.jobs.options import expect_new_file
 from v2edit.metrics.columns import COLUMNS, explain_columns, head
 from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.prompts import PromptPair
@@ -96,8 +97,8 @@ class Evaluate:
         """Measure the runs; `on_progress` is called with (done, total, what). Raises `UserError`, in one line."""
         if not self.runs:
             raise UserError("which runs? Give the folders that v2edit edit and v2edit scene made")
-        if self.csv is not None and self.csv.exists():
-            raise UserError(f"{self.csv} exists; choose another --csv or remove it")
+        if self.csv is not None:
+            expect_new_file(self.csv, "--csv")
         find_device(self.device)  # refuses before anything is read
         runs = {_name(folder, self.runs): read_run(folder) for folder in self.runs}
         rows: dict[str, dict[str, float]] = {}
@@ -125,7 +126,9 @@ def read_run(folder: Path) -> Run:
         if facts["status"] != "done":
             raise ValueError(facts["status"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no finished run: it has no {MANIFEST} of one that can be read") from error
+        inside = next(iter(sorted(folder.glob(f"*/{MANIFEST}"))), None)
+        hint = f"; runs are in it: give them, such as {inside.parent}" if inside else ""
+        raise UserError(f"{folder} is no finished run: it has no {MANIFEST} of one that can be read{hint}") from error
     if not all(isinstance(text, str) for text in known):
         raise UserError(f"{folder} is no finished run: its {MANIFEST} has something else for a text")
     checksum, source_prompt, target_prompt, model = known

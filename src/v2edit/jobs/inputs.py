@@ -51,7 +51,7 @@ def _check_scene(path: Path) -> None:
             f"{path} is {'a video' if what == 'video' else 'an image'}, which v2edit edit edits; a scene has cameras, "
             "too: a folder with transforms.json, a COLMAP project, or a splat .ply"
         )
-    if path.is_dir() and not is_scene(path) and _files(path, "image"):
+    if path.is_dir() and not is_scene(path) and len(_files(path, "image")) > max(1, len(_files(path, "video"))):
         raise UserError(
             f"{path} has images and no cameras: COLMAP, or nerfstudio's ns-process-data, finds these and writes the "
             "folder that is a scene (v2edit edit edits a folder of images as a video)"

@@ -161,6 +161,14 @@ def expect_folder(out: Path | None) -> None:
         )
 
 
+def expect_new_file(out: Path, option: str) -> None:
+    """Raise `UserError` for a file to write that exists or has no folder, before the work that it is to hold."""
+    if out.exists():
+        raise UserError(f"{out} exists; choose another {option} or remove it")
+    if not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: there is no folder {out.parent}; make it or choose another {option}")
+
+
 def expect_at_least(least: int, **numbers: int | None) -> None:
     """Raise `UserError` for an option's number that is below its least value."""
     for name, value in numbers.items():

@@ -50,6 +50,8 @@ def find_limits(model: str, prompts: PromptPair | None, size: Size, backbone: Ba
             f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for "
             f"other videos and scenes, and use --model {PUBLISHED} for them"
         )
+    if prompts and len(set(prompts.chain)) == 1:
+        limits.append("the prompts are equal, so nothing is to change: say in the target prompt what is")
     if fitted.height * fitted.width < LEAST_PIXELS * size.height * size.width:
         limits.append(
             f"{size.width}x{size.height} is edited at {fitted.width}x{fitted.height}, the model's size, and enlarged "
