@@ -1,5 +1,6 @@
 """What every test shares: few threads, and the way to real material where there is some."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -28,6 +29,12 @@ LONGEST = [f"test_{name}" for name in ("survival", "scene_edit", "examples", "be
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported by now out of later garbage collections, of which each edit and each dry run makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

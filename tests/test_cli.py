@@ -312,7 +312,7 @@ def test_no_network(clip: Path, tmp_path: Path, network: dict[str, str]) -> None
 
 
 def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
-    clip: Path, model: Path, tmp_path: Path
+    clip: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache, commit = tmp_path / "hub" / "models--org--tiny", "0123456789abcdef" * 2 + "01234567"
     shutil.copytree(model, cache / "snapshots" / commit)
@@ -323,13 +323,15 @@ def test_a_model_downloaded_before_needs_no_network_and_is_named_by_its_commit(
     path = lying / "snapshots" / commit / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 100_000}))
 
-    code = "import sys; from v2edit.cli.app import main; print(*(main([*sys.argv[1:], m, '-o', m]) for m in MODELS))"
-    code = code.replace("MODELS", "('org/tiny', 'org/lying')")
-    process = subprocess.run(
-        [sys.executable, "-c", code, "edit", clip, *PROMPTS, "--steps", "2", "--model"], cwd=tmp_path, text=True,
-        env=os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}, capture_output=True,
-    )  # fmt: skip
-    assert process.stdout.splitlines()[-1] == "0 2", process.stderr
-    assert json.loads((tmp_path / "org" / "tiny" / "run.json").read_text())["model"]["commit"] == commit
-    assert "they were cut off, or are of another model" in process.stderr.splitlines()[-1]
-    assert process.stderr.count("v2edit: ") == 1
+    # As HF_HOME and HF_ENDPOINT set them, which are read when the hub's package is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    words = ["edit", str(clip), *PROMPTS, "--steps", "2", "-o"]
+    assert main([*words, str(tmp_path / "tiny"), "--model", "org/tiny"]) == 0
+    assert json.loads((tmp_path / "tiny" / "run.json").read_text())["model"]["commit"] == commit
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "lying"), "--model", "org/lying"]) == 2
+    printed = capsys.readouterr().err
+    assert "they were cut off, or are of another model" in printed.splitlines()[-1]
+    assert printed.count("v2edit: ") == 1
