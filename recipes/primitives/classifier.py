@@ -1,6 +1,6 @@
 """Step 6: train the scene classifier.
 
-    python recipes/primitives/classifier.py --minutes 20
+    python -m recipes.primitives.classifier --minutes 20
 
 Training clips are mirrored and reversed in time at random (with their labels), half of them degraded like a video
 model's output (blur, colour shift, noise), and one in four comes as the autoencoder's reconstruction. Writes
@@ -17,11 +17,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
-from render import EVALUATION_SEED, FRAMES, SIZE
 from safetensors.torch import save_file
 from torch import Tensor
-from training import OUT, TrainingClock, autoencoder_folder, batches, gather_clips, load_shards, save_state, to_frames
 
+from recipes.primitives.render import EVALUATION_SEED, FRAMES, SIZE
+from recipes.primitives.training import (
+    OUT,
+    TrainingClock,
+    autoencoder_folder,
+    batches,
+    gather_clips,
+    load_shards,
+    save_state,
+    to_frames,
+)
 from v2edit.primitives.captions import caption
 from v2edit.primitives.classifier import QUESTIONS, WEIGHTS, SceneClassifier, scene_labels
 from v2edit.primitives.render import render_clip

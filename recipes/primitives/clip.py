@@ -1,6 +1,6 @@
 """Step 7: train a small CLIP on rendered frames and their captions.
 
-    python recipes/primitives/clip.py --minutes 20
+    python -m recipes.primitives.clip --minutes 20
 
 Pairs are a random frame of a clip and a random wording of its caption. Negatives are the other captions of the batch
 and, for each frame, a caption with one attribute changed (otherwise a CLIP need not learn attributes that rarely tell
@@ -18,12 +18,21 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from classifier import degrade
-from render import EVALUATION_SEED, FRAMES, SIZE
 from torch import Tensor
-from training import OUT, AveragedModel, Muon, TrainingClock, batches, gather_clips, load_shards, save_state
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from recipes.primitives.classifier import degrade
+from recipes.primitives.render import EVALUATION_SEED, FRAMES, SIZE
+from recipes.primitives.training import (
+    OUT,
+    AveragedModel,
+    Muon,
+    TrainingClock,
+    batches,
+    gather_clips,
+    load_shards,
+    save_state,
+)
 from v2edit.metrics.clip_score import WEIGHTS, ClipEncoder
 from v2edit.primitives.captions import Wording, caption, sample_wording
 from v2edit.primitives.render import render_clip

@@ -1,6 +1,6 @@
 """Step 3: encode every clip to latents, once.
 
-    python recipes/primitives/encode.py
+    python -m recipes.primitives.encode
 
 Writes out/latents/00000.npy ...: float16 [1000, F, C, h, w], the posterior's mean times the scaling factor, in the
 transformer's layout. Finished shards that are newer than the autoencoder are not encoded again.
@@ -9,37 +9,45 @@ transformer's layout. Finished shards that are newer than the autoencoder are no
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from training import OUT, autoencoder_folder, choose_device
+
+from recipes.primitives.training import OUT, autoencoder_folder, choose_device
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKLCogVideoX, clips: np.ndarray) -> torch.Tensor:
     """Encode clips uint8 [B, T, H, W, 3] to scaled latents [B, F, C, h, w]."""
     video = torch.from_numpy(clips).to(vae.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-    return vae.encode(video).latent_dist.mode().transpose(1, 2) * vae.config.scaling_factor
+    return vae.encode(video).latent_dist.mode().transpose(1, 2).float() * vae.config.scaling_factor
+
+
+def encode_shards(weights: Path, shards: Path, out: Path) -> None:
+    """Encode the shards of a folder with the autoencoder of another. Finished ones that are newer than the autoencoder
+    are not encoded again."""
+    device, autocast = choose_device()
+    vae = AutoencoderKLCogVideoX.from_pretrained(weights).to(device).eval()
+    trained_at = (weights / "config.json").stat().st_mtime
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(shards.glob("?????.npy")):
+        target = out / path.name
+        if target.exists() and target.stat().st_mtime > trained_at:
+            continue
+        clips = np.load(path, mmap_mode="r")[..., :3]
+        with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+            latents = torch.cat([encode(vae, clips[k : k + 10].copy()) for k in range(0, len(clips), 10)])
+        with target.with_suffix(".partial").open("wb") as file:
+            np.save(file, latents.half().cpu().numpy())
+        target.with_suffix(".partial").rename(target)
+        print(f"{out.name} {target.name}: std {float(latents.std()):.3f}", flush=True)
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    weights = autoencoder_folder()
-    device, _ = choose_device()
-    vae = AutoencoderKLCogVideoX.from_pretrained(weights).to(device).eval()
-    trained_at = (weights / "config.json").stat().st_mtime
-    (OUT / "latents").mkdir(exist_ok=True)
-    for path in sorted((OUT / "clips").glob("*.npy")):
-        target = OUT / "latents" / path.name
-        if target.exists() and target.stat().st_mtime > trained_at:
-            continue
-        clips = np.load(path, mmap_mode="r")[..., :3]
-        latents = torch.cat([encode(vae, clips[k : k + 10].copy()) for k in range(0, len(clips), 10)])
-        with target.with_suffix(".partial").open("wb") as file:
-            np.save(file, latents.half().cpu().numpy())
-        target.with_suffix(".partial").rename(target)
-        print(f"{target.name}: std {float(latents.std()):.3f}", flush=True)
+    encode_shards(autoencoder_folder(), OUT / "clips", OUT / "latents")
 
 
 if __name__ == "__main__":

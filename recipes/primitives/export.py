@@ -1,6 +1,6 @@
 """Step 5: export the averaged weights as the diffusers folder that ships with the package.
 
-    python recipes/primitives/export.py
+    python -m recipes.primitives.export
 
 The transformer is stored in 16 bits (a quarter of a per mille of rounding, half the size), the rest in 32. The folder
 is written beside the old one and then replaces it.
@@ -14,8 +14,10 @@ import shutil
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
-from training import MODEL, OUT, autoencoder_folder
-from transformer import TEXT_LENGTH, new_scheduler, new_text_encoder, new_tokenizer, new_transformer
+
+from recipes.primitives.diffusion import new_scheduler
+from recipes.primitives.training import MODEL, OUT, autoencoder_folder
+from recipes.primitives.transformer import TEXT_LENGTH, new_text_encoder, new_tokenizer, new_transformer
 
 CARD = """---
 license: apache-2.0

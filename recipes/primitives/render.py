@@ -1,6 +1,6 @@
 """Step 1: render the training clips of the built-in world to disk, once.
 
-    python recipes/primitives/render.py --clips 20000
+    python -m recipes.primitives.render --clips 20000
 
 Writes out/clips/00000.npy ...: uint8 [1000, 9, 64, 64, 4], the fourth channel the share of a pixel that objects fill
 (the autoencoder's loss has more weight there). Clip i of the training set is the scene of seed i; seeds from

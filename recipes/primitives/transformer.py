@@ -1,7 +1,7 @@
 """Step 4: train the text encoder on captions, then the transformer on the latents.
 
-    python recipes/primitives/transformer.py --minutes 90              (a CPU)
-    python recipes/primitives/transformer.py --size large --minutes 20 --batch 256     (a GPU)
+    python -m recipes.primitives.transformer --minutes 90              (a CPU)
+    python -m recipes.primitives.transformer --size large --minutes 20 --batch 256     (a GPU)
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new wording of
 the caption at every visit, averaged weights; a probe two thirds through the transformer predicts the attributes of
@@ -23,13 +23,22 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor, nn
-from training import (
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from recipes.primitives.diffusion import (
+    TokenProbe,
+    new_scheduler,
+    object_weight,
+    optimizers,
+    sample_timesteps,
+    start_as_identity,
+)
+from recipes.primitives.training import (
     MODEL,
     OUT,
     AveragedModel,
-    Muon,
     TrainingClock,
     autoencoder_folder,
     batches,
@@ -39,8 +48,6 @@ from training import (
     save_state,
     write_sheet,
 )
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
-
 from v2edit.primitives.captions import WORDS, Wording, caption, describe_object, sample_wording
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Scene, sample_scene
@@ -73,7 +80,7 @@ def new_text_encoder(vocabulary: int) -> T5EncoderModel:
 
 
 def new_transformer(layers: int, channels: int) -> CogVideoXTransformer3DModel:
-    model = CogVideoXTransformer3DModel(
+    transformer = CogVideoXTransformer3DModel(
         num_attention_heads=8,
         attention_head_dim=32,
         in_channels=channels,
@@ -88,22 +95,7 @@ def new_transformer(layers: int, channels: int) -> CogVideoXTransformer3DModel:
         max_text_seq_length=TEXT_LENGTH,
         use_rotary_positional_embeddings=True,
     )
-    # Every block starts as the identity and the output as zero (diffusers starts them at random).
-    silent = [model.norm_out.linear, model.proj_out]
-    for block in model.transformer_blocks:
-        silent += [block.norm1.linear, block.norm2.linear]
-    for linear in silent:
-        nn.init.zeros_(linear.weight)
-        nn.init.zeros_(linear.bias)
-    return model
-
-
-def new_scheduler() -> CogVideoXDPMScheduler:
-    """Build a scheduler with CogVideoX-5b's published configuration."""
-    return CogVideoXDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing",
-    )  # fmt: skip
+    return start_as_identity(transformer)
 
 
 class TextObjective(nn.Module):
@@ -149,44 +141,15 @@ class TextObjective(nn.Module):
         return rows
 
 
-class Probe(nn.Module):
-    """Auxiliary loss on the hidden video tokens: each predicts whether an object covers it, that object's size, colour,
-    shape, place and motion, and how the camera moves.
-
-    The diffusion loss carries this in few latents of few noisy clips, and learns last which words belong to which of
-    two objects. Supervised at the tokens, the network learns several times faster (as REPA, Yu et al. 2025, does with
-    the features of a pretrained encoder; here the true attributes are known).
-    """
+class Probe(TokenProbe):
+    """What is asked at each video token: whether an object covers it, that object's size, colour, shape,
+    place and motion, and how the camera moves."""
 
     FIELDS: ClassVar = {"present": ("no", "yes"), "camera": CAMERAS, **ATTRIBUTES}
     MOVING = ("camera", "motion")  # not visible in a still
 
     def __init__(self, width: int = 256) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleDict({field: nn.Linear(width, len(values)) for field, values in self.FIELDS.items()})
-        self.hidden = torch.empty(0)
-
-    def attach(self, transformer: CogVideoXTransformer3DModel) -> None:
-        """Register a hook that keeps the video tokens after two thirds of the blocks."""
-        blocks = transformer.transformer_blocks
-        blocks[len(blocks) * 2 // 3 - 1].register_forward_hook(
-            lambda _module, _inputs, out: self.__setattr__("hidden", out[0])
-        )
-
-    def forward(self, answers: dict[str, Tensor]) -> tuple[Tensor, float]:
-        """Return the mean cross-entropy over all fields, and the share of tokens with the right colour (0..1).
-
-        answers: int64 [B, N] for each field, -1 where it does not apply."""
-        hidden = self.norm(self.hidden.float())
-        losses, accuracy = [], 0.0
-        for field, right in answers.items():
-            logits = self.heads[field](hidden).flatten(0, 1)
-            losses.append(F.cross_entropy(logits, right.flatten(), ignore_index=-1))
-            if field == "colour":
-                valid = right.flatten() >= 0
-                accuracy = float((logits.argmax(-1) == right.flatten())[valid].float().mean())
-        return torch.stack(losses).mean(), accuracy
+        super().__init__(self.FIELDS, width)
 
     @classmethod
     def answers(cls, scenes: list[Scene], owners: np.ndarray) -> dict[str, Tensor]:
@@ -257,31 +220,6 @@ def object_share(latent_frames: int) -> np.ndarray:
         first, rest = cover[:, :1], cover[:, 1:]  # a causal latent: one frame, then four each
         parts.append(np.concatenate([first, rest.reshape(len(rest), latent_frames - 1, 4, 16, 16).max(2)], 1) / 255)
     return np.concatenate(parts).astype(np.float16)[:, :, None]
-
-
-def object_weight(done: float) -> float:
-    """Return the additional loss weight of a latent under an object: 4 at first, 0 for the last 7 % of the time.
-
-    Objects are a few per cent of the frame, and a plain loss learns them long after the ground. The weight biases the
-    network towards too much object where noise hides it, so it must vanish in the end.
-    """
-    return 4.0 * min(1.0, max(0.0, (0.93 - done) / 0.13))
-
-
-def sample_timesteps(count: int) -> Tensor:
-    """Sample timesteps int64 [B]: half of them uniformly, half from the upper 500 of 1000, where an object's place,
-    colour, shape and motion are decided; stratified, one from each of B equal parts."""
-    u = (torch.rand(count) + torch.randperm(count)) / count
-    anywhere = torch.rand(count) < 0.5
-    return (torch.where(anywhere, u, 0.5 + 0.5 * u) * 1000).long()
-
-
-def optimizers(transformer: CogVideoXTransformer3DModel, probe: Probe, lr: float) -> list[torch.optim.Optimizer]:
-    named = transformer.transformer_blocks.named_parameters()
-    matrices = [parameter for name, parameter in named if parameter.ndim == 2 and ".norm" not in name]
-    inside = {id(parameter) for parameter in matrices}
-    rest = [p for p in [*transformer.parameters(), *probe.parameters()] if id(p) not in inside]
-    return [Muon(matrices, lr=lr), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 @torch.no_grad()
@@ -389,7 +327,7 @@ def main() -> None:
         averaged.update(transformer, step)
         running += (float(loss.detach()) - running) * 0.01
         probe_loss += (float(probed.detach()) - probe_loss) * 0.01
-        colour_accuracy += (accuracy - colour_accuracy) * 0.01
+        colour_accuracy += (accuracy.get("colour", colour_accuracy) - colour_accuracy) * 0.01
         step, seen = step + 1, seen + len(x0)
 
 

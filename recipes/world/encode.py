@@ -11,40 +11,14 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
-import torch
-from diffusers import AutoencoderKLCogVideoX
-
-from recipes.primitives.training import choose_device
+from recipes.primitives.encode import encode_shards
 from recipes.world.clips import OUT, SHARDS
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKLCogVideoX, clips: np.ndarray) -> torch.Tensor:
-    """Encode clips uint8 [B, T, H, W, 3] to scaled latents [B, F, C, h, w]."""
-    video = torch.from_numpy(clips).to(vae.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-    return vae.encode(video).latent_dist.mode().transpose(1, 2).float() * vae.config.scaling_factor
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    weights = OUT / "vae/vae"
-    device, autocast = choose_device()
-    vae = AutoencoderKLCogVideoX.from_pretrained(weights).to(device).eval()
-    trained_at = (weights / "config.json").stat().st_mtime
     for kind in SHARDS:
-        (OUT / "latents" / kind).mkdir(parents=True, exist_ok=True)
-        for path in sorted((OUT / kind).glob("?????.npy")):
-            target = OUT / "latents" / kind / path.name
-            if target.exists() and target.stat().st_mtime > trained_at:
-                continue
-            clips = np.load(path, mmap_mode="r")[..., :3]
-            with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                latents = torch.cat([encode(vae, clips[k : k + 10].copy()) for k in range(0, len(clips), 10)])
-            with target.with_suffix(".partial").open("wb") as file:
-                np.save(file, latents.half().cpu().numpy())
-            target.with_suffix(".partial").rename(target)
-            print(f"{kind} {target.name}: std {float(latents.std()):.3f}", flush=True)
+        encode_shards(OUT / "vae/vae", OUT / kind, OUT / "latents" / kind)
 
 
 if __name__ == "__main__":

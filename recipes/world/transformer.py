@@ -22,11 +22,19 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
-from torch import Tensor, nn
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
+from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
-from recipes.primitives.training import AveragedModel, Muon, TrainingClock, choose_device, save_state, write_sheet
+from recipes.primitives.diffusion import (
+    TokenProbe,
+    new_scheduler,
+    object_weight,
+    optimizers,
+    sample_timesteps,
+    start_as_identity,
+)
+from recipes.primitives.training import AveragedModel, TrainingClock, choose_device, save_state, write_sheet
 from recipes.world.captions import caption, sample_named
 from recipes.world.clips import FRAMES, HEIGHT, OUT, SHARDS, WIDTH, shard_scenes
 from recipes.world.scene import (
@@ -56,7 +64,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 
 def new_transformer(layers: int = 8, heads: int = 8) -> CogVideoXTransformer3DModel:
-    model = CogVideoXTransformer3DModel(
+    transformer = CogVideoXTransformer3DModel(
         num_attention_heads=heads,
         attention_head_dim=32,
         in_channels=16,
@@ -71,22 +79,7 @@ def new_transformer(layers: int = 8, heads: int = 8) -> CogVideoXTransformer3DMo
         max_text_seq_length=TEXT_LENGTH,
         use_rotary_positional_embeddings=True,
     )
-    # Every block starts as the identity and the output as zero (diffusers starts them at random).
-    silent = [model.norm_out.linear, model.proj_out]
-    for block in model.transformer_blocks:
-        silent += [block.norm1.linear, block.norm2.linear]
-    for linear in silent:
-        nn.init.zeros_(linear.weight)
-        nn.init.zeros_(linear.bias)
-    return model
-
-
-def new_scheduler() -> CogVideoXDPMScheduler:
-    """Build a scheduler with CogVideoX-5b's published configuration."""
-    return CogVideoXDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing",
-    )  # fmt: skip
+    return start_as_identity(transformer)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, **_: object) -> Tensor:
@@ -99,45 +92,15 @@ def attribute_index(obj: Object, field: str) -> int:
     return ATTRIBUTES[field].index(value or getattr(obj, field))
 
 
-class Probe(nn.Module):
-    """Auxiliary loss on the hidden video tokens: each predicts whether an object covers it and that object's
-    attributes, and how the camera moves and what style the scene has.
-
-    The diffusion loss carries this in few latents of few noisy clips, and learns last which words belong to which
-    object. Supervised at the tokens, the network learns several times faster (as REPA, Yu et al. 2025, does with the
-    features of a pretrained encoder; here the true attributes are known).
-    """
+class Probe(TokenProbe):
+    """What the transformer is asked at each video token: whether an object covers it and that object's attributes, and
+    how the camera moves and what style the scene has."""
 
     SCENE: ClassVar = {"camera": CAMERAS, "style": STYLES}
     MOVING = ("camera", "motion")  # not visible in a still
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        fields = {"present": ("no", "yes"), **self.SCENE, **ATTRIBUTES}
-        self.heads = nn.ModuleDict({field: nn.Linear(width, len(values)) for field, values in fields.items()})
-        self.hidden = torch.empty(0)
-
-    def attach(self, transformer: CogVideoXTransformer3DModel) -> None:
-        """Register a hook that keeps the video tokens after two thirds of the blocks."""
-        blocks = transformer.transformer_blocks
-        blocks[len(blocks) * 2 // 3 - 1].register_forward_hook(
-            lambda _module, _inputs, out: self.__setattr__("hidden", out[0])
-        )
-
-    def forward(self, answers: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Return the mean cross-entropy over all fields, and the share of right answers by field.
-
-        answers: int64 [B, N] for each field, -1 where it does not apply."""
-        hidden = self.norm(self.hidden.float())
-        losses, accuracy = [], {}
-        for field, right in answers.items():
-            logits = self.heads[field](hidden).flatten(0, 1)
-            valid = right.flatten() >= 0
-            if valid.any():
-                losses.append(F.cross_entropy(logits, right.flatten(), ignore_index=-1))
-                accuracy[field] = float((logits.argmax(-1) == right.flatten())[valid].float().mean())
-        return torch.stack(losses).mean(), accuracy
+        super().__init__({"present": ("no", "yes"), **self.SCENE, **ATTRIBUTES}, width)
 
     @classmethod
     def answers(cls, scenes: list[Scene], owners: Tensor) -> dict[str, Tensor]:
@@ -221,31 +184,6 @@ def caption_ids(scenes: list[Scene], tokenizer: T5Tokenizer, rng: Random) -> Ten
     """Return token ids [B, L] of a caption of each scene, some dropped."""
     texts = ["" if rng.random() < DROPPED else sample_caption(rng, scene)[0] for scene in scenes]
     return tokenise(tokenizer, texts)[0]
-
-
-def object_weight(done: float) -> float:
-    """Return the additional loss weight of a latent under an object: 4 at first, 0 for the last 7 % of the time.
-
-    Objects are a few per cent of the frame, and a plain loss learns them long after the ground. The weight biases the
-    network towards too much object where noise hides it, so it must vanish in the end.
-    """
-    return 4.0 * min(1.0, max(0.0, (0.93 - done) / 0.13))
-
-
-def sample_timesteps(count: int) -> Tensor:
-    """Sample timesteps int64 [B]: half of them uniformly, half from the upper 500 of 1000, where an object's place,
-    colour, shape and motion are decided; stratified, one from each of B equal parts."""
-    u = (torch.rand(count) + torch.randperm(count)) / count
-    anywhere = torch.rand(count) < 0.5
-    return (torch.where(anywhere, u, 0.5 + 0.5 * u) * 1000).long()
-
-
-def optimizers(transformer: CogVideoXTransformer3DModel, probe: Probe, lr: float) -> list[torch.optim.Optimizer]:
-    named = transformer.transformer_blocks.named_parameters()
-    matrices = [parameter for name, parameter in named if parameter.ndim == 2 and ".norm" not in name]
-    inside = {id(parameter) for parameter in matrices}
-    rest = [p for p in [*transformer.parameters(), *probe.parameters()] if id(p) not in inside]
-    return [Muon(matrices, lr=lr), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 @torch.no_grad()

@@ -1,0 +1,93 @@
+"""Shared by the trainings of transformers: the schedule, timesteps, weights, optimizers and the probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers import CogVideoXDPMScheduler, CogVideoXTransformer3DModel
+from torch import Tensor, nn
+
+from recipes.primitives.training import Muon
+
+
+def new_scheduler() -> CogVideoXDPMScheduler:
+    """Build a scheduler with CogVideoX-5b's published configuration."""
+    return CogVideoXDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+def start_as_identity(transformer: CogVideoXTransformer3DModel) -> CogVideoXTransformer3DModel:
+    """Let every block start as the identity and the output as zero (diffusers starts them at random)."""
+    silent = [transformer.norm_out.linear, transformer.proj_out]
+    for block in transformer.transformer_blocks:
+        silent += [block.norm1.linear, block.norm2.linear]
+    for linear in silent:
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return transformer
+
+
+def object_weight(done: float) -> float:
+    """Return the additional loss weight of a latent under an object: 4 at first, 0 for the last 7 % of the time.
+
+    Objects are a few per cent of the frame, and a plain loss learns them long after the ground. The weight biases the
+    network towards too much object where noise hides it, so it must vanish in the end.
+    """
+    return 4.0 * min(1.0, max(0.0, (0.93 - done) / 0.13))
+
+
+def sample_timesteps(count: int) -> Tensor:
+    """Sample timesteps int64 [B]: half of them uniformly, half from the upper 500 of 1000, where an object's place,
+    colour, shape and motion are decided; stratified, one from each of B equal parts."""
+    u = (torch.rand(count) + torch.randperm(count)) / count
+    anywhere = torch.rand(count) < 0.5
+    return (torch.where(anywhere, u, 0.5 + 0.5 * u) * 1000).long()
+
+
+def optimizers(transformer: CogVideoXTransformer3DModel, probe: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices of the blocks, and AdamW for the rest and the probe."""
+    named = transformer.transformer_blocks.named_parameters()
+    matrices = [parameter for name, parameter in named if parameter.ndim == 2 and ".norm" not in name]
+    inside = {id(parameter) for parameter in matrices}
+    rest = [p for p in [*transformer.parameters(), *probe.parameters()] if id(p) not in inside]
+    return [Muon(matrices, lr=lr), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+class TokenProbe(nn.Module):
+    """Auxiliary loss on the hidden video tokens: each predicts what is there, field by field.
+
+    The diffusion loss carries this in few latents of few noisy clips, and learns last which words belong to which
+    object. Supervised at the tokens, the network learns several times faster (as REPA, Yu et al. 2025, does with the
+    features of a pretrained encoder; here the true attributes are known).
+    """
+
+    def __init__(self, fields: Mapping[str, Sequence[str]], width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict({field: nn.Linear(width, len(values)) for field, values in fields.items()})
+        self.hidden = torch.empty(0)
+
+    def attach(self, transformer: CogVideoXTransformer3DModel) -> None:
+        """Register a hook that keeps the video tokens after two thirds of the blocks."""
+        blocks = transformer.transformer_blocks
+        blocks[len(blocks) * 2 // 3 - 1].register_forward_hook(
+            lambda _module, _inputs, out: self.__setattr__("hidden", out[0])
+        )
+
+    def forward(self, answers: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Return the mean cross-entropy over all fields, and the share of right answers by field.
+
+        answers: int64 [B, N] for each field, -1 where it does not apply."""
+        hidden = self.norm(self.hidden.float())
+        losses, accuracy = [], {}
+        for field, right in answers.items():
+            logits = self.heads[field](hidden).flatten(0, 1)
+            valid = right.flatten() >= 0
+            if valid.any():
+                losses.append(F.cross_entropy(logits, right.flatten(), ignore_index=-1))
+                accuracy[field] = float((logits.argmax(-1) == right.flatten())[valid].float().mean())
+        return torch.stack(losses).mean(), accuracy
