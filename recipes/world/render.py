@@ -6,7 +6,6 @@ Letters: T frames, P rays of a frame (supersampled pixels), M rays of a part. Al
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ from recipes.world.scene import (
     Scene,
     progress,
 )
-from recipes.world.shapes import FAR, Hits, intersect_hat, intersect_shape, nearest, round_solid
+from recipes.world.shapes import Hits, intersect_hat, intersect_shape, nearest
+from v2edit.primitives.render import FAR, ClipCameras, RenderedClip, round_solid
 
 FOV = math.radians(40.0)  # vertical; along the shorter side where the frame is upright
 DISTANCE, HEIGHT, TARGET_Z = 5.5, 2.1, 1.05
@@ -37,24 +37,6 @@ WALL_Y, WALL_HEIGHT, POST_Y, CLOUD_Y = 5.0, 2.3, 4.5, 12.0
 GOLD, SNOW, PAPER = (1.0, 0.76, 0.25), (0.93, 0.95, 0.98), (0.97, 0.96, 0.91)
 NIGHT = (0.30, 0.34, 0.55)
 BALLOON_RADIUS = 0.42
-
-
-@dataclass(frozen=True)
-class ClipCameras:
-    """Pinhole cameras of a clip. `camera_to_world` is as in OpenGL (along -z, y up); pixel centres lie at +0.5."""
-
-    intrinsics: np.ndarray  # float64 [3, 3]
-    camera_to_world: np.ndarray  # float64 [T, 4, 4]
-
-
-@dataclass(frozen=True)
-class RenderedClip:
-    """A clip: `frames` uint8 [T, H, W, 3]; `coverage` float32 [N, T, H, W], the share of each pixel that an object
-    fills (the balloon, if any, is the last); and the cameras."""
-
-    frames: np.ndarray
-    coverage: np.ndarray
-    cameras: ClipCameras
 
 
 def scene_cameras(scene: Scene, frames: int, height: int, width: int) -> ClipCameras:

@@ -11,26 +11,16 @@ import math
 from dataclasses import dataclass, field, replace
 from random import Random
 
-RGB = tuple[float, float, float]
-COLOURS: dict[str, RGB] = {
-    "red": (0.85, 0.10, 0.10), "orange": (0.98, 0.50, 0.05), "yellow": (0.95, 0.88, 0.15),
-    "green": (0.12, 0.65, 0.18), "blue": (0.12, 0.25, 0.90), "purple": (0.58, 0.15, 0.78),
-}  # fmt: skip
-FLOORS: dict[str, RGB] = {
-    "gray": (0.55, 0.55, 0.57), "white": (0.86, 0.86, 0.84),
-    "brown": (0.47, 0.32, 0.20), "teal": (0.15, 0.45, 0.45),
-}  # fmt: skip
-SKIES: dict[str, RGB] = {
-    "blue": (0.45, 0.68, 0.95), "pink": (0.96, 0.66, 0.76),
-    "golden": (0.96, 0.80, 0.45), "dark": (0.08, 0.09, 0.16),
-}  # fmt: skip
+from v2edit.primitives import scene as primitives
+from v2edit.primitives.scene import COLOURS, FPS, HOP_HEIGHT, HOP_SECONDS, MOTIONS, RGB, SKIES, SLIDE
+
+FLOORS = primitives.FLOORS | {"white": (0.86, 0.86, 0.84)}
 LIGHTS: dict[str, RGB] = {"white": (1.0, 1.0, 1.0), "warm": (1.12, 0.95, 0.72), "cool": (0.80, 0.95, 1.18)}
 SHAPES = ("ball", "cube", "cone", "cylinder", "tower", "ring", "star")
 MATERIALS = ("matt", "gold", "glass")
 SIZES = {"big": 0.80, "small": 0.52}  # radius of the ball; the other shapes fill about the same box
 PLACES = {"left": -1.55, "middle": 0.0, "right": 1.55}  # x of the object's centre
 ROWS = {"front": -0.7, "back": 1.5}  # y of the object's centre
-MOTIONS = ("stay", "slide left", "slide right", "hop")
 CAMERAS = ("still", "orbit left", "orbit right", "pan left", "pan right", "come nearer")
 STYLES = ("photo", "pencil", "night", "snow")
 
@@ -40,9 +30,6 @@ PATTERN_TONES: dict[str, RGB] = {"white": (0.95, 0.95, 0.92), "black": (0.10, 0.
 FLOOR_PATTERNS = ("plain", "patches", "tiles", "planks")
 BACKDROPS = ("open", "wall", "posts", "clouds")
 
-FPS = 8
-SLIDE = 0.8  # how far a sliding object travels over the whole clip
-HOP_HEIGHT, HOP_SECONDS = 0.7, 1.0
 ORBIT, PAN, APPROACH = math.radians(30.0), math.radians(14.0), 1.3  # over the whole clip
 COPY_SCALE = 0.5  # of each of three
 HEIGHTS = {"ball": 2.0, "cube": 1.6, "cone": 2.0, "cylinder": 1.8, "tower": 3.0, "ring": 2.0, "star": 2.0}  # in radii

@@ -142,9 +142,9 @@ def _intersect(one: Object, origin: Tensor, rays: Tensor) -> tuple[Tensor, Tenso
     if one.shape == "cube":
         return _box(origin, rays, 0.80 * r, 1.60 * r, one.yaw)
     if one.shape == "cylinder":
-        return _round_solid(origin, rays, 0.72 * r, 0.72 * r, 1.80 * r)
+        return round_solid(origin, rays, 0.72 * r, 0.72 * r, 1.80 * r)
     assert one.shape == "cone", one.shape
-    return _round_solid(origin, rays, 1.0 * r, 0.0, 2.0 * r)
+    return round_solid(origin, rays, 1.0 * r, 0.0, 2.0 * r)
 
 
 def _ball(origin: Tensor, rays: Tensor, radius: float) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ def _box(origin: Tensor, rays: Tensor, half: float, height: float, yaw: float) -
     return torch.where(hit, entry, FAR), normal @ turn.T
 
 
-def _round_solid(origin: Tensor, rays: Tensor, foot: float, top: float, height: float) -> tuple[Tensor, Tensor]:
+def round_solid(origin: Tensor, rays: Tensor, foot: float, top: float, height: float) -> tuple[Tensor, Tensor]:
     """Intersect with a cylinder or a cone: the radius falls from `foot` at z = 0 to `top` at z = height."""
     slope = (top - foot) / height
     ox, oy, oz = origin.unbind(-1)
