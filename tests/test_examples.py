@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from v2edit.primitives.sample import write_sample
-from v2edit.scenes.primitives import sample_task
+from v2edit.scenes.primitives import write_task
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -30,7 +30,7 @@ def test_an_example_runs(
         subprocess.run(words, check=True, capture_output=True, timeout=300, env=os.environ | {"TQDM_DISABLE": "1"})
     else:
         monkeypatch.setattr("v2edit.primitives.sample.write_sample", functools.partial(write_sample, size=32))
-        monkeypatch.setattr("v2edit.scenes.primitives.sample_task", functools.partial(sample_task, views=12, side=32))
+        monkeypatch.setattr("v2edit.scenes.primitives.write_task", functools.partial(write_task, views=12, side=32))
         monkeypatch.setattr(sys, "argv", [str(path), str(out)])
         runpy.run_path(str(path), run_name="__main__")
         assert capsys.readouterr().out

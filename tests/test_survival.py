@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.optimise import FitProgress, optimise_gaussians, reconstruct
-from v2edit.scenes.primitives import sample_task, write_task
+from v2edit.scenes.primitives import write_task
 from v2edit.scenes.reading import read_scene
 
 STEPS, SUBTASKS = 8, 3
@@ -67,9 +66,7 @@ def trained_edit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def scene(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The options of an edit of a small scene."""
     folder = tmp_path_factory.mktemp("scene")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("v2edit.scenes.primitives.sample_task", partial(sample_task, views=12, side=32))
-        write_task(3, folder, "recolour")
+    write_task(3, folder, "recolour", views=12, side=32)
     prompts = {"source_prompt": "a red ball on the floor", "target_prompt": "a blue cube on the floor"}
     config, fit = EditConfig(steps=6, subtasks=2), FitConfig(gaussians=200, fit_steps=24, refit_steps=12)
     return {"scene": folder, **prompts, "model": str(tiny_model), "config": config, "fit": fit, "side": 32, "frames": 9}
