@@ -1,5 +1,6 @@
 """Damaged and cut files: the same pictures at each reading, those that FFmpeg shows, and a note."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -167,6 +168,17 @@ def test_the_last_tenth_of_a_second_is_missed(tmp_path: Path, name: str, caplog:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10 // 188 * 188 + 100])
     assert len(video.read(path).frames) < 10 or name == "a.gif"  # which shows a part of a picture
     assert "cut off" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.nut", "late.flv", "slow.flv", "stray.ts"])
+def test_a_whole_file_is_not_called_cut_off(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One whose clock starts at 3 s, whose pictures come in another order than stored, or with bytes behind its end."""
+    start, fps = (30 if name.startswith("late") else 0), Fraction(1, 2) if name == "slow.flv" else Fraction(10)
+    path = make(tmp_path / name, clip(20), fps=fps, pts=[start + k for k in range(20)])
+    if name == "stray.ts":
+        path.write_bytes(path.read_bytes() + b"stray" * 201)
+    result = video.read(path)
+    assert (len(result.frames), result.fps, caplog.text) == (20, fps, "")
 
 
 def test_one_frame_lasts_as_long_as_its_file(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ FORMATS = (
 )
 MAX_SOUND_STREAMS = 64  # each one that is encoded takes a megabyte
 TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
+ENDS_BY_CLOCK = {"matroska,webm", "flv", "nut"}  # formats whose duration is a time on the clock, wherever that starts
 MAX_SHORTFALL = Fraction(1, 2)  # seconds; headers round, and streams do not end together
 
 
@@ -136,7 +137,8 @@ def claimed_end(container: InputContainer, stream: VideoStream, of_stream: bool 
     if of_stream and stream.duration and stream.time_base:
         return ((stream.start_time or 0) + stream.duration) * stream.time_base
     if container.duration:
-        return Fraction((container.start_time or 0) + container.duration, 1_000_000)
+        start = 0 if container.format.name in ENDS_BY_CLOCK else container.start_time or 0
+        return Fraction(start + container.duration, 1_000_000)
     return None
 
 
@@ -144,7 +146,9 @@ def count_claimed_frames(container: InputContainer, stream: VideoStream) -> int:
     """Return how many frames a file's header says that a stream has, 0 if unsaid."""
     if stream.frames or has_jumps(container):
         return stream.frames
-    return int(Fraction(container.duration or 0, 1_000_000) * (stream.average_rate or 0))
+    start = (stream.start_time or 0) * (stream.time_base or 0)
+    seconds = (claimed_end(container, stream) or start) - start
+    return max(0, int(seconds * min(named_rates(stream), default=0)))
 
 
 def named_rates(stream: VideoStream) -> list[Fraction]:

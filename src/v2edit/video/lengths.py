@@ -27,7 +27,8 @@ def is_cut_off(path: Path) -> bool:
         return not _is_last_ogg_page(tail[tail.rfind(b"OggS") :])
     for length in TS_PACKETS:
         if head[:1] == head[length : length + 1] == b"G":
-            return size % length > 0
+            part = tail[len(tail) - size % length - length :]  # behind the last whole packet, if that is one
+            return size % length > 0 and part[:1] == part[length : length + 1] == b"G"
     if head[4:8] in MP4_BOXES:
         kinds, end = _walk_boxes(path)
         return end > size and kinds[-1] in (b"mdat", b"moof", b"moov")
