@@ -41,6 +41,34 @@ def test_pixels_become_square_by_stretching(tmp_path: Path, aspect: tuple, size:
     assert psnr(result, np.array(Image.fromarray(frames[0]).resize(size))) > 30
 
 
+INTERLACED = {
+    "mpeg2.ts": ("mpeg2video", "yuv420p", {"flags": "+ildct+ilme", "b": "20M"}),
+    "h264.mp4": ("libx264", "yuv420p", {"qp": "1", "x264-params": "tff=1"}),
+    "pal.dv": ("dvvideo", "yuv420p", {}),
+    "prores.mov": ("prores_ks", "yuv422p10le", {"flags": "+ildct"}),
+}
+
+
+@pytest.mark.parametrize("name", INTERLACED)
+def test_interlaced_videos_are_read(tmp_path: Path, name: str) -> None:
+    codec, pixels, options = INTERLACED[name]
+    turned = name == "h264.mp4"
+    path = make(
+        tmp_path / name,
+        clip(3, 576, 720),
+        *(codec, pixels, Fraction(25)),
+        options=options,
+        change=lambda stream: stream.set_display_rotation(90) if turned else None,
+    )
+    result = video.read(path)
+    with av.open(str(path)) as opened:
+        decoded = list(opened.decode(video=0))
+    assert all(frame.interlaced_frame for frame in decoded) and result.fps == 25
+    size = (768, 576) if name == "pal.dv" else (720, 576)  # 4:3
+    expected = [f.to_ndarray(width=size[0], height=size[1], format="rgb24") for f in decoded]
+    assert psnr(result.frames, np.rot90(expected, turned, axes=(1, 2))) > 38
+
+
 @pytest.mark.parametrize("name", ["odd.mkv", "odd.gif"])
 def test_odd_sizes(tmp_path: Path, name: str) -> None:
     frames = clip(3, 143, 175)

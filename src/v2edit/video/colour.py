@@ -79,8 +79,8 @@ def find_brightest(frame: VideoFrame, reformatter: VideoReformatter, tone_map: T
 def find_display_matrix(frame: VideoFrame) -> list[int] | None:
     """Return (a, b, c, d) of a frame's display matrix: a stored pixel at (x, y) is shown at (a x + c y, b x + d y), up
     to scale and shift. None where it has none."""
-    # Of a tiny copy: PyAV's side data and its frame hold each other, so that it lives until garbage is collected.
-    data = frame.reformat(1, 1, "gray16le", interpolation="POINT").side_data.get("DISPLAYMATRIX")
+    # Of a tiny copy: side data and its frame hold each other until garbage is collected. Interlaced, one has two lines.
+    data = frame.reformat(2, 2, "gray16le", interpolation="POINT").side_data.get("DISPLAYMATRIX")
     return None if data is None else np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].tolist()
 
 
