@@ -36,7 +36,9 @@ KINDS = {
 PIXELS = {"prores.mov": "yuv422p10le", "mjpeg.avi": "yuvj420p", "huffyuv.avi": "yuv422p", "qtrle.mov": "rgb24"}
 UNCHECKED = {"hevc.mp4", "vp8.webm", "vp9.webm", "plain.mkv", "huffyuv.avi", "qtrle.mov"}  # almost any bytes are valid
 
-OTHER_KINDS = {"a.webm": ("libvpx", "yuv420p"), "a.ogv": ("libvpx", "yuv420p"), "a.gif": ("gif", "rgb8")}
+VP8 = ("libvpx", "yuv420p")
+OTHER_KINDS = {"a.webm": VP8, "a.ogv": VP8, "a.gif": ("gif", "rgb8"), "a.apng": ("apng", "rgb24")}
+OTHER_KINDS["a.mxf"] = ("mpeg2video", "yuv420p")
 CODECS = {"a.avi": ("libx264", "libmp3lame"), "a.wmv": ("wmv2", "wmav2")}
 
 
@@ -157,10 +159,11 @@ def test_a_file_that_is_cut_off_says_so(
     assert len(video.read(path, 3).frames) == 3 and caplog.text == ""
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm", "a.avi", "a.flv", "a.gif", "a.ts", "a.ogv"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.flv", "a.ts", *OTHER_KINDS])
 def test_the_last_tenth_of_a_second_is_missed(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     codec, pixels = OTHER_KINDS.get(name, ("libx264", "yuv420p"))
-    path = make(tmp_path / name, noisy(10), codec, pixels, options={} if codec == "libx264" else {"b": "1M"})
+    options = {} if codec == "libx264" else {"b": "1M"}
+    path = make(tmp_path / name, noisy(10), codec, pixels, Fraction(25), options=options)  # MXF knows few rates
     whole = video.read(path)
     if name == "a.mp4":
         path = video.write(whole, tmp_path / "front.mp4")  # with its index in front
@@ -179,6 +182,27 @@ def test_a_whole_file_is_not_called_cut_off(tmp_path: Path, name: str, caplog: p
         path.write_bytes(path.read_bytes() + b"stray" * 201)
     result = video.read(path)
     assert (len(result.frames), result.fps, caplog.text) == (20, fps, "")
+
+
+HOLES = {
+    "a.apng": ("apng", "rgb24"),
+    "a.avi": ("huffyuv", "yuv422p"),
+    "a.wmv": ("wmv2", "yuv420p"),
+    "a.ts": ("libx265", "yuv420p"),
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_frames_lost_to_a_hole_are_missed(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No decoder misses what the container did not find, and no header says where it was."""
+    options = {"x265-params": "log-level=0:keyint=4"} if name == "a.ts" else {"b": "2M"} if name == "a.wmv" else {}
+    path = make(tmp_path / name, noisy(30), *HOLES[name], options=options)
+    assert len(video.read(path).frames) == 30 and caplog.text == ""
+    raw = bytearray(path.read_bytes())
+    at, size = len(raw) * 4 // 10, len(raw) // 10
+    raw[at : at + size] = bytes(size)
+    path.write_bytes(raw)
+    assert len(video.read(path).frames) < 30 and "a." in caplog.text and "damaged" in caplog.text
 
 
 def test_one_frame_lasts_as_long_as_its_file(tmp_path: Path) -> None:

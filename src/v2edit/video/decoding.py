@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from v2edit.errors import UserError
-from v2edit.video.lengths import is_cut_off, lacks_index
+from v2edit.video.lengths import count_png_frames, has_hole, is_cut_off, lacks_index
 from v2edit.video.stills import IMAGES, MAX_PIXELS
 from v2edit.video.timing import MAX_FPS, continue_clock
 
@@ -93,6 +94,7 @@ class DemuxedPackets:
         if with_sound or "mp4" not in container.format.name:
             self.streams += find_sound_streams(container)[:MAX_SOUND_STREAMS]
         self.end: Fraction | None = None  # of the last packet, in seconds
+        self.decode_times: list[int] = []  # of the pictures, in ticks
         self.errors = ErrorCount()
 
     def __iter__(self) -> Iterator[Packet]:
@@ -102,6 +104,8 @@ class DemuxedPackets:
             if start is not None:
                 end = (start + (packet.duration or 0)) * packet.time_base
                 self.end = end if self.end is None else max(self.end, end)
+            if packet.stream is self.streams[0] and packet.dts is not None:
+                self.decode_times.append(packet.dts)
             yield packet
 
     def _read(self) -> Iterator[Packet]:
@@ -125,6 +129,17 @@ class DemuxedPackets:
             return True
         claimed = None if has_jumps(self.container) else claimed_end(self.container, stream)
         return claimed is not None and self.end is not None and claimed - self.end > MAX_SHORTFALL
+
+    def lacks_pictures(self, stream: VideoStream) -> bool:
+        """Return whether the file, once all packets are read, has fewer pictures than it counts (AVI, animated PNG), or
+        a hole that its clock does not tell (MPEG-TS, WMV)."""
+        path, times = Path(self.container.name), self.decode_times
+        if self.container.format.name == "apng":
+            return len(times) < count_png_frames(path)
+        if self.container.format.name == "avi" and times:  # whose ticks are frames; a picture may last for several
+            longest = max((b - a for a, b in pairwise(times)), default=stream.frames)
+            return stream.frames - 1 - times[-1] >= longest
+        return has_hole(path)
 
 
 def has_jumps(container: InputContainer) -> bool:

@@ -211,7 +211,7 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
         if len(frames) != max_frames:
             end = _find_end(container, stream, starts, end)
             is_cut_off = packets.is_cut_off(stream)
-            if strict and packets.errors.count and not is_cut_off:
+            if strict and not is_cut_off and (packets.errors.count or packets.lacks_pictures(stream)):
                 raise DamageError
             if is_cut_off:
                 of_all = f" of about {claimed}" if claimed > len(frames) + 1 else ""
