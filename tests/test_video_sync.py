@@ -17,7 +17,7 @@ STEP = 0.005  # seconds
 H264 = ("libx264", "aac")
 CONTAINERS = {
     "mkv": H264, "mp4": H264, "mov": H264, "ts": H264, "flv": H264, "mpg": ("mpeg2video", "mp2"),
-    "webm": ("libvpx-vp9", "libopus"), "wmv": ("wmv2", "wmav2"), "avi": ("libx264", "pcm_s16le"),
+    "webm": ("libvpx-vp9", "libopus"), "wmv": ("wmv2", "wmav2"), "avi": ("libx264", "pcm_s16le"), "asf": H264,
 }  # fmt: skip
 
 

@@ -182,11 +182,14 @@ def decode_frames(packets: Iterable[Packet], stream: VideoStream, strict: bool =
     rates = named_rates(stream)
     usual = 1 / rates[0] if rates else Fraction(1, 25)  # seconds of a frame without a duration
     has_decode_times_alone = stream.container.format.name == "avi"
+    # FFmpeg's demuxer takes the times of ASF for decode times; what it guesses from those of H.264 is off by a frame.
+    has_no_presentation_times = stream.container.format.name == "asf" and decoder.name in ("h264", "hevc")
     decode_times: dict[int, Fraction] = {}  # of the packets, by what FFmpeg takes for their presentation times
 
     def add_times(frame: VideoFrame) -> TimedFrame:
         tick = frame.time_base or stream.time_base or Fraction(1, 1000)
-        presented = None if frame.pts is None else frame.pts * tick
+        pts = frame.dts if has_no_presentation_times else frame.pts  # PyAV's dts: of the packet at which it comes out
+        presented = None if pts is None else pts * tick
         decoded = None if frame.pts is None else decode_times.pop(frame.pts, None)
         return TimedFrame(frame, presented, decoded, (frame.duration or 0) * tick or usual)
 
