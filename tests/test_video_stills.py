@@ -198,12 +198,23 @@ RAMP = np.linspace(0, 1, 48 * 64).reshape(48, 64)
         ((RAMP * 65535).astype(np.int32), {}),
         ((RAMP * (2**31 - 1)).astype(np.int32), {}),
         ((np.repeat(RAMP[..., None], 3, 2) * 65535).astype(np.uint16), {"photometric": "rgb"}),
+        (np.rint(RAMP * 127).astype(np.int8) - (RAMP == 0), {}),  # which begins with -1
+        ((65535 - RAMP * 65535).astype(np.uint16), {"photometric": "miniswhite"}),
+        ((1 - RAMP).astype(np.float32), {"photometric": "miniswhite"}),
     ],
     ids=lambda value: f"{value.dtype}-{value.max():.0f}" if isinstance(value, np.ndarray) else "",
 )
 def test_a_tiff_of_any_depth_goes_from_black_to_white(tmp_path: Path, values: np.ndarray, photo: dict) -> None:
     tifffile.imwrite(tmp_path / "a.tif", values, **photo)
-    assert np.abs(video.read(tmp_path / "a.tif").frames[0] - RAMP[..., None] * 255).max() <= 1
+    assert np.abs(video.read(tmp_path / "a.tif").frames[0] - RAMP[..., None] * 255).max() < 1.5
+
+
+def test_a_tiff_whose_samples_are_taken_for_others_is_refused(tmp_path: Path) -> None:
+    planes = np.zeros((3, 8, 8), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")
+    assert "separate planes" in error_of(lambda: video.read(tmp_path / "a.tif"))
+    tifffile.imwrite(tmp_path / "b.tif", planes[0].astype(">i2"), byteorder=">", compression="zlib")
+    assert "big-endian" in error_of(lambda: video.read(tmp_path / "b.tif"))
 
 
 def test_decimal_numbers_beyond_white_are_clipped_and_reported(tmp_path: Path, caplog) -> None:

@@ -42,7 +42,9 @@ MAX_PIXELS = 2**26  # of one picture: 8192x8192
 BITS_PER_SAMPLE = 258  # a TIFF tag
 BRIGHTEST = 16  # times white; a decimal image with more counts to 255 or 65535
 SUBFILE_TYPE = 254  # a TIFF tag: odd for a preview
-SAMPLE_FORMAT = 339  # a TIFF tag: 2 for signed numbers
+PHOTOMETRIC = 262  # a TIFF tag: 0 where 0 is white
+PLANAR = 284  # a TIFF tag: 2 for colours in separate planes
+SAMPLE_FORMAT = 339  # a TIFF tag: 2 for signed numbers, 3 for decimal ones
 DEEP = {"F", "I", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes of grey with more than 8 bits
 WHITE_32 = 2.0**32 - 1
 
@@ -70,7 +72,7 @@ def read_pictures(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None, f
         for k in range(count_pictures(image)):
             try:
                 image.seek(k)
-                _check_size(image, path)
+                _check_picture(image, path)
                 picture = _to_rgb(image, True, white)
             except UserError:
                 raise
@@ -143,7 +145,7 @@ def open_image(path: Path) -> Iterator[Image]:
             with path.open("rb") as file:
                 formats = (_heif_format(path),) if is_heic(file.read(64)) else FORMATS
             with Image.open(path, formats=formats) as image:
-                _check_size(image, path)
+                _check_picture(image, path)
                 if image.format == "TIFF":  # the index of a page that ends with the file, and with it all later pages
                     if image.tag_v2.get(SUBFILE_TYPE, 0) & 1:  # pyright: ignore[reportAttributeAccessIssue]
                         raise UserError(f"{path} is a camera's raw photo: develop it to JPEG, PNG or TIFF first")
@@ -177,9 +179,22 @@ def has_heif() -> bool:
     return find_spec("pillow_heif") is not None
 
 
-def _check_size(image: Image, path: Path) -> None:
+def _check_picture(image: Image, path: Path) -> None:
+    """Raise `UserError` where the current picture is too large, or a TIFF picture whose samples Pillow takes for
+    others: it reads planes of 16 bits as of 8, and swaps bytes that libtiff has swapped."""
     if image.width * image.height > MAX_PIXELS:
         raise UserError(f"{path} is too large an image: {image.width}x{image.height}")
+    if image.format != "TIFF" or not image.tile:
+        return
+    tags, by_libtiff = image.tag_v2, image.tile[0][0] == "libtiff"  # pyright: ignore[reportAttributeAccessIssue]
+    bits, kind = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(SAMPLE_FORMAT, (1,))[0]
+    layout = None
+    if tags.get(PLANAR, 1) == 2 and (len(bits) == 2 or (bits[0] > 8 and not by_libtiff)):
+        layout = "samples in separate planes"
+    elif by_libtiff and tags.prefix == b"MM" and kind != 1 and bits[0] > 8:
+        layout = "compressed big-endian samples with signs or decimals"
+    if layout:
+        raise UserError(f"{path} is a TIFF file of a layout that few programs read ({layout}): convert it to PNG")
 
 
 def _to_rgb(image: Image, upright: bool, white: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -187,6 +202,7 @@ def _to_rgb(image: Image, upright: bool, white: float) -> tuple[np.ndarray, np.n
     than 8 bits."""
     from PIL import ImageOps
 
+    tags = getattr(image, "tag_v2", {})
     if upright:
         image = ImageOps.exif_transpose(image)
     if image.mode in DEEP:  # which convert() would clip
@@ -195,7 +211,11 @@ def _to_rgb(image: Image, upright: bool, white: float) -> tuple[np.ndarray, np.n
         grey = np.nan_to_num(values).clip(0, white)
         # Whole numbers lose their lower bits, as libpng does it; decimal ones are rounded.
         grey = np.rint(grey * (255 / white)) if image.mode == "F" else grey // ((white + 1) / 256)
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), alpha
+        grey = grey.astype(np.uint8)
+        return np.repeat((255 - grey if tags.get(PHOTOMETRIC) == 0 else grey)[..., None], 3, axis=2), alpha
+    if image.mode == "L" and tags.get(SAMPLE_FORMAT, (1,))[0] == 2:
+        grey = np.rint(np.asarray(image).view(np.int8).clip(0) * (255 / 127)).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2), None
     if image.has_transparency_data:
         rgba = np.array(image.convert("RGBA"))
         return rgba[..., :3], rgba[..., 3]
