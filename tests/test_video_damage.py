@@ -9,7 +9,7 @@ import pytest
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from support.sync import flash_and_beep
-from support.videos import clip, make
+from support.videos import clip, error_of, make
 
 from v2edit import video
 from v2edit.video.colour import frame_to_rgb
@@ -171,6 +171,13 @@ def test_the_last_tenth_of_a_second_is_missed(tmp_path: Path, name: str, caplog:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10 // 188 * 188 + 100])
     assert len(video.read(path).frames) < 10 or name == "a.gif"  # which shows a part of a picture
     assert "cut off" in caplog.text
+
+
+def test_a_file_cut_off_before_its_first_frame_says_so(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", noisy(4), container={"movflags": "faststart"})
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.index(b"mdat") + 50])
+    assert "cut off" in error_of(lambda: video.read(path))
 
 
 @pytest.mark.parametrize("name", ["late.mkv", "late.nut", "late.flv", "slow.flv", "stray.ts"])

@@ -201,9 +201,10 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
             clock.append(times)
             del frame  # see `decode_frames`
         if not frames:
-            raise UserError(
-                f"{path} holds no frame that can be decoded: it is damaged, encrypted or an initialisation part"
-            )
+            reason = "it is damaged, encrypted or an initialisation part"
+            if packets.is_cut_off(stream):
+                reason = "it is cut off before the first one; get or export the file again"
+            raise UserError(f"{path} holds no frame that can be decoded: {reason}")
         if not is_rising([times[0] for times in clock]):  # sorted, they need the next ones, too
             clock += [times for _, *times in islice(decoded_frames, MAX_REORDERED if max_frames else 0)]
         starts = resolve_times(*zip(*clock, strict=True))[: len(frames)]
