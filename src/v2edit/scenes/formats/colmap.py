@@ -42,6 +42,13 @@ MODELS = {
     "RADIAL_FISHEYE": ("k1", "k2"),
     "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4"),
 }
+# The number of parameters of each of COLMAP's camera models by its name, in the order of its numbers.
+PARAMETERS = {
+    "SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8, "OPENCV_FISHEYE": 8,
+    "FULL_OPENCV": 12, "FOV": 5, "SIMPLE_RADIAL_FISHEYE": 4, "RADIAL_FISHEYE": 5, "THIN_PRISM_FISHEYE": 12,
+    "RAD_TAN_THIN_PRISM_FISHEYE": 16, "SIMPLE_DIVISION": 4, "DIVISION": 5, "SIMPLE_FISHEYE": 3, "FISHEYE": 4,
+    "EUCM": 6, "EQUIRECTANGULAR": 2,
+}  # fmt: skip
 
 
 def find_models(folder: Path) -> list[Path]:
@@ -166,30 +173,39 @@ def _is_finite(word: bytes) -> bool:
 
 def _check_counts(model: Path) -> None:
     """Raise `UserError` where a binary file's counts exceed its size: COLMAP would read on for years, and take
-    uninitialised memory for the count of an empty file."""
-    message = "cannot read the COLMAP model {}: {} says it holds more than it does"
-    for name, walk in {"images.bin": _images_end, "points3D.bin": _points_end, "frames.bin": _frames_end}.items():
+    uninitialised memory for what is missing."""
+    ends = {
+        "cameras.bin": _cameras_end,
+        "images.bin": _images_end,
+        "points3D.bin": _points_end,
+        "rigs.bin": _rigs_end,
+        "frames.bin": _frames_end,
+    }
+    for name, walk in ends.items():
         path = model / name
         if path.is_file():
-            if not path.stat().st_size:
-                raise UserError(message.format(model, name))
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                try:
-                    end = walk(data)
-                except (struct.error, ValueError, OverflowError):  # past the end, or a name without one
-                    end = len(data) + 1
-                if end > len(data):
-                    raise UserError(message.format(model, name))
-    for name, least in {"cameras.bin": 48, "rigs.bin": 8}.items():
-        path = model / name
-        if path.is_file():
-            with path.open("rb") as file:
-                count = int.from_bytes(file.read(8), "little")
-            if 8 + count * least > path.stat().st_size:
-                raise UserError(message.format(model, name))
+            end, size = 1, path.stat().st_size
+            if size:
+                with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    try:
+                        end = walk(data)
+                    except (struct.error, ValueError, IndexError, OverflowError):  # past the end, or a name without one
+                        end = size + 1
+            if end > size:
+                raise UserError(f"cannot read the COLMAP model {model}: {name} says it holds more than it does")
 
 
 # COLMAP's binary files begin with a count; their records have fixed fields and lists of variable length.
+def _cameras_end(data: mmap.mmap) -> int:
+    at, sizes = 8, list(PARAMETERS.values())
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        number = struct.unpack_from("<i", data, at + 4)[0]  # after the id
+        if number not in range(len(sizes)):
+            break  # a later COLMAP's or none at all: what COLMAP says of it follows
+        at += 24 + 8 * sizes[number]
+    return at
+
+
 def _images_end(data: mmap.mmap) -> int:
     at = 8
     for _ in range(struct.unpack_from("<Q", data)[0]):
@@ -204,6 +220,16 @@ def _points_end(data: mmap.mmap) -> int:
     at = 8
     for _ in range(struct.unpack_from("<Q", data)[0]):
         at += 51 + 8 * struct.unpack_from("<Q", data, at + 43)[0]
+    return at
+
+
+def _rigs_end(data: mmap.mmap) -> int:
+    at = 8
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        sensors = struct.unpack_from("<I", data, at + 4)[0]
+        at += 8 + 8 * (sensors > 0)  # the first is the reference, without a pose
+        for _ in range(sensors - 1):
+            at += 9 + 56 * data[at + 8]
     return at
 
 
