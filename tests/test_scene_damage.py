@@ -1,12 +1,17 @@
 """Scenes whose files are damaged, cut off or spelled in other ways: nothing is read wrongly without a word."""
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.scenes import dataset_of, ring, write_colmap
 
 from v2edit.errors import UserError
 from v2edit.scenes.dataset import Dataset
+from v2edit.scenes.formats.nerfstudio import write_transforms
 from v2edit.scenes.reading import read_scene
 
 LENSES = {"PINHOLE": [20.0, 21, 8, 6], "OPENCV": [20.0, 21, 8, 6, 0, 0, 0, 0], "SIMPLE_RADIAL": [20.0, 8, 6, 0]}
@@ -35,3 +40,43 @@ def test_a_binary_model_that_is_cut_anywhere_is_refused(tmp_path, lens, part):
         file.write_bytes(whole[:length])
         with pytest.raises(UserError, match=f"{part}.bin says it holds more than it does"):
             read(tmp_path)
+
+
+def posed(folder: Path, **facts: object) -> Path:
+    """Write eight frames, images/v000.png and so on, whose transforms.json says `facts`, too."""
+    folder.mkdir(exist_ok=True)
+    write_transforms(folder, replace(dataset_of(ring(8)), is_held_out=np.zeros(8, bool)))
+    file = folder / "transforms.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+    return folder
+
+
+SPELLINGS: dict[str, Callable[[str, Path], str]] = {
+    "as in the frames": lambda name, folder: name,
+    "without ending": lambda name, folder: name[:-4],
+    "absolute": lambda name, folder: str(folder.resolve() / name),
+    "another case": lambda name, folder: name.upper(),
+    "another system": lambda name, folder: ".\\" + name.replace("/", "\\"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(
+    ("train", "val", "held_out"), [([], [1, 6], [1, 6]), (range(6), [], [6, 7]), ([0, 1, 2], [6], [3, 4, 5, 6, 7])]
+)
+def test_a_split_is_read_as_its_frames_are(tmp_path, monkeypatch, caplog, spelling, train, val, held_out):
+    monkeypatch.chdir(tmp_path)
+
+    def names(views):
+        return [SPELLINGS[spelling](f"images/v{k:03d}.png", Path("scene")) for k in views]
+
+    scene = posed(Path("scene"), train_filenames=names(train), val_filenames=names(val))
+    assert np.flatnonzero(read(scene).is_held_out).tolist() == held_out and not caplog.messages
+
+
+def test_names_of_a_split_that_are_of_no_frame_are_noted(tmp_path, caplog):
+    folder = posed(tmp_path, val_filenames=["images/v001.png", "images/nothing.png"], test_filenames=["v7.png"])
+    assert np.flatnonzero(read(folder).is_held_out).tolist() == [1]
+    assert ["nothing.png" in line and "1 of 2" in line for line in caplog.messages] == [True, False]
+    posed(tmp_path / "none", train_filenames=["other/a.png"])
+    assert np.flatnonzero(read(tmp_path / "none").is_held_out).tolist() == [4]  # as without a split

@@ -115,7 +115,7 @@ def assemble(
     _note_missing("images", [view.image for view in views], source)
     _note_missing("masks", [views[k].mask for k in present], source)
     if repeated := [file.name for file, count in Counter(view.image for view in views).items() if count > 1]:
-        log.warning("%s lists images more than once: %s", source, _list_names(repeated))
+        log.warning("%s lists images more than once: %s", source, list_names(repeated))
     if len(present) < 2:
         count = f"{len(present)} view{'s' * (len(present) != 1)}"
         missing = next(
@@ -133,7 +133,7 @@ def assemble(
         images, valid, intrinsics = zip(*pool.map(lambda k: _read_view(views[k], side), present), strict=True)
     sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
-        listed = _list_names([f"{width}x{height}" for height, width in sorted(sizes)])
+        listed = list_names([f"{width}x{height}" for height, width in sorted(sizes)])
         raise UserError(f"the images of {source} have {len(sizes)} sizes ({listed}): make them the same")
     height, width = sizes.pop()
     _note_reduction(views[present[0]].image, height, width, source)
@@ -144,7 +144,7 @@ def assemble(
             f"the masks of {source} leave no pixel to train on: 0 masks a pixel out, any other value keeps it"
         )
     if empty:
-        log.warning("%d of %d views of %s are wholly masked: %s", len(empty), len(present), source, _list_names(empty))
+        log.warning("%d of %d views of %s are wholly masked: %s", len(empty), len(present), source, list_names(empty))
     return Dataset(
         Cameras(np.stack(intrinsics), poses, height, width),
         np.stack(images),
@@ -333,9 +333,9 @@ def _note_missing(what: str, files: Sequence[Path | None], source: Path) -> None
     """Warn of the files that do not exist."""
     named = [file for file in files if file is not None]
     if missing := [file.name for file in named if not is_existing_file(file)]:
-        log.warning("%d of %d %s of %s are missing: %s", len(missing), len(named), what, source, _list_names(missing))
+        log.warning("%d of %d %s of %s are missing: %s", len(missing), len(named), what, source, list_names(missing))
 
 
-def _list_names(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Join the first names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

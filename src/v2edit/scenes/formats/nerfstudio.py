@@ -17,7 +17,7 @@ import numpy as np
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
 from v2edit.scenes.config import TRANSFORMS
-from v2edit.scenes.dataset import Dataset, View, assemble, find_files
+from v2edit.scenes.dataset import Dataset, View, assemble, find_files, list_names
 from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.ply import read_points, write_points
 from v2edit.video.stills import natural_key
@@ -27,6 +27,7 @@ FILE = TRANSFORMS
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL")
 FISHEYES = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 POINTS = "sparse_pc.ply"
+SPLITS = ("train_filenames", "val_filenames", "test_filenames")
 MAX_NUMBER, MIN_ANGLE = 1e9, 1e-6  # pixels or distortion coefficients; radians
 MIN_DETERMINANT = 1e-12
 
@@ -59,7 +60,7 @@ def read_transforms(path: Path, side: int | None = None) -> Dataset:
         applied[: len(rows)] = rows
         if not np.isfinite(applied).all() or abs(np.linalg.det(applied)) < MIN_DETERMINANT:
             raise UserError(f"{path}: applied_transform cannot be undone: it is not finite, or flat")
-    return assemble(views, path, side, _read_split(facts, frames), points, applied)
+    return assemble(views, path, side, _read_split(path, facts, images), points, applied)
 
 
 def write_transforms(folder: Path, dataset: Dataset) -> Path:
@@ -196,13 +197,21 @@ def _read_size(image: Path) -> tuple[int, int]:
         return 1, 1
 
 
-def _read_split(facts: Mapping[str, Any], frames: list[dict[str, Any]]) -> list[bool] | None:
-    """Return which frames the dataset itself holds out, its validation and test ones; None where it names none."""
-    named: set[PurePosixPath] = set()  # of paths, since "./images/a.png" is "images/a.png"
-    for key in ("val_filenames", "test_filenames"):
-        value = facts.get(key)
-        named |= {PurePosixPath(name) for name in value if isinstance(name, str)} if isinstance(value, list) else set()
-    return [PurePosixPath(frame["file_path"]) in named for frame in frames] if named else None
+def _read_split(path: Path, facts: Mapping[str, Any], images: Sequence[Path]) -> list[bool] | None:
+    """Return which images the dataset itself holds out: those for validation and tests, and all that are not for
+    training where those are named; None where it names none of them. Names stand for files as those of frames do."""
+    splits = {key: facts[key] for key in SPLITS if isinstance(facts.get(key), list)}
+    names = {key: list(dict.fromkeys(name for name in one if isinstance(name, str))) for key, one in splits.items()}
+    files = {key: [file.absolute() for file in find_files(path.parent, one)] for key, one in names.items()}
+    ordered = [image.absolute() for image in images]
+    known = set(ordered)
+    for key, one in files.items():
+        if strange := [name for name, file in zip(names[key], one, strict=True) if file not in known]:
+            message = "%s: %d of %d names in its %s are of no frame: %s"
+            log.warning(message, path, len(strange), len(one), key, list_names(strange))
+    training, *others = (known.intersection(files.get(key, ())) for key in SPLITS)
+    held_out = set[Path]().union(*others, known - training if training else ())
+    return [image in held_out for image in ordered] if training or held_out else None
 
 
 def _intrinsics(matrix: np.ndarray) -> dict[str, float]:
