@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 from support.scenes import dataset_of, ring, write_colmap
 
@@ -80,3 +81,38 @@ def test_names_of_a_split_that_are_of_no_frame_are_noted(tmp_path, caplog):
     assert ["nothing.png" in line and "1 of 2" in line for line in caplog.messages] == [True, False]
     posed(tmp_path / "none", train_filenames=["other/a.png"])
     assert np.flatnonzero(read(tmp_path / "none").is_held_out).tolist() == [4]  # as without a split
+
+
+@pytest.fixture
+def text_model(model: Path) -> Path:
+    pycolmap.Reconstruction(str(model)).write_text(str(model))
+    for file in model.glob("*.bin"):
+        file.unlink()
+    for name in ("rigs.txt", "frames.txt"):  # which other programs do not write
+        (model / name).unlink()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("colours", "read_as"),
+    [
+        ("0.2 1.0 0", [51, 255, 0]),
+        ("1 0 1", [1, 0, 1]),
+        ("255.0 51.0 0.0", [255, 51, 0]),
+        ("1.0 1.0 0.0", [255, 255, 0]),
+    ],
+)
+def test_colours_of_points_in_text_are_in_any_range(text_model, caplog, colours, read_as):
+    (text_model / "points3D.txt").write_text(f"1 0.5 2 3 {colours} 0.1 1 0\n")
+    points = read(text_model.parents[1]).points
+    assert points is not None and points.colours.tolist() == [read_as] and not caplog.messages
+
+
+def test_byte_order_marks_before_text_are_skipped(text_model):
+    expected = read(text_model.parents[1])
+    for file in text_model.glob("*.txt"):
+        text = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+        file.write_text("\n".join(text), encoding="utf-8-sig")
+    again = read(text_model.parents[1])
+    np.testing.assert_array_equal(again.cameras.intrinsics, expected.cameras.intrinsics)
+    assert again.names == expected.names and again.points is not None and len(again.points.positions) == 7

@@ -88,6 +88,8 @@ def test_a_header_may_have_stray_blanks(data, tmp_path):
         path.write_bytes(ending.join(lines) + ending + b"end_header" + last + body)
         back = read_splat(path)
         assert all(torch.equal(a, b) for a, b in zip(back.tensors().values(), expected.tensors().values(), strict=True))
+    (tmp_path / "mark.ply").write_bytes(b"\xef\xbb\xbf" + plain)
+    assert len(read_splat(tmp_path / "mark.ply")) == len(expected)
     accent = b"comment caf\xc3\xa9"
     (tmp_path / "accent.ply").write_bytes(b"\n".join([*lines[:2], accent, *lines[2:], b"end_header\n"]) + body)
     assert len(read_splat(tmp_path / "accent.ply")) == len(expected)
@@ -166,12 +168,14 @@ def test_colours_of_points_whatever_their_names_and_range(tmp_path, caplog, kind
         ("", "", [128, 128, 128], "no colours"),
         (colour_names("uchar", "Cd_x Cd_y Cd_z"), "1 2 3", [128, 128, 128], "Cd_x"),
         (colour_names("uchar"), "300 -2 7", [255, 0, 7], "1 of 1 colours"),
+        (colour_names("float"), "3.1 1.5 0.2", [255, 255, 51], "not from 0 to 1"),  # of a high dynamic range
+        (colour_names("float"), "3 2 1", [3, 2, 1], ""),
     ],
 )
 def test_colours_that_are_missing_or_too_bright_are_noted(tmp_path, caplog, kinds, row, colour, note):
     points = read_points(points_file(tmp_path / "a.ply", kinds, f"1 2 3 {row}"))
     assert points is not None and points.colours.tolist() == [colour]
-    assert [note in line for line in caplog.messages] == [True]
+    assert [note in line for line in caplog.messages] == [True] * bool(note or not kinds)
 
 
 def test_what_comes_before_the_vertices_is_skipped(tmp_path, caplog):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import math
 import mmap
-import re
 import shutil
 import struct
 import tempfile
@@ -21,6 +21,7 @@ from v2edit.files import is_existing_file
 from v2edit.scenes.cameras import from_opencv
 from v2edit.scenes.dataset import Dataset, Points, View, assemble, find_files
 from v2edit.scenes.distortion import Distortion
+from v2edit.scenes.formats.ply import scale_colours
 from v2edit.video.stills import natural_key
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _read_poses(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the images of a text model with the numbers of their lines: id, rotation, translation, camera, and the name
     as one word. The line after each is of its observations, which some programs leave out."""
     after_pose = False
-    for place, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for place, line in enumerate(_read_lines(path), start=1):
         words = line.strip().split(None, 9)
         if after_pose and _are_observations(words):
             after_pose = False
@@ -128,9 +129,26 @@ def _with_points(model: Path) -> Iterator[Path]:
         if end == ".bin":
             (Path(name) / points.name).write_bytes(bytes(8))
         else:
+            (Path(name) / "cameras.txt").write_bytes(_camera_lines(model / "cameras.txt"))
             (Path(name) / "images.txt").write_bytes(_pose_lines(model / "images.txt"))
             (Path(name) / points.name).write_bytes(_point_lines(points) if points.is_file() else b"")
         yield Path(name)
+
+
+def _camera_lines(path: Path) -> bytes:
+    """Return the cameras of a text model. Raises `UserError` for one that COLMAP cannot have written."""
+    lines = []
+    for place, line in enumerate(_read_lines(path), start=1):
+        words = line.split()
+        if words and not words[0].startswith(b"#"):
+            kind = words.pop(1).decode(errors="replace") if len(words) > 1 else ""
+            if kind not in PARAMETERS:
+                raise UserError(f"{path}: line {place} has the camera model {kind[:40]!r}, which COLMAP does not have")
+            _check_numbers(path, place, words, len(words))
+            if (count := len(words) - 3) != PARAMETERS[kind]:
+                raise UserError(f"{path}: line {place} has {count} parameters, expected {PARAMETERS[kind]} of {kind}")
+            lines.append(line + b"\n")
+    return b"".join(lines)
 
 
 def _pose_lines(path: Path) -> bytes:
@@ -144,14 +162,24 @@ def _pose_lines(path: Path) -> bytes:
 
 def _point_lines(path: Path) -> bytes:
     """Return the points of a text model without their observations, their colours as bytes have them."""
-    lines = []
-    for place, line in enumerate(path.read_bytes().splitlines(), start=1):
+    points = []
+    for place, line in enumerate(_read_lines(path), start=1):
         words = line.split(None, 7)[:7]
         if words and not words[0].startswith(b"#"):
             _check_numbers(path, place, words, 7)
-            colours = (b"%d" % min(max(round(float(word)), 0), 255) for word in words[4:])
-            lines.append(b" ".join([*words[:4], *colours, b"-1\n"]))
-    return b"".join(lines)
+            points.append(words)
+    if not points:
+        return b""
+    is_whole = all(word.lstrip(b"-").isdigit() for words in points for word in words[4:])
+    values = np.array([[float(word) for word in words[4:]] for words in points])
+    colours = np.rint(scale_colours(values, "uchar" if is_whole else "float", path) * 255).astype(int)
+    rows = zip(points, colours, strict=True)
+    return b"".join(b" ".join([*words[:4], *(b"%d" % one for one in colour), b"-1\n"]) for words, colour in rows)
+
+
+def _read_lines(path: Path) -> list[bytes]:
+    """Read the lines of a text file, without a byte order mark at its front."""
+    return path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
 
 
 def _check_numbers(path: Path, place: int, words: list[bytes], count: int) -> None:
@@ -257,7 +285,7 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
     except UserError:
         raise
     except Exception as error:  # pycolmap raises whatever its C++ did
-        reason = re.sub(r"^\[\S+\] (Check failed: )?", "", str(error).strip().split("\n")[0]) or type(error)
+        reason = "its files are damaged, not COLMAP's, or not all of one model"
         raise UserError(f"cannot read the COLMAP model {model}: {reason}") from error
     images = _list_images(scene, model)
     files = _find_images(folder, [name for name, _ in images])

@@ -33,6 +33,7 @@ HARMONICS = [f"f_dc_{k}" for k in range(3)]
 COLOURS = [["red", "green", "blue"], ["diffuse_red", "diffuse_green", "diffuse_blue"], list("rgb"), HARMONICS]
 GREY = 128
 TOLERANCE = 1.01  # of white, in decimal numbers
+BRIGHTEST = 16  # times white: decimal colours beyond 1 may be of a high dynamic range
 
 
 def read_splat(path: Path) -> Gaussians:
@@ -115,7 +116,13 @@ def _read_colours(vertex: np.ndarray, kinds: dict[str, str], path: Path) -> np.n
     values = np.stack([np.asarray(vertex[actual[name]], np.float64) for name in names], axis=1)
     if names == HARMONICS:
         return (0.5 + SH_C0 * values).clip(0, 1)
-    white = _white_level(values, kinds[actual[names[0]]])
+    return scale_colours(values, kinds[actual[names[0]]], path)
+
+
+def scale_colours(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
+    """Return colours [N, 3] of a kind of number as 0..1, in whatever range they are; what lies beyond is clipped, which
+    is logged."""
+    white = _white_level(values, kind)
     if beyond := ((values < 0) | (values > TOLERANCE * white)).any(axis=1).sum():
         log.warning("%d of %d colours in %s are not from 0 to %g: clipped", beyond, len(values), path, white)
     return (values / white).clip(0, 1)
@@ -123,14 +130,16 @@ def _read_colours(vertex: np.ndarray, kinds: dict[str, str], path: Path) -> np.n
 
 def _white_level(values: np.ndarray, kind: str) -> float:
     """Return the value of white in colours of a kind of number: what holds 9 in 10 of them, since a few may lie beyond
-    it. Whole numbers of more than 8 bits often hold 8; decimal ones go to 1 unless they are far beyond."""
-    is_whole = NUMPY[kind][0] in "iu" and bool((values == np.rint(values)).all())
-    levels = [255.0, 65535.0] if is_whole else [1.0, 255.0, 65535.0]
+    it. Whole numbers of more than 8 bits often hold 8; decimal ones go to 1 unless they are whole or far beyond."""
     finite = values[np.isfinite(values)]
     typical = np.quantile(finite, 0.9, method="lower") if finite.size else 0.0
-    if is_whole and BYTES[kind] == 1:
-        return levels[0]
-    return next((level for level in levels if typical <= TOLERANCE * level), levels[-1])
+    is_whole = bool((finite == np.rint(finite)).all())
+    is_integer = is_whole and NUMPY[kind][0] in "iu"
+    if not is_integer and typical <= (TOLERANCE if is_whole else BRIGHTEST):
+        return 1.0
+    if is_integer and BYTES[kind] == 1:
+        return 255.0
+    return 255.0 if typical <= TOLERANCE * 255 else 65535.0
 
 
 def write_points(path: Path, points: Points) -> Path:
@@ -242,7 +251,7 @@ def _read_header(path: Path) -> _Header:
     """Read a PLY header, whatever blanks surround its lines. Raises `UserError` for a file that has none."""
     with path.open("rb") as file:
         start = file.read(MAX_HEADER)
-    first = re.match(rb"ply[ \t]*(\r?\n|\r)", start)
+    first = re.match(rb"(?:\xef\xbb\xbf)?ply[ \t]*(\r?\n|\r)", start)  # after a byte order mark
     if first is None:
         raise UserError(f"{path} is no PLY file")
     newline = rb"\r" if first[1] == b"\r" else rb"\r?\n"
