@@ -213,17 +213,21 @@ def test_an_entry_that_is_null_is_none(fault, tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("written", [True, 1, "true", "True"])
 @pytest.mark.parametrize("per_frame", [False, True])
-def test_is_fisheye_is_opencvs_fisheye(fault, per_frame):
+def test_is_fisheye_is_opencvs_fisheye(fault, per_frame, written):
     """instant-ngp's word for a lens, as its colmap2nerf.py writes it."""
     folder = fault("s_isfish")
-    if per_frame:
-        change(folder, {"is_fisheye": False}, [{"is_fisheye": True}] * 12)
+    own = {"is_fisheye": written}
+    change(folder, *(({"is_fisheye": 0}, [own] * 12) if per_frame else (own,)))
     images = read(folder).images
-    change(folder, {"camera_model": "OPENCV_FISHEYE"})
+    change(folder, {"camera_model": "opencv_fisheye"})
     np.testing.assert_array_equal(images, read(folder).images)
     change(folder, {"camera_model": "OPENCV", "is_fisheye": False}, [{"is_fisheye": False}] * 12)
     assert (images != read(folder).images).any()
+    change(folder, {}, [{"is_fisheye": "perhaps"}])
+    with pytest.raises(UserError, match="expected true or false"):
+        read(folder)
 
 
 @pytest.mark.parametrize("side", [None, 12])

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FILE = TRANSFORMS
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL")
 FISHEYES = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
+SWITCHES = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": False}
 POINTS = "sparse_pc.ply"
 SPLITS = ("train_filenames", "val_filenames", "test_filenames")
 MAX_NUMBER, MIN_ANGLE = 1e9, 1e-6  # pixels or distortion coefficients; radians
@@ -135,11 +136,13 @@ def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any], 
     pose = _matrix(frame["transform_matrix"], f"{where}: transform_matrix")
     if pose.shape == (3, 4):
         pose = np.vstack([pose, [0, 0, 0, 1]])
-    model = frame.get("camera_model", shared.get("camera_model", "OPENCV"))
-    # instant-ngp's and its colmap2nerf.py's word for OpenCV's fisheye.
-    is_fisheye = model in FISHEYES or frame.get("is_fisheye", shared.get("is_fisheye", False)) is True
+    model = str(frame.get("camera_model", shared.get("camera_model", "OPENCV"))).upper()
     if model not in PINHOLES + FISHEYES:
         raise UserError(f"{where}: cannot read the camera model {model}; known are {', '.join(PINHOLES + FISHEYES)}")
+    # instant-ngp's and its colmap2nerf.py's word for OpenCV's fisheye.
+    flag = frame.get("is_fisheye", shared.get("is_fisheye", False))
+    if (is_fisheye := SWITCHES.get(str(flag).lower())) is None:
+        raise UserError(f"{where}: is_fisheye is {flag!r:.60}, expected true or false")
 
     def number(key: str, default: float | None = None) -> float | None:
         value = frame.get(key, shared.get(key, default))
@@ -169,7 +172,7 @@ def _read_view(path: Path, shared: Mapping[str, Any], frame: Mapping[str, Any], 
         mask=None,
         intrinsics=np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64),
         size=(int(height), int(width)),
-        distortion=Distortion(**distortion, fisheye=is_fisheye),
+        distortion=Distortion(**distortion, fisheye=is_fisheye or model in FISHEYES),
         camera_to_world=pose,
     )
 
