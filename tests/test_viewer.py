@@ -1,6 +1,7 @@
 """The viewer of scenes: what is shown, the wipe between before and after, and the way along the path."""
 
 import math
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from support.scenes import gaussians_of, ring
 
+from v2edit.cli.app import main
 from v2edit.scenes.camera_paths import CameraPath, write_path
 from v2edit.scenes.cameras import FLIP
 from v2edit.scenes.formats.ply import read_splat, write_splat
@@ -106,3 +108,15 @@ def test_a_splat_alone_is_seen_from_an_orbit(data: Path, monkeypatch: pytest.Mon
         assert len(viewer.path.cameras) > 8 and np.linalg.norm(viewer.server.initial_camera.position) > 4
     finally:
         viewer.server.stop()
+
+
+@pytest.mark.parametrize("port", [99999, 65536, 0, -1, None])
+def test_a_port_that_cannot_be_had_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], port: int | None):
+    splat = write_splat(tmp_path / "a.ply", gaussians_of(0, 3, 0))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1] if port is None else port
+        assert main(["view", str(splat), "--port", str(number)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"v2edit: error: --port is {number}, ") and printed.count("\n") == 1

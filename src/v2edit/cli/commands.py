@@ -138,12 +138,16 @@ def runs(context: Context, folder: Annotated[Path, Positional, arg(metavar="FOLD
     context.reporter.result(runs=[asdict(one) for one in states])
 
 
-def view(context: Context, run: Annotated[Path, Positional, arg(metavar="RUN")], port: int = 8080) -> None:
+def view(
+    context: Context,
+    run: Annotated[Path, Positional, arg(metavar="RUN")],
+    port: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None,
+) -> None:
     """Look at a scene before and after its edit, in a browser.
 
     Args:
         run: The run folder of v2edit scene, or a splat .ply.
-        port: The local port to serve on.
+        port: The local port to serve on (default: 8080, or the next one that is free).
     """
     from v2edit.scenes.viewer import serve
 
@@ -287,7 +291,8 @@ def _print_batch(status: BatchStatus, reporter: Reporter) -> None:
     """Print how many tasks are done, and a line for each that is running or has failed."""
     counts = {"done": len(status.done), "running": len(status.running), "waiting": status.waiting}
     counts["failed"] = len(status.failed)
-    print(f"{len(status.tasks)} tasks: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
+    plural = "s" * (len(status.tasks) != 1)
+    print(f"{len(status.tasks)} task{plural}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
     for one in status.running:
         print(f"running  {one.name}: {one.worker}, attempt {one.attempt}, since {one.since}")
     for one in status.failed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +27,17 @@ if TYPE_CHECKING:
 NAMES = {"before": SOURCE_SPLAT, "after": EDITED_SPLAT}
 WIPE = "before | after"
 PATH = "camera_path.json"
+HOST, PORT = "127.0.0.1", 8080
 FPS = 8  # of the path when it is played
 ORBIT_FRAMES = 48  # around a splat that has no path
 
 
-def serve(run: Path, port: int) -> None:
-    """Serve a run folder of `v2edit scene`, or one splat file, until interrupted."""
-    viewer = start(run, port)
+def serve(run: Path, port: int | None = None) -> None:
+    """Serve a run folder of `v2edit scene`, or one splat file, until interrupted; without a port, on 8080 or the next
+    one that is free. Raises `UserError` for a port that cannot be had."""
+    if port is not None:
+        _check_port(port)
+    viewer = start(run, port or PORT)
     print(f"open http://localhost:{viewer.server.get_port()} in a browser; Ctrl-C ends it", flush=True)
     try:
         while True:
@@ -60,7 +66,20 @@ def start(run: Path, port: int) -> Viewer:
         path = choose_path("orbit", scene, ORBIT_FRAMES, 512)
     # Browsers open connections ahead that they never use: each would print a traceback.
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
-    return Viewer(viser.ViserServer(host="127.0.0.1", port=port, verbose=False), scenes, path)
+    return Viewer(viser.ViserServer(host=HOST, port=port, verbose=False), scenes, path)
+
+
+def _check_port(port: int) -> None:
+    """Raise `UserError` for a port that the server cannot listen on: viser would take another one, or wait for ever."""
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port is {port}, expected 1 to 65535")
+    with socket.socket() as probe:
+        if os.name == "posix":  # as the server does: one that has just ended is no hindrance
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UserError(f"--port is {port}, which cannot be had: {error.strerror}; choose another one") from error
 
 
 class Viewer:
