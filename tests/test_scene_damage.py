@@ -1,6 +1,7 @@
 """Scenes whose files are damaged, cut off or spelled in other ways: nothing is read wrongly without a word."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from support.scenes import dataset_of, ring, write_colmap
 
 from v2edit.errors import UserError
+from v2edit.jobs.inputs import is_scene
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.nerfstudio import write_transforms
 from v2edit.scenes.reading import read_scene
@@ -116,3 +118,51 @@ def test_byte_order_marks_before_text_are_skipped(text_model):
     again = read(text_model.parents[1])
     np.testing.assert_array_equal(again.cameras.intrinsics, expected.cameras.intrinsics)
     assert again.names == expected.names and again.points is not None and len(again.points.positions) == 7
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+
+
+@pytest.mark.parametrize("name", ["transforms.json", "images/v002.png", "sparse_pc.ply", "sparse/0/images.bin"])
+def test_pointers_of_git_lfs_and_empty_files_are_called_that(tmp_path, name):
+    posed(tmp_path) if "sparse/" not in name else write_colmap(
+        tmp_path, dataset_of(ring(4)), "PINHOLE", LENSES["PINHOLE"]
+    )
+    for content, says in ((POINTER, "is a Git LFS pointer"), (b"", "is an empty file|holds more than it does")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=says):
+            read(tmp_path)
+
+
+WRONG_CAMERAS = {
+    "1 PINHOLE 16 12 20 20 8": "line 1 has 3 parameters, expected 4 of PINHOLE",
+    "# a\n1 PINHOLE 16 12 20 20 8 6 5": "line 2 has 5 parameters",
+    "1 PINHOLE 16 12 20,5 20,5 8 6": "'20,5', expected a finite number",
+    "1 LENS 16 12 20": "the camera model 'LENS', which COLMAP does not have",
+    "7 PINHOLE 16 12 20 20 8 6": "damaged, not COLMAP's, or not all of one model",
+}
+
+
+@pytest.mark.parametrize("line", WRONG_CAMERAS)
+def test_what_is_wrong_with_cameras_is_said_in_words(text_model, line):
+    (text_model / "cameras.txt").write_text(f"{line}\n")
+    with pytest.raises(UserError) as refused:
+        read(text_model.parents[1])
+    assert WRONG_CAMERAS[line] in str(refused.value) and not re.search(r"::|>>|\(\)", str(refused.value))
+
+
+def test_blender_scenes_are_read_with_their_splits(tmp_path):
+    expected = read(posed(tmp_path / "one"))
+    facts = json.loads((tmp_path / "one" / "transforms.json").read_text())
+    height, width = expected.cameras.height, expected.cameras.width
+    for first, split in enumerate(("train", "val", "test")):
+        frames = [frame | {"file_path": "./" + frame["file_path"][:-4]} for frame in facts["frames"][first::3]]
+        # Each file may have a camera of its own.
+        angle = {"camera_angle_x": 2 * np.arctan(width / 2 / (20 + first))}
+        (tmp_path / "one" / f"transforms_{split}.json").write_text(json.dumps(angle | {"frames": frames}))
+    (tmp_path / "one" / "transforms.json").unlink()
+    dataset = read(tmp_path / "one")
+    assert is_scene(tmp_path / "one") and (dataset.cameras.height, dataset.cameras.width) == (height, width)
+    np.testing.assert_array_equal(dataset.images, expected.images)
+    np.testing.assert_allclose(dataset.cameras.intrinsics[:, 0, 0], 20 + np.arange(8) % 3)
+    np.testing.assert_array_equal(dataset.is_held_out, np.arange(8) % 3 > 0)

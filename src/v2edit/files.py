@@ -101,6 +101,15 @@ def is_existing_file(path: Path) -> bool:
         return False
 
 
+def check_content(path: Path, head: bytes, what: str) -> None:
+    """Raise `UserError` for a file that begins with `head` (64 bytes are enough) and stands for the content that is
+    missing: an empty one, or a pointer of Git LFS."""
+    if not head:
+        raise UserError(f"{path} is an empty file")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer, not the {what} itself: fetch it with `git lfs pull`")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; a byte order mark at its front is skipped. Raises `OSError` where it cannot be read,
     `ValueError`, in one line, where it is no JSON: too large, too deep, no UTF-8, a key twice in an object."""

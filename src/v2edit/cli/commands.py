@@ -292,7 +292,9 @@ def _print_batch(status: BatchStatus, reporter: Reporter) -> None:
     counts = {"done": len(status.done), "running": len(status.running), "waiting": status.waiting}
     counts["failed"] = len(status.failed)
     plural = "s" * (len(status.tasks) != 1)
-    print(f"{len(status.tasks)} task{plural}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
+    print(
+        f"{len(status.tasks)} task{plural}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
+    )
     for one in status.running:
         print(f"running  {one.name}: {one.worker}, attempt {one.attempt}, since {one.since}")
     for one in status.failed:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from v2edit.errors import UserError
 from v2edit.jobs.options import FILE_SUFFIXES
-from v2edit.scenes.config import TRANSFORMS
+from v2edit.scenes.config import BLENDER_SPLITS, TRANSFORMS
 
 QUOTED = 80  # characters of what was given that a message quotes
 
@@ -20,7 +20,7 @@ def is_scene(path: Path) -> bool:
     if path.is_dir():
         from v2edit.scenes.formats.colmap import find_models
 
-        return (path / TRANSFORMS).is_file() or bool(find_models(path))
+        return any((path / name).is_file() for name in (TRANSFORMS, BLENDER_SPLITS[0])) or bool(find_models(path))
     return path.suffix.lower() in (".ply", ".json")
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.scenes.camera_paths import TRANSFORM_FILE, CameraPath, along_views, orbit, orbit_around, read_path
+from v2edit.scenes.config import BLENDER_SPLITS
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.colmap import find_models, read_colmap
-from v2edit.scenes.formats.nerfstudio import FILE, read_transforms
+from v2edit.scenes.formats.nerfstudio import FILE, read_blender, read_transforms
 from v2edit.scenes.formats.ply import read_splat, read_vertical_axis
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.orientation import parse_up
@@ -43,6 +44,8 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
     if path.is_dir():
         if (path / FILE).is_file():
             return Scene(path, read_transforms(path / FILE, side))
+        if (path / BLENDER_SPLITS[0]).is_file():
+            return Scene(path, read_blender(path, side))
         if find_models(path):
             return Scene(path, read_colmap(path, side))
         raise UserError(f"there is no scene in {path}: expected {EXPECTED}")

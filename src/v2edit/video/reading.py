@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.files import check_content
 from v2edit.video.clip import Video
 from v2edit.video.colour import (
     apply_display_matrix,
@@ -95,10 +96,7 @@ def _read_header(path: Path) -> bytes:
             head = file.read(64)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if not head:
-        raise UserError(f"{path} is an empty file")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a Git LFS pointer, not the video itself: fetch it with `git lfs pull`")
+    check_content(path, head, "video")
     return head
 
 

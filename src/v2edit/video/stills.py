@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.files import check_content
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -143,7 +144,9 @@ def open_image(path: Path) -> Iterator[Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with path.open("rb") as file:
-                formats = (_heif_format(path),) if is_heic(file.read(64)) else FORMATS
+                head = file.read(64)
+            check_content(path, head, "image")
+            formats = (_heif_format(path),) if is_heic(head) else FORMATS
             with Image.open(path, formats=formats) as image:
                 _check_picture(image, path)
                 if image.format == "TIFF":  # the index of a page that ends with the file, and with it all later pages

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.files import is_existing_file
+from v2edit.files import check_content, is_existing_file
 from v2edit.scenes.cameras import from_opencv
 from v2edit.scenes.dataset import Dataset, Points, View, assemble, find_files
 from v2edit.scenes.distortion import Distortion
@@ -179,7 +179,10 @@ def _point_lines(path: Path) -> bytes:
 
 def _read_lines(path: Path) -> list[bytes]:
     """Read the lines of a text file, without a byte order mark at its front."""
-    return path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
+    content = path.read_bytes()
+    if content:  # which may be none: of points
+        check_content(path, content[:64], "model")
+    return content.removeprefix(codecs.BOM_UTF8).splitlines()
 
 
 def _check_numbers(path: Path, place: int, words: list[bytes], count: int) -> None:
@@ -215,6 +218,7 @@ def _check_counts(model: Path) -> None:
             end, size = 1, path.stat().st_size
             if size:
                 with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    check_content(path, data[:64], "model")
                     try:
                         end = walk(data)
                     except (struct.error, ValueError, IndexError, OverflowError):  # past the end, or a name without one

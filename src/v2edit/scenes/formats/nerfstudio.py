@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.files import is_existing_file, read_json
-from v2edit.scenes.config import TRANSFORMS
+from v2edit.files import check_content, is_existing_file, read_json
+from v2edit.scenes.config import BLENDER_SPLITS, TRANSFORMS
 from v2edit.scenes.dataset import Dataset, View, assemble, find_files, list_names
 from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.ply import read_points, write_points
@@ -36,15 +36,37 @@ MIN_DETERMINANT = 1e-12
 def read_transforms(path: Path, side: int | None = None) -> Dataset:
     """Read the dataset of a `transforms.json`, in its own coordinates, views in the natural order of their names.
     An entry that is null is as good as none. Raises `UserError` for what is wrong with it, in one line."""
+    facts, frames = _read_frames(path)
+    return _read_dataset(path, facts, frames, side)
+
+
+def read_blender(folder: Path, side: int | None = None) -> Dataset:
+    """Read the dataset of a folder with a `transforms_train.json`, as NeRF's Blender scenes are: the views of
+    `transforms_val.json` and `transforms_test.json` are held out."""
+    every, names = [], {}
+    for key, file in zip(SPLITS, BLENDER_SPLITS, strict=True):
+        if (folder / file).is_file():
+            facts, frames = _read_frames(folder / file)
+            every += [facts | frame for frame in frames]  # each file has its own camera
+            names[key] = [frame["file_path"] for frame in frames]
+    return _read_dataset(folder / BLENDER_SPLITS[0], names, every, side)
+
+
+def _read_frames(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read what a file says of all its frames, and of each."""
     facts = _drop_nulls(_read_object(path))
-    frames = facts.get("frames")
+    frames = facts.pop("frames", None)
     if not isinstance(frames, list) or not frames:
         raise UserError(f"{path} lists no frames")
     for frame in frames:
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise UserError(f"{path}: a frame has no file_path")
+    return facts, list(map(_drop_nulls, frames))
+
+
+def _read_dataset(path: Path, facts: Mapping[str, Any], frames: list[dict[str, Any]], side: int | None) -> Dataset:
     # Files list frames in any order, and a path through them needs the capture's.
-    frames = sorted(map(_drop_nulls, frames), key=lambda frame: (natural_key(frame["file_path"]), frame["file_path"]))
+    frames = sorted(frames, key=lambda frame: (natural_key(frame["file_path"]), frame["file_path"]))
     images = find_files(path.parent, [frame["file_path"] for frame in frames])
     masked = [k for k, frame in enumerate(frames) if isinstance(frame.get("mask_path"), str)]
     masks = dict(zip(masked, find_files(path.parent, [frames[k]["mask_path"] for k in masked]), strict=True))
@@ -114,6 +136,8 @@ def file_names(names: Sequence[str]) -> list[str]:
 def _read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     try:
+        with path.open("rb") as file:
+            check_content(path, file.read(64), "dataset")
         facts = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no JSON that can be read: {error}") from error

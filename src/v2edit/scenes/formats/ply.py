@@ -16,6 +16,7 @@ import torch
 from numpy.lib.recfunctions import unstructured_to_structured
 
 from v2edit.errors import UserError
+from v2edit.files import check_content
 from v2edit.scenes.config import MAX_DEGREE
 from v2edit.scenes.dataset import Points
 from v2edit.scenes.gaussians import SH_C0, Gaussians
@@ -251,6 +252,7 @@ def _read_header(path: Path) -> _Header:
     """Read a PLY header, whatever blanks surround its lines. Raises `UserError` for a file that has none."""
     with path.open("rb") as file:
         start = file.read(MAX_HEADER)
+    check_content(path, start, "scene")
     first = re.match(rb"(?:\xef\xbb\xbf)?ply[ \t]*(\r?\n|\r)", start)  # after a byte order mark
     if first is None:
         raise UserError(f"{path} is no PLY file")
