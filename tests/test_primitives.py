@@ -87,6 +87,8 @@ def test_an_instruction_turns_the_source_prompt_into_the_target_prompt(seed, kin
     [
         ("Turn the red ball into a blue cube!", "a small blue cube on the left hops"),
         ("make the ball bigger", "a big red ball on the left hops"),
+        ("make the ball bigger and green", "a big green ball on the left hops"),
+        ("turn it into a cone and yellow, then big", "a big yellow cone on the left hops"),
         ("make the sphere yellow and the sky pink", "a small yellow ball on the left hops"),
         ("add a big green cone on the right", "a big green cone on the right stays still"),
         ("make the red one purple", "a small purple ball on the left hops"),

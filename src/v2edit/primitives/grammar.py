@@ -53,7 +53,13 @@ def _edit(scene: Scene, instruction: str, wording: Wording) -> Scene:
     if misspelled := [word for word in normalise(instruction).split() if correct_word(word) != word]:
         raise _unknown(misspelled, scene)
     for clause in _clauses(instruction):
-        edited = _apply(edited, clause, instruction)
+        try:
+            edited = _apply(edited, clause, instruction)
+        except UserError as error:
+            if edited == scene:
+                raise
+            _apply(scene, clause, instruction)  # says what the source shows
+            raise UserError(f"{error}, after the changes before") from None
     if edited == scene:
         quoted = textwrap.shorten(instruction, QUOTED, placeholder="…")
         raise UserError(f"the instruction {quoted!r} changes nothing in {caption(scene, wording)!r}")
@@ -74,16 +80,28 @@ def _clauses(instruction: str) -> list[str]:
         flat = re.sub(rf"\b{relative}\b", size, flat)
     verb, clauses = "", []
     for words in filter(None, map(str.split, re.split(r"\b(?:and|then)\b", flat))):
+        if clauses and _is_continued(clauses[-1], words):
+            clauses[-1] = " ".join([clauses[-1], *words])
+            continue
         if words[0] in ("the", "a", "an") and verb:
             words.insert(0, verb)
         verb = words[0]
         clauses.append(" ".join(words))
     if not clauses:
         raise UserError(
-            f"the instruction {instruction!r:.{QUOTED}} has no words that the built-in grammar reads: say what to "
-            "change, for example 'make the red ball blue'"
+            f"the instruction {instruction!r:.{QUOTED}} has no words that the built-in grammar reads: say in English "
+            "what to change, for example 'make the red ball blue'"
         )
     return clauses
+
+
+def _is_continued(clause: str, words: list[str]) -> bool:
+    """Return whether words are only sizes and colours, of a kind that the clause before them gives its object none of:
+    "make the ball bigger and green"."""
+    changes, further = _cut(clause)[1], " ".join(words)
+    kinds = [names for names in (tuple(SIZES), tuple(COLOURS)) if find_concepts(further, names)]
+    is_plain = {*COLOURS, *(word for size in SIZES for word in WORDS[size])}.issuperset(words)
+    return bool(is_plain and re.search(NOUN, clause)) and not any(find_concepts(changes, names) for names in kinds)
 
 
 def _apply(scene: Scene, clause: str, instruction: str) -> Scene:

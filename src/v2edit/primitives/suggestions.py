@@ -44,9 +44,12 @@ KNOWN = VOCABULARY | USUAL | {mood for words in MOODS for mood in words.split()}
 def suggest_instruction(instruction: str, works: Callable[[str], bool]) -> str | None:
     """Return a question or a proposal for an instruction that is not understood, or None; only what `works`."""
     flat = normalise(instruction)
-    corrected = " ".join(correct_word(word) for word in flat.split())
-    if corrected != flat and works(corrected):
+    words = flat.split()
+    corrected = " ".join(map(correct_word, words))
+    if corrected != flat and 2 * len(unknown_words(corrected)) < len(words) and works(corrected):
         return f"did you mean {corrected!r}?"
+    if 2 * len(unknown_words(flat)) > len(words):
+        return "it understands English, such as 'make the red ball blue'"
     moods = {word: edit for words, edit in MOODS.items() for word in words.split()}
     found = next((moods[word] for word in re.findall(r"\w+", flat) if word in moods), None)
     return f"try: {found}" if found and works(found) else None
