@@ -54,12 +54,16 @@ WRONG = {
     "--cfg_scale 7": "no option --cfg_scale; did you mean --guidance?",
     "--frames": "cut it first (--save-frames",
     "--lora style.safetensors": "LoRAs are not loaded",
+    "--resume": "v2edit resume RUN continues",
+    "--prompt blue": "an instruction goes behind the input",  # which it has already
+    "-o ''": "-o is '', expected FOLDER",
+    "--output=": "--output is '', expected FOLDER",
 }
 
 
 @pytest.mark.parametrize(("words", "says"), WRONG.items(), ids=WRONG)
 def test_a_wrong_option_is_one_line(clip: str, words: str, says: str, refusal) -> None:
-    assert says in refusal("edit", clip, "make it red", *words.split())
+    assert says in refusal("edit", clip, "make it red", *shlex.split(words))
 
 
 def test_options_of_other_programs_are_answered_by_those_of_the_same_command(capsys) -> None:
@@ -115,6 +119,16 @@ INPUTS = {
     "edit {named} make the ball red": "v2edit edit '{named}' \"make the ball red\"",
     "edit {named} 'make the ball red'": "v2edit edit '{named}' \"make the ball red\"",
     "edit {clip} make the ball red --steps 3": 'put quotes round it, "make the ball red"',
+    "edit --input {clip} 'make it red' --steps 3": 'without options: v2edit edit {clip} "make it red" --steps 3',
+    "prompts --video={clip} --instruction='make it red'": 'v2edit prompts {clip} "make it red"',
+    "scene -p 'make it red' -i {splat}": 'v2edit scene {splat} "make it red"',
+    "edit {clip} --dry-run --prompt 'make it $1'": "v2edit edit {clip} 'make it $1' --dry-run",
+    "edit --init-video '{named}'": "v2edit edit '{named}'",
+    "edit --input": "the input goes first, without an option",
+    "view --run runs/a": "the input goes first, without an option",
+    "edit '' 'make it red'": "VIDEO is empty",
+    "edit {clip} 'make it red' {clip}": "takes one input and one instruction: '{clip}' is too much",
+    "edit {clip} 'make it red' gone.mp4 --steps 3": "takes one input and one instruction: 'gone.mp4' is too much",
     "edit {splat} 'make the ball red'": "is a scene: v2edit scene edits it",
     "edit {posed} 'make the ball red'": "is a scene: v2edit scene edits it",
     "edit {videos} 'make the ball red'": "is a folder with videos in it: name the one to edit (my clip.mp4)",
@@ -204,7 +218,14 @@ MEANT = {
     "a sunset": "try: make the sky golden",
     "make it a nice sunny day": "does not understand",  # the sky is blue already
     "\U0001f534": "no words that the built-in grammar reads",
-    "haz la pelota roja": "does not know 'haz', 'la', 'pelota'",
+    "haz la pelota roja": "it understands English",
+    "Machen Sie den Ball blau": "it understands English",
+    "mach den ball blau": "it understands English",
+    "please could you make the bal blue": "did you mean 'please could you make the ball blue'?",
+    "make the red ball blue and the box green": "nothing that fits 'make the box': it shows a big red ball",
+    "turn the ball into a cube and make the ball blue": "a big red cube in the middle, after the changes before",
+    "make the ball green and blue": "nothing that fits 'blue': it shows a big red ball",
+    "make the floor gray and brown": "does not understand",
     "make the ball lighter " + "and lighter " * 200: "…': it knows colours",
 }
 

@@ -4,7 +4,9 @@ none."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+import itertools
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 # Of difflib's similarity: an unknown option is taken for a misspelt one from here on.
@@ -21,6 +23,16 @@ class ForeignOption:
     sentence: str = ""
 
 
+INSTRUCTION = ForeignOption(
+    "prompt p text instruction instruct edit-prompt",
+    (),
+    "an instruction goes behind the input, in quotes, without an option; --target-prompt says what is to be shown",
+)
+INPUT = ForeignOption(
+    "input i video init-video source src input-video video-path image init-image scene data tasks run",
+    (),
+    "the input goes first, without an option",
+)
 FOREIGN_OPTIONS = (
     ForeignOption("cfg-scale cfg scale guidance-strength true-cfg-scale text-guidance", ("--guidance",)),
     ForeignOption(
@@ -97,15 +109,12 @@ FOREIGN_OPTIONS = (
     ForeignOption("token hf-token use-auth-token", (), "log in to the hub with hf auth login"),
     ForeignOption("cache-dir", (), "models lie in the Hugging Face cache: set HF_HOME"),
     ForeignOption(
-        "prompt p text instruction instruct edit-prompt",
+        "resume continue resume-from resume-from-checkpoint",
         (),
-        "an instruction goes behind the input, in quotes, without an option; --target-prompt says what is to be shown",
+        "v2edit resume RUN continues an edit, and the same command a batch",
     ),
-    ForeignOption(
-        "input i video init-video source src input-video video-path image init-image scene data",
-        (),
-        "the input goes first, without an option",
-    ),
+    INSTRUCTION,
+    INPUT,
 )  # fmt: skip
 
 
@@ -115,7 +124,42 @@ def suggest_option(typed: str, command: str, options: Collection[str]) -> str:
     foreign = next((one for one in FOREIGN_OPTIONS if name in one.names.split()), ForeignOption(""))
     if here := next((one for one in foreign.here if one.split()[0] in options), None):
         return f"did you mean {here}?"
-    if foreign.sentence and "--model" in options:
+    if foreign.sentence and (foreign is INPUT or "--model" in options):
         return foreign.sentence
     close = difflib.get_close_matches(name, [one.lstrip("-") for one in options], 1, CUTOFF)
     return f"did you mean --{close[0]}?" if close else f"v2edit {command} --help lists all"
+
+
+def is_argument(option: str) -> bool:
+    """Return whether an option is one of those that other programs have for an input or an instruction."""
+    return _argument_of(option) is not None
+
+
+def _argument_of(option: str) -> ForeignOption | None:
+    name = option.lstrip("-").lower().replace("_", "-")
+    return next((row for row in (INPUT, INSTRUCTION) if option.startswith("-") and name in row.names.split()), None)
+
+
+def place_arguments(words: Sequence[str], options: Collection[str]) -> str | None:
+    """Return the arguments of a command that edits, given some for its input and its instruction by options that other
+    programs have, as they are to be written; None where they are not, or may be several things."""
+    given: dict[ForeignOption, str] = {}
+    rest, remaining = [], list(words)
+    while remaining:
+        name, equals, value = remaining.pop(0).partition("=")
+        row = _argument_of(name)
+        if row is None or name.replace("_", "-") in options:
+            rest.append(name + equals + value)
+            continue
+        given[row] = value if equals else remaining.pop(0) if remaining else ""
+    leading = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    rest = rest[len(leading) :]
+    pieces = [given.get(row) or (leading.pop(0) if leading else "") for row in (INPUT, INSTRUCTION)]
+    if not given or not pieces[0] or leading:
+        return None
+    return " ".join([shlex.quote(pieces[0]), *map(_quote, filter(None, pieces[1:])), *map(shlex.quote, rest)])
+
+
+def _quote(sentence: str) -> str:
+    """Quote a sentence for a shell as people do, where that is the same."""
+    return shlex.quote(sentence) if set('"$`\\!') & set(sentence) else f'"{sentence}"'

@@ -8,9 +8,11 @@ import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from v2edit.cli.foreign_options import suggest_option
+from v2edit.cli.foreign_options import is_argument, place_arguments, suggest_option
+from v2edit.jobs.options import FILE_SUFFIXES
 
 NEEDED = r"Missing from (v2edit [\w-]+): ((?:--?\S+ )?[A-Z][\w.]*)(?:, --?[^\s,]+ [^\s,]+)* (.*?) \(required\)"
+EDITING = ("edit", "scene", "prompts")  # commands of an input and an instruction
 KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 
@@ -26,6 +28,8 @@ def explain_mistake(
         if command not in commands:
             return _explain_command(command, words, commands)
         return _explain_unknown(match[1], list(words), command, options_of(command))
+    if match := re.search(r"Error parsing ([A-Z]\S*): it is empty", text):
+        return f"{match[1]} is empty"
     if match := re.search(r"Error parsing (\S+): .* Argument helptext: .*?--[\w-]+ ([^\s,]+)", text):
         names = match[1].split("/")
         return f"{names[-1]} is {_value_of(names, words)!r}, expected {KINDS.get(match[2], match[2])}"
@@ -39,6 +43,9 @@ def explain_mistake(
         (word for word in words if word.startswith("-") and Path(word).exists()), None
     ):
         return f"{dashed} begins like an option: give it as ./{dashed}"
+    lacks = command in commands and re.search(r"Missing value for argument '\w", text)
+    if lacks and (unknown := _explain_options(words, command, options_of(command))):
+        return unknown
     if match := re.search(NEEDED, text):
         return f"{match[1]} needs {match[2]}: {match[3][0].lower()}{match[3][1:].rstrip('.')}"
     return text
@@ -57,25 +64,40 @@ def _explain_command(command: str, words: Sequence[str], commands: Collection[st
 
 def _explain_unknown(first: str, words: list[str], command: str, options: Collection[str]) -> str:
     """Explain an option that a command does not have, or words that no option takes, beginning with `first`."""
-    end = words.index("--") if "--" in words else len(words)
-    for word in words[:end]:
-        option = word.partition("=")[0]
-        if re.match(r"--?[A-Za-z]", option) and option.replace("_", "-") not in options:
-            return f"v2edit {command} has no option {option}; {suggest_option(option, command, options)}"
-    place = next((k for k, word in enumerate(words) if word.split()[:1] == [first] or f"{word}," == first), None)
+    if unknown := _explain_options(words, command, options):
+        return unknown
+    places = [k for k, word in enumerate(words) if word.split()[:1] == [first] or f"{word}," == first]
+    least = words.index(command) + (3 if command in EDITING else 2)  # what goes before is not too much
+    place = next((k for k in places if k >= least), next(iter(places), None))
     if place is None:  # the parser cut it at its equals sign
         return f"{next((word for word in words if word.endswith(f'={first}')), first)}: this option takes no value"
     if words[place - 1].startswith("-"):
         return f"{words[place - 1]} takes no value; {words[place]!r} is too much"
     stop = next((k for k in range(place, len(words)) if words[k].startswith("-")), len(words))
-    if command in ("edit", "scene", "prompts"):
+    if command in EDITING:
         return _explain_unquoted(words, command, place, stop)
     return f"v2edit {command} does not take {' '.join(words[place:stop])!r}; v2edit {command} --help says what it takes"
+
+
+def _explain_options(words: Sequence[str], command: str, options: Collection[str]) -> str | None:
+    """Explain the first option that a command does not have; None where it has them all."""
+    end = words.index("--") if "--" in words else len(words)
+    for word in words[:end]:
+        option = word.partition("=")[0]
+        if re.match(r"--?[A-Za-z]", option) and option.replace("_", "-") not in options:
+            places = is_argument(option) and command in EDITING
+            if places and (line := place_arguments(words[words.index(command) + 1 : end], options)):
+                return f"the input and the instruction are given without options: v2edit {command} {line}"
+            return f"v2edit {command} has no option {option}; {suggest_option(option, command, options)}"
+    return None
 
 
 def _explain_unquoted(words: Sequence[str], command: str, place: int, stop: int) -> str:
     """Explain words `place` to `stop` that are too many for an input and an instruction: either lacks its quotes."""
     start = words.index(command) + 1
+    is_whole, extra = Path(words[start]).exists() and " " in words[place - 1], words[place]
+    if place == start + 2 and is_whole and (Path(extra).exists() or Path(extra).suffix.lower() in FILE_SUFFIXES):
+        return f"v2edit {command} takes one input and one instruction: {extra!r} is too much (v2edit batch edits many)"
     if not any(word.startswith("-") for word in words[start:stop]):
         pieces = [(k, n) for n in range(stop, start, -1) for k in range(start, n)]
         found = next(((k, n) for k, n in sorted(pieces, key=_span) if Path(" ".join(words[k:n])).exists()), None)

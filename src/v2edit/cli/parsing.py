@@ -10,13 +10,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from tyro import MISSING
 from tyro.conf import OmitArgPrefixes, arg
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 from tyro.extras import SubcommandApp
 
 from v2edit.cli.mistakes import explain_mistake
@@ -43,6 +51,7 @@ def parse_words(words: Sequence[str], commands: Mapping[str, Command], dry_runs:
     app, registry = SubcommandApp(), ConstructorRegistry()
     registry.struct_rule(_ablations_apart)
     registry.struct_rule(_config_last)
+    registry.primitive_rule(_path_not_empty)
     deferred = {
         name: _deferred(command, DryRunOptions if command in dry_runs else OutputOptions)
         for name, command in commands.items()
@@ -131,6 +140,19 @@ def _join_help_lines(owner: Callable[..., Any]) -> None:
             if text := texts.get(one.name):
                 one.metadata = MappingProxyType({"help": " ".join(text.split())})
         _join_help_lines(group)  # pyright: ignore[reportArgumentType]
+
+
+def _path_not_empty(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """Refuse an empty path, which Python takes for the current folder."""
+    if info.type is not Path:
+        return None
+
+    def read(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError("it is empty")
+        return Path(words[0])
+
+    return PrimitiveConstructorSpec(1, "PATH", read, lambda value: isinstance(value, Path), lambda path: [str(path)])
 
 
 def _config_last(info: StructTypeInfo) -> StructConstructorSpec | None:
