@@ -218,9 +218,9 @@ MEANT = {
     "a sunset": "try: make the sky golden",
     "make it a nice sunny day": "does not understand",  # the sky is blue already
     "\U0001f534": "no words that the built-in grammar reads",
-    "haz la pelota roja": "it understands English",
-    "Machen Sie den Ball blau": "it understands English",
-    "mach den ball blau": "it understands English",
+    "haz la pelota roja": "it understands plain English",
+    "Machen Sie den Ball blau": "it understands plain English",
+    "mach den ball blau": "it understands plain English",
     "please could you make the bal blue": "did you mean 'please could you make the ball blue'?",
     "make the red ball blue and the box green": "nothing that fits 'make the box': it shows a big red ball",
     "turn the ball into a cube and make the ball blue": "a big red cube in the middle, after the changes before",

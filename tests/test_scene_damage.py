@@ -139,7 +139,7 @@ WRONG_CAMERAS = {
     "# a\n1 PINHOLE 16 12 20 20 8 6 5": "line 2 has 5 parameters",
     "1 PINHOLE 16 12 20,5 20,5 8 6": "'20,5', expected a finite number",
     "1 LENS 16 12 20": "the camera model 'LENS', which COLMAP does not have",
-    "7 PINHOLE 16 12 20 20 8 6": "damaged, not COLMAP's, or not all of one model",
+    "7 PINHOLE 16 12 20 20 8 6": "damaged or incomplete, or not of one COLMAP model",
 }
 
 

@@ -49,7 +49,7 @@ def suggest_instruction(instruction: str, works: Callable[[str], bool]) -> str |
     if corrected != flat and 2 * len(unknown_words(corrected)) < len(words) and works(corrected):
         return f"did you mean {corrected!r}?"
     if 2 * len(unknown_words(flat)) > len(words):
-        return "it understands English, such as 'make the red ball blue'"
+        return "it understands plain English, such as 'make the red ball blue'"
     moods = {word: edit for words, edit in MOODS.items() for word in words.split()}
     found = next((moods[word] for word in re.findall(r"\w+", flat) if word in moods), None)
     return f"try: {found}" if found and works(found) else None

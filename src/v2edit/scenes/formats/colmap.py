@@ -289,7 +289,7 @@ def read_colmap(folder: Path, side: int | None = None) -> Dataset:
     except UserError:
         raise
     except Exception as error:  # pycolmap raises whatever its C++ did
-        reason = "its files are damaged, not COLMAP's, or not all of one model"
+        reason = "its files are damaged or incomplete, or not of one COLMAP model"
         raise UserError(f"cannot read the COLMAP model {model}: {reason}") from error
     images = _list_images(scene, model)
     files = _find_images(folder, [name for name, _ in images])
