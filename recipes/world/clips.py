@@ -21,9 +21,17 @@ import numpy as np
 from recipes.world.scene import Scene, sample_scene
 
 OUT = Path(__file__).parent / "out"
+WEIGHTS = Path(__file__).parent / "weights"  # committed, in half precision
+TRAINED = {"vae": "vae/vae", "text_encoder": "text/text_encoder", "tokenizer": "text/tokenizer"}
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
 STILLS_FROM, EVALUATION_SEED = 10_000_000, 1_000_000_000
 SHARDS = {"clips": (500, FRAMES, 0), "stills": (2000, 1, STILLS_FROM)}  # length, frames, first seed
+
+
+def find_trained(part: str) -> Path:
+    """Return the folder of a part of the model that was trained here, else of the committed one."""
+    own = OUT / TRAINED[part]
+    return own if own.is_dir() else WEIGHTS / part
 
 
 def shard_scenes(kind: str, index: int) -> list[Scene]:

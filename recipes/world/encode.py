@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 
 from recipes.primitives.encode import encode_shards
-from recipes.world.clips import OUT, SHARDS
+from recipes.world.clips import OUT, SHARDS, find_trained
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for kind in SHARDS:
-        encode_shards(OUT / "vae/vae", OUT / kind, OUT / "latents" / kind)
+        encode_shards(find_trained("vae"), OUT / kind, OUT / "latents" / kind)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from recipes.primitives.diffusion import (
 )
 from recipes.primitives.training import AveragedModel, TrainingClock, choose_device, save_state, write_sheet
 from recipes.world.captions import caption, sample_named
-from recipes.world.clips import FRAMES, HEIGHT, OUT, SHARDS, WIDTH, shard_scenes
+from recipes.world.clips import FRAMES, HEIGHT, OUT, SHARDS, WIDTH, find_trained, shard_scenes
 from recipes.world.scene import (
     CAMERAS,
     COLOURS,
@@ -218,9 +218,10 @@ def main() -> None:
     data = {kind: Latents(kind) for kind in SHARDS}
     for part in data.values():
         part.load()
-    vae = AutoencoderKLCogVideoX.from_pretrained(OUT / "vae/vae").to(device).eval()
-    tokenizer = T5Tokenizer.from_pretrained(OUT / "text/tokenizer")
-    encoder = T5EncoderModel.from_pretrained(OUT / "text/text_encoder").to(device).eval().requires_grad_(False)
+    vae = AutoencoderKLCogVideoX.from_pretrained(find_trained("vae")).to(device).eval()
+    tokenizer = T5Tokenizer.from_pretrained(find_trained("tokenizer"))
+    encoder = T5EncoderModel.from_pretrained(find_trained("text_encoder"), dtype=torch.float32)
+    encoder = encoder.to(device).eval().requires_grad_(False)
     transformer = (
         CogVideoXTransformer3DModel.from_pretrained(options.start, torch_dtype=torch.float32)
         if options.start
