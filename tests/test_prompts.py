@@ -1,7 +1,9 @@
 """Prompt files, prompt styles, the comparison of a pair, and three prompts on common slots."""
 
 import json
+import re
 import shutil
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,13 +15,14 @@ from PIL import Image
 from support.models import tokenizer_of
 from transformers import T5Tokenizer
 
+from v2edit.backbones.families import FAMILIES
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair, align, align_triple, read_prompts, write_prompts
 from v2edit.prompts.align import longest_common_subsequence
 from v2edit.prompts.chat import Picture
 from v2edit.prompts.comparison import MARKS, PromptComparison, compare_prompts
 from v2edit.prompts.lvlm import MIN_SHARED, find_faults
-from v2edit.prompts.style import STYLES, PromptStyle, read_style, split_words
+from v2edit.prompts.style import STYLES, PromptStyle, read_style, shipped_styles, split_words
 from v2edit.prompts.tokens import PromptTokenizer
 
 LENGTH = 226
@@ -181,14 +184,49 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 # --- styles ---------------------------------------------------------------------------------------
 
-SHIPPED = sorted(path.parent.name for path in STYLES.glob("*/style.toml"))
+# The text lengths of the published pipelines, in tokens; English has about as many in each of their tokenizers.
+LIMITS = {"cogvideox": 226, "wan": 512, "ltxvideo": 128, "hunyuanvideo": 256, "hunyuanvideo15": 1000, "mochi": 256}
+TOKENS_PER_WORD = 1.5  # T5's, the most in 90 published prompts of more than 30 words
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+def texts_of(style: PromptStyle) -> list[str]:
+    return [text for _, text in style.describing] + [text for _, _, prompts in style.editing for text in prompts.chain]
+
+
+def test_every_family_has_a_style() -> None:
+    assert {family.style for family in FAMILIES} <= set(shipped_styles()) == {*LIMITS, "primitives"}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_styles_prompts_have_its_length_and_fit_the_model(name: str, data: Path) -> None:
+    tokenizer = PromptTokenizer(T5Tokenizer.from_pretrained(data / "tokenizers" / "t5"), LIMITS[name])
+    style = read_style(name)
+    lengths = re.findall(r"(\d+) to (\d+) words", style.system)
+    ((fewest, most),) = [(int(a), int(b)) for a, b in lengths]
+    assert most * TOKENS_PER_WORD <= LIMITS[name]
+    for text in texts_of(style):
+        assert fewest <= len(text.split()) <= most, text
+        assert len(tokenizer.encode(text)) <= LIMITS[name], text
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_request_holds_a_styles_rules_and_examples_once(name: str) -> None:
+    style, base = read_style(name), read_style("cogvideox")
+    messages = style.build_messages([], "make it rain", intermediate=True)
+    request = "\n".join(part for message in messages for part in message.parts if isinstance(part, str))
+    own_rules = tomllib.loads((STYLES / name.removesuffix("15") / "style.toml").read_text())["rules"].strip()
+    rules_of_editing = base.system[base.system.index("- Write the target prompt") :]
+    for text in (own_rules, rules_of_editing, base.progression, *texts_of(style)):
+        assert request.count(text) == 1, text
+    assert "{rules}" not in request and "{length}" not in request
+    assert name == "cogvideox" or not set(texts_of(style)) & set(texts_of(base))
+
+
+@pytest.mark.parametrize("name", shipped_styles())
 def test_a_shipped_style_keeps_its_own_rules(name: str) -> None:
     style = read_style(name)
     assert len(style.describing) >= 2 and len(style.editing) >= 3
-    texts = [text for _, _, prompts in style.editing for text in prompts.chain]
+    texts = texts_of(style)
     tokenizer = PromptTokenizer(tokenizer_of(LENGTH, " ".join(texts)), LENGTH)
     for _, instruction, prompts in style.editing:
         assert find_faults(prompts, style, tokenizer) == [], instruction
@@ -202,7 +240,7 @@ def test_the_built_in_models_style_is_its_grammar() -> None:
     from v2edit.primitives.captions import is_caption
 
     style = read_style("primitives")
-    for text in [t for _, t in style.describing] + [t for _, _, prompts in style.editing for t in prompts.chain]:
+    for text in texts_of(style):
         assert is_caption(text), text
 
 
@@ -221,9 +259,24 @@ def test_a_style_of_the_users_own_with_pictures(tmp_path: Path) -> None:
     assert isinstance(picture, Picture) and picture.data_url.startswith("data:image/jpeg")
 
 
+def test_a_style_of_the_users_own_on_a_shipped_one(tmp_path: Path) -> None:
+    example = '[[describing]]\nframes = "f"\nimages = ["1.png"]\nprompt = "p"'
+    (tmp_path / "style.toml").write_text(f'base = "wan"\nlength = "20 to 30"\n{example}')
+    Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
+    mine, wan = read_style(tmp_path), read_style("wan")
+    assert mine.system == wan.system.replace("80 to 100", "20 to 30") != wan.system
+    assert (mine.progression, mine.editing) == (wan.progression, wan.editing)
+    ((frames, prompt),) = mine.describing
+    assert prompt == "p" and isinstance(frames[1], Picture)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
+        ('length = "50', 'lenght = "50', "'length'"),
+        ("system = ", 'base = "../styles/wan"\nsystem = ', r"'\.\./styles/wan' is no shipped style"),
+        ("system = ", 'base = ["wan"]\nsystem = ', "no shipped style"),
+        ("progression = ", 'base = "cogvideox"\nprogresion = ', "'progresion', which its base cogvideox has not"),
         ("system = ", "sytem = ", "'system'"),
         ("[[describing]]", "[[described]]", r"\[\[describing\]\]"),
         ("instruction = ", "instructions = ", r"'instruction' in \[\[editing\]\] example 1"),
@@ -244,7 +297,7 @@ def test_an_incomplete_style_is_refused(tmp_path: Path, old: str, new: str, name
 
 
 def test_no_style(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"No such file.*cogvideox, primitives"):
+    with pytest.raises(UserError, match=r"No such file.*cogvideox,.* primitives"):
         read_style(str(tmp_path))
 
 
@@ -261,8 +314,9 @@ TRANSLATED = [
 ]  # fmt: skip
 
 
-def test_the_language_is_that_of_the_examples() -> None:
-    style = read_style("cogvideox")
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_language_is_that_of_the_examples(name: str) -> None:
+    style = read_style(name)
     assert style.is_same_language(ONE)
     assert not any(style.is_same_language(text) for text in TRANSLATED)
     assert style.is_same_language("Ein roter Ball")  # too short to tell
@@ -312,8 +366,9 @@ def test_every_published_pair_lines_up(rows: list[dict], trained: PromptTokenize
     assert shares[len(shares) // 2] > 0.7 and shares[len(shares) // 20] > MIN_SHARED
 
 
-def test_published_prompts_are_in_the_language_of_the_style(rows: list[dict]) -> None:
-    style = read_style("cogvideox")
+@pytest.mark.parametrize("name", LIMITS)
+def test_published_prompts_are_in_the_language_of_the_style(rows: list[dict], name: str) -> None:
+    style = read_style(name)
     texts = [row[key] for row in rows for key in ("source", "target") if row[key]]
     foreign = [text for text in texts if not style.is_same_language(text)]
     assert len(texts) > 800 and foreign == []

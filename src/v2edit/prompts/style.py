@@ -1,10 +1,11 @@
 """Prompt styles: the few-shot chat that leads a language model to a prompt pair (V2Edit Sec. B.4), from a folder that a
 user may replace.
 
-A style is a folder with a `style.toml`: the `system` text; `progression`, which is appended to it when intermediate
-prompts are asked for, too; `[[describing]]` examples of prompts that the video model is used to; and `[[editing]]`
-examples of pairs that differ only where the edit does. An example's `images`, files in the folder, stand for the
-frames of its video; `frames` describes them in words.
+A style is a folder with a `style.toml`: the `system` text, with `rules` and `length` in the places that it names;
+`progression`, which is appended to it when intermediate prompts are asked for, too; `[[describing]]` examples of
+prompts that the video model is used to; and `[[editing]]` examples of pairs that differ only where the edit does. An
+example's `images`, files in the folder, stand for the frames of its video; `frames` describes them in words. What a
+style does not hold is that of its `base`, a shipped style.
 """
 
 import json
@@ -22,6 +23,7 @@ from v2edit.prompts.pair import PromptPair
 
 STYLES = Path(__file__).parent / "styles"
 STYLE_FILE = "style.toml"
+PLACEHOLDERS = ("rules", "length")  # texts of a style that its system text may name in braces
 MAX_BYTES = 2**20
 QUESTION = "What is this video's prompt?"
 # The least share of a text's words that the examples of its language contain: of 534 published English prompts with
@@ -84,6 +86,11 @@ def split_words(text: str) -> list[str]:
     return re.findall(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+", text.lower())
 
 
+def shipped_styles() -> list[str]:
+    """Return the names of the styles that come with V2Edit."""
+    return sorted(path.parent.name for path in STYLES.glob(f"*/{STYLE_FILE}"))
+
+
 def read_style(style: str | Path) -> PromptStyle:
     """Read the style in a folder, or the shipped one of that name. Raises `UserError` where there is no such style, or
     its file lacks something."""
@@ -97,8 +104,11 @@ class _StyleReader:
         self.folder, self.path = folder, folder / STYLE_FILE
 
     def read(self) -> PromptStyle:
-        toml = self._parse()
+        toml = self.read_tables()
         system, progression = self._text(toml, "system"), self._text(toml, "progression")
+        for key in PLACEHOLDERS:
+            if (name := f"{{{key}}}") in system:
+                system = system.replace(name, self._text(toml, key))
         examples = self._examples(toml, "describing")
         describing = tuple(
             (self._frames(table, where), self._text(table, "prompt", where)) for table, where in examples
@@ -109,8 +119,20 @@ class _StyleReader:
         )
         return PromptStyle(self.folder.name, system, progression, describing, editing)
 
+    def read_tables(self) -> dict[str, Any]:
+        """Return the file's contents over those of its base."""
+        own = self._parse()
+        if "base" not in own:
+            return own
+        if own["base"] not in shipped_styles():
+            self._refuse(f"its base {own['base']!r:.80} is no shipped style")
+        base = _StyleReader(STYLES / own["base"]).read_tables()
+        if unknown := own.keys() - base.keys() - {"base"}:  # a misspelt key would leave the base's in its place
+            self._refuse(f"it has {', '.join(map(repr, sorted(unknown)))}, which its base {own['base']} has not")
+        return base | own
+
     def _refuse(self, fault: str) -> NoReturn:
-        shipped = ", ".join(sorted(path.name for path in STYLES.iterdir() if (path / STYLE_FILE).is_file()))
+        shipped = ", ".join(shipped_styles())
         raise UserError(f"the prompt style {self.path}: {fault}; styles to copy from are {shipped} in {STYLES}")
 
     def _parse(self) -> dict[str, Any]:
