@@ -10,7 +10,6 @@ the model in it. Prints Markdown.
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -18,22 +17,19 @@ from pathlib import Path
 from random import Random
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from measure import peak_bytes
-from transformers import T5Config
+from published import MODELS
 
 from v2edit import backbones
 from v2edit.attention import Replacement
 from v2edit.backbones.fake import FakeModel
-from v2edit.backbones.families import BUILT_IN_FOLDER
+from v2edit.backbones.families import FAMILIES, PUBLISHED_DEFAULTS
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 from v2edit.primitives.edits import sample_edit
 from v2edit.primitives.render import render_clip
 from v2edit.prompts import PromptPair
 
-# The published configuration of CogVideoX-5b's transformer, where it differs from diffusers' own defaults.
-PUBLISHED = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
 FORWARDS = {"first": 130, "later": 170}  # of a subtask at 50 steps; tests/test_editor.py holds them
 
 
@@ -76,25 +72,12 @@ def measure(device: str, lengths: list[int], sides: list[int], steps: int) -> No
             )
 
 
-def fake_published(folder: Path) -> FakeModel:
-    """Build a fake CogVideoX-5b of the published shape, but for the text encoder, which runs once."""
-    for part in ("tokenizer", "scheduler"):
-        shutil.copytree(BUILT_IN_FOLDER / part, folder / part)
-    shutil.copy(BUILT_IN_FOLDER / "model_index.json", folder)
-    with torch.device("meta"):
-        CogVideoXTransformer3DModel(**PUBLISHED).save_config(folder / "transformer")
-        AutoencoderKLCogVideoX().save_config(folder / "vae")
-    T5Config(vocab_size=8, d_model=4096, d_kv=8, d_ff=8, num_layers=1, num_heads=1).save_pretrained(
-        folder / "text_encoder"
-    )
-    return FakeModel(folder, torch.bfloat16)
-
-
 def print_flops() -> None:
     """Print the FLOPs of a subtask of CogVideoX-5b at 720 x 480, an open clip's and a loop's, by windows and in full;
     and the bytes that a step of four rows allocates beside the weights."""
     with tempfile.TemporaryDirectory() as folder:
-        fake = fake_published(Path(folder))
+        path = MODELS["CogVideoX-5b"].write(Path(folder))
+        fake = FakeModel(path, FAMILIES[0], torch.bfloat16, PUBLISHED_DEFAULTS)
     backbone, native_size = fake.backbone, fake.backbone.native_size
     print(f"CogVideoX-5b ({fake.weights['transformer'] / 2e9:.2f} B parameters), 720 x 480, PFLOP and GiB:\n")
     print("| frames | attention | tokens | a forward | first subtask (130) | later (170) | encode and decode | GiB |")

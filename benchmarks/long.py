@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from v2edit import backbones
+from v2edit.backbones import Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.primitives.captions import caption
@@ -57,7 +58,7 @@ def sample_orbit(seed: int, speed: float, azimuth: float | None = None) -> Orbit
     )
 
 
-def denoise(backbone: CogVideoX, v: Tensor, step: int, schedule: Schedule, text: Tensor, attention: str) -> Tensor:
+def denoise(backbone: CogVideoX, v: Tensor, step: int, schedule: Schedule, text: list[Text], attention: str) -> Tensor:
     """Predict x0 by one of the ATTENTIONS; the model's own is the second."""
     frames, _, height, width = v.shape[1:]
     make_windows = backbone._windows
@@ -79,7 +80,7 @@ def errors(backbone: CogVideoX, frames: int, speed: float, seeds: int) -> list[f
     for number in range(seeds):
         scene = sample_orbit(FIRST_SEED + number, speed)
         x0 = backbone.encode(render_clip(scene, frames).frames)
-        text = backbone.encode_text([caption(scene)])[0].embedding[None]
+        text = backbone.encode_text([caption(scene)])
         draw = torch.Generator().manual_seed(number)
         for i, step in enumerate(STEPS):
             v = schedule.add_noise(x0, torch.randn(x0.shape, generator=draw), step)
