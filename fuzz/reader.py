@@ -249,10 +249,10 @@ class Target:
         if name == "model_config":
             from v2edit.backbones.families import BUILT_IN_FOLDER
 
-            for file in BUILT_IN_FOLDER.glob("*/*"):
+            for file in BUILT_IN_FOLDER.rglob("*"):
                 there = self.root / file.relative_to(BUILT_IN_FOLDER)
                 there.parent.mkdir(exist_ok=True)
-                if there != self.path:
+                if there != self.path and file.is_file():
                     there.symlink_to(file)
         if name == "model_index":
             from v2edit.backbones.families import PARTS

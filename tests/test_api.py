@@ -192,7 +192,7 @@ def test_a_long_clip_is_noted_where_positions_are_absolute(tmp_path, model, abso
 @pytest.mark.parametrize("frames", [9, 10])
 def test_the_built_in_model_has_one_note_at_most(tmp_path, absolute, monkeypatch, caplog, prompts, foreign, frames):
     monkeypatch.setattr("v2edit.backbones.hub.BUILT_IN_FOLDER", absolute)
-    monkeypatch.setattr("v2edit.backbones.cogvideox.log.disabled", True)  # the tiny tokenizer cuts these prompts
+    monkeypatch.setattr("v2edit.prompts.tokens.log.disabled", True)  # the tiny tokenizer cuts these prompts
     edited(tmp_path, "primitives", frames, prompts)
     assert len(caplog.messages) == (foreign or frames > 9)
     assert ("knows only its own world" in caplog.text) is foreign
@@ -207,7 +207,7 @@ def test_the_built_in_model_has_one_note_at_most(tmp_path, absolute, monkeypatch
         {"guidance": math.inf},
         {"solver": "euler"},
         {"ending": "abrupt"},
-        {"beta": 0.9},
+        {"alpha": 0.9, "beta": 0.9},
         {"beta": 1.0, "inc": False},
         {"alpha": 0.3, "beta": 0.3, "pnc": False},
     ],

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import CogVideoXTransformer3DModel
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from support.models import TEXT_LENGTH, pipeline_of
@@ -33,8 +32,8 @@ def test_a_folder_loads_as_the_pipeline_it_was_saved_from(tiny_model):
     z = original.encode(video)
     # Close, not equal: weights read from a file are aligned otherwise in memory, which some matrix libraries sum by.
     torch.testing.assert_close(backbone.encode(video), z)
-    text = original.encode_text(["a red ball"])[0].embedding[None]
-    torch.testing.assert_close(backbone.encode_text(["a red ball"])[0].embedding[None], text)
+    text = original.encode_text(["a red ball"])
+    torch.testing.assert_close(backbone.encode_text(["a red ball"])[0].embedding, text[0].embedding)
     schedule = original.schedule(10)
     torch.testing.assert_close(backbone.denoise(z, 3, schedule, text), original.denoise(z, 3, schedule, text))
     assert backbone.solver == "dpm-sde" and backbone.text_length == TEXT_LENGTH
@@ -43,7 +42,7 @@ def test_a_folder_loads_as_the_pipeline_it_was_saved_from(tiny_model):
 def test_bfloat16_keeps_latents_in_float32(tiny_model):
     backbone = backbones.load(str(tiny_model), dtype="bfloat16")
     z = backbone.encode(np.zeros((9, 32, 32, 3), np.uint8))
-    x0 = backbone.denoise(z, 3, backbone.schedule(10), backbone.encode_text(["a"])[0].embedding[None])
+    x0 = backbone.denoise(z, 3, backbone.schedule(10), backbone.encode_text(["a"]))
     assert z.dtype == x0.dtype == torch.float32 and torch.isfinite(x0).all()
 
 
@@ -109,13 +108,6 @@ def test_weights_that_are_cut_off_are_refused(copy, part):
     assert_refused(copy, "cannot load the model")
     weights.write_bytes(weights.read_bytes()[:100])
     assert_refused(copy, "hold 100 bytes: they were cut off")
-
-
-def test_a_model_of_a_later_version_is_refused(copy):
-    config = json.loads((copy / "transformer" / "config.json").read_text())
-    later = CogVideoXTransformer3DModel.from_config(config | {"patch_size_t": 2})
-    later.save_pretrained(copy / "transformer")
-    assert_refused(copy, r"CogVideoX 1\.5")
 
 
 def test_another_scheduler_is_refused_before_anything_is_loaded(copy):

@@ -10,8 +10,8 @@ from diffusers import CogVideoXVideoToVideoPipeline
 from PIL import Image
 from support.models import TEXT_LENGTH, pipeline_of
 
-from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.backbones.cogvideox_attention import JointAttention
+from v2edit.backbones import Text
+from v2edit.backbones.cogvideox import CogVideoX, JointAttention
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo, ddim_inversion, flow_edit, prompt_to_prompt
 from v2edit.bench.methods import V2Edit
 from v2edit.editing.progression import AlignedText, aligned_text
@@ -63,13 +63,13 @@ def test_video_to_video_is_diffusers_own(variant):
 
 def test_video_to_video_shares_the_weights_and_nothing_else(backbone):
     VideoToVideo(steps=2).build(backbone)(frames_of(1), PAIR, 0)
-    own, peer = backbone.transformer, backbone._sdedit_pipeline.transformer
-    assert type(backbone._sdedit_pipeline) is CogVideoXVideoToVideoPipeline and type(peer) is type(own)
+    own, peer = backbone.networks[0], backbone._video_to_video.transformer
+    assert type(backbone._video_to_video) is CogVideoXVideoToVideoPipeline and type(peer) is type(own)
     for a, b in zip(own.parameters(), peer.parameters(), strict=True):
         assert a.data_ptr() == b.data_ptr()
     assert {type(p).__module__.split(".")[0] for p in peer.attn_processors.values()} == {"diffusers"}
     assert all(isinstance(p, JointAttention) for p in own.attn_processors.values())
-    assert backbone._sdedit_pipeline.scheduler is not backbone.pipeline.scheduler
+    assert backbone._video_to_video.scheduler is not backbone.pipeline.scheduler
 
 
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
@@ -92,15 +92,13 @@ def test_flow_edit_is_its_algorithm_written_out():
     t = [s / (a + s) for a, s in zip(a, s, strict=True)]
 
     @torch.no_grad()
-    def velocity(z: torch.Tensor, k: int, prompt: torch.Tensor, guidance: float) -> torch.Tensor:
+    def velocity(z: torch.Tensor, k: int, prompt: Text, guidance: float) -> torch.Tensor:
         v = (a[k] + s[k]) * z
-        without, within = (
-            backbone.transformer(
-                v, one[None], schedule.timesteps[k : k + 1], image_rotary_emb=backbone._rotary(3, 8, 8),
-                return_dict=False,
-            )[0]
-            for one in (text.negative, prompt)
-        )  # fmt: skip
+        with backbone.call.during(backbone._rotary(3, 8, 8), None, None, None):
+            without, within = (
+                backbone.networks[0](v, one.embedding[None], schedule.timesteps[k : k + 1], return_dict=False)[0]
+                for one in (text.negative, prompt)
+            )
         out = without + guidance * (within - without)
         return (a[k] * out + s[k] * v) - (a[k] * v - s[k] * out)
 
@@ -125,7 +123,7 @@ def test_flow_edit_without_its_difference_is_ddim(backbone):
     schedule = backbone.schedule(10)
     v = schedule.add_noise(x0, next(noise_stream(0, 1, x0)), 4)
     for k in range(4, 10):
-        clean = backbone.denoise(v, k, schedule, text.target[None])
+        clean = backbone.denoise(v, k, schedule, [text.target])
         v = step_mean(SOLVERS["ddim"].step(schedule, k, first=True), v, clean)
     assert far(flow_edit(backbone, x0, text, settings, noise_stream(0, 1, x0)), v) <= 1e-5
 
@@ -173,9 +171,9 @@ def test_prompt_to_prompt_with_equal_prompts_and_guidances_is_the_sources_replay
 )
 def test_the_number_of_forwards(settings, forwards):
     backbone, rows = CogVideoX(pipeline_of("5b")), []
-    for transformer in (backbone.transformer, backbone._sdedit_pipeline.transformer):
+    for transformer in (backbone.networks[0], backbone._video_to_video.transformer):
         transformer.register_forward_pre_hook(
-            lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+            lambda module, args, kwargs: rows.append(len(next(iter((*args, *kwargs.values()))))), with_kwargs=True
         )
     settings.build(backbone)(frames_of(3), PAIR, 0)
     assert sum(rows) == forwards

@@ -45,7 +45,7 @@ def test_any_size_is_mapped_onto_all_of_the_models_and_back(height, width):
     """Nothing is cut off or put around: a plain picture stays plain to its edges, a ramp runs from end to end."""
     backbone, own = tiny_5b(), Size(1, height, width)
     fitted, shape = backbone.nearest_size(own), (1, height, width, 3)
-    side = backbone.spatial * backbone.transformer.config.patch_size
+    side = backbone.side
     assert fitted.height % side == fitted.width % side == 0
     if max(height, width) <= 4 * min(height, width):  # a narrower one has but a few patches on its short side
         trained = backbone.native_size.height * backbone.native_size.width

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.models import pipeline_of
+from support.models import fake_model_of, pipeline_of
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.backbones.cogvideox_attention import RowwiseBlock
-from v2edit.backbones.fake import FakeModel, count
+from v2edit.backbones.fake import count
+from v2edit.backbones.rowwise import RowwiseLayer
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import CostModel
 
@@ -27,22 +27,22 @@ def test_a_step_without_numbers_costs_what_a_real_one_does(
     tiny_model: Path, size: Size, loop: bool, row_by_row: bool
 ) -> None:
     """The same counter on real tensors, through all layers of the real model."""
-    fake, real = FakeModel(tiny_model, torch.float32), CogVideoX(pipeline_of("5b"))
+    fake, real = fake_model_of(tiny_model), CogVideoX(pipeline_of("5b"))
     if row_by_row:
         real.shrink()
     frames = size.frames // 4 if loop else (size.frames - 1) // 4 + 1
-    latents, text = torch.randn(4, frames, 4, size.height // 4, size.width // 4), torch.randn(4, 16, 16)
+    latents, text = torch.randn(4, frames, 4, size.height // 4, size.width // 4), [real.blank_text()] * 4
     counted = fake.forward(4, size, loop, MAPS, row_by_row)
     schedule = real.schedule(50)
     real.denoise(latents, 0, schedule, text, MAPS, loop)  # Tables of positions are made once.
     took = count(lambda: real.denoise(latents, 0, schedule, text, MAPS, loop))
     assert counted.flops == took.flops > 0
     assert counted.peak == pytest.approx(took.peak, rel=0.05)
-    assert not any(isinstance(layer, RowwiseBlock) for layer in fake.backbone.transformer.transformer_blocks)
+    assert not any(isinstance(layer, RowwiseLayer) for layer in fake.backbone.networks[0].transformer_blocks)
 
 
 def test_the_autoencoder_without_numbers_costs_what_the_real_one_does(tiny_model: Path) -> None:
-    fake, real = FakeModel(tiny_model, torch.float32), CogVideoX(pipeline_of("5b"))
+    fake, real = fake_model_of(tiny_model), CogVideoX(pipeline_of("5b"))
     for frames in (1, 9, 33):
         size = Size(frames, 32, 32)
         latents = torch.randn(1, 4, (frames - 1) // 4 + 1, 8, 8)
@@ -55,15 +55,15 @@ def test_the_autoencoder_without_numbers_costs_what_the_real_one_does(tiny_model
 
 def test_its_weights_are_those_of_the_model(tiny_model: Path) -> None:
     real = pipeline_of("5b")
-    for part, size in FakeModel(tiny_model, torch.float32).weights.items():
+    for part, size in fake_model_of(tiny_model).weights.items():
         held = [*getattr(real, part).parameters(), *getattr(real, part).buffers()]
         assert size == sum(one.numel() * one.element_size() for one in held) > 0
 
 
 @pytest.mark.heavy
 def test_each_smaller_way_is_smaller(tiny_model: Path) -> None:
-    fake = FakeModel(tiny_model, torch.float32)
-    cost_model = CostModel(fake, CONFIG.resolve(fake.backbone.defaults))
+    fake = fake_model_of(tiny_model)
+    cost_model = CostModel(fake, CONFIG.resolve(fake.backbone.defaults, fake.backbone.schedule(CONFIG.steps)))
     size = Size(33, 32, 32)
     rows = [
         cost_model.peaks(size, "none", False, split, row_by_row)["denoising"]

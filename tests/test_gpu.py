@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.clips import PAIR, SAME, frames_of
-from support.models import pipeline_of
+from support.models import fake_model_of, pipeline_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from v2edit import backbones
@@ -20,7 +20,6 @@ from v2edit.attention import (
     windowed_attention_reference,
 )
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.backbones.fake import FakeModel
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 
@@ -110,7 +109,7 @@ def test_memory_that_runs_out_ends_in_offloading_and_the_same_edit(caplog):
             if left[0] >= 0:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        backbone.transformer.patch_embed.register_forward_hook(refuse)
+        backbone.networks[0].patch_embed.register_forward_hook(refuse)
         (latents,) = Editor(backbone).subtasks(x0, text, config)
         backbone.decode(latents)
         return latents, backbone
@@ -126,11 +125,11 @@ def test_memory_that_runs_out_ends_in_offloading_and_the_same_edit(caplog):
 def test_the_counted_peak_is_that_of_the_device(tiny_model):
     """Of a step, at a size where it is more than the allocator's blocks."""
     backbone, size = CogVideoX(pipeline_of("5b").to("cuda")), backbones.Size(49, 256, 256)
-    latents, text = torch.randn(2, 13, 4, 64, 64, device="cuda"), torch.randn(2, 16, 16, device="cuda")
+    latents, text = torch.randn(2, 13, 4, 64, 64, device="cuda"), [backbone.blank_text()] * 2
     schedule = backbone.schedule(10)
     backbone.denoise(latents, 0, schedule, text)  # Tables of positions are made once.
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     backbone.denoise(latents, 0, schedule, text)
     took = torch.cuda.max_memory_allocated() - before
-    assert FakeModel(tiny_model, torch.float32).forward(2, size).peak == pytest.approx(took, rel=0.25)
+    assert fake_model_of(tiny_model).forward(2, size).peak == pytest.approx(took, rel=0.25)

@@ -17,9 +17,8 @@ from support.models import pipeline_of
 
 from v2edit import backbones, video
 from v2edit.attention import Replacement
-from v2edit.backbones import Size
+from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.backbones.cogvideox_attention import rotate
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.editor import resize_clip
 from v2edit.editing.progression import aligned_text
@@ -48,9 +47,8 @@ def latents_of(rows: int, frames: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, frames, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def text_of(backbone: CogVideoX, rows: int) -> torch.Tensor:
-    prompts = [PAIR.source, PAIR.target, "a ball"][:rows]
-    return torch.stack([text.embedding for text in backbone.encode_text(prompts)])
+def text_of(backbone: CogVideoX, rows: int) -> list[Text]:
+    return backbone.encode_text([PAIR.source, PAIR.target, "a ball"][:rows])
 
 
 class FrameByFrame:
@@ -67,7 +65,7 @@ class FrameByFrame:
     def at(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """Rotate a frame's tokens for a position of 0 to 3 frames - 1."""
         cos, sin = (part[position] for part in self.table)
-        return rotate(x, (cos, sin))
+        return CogVideoX.rotate(x, (cos, sin))
 
     def in_clip(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """Rotate a frame's tokens for a position of -frames to 2 frames - 1 in the clip: rotation is relative."""
@@ -80,8 +78,6 @@ class FrameByFrame:
         encoder_hidden_states,
         attention_mask=None,
         image_rotary_emb=None,
-        replacement=None,
-        windows=None,
     ):
         text = encoder_hidden_states.shape[1]
         x = torch.cat([encoder_hidden_states, hidden_states], 1)
@@ -121,7 +117,7 @@ def test_it_is_attention_frame_by_frame(tiny, frames, loop, maps):
     v, text, schedule = latents_of(rows, frames), text_of(tiny, rows), tiny.schedule(10)
     got = tiny.denoise(v, 4, schedule, text, replacement, loop)
     peer = CogVideoX(pipeline_of("5b"))
-    peer.transformer.set_attn_processor(FrameByFrame(peer, frames, loop, replacement))
+    peer.networks[0].set_attn_processor(FrameByFrame(peer, frames, loop, replacement))
     torch.testing.assert_close(got, peer.denoise(v, 4, schedule, text), rtol=1e-4, atol=1e-5)
 
 
@@ -145,7 +141,7 @@ def test_a_loop_has_no_first_frame(tiny, frames, shift, shared, maps, seed):
 def test_what_a_frame_depends_on(tiny):
     """In one layer, beyond the text: the neighbours, those across the seam in a loop only."""
     tiny = CogVideoX(pipeline_of("5b"))
-    tiny.transformer.transformer_blocks = tiny.transformer.transformer_blocks[:1]
+    tiny.networks[0].transformer_blocks = tiny.networks[0].transformer_blocks[:1]
     v, text, schedule = latents_of(1, 7), text_of(tiny, 1), tiny.schedule(10)
     other = v.clone()
     other[:, 6] = 0
@@ -158,9 +154,7 @@ def test_what_a_frame_depends_on(tiny):
 @pytest.mark.parametrize("variant", ["2b", "5b"])
 def test_windows_begin_where_the_training_ended(variant):
     backbone, seen = CogVideoX(pipeline_of(variant)), []
-    backbone.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["attention_kwargs"]["windows"] is not None), with_kwargs=True
-    )
+    backbone.networks[0].register_forward_pre_hook(lambda module, args: seen.append(backbone.call.windows is not None))
     for frames in (1, 3, 4):
         backbone.denoise(latents_of(1, frames), 4, backbone.schedule(10), text_of(backbone, 1))
     assert seen == [False, False, backbone.has_rotary_time] and backbone.has_rotary_time == (variant == "5b")

@@ -18,7 +18,7 @@ from support.processes import SERVER
 
 from v2edit.attention import Replacement
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.backbones.cogvideox_attention import RowwiseBlock
+from v2edit.backbones.rowwise import RowwiseLayer
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.microbatch import SPLITS, select_rows, split_rows
 from v2edit.editing.progression import aligned_text
@@ -90,7 +90,7 @@ class Limited:
 
     def __init__(self, backbone: CogVideoX, rows: int, error: Callable[[], BaseException], after: int = 0) -> None:
         self.rows, self.error, self.after, self.calls = rows, error, after, []
-        backbone.transformer.transformer_blocks[1].register_forward_pre_hook(self, with_kwargs=True)
+        backbone.networks[0].transformer_blocks[1].register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, module, args, kwargs) -> None:
         rows = len(kwargs["hidden_states"])
@@ -135,7 +135,7 @@ def test_when_nothing_smaller_is_left_the_error_is_the_users(caplog):
         SPLITS[1],  # and not SPLITS[2]: the source and the edit cannot be parted, so that no call would be smaller
         "the rows of a call one at a time in each layer",
     ]
-    assert all(isinstance(layer, RowwiseBlock) for layer in backbone.transformer.transformer_blocks)
+    assert all(isinstance(layer, RowwiseLayer) for layer in backbone.networks[0].transformer_blocks)
 
 
 def test_other_errors_are_none_of_its_business():

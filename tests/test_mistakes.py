@@ -172,13 +172,12 @@ def test_a_wrong_input_is_answered_by_what_it_is(
 # --- models and instructions ------------------------------------------------------------------------
 
 FAMILIES = {
-    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "a Wan model",
-    "Lightricks/LTX-Video": "an LTX model",
-    "hunyuanvideo-community/HunyuanVideo": "a HunyuanVideo model",
-    "genmo/mochi-1-preview": "a Mochi model",
+    "Lightricks/LTX-2": "an LTX-2 model",
 }
 UNSUITABLE = {
     "zai-org/CogVideoX-5b-I2V": "an image-to-video CogVideoX",
+    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": "a Wan model that wants pictures",
+    "hunyuanvideo-community/HunyuanVideo-I2V": "a HunyuanVideo model that wants pictures",
     "stabilityai/stable-video-diffusion-img2vid": "takes a picture and no text",
     "guoyww/animatediff-motion-adapter-v1-5-2": "an AnimateDiff motion adapter",
     "black-forest-labs/FLUX.1-dev": "still images",
@@ -197,7 +196,10 @@ def test_a_model_that_no_edit_runs_on_is_refused_before_the_network(
     assert ("backbone of its own" in message) == (model in FAMILIES)
 
 
-@pytest.mark.parametrize("model", ["zai-org/CogVideoX-2b", "someone/wanderer-video", "me/cogvideox-wan-style"])
+@pytest.mark.parametrize(
+    "model",
+    ["zai-org/CogVideoX-2b", "someone/wanderer-video", "me/cogvideox-wan-style", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"],
+)
 def test_other_names_are_looked_up(clip: str, model: str, no_network: None) -> None:
     with pytest.raises(AssertionError, match="the hub was asked"):
         main(["edit", clip, *WORDS, "--model", model])

@@ -123,7 +123,7 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
 def test_the_cost_is_what_the_editor_counts(changes, guidance, expected) -> None:
     """The same figures as in tests/test_editor.py, where they are counted at the network."""
     schedule = backbones.read_info(backbones.find()).schedule(50)
-    assert count_forwards(schedule, EditConfig(**changes).resolve(Defaults(guidance))) == expected
+    assert count_forwards(schedule, EditConfig(**changes).resolve(Defaults(guidance), schedule)) == expected
 
 
 # --- a language model -----------------------------------------------------------------------------

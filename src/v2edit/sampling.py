@@ -22,50 +22,75 @@ from v2edit.errors import UserError
 class Schedule:
     """The noise levels of N denoising steps; step k leads from level k to level k + 1."""
 
-    timesteps: Tensor  # int64 [N], descending: the network's timestep at step k
+    timesteps: Tensor  # [N], in order: the network's timestep at step k; integers, or of flow models floats
     a: Tensor  # float64 [N + 1]
     s: Tensor  # float64 [N + 1]; s[N] is 0 where the scheduler ends clean
-    train_steps: int  # T: the timesteps are 0 ... T - 1
+    second_expert: int | None = None  # the first step of a model's second network, where it has one for little noise
 
     def __post_init__(self) -> None:
         assert self.a.shape == self.s.shape == (self.steps + 1,) and self.steps > 0
-        assert bool((self.timesteps.diff() < 0).all()) and int(self.timesteps[-1]) >= 0
-        assert int(self.timesteps[0]) < self.train_steps
+        order = self.timesteps.diff().sign()  # most count down to the clean end, some up
+        assert bool((order <= 0).all() or (order >= 0).all()) and float(self.timesteps.min()) >= 0
         assert bool((self.s[:-1] > 0).all() and (self.a[1:] > 0).all()), "only the ends may be pure noise or clean"
 
     @classmethod
-    def from_diffusers(cls, scheduler: Any, steps: int) -> Schedule:
-        """Read the tables of a diffusers scheduler with `alphas_cumprod` (a^2) and `final_alpha_cumprod`. The level
-        after a timestep is that of the next timestep, so `steps` need not divide T; the level after the last one is
-        `final_alpha_cumprod`. Raises `UserError` for more steps than T."""
+    def from_diffusers(cls, scheduler: Any, steps: int, **options: Any) -> Schedule:
+        """Read the tables of a diffusers scheduler after its `set_timesteps` with the options of the model's pipeline.
+
+        Of flow models these are `sigmas` (s = sigma, a = 1 - sigma; inverted ones are a), of others `alphas_cumprod`
+        (a^2) and `final_alpha_cumprod`: the level after a timestep is that of the next one, so `steps` need not divide
+        T.
+        Raises `UserError` for more steps than T."""
         if steps > scheduler.config.num_train_timesteps:
             raise UserError(f"{steps} steps are more than the model's {scheduler.config.num_train_timesteps} timesteps")
         scheduler = copy.copy(scheduler)  # The caller's own keeps its timesteps.
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(**{"num_inference_steps": steps} | options)
+        if is_flow(scheduler):
+            sigmas = torch.as_tensor(scheduler.sigmas).cpu().double()
+            sigmas = 1 - sigmas if scheduler.config.get("invert_sigmas") else sigmas
+            return cls(scheduler.timesteps.cpu(), 1 - sigmas, sigmas)
         timesteps = scheduler.timesteps.cpu().long()
         # Rounding in diffusers' trailing spacing appends a timestep -1 for some numbers of steps: 61, 103, ...
         timesteps = timesteps[timesteps >= 0]
         alphas = scheduler.alphas_cumprod.cpu().double()[timesteps]
         alphas = torch.cat([alphas, scheduler.final_alpha_cumprod.cpu().double().reshape(1)])
-        return cls(timesteps, alphas.sqrt(), (1 - alphas).sqrt(), int(scheduler.config.num_train_timesteps))
+        return cls(timesteps, alphas.sqrt(), (1 - alphas).sqrt())
 
     @property
     def steps(self) -> int:
         return len(self.timesteps)
+
+    def expert(self, k: int) -> int:
+        """Return the index of the network that predicts at step k."""
+        return int(self.second_expert is not None and k >= self.second_expert)
 
     def level(self, k: int) -> tuple[float, float]:
         """Return (a_k, s_k)."""
         return float(self.a[k]), float(self.s[k])
 
     def share(self, k: int) -> float:
-        """Return t_k / T. The quotient is rounded as the decimal that a user writes for it, so comparing the two is
-        exact; comparing t_k with alpha * T is not (0.57 * 100 < 57)."""
-        return int(self.timesteps[k]) / self.train_steps
+        """Return the share of the steps that step k begins, (N - k) / N: what alpha and beta, and diffusers' strength,
+        count in. The quotient is rounded as the decimal that a user writes for it, so comparing the two is exact."""
+        return (self.steps - k) / self.steps
+
+    def noise(self, k: int) -> float:
+        """Return sigma = s / (a + s), the noise's share of a level, which compares models: 1 is noise alone."""
+        a, s = self.level(k)
+        return s / (a + s)
+
+    def largest_share(self, noise: float) -> float:
+        """Return the largest share of the steps at whose level the noise's share is at most `noise`, else the last."""
+        return next((self.share(k) for k in range(self.steps) if self.noise(k) <= noise), self.share(self.steps - 1))
 
     def add_noise(self, x0: Tensor, eps: Tensor, k: int) -> Tensor:
         """Return v_k = a_k x0 + s_k eps."""
         a, s = self.level(k)
         return a * x0 + s * eps
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a diffusers scheduler is of a flow model, v = (1 - sigma) x0 + sigma eps."""
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def x0_from_v(v: Tensor, out: Tensor, a: float, s: float) -> Tensor:

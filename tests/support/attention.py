@@ -6,6 +6,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from v2edit.attention import Replacement, replaced_attention_reference
+from v2edit.attention.replacement import attention_logits
+
 # How far apart two evaluations may be, by the type of the inputs.
 TOLERANCE = {
     torch.float32: {"rtol": 1e-5, "atol": 1e-5},
@@ -31,6 +34,19 @@ def weighted_sources(draw: st.DrawFn, rows: int) -> tuple[tuple[int, float], ...
     sources = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=3))
     shares = [draw(st.integers(1, 9)) for _ in sources]
     return tuple((row, share / sum(shares)) for row, share in zip(sources, shares, strict=True))
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement, text_tokens: int) -> Tensor:
+    """Compute `replaced_attention` from explicit maps, also where the rows of a batch come one at a time."""
+    if replacement.cache is None:
+        return replaced_attention_reference(q, k, v, replacement, text_tokens)
+    shared, logits, (sources,) = replacement.shared, attention_logits(q, k), replacement.sources
+    replacement.cache.append((q[:, :, text_tokens:], k[:, :, :shared]))
+    text, video = logits[:, :, :text_tokens].softmax(-1), torch.zeros_like(logits[:, :, text_tokens:])
+    for source, weight in sources:
+        taken = attention_logits(*replacement.cache[source])
+        video += weight * torch.cat([taken, logits[:, :, text_tokens:, shared:]], -1).softmax(-1)
+    return torch.cat([text, video], 2) @ v
 
 
 # Sources of the rows by the editor's layouts: CFG batches of (original, current, edit).

@@ -16,7 +16,10 @@ from diffusers import (
 from safetensors.torch import load_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-Variant = Literal["2b", "5b"]
+from v2edit.backbones import FakeModel
+from v2edit.backbones.families import FAMILIES, PUBLISHED_DEFAULTS
+
+Variant = Literal["2b", "5b", "1.5"]
 TEXT_LENGTH = 16
 
 # The published configurations of CogVideoX-2b and -5b, where they differ from diffusers' own defaults.
@@ -24,12 +27,12 @@ PUBLISHED = {
     "2b": {"num_attention_heads": 30, "use_rotary_positional_embeddings": False},
     "5b": {"num_attention_heads": 48, "use_rotary_positional_embeddings": True},
 }
-SNR_SHIFT = {"2b": 3.0, "5b": 1.0}
+SNR_SHIFT = {"2b": 3.0, "5b": 1.0, "1.5": 1.0}
 
 
 def scheduler_of(variant: Variant) -> CogVideoXDDIMScheduler | CogVideoXDPMScheduler:
-    """Build the published scheduler: DDIM for 2b, DPM for 5b."""
-    kind = CogVideoXDDIMScheduler if variant == "2b" else CogVideoXDPMScheduler
+    """Build the published scheduler: DPM for 5b, DDIM for the others."""
+    kind = CogVideoXDPMScheduler if variant == "5b" else CogVideoXDDIMScheduler
     return kind(
         beta_start=0.00085,
         beta_end=0.012,
@@ -79,7 +82,8 @@ def pipeline_of(variant: Variant, seed: int = 0, **published: object) -> CogVide
             "sample_height": 8,
             "sample_frames": 9,
             "max_text_seq_length": length,
-            "use_rotary_positional_embeddings": variant == "5b",
+            "use_rotary_positional_embeddings": variant != "2b",
+            "patch_size_t": 2 if variant == "1.5" else None,
         }
         channels = 16 if published else 4
         vae = AutoencoderKLCogVideoX(
@@ -100,6 +104,11 @@ def pipeline_of(variant: Variant, seed: int = 0, **published: object) -> CogVide
             CogVideoXTransformer3DModel(**settings),
             scheduler_of(variant),
         )
+
+
+def fake_model_of(folder: Path) -> FakeModel:
+    """Build the fake model of a CogVideoX folder."""
+    return FakeModel(folder, FAMILIES[0], torch.float32, PUBLISHED_DEFAULTS)
 
 
 def pickled(model: Path, out: Path, *evil: object) -> Path:

@@ -4,9 +4,11 @@ from v2edit.attention.replacement import (  # isort: skip
     Replacement, attention_with_lse, attention_with_lse_reference, identity_sources, merge_states, replaced_attention,
     replaced_attention_reference,
 )  # fmt: skip
+from v2edit.attention.sites import AttentionCall, RotaryTable, cross_attention, joint_attention, self_attention
 from v2edit.attention.window import Window, windowed_attention, windowed_attention_reference
 
 __all__ = [
-    "Replacement", "Window", "attention_with_lse", "attention_with_lse_reference", "identity_sources", "merge_states",
-    "replaced_attention", "replaced_attention_reference", "windowed_attention", "windowed_attention_reference",
+    "AttentionCall", "Replacement", "RotaryTable", "Window", "attention_with_lse", "attention_with_lse_reference",
+    "cross_attention", "identity_sources", "joint_attention", "merge_states", "replaced_attention",
+    "replaced_attention_reference", "self_attention", "windowed_attention", "windowed_attention_reference",
 ]  # fmt: skip

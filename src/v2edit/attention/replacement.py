@@ -72,10 +72,10 @@ def merge_shared_columns(
     its sources' maps. All rows take the same code path, one at a time and by calls of one shape: equal inputs give
     equal bits whether or not a row replaces anything, and no query or key is copied for a row that takes another's."""
     assert len(sources) == len(out)
+    rows = [] if cache is None else cache
+    rows += zip(q.split(1), k.split(1), strict=True)  # also where they share nothing: sources are counted by rows
     if k.shape[2] == 0:
         return
-    rows = [] if cache is None else cache
-    rows += zip(q.split(1), k.split(1), strict=True)
 
     def merged(row: int, source: int, into: Tensor | None = None) -> Tensor:
         b, b_lse = attention_with_lse(*rows[source], v[row : row + 1])

@@ -87,7 +87,7 @@ def windowed_attention(
     the same."""
     shared = 0 if replacement is None else replacement.shared
     text_q, video_q = q[:, :, :text_tokens], q[:, :, text_tokens:]
-    text = F.scaled_dot_product_attention(text_q, k, v)
+    text = F.scaled_dot_product_attention(text_q, k, v) if text_tokens else text_q  # no kernel takes no queries
     outs, lses = zip(*attention_by_window(*video, window), strict=True)
     # Joined as projections are laid out, [rows, tokens, heads, channels]: the next one takes it without a copy.
     out = torch.cat([part.transpose(1, 2) for part in (text, *outs)], dim=1).transpose(1, 2)

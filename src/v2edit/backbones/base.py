@@ -5,9 +5,9 @@ Rows are evaluated together so that a row's attention may take maps from another
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,15 +21,13 @@ from v2edit.sampling import Schedule
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model without its weights: its tokenizer, its defaults and its noise levels."""
+    """A model without its weights: its tokenizer, its defaults, by the number of denoising steps the noise levels for a
+    clip of its native size, and whether its guidance is classifier-free."""
 
     tokenizer: PromptTokenizer
     defaults: Defaults
-    scheduler: Any  # of diffusers
-
-    def schedule(self, steps: int) -> Schedule:
-        """Return the noise levels of `steps` denoising steps."""
-        return Schedule.from_diffusers(self.scheduler, steps)
+    schedule: Callable[[int], Schedule]
+    classifier_free: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,43 @@ class Size:
     width: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Text:
-    """An encoded prompt: `embedding` [L, D], and the ids of its tokens without padding."""
+    """An encoded prompt: `embedding` [L, D], and the ids of its tokens without padding.
+
+    `present`: the slots that are keys where the model hides its padding; None where all are. `pooled`: what the model
+    takes of a prompt as a whole, where it does [D']."""
 
     embedding: Tensor
     ids: tuple[int, ...]
+    present: tuple[int, ...] | None = None
+    pooled: Tensor | None = None
+
+    def reordered(self, order: Sequence[int]) -> Text:
+        """Return the text with slot k holding what slot order[k] held: a model sees its text as a set."""
+        embedding = self.embedding[torch.tensor(order, device=self.embedding.device)]
+        slots = None if self.present is None else set(self.present)
+        present = None if slots is None else tuple(k for k, slot in enumerate(order) if slot in slots)
+        return replace(self, embedding=embedding, present=present)
+
+    def with_keys_first(self) -> Text:
+        """Return the text with the slots that are keys before the others, both in their order: models that hide their
+        padding take it to be at the end."""
+        if self.present is None:
+            return self
+        return self.reordered([*self.present, *sorted(set(range(len(self.embedding))) - set(self.present))])
+
+    def lerp(self, other: Text, weight: float) -> Text:
+        """Return the text between this one (weight 0) and another (1), slot by slot; a slot that either has is a key
+        in between."""
+        if weight in (0, 1):
+            return other if weight else self
+        present, pooled = self.present, self.pooled
+        if present is not None and other.present is not None:
+            present = tuple(sorted({*present, *other.present}))
+        if pooled is not None and other.pooled is not None:
+            pooled = torch.lerp(pooled, other.pooled, weight)
+        return Text(torch.lerp(self.embedding, other.embedding, weight), (), present, pooled)
 
 
 class Backbone(Protocol):
@@ -54,11 +83,12 @@ class Backbone(Protocol):
 
     name: str
     defaults: Defaults  # of the settings that an edit leaves open
-    solver: str  # the solver that the model's own scheduler amounts to
     native_size: Size  # the clip it was trained on
     tokenizer: PromptTokenizer
     text_length: int  # L
     pad_id: int
+    hides_padding: bool  # whether padding is no key of attention, so that prompts cannot share it
+    classifier_free: bool  # whether guidance needs an unconditional batch; else the network is told each row's scale
 
     @property
     def device(self) -> torch.device:
@@ -71,13 +101,22 @@ class Backbone(Protocol):
         ...
 
     @property
+    def solver(self) -> str:
+        """The solver that the model's own scheduler amounts to."""
+        ...
+
+    @property
     def has_rotary_time(self) -> bool:
         """Whether positions in time are rotary, hence relative: what windows on long clips and loops need."""
         ...
 
+    def set_frame_rate(self, frame_rate: float) -> None:
+        """Set the frames a second of the clips to come, `FRAME_RATE` until then: some families place frames by time."""
+        ...
+
     def nearest_size(self, size: Size, loop: bool = False) -> Size:
         """Return the nearest size that the model takes: as many frames or more, the same aspect, the native area.
-        Raises `UserError` for a loop where positions in time are not rotary."""
+        Raises `UserError` for a loop of a model that cannot make one."""
         ...
 
     def encode(self, frames: np.ndarray, generator: torch.Generator | None = None, loop: bool = False) -> Tensor:
@@ -94,8 +133,13 @@ class Backbone(Protocol):
         """Encode each prompt, padded to L slots; a longer one is cut with a warning."""
         ...
 
-    def schedule(self, steps: int) -> Schedule:
-        """Return the noise levels of `steps` denoising steps, from the model's own scheduler."""
+    def schedule(self, steps: int, shape: Sequence[int] | None = None) -> Schedule:
+        """Return the noise levels of `steps` denoising steps, from the model's own scheduler, for latents [F, C, h, w]
+        of a `shape` (default: the native size's), on which they may depend."""
+        ...
+
+    def latent_shape(self, size: Size, loop: bool = False) -> tuple[int, int, int, int]:
+        """Return the shape [F, C, h, w] of the latents of a clip of a valid size."""
         ...
 
     def denoise(
@@ -103,12 +147,26 @@ class Backbone(Protocol):
         latents: Tensor,
         step: int,
         schedule: Schedule,
-        text: Tensor,
+        text: Sequence[Text],
         replacement: Replacement | None = None,
         loop: bool = False,
+        guidance: Sequence[float] | None = None,
     ) -> Tensor:
-        """Predict x0 of noisy latents [R, F, C, h, w] at a step, given text [R, L, D]; float32, same shape. Clips
+        """Predict x0 of noisy latents [R, F, C, h, w] at a step, given a text for each row; float32, same shape. Where
+        guidance is not classifier-free, `guidance` is each row's scale (default: 1), else it has no effect. Clips
         longer than `native_size`, and loops, use windows where positions in time are rotary (V2Edit Sec. B.3)."""
+        ...
+
+    @property
+    def video_to_video_pipeline(self) -> str | None:
+        """The name of diffusers' own video-to-video pipeline for such models; None where it has none."""
+        ...
+
+    def video_to_video(
+        self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
+    ) -> np.ndarray:
+        """Run that pipeline (SDEdit) on the same weights: uint8 frames [T, H, W, 3] of a valid size to the same, noised
+        up to `strength` (0 to 1) of the steps. Nothing of this project's attention, schedule or solver takes part."""
         ...
 
     def shrink(self) -> str | None:

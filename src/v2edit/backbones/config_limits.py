@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-from transformers import T5Config, T5EncoderModel
 
+from v2edit.backbones.folder import build_part, module_parts, part_class
 from v2edit.errors import UserError
 from v2edit.files import read_json
 from v2edit.prompts.chat import to_single_line
@@ -24,19 +23,15 @@ CONFIG_ERRORS = (
 def check_config_sizes(folder: Path) -> None:
     """Check that no part of a pipeline folder describes itself as larger than its weights are: it would fill the memory
     before anything is compared. Raises `UserError` where one does, or describes no model that can be built."""
-    for part, (kind, configured) in {
-        "transformer": (CogVideoXTransformer3DModel, CogVideoXTransformer3DModel.from_config),
-        "vae": (AutoencoderKLCogVideoX, AutoencoderKLCogVideoX.from_config),
-        "text_encoder": (T5EncoderModel, lambda config: T5EncoderModel(T5Config.from_dict(config))),
-    }.items():
-        path = folder / part / "config.json"
+    for part in module_parts(folder):
+        path, kind = folder / part / "config.json", part_class(folder, part)
         try:
             config = read_json(path)
             if not isinstance(config, dict):
                 raise TypeError(f"it is no object of settings for a {kind.__name__}")
             _check_numbers(config)
             with torch.device("meta"):
-                model = configured(config)
+                model = build_part(kind, config)
             if (tables := sum(buffer.numel() for buffer in model.buffers())) > MAX_TABLE:
                 raise ValueError(f"it has tables of {tables:,} numbers")
             weights = sum(parameter.numel() for parameter in model.parameters())

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from v2edit.attention import Replacement
 from v2edit.backbones.base import Size
-from v2edit.backbones.cogvideox import CogVideoX, fake_pipeline
-from v2edit.backbones.cogvideox_attention import RowwiseBlock
-from v2edit.backbones.families import PUBLISHED_DEFAULTS, Defaults
+from v2edit.backbones.families import Defaults, Family
+from v2edit.backbones.folder import fake_backbone
+from v2edit.backbones.rowwise import rowwise_class
 
 # Attention on the CPU, which torch's counter does not know: counted like the other kernels.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -37,11 +38,11 @@ class Cost:
 
 
 class FakeModel:
-    """A `CogVideoX` on fake tensors: shapes without data."""
+    """A backbone on fake tensors: shapes without data."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, defaults: Defaults = PUBLISHED_DEFAULTS) -> None:
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.backbone = CogVideoX(fake_pipeline(folder, dtype, self._mode), folder.name, defaults)
+    def __init__(self, folder: Path, family: Family, dtype: torch.dtype, defaults: Defaults) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.backbone = fake_backbone(folder, family, dtype, self.mode, folder.name, defaults)
         self.dtype = dtype
         self._cache: dict[Any, Cost] = {}
 
@@ -60,7 +61,8 @@ class FakeModel:
         """The bytes of the largest layer that is moved to a device by itself (`--offload group`)."""
         return max(
             sum(tensor.numel() * tensor.element_size() for tensor in leaf.parameters())
-            for part in (self.backbone.transformer, self.backbone.vae, self.backbone.pipeline.text_encoder)
+            for part in self.backbone.pipeline.components.values()
+            if isinstance(part, torch.nn.Module)
             for leaf in part.modules()
             if not list(leaf.children())
         )
@@ -68,33 +70,35 @@ class FakeModel:
     def forward(
         self, rows: int, size: Size, loop: bool = False, maps: Replacement | None = None, row_by_row: bool = False
     ) -> Cost:
-        """Count a network call of some rows of a clip of a valid size, from one and two layers, which are all alike."""
+        """Count a network call of some rows of a clip of a valid size, from one and two layers of each stack, which are
+        all alike."""
         key = rows, size, loop, maps and (maps.shared, maps.sources), row_by_row, self.backbone.native_size
         if key not in self._cache:
             self._cache[key] = self._forward(rows, size, loop, maps, row_by_row)
         return self._cache[key]
 
     def _forward(self, rows: int, size: Size, loop: bool, maps: Replacement | None, row_by_row: bool) -> Cost:
-        transformer = self.backbone.transformer
-        layers = transformer.transformer_blocks
-        kind = type(layers[0])
-        with self._mode:
-            latents = torch.empty(rows, *self._latents(size, loop))
-            text = torch.empty(rows, self.backbone.text_length, transformer.config.text_embed_dim, dtype=self.dtype)
-        schedule = self.backbone.schedule(50)
-        costs = []
-        try:
-            for few_layers in (layers[:1], layers[:2]):
-                for layer in few_layers:
-                    layer.__class__ = RowwiseBlock if row_by_row else kind
-                transformer.transformer_blocks = few_layers
-                costs.append(count(lambda: self.backbone.denoise(latents, 0, schedule, text, maps, loop)))
-        finally:
-            transformer.transformer_blocks = layers
-            for layer in layers:
-                layer.__class__ = kind
-        one, two = costs
-        return Cost(one.flops + (len(layers) - 1) * (two.flops - one.flops), two.peak)
+        backbone = self.backbone
+        network, shape = backbone.networks[0], backbone.latent_shape(size, loop)
+        with self.mode:
+            latents, text = torch.empty(rows, *shape), [backbone.blank_text()] * rows
+        schedule = backbone.schedule(50, shape)
+        stacks = backbone.stacks(network)
+
+        def cost(layers: Sequence[int]) -> Cost:
+            """Count a call of so many layers of each stack."""
+            with ExitStack() as shortened:
+                for stack, count_of in zip(stacks, layers, strict=True):
+                    shortened.enter_context(_shortened(stack, count_of, row_by_row))
+                return count(lambda: backbone.denoise(latents, 0, schedule, text, maps, loop))
+
+        base = [1] * len(stacks)
+        one, flops, peak = cost(base), 0.0, 0
+        for k, stack in enumerate(stacks):
+            two = cost([*base[:k], 2, *base[k + 1 :]])
+            flops += (len(stack) - 1) * (two.flops - one.flops)
+            peak = max(peak, two.peak)
+        return Cost(one.flops + flops, peak)
 
     def encoding(self, size: Size, loop: bool = False, tiling: bool = False) -> Cost:
         """Count encoding a clip."""
@@ -110,8 +114,9 @@ class FakeModel:
 
     def tokens(self, size: Size, loop: bool = False) -> int:
         """Return the number of video tokens of a row."""
-        frames, _, height, width = self._latents(size, loop)
-        return frames * height * width // self.backbone.transformer.config.patch_size**2
+        frames, _, height, width = self.backbone.latent_shape(size, loop)
+        patch = self.backbone.side // self.backbone.spatial
+        return frames // self.backbone.unit * (height // patch) * (width // patch)
 
     def _tiled(self, work: Callable[[int, Size], Cost], size: Size, loop: bool) -> Cost:
         """Count coding in tiles, which are all alike: one is run."""
@@ -119,43 +124,63 @@ class FakeModel:
         height, width = min(size.height, vae.tile_sample_min_height), min(size.width, vae.tile_sample_min_width)
         if (height, width) == (size.height, size.width):
             return self._by_length(work, size, loop)
-        strides = height * (1 - vae.tile_overlap_factor_height), width * (1 - vae.tile_overlap_factor_width)
+        strides = [_tile_stride(vae, "height", height), _tile_stride(vae, "width", width)]
         tiles = math.ceil(size.height / strides[0]) * math.ceil(size.width / strides[1])
         one = self._by_length(work, Size(size.frames, height, width), loop)
         return replace(one, flops=one.flops * tiles)
 
     def _by_length(self, work: Callable[[int, Size], Cost], size: Size, loop: bool) -> Cost:
-        """Count coding a clip in groups of frames, which are all alike but the first: two lengths are run."""
+        """Count coding a clip, whose work repeats after some frames: for a longer clip two lengths are run."""
 
-        def count_groups(groups: int) -> Cost:
-            frames = groups * group + 1
+        def count_frames(frames: int) -> Cost:
             key = work.__name__, frames, size.height, size.width
             if key not in self._cache:
                 self._cache[key] = work(frames, size)
             return self._cache[key]
 
-        group = 2 * self.backbone.temporal
-        groups = (size.frames + (self.backbone._lead()[0] if loop else 0) - 1) // group
-        if groups <= 2:
-            return count_groups(groups)
-        one, two = count_groups(1), count_groups(2)
-        return Cost(one.flops + (groups - 1) * (two.flops - one.flops), two.peak)
+        period = self.backbone.coding_period
+        frames = size.frames + self.backbone.loop_lead()[0] if loop else size.frames
+        if loop and work == self._decode:
+            frames += self.backbone.trail_groups * self.backbone.group
+        if frames <= 2 * period + 1:
+            return count_frames(frames)
+        one, two = count_frames(int(period) + 1), count_frames(2 * int(period) + 1)
+        return Cost(one.flops + ((frames - 1) / period - 1) * (two.flops - one.flops), two.peak)
 
     def _encode(self, frames: int, size: Size) -> Cost:
-        with self._mode:
-            video = torch.empty(1, 3, frames, size.height, size.width, dtype=self.dtype)
-        return count(lambda: self.backbone.vae.encode(video))
+        with self.mode:  # also for the work: masks of all tokens that it makes have no data either
+            video = torch.empty(1, 3, frames, size.height, size.width, dtype=self.backbone.vae.dtype)
+            return count(lambda: self.backbone.vae.encode(video))
 
     def _decode(self, frames: int, size: Size) -> Cost:
-        with self._mode:
-            latents = torch.empty(1, *self._latents(Size(frames, size.height, size.width)), dtype=self.dtype)
-        return count(lambda: self.backbone.vae.decode(latents.transpose(1, 2)))
+        frames, channels, *sides = self.backbone.latent_shape(Size(frames, size.height, size.width))
+        frames -= self.backbone.unit - 1  # the repeated ones are not decoded
+        with self.mode:
+            latents = torch.empty(1, channels, frames, *sides, dtype=self.backbone.vae.dtype)
+            return count(lambda: self.backbone.decode_latents(latents))
 
-    def _latents(self, size: Size, loop: bool = False) -> Sequence[int]:
-        backbone = self.backbone
-        frames = size.frames // backbone.temporal if loop else (size.frames - 1) // backbone.temporal + 1
-        channels = backbone.transformer.config.in_channels
-        return frames, channels, size.height // backbone.spatial, size.width // backbone.spatial
+
+def _tile_stride(vae: Any, side: str, tile: int) -> float:
+    """Return the pixels between two tiles of an autoencoder, by one of diffusers' ways of saying it."""
+    if stride := getattr(vae, f"tile_sample_stride_{side}", None):
+        return stride
+    return tile * (1 - getattr(vae, f"tile_overlap_factor_{side}", getattr(vae, "tile_overlap_factor", 0)))
+
+
+@contextmanager
+def _shortened(stack: torch.nn.ModuleList, layers: int, row_by_row: bool) -> Iterator[None]:
+    """Leave a stack its first layers alone, which take rows one at a time if `row_by_row`."""
+    whole, kinds = stack._modules.copy(), [type(layer) for layer in stack]
+    try:
+        for name in list(whole)[layers:]:
+            del stack._modules[name]
+        for layer in stack:
+            layer.__class__ = rowwise_class(type(layer)) if row_by_row else type(layer)
+        yield
+    finally:
+        stack._modules.update(whole)
+        for layer, kind in zip(stack, kinds, strict=True):
+            layer.__class__ = kind
 
 
 def count(work: Callable[[], Any]) -> Cost:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from v2edit.backbones import families
-from v2edit.backbones.families import BUILT_IN, BUILT_IN_FOLDER, INDEX, PUBLISHED, SAFE, Defaults
+from v2edit.backbones.families import BUILT_IN, BUILT_IN_FOLDER, FAMILIES, INDEX, PUBLISHED, SAFE, Defaults, Family
 from v2edit.errors import UserError, first_line
 from v2edit.files import read_json
 from v2edit.host import quiet_log
@@ -21,18 +21,18 @@ class Checkpoint:
     source: str  # a folder or a hub id
     commit: str | None = None  # of a hub id
     cached: bool = False  # the hub cannot be reached, but an earlier download is here
-    family: str = "CogVideoX"
+    family: Family = FAMILIES[0]
     pickles: bool = False  # weights may be pickles
 
     @property
     def prompt_style(self) -> str:
         """The name of the style of its prompts."""
-        return BUILT_IN if self.name == BUILT_IN else self.family.lower()
+        return BUILT_IN if self.name == BUILT_IN else self.family.style
 
     @property
     def defaults(self) -> Defaults:
         """Defaults of the settings that its edits leave open."""
-        return families.BUILT_IN_DEFAULTS if self.name == BUILT_IN else families.PUBLISHED_DEFAULTS
+        return families.BUILT_IN_DEFAULTS if self.name == BUILT_IN else self.family.defaults
 
 
 def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
@@ -55,9 +55,8 @@ def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool 
         index = read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {first_line(error)}") from error
-    index = index if isinstance(index, dict) else {}
-    _check(model, index, folder if folder.is_dir() else None, allow_pickle)
-    return replace(checkpoint, family=families.FAMILIES[index["_class_name"]], pickles=allow_pickle)
+    family = _check(model, index if isinstance(index, dict) else {}, folder if folder.is_dir() else None, allow_pickle)
+    return replace(checkpoint, family=family, pickles=allow_pickle)
 
 
 def has_weights(checkpoint: Checkpoint) -> bool:
@@ -71,7 +70,8 @@ def has_weights(checkpoint: Checkpoint) -> bool:
             folder = Path(snapshot_download(checkpoint.source, revision=checkpoint.commit, local_files_only=True))
         except (LocalEntryNotFoundError, OSError):
             return False
-    return all(_is_complete(folder / part) for part, needs in families.PARTS.items() if needs is families.WEIGHTS)
+    parts = checkpoint.family.parts
+    return all(_is_complete(folder / part) for part, needs in parts.items() if needs is families.WEIGHTS)
 
 
 def _is_complete(part: Path) -> bool:
@@ -84,13 +84,15 @@ def _is_complete(part: Path) -> bool:
     return bool(files) and all(names <= files for names in shards)
 
 
-def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle: bool) -> None:
-    """Raise `UserError` for a model that this package cannot edit with, by its index and its folder."""
-    if (kind := str(index.get("_class_name"))) not in families.FAMILIES:
+def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle: bool) -> Family:
+    """Return the family of a model. Raises `UserError` for one that this package cannot edit with, by its index and its
+    folder."""
+    kind = str(index.get("_class_name"))
+    if (family := families.family_of(kind)) is None:
         what = f"a {kind}" if "_class_name" in index else "no pipeline"
         raise UserError(f"{model} is {what}; {_supported()}")
     missing, pickled = [], []
-    for part, needs in families.PARTS.items():
+    for part, needs in family.parts.items():
         kind = index.get(part)
         if not isinstance(kind, list) or kind[-1:] in ([], [None]) or (folder and not (folder / part).is_dir()):
             missing.append(f"its {part}")
@@ -113,8 +115,9 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
             raise UserError(
                 f"{model} wants code of {named} for its {part!r:.60}, which is not run; known are {families.LIBRARIES}"
             )
-    if (scheduler := index["scheduler"][-1]) not in families.SCHEDULERS:
-        raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(families.SCHEDULERS)}")
+    if (scheduler := index["scheduler"][-1]) not in family.schedulers:
+        raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(family.schedulers)}")
+    return family
 
 
 def check_family(model: str) -> None:
@@ -126,7 +129,8 @@ def check_family(model: str) -> None:
 
 def _supported(is_possible: bool = True) -> str:
     """Say which families there are, and what another one needs where one is possible."""
-    known = " and ".join(sorted(set(families.FAMILIES.values())))
+    *some, last = [family.name for family in families.FAMILIES]
+    known = f"{', '.join(some)} and {last}"
     backbone = "; another family needs a backbone of its own (docs/extending.md)" if is_possible else ""
     return f"edits run on {known} models, such as {PUBLISHED}, and the built-in {BUILT_IN!r}{backbone}"
 

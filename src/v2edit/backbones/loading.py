@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import PickleError
 from typing import TYPE_CHECKING, Any
 
-from v2edit.backbones.families import BUILT_IN, INDEX, DType, Offload
+from v2edit.backbones.families import BUILT_IN, INDEX, DType, Offload, parse_resolution
 from v2edit.backbones.hub import Checkpoint, find
 from v2edit.errors import UserError, first_line
 from v2edit.host import find_device, quiet_libraries
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     from v2edit.backbones.base import Backbone, ModelInfo
     from v2edit.backbones.fake import FakeModel
 
-SMALL_FILES = [
-    INDEX,
-    "tokenizer/*",
-    "scheduler/*",
-    *(f"{part}/config.json" for part in ("transformer", "vae", "text_encoder")),
-]
+SMALL_FILES = [INDEX, "tokenizer*/*", "scheduler/*", "guider/*", "*/config.json"]
 
 # The errors of diffusers and transformers over files that are no model.
 LOAD_ERRORS = (
@@ -42,13 +37,13 @@ class LoadedModel:
 
 def read_info(checkpoint: Checkpoint) -> ModelInfo:
     """Read a model without its weights. Raises `UserError` where its small files cannot be downloaded or read."""
-    from v2edit.backbones.cogvideox import read_info as read_info_of
+    from v2edit.backbones.folder import read_info as read_info_of
 
     with _small_files(checkpoint) as folder:
-        return read_info_of(folder, checkpoint.defaults)
+        return read_info_of(folder, checkpoint.family, checkpoint.defaults)
 
 
-def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
+def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str, resolution: str | None = None) -> FakeModel:
     """Build a model without data, to count costs. Raises `UserError` where its files cannot be downloaded or read."""
     import torch
 
@@ -56,7 +51,15 @@ def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeMo
 
     with _small_files(checkpoint) as folder:
         numbers = getattr(torch, resolve_dtype(checkpoint, dtype, find_device(device)))
-        return FakeModel(folder, numbers, checkpoint.defaults)
+        fake = FakeModel(folder, checkpoint.family, numbers, checkpoint.defaults)
+    _set_resolution(fake.backbone, resolution)
+    return fake
+
+
+def _set_resolution(backbone: Backbone, resolution: str | None) -> None:
+    if resolution is not None:
+        height, width = parse_resolution(resolution)
+        backbone.native_size = replace(backbone.native_size, height=height, width=width)
 
 
 @contextmanager
@@ -93,6 +96,7 @@ def load(
     vae_tiling: bool = False,
     revision: str | None = None,
     allow_pickle: bool = False,
+    resolution: str | None = None,
 ) -> Backbone:
     """Load a video model. Raises `UserError` where it cannot be found, is not of a known family, or lacks a part.
 
@@ -105,15 +109,16 @@ def load(
         vae_tiling: decode in tiles, for less memory.
         revision: of a hub id.
         allow_pickle: take weights that are pickles (.bin) where there are no others. They are unpickled as tensors and
-            nothing else, so that code in them is refused and not run."""
+            nothing else, so that code in them is refused and not run.
+        resolution: WIDTHxHEIGHT, by whose area clips are edited in place of the model's native size."""
     checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
 
     import torch
-    from diffusers import CogVideoXPipeline
+    from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
-    from v2edit.backbones.cogvideox import CogVideoX
     from v2edit.backbones.config_limits import check_config_sizes
+    from v2edit.backbones.folder import family_class, pipeline_class
 
     target = find_device(device)
     if offload != "none" and target.type == "cpu":
@@ -123,17 +128,21 @@ def load(
         with quiet_libraries():
             folder = checkpoint.source
             if checkpoint.commit:
-                folder = CogVideoXPipeline.download(
+                folder = DiffusionPipeline.download(
                     folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
                 )
             check_config_sizes(Path(folder))
-            numbers = getattr(torch, resolve_dtype(checkpoint, dtype, target))
-            pipeline = CogVideoXPipeline.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
+            kind, pipeline_kind = family_class(checkpoint.family), pipeline_class(checkpoint.family)
+            numbers: Any = getattr(torch, resolve_dtype(checkpoint, dtype, target))
+            if kind.float32_parts:
+                numbers = {"default": numbers} | dict.fromkeys(kind.float32_parts, torch.float32)
+            pipeline = pipeline_kind.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
     except UserError:
         raise
     except (*LOAD_ERRORS, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error
-    backbone = CogVideoX(pipeline, checkpoint.name, checkpoint.defaults)
+    backbone = kind(pipeline, checkpoint.name, checkpoint.defaults)
+    _set_resolution(backbone, resolution)
     backbone.place(target, offload)
     if vae_tiling:
         pipeline.vae.enable_tiling()

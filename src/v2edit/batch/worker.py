@@ -45,6 +45,8 @@ class WorkerSetup:
         own: dict[str, Any] = {"model": self.checkpoint.name, "commit": self.checkpoint.commit}
         own |= {"revision": self.model_options.revision, "dtype": self.model_options.dtype}
         more = asdict(self.fit) if task.kind == "scene" else {}
+        if self.model_options.resolution is not None:
+            more["resolution"] = self.model_options.resolution
         return own | {"lvlm": self.lvlm.model} | more | task.facts
 
     def job(self, task: BatchTask, out: Path | None = None) -> VideoEdit | SceneEdit:

@@ -5,42 +5,33 @@ Letters: F latent frames, C channels, L text slots, D width; v_k, a_k, s_k, x0 a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from v2edit.backbones import Backbone, Size
+from v2edit.backbones import Backbone, Size, Text
 from v2edit.bench.methods import Method
+from v2edit.editing import EditConfig, Editor
 from v2edit.editing.controls import attention_map_replacement, first_step
 from v2edit.editing.editor import Branch, denoise_with_guidance, resize_clip
-from v2edit.editing.microbatch import MicroBatcher
+from v2edit.editing.microbatch import MicroBatcher, count_cfg_batches
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 from v2edit.sampling import SOLVERS, Schedule, step_mean
 
-
-@runtime_checkable
-class HasVideoToVideo(Protocol):
-    """A backbone whose family has a video-to-video pipeline (SDEdit) in diffusers."""
-
-    def video_to_video(
-        self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
-    ) -> np.ndarray:
-        """Run diffusers' own pipeline on the same weights: uint8 frames [T, H, W, 3] of a valid size to the same,
-        noised up to `strength` (0 to 1) of the steps and denoised with a prompt. Nothing of this project's attention,
-        schedule or solver takes part."""
-        ...
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class VideoToVideo:
-    """SDEdit (Meng et al. 2022) as diffusers ships it for the model's family: CogVideoX-V2V in the paper."""
+    """SDEdit (Meng et al. 2022) as diffusers ships it for the model's family: CogVideoX-V2V in the paper. Where it has
+    none, this project's own loop without controls, which is the same (tests/test_editor.py, tests/test_wan.py)."""
 
     steps: int = 50
     strength: float = 0.8  # share of the steps that the source is noised up to; diffusers' own default
@@ -53,14 +44,23 @@ class VideoToVideo:
 
     def build(self, backbone: Backbone) -> Method:
         guidance = backbone.defaults.guidance if self.guidance is None else self.guidance
-        if not isinstance(backbone, HasVideoToVideo):
-            raise UserError(f"diffusers has no video-to-video pipeline for {backbone.name}")
+        if backbone.video_to_video_pipeline is None:
+            log.info("diffusers has no video-to-video pipeline for %s: SDEdit by this project's loop", backbone.name)
+            return self._build_own(backbone, guidance)
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             size = Size(*frames.shape[:3])
             fitted = resize_clip(frames, backbone.nearest_size(size))
             edited = backbone.video_to_video(fitted, pair.target, self.steps, self.strength, guidance, seed)
             return resize_clip(edited, size)
+
+        return edit
+
+    def _build_own(self, backbone: Backbone, guidance: float) -> Method:
+        config = EditConfig(self.steps, self.strength, beta=0.0, guidance=guidance, pnc=False, amr=False, ending="same")
+
+        def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
+            return Editor(backbone).edit(frames, pair, replace(config, seed=seed)).frames
 
         return edit
 
@@ -131,7 +131,7 @@ def flow_edit(backbone: Backbone, x0: Tensor, text: AlignedText, settings: FlowE
 
     The change of coordinates is exact: the network is called with v = (a + s) z at its own timestep. Equal prompts and
     guidances have equal velocities, and give x0 back."""
-    schedule, calls = backbone.schedule(settings.steps), MicroBatcher(backbone)
+    schedule, calls = backbone.schedule(settings.steps, x0.shape[1:]), MicroBatcher(backbone)
     first, free = (schedule.steps - round(share * schedule.steps) for share in (settings.n_max, settings.n_min))
     edit = x0
     for k in range(first, free):
@@ -166,11 +166,11 @@ def flow(schedule: Schedule, k: int) -> tuple[float, float]:
 
 def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings: PromptToPrompt) -> Tensor:
     """Return latents edited by prompt-to-prompt, both branches from the source's inverted noise, with none added."""
-    schedule, solver, calls = backbone.schedule(settings.steps), SOLVERS["ddim"], MicroBatcher(backbone)
+    schedule, solver, calls = backbone.schedule(settings.steps, x0.shape[1:]), SOLVERS["ddim"], MicroBatcher(backbone)
     start = first_step(schedule, settings.alpha)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
     guidance = backbone.defaults.guidance if settings.guidance is None else settings.guidance
-    cfg_batches = 1 + (max(guidance, settings.source_guidance) > 1)
+    cfg_batches = count_cfg_batches(backbone.classifier_free, guidance, settings.source_guidance)
     replacement = attention_map_replacement([1.0], text.shared, cfg_batches)
     replaced = start + round(settings.replaced * (schedule.steps - start))
     for k in range(start, schedule.steps):
@@ -186,13 +186,13 @@ def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings
     return edit
 
 
-def ddim_inversion(backbone: Backbone, x0: Tensor, prompt: Tensor, schedule: Schedule, start: int) -> Tensor:
+def ddim_inversion(backbone: Backbone, x0: Tensor, prompt: Text, schedule: Schedule, start: int) -> Tensor:
     """Return the noisy state v_start from which DDIM comes back to x0, approximately: each step's noise is predicted
     from the state at its clean end with the timestep of its noisy end (as is usual; the clean end of the last step has
     no timestep of its own)."""
     v = x0
     for k in reversed(range(start, schedule.steps)):
         (a, s), (a_clean, s_clean) = schedule.level(k), schedule.level(k + 1)
-        eps = (v - a * backbone.denoise(v, k, schedule, prompt[None])) / s
+        eps = (v - a * backbone.denoise(v, k, schedule, [prompt])) / s
         v = a * (v - s_clean * eps) / a_clean + s * eps
     return v

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from tyro.conf import arg
 
-from v2edit.backbones.families import Defaults
+from v2edit.backbones.families import ALPHA_NOISE, BETA_NOISE, Defaults
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
+
+if TYPE_CHECKING:
+    from v2edit.sampling import Schedule
 
 SolverName = Literal["auto", "ddim", "ddpm", "dpm-ode", "dpm-sde"]
 Ending = Literal["deterministic", "same"]
@@ -24,12 +27,12 @@ class EditConfig:
 
     steps: Annotated[int, arg(aliases=["--num-inference-steps"])] = 50
     """Denoising steps: more are slower and a little cleaner. An edit runs the share alpha of them."""
-    alpha: Annotated[float, arg(aliases=["--strength"])] = 0.9
-    """How far the video is taken back to noise before it is denoised, 0 to 1: lower keeps more of its layout and
-    motion, higher lets shapes change (initial noise control)."""
+    alpha: Annotated[float | None, arg(aliases=["--strength"], metavar="FLOAT", help_behavior_hint="")] = None
+    """How far the video is taken back to noise before it is denoised, as a share of the steps: lower keeps more of its
+    layout and motion, higher lets shapes change (initial noise control; default: the model's own; CogVideoX: 0.9)."""
     beta: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """How long the source holds the edit back, as a share of the noise range: lower keeps more of the source, higher
-    leaves more steps to the edit alone (default: the model's own; CogVideoX: 0.5)."""
+    """How long the source holds the edit back, as a share of the steps: lower keeps more of the source, higher leaves
+    more steps to the edit alone (default: the model's own; CogVideoX: 0.5)."""
     subtasks: int = 1
     """Mild edits that the whole edit consists of, 1 to 6: more change more, and take as many times as long. Each is a
     video in the run folder."""
@@ -41,6 +44,11 @@ class EditConfig:
     ] = None
     """How strongly the prompts pull (classifier-free guidance): too high burns colours (default: the model's own;
     CogVideoX: 7)."""
+    guidance_2: Annotated[float | None, arg(aliases=["--guidance-scale-2"], metavar="FLOAT", help_behavior_hint="")] = (
+        None
+    )
+    """Guidance of a second expert, which models such as Wan 2.2 A14B have for the steps of little noise (default:
+    --guidance, or the model's own)."""
     source_guidance: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Guidance of the source's own denoising (default: the edit's). Lower pulls the edit further towards its prompt,
     also where the prompts are equal."""
@@ -77,7 +85,7 @@ class EditConfig:
             raise UserError(f"--subtasks is {self.subtasks}, expected 1 to 6")
         if not 1 <= self.steps <= 1000:
             raise UserError(f"--steps is {self.steps}, expected 1 to 1000 (50 is usual)")
-        for name in ("guidance", "source_guidance"):
+        for name in ("guidance", "guidance_2", "source_guidance"):
             if (value := getattr(self, name)) is not None and not 1 <= value < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} is {value}, expected 1 (no guidance) or more")
         if self.seed < 0:
@@ -86,19 +94,30 @@ class EditConfig:
             if getattr(self, name) not in known:
                 raise UserError(f"--{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
         start, what = (self.alpha, f"--alpha ({self.alpha})") if self.inc else (1.0, "1")
-        if self.beta is not None and start <= self.beta and (self.pnc or self.amr):
+        if start is not None and self.beta is not None and start <= self.beta and (self.pnc or self.amr):
             raise UserError(
                 f"--beta is {self.beta}, expected below {what}, where editing starts: the controls would never act "
                 "(--no-pnc --no-amr does without them)"
             )
 
-    def resolve(self, defaults: Defaults) -> ResolvedConfig:
-        """Return these settings with a model's defaults where they leave it open. Raises `UserError` where the model's
-        beta and this alpha leave the controls nothing to act on."""
+    def resolve(self, defaults: Defaults, schedule: Schedule) -> ResolvedConfig:
+        """Return these settings with a model's defaults where they leave it open; shares that it leaves open, too, are
+        those of `schedule` at its usual levels of noise. Raises `UserError` where the model's beta and this alpha leave
+        the controls nothing to act on."""
         settings = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
-        for name in ("guidance", "beta"):
+        if self.guidance is None and self.guidance_2 is None:
+            settings["guidance_2"] = defaults.guidance_2
+        for name in ("guidance", "alpha", "beta"):
             if settings[name] is None:
                 settings[name] = getattr(defaults, name)
+        both_open = settings["alpha"] is settings["beta"] is None
+        for name, noise in (("alpha", ALPHA_NOISE), ("beta", BETA_NOISE)):
+            if settings[name] is None:
+                settings[name] = schedule.largest_share(noise)
+        if both_open:  # of few steps both may be the same one: the controls then act on it
+            shares = (schedule.share(k) for k in range(schedule.steps))
+            below = max((share for share in shares if share < settings["alpha"]), default=0.0)
+            settings["beta"] = min(settings["beta"], below)
         if self.source_guidance is None:
             settings["source_guidance"] = settings["guidance"]
         return ResolvedConfig(**settings)
@@ -120,6 +139,14 @@ class EditConfig:
 class ResolvedConfig(EditConfig):
     """Settings of an edit with one model, with nothing left open."""
 
+    alpha: float = field(kw_only=True)
     beta: float = field(kw_only=True)
     guidance: float = field(kw_only=True)
     source_guidance: float = field(kw_only=True)
+
+    def guidance_of(self, expert: int) -> tuple[float, float]:
+        """Return the guidance of the edit and of its sources in the steps of an expert."""
+        if not expert or self.guidance_2 is None:
+            return self.guidance, self.source_guidance
+        shared = self.source_guidance == self.guidance  # the sources', too, goes with the expert
+        return self.guidance_2, self.guidance_2 if shared else self.source_guidance

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from v2edit.attention import Replacement
+from v2edit.backbones import Text
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.progression import BranchText
 from v2edit.errors import UserError
@@ -21,10 +22,10 @@ from v2edit.sampling import Schedule
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A known video `x0` [1, F, C, h, w], the prompt [L, D] that describes it, and its weight in the mixture."""
+    """A known video `x0` [1, F, C, h, w], the prompt that describes it, and its weight in the mixture."""
 
     x0: Tensor
-    prompt: Tensor
+    prompt: Text
     weight: float = 1.0
 
 
@@ -38,22 +39,22 @@ def mix_sources(original: Tensor, current: Tensor, text: BranchText, mixture: fl
 
 
 def first_step(schedule: Schedule, alpha: float, inc: bool = True) -> int:
-    """INC, initial noise control: return the first step with t_k <= alpha T, at whose level the edit starts as a noised
-    source, v_k = a_k x0 + s_k eps; without it step 0, pure noise. Raises `UserError` where no t_k is that small."""
+    """INC, initial noise control: return the first of the last share alpha of the steps, at whose level the edit starts
+    as a noised source, v_k = a_k x0 + s_k eps; without it step 0, pure noise. Raises `UserError` where the share is
+    less than a step."""
     if not inc:
         return 0
     for k in range(schedule.steps):
         if schedule.share(k) <= alpha:
             return k
     raise UserError(
-        f"--alpha {alpha:g} keeps none of {schedule.steps} denoising steps: the last timestep is already"
-        f" {schedule.share(-1):g} of the whole; give a larger --alpha or more --steps"
+        f"--alpha {alpha:g} is less than one of {schedule.steps} denoising steps; give a larger --alpha or more --steps"
     )
 
 
 def in_control_window(schedule: Schedule, k: int, beta: float) -> bool:
-    """The window of PNC and AMR: whether t_k > beta T; with beta = 0 every step is in it, t = 0 too."""
-    return beta == 0 or schedule.share(k) > beta
+    """The window of PNC and AMR: all steps but the last share beta of them."""
+    return schedule.share(k) > beta
 
 
 def is_controlled(schedule: Schedule, k: int, config: ResolvedConfig) -> bool:

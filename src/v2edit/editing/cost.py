@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.families import Offload
-from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import attention_map_replacement, first_step, is_controlled
-from v2edit.editing.microbatch import SPLITS, select_rows, split_rows
+from v2edit.editing.microbatch import SPLITS, count_cfg_batches, select_rows, split_rows
 from v2edit.editing.state import LOOP
 from v2edit.sampling import Schedule
 
@@ -39,35 +39,37 @@ class StepKind:
         return attention_map_replacement(weights, shared, self.cfg_batches, unconditional) if self.amr else None
 
 
-def steps_per_subtask(schedule: Schedule, config: EditConfig) -> int:
+def steps_per_subtask(schedule: Schedule, config: ResolvedConfig) -> int:
     """Return how many of the schedule's steps each subtask runs."""
     return schedule.steps - first_step(schedule, config.alpha, config.inc)
 
 
-def loop_steps(schedule: Schedule, config: EditConfig) -> dict[str, int]:
+def loop_steps(schedule: Schedule, config: ResolvedConfig) -> dict[str, int]:
     """Return the number of steps of each loop of an edit, by the name of its snapshot."""
     return {f"{LOOP}-{subtask}": steps_per_subtask(schedule, config) for subtask in range(1, config.subtasks + 1)}
 
 
-def count_steps(schedule: Schedule, config: ResolvedConfig) -> list[Counter[StepKind]]:
+def count_steps(schedule: Schedule, config: ResolvedConfig, classifier_free: bool = True) -> list[Counter[StepKind]]:
     """Count the steps of each kind in each subtask: with the sources in the control window, below it the edit alone."""
-    controlled_batches = 1 + (max(config.guidance, config.source_guidance) > 1)
-    start = first_step(schedule, config.alpha, config.inc)
-    controlled = sum(is_controlled(schedule, k, config) for k in range(start, schedule.steps))
     counts = []
     for subtask in range(1, config.subtasks + 1):
         sources = 1 if subtask == 1 else (config.mixture > 0) + (config.mixture < 1)
-        steps = {
-            StepKind(1 + sources, controlled_batches, config.amr): controlled,
-            StepKind(1, 1 + (config.guidance > 1), False): schedule.steps - start - controlled,
-        }
-        counts.append(Counter({kind: count for kind, count in steps.items() if count}))
+        steps = Counter()
+        for k in range(first_step(schedule, config.alpha, config.inc), schedule.steps):
+            guidance, source_guidance = config.guidance_of(schedule.expert(k))
+            if is_controlled(schedule, k, config):
+                batches = count_cfg_batches(classifier_free, guidance, source_guidance)
+                steps[StepKind(1 + sources, batches, config.amr)] += 1
+            else:
+                steps[StepKind(1, count_cfg_batches(classifier_free, guidance), False)] += 1
+        counts.append(steps)
     return counts
 
 
-def count_forwards(schedule: Schedule, config: ResolvedConfig) -> list[int]:
+def count_forwards(schedule: Schedule, config: ResolvedConfig, classifier_free: bool = True) -> list[int]:
     """Return the number of rows that pass through the network in each subtask."""
-    return [sum(kind.rows * count for kind, count in steps.items()) for steps in count_steps(schedule, config)]
+    steps_of_subtasks = count_steps(schedule, config, classifier_free)
+    return [sum(kind.rows * count for kind, count in steps.items()) for steps in steps_of_subtasks]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class CostModel:
     @property
     def steps(self) -> Counter[StepKind]:
         """The steps of all subtasks, by kind."""
-        return sum(count_steps(self.fake.backbone.schedule(self.config.steps), self.config), Counter())
+        backbone = self.fake.backbone
+        return sum(count_steps(backbone.schedule(self.config.steps), self.config, backbone.classifier_free), Counter())
 
     def edit(self, size: Size, offload: Offload, tiling: bool) -> EditCost:
         """Count an edit as it is tried first, all rows of a step at once."""
@@ -116,7 +119,9 @@ class CostModel:
         """Return the peak in bytes on the device in each phase, weights included."""
         encoding, decoding = self.coding(size, tiling)
         denoising = max(self.step(kind, size, split, row_by_row).peak for kind in self.steps)
+        texts = [part for part in self.fake.weights if part.startswith("text_encoder")]
         return {
+            "encoding prompts": max(self.resident_weights(part, offload) for part in texts),
             "denoising": self.resident_weights("transformer", offload) + denoising,
             "encoding": self.resident_weights("vae", offload) + encoding.peak,
             "decoding": self.resident_weights("vae", offload) + decoding.peak,

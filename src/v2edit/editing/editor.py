@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from v2edit.attention import Replacement
-from v2edit.backbones import Backbone, Size
+from v2edit.backbones import Backbone, Size, Text
+from v2edit.backbones.families import FRAME_RATE
 from v2edit.editing import controls
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.microbatch import MicroBatcher
+from v2edit.editing.microbatch import MicroBatcher, count_cfg_batches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.state import LOOP, CountedDraws, EditState, noise_stream
 from v2edit.prompts import PromptPair
@@ -69,11 +70,13 @@ class Editor:
         config: EditConfig = EditConfig(),
         on_progress: Callable[[Progress], None] | None = None,
         snapshots: Snapshots | None = None,
+        frame_rate: float = FRAME_RATE,
     ) -> EditResult:
-        """Edit uint8 frames [T, H, W, 3] of any length and size; the result has the same. With `snapshots`, an edit
+        """Edit uint8 frames [T, H, W, 3] of any length and size, at a `frame_rate` in frames a second, which matters to
+        models that place frames by seconds; the result has the same. With `snapshots`, an edit
         that was interrupted resumes when it is called again, with the same result. Raises `UserError` for a loop of a
         model that cannot make one."""
-        edit = self.begin(prompts, config, on_progress, snapshots)
+        edit = self.begin(prompts, config, on_progress, snapshots, frame_rate)
         return EditResult([edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))])
 
     def begin(
@@ -82,8 +85,10 @@ class Editor:
         config: EditConfig = EditConfig(),
         on_progress: Callable[[Progress], None] | None = None,
         snapshots: Snapshots | None = None,
+        frame_rate: float = FRAME_RATE,
     ) -> EditSession:
         """Begin an edit that is run one subtask at a time; the arguments are those of `edit`."""
+        self.backbone.set_frame_rate(frame_rate)
         config = config.for_prompts(prompts)
         text = encode_progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
         return EditSession(self, text, config, on_progress, snapshots)
@@ -112,13 +117,11 @@ class Editor:
         snapshot: LoopSnapshot = LoopSnapshot(),
     ) -> Tensor:
         """Edit `current` [1, F, C, h, w] into a video of the edit's prompt, controlled by the sources (Sec. 3.2)."""
-        config = config.resolve(self.backbone.defaults)
-        schedule = self.backbone.schedule(config.steps)
+        schedule = self.backbone.schedule(config.steps, current.shape[1:])
+        config = config.resolve(self.backbone.defaults, schedule)
         solver, free_solver = choose_solvers(config, self.backbone.solver)
         start = controls.first_step(schedule, config.alpha, config.inc)
-        cfg_batches = 1 + (max(config.guidance, config.source_guidance) > 1)
         weights = [source.weight for source in sources]
-        maps = controls.attention_map_replacement(weights, text.shared, cfg_batches, config.amr_unconditional)
         if loop_state := snapshot.load():
             state, drawn = EditState.from_snapshot(loop_state, current)
             draws = CountedDraws(draws, drawn)
@@ -129,12 +132,16 @@ class Editor:
 
         for k in snapshot.steps(state.k, schedule.steps, lambda: state.to_snapshot(draws.count)):
             controlled = controls.is_controlled(schedule, k, config)
-            branches = [Branch(state.edit, text.edit, config.guidance)]
+            guidance, source_guidance = config.guidance_of(schedule.expert(k))
+            branches, replacement = [Branch(state.edit, text.edit, guidance)], None
             if controlled:
                 noisy = (schedule.add_noise(source.x0, state.eps, k) for source in sources)
-                beside = (Branch(v, s.prompt, config.source_guidance) for v, s in zip(noisy, sources, strict=True))
+                beside = (Branch(v, s.prompt, source_guidance) for v, s in zip(noisy, sources, strict=True))
                 branches = [*beside, *branches]
-            replacement = maps if controlled and config.amr else None
+            if controlled and config.amr:
+                cfg_batches = count_cfg_batches(self.backbone.classifier_free, guidance, source_guidance)
+                amr = controls.attention_map_replacement
+                replacement = amr(weights, text.shared, cfg_batches, config.amr_unconditional)
             x0s = denoise_with_guidance(self.batcher, branches, text.negative, k, schedule, replacement, config.loop)
             step = (solver if controlled else free_solver).step(schedule, k, first=k == start)
             previous = state.x0s[-len(branches) :]
@@ -205,31 +212,30 @@ def choose_solvers(config: ResolvedConfig, default: str) -> tuple[Solver, Solver
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch of the lockstep batch: noisy latents `v` [1, F, C, h, w], a prompt [L, D] and its guidance scale."""
+    """A branch of the lockstep batch: noisy latents `v` [1, F, C, h, w], a prompt and its guidance scale."""
 
     v: Tensor
-    prompt: Tensor
+    prompt: Text
     guidance: float
 
 
 def denoise_with_guidance(
     batcher: MicroBatcher,
     branches: list[Branch],
-    negative: Tensor,
+    negative: Text,
     k: int,
     schedule: Schedule,
     replacement: Replacement | None = None,
     loop: bool = False,
 ) -> list[Tensor]:
     """Return the guided x0 of each branch at step k; rows [CFG batch][branch] in one batch where memory allows. Where
-    every guidance scale is 1 there is no unconditional batch."""
+    every guidance scale is 1, or the model is told it, there is no unconditional batch."""
     latents = torch.cat([branch.v for branch in branches])
-    prompts = torch.stack([branch.prompt for branch in branches])
-    if all(branch.guidance == 1 for branch in branches):
-        return list(batcher.denoise(latents, k, schedule, prompts, replacement, loop, cfg_batches=1).split(1))
-    text, latents = torch.cat([negative.expand_as(prompts), prompts]), latents.repeat(2, 1, 1, 1, 1)
-    uncond, cond = batcher.denoise(latents, k, schedule, text, replacement, loop, cfg_batches=2).chunk(2)
-    scales = (branch.guidance for branch in branches)
+    prompts, scales = [branch.prompt for branch in branches], [branch.guidance for branch in branches]
+    if count_cfg_batches(batcher.backbone.classifier_free, *scales) == 1:
+        return list(batcher.denoise(latents, k, schedule, prompts, replacement, loop, 1, scales).split(1))
+    text, latents = [negative] * len(prompts) + prompts, latents.repeat(2, 1, 1, 1, 1)
+    uncond, cond = batcher.denoise(latents, k, schedule, text, replacement, loop, 2, scales * 2).chunk(2)
     return [guide(u, c, scale) for u, c, scale in zip(uncond.split(1), cond.split(1), scales, strict=True)]
 
 

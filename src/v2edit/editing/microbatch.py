@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from v2edit.attention import Replacement
-from v2edit.backbones import Backbone
+from v2edit.backbones import Backbone, Text
 from v2edit.host import retry_smaller_on_oom
 from v2edit.sampling import Schedule
 
@@ -23,6 +23,12 @@ SPLITS = (
     "the conditional and the unconditional batch one after the other",
     "one row after the other (those that exchange attention maps together)",
 )
+
+
+def count_cfg_batches(classifier_free: bool, *guidance: float) -> int:
+    """Return the number of CFG batches of branches with these guidance scales: two where one of them needs an
+    unconditional batch."""
+    return 1 + (classifier_free and max(guidance) > 1)
 
 
 class MicroBatcher:
@@ -36,10 +42,11 @@ class MicroBatcher:
         latents: Tensor,
         step: int,
         schedule: Schedule,
-        text: Tensor,
+        text: Sequence[Text],
         replacement: Replacement | None,
         loop: bool,
         cfg_batches: int,
+        guidance: Sequence[float],
     ) -> Tensor:
         """Call `Backbone.denoise` with rows [CFG batch][branch], in several calls if need be."""
         rows = len(latents)
@@ -47,11 +54,12 @@ class MicroBatcher:
         def denoise_in_calls() -> Tensor:
             _, calls = self.split(rows, cfg_batches, replacement)
             if len(calls) == 1:
-                return self.backbone.denoise(latents, step, schedule, text, replacement, loop)
+                return self.backbone.denoise(latents, step, schedule, text, replacement, loop, guidance)
             x0 = torch.empty_like(latents, dtype=torch.float32)
             for call in calls:
                 maps = None if replacement is None else select_rows(replacement, call)
-                x0[call] = self.backbone.denoise(latents[call], step, schedule, text[call], maps, loop)
+                of_call = [text[row] for row in call], maps, loop, [guidance[row] for row in call]
+                x0[call] = self.backbone.denoise(latents[call], step, schedule, *of_call)
             return x0
 
         return retry_smaller_on_oom(denoise_in_calls, partial(self.shrink, rows, cfg_batches, replacement))

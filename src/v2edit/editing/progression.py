@@ -4,12 +4,8 @@ Letters: L text slots, D width of an encoded token, S subtasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-import torch
-from torch import Tensor
 
 from v2edit.backbones import Backbone, Text
 from v2edit.prompts import PromptPair, align, align_triple
@@ -17,24 +13,24 @@ from v2edit.prompts import PromptPair, align, align_triple
 
 @dataclass(frozen=True, eq=False)
 class BranchText:
-    """The prompts of a subtask's branches [L, D] on common slots: the original video's, the current one's and the
-    edit's. The first `shared` slots hold the same token in all, so their columns of the attention maps correspond."""
+    """The prompts of a subtask's branches on common slots: the original video's, the current one's and the edit's. The
+    first `shared` slots hold the same token in all, so their columns of the attention maps correspond."""
 
-    original: Tensor
-    current: Tensor
-    edit: Tensor
-    negative: Tensor
+    original: Text
+    current: Text
+    edit: Text
+    negative: Text
     shared: int
 
 
 @dataclass(frozen=True, eq=False)
 class AlignedText:
-    """A source and a target prompt [L, D] on common slots, interpolated in between, and the negative prompt [L, D]; the
-    first `shared` slots hold the same token in source and target."""
+    """A source and a target prompt on common slots, interpolated in between, and the negative prompt; the first
+    `shared` slots hold the same token in source and target."""
 
-    source: Tensor
-    target: Tensor
-    negative: Tensor
+    source: Text
+    target: Text
+    negative: Text
     shared: int
 
     def for_subtask(self, subtask: int, subtasks: int) -> BranchText:
@@ -81,21 +77,19 @@ def written_text(
     for current, edit in pairwise(chain[1:]):
         texts = (chain[0], current, edit)
         alignment = align_triple(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
-        p_0, p_current, p_edit = (_reorder(text, order) for text, order in zip(texts, alignment.orders, strict=True))
-        subtasks.append(BranchText(p_0, p_current, p_edit, nothing.embedding, alignment.shared_prefix(padding_shared)))
+        p_0, p_current, p_edit = (text.reordered(order) for text, order in zip(texts, alignment.orders, strict=True))
+        shared = alignment.shared_prefix(padding_shared and not backbone.hides_padding)
+        subtasks.append(BranchText(p_0, p_current, p_edit, nothing, shared))
     return WrittenText(tuple(subtasks))
 
 
 def _align(backbone: Backbone, source: Text, target: Text, nothing: Text, padding_shared: bool) -> AlignedText:
     alignment = align(source.ids, target.ids, backbone.text_length, backbone.pad_id)
-    p_0, p_1 = (_reorder(text, order) for text, order in zip((source, target), alignment.orders, strict=True))
-    return AlignedText(p_0, p_1, nothing.embedding, alignment.shared_prefix(padding_shared))
+    p_0, p_1 = (text.reordered(order) for text, order in zip((source, target), alignment.orders, strict=True))
+    # Padding that is hidden is no column of the maps.
+    return AlignedText(p_0, p_1, nothing, alignment.shared_prefix(padding_shared and not backbone.hides_padding))
 
 
-def _reorder(text: Text, order: Sequence[int]) -> Tensor:
-    return text.embedding[torch.tensor(order, device=text.embedding.device)]
-
-
-def interpolate_prompt(text: AlignedText, subtask: int, subtasks: int) -> Tensor:
-    """Return p_s = lerp(e_source, e_target, s / S) [L, D]; p_0 is the source prompt, p_S the target."""
-    return torch.lerp(text.source, text.target, subtask / subtasks)
+def interpolate_prompt(text: AlignedText, subtask: int, subtasks: int) -> Text:
+    """Return p_s = lerp(e_source, e_target, s / S); p_0 is the source prompt, p_S the target."""
+    return text.source.lerp(text.target, subtask / subtasks)

@@ -59,7 +59,7 @@ def time_edit(
     full_latents = latents.repeat(1, -(-count // latents.shape[1]), 1, 1, 1)[:, :count]
     batcher = MicroBatcher(backbone)
     denoising = 0.0
-    for counts in count_steps(backbone.schedule(config.steps), config):
+    for counts in count_steps(backbone.schedule(config.steps), config, backbone.classifier_free):
         for kind, steps in counts.items():
             denoise = denoise_call(batcher, full_latents, text, kind, config)
             denoising += extrapolate_seconds(denoise, device, steps - 1)
@@ -80,7 +80,7 @@ def denoise_call(
     branch_text = text.for_subtask(1, config.subtasks)
     branches = [Branch(v, branch_text.edit, config.guidance if kind.cfg_batches > 1 else 1.0)] * kind.branches
     maps = kind.replacement(branch_text.shared, config.amr_unconditional)
-    schedule = batcher.backbone.schedule(config.steps)
+    schedule = batcher.backbone.schedule(config.steps, v.shape[1:])
     start = first_step(schedule, config.alpha, config.inc)
     return lambda: denoise_with_guidance(batcher, branches, branch_text.negative, start, schedule, maps, config.loop)
 

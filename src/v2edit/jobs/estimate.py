@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
 from v2edit.jobs.job import STAND_INS, Prepared
 from v2edit.jobs.options import ModelOptions
-from v2edit.jobs.plan import describe_sizes, describe_steps, log_limits, name_prompts
+from v2edit.jobs.plan import (
+    describe_noise,
+    describe_sizes,
+    describe_steps,
+    log_limits,
+    name_prompts,
+    noise_window,
+)
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from v2edit.backbones import Checkpoint, FakeModel, Size
-    from v2edit.backbones.families import DType
     from v2edit.editing.config import ResolvedConfig
     from v2edit.editing.cost import CostModel, MemoryOption
     from v2edit.prompts import PromptPair
@@ -60,6 +66,7 @@ class Estimate:
     steps: int
     of_steps: int
     forwards: list[int]  # rows through the network, one number a subtask
+    sigma: tuple[float, float]  # the noise's share where the edit starts, and where its controls end
     flops: float  # of the network and the autoencoder
     peak: int
     available: int | None
@@ -110,6 +117,7 @@ class Estimate:
             f"model   {self.model}, {self.dtype} on {self.device}",
             f"video   {sizes}: {self.tokens:,} tokens",
             f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}",
+            f"noise   {describe_noise(self.sigma)}",
             f"compute {format_flops(self.flops)}",
             f"memory  about {format_bytes(self.peak)} at the peak{room}",
             f"time    about {format_duration(self.total_seconds)}: {parts}",
@@ -163,7 +171,7 @@ def estimate_edit(
         free += process_memory()
     before = process_memory()
     with stopwatch.paused():
-        fake = load_fake_model(checkpoint, options.dtype, options.device)
+        fake = load_fake_model(checkpoint, options)
         log_limits(checkpoint.name, prompts, size, fake.backbone, config.loop)
         estimate, cost_model = _count(fake, prepared, size, options)
         release_memory()
@@ -186,11 +194,11 @@ def estimate_edit(
 
 
 @lru_cache(maxsize=1)
-def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str) -> FakeModel:
+def load_fake_model(checkpoint: Checkpoint, options: ModelOptions) -> FakeModel:
     """Load a fake model; once for all tasks of a batch."""
     from v2edit import backbones
 
-    return backbones.load_fake_model(checkpoint, dtype, device)
+    return backbones.load_fake_model(checkpoint, options.dtype, options.device, options.resolution)
 
 
 @lru_cache(maxsize=1)
@@ -211,10 +219,11 @@ def _count(fake: FakeModel, prepared: Prepared, size: Size, options: ModelOption
     cost_model = CostModel(fake, config)
     cost = cost_model.edit(fitted, options.offload, options.vae_tiling)
     dtype = resolve_dtype(checkpoint, options.dtype, find_device(options.device))
+    forwards = count_forwards(schedule, config, fake.backbone.classifier_free)
     estimate = Estimate(
         checkpoint.name, "", dtype, size.frames, size.height, size.width, fitted, fake.tokens(fitted, config.loop),
-        steps_per_subtask(schedule, config), config.steps, count_forwards(schedule, config), cost.flops, cost.peak,
-        None, {}, COUNTED,
+        steps_per_subtask(schedule, config), config.steps, forwards,
+        noise_window(schedule, config), cost.flops, cost.peak, None, {}, COUNTED,
     )  # fmt: skip
     return estimate, cost_model
 

@@ -13,6 +13,7 @@ from v2edit.backbones.hub import check_family
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.jobs.inputs import check_input
 from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
+from v2edit.jobs.plan import noise_window
 from v2edit.jobs.prompts import GivenPrompts, check_token_limit, describe_lvlm, given_prompts, write_prompts_for
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig, check_chat
@@ -101,8 +102,9 @@ class EditJob:
             )
         from v2edit import backbones
 
-        check_token_limit(prompts, (loaded.backbone if loaded else backbones.read_info(checkpoint)).tokenizer)
-        config = self.config.for_prompts(prompts).resolve(checkpoint.defaults)
+        model = loaded.backbone if loaded else backbones.read_info(checkpoint)
+        check_token_limit(prompts, model.tokenizer)
+        config = self.config.for_prompts(prompts).resolve(model.defaults, model.schedule(self.config.steps))
         return Prepared(prompts, given.instruction, checkpoint, config)
 
     def preview(self) -> Preview:
@@ -129,4 +131,5 @@ class EditJob:
             "lvlm": describe_lvlm(self.lvlm, prepared.checkpoint),
             **self.model_options.record(prepared.checkpoint, backbone),
             "config": prepared.config,
+            "sigma": noise_window(backbone.schedule(prepared.config.steps), prepared.config),
         }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from tyro.conf import arg
 
-from v2edit.backbones.families import BUILT_IN, DType, Offload
+from v2edit.backbones.families import BUILT_IN, DType, Offload, parse_resolution
 from v2edit.backbones.hub import Checkpoint, find
 from v2edit.errors import UserError
 from v2edit.runs import check_save_every, default_run_folder
@@ -42,10 +42,17 @@ class ModelOptions:
     """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower."""
     vae_tiling: bool = False
     """Encode and decode in tiles: less memory, slower."""
+    resolution: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None
+    """The size to edit at, by its area, whatever the video's: smaller is quicker and takes less memory (default: the
+    model's own)."""
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None
     """Branch, tag or commit of a Hugging Face model."""
     allow_pickle: bool = False
     """Accept weights that are pickles (.bin) where a model has no others; no code in them is run."""
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None:
+            parse_resolution(self.resolution)
 
     def find(self) -> Checkpoint:
         """Find the model by its index. Raises `UserError` where there is no such model or it lacks a part."""
@@ -55,7 +62,9 @@ class ModelOptions:
         """Load the weights of a model that `find` found. Raises `UserError` where they cannot be loaded."""
         from v2edit import backbones
 
-        return backbones.load(checkpoint, self.device, self.dtype, self.offload, self.vae_tiling)
+        return backbones.load(
+            checkpoint, self.device, self.dtype, self.offload, self.vae_tiling, resolution=self.resolution
+        )
 
     def record(self, checkpoint: Checkpoint, backbone: Backbone) -> dict[str, Any]:
         """Describe how the model was loaded, for run.json; `from_record` reads it."""
@@ -70,6 +79,7 @@ class ModelOptions:
             },
             "offload": self.offload,
             "vae_tiling": self.vae_tiling,
+            "resolution": self.resolution,
             "allow_pickle": checkpoint.pickles,
         }
 
@@ -79,7 +89,7 @@ class ModelOptions:
         model = record["model"]
         return cls(
             model["name"], model["device"], model["dtype"], record["offload"], record["vae_tiling"],
-            model["commit"] or model["revision"], record["allow_pickle"],
+            record.get("resolution"), model["commit"] or model["revision"], record["allow_pickle"],
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone, Size
+    from v2edit.sampling import Schedule
 
 log = logging.getLogger(__name__)
 # The least share of the source's pixels that an edit may have before its enlargement is worth a note.
@@ -28,8 +29,11 @@ def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: 
     schedule, fitted = backbone.schedule(config.steps), backbone.nearest_size(size, config.loop)
     for name, text in zip(name_prompts(prompts), prompts.chain, strict=True):
         log.info("%s prompt: %s", name, text)
-    steps = describe_steps(steps_per_subtask(schedule, config), config.steps, count_forwards(schedule, config))
-    log.info("plan: %s; %s", describe_sizes(size, fitted), steps)
+    forwards = count_forwards(schedule, config, backbone.classifier_free)
+    steps = describe_steps(steps_per_subtask(schedule, config), config.steps, forwards)
+    log.info("plan: %s; %s; %s", describe_sizes(size, fitted), steps, describe_noise(noise_window(schedule, config)))
+    if config.negative_prompt and not backbone.classifier_free:
+        log.warning("--negative-prompt: %s takes none, its guidance being a number that it is told", backbone.name)
     log_limits(backbone.name, prompts, size, backbone, config.loop)
 
 
@@ -77,6 +81,21 @@ def describe_sizes(size: Size, fitted: Size) -> str:
         f"{size.frames} frames of {size.width}x{size.height}, edited as {fitted.frames} of "
         f"{fitted.width}x{fitted.height}"
     )
+
+
+def describe_noise(window: tuple[float, float]) -> str:
+    """Describe an edit's noise: sigma from 0.948, controls down to 0.639."""
+    return f"sigma from {window[0]:.3f}, controls down to {window[1]:.3f}"
+
+
+def noise_window(schedule: Schedule, config: ResolvedConfig) -> tuple[float, float]:
+    """Return the noise's share at the level where an edit starts, and at that where its controls end: what alpha and
+    beta are in numbers that compare models."""
+    from v2edit.editing.controls import first_step, is_controlled
+
+    start = first_step(schedule, config.alpha, config.inc)
+    end = next((k for k in range(start, schedule.steps) if not is_controlled(schedule, k, config)), schedule.steps)
+    return schedule.noise(start), schedule.noise(end)
 
 
 def describe_steps(steps: int, of_steps: int, forwards: Sequence[int]) -> str:

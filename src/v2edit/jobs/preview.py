@@ -38,8 +38,8 @@ def preview(prompts: PromptPair, instruction: str | None, checkpoint: Checkpoint
     from v2edit.prompts.comparison import compare_prompts
 
     info = backbones.read_info(checkpoint)
-    resolved = config.for_prompts(prompts).resolve(info.defaults)
-    schedule = info.schedule(resolved.steps)
+    schedule = info.schedule(config.steps)
+    resolved = config.for_prompts(prompts).resolve(info.defaults, schedule)
     comparisons = [compare_prompts(before, after, info.tokenizer) for before, after in pairwise(prompts.chain)]
-    steps, forwards = steps_per_subtask(schedule, resolved), count_forwards(schedule, resolved)
+    steps, forwards = steps_per_subtask(schedule, resolved), count_forwards(schedule, resolved, info.classifier_free)
     return Preview(prompts, instruction, comparisons, steps, resolved.steps, forwards)

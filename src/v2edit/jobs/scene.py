@@ -142,7 +142,7 @@ class SceneEdit(EditJob):
         self.check_out()
         prepared, options = self.prepare(given, ask=False), self.model_options
         with stopwatch.paused():
-            fake = load_fake_model(prepared.checkpoint, options.dtype, options.device)
+            fake = load_fake_model(prepared.checkpoint, options)
         frames = self.render.frames or fake.backbone.native_size.frames
         path = choose_path(self.render.path, prepared.scene, frames, prepared.side, self.render.up)
         config = replace(prepared.config, loop=prepared.config.loop or (path.closed and fake.backbone.has_rotary_time))

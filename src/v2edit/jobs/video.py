@@ -183,7 +183,8 @@ def _edit_and_write(
 
     assert run.request is not None
     record = run.request.facts
-    result = Editor(backbone).edit(source.frames, prompts, config, on_progress, snapshots=run.snapshots)
+    rate = float(source.fps)
+    result = Editor(backbone).edit(source.frames, prompts, config, on_progress, run.snapshots, rate)
     *intermediate, edited = (replace(source, frames=frames) for frames in result.subtasks)
 
     rows = {"source": source.frames}

@@ -1,0 +1,156 @@
+"""The places where a video transformer attends, with AMR and windows: joint attention over text and video, or self- and
+cross-attention where a model keeps them apart.
+
+Shapes as in `replacement`: queries, keys and values [B, H, N, D] before rotary positions. Keys begin with the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from v2edit.attention.replacement import Cache, Replacement, Sources, identity_sources, replaced_attention
+from v2edit.attention.window import Window, attention_by_window, windowed_attention
+
+RotaryTable = tuple[Tensor, ...]  # each [..., video tokens, channels], as the model's `rotate` takes them
+Rotate = Callable[[Tensor, RotaryTable], Tensor]  # queries or keys [B, H, video tokens, D] to the same, at positions
+Slots = tuple[int, ...]  # of the text
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTables:
+    """A window and its rotary tables: frames at their positions in their windows, for meeting text, and at those in the
+    clip, for meeting each other, without and with halo (see `windowed_attention`)."""
+
+    window: Window
+    in_window: RotaryTable
+    in_clip: RotaryTable
+    with_halo: RotaryTable
+
+
+@dataclass(eq=False)
+class AttentionCall:
+    """What attention does in one call of a network; the network's processors read it, and its layers where they take
+    rows one at a time.
+
+    `present`: for each row the text slots that are keys, where padding is hidden; None where all slots are."""
+
+    rotate: Rotate
+    rotary: RotaryTable | None = None
+    windows: WindowTables | None = None
+    replacement: Replacement | None = None
+    present: Sequence[Slots] | None = None
+
+    @contextmanager
+    def during(
+        self,
+        rotary: RotaryTable | None,
+        windows: WindowTables | None,
+        replacement: Replacement | None,
+        present: Sequence[Slots] | None,
+    ) -> Iterator[None]:
+        """Hold these for the call within, and nothing after it."""
+        self.rotary, self.windows, self.replacement, self.present = rotary, windows, replacement, present
+        try:
+            yield
+        finally:
+            self.rotary = self.windows = self.replacement = self.present = None
+
+    @contextmanager
+    def for_row(self, row: int, cache: Cache) -> Iterator[None]:
+        """Hold what belongs to a row of the batch alone; the queries and shared keys of rows before it are cached."""
+        replacement, present = self.replacement, self.present
+        self.replacement = replacement and Replacement(replacement.shared, (replacement.sources[row],), cache)
+        self.present = present and present[row : row + 1]
+        try:
+            yield
+        finally:
+            self.replacement, self.present = replacement, present
+
+
+def joint_attention(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall) -> Tensor:
+    """Joint attention over [text | video], [B, H, N, D] like q. Rotary positions are written into q and k. Text slots
+    that are no keys come back as zeros."""
+    if call.present is None:
+        return _joint_attention(q, k, v, text_tokens, call, call.replacement)
+    out = torch.zeros_like(q)
+    for row, slots, replacement in _rows(call, call.present):
+        index = torch.tensor(slots, device=q.device, dtype=torch.long)
+        own_q, own_k, own_v = (torch.cat([x[row, :, index], x[row, :, text_tokens:]], 1)[None] for x in (q, k, v))
+        attended = _joint_attention(own_q, own_k, own_v, len(slots), call, replacement)[0]
+        out[row, :, index], out[row, :, text_tokens:] = attended[:, : len(slots)], attended[:, len(slots) :]
+    return out
+
+
+def _joint_attention(
+    q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall, replacement: Replacement | None
+) -> Tensor:
+    attention = F.scaled_dot_product_attention
+    if call.windows is not None:
+        of_video = (x[:, :, text_tokens:] for x in (q, k, v))
+        video = _rotate_windows(*of_video, tables=call.windows, rotate=call.rotate)
+        window = call.windows.window
+        attention = partial(
+            windowed_attention, video=video, window=window, text_tokens=text_tokens, replacement=replacement
+        )
+    elif replacement is not None:
+        attention = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
+    if call.rotary is not None:
+        q[:, :, text_tokens:] = call.rotate(q[:, :, text_tokens:], call.rotary)
+        k[:, :, text_tokens:] = call.rotate(k[:, :, text_tokens:], call.rotary)
+    return attention(q, k, v)
+
+
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
+    """Attention of video queries over text keys alone, [B, H, N, D] like q; windows do not change it."""
+    if call.present is None:
+        return _cross_attention(q, k, v, call.replacement)
+    out = torch.empty_like(q)
+    for row, slots, replacement in _rows(call, call.present):
+        index = torch.tensor(slots, device=q.device, dtype=torch.long)
+        out[row] = _cross_attention(q[row][None], k[row][None, :, index], v[row][None, :, index], replacement)[0]
+    return out
+
+
+def _cross_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement | None) -> Tensor:
+    if replacement is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    return replaced_attention(q, k, v, replacement, text_tokens=0)
+
+
+def self_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
+    """Attention of video tokens among each other, [B, H, N, D] like q, by windows where the call has them."""
+    if call.windows is not None:
+        video = _rotate_windows(q, k, v, call.windows, call.rotate)
+        outs = (out.transpose(1, 2) for out, _ in attention_by_window(*video, call.windows.window))
+        return torch.cat(list(outs), dim=1).transpose(1, 2)
+    if call.rotary is not None:
+        q, k = call.rotate(q, call.rotary), call.rotate(k, call.rotary)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _rotate_windows(
+    q: Tensor, k: Tensor, v: Tensor, tables: WindowTables, rotate: Rotate
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the queries, and keys and values with halo, from those of the clip before rotation."""
+    k, v = tables.window.with_halo(k), tables.window.with_halo(v)
+    return rotate(q, tables.in_clip), rotate(k, tables.with_halo), v
+
+
+def _rows(call: AttentionCall, present: Sequence[Slots]) -> Iterator[tuple[int, Slots, Replacement | None]]:
+    """Yield each row, its text slots that are keys, and what it takes of the rows before it. The shared slots of rows
+    that exchange maps are keys in all of them."""
+    replacement = call.replacement
+    sources: Sources = identity_sources(len(present)) if replacement is None else replacement.sources
+    cache: Cache = [] if replacement is None or replacement.cache is None else replacement.cache
+    for row, slots in enumerate(present):
+        if replacement is None:
+            yield row, slots, None
+        else:
+            shared = sum(slot < replacement.shared for slot in slots)
+            yield row, slots, Replacement(shared, (sources[row],), cache)

@@ -1,0 +1,27 @@
+"""SkyReels-V2, text to video: Wan's architecture with classes of its own in diffusers. Its diffusion-forcing models, of
+which each frame has its own timestep, are another pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2AttnProcessor
+
+from v2edit.backbones.base import Size
+from v2edit.backbones.wan import Wan
+
+
+class SkyReels(Wan):
+    """The `Backbone` of a diffusers `SkyReelsV2Pipeline`."""
+
+    def configure(self, pipeline: Any) -> Size:
+        super().configure(pipeline)
+        return Size(97, 544, 960)
+
+    @property
+    def video_to_video_pipeline(self) -> None:
+        return None  # diffusers' is of the diffusion-forcing models
+
+    def uninstall(self, network: Any) -> None:
+        for block in network.blocks:
+            block.attn1.processor, block.attn2.processor = SkyReelsV2AttnProcessor(), SkyReelsV2AttnProcessor()
