@@ -78,6 +78,13 @@ def test_closed_paths_are_recognised():
     assert orbit(ring(20), 12).closed and not orbit(ring(20, turn=2.0), 12).closed
 
 
+@pytest.mark.parametrize("turn", [2.0, 2 * np.pi])
+def test_an_orbit_is_written_and_read_as_one(turn, tmp_path):
+    path = orbit(ring(20, turn=turn), 12)
+    write_path(tmp_path / "orbit.json", path, 8)
+    assert read_path(tmp_path / "orbit.json", None).closed is path.closed
+
+
 @pytest.mark.parametrize("turn", [1.5, 2 * np.pi])
 def test_an_orbit_passes_through_the_views_of_one(turn):
     views = ring(16, turn)

@@ -13,12 +13,14 @@ from support.families import FAMILIES, SMALL, euler_of, wan_pipeline_of, wan_tra
 from torch import Tensor
 
 from v2edit import backbones
+from v2edit.backbones import Size
 from v2edit.backbones.wan import Wan
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.controls import Source
 from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
+from v2edit.jobs.job import Prepared
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 SCHEDULERS = {
@@ -155,3 +157,12 @@ def test_the_autoencoder_stays_in_float32(tmp_path: Path):
     backbone.native_size = SMALL
     edited = Editor(backbone).edit(frames_of(0), PAIR, replace(EditConfig(), steps=4)).frames
     assert edited.shape == frames_of(0).shape
+
+
+def test_an_edit_starts_at_the_noise_of_its_own_clip():
+    """LTX's noise levels depend on the number of tokens, so that alpha is another share for another clip."""
+    backbone = FAMILIES["LTX 0.9.0"]()
+    config = EditConfig().resolve(backbone.defaults, backbone.schedule(50))  # of the published size
+    prepared = Prepared(PAIR, None, backbones.find(), EditConfig(), config).for_clip(backbone, Size(17, 64, 64))
+    own = backbone.schedule(50, backbone.latent_shape(Size(17, 64, 64)))
+    assert prepared.config.alpha == own.largest_share(0.96) > config.alpha

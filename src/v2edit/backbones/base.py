@@ -114,6 +114,11 @@ class Backbone(Protocol):
         """Set the frames a second of the clips to come, `FRAME_RATE` until then: some families place frames by time."""
         ...
 
+    @property
+    def loop_obstacle(self) -> str | None:
+        """What of the model keeps it from making loops, None where it can."""
+        ...
+
     def nearest_size(self, size: Size, loop: bool = False) -> Size:
         """Return the nearest size that the model takes: as many frames or more, the same aspect, the native area.
         Raises `UserError` for a loop of a model that cannot make one."""

@@ -19,6 +19,7 @@ from v2edit.host import available_memory, find_device, is_out_of_memory, process
 from v2edit.jobs.job import STAND_INS, Prepared
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import (
+    clip_schedule,
     describe_noise,
     describe_sizes,
     describe_steps,
@@ -162,7 +163,7 @@ def estimate_edit(
     `frames`, uint8 [T, H, W, 3], timed where the weights are here and fit."""
     from v2edit import backbones
 
-    checkpoint, config, device = prepared.checkpoint, prepared.config, find_device(options.device)
+    checkpoint, device = prepared.checkpoint, find_device(options.device)
     prompts, remarks = (None, [NOT_ASKED]) if prepared.prompts is STAND_INS else (prepared.prompts, [])
     if frames is not None:
         backbones.read_info(checkpoint)  # imports what every edit has to import, which takes time
@@ -172,7 +173,8 @@ def estimate_edit(
     before = process_memory()
     with stopwatch.paused():
         fake = load_fake_model(checkpoint, options)
-        log_limits(checkpoint.name, prompts, size, fake.backbone, config.loop)
+        prepared = prepared.for_clip(fake.backbone, size)
+        log_limits(checkpoint.name, prompts, size, fake.backbone, prepared.config.loop)
         estimate, cost_model = _count(fake, prepared, size, options)
         release_memory()
     counting_bytes = max(0, process_memory() - before)  # held by the counting alone
@@ -215,7 +217,7 @@ def _count(fake: FakeModel, prepared: Prepared, size: Size, options: ModelOption
     from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
 
     checkpoint, config = prepared.checkpoint, prepared.config
-    fitted, schedule = fake.backbone.nearest_size(size, config.loop), fake.backbone.schedule(config.steps)
+    fitted, schedule = fake.backbone.nearest_size(size, config.loop), clip_schedule(fake.backbone, config, size)
     cost_model = CostModel(fake, config)
     cost = cost_model.edit(fitted, options.offload, options.vae_tiling)
     dtype = resolve_dtype(checkpoint, options.dtype, find_device(options.device))

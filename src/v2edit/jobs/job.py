@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -13,7 +13,7 @@ from v2edit.backbones.hub import check_family
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.jobs.inputs import check_input
 from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
-from v2edit.jobs.plan import noise_window
+from v2edit.jobs.plan import clip_schedule, noise_window
 from v2edit.jobs.prompts import GivenPrompts, check_token_limit, describe_lvlm, given_prompts, write_prompts_for
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig, check_chat
@@ -23,7 +23,7 @@ from v2edit.runs import RunWriter
 if TYPE_CHECKING:
     import numpy as np
 
-    from v2edit.backbones import Backbone, Checkpoint, LoadedModel
+    from v2edit.backbones import Backbone, Checkpoint, LoadedModel, Size
     from v2edit.jobs.preview import Preview
 
 # In place of the prompts that a language model would write, where it is not asked.
@@ -37,7 +37,13 @@ class Prepared:
     prompts: PromptPair
     instruction: str | None
     checkpoint: Checkpoint
+    open_config: EditConfig  # with what the model decides left open
     config: ResolvedConfig
+
+    def for_clip(self, backbone: Backbone, size: Size) -> Self:
+        """Return the same with the settings for clips of a size, on which a model's noise levels may depend."""
+        schedule = clip_schedule(backbone, self.open_config, size)
+        return replace(self, config=self.open_config.resolve(backbone.defaults, schedule))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +110,9 @@ class EditJob:
 
         model = loaded.backbone if loaded else backbones.read_info(checkpoint)
         check_token_limit(prompts, model.tokenizer)
-        config = self.config.for_prompts(prompts).resolve(model.defaults, model.schedule(self.config.steps))
-        return Prepared(prompts, given.instruction, checkpoint, config)
+        open_config = self.config.for_prompts(prompts)
+        config = open_config.resolve(model.defaults, model.schedule(self.config.steps))
+        return Prepared(prompts, given.instruction, checkpoint, open_config, config)
 
     def preview(self) -> Preview:
         """Return the prompts, what they share and what the edit costs; the input is read only if they come from it."""
@@ -122,8 +129,8 @@ class EditJob:
         if self.run_options.out is not None:
             RunWriter(self.run_options.out)
 
-    def record(self, prepared: Prepared, backbone: Backbone, identity: dict[str, str]) -> dict[str, Any]:
-        """Return what run.json says of every job, beside what is a job's own."""
+    def record(self, prepared: Prepared, backbone: Backbone, size: Size, identity: dict[str, str]) -> dict[str, Any]:
+        """Return what run.json says of every job on clips of a size, beside what is a job's own."""
         return {
             "input": identity,
             "instruction": prepared.instruction,
@@ -131,5 +138,5 @@ class EditJob:
             "lvlm": describe_lvlm(self.lvlm, prepared.checkpoint),
             **self.model_options.record(prepared.checkpoint, backbone),
             "config": prepared.config,
-            "sigma": noise_window(backbone.schedule(prepared.config.steps), prepared.config),
+            "sigma": noise_window(clip_schedule(backbone, prepared.config, size), prepared.config),
         }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from v2edit.backbones.families import BUILT_IN, PUBLISHED
-from v2edit.editing.config import ResolvedConfig
+from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.primitives.captions import is_caption
 from v2edit.primitives.scene import SHAPES
 from v2edit.prompts import PromptPair
@@ -26,7 +26,7 @@ def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: 
     model cannot edit."""
     from v2edit.editing.cost import count_forwards, steps_per_subtask
 
-    schedule, fitted = backbone.schedule(config.steps), backbone.nearest_size(size, config.loop)
+    schedule, fitted = clip_schedule(backbone, config, size), backbone.nearest_size(size, config.loop)
     for name, text in zip(name_prompts(prompts), prompts.chain, strict=True):
         log.info("%s prompt: %s", name, text)
     forwards = count_forwards(schedule, config, backbone.classifier_free)
@@ -35,6 +35,12 @@ def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: 
     if config.negative_prompt and not backbone.classifier_free:
         log.warning("--negative-prompt: %s takes none, its guidance being a number that it is told", backbone.name)
     log_limits(backbone.name, prompts, size, backbone, config.loop)
+
+
+def clip_schedule(backbone: Backbone, config: EditConfig, size: Size) -> Schedule:
+    """Return the noise levels of an edit of clips of `size`."""
+    fitted = backbone.nearest_size(size, config.loop)
+    return backbone.schedule(config.steps, backbone.latent_shape(fitted, config.loop))
 
 
 def log_limits(model: str, prompts: PromptPair | None, size: Size, backbone: Backbone, loop: bool = False) -> None:

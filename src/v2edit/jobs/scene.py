@@ -145,8 +145,9 @@ class SceneEdit(EditJob):
             fake = load_fake_model(prepared.checkpoint, options)
         frames = self.render.frames or fake.backbone.native_size.frames
         path = choose_path(self.render.path, prepared.scene, frames, prepared.side, self.render.up)
-        config = replace(prepared.config, loop=prepared.config.loop or (path.closed and fake.backbone.has_rotary_time))
-        prepared = replace(prepared, config=config)
+        is_loop = prepared.config.loop or (path.closed and fake.backbone.loop_obstacle is None)
+        prepared = replace(prepared, open_config=replace(prepared.open_config, loop=is_loop))
+        config = prepared.for_clip(fake.backbone, path_size(path)).config
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
             return replace(estimate, remarks=[*estimate.remarks, "without the reconstructions, which --time times"])
@@ -174,14 +175,16 @@ class SceneEdit(EditJob):
             from v2edit.scenes.rer import fit_loop_steps, path_size
 
             prepared = self.prepare(given, loaded)
-            scene, config = prepared.scene, prepared.config
+            scene = prepared.scene
             backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
             frames = self.render.frames or backbone.native_size.frames
             path = choose_path(self.render.path, scene, frames, prepared.side, self.render.up)
             log.info("path: %s", name_path(self.render.path, scene))
+            prepared = prepared.for_clip(backbone, path_size(path))
+            config = prepared.config
             log_plan(prepared.prompts, config, path_size(path), backbone)
             identity = fingerprint_input(self.scene) | {"read": fingerprint(scene, path)}
-            record = self.record(prepared, backbone, identity) | {
+            record = self.record(prepared, backbone, path_size(path), identity) | {
                 "fit": self.fit,
                 "path": {
                     "what": os.path.abspath(self.render.path) if Path(self.render.path).is_file() else self.render.path,

@@ -118,10 +118,12 @@ class VideoEdit(EditJob):
             from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
 
-            config = prepared.config
             backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
-            log_plan(prepared.prompts, config, Size(*prepared.source.frames.shape[:3]), backbone)
-            record = self.record(prepared, backbone, identity) | {
+            size = Size(*prepared.source.frames.shape[:3])
+            prepared = prepared.for_clip(backbone, size)
+            config = prepared.config
+            log_plan(prepared.prompts, config, size, backbone)
+            record = self.record(prepared, backbone, size, identity) | {
                 "save_frames": self.save_frames,
                 "seed": config.seed,
                 "guidance": config.guidance,

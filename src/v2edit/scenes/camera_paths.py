@@ -65,7 +65,7 @@ def orbit(cameras: Cameras, count: int, up: np.ndarray | None = None) -> CameraP
     gaps = np.diff(angles, append=angles[0] + 2 * math.pi)
     widest = int(gaps.argmax())
     covered = 2 * math.pi - gaps[widest]
-    closed = covered > FULL_TURN * 2 * math.pi
+    closed = bool(covered > FULL_TURN * 2 * math.pi)
     start = angles[(widest + 1) % len(angles)]
     turn = start + (np.arange(count) * 2 * math.pi / count if closed else np.linspace(0, covered, count))
     around = np.cos(turn)[:, None] * ahead + np.sin(turn)[:, None] * aside

@@ -84,7 +84,7 @@ def edit_gaussians(
     reconstruction `between` the subtasks the video is edited in one go, and the scene reconstructed once. With
     `snapshots`, an edit that was interrupted resumes where it stopped when it is called again, and gives the same
     result. A closed path's video is a loop where the model can make one."""
-    config = replace(config, loop=config.loop or (path.closed and editor.backbone.has_rotary_time))
+    config = replace(config, loop=config.loop or (path.closed and editor.backbone.loop_obstacle is None))
     options = prompts, config, partial(_report_edit, on_progress), snapshots
     subtasks = config.for_prompts(prompts).subtasks
     return render_edit_reconstruct(
