@@ -369,7 +369,8 @@ def test_progress_counts_every_step_once():
     assert {(p.subtasks, p.steps) for p in seen} == {(2, 9)}
 
 
-@pytest.mark.parametrize("variant", ["2b", pytest.param("5b", marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("variant", ["2b", "5b"])
 def test_the_published_configurations_run_through_the_same_editor(variant):
     """CogVideoX-2b's and 5b's own transformer configuration, two layers of it, random weights."""
     backbone = CogVideoX(pipeline_of(variant, num_layers=2, **PUBLISHED[variant]))

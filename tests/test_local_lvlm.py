@@ -165,9 +165,9 @@ def test_the_language_model_leaves_memory_before_the_video_model_is_loaded(
         init(self, *args)
         models.append(weakref.ref(self._model))
 
-    def checked_load(*args):
+    def checked_load(*args, **options):
         assert models and models[0]() is None, "the language model is still in memory"
-        return load(*args)
+        return load(*args, **options)
 
     monkeypatch.setattr(LocalChat, "__init__", tracked_init)
     monkeypatch.setattr(loading, "load", checked_load)

@@ -24,5 +24,5 @@ def test_a_few_steps_of_an_edit(name: str, tmp_path: Path) -> None:
     with fake.mode:
         x0 = torch.empty(1, *backbone.latent_shape(backbone.native_size))
     text = AlignedText(backbone.blank_text(), backbone.blank_text(), backbone.blank_text(), shared=12)
-    *_, edited = Editor(backbone).subtasks(x0, text, EditConfig(steps=4, subtasks=2))
+    *_, edited = Editor(backbone).subtasks(x0, text, EditConfig(steps=3))
     assert isinstance(edited, FakeTensor) and edited.shape == x0.shape and edited.dtype == torch.float32
