@@ -19,6 +19,7 @@ BUILT_IN = "primitives"
 BUILT_IN_FOLDER = Path(__file__).parents[1] / "weights" / BUILT_IN
 PUBLISHED = "zai-org/CogVideoX-5b"  # the suggestion for videos of the real world
 INDEX = "model_index.json"
+LEAST_SIDE = 32  # pixels that a clip is edited at
 # Models that users ask for: what their ids have in them, and what they are. These no backbone would bring here.
 UNSUITABLE = {
     r"cogvideox.*i2v": "an image-to-video CogVideoX, whose network wants a picture beside the video",
@@ -94,9 +95,11 @@ BUILT_IN_DEFAULTS = Defaults(guidance=2.0, beta=0.0)
 def parse_resolution(text: str) -> tuple[int, int]:
     """Return the height and width of a resolution, WIDTHxHEIGHT. Raises `UserError` where it is none."""
     found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
-    if not found:
-        raise UserError(f"--resolution is {text!r}, expected a width and a height in pixels, such as 832x480")
-    width, height = map(int, found.groups())
+    width, height = map(int, found.groups()) if found else (0, 0)
+    if min(width, height) < LEAST_SIDE:
+        raise UserError(
+            f"--resolution is {text!r}, expected a width and a height of {LEAST_SIDE} pixels or more, such as 832x480"
+        )
     return height, width
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from tyro.conf import arg
 
@@ -104,23 +104,37 @@ class EditConfig:
         """Return these settings with a model's defaults where they leave it open; shares that it leaves open, too, are
         those of `schedule` at its usual levels of noise. Raises `UserError` where the model's beta and this alpha leave
         the controls nothing to act on."""
-        settings = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
-        if self.guidance is None and self.guidance_2 is None:
-            settings["guidance_2"] = defaults.guidance_2
-        for name in ("guidance", "alpha", "beta"):
-            if settings[name] is None:
-                settings[name] = getattr(defaults, name)
-        both_open = settings["alpha"] is settings["beta"] is None
-        for name, noise in (("alpha", ALPHA_NOISE), ("beta", BETA_NOISE)):
-            if settings[name] is None:
-                settings[name] = schedule.largest_share(noise)
+        if isinstance(self, ResolvedConfig):
+            return self
+        settings: dict[str, Any] = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
+        settings.update(self._guidance(defaults), **self._shares(defaults, schedule))
+        return ResolvedConfig(**settings)
+
+    def _guidance(self, defaults: Defaults) -> dict[str, float]:
+        """Return the guidance of the edit and of its sources, with each expert."""
+        first, second = self.guidance, self.guidance_2
+        if first is None:
+            first, second = defaults.guidance, second or defaults.guidance_2
+        second = second or first
+        source = self.source_guidance  # where it is open, the sources' guidance goes with the edit's
+        return {
+            "guidance": first, "guidance_2": second, "source_guidance": source or first,
+            "source_guidance_2": source or second,
+        }  # fmt: skip
+
+    def _shares(self, defaults: Defaults, schedule: Schedule) -> dict[str, float]:
+        """Return alpha and beta. Raises `UserError` for one that is given and does not go with the model's other."""
+        alpha = defaults.alpha if self.alpha is None else self.alpha
+        beta = defaults.beta if self.beta is None else self.beta
+        both_open = alpha is beta is None
+        alpha = schedule.largest_share(ALPHA_NOISE) if alpha is None else alpha
+        beta = schedule.largest_share(BETA_NOISE) if beta is None else beta
         if both_open:  # of few steps both may be the same one: the controls then act on it
             shares = (schedule.share(k) for k in range(schedule.steps))
-            below = max((share for share in shares if share < settings["alpha"]), default=0.0)
-            settings["beta"] = min(settings["beta"], below)
-        if self.source_guidance is None:
-            settings["source_guidance"] = settings["guidance"]
-        return ResolvedConfig(**settings)
+            beta = min(beta, max((share for share in shares if share < alpha), default=0.0))
+        if self.inc and self.beta is not None and self.alpha is None and beta >= alpha and (self.pnc or self.amr):
+            raise UserError(f"--beta is {beta:g}, expected below this model's --alpha, {alpha:g}, or a larger --alpha")
+        return {"alpha": alpha, "beta": beta}
 
     def for_prompts(self, prompts: PromptPair) -> EditConfig:
         """Return these settings with the prompts' subtasks. Raises `UserError` where `subtasks` is another number."""
@@ -143,10 +157,11 @@ class ResolvedConfig(EditConfig):
     beta: float = field(kw_only=True)
     guidance: float = field(kw_only=True)
     source_guidance: float = field(kw_only=True)
+    source_guidance_2: float | None = field(default=None, kw_only=True)
+    """Guidance of the sources with the second expert; runs that began before there were two have none."""
 
     def guidance_of(self, expert: int) -> tuple[float, float]:
         """Return the guidance of the edit and of its sources in the steps of an expert."""
-        if not expert or self.guidance_2 is None:
+        if not expert:
             return self.guidance, self.source_guidance
-        shared = self.source_guidance == self.guidance  # the sources', too, goes with the expert
-        return self.guidance_2, self.guidance_2 if shared else self.source_guidance
+        return self.guidance_2 or self.guidance, self.source_guidance_2 or self.source_guidance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from v2edit.backbones import Backbone, Checkpoint, LoadedModel, Size
     from v2edit.jobs.preview import Preview
 
+log = logging.getLogger(__name__)
 # In place of the prompts that a language model would write, where it is not asked.
 STAND_INS = PromptPair("a video", "an edited video")
 
@@ -111,7 +113,10 @@ class EditJob:
         model = loaded.backbone if loaded else backbones.read_info(checkpoint)
         check_token_limit(prompts, model.tokenizer)
         open_config = self.config.for_prompts(prompts)
-        config = open_config.resolve(model.defaults, model.schedule(self.config.steps))
+        schedule = model.schedule(self.config.steps)
+        if self.config.guidance_2 is not None and schedule.second_expert is None:
+            log.warning("--guidance-2: %s has no second expert, so it changes nothing", checkpoint.name)
+        config = open_config.resolve(model.defaults, schedule)
         return Prepared(prompts, given.instruction, checkpoint, open_config, config)
 
     def preview(self) -> Preview:
