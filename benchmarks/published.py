@@ -84,7 +84,7 @@ def cogvideox(layers: int, heads: int, rotary: bool, scaling: float, shift: floa
 
 def ltx(transformer: dict[str, Any], scheduler: dict[str, Any], vae: dict[str, Any]) -> Published:
     return Published(
-        "LTXPipeline",
+        "LTXConditionPipeline",
         ("LTXVideoTransformer3DModel", transformer),
         ("AutoencoderKLLTXVideo", LTX_VAE | vae),
         ("FlowMatchEulerDiscreteScheduler", scheduler),

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.clips import PAIR
+from support.families import FAMILIES
 from support.models import fake_model_of, pipeline_of
 
+from v2edit import backbones
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.backbones.fake import count
 from v2edit.backbones.rowwise import RowwiseLayer
 from v2edit.editing import EditConfig
-from v2edit.editing.cost import CostModel
+from v2edit.editing.cost import CostModel, StepKind
+from v2edit.editing.progression import aligned_text
+from v2edit.prompts import PromptPair
 
 MAPS = Replacement(5, (((0, 1.0),), ((1, 1.0),), ((2, 1.0),), ((2, 1.0),)))
 CONFIG = EditConfig(steps=6)
@@ -84,3 +89,22 @@ def test_each_smaller_way_is_smaller(tiny_model: Path) -> None:
     assert longest is not None and longest >= 17 and held(longest) <= room
     assert longest == size.frames or held(longest + 8) > room
     assert cost_model.max_frames(size, 1000, "none", False) is None
+
+
+@pytest.mark.parametrize("name", ["HunyuanVideo", "HunyuanVideo 1.5", "LTX 0.9.7"])
+def test_hidden_padding_is_not_counted_as_text(name: str, tmp_path: Path) -> None:
+    """A step is counted as it is with prompts of a usual length, on a clip so small that text makes up most of it."""
+    made = FAMILIES[name]()
+    made.pipeline.save_pretrained(tmp_path)
+    checkpoint = backbones.find(str(tmp_path))
+    fake = backbones.load_fake_model(checkpoint, "float32", "cpu")
+    prompt = PAIR.source
+    while len(made.encode_text([prompt])[0].ids) < 140:
+        prompt += " on"
+    text, schedule = aligned_text(made, PromptPair(prompt, prompt.replace("ball", "cube"))), made.schedule(50)
+    size, maps = made.native_size, Replacement(text.shared, (((0, 1.0),), ((0, 1.0),)))
+    v = torch.randn(2, *made.latent_shape(size))
+    made.denoise(v, 0, schedule, [text.source, text.target], maps)  # Tables of positions are made once.
+    took = count(lambda: made.denoise(v, 0, schedule, [text.source, text.target], maps))
+    cost_model = CostModel(fake, CONFIG.resolve(made.defaults, made.schedule(CONFIG.steps)))
+    assert cost_model.step(StepKind(2, 1, amr=True), size).flops == pytest.approx(took.flops, rel=0.1)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,6 @@ from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
 from v2edit.jobs.plan import log_plan
 from v2edit.prompts import PromptPair
-from v2edit.sampling import SOLVERS, step_mean
 from v2edit.scenes.primitives import write_task
 
 ROTARY = [name for name in FAMILIES if name != "CogVideoX 2b"]
@@ -109,11 +109,16 @@ def stock_x0(backbone, network, v, step, schedule, text, pair=PAIR) -> Tensor:
             if backbone.has_rotary_time:
                 rotary = pipeline._prepare_rotary_positional_embeddings(*sides, v.shape[1], v.device)
             out = network(v, embedding, t, image_rotary_emb=rotary, return_dict=False)[0].transpose(1, 2)
-        case "LTXPipeline":
+        case "LTXPipeline" | "LTXConditionPipeline" as kind:
+            embedding, mask, *_ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
             grid = v.shape[1], *v.shape[3:]
-            mask = torch.tensor([[slot in (one.present or ()) for slot in range(128)] for one in text])
-            packed, scale = pipeline._pack_latents(video), (8 / 25, 32, 32)
-            out = network(packed, embedding, t, mask, *grid, scale, return_dict=False)[0]
+            positions: dict[str, Any] = {"rope_interpolation_scale": (8 / 25, 32, 32)}
+            if kind == "LTXConditionPipeline":
+                size = [side * 32 for side in grid[1:]]
+                _, _, places, _ = pipeline.prepare_latents([], None, None, 2, 4, *size, 8 * grid[0] - 7, dtype=v.dtype)
+                positions = {"video_coords": places * torch.tensor([1 / 25, 1, 1])[:, None]}
+            packed = pipeline._pack_latents(video)
+            out = network(packed, embedding, t, mask, *grid, **positions, return_dict=False)[0]
             out = pipeline._unpack_latents(out, *grid)
         case "WanPipeline" | "SkyReelsV2Pipeline":
             if pipeline.config.get("expand_timesteps"):
@@ -376,23 +381,3 @@ def test_a_folder_is_loaded_and_counted(name, pipeline, tmp_path):
     if backbone.coded_whole:  # in memory that grows with the clip
         peak = count(lambda: backbone.decode_latents(torch.randn(1, v.shape[2], 6, *v.shape[3:]))).peak
         assert fake.decoding(replace(size, frames=41)).peak == pytest.approx(peak, rel=0.01)
-
-
-@pytest.mark.parametrize("name", [name for name in FAMILIES if "LTX" in name])
-def test_ltx_samples_as_its_pipeline_does(name):
-    """Schedule by the number of tokens, hidden padding, the frame rate, and noise in the decoder."""
-    backbone, steps, prompt, (ddim, rate) = FAMILIES[name](), 4, PAIR.source, (SOLVERS["ddim"], 10)
-    pipeline, noise, native = backbone.pipeline, latents_of(backbone, 1), backbone.native_size
-    backbone.set_frame_rate(rate)
-    v, text, schedule = noise, backbone.encode_text([prompt]), backbone.schedule(steps, noise.shape[1:])
-    for k in range(steps):
-        v = step_mean(ddim.step(schedule, k, first=k == 0), v, backbone.denoise(v, k, schedule, text))
-    frames = backbone.decode(v)
-    backbone.uninstall(pipeline.transformer)
-    packed = pipeline._pack_latents(noise.transpose(1, 2))
-    torch.manual_seed(0)
-    expected = pipeline(
-        prompt, num_frames=native.frames, height=native.height, width=native.width, frame_rate=rate, latents=packed,
-        num_inference_steps=steps, guidance_scale=1.0, decode_timestep=0.05, decode_noise_scale=0.025, output_type="np",
-    ).frames[0]  # fmt: skip
-    assert np.abs(frames / 255 - expected).max() <= 1 / 255

@@ -16,6 +16,7 @@ from diffusers import (
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    LTXConditionPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     MochiPipeline,
@@ -51,7 +52,7 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.hunyuanvideo import HunyuanVideo
 from v2edit.backbones.hunyuanvideo15 import ENCODING, HunyuanVideo15
-from v2edit.backbones.ltx import LTX
+from v2edit.backbones.ltx import LTX, LTXCondition
 from v2edit.backbones.mochi import Mochi
 from v2edit.backbones.skyreels import SkyReels
 from v2edit.backbones.wan import Wan
@@ -255,8 +256,8 @@ LTX_090 = {
 }  # fmt: skip
 
 
-def ltx_pipeline_of(later: bool, seed: int = 0) -> LTXPipeline:
-    """Build a tiny LTX-Video 0.9.0, or one of the `later` ones: noise in the decoder and a schedule without shift."""
+def ltx_pipeline_of(later: bool, seed: int = 0) -> LTXPipeline | LTXConditionPipeline:
+    """Build a tiny LTX-Video 0.9.0, or one of the `later` ones: noise in the decoder and a pipeline of its own."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = AutoencoderKLLTXVideo(latent_channels=4, **(LTX_095 if later else LTX_090))
@@ -274,7 +275,8 @@ def ltx_pipeline_of(later: bool, seed: int = 0) -> LTXPipeline:
             use_dynamic_shifting=not later, shift_terminal=None if later else 0.1, base_shift=0.95, max_shift=2.05,
             base_image_seq_len=1024, max_image_seq_len=4096,
         )  # fmt: skip
-        return LTXPipeline(scheduler, vae, t5_of(len(tokenizer)), tokenizer, transformer)
+        kind = LTXConditionPipeline if later else LTXPipeline
+        return kind(scheduler, vae, t5_of(len(tokenizer)), tokenizer, transformer)
 
 
 def with_size(backbone: PipelineBackbone, size: Size) -> PipelineBackbone:
@@ -297,5 +299,5 @@ FAMILIES: dict[str, Callable[[], PipelineBackbone]] = {
     "HunyuanVideo 1.5": lambda: with_size(HunyuanVideo15(hunyuanvideo15_pipeline_of()), Size(9, 64, 64)),
     "Mochi": lambda: with_size(Mochi(mochi_pipeline_of()), Size(13, 32, 32)),
     "LTX 0.9.0": lambda: with_size(LTX(ltx_pipeline_of(later=False)), Size(17, 64, 64)),
-    "LTX 0.9.7": lambda: with_size(LTX(ltx_pipeline_of(later=True)), Size(17, 64, 64)),
+    "LTX 0.9.7": lambda: with_size(LTXCondition(ltx_pipeline_of(later=True)), Size(17, 64, 64)),
 }

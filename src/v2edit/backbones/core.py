@@ -26,6 +26,8 @@ from v2edit.errors import UserError
 from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.sampling import Schedule, x0_from_flow
 
+TYPICAL_TOKENS = 140  # of a prompt as the styles have them written
+
 
 class PipelineBackbone(VideoCoding):
     """The `Backbone` of a diffusers pipeline. A family is a subclass: it sets the attributes and writes the methods
@@ -107,6 +109,10 @@ class PipelineBackbone(VideoCoding):
     def make_rotary(self, frames: int, height: int, width: int) -> RotaryTable | None:
         """Make the rotary tables of latents of F frames, from time 0 on."""
         raise NotImplementedError
+
+    def make_loop_rotary(self, frames: int, height: int, width: int) -> RotaryTable | None:
+        """Make those of F frames in a loop, evenly spaced."""
+        return self.make_rotary(frames, height, width)
 
     @staticmethod
     def rotate(x: Tensor, table: RotaryTable) -> Tensor:
@@ -195,10 +201,15 @@ class PipelineBackbone(VideoCoding):
     def schedule(self, steps: int, shape: Sequence[int] | None = None) -> Schedule:
         return self.schedule_of(self.pipeline.scheduler, self.pipeline.config, steps, shape)
 
+    @property
+    def typical_keys(self) -> int:
+        """The number of text slots that are keys for a prompt of the usual length."""
+        return min(TYPICAL_TOKENS, self.text_length) if self.hides_padding else self.text_length
+
     def blank_text(self) -> Text:
-        """Return a text of the right shapes and no meaning."""
+        """Return a text of the usual shapes and no meaning."""
         embedding = torch.zeros(self.text_length, self.text_width, dtype=self.dtype).to(self.device)
-        return Text(embedding, (), tuple(range(self.text_length)) if self.hides_padding else None)
+        return Text(embedding, (), tuple(range(self.typical_keys)) if self.hides_padding else None)
 
     @torch.no_grad()
     def denoise(
@@ -302,7 +313,8 @@ class PipelineBackbone(VideoCoding):
         frames = frames // self.unit
         window = Window(frames, min(frames, native), loop)
         before, all_frames = window.halo_before, window.halo_before + frames + window.halo_after
-        with_halo = self.make_rotary(all_frames * self.unit, height, width)
+        make_rotary = self.make_loop_rotary if loop else self.make_rotary
+        with_halo = make_rotary(all_frames * self.unit, height, width)
         assert with_halo is not None
         # Rotation is relative: the clip may begin at any index, here after the halo before it.
         by_frame = [part.unflatten(-2, (all_frames, -1)) for part in with_halo]

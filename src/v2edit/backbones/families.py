@@ -145,9 +145,17 @@ FAMILIES: list[Family] = [
     Family(
         "LTX-Video",
         "v2edit.backbones.ltx:LTX",
-        ("LTXPipeline", "LTXConditionPipeline", "LTXImageToVideoPipeline"),
+        ("LTXPipeline", "LTXImageToVideoPipeline"),
         ("FlowMatchEulerDiscreteScheduler",),
         "Lightricks/LTX-Video",
+        Defaults(guidance=3.0, alpha=None, beta=None),
+    ),
+    Family(
+        "LTX-Video",
+        "v2edit.backbones.ltx:LTXCondition",
+        ("LTXConditionPipeline",),
+        ("FlowMatchEulerDiscreteScheduler",),
+        "Lightricks/LTX-Video-0.9.7-dev",
         Defaults(guidance=3.0, alpha=None, beta=None),
     ),
     Family(

@@ -129,7 +129,7 @@ def check_family(model: str) -> None:
 
 def _supported(is_possible: bool = True) -> str:
     """Say which families there are, and what another one needs where one is possible."""
-    *some, last = [family.name for family in families.FAMILIES]
+    *some, last = dict.fromkeys(family.name for family in families.FAMILIES)
     known = f"{', '.join(some)} and {last}"
     backbone = "; another family needs a backbone of its own (docs/extending.md)" if is_possible else ""
     return f"edits run on {known} models, such as {PUBLISHED}, and the built-in {BUILT_IN!r}{backbone}"

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoAttnProcessor
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
+from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
 from torch import Tensor
 
 from v2edit.attention import AttentionCall, RotaryTable
 from v2edit.backbones.base import Size, Text
 from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.separate import CrossAttention, SelfAttention, rotate_pairs
+from v2edit.errors import UserError
 
 NATIVE_LATENTS = (21, 128, 16, 22)  # of 161 frames, 512 x 704
 # Below it a clip of the native size is longer than the 20 seconds that the network's positions are made for.
@@ -86,10 +88,14 @@ class LTX(PipelineBackbone):
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Text]:
         tokens, lengths = self.tokenizer.pad(prompts)
-        ids = tokens.input_ids
-        embedding = self.pipeline.text_encoder(ids.to(self.device))[0].to(self.dtype)
+        ids, mask = tokens.input_ids, self.encoder_mask(tokens.attention_mask)
+        embedding = self.pipeline.text_encoder(ids.to(self.device), mask)[0].to(self.dtype)
         rows = zip(embedding, ids.tolist(), lengths, strict=True)
         return [Text(e, tuple(row[:n]), present=tuple(range(n))) for e, row, n in rows]
+
+    def encoder_mask(self, mask: Tensor) -> Tensor | None:
+        """Return what the text encoder is told of the tokens [R, L] that are no padding."""
+        return None
 
     def predict(
         self, network: Any, latents: Tensor, timestep: Tensor, text: Sequence[Text], guidance: Tensor
@@ -102,10 +108,51 @@ class LTX(PipelineBackbone):
         return out.unflatten(1, tokens.shape[1:4]).permute(0, 1, 4, 2, 3)
 
     def make_rotary(self, frames: int, height: int, width: int) -> RotaryTable:
+        grid = {"num_frames": frames, "height": height, "width": width}
+        scale = self.temporal / self.positions_rate, self.spatial, self.spatial
+        return self.tables_of_heads(**grid, rope_interpolation_scale=scale)
+
+    @property
+    def positions_rate(self) -> float:
+        """The frame rate that places frames in time."""
+        return max(self.frame_rate, LOWEST_FRAME_RATE)
+
+    def tables_of_heads(self, **positions: Any) -> RotaryTable:
+        """Return the network's rotary tables of positions, each head's apart [H, N, D]."""
         rope, heads = self.networks[0].rope, self.networks[0].config.num_attention_heads
-        scale = self.temporal / max(self.frame_rate, LOWEST_FRAME_RATE), self.spatial, self.spatial
-        of_all_heads = rope(torch.empty(1, device=self.device), frames, height, width, scale)
-        cos, sin = (part[0].unflatten(-1, (heads, -1)).transpose(0, 1) for part in of_all_heads)  # [H, N, D]
-        return cos, sin
+        cos, sin = rope(torch.empty(1, device=self.device), **positions)
+        return tuple(part[0].unflatten(-1, (heads, -1)).transpose(0, 1) for part in (cos, sin))
 
     rotate = staticmethod(rotate_pairs)
+
+
+class LTXCondition(LTX):
+    """The `Backbone` of a diffusers `LTXConditionPipeline` (0.9.5 and later), from text alone: more text, a schedule of
+    its own, and frames at the times of their first pixels. So a clip's first latent frame, which stands for one frame,
+    is nearer to the second than others are to each other; in a window that does not begin the clip, and in a loop, all
+    are evenly spaced."""
+
+    @staticmethod
+    def text_length_of(config: Mapping[str, Any]) -> int:
+        return 256
+
+    @staticmethod
+    def schedule_options(scheduler: Any, steps: int, shape: Sequence[int] | None) -> dict[str, Any]:
+        if scheduler.config.use_dynamic_shifting:
+            raise UserError(
+                "the model's scheduler shifts its steps by a clip's size (use_dynamic_shifting), which its pipeline, "
+                "LTXConditionPipeline, cannot; is it an LTXPipeline? its model_index.json says which"
+            )
+        timesteps = linear_quadratic_schedule(steps) * scheduler.config.num_train_timesteps
+        return {"timesteps": timesteps, "sigmas": timesteps / scheduler.config.num_train_timesteps}
+
+    def encoder_mask(self, mask: Tensor) -> Tensor:
+        return mask.bool().to(self.device)
+
+    def make_rotary(self, frames: int, height: int, width: int) -> RotaryTable:
+        indices = self.pipeline._prepare_video_ids(1, frames, height, width, device=self.device)
+        places = self.pipeline._scale_video_ids(indices, self.spatial, self.temporal, device=self.device).float()
+        places[:, 0] *= 1 / self.positions_rate
+        return self.tables_of_heads(video_coords=places)
+
+    make_loop_rotary = LTX.make_rotary

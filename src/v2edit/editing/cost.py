@@ -134,7 +134,7 @@ class CostModel:
 
     def step(self, kind: StepKind, size: Size, split: int = 0, row_by_row: bool = False) -> Cost:
         """Count a step of a kind in the calls of a `split`: the FLOPs of all of them, and the peak of the largest."""
-        shared = self.fake.backbone.text_length * 3 // 4  # as prompts go; little depends on it
+        shared = self.fake.backbone.typical_keys * 3 // 4  # as prompts go; little depends on it
         maps = kind.replacement(shared, self.config.amr_unconditional)
         call = max(split_rows(kind.rows, kind.cfg_batches, maps, split), key=len)
         call_maps = None if maps is None else select_rows(maps, call)
