@@ -91,9 +91,18 @@ def model_index() -> tuple[str, Read]:
 
 
 def model_config() -> tuple[str, Read]:
-    from v2edit.backbones.config_limits import check_config_sizes
+    import torch
 
-    return "transformer/config.json", lambda path: check_config_sizes(path.parents[1])
+    from v2edit.backbones.config_limits import check_config_sizes, check_configs
+    from v2edit.backbones.folder import build_part, module_parts
+
+    def read(path: Path) -> None:
+        check_configs(folder := path.parents[1])
+        with torch.device("meta"):
+            parts = {part: build_part(folder, part) for part in module_parts(folder)}
+        check_config_sizes(folder, parts)
+
+    return "transformer/config.json", read
 
 
 def colmap() -> tuple[str, Read]:

@@ -117,6 +117,12 @@ def test_another_scheduler_is_refused_before_anything_is_loaded(copy):
         backbones.find(str(copy))
 
 
+def test_a_network_that_wants_a_picture_is_refused(copy):
+    path = copy / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 8}))
+    assert_refused(copy, "wants a picture beside the video")
+
+
 def test_finding_a_model_loads_no_torch(tiny_model):
     code = "import sys; from v2edit import backbones; print(backbones.find(sys.argv[1]), 'torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True, timeout=60)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from v2edit.backbones import families
 from v2edit.cli.app import main, parse
 from v2edit.cli.foreign_options import FOREIGN_OPTIONS, suggest_option
 from v2edit.primitives.captions import EXAMPLE, caption
 
 pytest_plugins = ["support.mistakes"]  # its fixtures
+ROOT = Path(__file__).parents[1]
 BALL = caption(EXAMPLE)  # a big red ball in the middle
 WORDS = ["--source-prompt", "a red ball on the floor", "--target-prompt", "a blue cube on the floor"]
 
@@ -203,6 +205,16 @@ def test_a_model_that_no_edit_runs_on_is_refused_before_the_network(
 def test_other_names_are_looked_up(clip: str, model: str, no_network: None) -> None:
     with pytest.raises(AssertionError, match="the hub was asked"):
         main(["edit", clip, *WORDS, "--model", model])
+
+
+def test_no_known_model_is_refused_by_its_name() -> None:
+    examples = {family.example for family in families.FAMILIES}
+    owners = "|".join(sorted({example.split("/")[0] for example in examples}))
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {found for page in pages for found in re.findall(rf"\b(?:{owners})/[\w.-]*\w", page.read_text())}
+    for model in examples | named | {"Wan-AI/Wan2.2-TI2V-5B-Diffusers"}:
+        assert families.describe_foreign(model) is None, model
+    assert families.describe_foreign("someone/Wan2.2-TI2V-I2V")
 
 
 MEANT = {

@@ -1,5 +1,6 @@
 """Wan on its own classes: parity with diffusers' video-to-video pipeline, its two experts, and folders of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler, WanVideoToVideoPipeline
 from PIL import Image
 from support.clips import PAIR, frames_of
-from support.families import FAMILIES, SMALL, euler_of, wan_pipeline_of, wan_transformer_of, with_size
+from support.families import FAMILIES, SMALL, euler_of, wan_pipeline_of, with_size
 from torch import Tensor
 
 from v2edit import backbones
@@ -89,12 +90,52 @@ def test_a_boundary_without_a_second_network_is_one_expert():
     assert len(Wan(pipeline).networks) == 1 and Wan(pipeline).schedule(10).second_expert is None
 
 
-def test_image_to_video_is_refused():
-    pipeline = wan_pipeline_of()
-    pipeline.transformer = wan_transformer_of(4, in_channels=12)
-    with pytest.raises(UserError, match="wants a picture beside the video") as error:
-        Wan(pipeline, "some/model")
-    assert "\n" not in str(error.value)
+PICTURE = "some/model wants a picture beside the video"
+SETTINGS = "scheduler/scheduler_config.json"
+REFUSED = {
+    "the channels of a picture": ("transformer/config.json", {"in_channels": 12}, PICTURE),
+    "the tokens of a picture": ("transformer/config.json", {"image_dim": 32}, PICTURE),
+    "8 bits": ("text_encoder/config.json", {"quantization_config": {"quant_method": "fp8"}}, r"quantised \(fp8\)"),
+    "noise": (SETTINGS, {"prediction_type": "epsilon"}, "is set to predict 'epsilon'; known are flow_prediction"),
+    "no flow": (SETTINGS, {"use_flow_sigmas": False}, "use_flow_sigmas"),
+    "a shift": (SETTINGS, {"use_dynamic_shifting": True}, "use_dynamic_shifting"),
+}
+
+
+@pytest.mark.parametrize(("file", "settings", "reason"), REFUSED.values(), ids=REFUSED)
+def test_settings_that_no_edit_runs_on_are_refused_before_weights_are_downloaded(
+    tmp_path: Path, monkeypatch, file, settings, reason
+):
+    wan_pipeline_of().save_pretrained(tmp_path)
+    changed = json.loads((tmp_path / file).read_text()) | settings
+    (tmp_path / file).write_text(json.dumps(changed))
+    checkpoint = replace(backbones.find(str(tmp_path)), name="some/model", source="some/model", commit="0" * 40)
+    for weights in tmp_path.glob("*/*.safetensors"):
+        weights.unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **options: str(tmp_path))
+    for load in (backbones.load, lambda one: backbones.load_fake_model(one, "float32", "cpu")):
+        with pytest.raises(UserError, match=reason) as error:
+            load(checkpoint)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["", "config.json", "diffusion_pytorch_model.safetensors"])
+def test_a_second_expert_that_the_index_names_must_be_there(tmp_path: Path, file):
+    wan_pipeline_of(experts=2).save_pretrained(tmp_path)
+    checkpoint = backbones.find(str(tmp_path))
+    assert backbones.has_weights(checkpoint)
+    if file:
+        (tmp_path / "transformer_2" / file).unlink()
+    else:
+        (tmp_path / "transformer_2").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"lacks transformer_2/\*?" if file else "lacks its transformer_2"):
+        backbones.find(str(tmp_path))
+    assert backbones.has_weights(checkpoint) == (file == "config.json")
+
+
+def test_too_few_steps_for_a_scheduler_are_refused():
+    with pytest.raises(UserError, match=r"--steps 1 is too few: .*shift_terminal"):
+        FAMILIES["LTX 0.9.0"]().schedule(1)
 
 
 @pytest.mark.parametrize("shift", [3.0, 5.0, 12.0])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,13 +41,17 @@ class Schedule:
         Of flow models these are `sigmas` (s = sigma, a = 1 - sigma; inverted ones are a), of others `alphas_cumprod`
         (a^2) and `final_alpha_cumprod`: the level after a timestep is that of the next one, so `steps` need not divide
         T.
-        Raises `UserError` for more steps than T."""
+        Raises `UserError` for more steps than T, or too few."""
         if steps > scheduler.config.num_train_timesteps:
             raise UserError(f"{steps} steps are more than the model's {scheduler.config.num_train_timesteps} timesteps")
         scheduler = copy.copy(scheduler)  # The caller's own keeps its timesteps.
-        scheduler.set_timesteps(**{"num_inference_steps": steps} | options)
+        with np.errstate(invalid="ignore"):  # what is no number is refused below
+            scheduler.set_timesteps(**{"num_inference_steps": steps} | options)
         if is_flow(scheduler):
             sigmas = torch.as_tensor(scheduler.sigmas).cpu().double()
+            if not sigmas.isfinite().all():
+                few = "the model's scheduler stretches its noise levels to an end (shift_terminal), which needs more"
+                raise UserError(f"--steps {steps} is too few: {few}")
             sigmas = 1 - sigmas if scheduler.config.get("invert_sigmas") else sigmas
             return cls(scheduler.timesteps.cpu(), 1 - sigmas, sigmas)
         timesteps = scheduler.timesteps.cpu().long()
@@ -91,6 +96,11 @@ class Schedule:
 def is_flow(scheduler: Any) -> bool:
     """Whether a diffusers scheduler is of a flow model, v = (1 - sigma) x0 + sigma eps."""
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
+
+
+def prediction_of(scheduler: Any) -> str:
+    """Return what a diffusers scheduler takes its network to predict; those of flows alone do not say."""
+    return scheduler.config.get("prediction_type", "flow_prediction")
 
 
 def x0_from_v(v: Tensor, out: Tensor, a: float, s: float) -> Tensor:

@@ -6,7 +6,7 @@ Letters: R rows, N text + video tokens, H heads, D channels of a head."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import torch
@@ -17,10 +17,7 @@ from torch import Tensor
 from v2edit.attention import AttentionCall, RotaryTable, joint_attention
 from v2edit.backbones.base import Size, Text
 from v2edit.backbones.core import PipelineBackbone
-from v2edit.errors import UserError
 from v2edit.sampling import x0_from_epsilon, x0_from_v
-
-X0_FROM = {"v_prediction": x0_from_v, "epsilon": x0_from_epsilon}
 
 
 class CogVideoX(PipelineBackbone):
@@ -29,12 +26,10 @@ class CogVideoX(PipelineBackbone):
     # After 4 groups the output of the built-in model's autoencoder depends on its start by at most 1 of 255.
     lead_groups = 4
     coded_frame_by_frame = True
+    predictions: ClassVar = {"v_prediction": x0_from_v, "epsilon": x0_from_epsilon}
 
     def configure(self, pipeline: Any) -> Size:
         config = pipeline.transformer.config
-        prediction = pipeline.scheduler.config.prediction_type
-        if prediction not in X0_FROM:
-            raise UserError(f"{self.name} predicts {prediction!r}; known are {', '.join(X0_FROM)}")
         self.spatial, self.temporal = pipeline.vae_scale_factor_spatial, pipeline.vae_scale_factor_temporal
         self.group, self.side = 2 * self.temporal, self.spatial * config.patch_size
         if config.patch_size_t is not None:  # 1.5
@@ -70,9 +65,6 @@ class CogVideoX(PipelineBackbone):
 
     def uninstall(self, network: Any) -> None:
         network.set_attn_processor(CogVideoXAttnProcessor2_0())
-
-    def x0_from(self, v: Tensor, out: Tensor, a: float, s: float) -> Tensor:
-        return X0_FROM[self.pipeline.scheduler.config.prediction_type](v, out, a, s)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Text]:

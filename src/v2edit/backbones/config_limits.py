@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
-from v2edit.backbones.folder import build_part, module_parts, part_class
+from v2edit.backbones.folder import CONFIG_ERRORS, describe_config_error, module_parts
 from v2edit.errors import UserError
 from v2edit.files import read_json
-from v2edit.prompts.chat import to_single_line
 
 MAX_LAYERS, MAX_SIDE, MAX_NUMBER, MAX_TABLE = 100, 4096, 2**24, 2**28
-# The errors of diffusers and transformers over settings that make no sense.
-CONFIG_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
 
 
-def check_config_sizes(folder: Path) -> None:
-    """Check that no part of a pipeline folder describes itself as larger than its weights are: it would fill the memory
-    before anything is compared. Raises `UserError` where one does, or describes no model that can be built."""
+def check_configs(folder: Path) -> None:
+    """Check what a pipeline folder's configuration files say, before anything is built from them. Raises `UserError`
+    for numbers that no network has, and for quantised weights."""
     for part in module_parts(folder):
-        path, kind = folder / part / "config.json", part_class(folder, part)
+        path = folder / part / "config.json"
         try:
             config = read_json(path)
             if not isinstance(config, dict):
-                raise TypeError(f"it is no object of settings for a {kind.__name__}")
+                raise TypeError("it is no object of settings")
             _check_numbers(config)
-            with torch.device("meta"):
-                model = build_part(kind, config)
-            if (tables := sum(buffer.numel() for buffer in model.buffers())) > MAX_TABLE:
-                raise ValueError(f"it has tables of {tables:,} numbers")
-            weights = sum(parameter.numel() for parameter in model.parameters())
         except CONFIG_ERRORS as error:
-            reason = to_single_line(str(error))[:160] or type(error).__name__
-            raise UserError(f"{path} describes no model that can be built: {reason}") from error
+            raise describe_config_error(path, error) from error
+        if quantised := config.get("quantization_config"):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+            raise UserError(
+                f"{path} says that its weights are quantised ({method!s:.40}), which edits do not run on: take the "
+                "model in bfloat16, float16 or float32"
+            )
+
+
+def check_config_sizes(folder: Path, parts: Mapping[str, nn.Module]) -> None:
+    """Check that no part of a pipeline folder, built without data, is larger than its weights are: it would fill the
+    memory before anything is compared. Raises `UserError` where one is."""
+    for part in module_parts(folder):
+        path, model = folder / part / "config.json", parts[part]
+        if (tables := sum(buffer.numel() for buffer in model.buffers())) > MAX_TABLE:
+            raise describe_config_error(path, ValueError(f"it has tables of {tables:,} numbers"))
+        weights = sum(parameter.numel() for parameter in model.parameters())
         size = sum(file.stat().st_size for ending in ("safetensors", "bin") for file in path.parent.glob(f"*.{ending}"))
         if weights > size:  # a weight has a byte at least
             raise UserError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, 
 from v2edit.backbones.rowwise import rowwise_class
 from v2edit.errors import UserError
 from v2edit.prompts.tokens import PromptTokenizer
-from v2edit.sampling import Schedule, x0_from_flow
+from v2edit.sampling import Schedule, is_flow, prediction_of, x0_from_flow
 
 TYPICAL_TOKENS = 140  # of a prompt as the styles have them written
 
@@ -38,6 +38,10 @@ class PipelineBackbone(VideoCoding):
     hides_padding = False
     classifier_free = True
     float32_parts: ClassVar[tuple[str, ...]] = ()  # whatever the dtype
+    # What its networks may predict, and x0 from that.
+    predictions: ClassVar[Mapping[str, Callable[[Tensor, Tensor, float, float], Tensor]]] = {
+        "flow_prediction": x0_from_flow
+    }
     frame_rate = FRAME_RATE  # of the clip
 
     def __init__(self, pipeline: Any, name: str | None = None, defaults: Defaults | None = None) -> None:
@@ -46,7 +50,12 @@ class PipelineBackbone(VideoCoding):
         defaults = defaults or (family.defaults if family else PUBLISHED_DEFAULTS)
         self.defaults = self.defaults_of(pipeline.config, defaults)
         self.vae = pipeline.vae
+        self.check_scheduler(pipeline.scheduler)
         self.native_size = self.configure(pipeline)
+        if any(self.wants_picture(network.config) for network in self.networks):
+            raise UserError(
+                f"{self.name} wants a picture beside the video (image to video); take a text-to-video model"
+            )
         self.text_length = self.text_length_of(self.networks[0].config)
         self.tokenizer = self.prompt_tokenizer(pipeline.tokenizer, self.networks[0].config)
         self.pad_id = pipeline.tokenizer.pad_token_id
@@ -150,7 +159,7 @@ class PipelineBackbone(VideoCoding):
 
     def x0_from(self, v: Tensor, out: Tensor, a: float, s: float) -> Tensor:
         """Return x0 from noisy latents and the network's output."""
-        return x0_from_flow(v, out, a, s)
+        return self.predictions[prediction_of(self.pipeline.scheduler)](v, out, a, s)
 
     @staticmethod
     def defaults_of(index: Mapping[str, Any], defaults: Defaults) -> Defaults:
@@ -162,6 +171,24 @@ class PipelineBackbone(VideoCoding):
         """Return the options of a scheduler's `set_timesteps` for latents of a shape [F, C, h, w] (default: the native
         size's), as the model's pipeline gives them."""
         return {}
+
+    @classmethod
+    def check_scheduler(cls, scheduler: Any) -> None:
+        """Raise `UserError` for a model whose scheduler is set to what its family does not do."""
+        if (prediction := prediction_of(scheduler)) not in cls.predictions:
+            known = " and ".join(cls.predictions)
+            raise UserError(f"the model's scheduler is set to predict {prediction!r:.40}; known are {known}")
+        if "flow_prediction" in cls.predictions and not is_flow(scheduler):
+            raise UserError(
+                "the model's scheduler lacks the noise levels of a flow, which its network predicts: use_flow_sigmas"
+            )
+        if scheduler.config.get("use_dynamic_shifting") and "mu" not in cls.schedule_options(scheduler, 2, None):
+            raise UserError("the model's scheduler has use_dynamic_shifting, and its pipeline tells it no shift (mu)")
+
+    def wants_picture(self, config: Mapping[str, Any]) -> bool:
+        """Whether a network of a configuration takes a picture beside the video."""
+        told = any(config.get(name) is not None for name in ("image_dim", "image_condition_type"))
+        return told or self.channels != (config.get("out_channels") or self.channels)
 
     @classmethod
     def schedule_of(

@@ -40,9 +40,11 @@ class Cost:
 class FakeModel:
     """A backbone on fake tensors: shapes without data."""
 
-    def __init__(self, folder: Path, family: Family, dtype: torch.dtype, defaults: Defaults) -> None:
+    def __init__(
+        self, folder: Path, family: Family, dtype: torch.dtype, defaults: Defaults, name: str | None = None
+    ) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.backbone = fake_backbone(folder, family, dtype, self.mode, folder.name, defaults)
+        self.backbone = fake_backbone(folder, family, dtype, self.mode, name or folder.name, defaults)
         self.dtype = dtype
         self._cache: dict[Any, Cost] = {}
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from v2edit.errors import UserError
 
@@ -23,7 +23,7 @@ LEAST_SIDE = 32  # pixels that a clip is edited at
 # Models that users ask for: what their ids have in them, and what they are. These no backbone would bring here.
 UNSUITABLE = {
     r"cogvideox.*i2v": "an image-to-video CogVideoX, whose network wants a picture beside the video",
-    r"\bwan.*(i2v|flf|vace|animate|s2v)": "a Wan model that wants pictures or sound beside the text",
+    r"\bwan.*((?<!t)i2v|flf|vace|animate|s2v)": "a Wan model that wants pictures or sound beside the text",
     r"skyreels.*i2v": "an image-to-video SkyReels, whose network wants a picture beside the video",
     r"skyreels.*-df-": "a diffusion-forcing SkyReels, whose frames have noise levels of their own",
     r"hunyuan.*(i2v|avatar|custom|foley)": "a HunyuanVideo model that wants pictures or sound beside the text",
@@ -68,6 +68,11 @@ def describe_foreign(model: str) -> tuple[str, bool] | None:
             if re.search(pattern, flat) and ("cogvideox" not in flat or "CogVideoX" in what):
                 return what, table is FOREIGN
     return None
+
+
+def names(index: Mapping[str, Any], part: str) -> bool:
+    """Whether a pipeline's index names the class of a part; it may have null for a part that the model has not."""
+    return isinstance(kind := index.get(part), list) and kind[-1:] not in ([], [None])
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,12 @@ class Family:
     defaults: Defaults = PUBLISHED_DEFAULTS
     parts: Mapping[str, Needs] = field(default_factory=lambda: PARTS, hash=False)
     optional_parts: Mapping[str, Needs] = field(default_factory=dict, hash=False)
+
+    def parts_of(self, index: Mapping[str, Any]) -> dict[str, Needs]:
+        """Return the parts that a model with an index consists of: the family's, and others that the index names."""
+        return dict(self.parts) | {
+            part: self.optional_parts.get(part, ()) for part in index if part not in self.parts and names(index, part)
+        }
 
     @property
     def style(self) -> str:

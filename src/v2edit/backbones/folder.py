@@ -14,9 +14,16 @@ from torch import nn
 
 from v2edit.backbones.base import ModelInfo
 from v2edit.backbones.core import PipelineBackbone
-from v2edit.backbones.families import INDEX, LIBRARIES, Defaults, Family
+from v2edit.backbones.families import INDEX, LIBRARIES, Defaults, Family, names
 from v2edit.errors import UserError
 from v2edit.files import read_json
+from v2edit.prompts.chat import to_single_line
+
+# The errors of diffusers and transformers over settings that make no sense.
+CONFIG_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def family_class(family: Family) -> type[PipelineBackbone]:
@@ -40,22 +47,29 @@ def part_class(folder: Path, part: str) -> Any:
         raise UserError(f"{folder} wants a {name:.60} for its {part}, which this {library} does not have") from None
 
 
-def read_part_config(folder: Path, part: str) -> tuple[Any, dict[str, Any]]:
-    """Return the class of a part with weights, and its configuration."""
-    return part_class(folder, part), read_json(folder / part / "config.json")
+def build_part(folder: Path, part: str) -> nn.Module:
+    """Build a part from its configuration alone, in torch's default dtype and on its default device. Raises `UserError`
+    where the configuration is of no model."""
+    path, kind = folder / part / "config.json", part_class(folder, part)
+    try:
+        config = read_json(path)
+        if hasattr(kind, "config_class") and kind.config_class is not None:  # of transformers
+            return kind(kind.config_class.from_dict(config))
+        return kind.from_config(config)
+    except CONFIG_ERRORS as error:
+        raise describe_config_error(path, error) from error
 
 
-def build_part(kind: Any, config: dict[str, Any]) -> nn.Module:
-    """Build a part from its configuration alone, in torch's default dtype and on its default device."""
-    if hasattr(kind, "config_class") and kind.config_class is not None:  # of transformers
-        return kind(kind.config_class.from_dict(config))
-    return kind.from_config(config)
+def describe_config_error(path: Path, error: Exception) -> UserError:
+    """Return the error of a configuration file that describes no model."""
+    reason = to_single_line(str(error))[:160] or type(error).__name__
+    return UserError(f"{path} describes no model that can be built: {reason}")
 
 
 def module_parts(folder: Path) -> list[str]:
     """Return the names of the parts that hold weights."""
     index = read_index(folder)
-    named = [part for part, kind in index.items() if isinstance(kind, list) and kind[-1] is not None]
+    named = [part for part in index if names(index, part)]
     return [part for part in named if (folder / part / "config.json").is_file() and not part.startswith("tokenizer")]
 
 
@@ -64,9 +78,9 @@ def read_small_parts(folder: Path) -> dict[str, Any]:
     index = read_index(folder)
     weighty = module_parts(folder)
     small = {}
-    for part, kind in index.items():
-        if isinstance(kind, list) and kind[-1] is not None and part not in weighty:
-            small[part] = part_class(folder, part).from_pretrained(folder / part)
+    for part in index:
+        if names(index, part) and part not in weighty:
+            small[part] = part_class(folder, part).from_pretrained(folder / part, local_files_only=True)
     return small
 
 
@@ -83,6 +97,7 @@ def read_info(folder: Path, family: Family, defaults: Defaults) -> ModelInfo:
         read_index(folder),
         read_small_parts(folder),
     )
+    kind.check_scheduler(small["scheduler"])
     tokenizer = kind.prompt_tokenizer(small["tokenizer"], config)
     schedule = partial(kind.schedule_of, small["scheduler"], index)
     return ModelInfo(tokenizer, kind.defaults_of(index, defaults), schedule, kind.classifier_free)
@@ -104,7 +119,7 @@ def fake_backbone(
         for part in module_parts(folder):
             torch.set_default_dtype(torch.float32 if part in kind.float32_parts else dtype)
             with without_data:
-                parts[part] = build_part(*read_part_config(folder, part))
+                parts[part] = build_part(folder, part)
     finally:
         torch.set_default_dtype(before)
     pipeline = pipeline_class(family)(**parts, **pipeline_settings(folder))

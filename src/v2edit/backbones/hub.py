@@ -70,7 +70,7 @@ def has_weights(checkpoint: Checkpoint) -> bool:
             folder = Path(snapshot_download(checkpoint.source, revision=checkpoint.commit, local_files_only=True))
         except (LocalEntryNotFoundError, OSError):
             return False
-    parts = checkpoint.family.parts
+    parts = checkpoint.family.parts_of(read_json(folder / INDEX))
     return all(_is_complete(folder / part) for part, needs in parts.items() if needs is families.WEIGHTS)
 
 
@@ -91,10 +91,15 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
     if (family := families.family_of(kind)) is None:
         what = f"a {kind}" if "_class_name" in index else "no pipeline"
         raise UserError(f"{model} is {what}; {_supported()}")
+    for part, kind in index.items():
+        if isinstance(kind, list) and (len(kind) != 2 or kind[0] not in (*families.LIBRARIES, None)):
+            named = f"{kind[0]!r:.60}" if kind else "nothing"
+            raise UserError(
+                f"{model} wants code of {named} for its {part!r:.60}, which is not run; known are {families.LIBRARIES}"
+            )
     missing, pickled = [], []
-    for part, needs in family.parts.items():
-        kind = index.get(part)
-        if not isinstance(kind, list) or kind[-1:] in ([], [None]) or (folder and not (folder / part).is_dir()):
+    for part, needs in family.parts_of(index).items():
+        if not families.names(index, part) or (folder and not (folder / part).is_dir()):
             missing.append(f"its {part}")
         elif folder:
             lacks = [names for names in needs if not _has_file(folder / part, *names)]
@@ -109,12 +114,6 @@ def _check(model: str, index: dict[str, Any], folder: Path | None, allow_pickle:
             f"the model {folder or model} has the weights of its {' and '.join(pickled)} as pickles (.bin), which can "
             "hold code: convert them to safetensors, or take them as they are with --allow-pickle"
         )
-    for part, kind in index.items():
-        if isinstance(kind, list) and (len(kind) != 2 or kind[0] not in (*families.LIBRARIES, None)):
-            named = f"{kind[0]!r:.60}" if kind else "nothing"
-            raise UserError(
-                f"{model} wants code of {named} for its {part!r:.60}, which is not run; known are {families.LIBRARIES}"
-            )
     if (scheduler := index["scheduler"][-1]) not in family.schedulers:
         raise UserError(f"{model} has the scheduler {scheduler}; known are {' and '.join(family.schedulers)}")
     return family

@@ -34,10 +34,6 @@ class HunyuanVideo(PipelineBackbone):
 
     def configure(self, pipeline: Any) -> Size:
         config = pipeline.transformer.config
-        if config.image_condition_type is not None:
-            raise UserError(
-                f"{self.name} wants a picture beside the video (image to video); a text-to-video model is needed"
-            )
         if not config.guidance_embeds:
             raise UserError(f"{self.name} is not told a guidance scale; this version edits with models that are")
         self.spatial = pipeline.vae_scale_factor_spatial

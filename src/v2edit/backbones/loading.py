@@ -51,7 +51,7 @@ def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str, resolutio
 
     with _small_files(checkpoint) as folder:
         numbers = getattr(torch, resolve_dtype(checkpoint, dtype, find_device(device)))
-        fake = FakeModel(folder, checkpoint.family, numbers, checkpoint.defaults)
+        fake = FakeModel(folder, checkpoint.family, numbers, checkpoint.defaults, checkpoint.name)
     _set_resolution(fake.backbone, resolution)
     return fake
 
@@ -67,6 +67,8 @@ def _small_files(checkpoint: Checkpoint) -> Iterator[Path]:
     """Provide the folder of a model's small files; errors over them become `UserError`."""
     from huggingface_hub import snapshot_download
 
+    from v2edit.backbones.config_limits import check_configs
+
     try:
         folder = checkpoint.source
         if checkpoint.commit:
@@ -74,6 +76,7 @@ def _small_files(checkpoint: Checkpoint) -> Iterator[Path]:
                 folder, revision=checkpoint.commit, allow_patterns=SMALL_FILES, local_files_only=checkpoint.cached
             )
         with quiet_libraries():
+            check_configs(Path(folder))
             yield Path(folder)
     except UserError:
         raise
@@ -118,11 +121,15 @@ def load(
     from safetensors import SafetensorError
 
     from v2edit.backbones.config_limits import check_config_sizes
-    from v2edit.backbones.folder import family_class, pipeline_class
+    from v2edit.backbones.folder import fake_backbone, family_class, pipeline_class
 
     target = find_device(device)
     if offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
+    with _small_files(checkpoint) as small:  # what is no model for edits is refused before its weights are fetched
+        fake = fake_backbone(
+            small, checkpoint.family, torch.float32, torch.device("meta"), checkpoint.name, checkpoint.defaults
+        )
     safe = None if checkpoint.pickles else True
     try:
         with quiet_libraries():
@@ -131,7 +138,7 @@ def load(
                 folder = DiffusionPipeline.download(
                     folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
                 )
-            check_config_sizes(Path(folder))
+            check_config_sizes(Path(folder), fake.pipeline.components)
             kind, pipeline_kind = family_class(checkpoint.family), pipeline_class(checkpoint.family)
             numbers: Any = getattr(torch, resolve_dtype(checkpoint, dtype, target))
             if kind.float32_parts:

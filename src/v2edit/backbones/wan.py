@@ -20,7 +20,6 @@ from v2edit.backbones.coding import latent_statistics
 from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.families import Defaults
 from v2edit.backbones.separate import CrossAttention, SelfAttention, rotate_pairs
-from v2edit.errors import UserError
 from v2edit.sampling import Schedule
 
 
@@ -32,10 +31,6 @@ class Wan(PipelineBackbone):
 
     def configure(self, pipeline: Any) -> Size:
         config, vae = pipeline.transformer.config, pipeline.vae.config
-        if config.in_channels != vae.z_dim:
-            raise UserError(
-                f"{self.name} wants a picture beside the video (image to video); take a text-to-video model"
-            )
         self.temporal = self.group = vae.scale_factor_temporal
         self.spatial, self.side = vae.scale_factor_spatial, vae.scale_factor_spatial * config.patch_size[1]
         return Size(121, 704, 1280) if vae.patch_size else Size(81, 480, 832)
