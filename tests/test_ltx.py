@@ -12,7 +12,8 @@ from support.families import FAMILIES
 from torch import Tensor
 
 from v2edit import backbones
-from v2edit.backbones.ltx import LTX, LTXCondition
+from v2edit.backbones.ltx import LTX
+from v2edit.backbones.ltx_condition import LTXCondition
 from v2edit.errors import UserError
 from v2edit.sampling import SOLVERS, step_mean
 

@@ -21,10 +21,8 @@ import torch
 from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2AttnProcessor
 
 from v2edit.backbones.base import Size, Text
-from v2edit.backbones.coding import latent_statistics
-from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.families import Defaults, Family
-from v2edit.backbones.separate import CrossAttention, SelfAttention, rotate_pairs
+from v2edit.backbones.separate import SeparateBackbone
 
 FAMILY = Family(
     "SkyReels-V2 DF", "skyreels_df:Forcing", ("SkyReelsV2DiffusionForcingPipeline",), ("UniPCMultistepScheduler",),
@@ -32,9 +30,9 @@ FAMILY = Family(
 )
 
 
-class Forcing(PipelineBackbone):
+class Forcing(SeparateBackbone):
     float32_parts = ("vae",)
-    rotate = staticmethod(rotate_pairs)
+    stock_processor = SkyReelsV2AttnProcessor
 
     def configure(self, pipeline):
         vae = pipeline.vae.config
@@ -52,22 +50,6 @@ class Forcing(PipelineBackbone):
 
     def stacks(self, network):
         return [network.blocks]
-
-    def install(self, network, call):
-        for block in network.blocks:
-            block.attn1.processor, block.attn2.processor = SelfAttention(call), CrossAttention(call)
-
-    def uninstall(self, network):
-        for block in network.blocks:
-            block.attn1.processor, block.attn2.processor = SkyReelsV2AttnProcessor(), SkyReelsV2AttnProcessor()
-
-    def scaled(self, latents):
-        mean, std = latent_statistics(self.vae.config, latents)
-        return (latents - mean) / std
-
-    def unscaled(self, latents):
-        mean, std = latent_statistics(self.vae.config, latents)
-        return latents * std + mean
 
     @torch.no_grad()
     def encode_text(self, prompts):

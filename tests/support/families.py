@@ -52,7 +52,8 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.hunyuanvideo import HunyuanVideo
 from v2edit.backbones.hunyuanvideo15 import ENCODING, HunyuanVideo15
-from v2edit.backbones.ltx import LTX, LTXCondition
+from v2edit.backbones.ltx import LTX
+from v2edit.backbones.ltx_condition import LTXCondition
 from v2edit.backbones.mochi import Mochi
 from v2edit.backbones.skyreels import SkyReels
 from v2edit.backbones.wan import Wan

@@ -112,9 +112,21 @@ class VideoCoding:
         return frames, (frames - 1) // self.temporal + 1
 
 
-def latent_statistics(config: Any, latents: Tensor) -> list[Tensor]:
-    """Return the mean and the std [1, 1, C, 1, 1] of latents by an autoencoder's configuration."""
-    return [latents.new_tensor(values).view(1, 1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)]
+class StandardisedCoding(VideoCoding):
+    """Coding where the autoencoder's configuration has a mean and a deviation for each channel of its latents."""
+
+    def latent_statistics(self, latents: Tensor) -> list[Tensor]:
+        """Return the mean and the deviation [1, 1, C, 1, 1] of latents."""
+        config = self.vae.config
+        return [latents.new_tensor(values).view(1, 1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)]
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        mean, std = self.latent_statistics(latents)
+        return (latents - mean) * self.vae.config.get("scaling_factor", 1.0) / std
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        mean, std = self.latent_statistics(latents)
+        return latents * std / self.vae.config.get("scaling_factor", 1.0) + mean
 
 
 def to_uint8(video: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ FAMILIES: list[Family] = [
     ),
     Family(
         "LTX-Video",
-        "v2edit.backbones.ltx:LTXCondition",
+        "v2edit.backbones.ltx_condition:LTXCondition",
         ("LTXConditionPipeline",),
         ("FlowMatchEulerDiscreteScheduler",),
         "Lightricks/LTX-Video-0.9.7-dev",

@@ -12,14 +12,11 @@ import numpy as np
 import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoAttnProcessor
 from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
-from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
 from torch import Tensor
 
-from v2edit.attention import AttentionCall, RotaryTable
+from v2edit.attention import RotaryTable
 from v2edit.backbones.base import Size, Text
-from v2edit.backbones.core import PipelineBackbone
-from v2edit.backbones.separate import CrossAttention, SelfAttention, rotate_pairs
-from v2edit.errors import UserError
+from v2edit.backbones.separate import SeparateBackbone
 
 NATIVE_LATENTS = (21, 128, 16, 22)  # of 161 frames, 512 x 704
 # Below it a clip of the native size is longer than the 20 seconds that the network's positions are made for.
@@ -28,9 +25,10 @@ LOWEST_FRAME_RATE = 8
 DECODE_TIMESTEP, DECODE_NOISE = 0.05, 0.025
 
 
-class LTX(PipelineBackbone):
+class LTX(SeparateBackbone):
     """The `Backbone` of a diffusers `LTXPipeline`."""
 
+    stock_processor = LTXVideoAttnProcessor
     hides_padding = True
     coded_frame_by_frame = True
     coded_whole = True
@@ -57,23 +55,7 @@ class LTX(PipelineBackbone):
         shifts = (scheduler.config.get(name, default) for name, default in settings.items())
         return {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": calculate_shift(frames * height * width, *shifts)}
 
-    def install(self, network: Any, call: AttentionCall) -> None:
-        for block in network.transformer_blocks:
-            block.attn1.processor, block.attn2.processor = SelfAttention(call), CrossAttention(call)
-
-    def uninstall(self, network: Any) -> None:
-        for block in network.transformer_blocks:
-            block.attn1.processor, block.attn2.processor = LTXVideoAttnProcessor(), LTXVideoAttnProcessor()
-
-    def scaled(self, latents: Tensor) -> Tensor:
-        mean, std = self._latent_statistics(latents)
-        return (latents - mean) * self.vae.config.scaling_factor / std
-
-    def unscaled(self, latents: Tensor) -> Tensor:
-        mean, std = self._latent_statistics(latents)
-        return latents * std / self.vae.config.scaling_factor + mean
-
-    def _latent_statistics(self, latents: Tensor) -> list[Tensor]:
+    def latent_statistics(self, latents: Tensor) -> list[Tensor]:
         return [one.to(latents).view(1, 1, -1, 1, 1) for one in (self.vae.latents_mean, self.vae.latents_std)]
 
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -122,37 +104,3 @@ class LTX(PipelineBackbone):
         rope, heads = self.networks[0].rope, self.networks[0].config.num_attention_heads
         cos, sin = rope(torch.empty(1, device=self.device), **positions)
         return tuple(part[0].unflatten(-1, (heads, -1)).transpose(0, 1) for part in (cos, sin))
-
-    rotate = staticmethod(rotate_pairs)
-
-
-class LTXCondition(LTX):
-    """The `Backbone` of a diffusers `LTXConditionPipeline` (0.9.5 and later), from text alone: more text, a schedule of
-    its own, and frames at the times of their first pixels. So a clip's first latent frame, which stands for one frame,
-    is nearer to the second than others are to each other; in a window that does not begin the clip, and in a loop, all
-    are evenly spaced."""
-
-    @staticmethod
-    def text_length_of(config: Mapping[str, Any]) -> int:
-        return 256
-
-    @staticmethod
-    def schedule_options(scheduler: Any, steps: int, shape: Sequence[int] | None) -> dict[str, Any]:
-        if scheduler.config.use_dynamic_shifting:
-            raise UserError(
-                "the model's scheduler shifts its steps by a clip's size (use_dynamic_shifting), which its pipeline, "
-                "LTXConditionPipeline, cannot; is it an LTXPipeline? its model_index.json says which"
-            )
-        timesteps = linear_quadratic_schedule(steps) * scheduler.config.num_train_timesteps
-        return {"timesteps": timesteps, "sigmas": timesteps / scheduler.config.num_train_timesteps}
-
-    def encoder_mask(self, mask: Tensor) -> Tensor:
-        return mask.bool().to(self.device)
-
-    def make_rotary(self, frames: int, height: int, width: int) -> RotaryTable:
-        indices = self.pipeline._prepare_video_ids(1, frames, height, width, device=self.device)
-        places = self.pipeline._scale_video_ids(indices, self.spatial, self.temporal, device=self.device).float()
-        places[:, 0] *= 1 / self.positions_rate
-        return self.tables_of_heads(video_coords=places)
-
-    make_loop_rotary = LTX.make_rotary

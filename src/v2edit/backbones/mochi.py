@@ -15,7 +15,7 @@ from torch import Tensor
 
 from v2edit.attention import AttentionCall, RotaryTable
 from v2edit.backbones.base import Size, Text
-from v2edit.backbones.coding import latent_statistics
+from v2edit.backbones.coding import StandardisedCoding
 from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.dual import DualStreamAttention, stack_text
 from v2edit.sampling import x0_from_flow
@@ -23,7 +23,7 @@ from v2edit.sampling import x0_from_flow
 THRESHOLD_NOISE = 0.025  # of its schedule's linear half, as in its pipeline
 
 
-class Mochi(PipelineBackbone):
+class Mochi(StandardisedCoding, PipelineBackbone):
     """The `Backbone` of a diffusers `MochiPipeline`."""
 
     hides_padding = True
@@ -61,14 +61,6 @@ class Mochi(PipelineBackbone):
 
     def x0_from(self, v: Tensor, out: Tensor, a: float, s: float) -> Tensor:
         return x0_from_flow(v, -out, a, s)  # its flow leads to the video
-
-    def scaled(self, latents: Tensor) -> Tensor:
-        mean, std = latent_statistics(self.vae.config, latents)
-        return (latents - mean) * self.vae.config.scaling_factor / std
-
-    def unscaled(self, latents: Tensor) -> Tensor:
-        mean, std = latent_statistics(self.vae.config, latents)
-        return latents * std / self.vae.config.scaling_factor + mean
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Text]:

@@ -14,6 +14,8 @@ from v2edit.backbones.wan import Wan
 class SkyReels(Wan):
     """The `Backbone` of a diffusers `SkyReelsV2Pipeline`."""
 
+    stock_processor = SkyReelsV2AttnProcessor
+
     def configure(self, pipeline: Any) -> Size:
         super().configure(pipeline)
         return Size(97, 544, 960)
@@ -21,7 +23,3 @@ class SkyReels(Wan):
     @property
     def video_to_video_pipeline(self) -> None:
         return None  # diffusers' is of the diffusion-forcing models
-
-    def uninstall(self, network: Any) -> None:
-        for block in network.blocks:
-            block.attn1.processor, block.attn2.processor = SkyReelsV2AttnProcessor(), SkyReelsV2AttnProcessor()

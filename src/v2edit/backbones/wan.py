@@ -14,18 +14,17 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
 
-from v2edit.attention import AttentionCall, RotaryTable
+from v2edit.attention import RotaryTable
 from v2edit.backbones.base import Size, Text
-from v2edit.backbones.coding import latent_statistics
-from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.families import Defaults
-from v2edit.backbones.separate import CrossAttention, SelfAttention, rotate_pairs
+from v2edit.backbones.separate import SeparateBackbone
 from v2edit.sampling import Schedule
 
 
-class Wan(PipelineBackbone):
+class Wan(SeparateBackbone):
     """The `Backbone` of a diffusers `WanPipeline`."""
 
+    stock_processor = WanAttnProcessor
     float32_parts = ("vae",)
     lead_groups = 8  # as many frames as of CogVideoX; not measured on real weights
 
@@ -69,22 +68,6 @@ class Wan(PipelineBackbone):
     def text_width(self) -> int:
         return self.pipeline.transformer.config.text_dim
 
-    def install(self, network: Any, call: AttentionCall) -> None:
-        for block in network.blocks:
-            block.attn1.processor, block.attn2.processor = SelfAttention(call), CrossAttention(call)
-
-    def uninstall(self, network: Any) -> None:
-        for block in network.blocks:
-            block.attn1.processor, block.attn2.processor = WanAttnProcessor(), WanAttnProcessor()
-
-    def scaled(self, latents: Tensor) -> Tensor:
-        mean, std = latent_statistics(self.vae.config, latents)
-        return (latents - mean) / std
-
-    def unscaled(self, latents: Tensor) -> Tensor:
-        mean, std = latent_statistics(self.vae.config, latents)
-        return latents * std + mean
-
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> list[Text]:
         tokens, lengths = self.tokenizer.pad([prompt_clean(prompt) for prompt in prompts])
@@ -103,8 +86,6 @@ class Wan(PipelineBackbone):
         rope = self.networks[0].rope
         cos, sin = rope(torch.empty(1, 1, frames, height, width, device="meta"))
         return cos[0, :, 0].to(self.device), sin[0, :, 0].to(self.device)
-
-    rotate = staticmethod(rotate_pairs)
 
     def video_to_video_options(self, prompt: str) -> dict[str, Any]:
         # The pipeline's own way of cleaning a prompt wants a library (ftfy) that it does not ask for.
