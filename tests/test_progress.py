@@ -43,7 +43,8 @@ def test_a_program_follows_an_edit_in_a_process_of_its_own(words: list[str], tmp
     steps = [one for one in steps if one["event"] == "progress"]
     assert [(one["subtask"], one["step"]) for one in steps] == [(s, k) for s in (1, 2) for k in range(1, 10)]
     assert {(one["subtasks"], one["steps"]) for one in steps} == {(2, 9)}
-    assert steps[0]["seconds_left"] is None and steps[-1]["seconds_left"] == 0 and steps[1]["seconds_left"] > 0
+    # Quick steps may have next to nothing left.
+    assert steps[0]["seconds_left"] is None and steps[-1]["seconds_left"] == 0 <= steps[1]["seconds_left"]
     assert last["event"] == "result" and last["folder"] == str(tmp_path / "run")
     assert sorted(last["files"]) == sorted(str(path) for path in (tmp_path / "run").iterdir())
     assert last["prompts"]["target"] == "a blue cube on the floor"
