@@ -196,6 +196,12 @@ def texts_of(style: PromptStyle) -> list[str]:
     return [text for _, text in style.describing] + [text for _, _, prompts in style.editing for text in prompts.chain]
 
 
+def written_rules(name: str) -> str:
+    """Return the rules that a style states, else those of its base."""
+    style = tomllib.loads((STYLES / name / "style.toml").read_text())
+    return style["rules"].strip() if "rules" in style else written_rules(style["base"])
+
+
 def test_every_family_has_a_style() -> None:
     assert {family.style for family in FAMILIES} <= set(shipped_styles()) == {*LIMITS, "primitives"}
 
@@ -217,7 +223,7 @@ def test_a_request_holds_a_styles_rules_and_examples_once(name: str) -> None:
     style, base = read_style(name), read_style("cogvideox")
     messages = style.build_messages([], "make it rain", intermediate=True)
     request = "\n".join(part for message in messages for part in message.parts if isinstance(part, str))
-    own_rules = tomllib.loads((STYLES / name.removesuffix("15") / "style.toml").read_text())["rules"].strip()
+    own_rules = written_rules(name)
     rules_of_editing = base.system[base.system.index("- Write the target prompt") :]
     for text in (own_rules, rules_of_editing, base.progression, *texts_of(style)):
         assert request.count(text) == 1, text
