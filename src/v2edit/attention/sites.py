@@ -73,6 +73,12 @@ class AttentionCall:
             self.replacement, self.present = replacement, present
 
 
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn neighbouring channels of queries or keys [..., N, D], two by two, by angles: cos and sin [..., N, D / 2]."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(x)
+
+
 def joint_attention(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall) -> Tensor:
     """Joint attention over [text | video], [B, H, N, D] like q. Rotary positions are written into q and k. Text slots
     that are no keys come back as zeros."""

@@ -14,6 +14,7 @@ from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
 from torch import Tensor
 
 from v2edit.attention import AttentionCall, RotaryTable
+from v2edit.attention.sites import rotate_pairs
 from v2edit.backbones.base import Size, Text
 from v2edit.backbones.coding import StandardisedCoding
 from v2edit.backbones.core import PipelineBackbone
@@ -88,6 +89,4 @@ class Mochi(StandardisedCoding, PipelineBackbone):
 
     @staticmethod
     def rotate(x: Tensor, table: RotaryTable) -> Tensor:
-        cos, sin = table
-        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(x)
+        return rotate_pairs(x, *table)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from v2edit.attention import AttentionCall, RotaryTable, cross_attention, self_attention
+from v2edit.attention.sites import rotate_pairs
 from v2edit.backbones.coding import StandardisedCoding
 from v2edit.backbones.core import PipelineBackbone
 
@@ -29,10 +29,8 @@ class SeparateBackbone(StandardisedCoding, PipelineBackbone):
 
     @staticmethod
     def rotate(x: Tensor, table: RotaryTable) -> Tensor:
-        cos, sin = table
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # neighbouring channels turn together
-        cos, sin = cos[..., 0::2], sin[..., 1::2]
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(x)
+        cos, sin = table  # each angle twice
+        return rotate_pairs(x, cos[..., 0::2], sin[..., 1::2])
 
 
 class SelfAttention:
