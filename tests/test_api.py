@@ -38,7 +38,7 @@ def clip(tmp_path: Path) -> Path:
 
 def prompts_of(video: Path, instruction: str | None, source: str | None, target: str | None) -> PromptPair:
     """The prompts of an edit with a model that reads none off the frames."""
-    options = {"prompt_options": PromptOptions(source, target), "model_options": ModelOptions("some/model")}
+    options = {"prompt_options": PromptOptions(source, target), "model_options": ModelOptions(model="some/model")}
     pair = VideoEdit(video, instruction, **options).given_prompts().pair
     assert pair is not None
     return pair
@@ -112,7 +112,9 @@ def test_help_reads_as_a_person_writes() -> None:
 
 def test_defaults_are_those_of_loading() -> None:
     defaults = {one.name: one.default for one in fields(ModelOptions)}
-    for name, parameter in inspect.signature(backbones.load).parameters.items():
+    parameters = dict(inspect.signature(backbones.load).parameters)
+    assert parameters.pop("options").default == backbones.LoadOptions() and parameters.pop("changes")
+    for name, parameter in parameters.items():
         assert defaults[name] == parameter.default, name
 
 
@@ -245,7 +247,7 @@ def test_a_progress_bar_shows_by_itself(tmp_path: Path, model: Path, capsys: pyt
 def test_a_stranger_beside_a_scene_is_not_its_prompt(tmp_path: Path) -> None:
     (tmp_path / "garden").mkdir()
     (tmp_path / "garden.json").write_text(json.dumps({"source_prompt": BALL}))
-    job = SceneEdit(tmp_path / "garden", "make the ball blue", model_options=ModelOptions("some/model"))
+    job = SceneEdit(tmp_path / "garden", "make the ball blue", model_options=ModelOptions(model="some/model"))
     with pytest.raises(UserError, match="--source-prompt"):
         job.given_prompts()
     (tmp_path / "garden" / "scene.json").write_text(json.dumps({"source_prompt": BALL}))

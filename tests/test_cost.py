@@ -11,7 +11,7 @@ from support.models import fake_model_of, pipeline_of
 
 from v2edit import backbones
 from v2edit.attention import Replacement
-from v2edit.backbones import Size
+from v2edit.backbones import LoadOptions, Size
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.backbones.fake import count
 from v2edit.backbones.rowwise import RowwiseLayer
@@ -97,7 +97,7 @@ def test_hidden_padding_is_not_counted_as_text(name: str, tmp_path: Path) -> Non
     made = FAMILIES[name]()
     made.pipeline.save_pretrained(tmp_path)
     checkpoint = backbones.find(str(tmp_path))
-    fake = backbones.load_fake_model(checkpoint, "float32", "cpu")
+    fake = backbones.load_fake_model(checkpoint, LoadOptions(device="cpu"))
     prompt = PAIR.source
     while len(made.encode_text([prompt])[0].ids) < 140:
         prompt += " on"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from v2edit import backbones, video
 from v2edit.attention import Replacement, sites
-from v2edit.backbones import Size, Text, ltx
+from v2edit.backbones import LoadOptions, Size, Text, ltx
 from v2edit.backbones.core import PipelineBackbone
 from v2edit.backbones.fake import count
 from v2edit.cli.app import main
@@ -282,14 +282,18 @@ def test_a_folder_is_loaded_by_all_its_parts(name, tmp_path):
     made = FAMILIES[name]()
     made.pipeline.save_pretrained(tmp_path)
     checkpoint = backbones.find(str(tmp_path))
-    loaded, info = backbones.load(checkpoint, "cpu"), backbones.read_info(checkpoint)
+    loaded, info = backbones.load(checkpoint, device="cpu"), backbones.read_info(checkpoint)
     assert (checkpoint.family.name, info.classifier_free) == (name, made.classifier_free)
     (text,), schedule, v = made.encode_text([PAIR.source]), made.schedule(10), latents_of(made, 2)
     assert loaded.encode_text([PAIR.source])[0].ids == info.tokenizer.encode(PAIR.source) == text.ids
     assert far(loaded.denoise(v, 4, schedule, [text] * 2), made.denoise(v, 4, schedule, [text] * 2)) <= 1e-5
     assert PAIR.source[info.tokenizer.token_starts(PAIR.source)[1] :].startswith("red ball")
 
-    fake, size, maps = backbones.load_fake_model(checkpoint, "float32", "cpu"), Size(49, 32, 32), Replacement(5, TAKEN)
+    fake, size, maps = (
+        backbones.load_fake_model(checkpoint, LoadOptions(device="cpu")),
+        Size(49, 32, 32),
+        Replacement(5, TAKEN),
+    )
     made.native_size = fake.backbone.native_size  # windows are the same
     clip = torch.zeros(1, 3, 61, 32, 32)
     v, blank = torch.randn(2, *made.latent_shape(size)), [made.blank_text()] * 2
@@ -358,7 +362,7 @@ def test_a_folder_is_loaded_and_counted(name, pipeline, tmp_path):
     index = tmp_path / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": pipeline}))
     checkpoint = backbones.find(str(tmp_path))
-    loaded, fake = backbones.load(checkpoint), backbones.load_fake_model(checkpoint, "float32", "cpu")
+    loaded, fake = backbones.load(checkpoint), backbones.load_fake_model(checkpoint, LoadOptions(device="cpu"))
     loaded.native_size = fake.backbone.native_size = backbone.native_size
     size = backbone.nearest_size(replace(backbone.native_size, frames=2 * backbone.group), loop=True)
     v = torch.randn(2, *backbone.latent_shape(size, loop=True), generator=torch.Generator().manual_seed(0))

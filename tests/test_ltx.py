@@ -74,7 +74,7 @@ def test_a_folder_is_read_as_the_pipeline_that_its_index_names(name, kind, slots
     made = FAMILIES[name]()
     made.pipeline.save_pretrained(tmp_path)
     checkpoint = backbones.find(str(tmp_path))
-    loaded, info = backbones.load(checkpoint, "cpu"), backbones.read_info(checkpoint)
+    loaded, info = backbones.load(checkpoint, device="cpu"), backbones.read_info(checkpoint)
     assert type(loaded) is kind and type(loaded.pipeline) is type(made.pipeline)
     assert loaded.text_length == info.tokenizer.max_length == slots and checkpoint.prompt_style == "ltxvideo"
     assert torch.equal(info.schedule(6).timesteps, made.schedule(6, made.latent_shape(loaded.native_size)).timesteps)

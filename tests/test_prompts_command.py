@@ -94,7 +94,7 @@ def test_no_weights_are_read(clip: str, model: str, tmp_path: Path, capsys: pyte
 def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
     pipeline_of(variant).save_pretrained(tmp_path)
     checkpoint = backbones.find(str(tmp_path))
-    info, whole = backbones.read_info(checkpoint), backbones.load(checkpoint, "cpu")
+    info, whole = backbones.read_info(checkpoint), backbones.load(checkpoint, device="cpu")
     assert checkpoint.prompt_style == "cogvideox" and backbones.find().prompt_style == "primitives"
     assert (info.tokenizer.max_length, info.tokenizer.pad_id) == (whole.text_length, whole.pad_id)
     assert info.defaults == whole.defaults == Defaults(guidance=7, beta=0.5)

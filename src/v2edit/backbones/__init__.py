@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from v2edit.backbones.families import BUILT_IN
     from v2edit.backbones.hub import Checkpoint, find, has_weights
     from v2edit.backbones.loading import LoadedModel, load, load_fake_model, read_info
+    from v2edit.backbones.options import LoadOptions
 
 __all__ = [
-    "BUILT_IN", "Backbone", "Checkpoint", "FakeModel", "LoadedModel", "ModelInfo", "Size", "Text", "find",
-    "has_weights", "load", "load_fake_model", "read_info",
+    "BUILT_IN", "Backbone", "Checkpoint", "FakeModel", "LoadOptions", "LoadedModel", "ModelInfo", "Size", "Text",
+    "find", "has_weights", "load", "load_fake_model", "read_info",
 ]  # fmt: skip
 
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     **dict.fromkeys(("Checkpoint", "find", "has_weights"), "hub"),
     "BUILT_IN": "families",
     "FakeModel": "fake",
+    "LoadOptions": "options",
 }
 
 

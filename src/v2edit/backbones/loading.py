@@ -9,8 +9,9 @@ from pathlib import Path
 from pickle import PickleError
 from typing import TYPE_CHECKING, Any
 
-from v2edit.backbones.families import BUILT_IN, INDEX, DType, Offload, parse_resolution
+from v2edit.backbones.families import BUILT_IN, INDEX, DType, parse_resolution
 from v2edit.backbones.hub import Checkpoint, find
+from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError, first_line
 from v2edit.host import find_device, quiet_libraries
 
@@ -43,16 +44,16 @@ def read_info(checkpoint: Checkpoint) -> ModelInfo:
         return read_info_of(folder, checkpoint.family, checkpoint.defaults)
 
 
-def load_fake_model(checkpoint: Checkpoint, dtype: DType, device: str, resolution: str | None = None) -> FakeModel:
+def load_fake_model(checkpoint: Checkpoint, options: LoadOptions = LoadOptions()) -> FakeModel:
     """Build a model without data, to count costs. Raises `UserError` where its files cannot be downloaded or read."""
     import torch
 
     from v2edit.backbones.fake import FakeModel
 
     with _small_files(checkpoint) as folder:
-        numbers = getattr(torch, resolve_dtype(checkpoint, dtype, find_device(device)))
+        numbers = getattr(torch, resolve_dtype(checkpoint, options.dtype, find_device(options.device)))
         fake = FakeModel(folder, checkpoint.family, numbers, checkpoint.defaults, checkpoint.name)
-    _set_resolution(fake.backbone, resolution)
+    _set_resolution(fake.backbone, options.resolution)
     return fake
 
 
@@ -93,27 +94,22 @@ def resolve_dtype(checkpoint: Checkpoint, dtype: DType, device: Any) -> str:
 
 def load(
     model: str | Checkpoint = BUILT_IN,
-    device: str = "auto",
-    dtype: DType = "auto",
-    offload: Offload = "none",
-    vae_tiling: bool = False,
+    options: LoadOptions = LoadOptions(),
+    *,
     revision: str | None = None,
     allow_pickle: bool = False,
-    resolution: str | None = None,
+    **changes: Any,
 ) -> Backbone:
     """Load a video model. Raises `UserError` where it cannot be found, is not of a known family, or lacks a part.
 
     Args:
         model: "primitives" (built in), a Hugging Face id such as "zai-org/CogVideoX-5b", a diffusers folder, or
             the `Checkpoint` that `find` returned for one of them.
-        device: a torch device; "auto" takes CUDA where there is one.
-        dtype: "auto" is bfloat16 on CUDA and float32 elsewhere (and always for the built-in model).
-        offload: "model" moves the parts from main memory to the GPU in turn, "group" streams layer by layer.
-        vae_tiling: decode in tiles, for less memory.
+        options: where it runs, and in which numbers; its fields are also taken as keywords: `load(dtype="float16")`.
         revision: of a hub id.
         allow_pickle: take weights that are pickles (.bin) where there are no others. They are unpickled as tensors and
-            nothing else, so that code in them is refused and not run.
-        resolution: WIDTHxHEIGHT, by whose area clips are edited in place of the model's native size."""
+            nothing else, so that code in them is refused and not run."""
+    options = replace(options, **changes)
     checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
 
     import torch
@@ -123,9 +119,9 @@ def load(
     from v2edit.backbones.config_limits import check_config_sizes
     from v2edit.backbones.folder import fake_backbone, family_class, pipeline_class
 
-    target = find_device(device)
-    if offload != "none" and target.type == "cpu":
-        raise UserError(f"--offload {offload} moves parts to a GPU, and the device is the CPU; leave it out")
+    target = find_device(options.device)
+    if options.offload != "none" and target.type == "cpu":
+        raise UserError(f"--offload {options.offload} moves parts to a GPU, and the device is the CPU; leave it out")
     with _small_files(checkpoint) as small:  # what is no model for edits is refused before its weights are fetched
         fake = fake_backbone(
             small, checkpoint.family, torch.float32, torch.device("meta"), checkpoint.name, checkpoint.defaults
@@ -140,7 +136,7 @@ def load(
                 )
             check_config_sizes(Path(folder), fake.pipeline.components)
             kind, pipeline_kind = family_class(checkpoint.family), pipeline_class(checkpoint.family)
-            numbers: Any = getattr(torch, resolve_dtype(checkpoint, dtype, target))
+            numbers: Any = getattr(torch, resolve_dtype(checkpoint, options.dtype, target))
             if kind.float32_parts:
                 numbers = {"default": numbers} | dict.fromkeys(kind.float32_parts, torch.float32)
             pipeline = pipeline_kind.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
@@ -149,8 +145,8 @@ def load(
     except (*LOAD_ERRORS, SafetensorError) as error:
         raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error
     backbone = kind(pipeline, checkpoint.name, checkpoint.defaults)
-    _set_resolution(backbone, resolution)
-    backbone.place(target, offload)
-    if vae_tiling:
+    _set_resolution(backbone, options.resolution)
+    backbone.place(target, options.offload)
+    if options.vae_tiling:
         pipeline.vae.enable_tiling()
     return backbone

@@ -45,7 +45,7 @@ class BenchWorker:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return backbones.load(self.checkpoint, str(self.device))
+        return backbones.load(self.checkpoint, device=str(self.device))
 
     def load(self) -> tuple[str | None, str]:
         if self.device.type == "cpu":

@@ -200,7 +200,7 @@ def load_fake_model(checkpoint: Checkpoint, options: ModelOptions) -> FakeModel:
     """Load a fake model; once for all tasks of a batch."""
     from v2edit import backbones
 
-    return backbones.load_fake_model(checkpoint, options.dtype, options.device, options.resolution)
+    return backbones.load_fake_model(checkpoint, options)
 
 
 @lru_cache(maxsize=1)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from tyro.conf import arg
 
-from v2edit.backbones.families import BUILT_IN, DType, Offload, parse_resolution
+from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import Checkpoint, find
+from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError
 from v2edit.runs import check_save_every, default_run_folder
 from v2edit.runs.snapshots import SAVE_EVERY
@@ -25,46 +26,36 @@ Job = TypeVar("Job")
 OUT = ["-o", "--output"]  # other names of --out on the command line
 FILE_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".ply", ".json", ".zip")
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+# The options of loading that run.json has under their own names; device and dtype are those of the loaded model.
+RECORDED = [one.name for one in fields(LoadOptions) if one.name not in ("device", "dtype")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which video model, where it runs, and what it needs."""
+class ModelChoice:
+    """Which video model."""
 
     model: Annotated[str, arg(metavar="MODEL")] = BUILT_IN
     """The built-in model, a Hugging Face id or a local diffusers folder."""
-    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes CUDA where there is one."""
-    dtype: DType = "auto"
-    """Number format; auto is what suits the device."""
-    offload: Offload = "none"
-    """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower."""
-    vae_tiling: bool = False
-    """Encode and decode in tiles: less memory, slower."""
-    resolution: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None
-    """The size to edit at, by its area, whatever the video's: smaller is quicker and takes less memory (default: the
-    model's own)."""
     revision: Annotated[str | None, arg(metavar="REVISION", help_behavior_hint="")] = None
     """Branch, tag or commit of a Hugging Face model."""
     allow_pickle: bool = False
     """Accept weights that are pickles (.bin) where a model has no others; no code in them is run."""
 
-    def __post_init__(self) -> None:
-        if self.resolution is not None:
-            parse_resolution(self.resolution)
-
     def find(self) -> Checkpoint:
         """Find the model by its index. Raises `UserError` where there is no such model or it lacks a part."""
         return find(self.model, self.revision, self.allow_pickle)
+
+
+@dataclass(frozen=True)
+class ModelOptions(LoadOptions, ModelChoice):
+    """Which video model, where it runs, and what it needs."""
 
     def load(self, checkpoint: Checkpoint) -> Backbone:
         """Load the weights of a model that `find` found. Raises `UserError` where they cannot be loaded."""
         from v2edit import backbones
 
-        return backbones.load(
-            checkpoint, self.device, self.dtype, self.offload, self.vae_tiling, resolution=self.resolution
-        )
+        return backbones.load(checkpoint, self)
 
     def record(self, checkpoint: Checkpoint, backbone: Backbone) -> dict[str, Any]:
         """Describe how the model was loaded, for run.json; `from_record` reads it."""
@@ -77,9 +68,7 @@ class ModelOptions:
                 "device": str(backbone.device),
                 "dtype": str(backbone.dtype).removeprefix("torch."),
             },
-            "offload": self.offload,
-            "vae_tiling": self.vae_tiling,
-            "resolution": self.resolution,
+            **{name: getattr(self, name) for name in RECORDED},
             "allow_pickle": checkpoint.pickles,
         }
 
@@ -87,10 +76,15 @@ class ModelOptions:
     def from_record(cls, record: dict[str, Any]) -> ModelOptions:
         """Return the options that load the model of a run again, the same commit on the same device."""
         model = record["model"]
+        options = {name: record[name] for name in RECORDED if name in record}  # older runs lack the newer ones
         return cls(
-            model["name"], model["device"], model["dtype"], record["offload"], record["vae_tiling"],
-            record.get("resolution"), model["commit"] or model["revision"], record["allow_pickle"],
-        )  # fmt: skip
+            model=model["name"],
+            revision=model["commit"] or model["revision"],
+            allow_pickle=record["allow_pickle"],
+            device=model["device"],
+            dtype=model["dtype"],
+            **options,
+        )
 
 
 @dataclass(frozen=True)

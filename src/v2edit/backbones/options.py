@@ -1,0 +1,33 @@
+"""The options of loading a model: where it runs, in which numbers, and what it may take. Loads no torch.
+
+Each option, its default and its help text exist once, here; the command line is made from it, and `load` takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
+
+from v2edit.backbones.families import DType, Offload, parse_resolution
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Where a model runs, and what it needs there."""
+
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes CUDA where there is one."""
+    dtype: DType = "auto"
+    """Number format; auto is what suits the device."""
+    offload: Offload = "none"
+    """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower."""
+    vae_tiling: bool = False
+    """Encode and decode in tiles: less memory, slower."""
+    resolution: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None
+    """The size to edit at, by its area, whatever the video's: smaller is quicker and takes less memory (default: the
+    model's own)."""
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None:
+            parse_resolution(self.resolution)
