@@ -165,7 +165,10 @@ def test_prompt_to_prompt_with_equal_prompts_and_guidances_is_the_sources_replay
     [
         (VideoToVideo(steps=10, strength=0.6), 6 * 2),
         (FlowEdit(steps=10, n_max=0.6, n_min=0.2), 4 * 4 + 2 * 2),
-        (PromptToPrompt(steps=10, replaced=0.5), 10 + 5 * 4 + 5 * 2),  # the way there, both together, the edit alone
+        (
+            PromptToPrompt(steps=10, replaced=0.5),
+            10 + 5 * 3 + 5 * 2,
+        ),  # there, back both (the source unguided), the edit alone
     ],
     ids=str,
 )

@@ -231,6 +231,7 @@ def paper_edit(
         (3, 6.0, None, False),
         (3, 6.0, None, True),
         (3, 6.0, 1.0, False),
+        (3, 6.0, 1.0, True),
         (1, 1.0, 4.0, True),
     ],
 )
@@ -305,7 +306,6 @@ def test_as_many_subtasks_as_prompts_are_written():
         ({"pnc": False, "amr": False}, 1, 90),
         ({"inc": False}, 1, 25 * 4 + 25 * 2),
         ({"guidance": 1.0}, 1, 65),
-        ({"guidance": 1.0, "source_guidance": 4.0}, 1, 20 * 4 + 25),
     ],
 )
 def test_the_number_of_forwards(changes, subtasks, forwards):

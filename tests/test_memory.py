@@ -16,10 +16,10 @@ from support.clips import PAIR, frames_of
 from support.models import pipeline_of
 from support.processes import SERVER
 
-from v2edit.attention import Replacement
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.backbones.rowwise import RowwiseLayer
 from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.editing.controls import attention_map_replacement
 from v2edit.editing.microbatch import SPLITS, select_rows, split_rows
 from v2edit.editing.progression import aligned_text
 from v2edit.host import is_out_of_memory, process_memory, retry_smaller_on_oom
@@ -64,17 +64,23 @@ def test_maps_are_taken_from_the_rows_that_came_before():
     assert (with_maps - without).norm() > 1e-3 * with_maps.norm()
 
 
-@given(st.integers(1, 3), st.integers(1, 2), st.booleans(), st.integers(0, 2))
-def test_rows_that_exchange_maps_stay_together(branches, cfg_batches, unconditional, split):
-    rows = branches * cfg_batches
-    with_maps = [batch for batch in range(cfg_batches) if batch == cfg_batches - 1 or unconditional]
-    edits = [batch * branches + branches - 1 for batch in with_maps]
+@given(st.lists(st.booleans(), min_size=2, max_size=3), st.booleans(), st.integers(0, 2))
+def test_rows_that_exchange_maps_stay_together(guided, in_both, split):
+    branches, unconditional = len(guided), [branch for branch, needs in enumerate(guided) if needs]
+    if in_both := in_both and guided[-1]:
+        unconditional = list(range(branches))
+    rows, first = branches + len(unconditional), len(unconditional)
+    edits = [rows - 1, *([first - 1] if in_both else [])]
     sources = [[(row, 1.0)] for row in range(rows)]
     for edit in edits:
         others = range(edit - branches + 1, edit)
-        sources[edit] = [(row, 1 / len(others)) for row in others] or [(edit, 1.0)]
-    maps = Replacement(3, tuple(map(tuple, sources)))
-    calls = split_rows(rows, cfg_batches, maps, split)
+        sources[edit] = [(row, 1 / len(others)) for row in others]
+    weights = [1 / (branches - 1)] * (branches - 1)
+    maps = attention_map_replacement(weights, 3, unconditional, in_both)
+    assert [list(row) for row in maps.sources] == sources
+    calls = split_rows(rows, first, maps, split)
+    if split == 1:
+        assert calls == [part for part in (list(range(first)), list(range(first, rows))) if part]
     assert sorted(row for call in calls for row in call) == list(range(rows))
     for call in calls:
         part = select_rows(maps, call)

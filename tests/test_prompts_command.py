@@ -117,7 +117,10 @@ def test_the_outline_is_that_of_the_model(variant, tmp_path: Path) -> None:
         ({"pnc": False}, 7.0, [130]),
         ({"inc": False}, 7.0, [150]),
         ({}, 1.0, [65]),
-        ({"source_guidance": 4.0}, 1.0, [105]),
+        ({"source_guidance": 4.0}, 1.0, [85]),
+        ({"source_guidance": 1.0}, 7.0, [110]),
+        ({"source_guidance": 1.0, "amr_unconditional": True}, 7.0, [130]),
+        ({"source_guidance": 1.0, "subtasks": 2}, 7.0, [110, 130]),
     ],
 )
 def test_the_cost_is_what_the_editor_counts(changes, guidance, expected) -> None:

@@ -18,7 +18,7 @@ from v2edit.bench.methods import Method
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.controls import attention_map_replacement, first_step
 from v2edit.editing.editor import Branch, denoise_with_guidance, resize_clip
-from v2edit.editing.microbatch import MicroBatcher, count_cfg_batches
+from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
@@ -170,8 +170,8 @@ def prompt_to_prompt(backbone: Backbone, x0: Tensor, text: AlignedText, settings
     start = first_step(schedule, settings.alpha)
     source = edit = ddim_inversion(backbone, x0, text.source, schedule, start)
     guidance = backbone.defaults.guidance if settings.guidance is None else settings.guidance
-    cfg_batches = count_cfg_batches(backbone.classifier_free, guidance, settings.source_guidance)
-    replacement = attention_map_replacement([1.0], text.shared, cfg_batches)
+    unconditional = unconditional_branches(backbone.classifier_free, [settings.source_guidance, guidance])
+    replacement = attention_map_replacement([1.0], text.shared, unconditional)
     replaced = start + round(settings.replaced * (schedule.steps - start))
     for k in range(start, schedule.steps):
         step = solver.step(schedule, k, first=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from v2edit.attention import Replacement
+from v2edit.attention import Replacement, identity_sources
 from v2edit.backbones import Text
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.progression import BranchText
@@ -78,16 +78,17 @@ def per_step_noise_control(
 
 
 def attention_map_replacement(
-    weights: Sequence[float], shared: int, cfg_batches: int, unconditional: bool = False
+    weights: Sequence[float], shared: int, unconditional: Sequence[int] = (), in_both: bool = False
 ) -> Replacement:
-    """AMR, attention-map replacement: return which rows take whose maps, for rows [CFG batch][*sources, edit]. The edit
-    takes the maps of the first `shared` text columns from the sources by their `weights`, in the conditional batch (the
-    last) and, if `unconditional`, in the unconditional one too. `attention.replaced_attention` carries it out."""
-    branches = len(weights) + 1
-    rows: list[tuple[tuple[int, float], ...]] = []
-    for batch in range(cfg_batches):
-        *sources, edit = range(batch * branches, (batch + 1) * branches)
-        rows += [((row, 1.0),) for row in sources]
-        replaced = batch == cfg_batches - 1 or unconditional
-        rows.append(tuple(zip(sources, weights, strict=True)) if replaced else ((edit, 1.0),))
-    return Replacement(shared, tuple(rows))
+    """AMR, attention-map replacement: return which rows take whose maps. Rows are the unconditional ones of the
+    `unconditional` branches, then the conditional ones of all branches [*sources, edit]. The edit takes the maps of the
+    first `shared` text columns from the sources by their `weights`, in its conditional row and, if `in_both`, in its
+    unconditional one too. `attention.replaced_attention` carries it out."""
+    edit, rows = len(weights), identity_sources(len(unconditional) + len(weights) + 1)
+    mixed = tuple((len(unconditional) + source, weight) for source, weight in enumerate(weights))
+    rows = (*rows[:-1], mixed)
+    if in_both and edit in unconditional:
+        mixed = tuple((unconditional.index(source), weight) for source, weight in enumerate(weights))
+        row = unconditional.index(edit)
+        rows = (*rows[:row], mixed, *rows[row + 1 :])
+    return Replacement(shared, rows)

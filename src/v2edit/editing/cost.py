@@ -12,7 +12,7 @@ from v2edit.backbones import Size
 from v2edit.backbones.families import Offload
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import attention_map_replacement, first_step, is_controlled
-from v2edit.editing.microbatch import SPLITS, count_cfg_batches, select_rows, split_rows
+from v2edit.editing.microbatch import SPLITS, select_rows, split_rows, unconditional_branches
 from v2edit.editing.state import LOOP
 from v2edit.sampling import Schedule
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepKind:
-    """A kind of step: the number of its branches and of its CFG batches, and whether branches exchange maps."""
+    """A kind of step: the number of its branches, which of them have an unconditional row, and whether branches
+    exchange maps."""
 
     branches: int
-    cfg_batches: int
+    unconditional: tuple[int, ...]
     amr: bool
 
     @property
     def rows(self) -> int:
-        return self.branches * self.cfg_batches
+        return self.branches + len(self.unconditional)
 
     def replacement(self, shared: int, unconditional: bool) -> Replacement | None:
         """Return the maps that such a step exchanges, with equal weights: the cost does not depend on them."""
         sources = self.branches - 1
         weights = [1 / sources] * sources if self.amr else []
-        return attention_map_replacement(weights, shared, self.cfg_batches, unconditional) if self.amr else None
+        return attention_map_replacement(weights, shared, self.unconditional, unconditional) if self.amr else None
 
 
 def steps_per_subtask(schedule: Schedule, config: ResolvedConfig) -> int:
@@ -57,11 +58,11 @@ def count_steps(schedule: Schedule, config: ResolvedConfig, classifier_free: boo
         steps = Counter()
         for k in range(first_step(schedule, config.alpha, config.inc), schedule.steps):
             guidance, source_guidance = config.guidance_of(schedule.expert(k))
-            if is_controlled(schedule, k, config):
-                batches = count_cfg_batches(classifier_free, guidance, source_guidance)
-                steps[StepKind(1 + sources, batches, config.amr)] += 1
-            else:
-                steps[StepKind(1, count_cfg_batches(classifier_free, guidance), False)] += 1
+            beside = sources if is_controlled(schedule, k, config) else 0
+            amr = bool(beside) and config.amr
+            scales = [source_guidance] * beside + [guidance]
+            unconditional = unconditional_branches(classifier_free, scales, amr and config.amr_unconditional)
+            steps[StepKind(1 + beside, unconditional, amr)] += 1
         counts.append(steps)
     return counts
 
@@ -136,7 +137,7 @@ class CostModel:
         """Count a step of a kind in the calls of a `split`: the FLOPs of all of them, and the peak of the largest."""
         shared = self.fake.backbone.typical_keys * 3 // 4  # as prompts go; little depends on it
         maps = kind.replacement(shared, self.config.amr_unconditional)
-        call = max(split_rows(kind.rows, kind.cfg_batches, maps, split), key=len)
+        call = max(split_rows(kind.rows, len(kind.unconditional), maps, split), key=len)
         call_maps = None if maps is None else select_rows(maps, call)
         cost = self.fake.forward(len(call), size, self.config.loop, call_maps, row_by_row)
         return replace(cost, flops=cost.flops * kind.rows / len(call))

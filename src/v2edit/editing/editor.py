@@ -1,12 +1,12 @@
 """The editor: frames and two prompts to edited frames, subtask by subtask, all branches in lockstep.
 
-Letters: T frames, F latent frames, C channels, R rows of a batch (CFG batches x branches). Indices of steps run
+Letters: T frames, F latent frames, C channels. Indices of steps run
 from the noisiest (0) to the clean end (N), as in `sampling.Schedule`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from v2edit.backbones import Backbone, Size, Text
 from v2edit.backbones.families import FRAME_RATE
 from v2edit.editing import controls
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.microbatch import MicroBatcher, count_cfg_batches
+from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.state import LOOP, CountedDraws, EditState, noise_stream
 from v2edit.prompts import PromptPair
@@ -133,16 +133,19 @@ class Editor:
         for k in snapshot.steps(state.k, schedule.steps, lambda: state.to_snapshot(draws.count)):
             controlled = controls.is_controlled(schedule, k, config)
             guidance, source_guidance = config.guidance_of(schedule.expert(k))
-            branches, replacement = [Branch(state.edit, text.edit, guidance)], None
+            branches, unconditional, replacement = [Branch(state.edit, text.edit, guidance)], None, None
             if controlled:
                 noisy = (schedule.add_noise(source.x0, state.eps, k) for source in sources)
                 beside = (Branch(v, s.prompt, source_guidance) for v, s in zip(noisy, sources, strict=True))
                 branches = [*beside, *branches]
             if controlled and config.amr:
-                cfg_batches = count_cfg_batches(self.backbone.classifier_free, guidance, source_guidance)
+                scales, in_both = [branch.guidance for branch in branches], config.amr_unconditional
+                unconditional = unconditional_branches(self.backbone.classifier_free, scales, in_both)
                 amr = controls.attention_map_replacement
-                replacement = amr(weights, text.shared, cfg_batches, config.amr_unconditional)
-            x0s = denoise_with_guidance(self.batcher, branches, text.negative, k, schedule, replacement, config.loop)
+                replacement = amr(weights, text.shared, unconditional, in_both)
+            x0s = denoise_with_guidance(
+                self.batcher, branches, text.negative, k, schedule, replacement, config.loop, unconditional
+            )
             step = (solver if controlled else free_solver).step(schedule, k, first=k == start)
             previous = state.x0s[-len(branches) :]
             *means, mean = (step_mean(step, b.v, x0, p) for b, x0, p in zip(branches, x0s, previous, strict=True))
@@ -227,16 +230,22 @@ def denoise_with_guidance(
     schedule: Schedule,
     replacement: Replacement | None = None,
     loop: bool = False,
+    unconditional: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """Return the guided x0 of each branch at step k; rows [CFG batch][branch] in one batch where memory allows. Where
-    every guidance scale is 1, or the model is told it, there is no unconditional batch."""
-    latents = torch.cat([branch.v for branch in branches])
-    prompts, scales = [branch.prompt for branch in branches], [branch.guidance for branch in branches]
-    if count_cfg_batches(batcher.backbone.classifier_free, *scales) == 1:
-        return list(batcher.denoise(latents, k, schedule, prompts, replacement, loop, 1, scales).split(1))
-    text, latents = [negative] * len(prompts) + prompts, latents.repeat(2, 1, 1, 1, 1)
-    uncond, cond = batcher.denoise(latents, k, schedule, text, replacement, loop, 2, scales * 2).chunk(2)
-    return [guide(u, c, scale) for u, c, scale in zip(uncond.split(1), cond.split(1), scales, strict=True)]
+    """Return the guided x0 of each branch at step k, all rows in one batch where memory allows: the unconditional ones
+    of the `unconditional` branches (default: those that guidance needs), then the conditional ones of all."""
+    scales = [branch.guidance for branch in branches]
+    if unconditional is None:
+        unconditional = unconditional_branches(batcher.backbone.classifier_free, scales)
+    rows = [*(replace(branches[branch], prompt=negative) for branch in unconditional), *branches]
+    latents, text = torch.cat([row.v for row in rows]), [row.prompt for row in rows]
+    told, count = [row.guidance for row in rows], len(unconditional)
+    x0s = batcher.denoise(latents, k, schedule, text, replacement, loop, count, told).split(1)
+    guided = list(x0s[count:])
+    for branch, uncond in zip(unconditional, x0s[:count], strict=True):
+        if scales[branch] > 1:
+            guided[branch] = guide(uncond, guided[branch], scales[branch])
+    return guided
 
 
 def guide(uncond: Tensor, cond: Tensor, guidance: float) -> Tensor:

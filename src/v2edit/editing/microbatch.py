@@ -1,7 +1,8 @@
 """Micro-batches: the rows of a step go through the network in as few calls as memory allows.
 
-Rows are laid out [CFG batch][branch]. Those of one call share its memory: when it runs out, the step is repeated in
-smaller calls, and the rest of the edit keeps to them. Every split gives the same result, up to float rounding."""
+The unconditional rows of the branches that need one come first, then the conditional row of every branch. Those of one
+call share its memory: when it runs out, the step is repeated in smaller calls, and the rest of the edit keeps to them.
+Every split gives the same result, up to float rounding."""
 
 from __future__ import annotations
 
@@ -25,10 +26,16 @@ SPLITS = (
 )
 
 
-def count_cfg_batches(classifier_free: bool, *guidance: float) -> int:
-    """Return the number of CFG batches of branches with these guidance scales: two where one of them needs an
-    unconditional batch."""
-    return 1 + (classifier_free and max(guidance) > 1)
+def unconditional_branches(
+    classifier_free: bool, guidance: Sequence[float], amr_unconditional: bool = False
+) -> tuple[int, ...]:
+    """Return which branches [*sources, edit] of these guidance scales have an unconditional row: those whose scale is
+    above 1 (at 1, x0 is the conditional row's) and, where such a row of the edit takes maps, the sources it takes them
+    from."""
+    if not classifier_free:
+        return ()
+    needed = amr_unconditional and guidance[-1] > 1
+    return tuple(branch for branch, scale in enumerate(guidance) if scale > 1 or needed)
 
 
 class MicroBatcher:
@@ -45,14 +52,14 @@ class MicroBatcher:
         text: Sequence[Text],
         replacement: Replacement | None,
         loop: bool,
-        cfg_batches: int,
+        unconditional: int,
         guidance: Sequence[float],
     ) -> Tensor:
-        """Call `Backbone.denoise` with rows [CFG batch][branch], in several calls if need be."""
+        """Call `Backbone.denoise` on rows of which so many are unconditional, in several calls if need be."""
         rows = len(latents)
 
         def denoise_in_calls() -> Tensor:
-            _, calls = self.split(rows, cfg_batches, replacement)
+            _, calls = self.split(rows, unconditional, replacement)
             if len(calls) == 1:
                 return self.backbone.denoise(latents, step, schedule, text, replacement, loop, guidance)
             x0 = torch.empty_like(latents, dtype=torch.float32)
@@ -62,18 +69,18 @@ class MicroBatcher:
                 x0[call] = self.backbone.denoise(latents[call], step, schedule, *of_call)
             return x0
 
-        return retry_smaller_on_oom(denoise_in_calls, partial(self.shrink, rows, cfg_batches, replacement))
+        return retry_smaller_on_oom(denoise_in_calls, partial(self.shrink, rows, unconditional, replacement))
 
-    def split(self, rows: int, cfg_batches: int, replacement: Replacement | None) -> tuple[str, list[list[int]]]:
+    def split(self, rows: int, unconditional: int, replacement: Replacement | None) -> tuple[str, list[list[int]]]:
         """Return the entry of SPLITS for such a step, and the rows of each call."""
-        options = [(name, split_rows(rows, cfg_batches, replacement, index)) for index, name in enumerate(SPLITS)]
+        options = [(name, split_rows(rows, unconditional, replacement, index)) for index, name in enumerate(SPLITS)]
         return next((option for option in options if largest_call(option[1]) <= self.max_rows), options[-1])
 
-    def shrink(self, rows: int, cfg_batches: int, replacement: Replacement | None) -> str | None:
+    def shrink(self, rows: int, unconditional: int, replacement: Replacement | None) -> str | None:
         """Go on to the next option that needs less memory for such a step and describe it; None where none is left."""
-        _, before = self.split(rows, cfg_batches, replacement)
+        _, before = self.split(rows, unconditional, replacement)
         self.max_rows = largest_call(before) - 1
-        name, after = self.split(rows, cfg_batches, replacement)
+        name, after = self.split(rows, unconditional, replacement)
         return name if largest_call(after) < largest_call(before) else self.backbone.shrink()
 
 
@@ -82,10 +89,9 @@ def largest_call(calls: list[list[int]]) -> int:
     return max(map(len, calls))
 
 
-def split_rows(rows: int, cfg_batches: int, replacement: Replacement | None, split: int) -> list[list[int]]:
+def split_rows(rows: int, unconditional: int, replacement: Replacement | None, split: int) -> list[list[int]]:
     """Return the rows of each call for an index of SPLITS; a row is in one call with the rows whose maps it takes."""
-    rows_per_call = {0: rows, 1: rows // cfg_batches, 2: 1}[split]
-    group = [row // rows_per_call for row in range(rows)]
+    group = [{0: 0, 1: int(row >= unconditional), 2: row}[split] for row in range(rows)]
     for row, sources in enumerate(replacement.sources if replacement else ()):
         for source, _ in sources:
             group = [group[source] if g == group[row] else g for g in group]

@@ -78,7 +78,8 @@ def denoise_call(
 ) -> Callable[[], object]:
     """Return a function that runs a step of a kind, at the noisy end, on latents [1, F, C, h, w]."""
     branch_text = text.for_subtask(1, config.subtasks)
-    branches = [Branch(v, branch_text.edit, config.guidance if kind.cfg_batches > 1 else 1.0)] * kind.branches
+    scales = [2.0 if k in kind.unconditional else 1.0 for k in range(kind.branches)]  # the cost does not depend on it
+    branches = [Branch(v, branch_text.edit, scale) for scale in scales]
     maps = kind.replacement(branch_text.shared, config.amr_unconditional)
     schedule = batcher.backbone.schedule(config.steps, v.shape[1:])
     start = first_step(schedule, config.alpha, config.inc)
