@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-# Messages of torch's allocator of main memory and of the libraries under it; a GPU's has an error type of its own.
-OUT_OF_MEMORY = re.compile(r"allocate memory|not enough memory|bad_alloc|out of memory|unable to allocate", re.I)
+GPUS = ("cuda", "xpu", "mps")  # kinds of torch devices, in the order in which one is chosen
+# Messages of torch's allocators and of the libraries below: without memory CUDA's say that they could not start, or
+# found no algorithm.
+OUT_OF_MEMORY = re.compile(
+    r"allocate memory|not enough memory|bad_alloc|out of (device )?memory|unable to allocate|Invalid buffer size"
+    r"|CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)|CUDNN_STATUS_ALLOC_FAILED|unable to find an engine"
+    r"|OUT_OF_(DEVICE_|HOST_)?(MEMORY|RESOURCES)|ErrorOutOfMemory",
+    re.I,
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -37,7 +44,8 @@ def memory_advice(error: BaseException) -> str | None:
     """Return one line of advice for an error that means out of memory; None for any other."""
     if not is_out_of_memory(error):
         return None
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not worth loading torch to name it
+    is_of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's; not worth loading torch to name it
+    if is_of_gpu or re.search(r"CUBLAS|CUDNN|MPS|find an engine|OUT_OF_|ErrorOutOf", str(error)):
         return "out of memory; try --offload model, then --offload group, and --vae-tiling"
     return "out of memory; try a shorter video, and --vae-tiling"
 
@@ -68,19 +76,22 @@ def release_memory() -> None:
         return
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    for kind in ("xpu", "mps"):
-        if _count_devices(kind):
+    for kind in GPUS[1:]:
+        if count_devices(kind):
             getattr(torch, kind).empty_cache()
 
 
 def available_memory(device: torch.device) -> int | None:
     """Return the bytes that this process can still allocate, on a GPU or in main memory; None where unknown."""
-    if device.type == "cuda":
-        import torch
+    import torch
 
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type in ("cuda", "xpu"):
+        memory = getattr(torch, device.type)
+        free, _ = memory.mem_get_info(device)
+        return free + memory.memory_reserved(device) - memory.memory_allocated(device)
     limits = [limit for limit in (_machine_memory(), _container_memory(), _ulimit_memory()) if limit is not None]
+    if device.type == "mps":  # main memory, of which macOS gives a GPU a part
+        limits.append(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return max(0, min(limits)) if limits else None
 
 
@@ -135,23 +146,23 @@ def _read_size(path: str, field: str) -> int | None:
 
 
 def find_device(name: str) -> Any:
-    """Return the named torch device, of whatever kind torch has (cuda, mps, xpu, cpu); auto is CUDA where there is one.
-    Raises `UserError` where it cannot be used."""
+    """Return the named torch device, of whatever kind torch has (cuda, xpu, mps, cpu); auto is a GPU where there is
+    one. Raises `UserError` where it cannot be used."""
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(next((kind for kind in GPUS if count_devices(kind)), "cpu"))
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        gpus = [f"{kind}:{k}" for kind in ("cuda", "xpu", "mps") for k in range(_count_devices(kind))]
+        gpus = [f"{kind}:{k}" for kind in GPUS for k in range(count_devices(kind))]
         there = ", ".join(["cpu", *gpus])
         raise UserError(f"--device is {name!r}, which torch cannot use on this machine; it can use {there}") from error
     return device
 
 
-def _count_devices(kind: str) -> int:
+def count_devices(kind: str) -> int:
     """Return how many devices of a kind torch can use here."""
     import torch
 

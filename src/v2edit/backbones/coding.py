@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from v2edit.backbones.dtypes import check_finite
 from v2edit.host import retry_smaller_on_oom
 
 # The loop is cut open one frame late: where it closes, the last and the first frame then share a latent frame, and
@@ -76,6 +77,7 @@ class VideoCoding:
             hook.remove()
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         latents = latents.transpose(1, 2)[:, latent_lead:]
+        check_finite(latents, "the video's latents", self.vae.dtype)
         if not loop:
             latents = latents[:, torch.arange(1 - self.unit, latents.shape[1]).clamp(min=0)]
         return self.scaled(latents.float())
@@ -89,10 +91,12 @@ class VideoCoding:
             latents = latents[:, torch.arange(-latent_lead, latents.shape[1] + trail) % latents.shape[1]]
         else:
             latents = latents[:, self.unit - 1 :]
+        finite = torch.ones((), dtype=torch.bool, device=latents.device)
         as_bytes = self.coded_frame_by_frame and not self.vae.use_tiling  # tiles are blended before
 
         def store_frames(decoder: Any, args: Any, output: Any) -> Any:
             video, *rest = output if isinstance(output, tuple) else (output,)
+            finite.logical_and_(torch.isfinite(video).all())
             video = (to_uint8(video) if as_bytes else video).cpu()
             return (video, *rest) if isinstance(output, tuple) else video
 
@@ -103,6 +107,7 @@ class VideoCoding:
             video = retry_smaller_on_oom(lambda: self.decode_latents(latents.to(self.vae.dtype)), self.offload_more)
         finally:
             hook.remove()
+        check_finite(torch.where(finite, 0.0, math.nan), "the decoded frames", self.vae.dtype)
         video = (video if as_bytes else to_uint8(video))[0].permute(1, 2, 3, 0).numpy()[lead:][:frames]
         return np.roll(video, CUT, axis=0) if loop else video
 

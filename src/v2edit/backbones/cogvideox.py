@@ -17,6 +17,7 @@ from torch import Tensor
 from v2edit.attention import AttentionCall, RotaryTable, joint_attention
 from v2edit.backbones.base import Size, Text
 from v2edit.backbones.core import PipelineBackbone
+from v2edit.backbones.families import DType
 from v2edit.sampling import x0_from_epsilon, x0_from_v
 
 
@@ -41,6 +42,10 @@ class CogVideoX(PipelineBackbone):
     @staticmethod
     def text_length_of(config: Mapping[str, Any]) -> int:
         return config["max_text_seq_length"]
+
+    @classmethod
+    def published_dtype(cls, config: Mapping[str, Any]) -> DType:
+        return "bfloat16" if config.get("use_rotary_positional_embeddings") else "float16"  # 2b: float16
 
     @property
     def text_width(self) -> int:

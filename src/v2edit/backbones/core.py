@@ -20,7 +20,7 @@ from v2edit.attention import AttentionCall, Replacement, RotaryTable, Window
 from v2edit.attention.sites import WindowTables
 from v2edit.backbones.base import Size, Text
 from v2edit.backbones.coding import VideoCoding
-from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, Offload, family_of
+from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, DType, Offload, family_of
 from v2edit.backbones.rowwise import rowwise_class
 from v2edit.errors import UserError
 from v2edit.prompts.tokens import PromptTokenizer
@@ -86,6 +86,11 @@ class PipelineBackbone(VideoCoding):
     def prompt_tokenizer(cls, tokenizer: Any, config: Mapping[str, Any]) -> PromptTokenizer:
         """Return the tokenizer that prompts are aligned by."""
         return PromptTokenizer(tokenizer, cls.text_length_of(config))
+
+    @classmethod
+    def published_dtype(cls, config: Mapping[str, Any]) -> DType:
+        """Return the 16-bit format that a transformer of a configuration was published in."""
+        return "bfloat16"
 
     @property
     def networks(self) -> list[Any]:

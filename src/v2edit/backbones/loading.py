@@ -9,7 +9,8 @@ from pathlib import Path
 from pickle import PickleError
 from typing import TYPE_CHECKING, Any
 
-from v2edit.backbones.families import BUILT_IN, INDEX, DType, parse_resolution
+from v2edit.backbones.dtypes import resolve_dtype
+from v2edit.backbones.families import BUILT_IN, INDEX, parse_resolution
 from v2edit.backbones.hub import Checkpoint, find
 from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError, first_line
@@ -46,12 +47,10 @@ def read_info(checkpoint: Checkpoint) -> ModelInfo:
 
 def load_fake_model(checkpoint: Checkpoint, options: LoadOptions = LoadOptions()) -> FakeModel:
     """Build a model without data, to count costs. Raises `UserError` where its files cannot be downloaded or read."""
-    import torch
-
     from v2edit.backbones.fake import FakeModel
 
     with _small_files(checkpoint) as folder:
-        numbers = getattr(torch, resolve_dtype(checkpoint, options.dtype, find_device(options.device)))
+        numbers = resolve_dtype(checkpoint, folder, options.dtype, find_device(options.device))
         fake = FakeModel(folder, checkpoint.family, numbers, checkpoint.defaults, checkpoint.name)
     _set_resolution(fake.backbone, options.resolution)
     return fake
@@ -83,13 +82,6 @@ def _small_files(checkpoint: Checkpoint) -> Iterator[Path]:
         raise
     except LOAD_ERRORS as error:
         raise UserError(f"cannot read how {checkpoint.name} is made: {first_line(error)}") from error
-
-
-def resolve_dtype(checkpoint: Checkpoint, dtype: DType, device: Any) -> str:
-    """Return the name of a torch dtype, where `auto` depends on the model and the torch device."""
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if device.type == "cuda" and checkpoint.name != BUILT_IN else "float32"
 
 
 def load(
@@ -136,7 +128,7 @@ def load(
                 )
             check_config_sizes(Path(folder), fake.pipeline.components)
             kind, pipeline_kind = family_class(checkpoint.family), pipeline_class(checkpoint.family)
-            numbers: Any = getattr(torch, resolve_dtype(checkpoint, options.dtype, target))
+            numbers: Any = resolve_dtype(checkpoint, Path(folder), options.dtype, target)
             if kind.float32_parts:
                 numbers = {"default": numbers} | dict.fromkeys(kind.float32_parts, torch.float32)
             pipeline = pipeline_kind.from_pretrained(folder, dtype=numbers, use_safetensors=safe)

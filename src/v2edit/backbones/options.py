@@ -17,9 +17,9 @@ class LoadOptions:
     """Where a model runs, and what it needs there."""
 
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes CUDA where there is one."""
+    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes a GPU where there is one."""
     dtype: DType = "auto"
-    """Number format; auto is what suits the device."""
+    """Number format; auto is the one that the model was published in (float32 on the CPU)."""
     offload: Offload = "none"
     """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower."""
     vae_tiling: bool = False

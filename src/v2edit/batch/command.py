@@ -16,7 +16,7 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import lock_folder
-from v2edit.host import available_cores, find_device
+from v2edit.host import available_cores, count_devices, find_device
 from v2edit.jobs.options import OUT, ModelOptions, expect_at_least, expect_folder, job_from_keywords
 from v2edit.jobs.progress_bar import count_bar
 from v2edit.prompts.lvlm import LVLMConfig
@@ -174,8 +174,6 @@ def _open_pool(setup: WorkerSetup, ray: str | None, device: str, count: int | No
 
         return RayPool(setup, ray, device, count)
 
-    import torch
-
     from v2edit.batch.worker import EditWorker
     from v2edit.workers import ProcessPool
 
@@ -185,8 +183,8 @@ def _open_pool(setup: WorkerSetup, ray: str | None, device: str, count: int | No
         threads = max(1, available_cores() // count) if count > 1 else None
         return ProcessPool([partial(EditWorker, setup, "cpu")] * count, threads)
     devices = [device]
-    if device_type == "cuda" and device in ("auto", "cuda"):
-        devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    if device in ("auto", device_type):
+        devices = [f"{device_type}:{k}" for k in range(count_devices(device_type))]
     if count is not None and count > len(devices):
         raise UserError(f"--workers is {count}, and each has a device of its own: expected {len(devices)} or fewer")
     return ProcessPool([partial(EditWorker, setup, name) for name in devices[:count]])

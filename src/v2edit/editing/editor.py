@@ -15,6 +15,7 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size, Text
+from v2edit.backbones.dtypes import check_finite
 from v2edit.backbones.families import FRAME_RATE
 from v2edit.editing import controls
 from v2edit.editing.config import EditConfig, ResolvedConfig
@@ -22,7 +23,7 @@ from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.state import LOOP, CountedDraws, EditState, noise_stream
 from v2edit.prompts import PromptPair
-from v2edit.runs.snapshots import LoopSnapshot, Snapshots
+from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
 from v2edit.sampling import SOLVERS, Schedule, Solver, add_step_noise, step_mean
 
 RESIZE_BATCH = 8  # frames: in float32 a long clip would be four times its size, several times over
@@ -130,7 +131,11 @@ class Editor:
             eps = next(draws)
             state = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
 
-        for k in snapshot.steps(state.k, schedule.steps, lambda: state.to_snapshot(draws.count)):
+        def checked_state() -> LoopState:
+            check_finite(state.edit, f"the edit's latents at step {state.k} of {schedule.steps}", self.backbone.dtype)
+            return state.to_snapshot(draws.count)
+
+        for k in snapshot.steps(state.k, schedule.steps, checked_state):
             controlled = controls.is_controlled(schedule, k, config)
             guidance, source_guidance = config.guidance_of(schedule.expert(k))
             branches, unconditional, replacement = [Branch(state.edit, text.edit, guidance)], None, None
@@ -159,6 +164,7 @@ class Editor:
                 state.edit = add_step_noise(step, mean, draws)
             state.x0s, state.k = list(x0s), k + 1
             report(k - start + 1, schedule.steps - start)
+        check_finite(state.edit, "the edit's latents", self.backbone.dtype)
         return state.edit
 
 

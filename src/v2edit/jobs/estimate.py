@@ -213,14 +213,13 @@ def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
 
 def _count(fake: FakeModel, prepared: Prepared, size: Size, options: ModelOptions) -> tuple[Estimate, CostModel]:
     """Count an edit on a model without data; the estimate's peak is that of tensors alone."""
-    from v2edit.backbones.loading import resolve_dtype
     from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
 
     checkpoint, config = prepared.checkpoint, prepared.config
     fitted, schedule = fake.backbone.nearest_size(size, config.loop), clip_schedule(fake.backbone, config, size)
     cost_model = CostModel(fake, config)
     cost = cost_model.edit(fitted, options.offload, options.vae_tiling)
-    dtype = resolve_dtype(checkpoint, options.dtype, find_device(options.device))
+    dtype = str(fake.dtype).removeprefix("torch.")
     forwards = count_forwards(schedule, config, fake.backbone.classifier_free)
     estimate = Estimate(
         checkpoint.name, "", dtype, size.frames, size.height, size.width, fitted, fake.tokens(fitted, config.loop),
