@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v2edit.backbones.dtypes import check_finite
+from v2edit.backbones.finite import check_finite
 from v2edit.host import retry_smaller_on_oom
 
 # The loop is cut open one frame late: where it closes, the last and the first frame then share a latent frame, and

@@ -1,4 +1,4 @@
-"""The number format of a model's networks: its publisher's where the device computes in it; and numbers beyond it."""
+"""The number format of a model's networks: its publisher's where the device computes in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from v2edit.files import read_json
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from v2edit.backbones.hub import Checkpoint
 
@@ -72,19 +71,6 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.backends.mps.is_macos_or_newer(14, 0)
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def check_finite(numbers: Tensor, what: str, dtype: torch.dtype) -> None:
-    """Raise `UserError`, with the likely cause, where numbers that were computed in a format are not finite. Waits for
-    the device."""
-    import torch
-
-    if torch.isfinite(numbers).all():
-        return
-    cause = "the weights may be damaged, or --guidance far too high"
-    if dtype == torch.float16:
-        cause = "float16 is too narrow for this model; take --dtype bfloat16, or float32"
-    raise UserError(f"{what} became infinite or no numbers (NaN): {cause}")
 
 
 def _device_name(device: torch.device) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size, Text
-from v2edit.backbones.dtypes import check_finite
 from v2edit.backbones.families import FRAME_RATE
+from v2edit.backbones.finite import check_finite
 from v2edit.editing import controls
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
