@@ -60,6 +60,9 @@ def test_a_step_is_that_of_two_full_batches(backbone, scales, in_both):
         ({"source_guidance": 1.0, "subtasks": 2}, 4 * (3 + 4) + 10 * 2),  # the edit alone needs two rows
         ({"source_guidance": 1.0, "amr_unconditional": True}, 26),  # its unconditional row takes the source's maps
         ({"source_guidance": 1.0, "amr_unconditional": True, "amr": False}, 4 * 3 + 5 * 2),
+        ({"guidance_until": 0.3}, 4 * 4 + 2 * 2 + 3),
+        ({"guidance_until": 0.7, "subtasks": 2}, 2 * (4 + 6) + 2 * (2 + 3) + 2 * 5),
+        ({"guidance_until": 1.0, "amr_unconditional": True}, 4 * 2 + 5),
     ],
     ids=str,
 )
@@ -71,10 +74,22 @@ def test_rows_that_nothing_needs_do_not_run(backbone, changes, forwards):
     assert sum(rows) == sum(count_forwards(schedule, config.resolve(backbone.defaults, schedule))) == forwards
 
 
-@pytest.mark.parametrize("max_rows", [99, 2])
-def test_the_source_comes_back_without_guidance(backbone, max_rows):
-    x0, back = edited(backbone, EditConfig(steps=10, beta=0.0, guidance=1.0), SAME)
+@pytest.mark.parametrize("solver", ["ddim", "dpm-sde"])
+@pytest.mark.parametrize("changes", [{"guidance": 1.0}, {"guidance_until": 0.4, "subtasks": 2}], ids=str)
+def test_the_source_comes_back_without_guidance(backbone, changes, solver):
+    x0, back = edited(backbone, EditConfig(steps=10, beta=0.0, solver=solver, **changes), SAME)
     assert (back - x0).norm() <= 1e-4 * x0.norm()
+
+
+def test_guidance_is_that_of_the_steps_above_its_last_share(backbone):
+    """Left out of all steps it is guidance 1, of none the default, and in between neither."""
+    config = EditConfig(steps=8)
+    alone, none, half, default = (
+        edited(backbone, replace(config, **changes))[1]
+        for changes in ({"guidance": 1.0}, {"guidance_until": 1.0}, {"guidance_until": 0.5}, {})
+    )
+    assert torch.equal(none, alone)
+    assert min((half - alone).norm(), (half - default).norm()) > 1e-3 * default.norm()
 
 
 @pytest.mark.parametrize("changes", [{"source_guidance": 1.0}, {"guidance": 1.0, "source_guidance": 4.0}], ids=str)

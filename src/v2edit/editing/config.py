@@ -52,6 +52,8 @@ class EditConfig:
     source_guidance: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Guidance of the source's own denoising (default: the edit's). Lower pulls the edit further towards its prompt,
     also where the prompts are equal."""
+    guidance_until: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """Guidance acts above this share of the steps and is left out of the last ones, which then take half the rows."""
     solver: SolverName = "auto"
     """The denoising solver; auto is that of the model's own scheduler."""
     ending: Ending = "deterministic"
@@ -76,9 +78,9 @@ class EditConfig:
     """The same seed gives the same video on the same machine."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("alpha", 0.0, 1.0), ("beta", 0.0, 1.0), ("mixture", 0.0, 1.0)):
-            if (value := getattr(self, name)) is not None and not low <= value <= high:
-                raise UserError(f"--{name} is {value}, expected {low} to {high}")
+        for name in ("alpha", "beta", "mixture", "guidance_until"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}, expected 0.0 to 1.0")
         if self.alpha == 0:
             raise UserError("--alpha is 0: nothing would be denoised; the paper's value is 0.9")
         if not 1 <= self.subtasks <= 6:
@@ -160,8 +162,11 @@ class ResolvedConfig(EditConfig):
     source_guidance_2: float | None = field(default=None, kw_only=True)
     """Guidance of the sources with the second expert; runs that began before there were two have none."""
 
-    def guidance_of(self, expert: int) -> tuple[float, float]:
-        """Return the guidance of the edit and of its sources in the steps of an expert."""
-        if not expert:
+    def guidance_at(self, schedule: Schedule, k: int, classifier_free: bool) -> tuple[float, float]:
+        """Return the guidance of the edit and of its sources at step k: that of the step's expert, or 1 where it is
+        left out. A network that is told its guidance, and needs no more rows for it, is always told it."""
+        if classifier_free and schedule.share(k) <= self.guidance_until:
+            return 1.0, 1.0
+        if not schedule.expert(k):
             return self.guidance, self.source_guidance
         return self.guidance_2 or self.guidance, self.source_guidance_2 or self.source_guidance

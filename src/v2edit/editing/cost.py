@@ -57,7 +57,7 @@ def count_steps(schedule: Schedule, config: ResolvedConfig, classifier_free: boo
         sources = 1 if subtask == 1 else (config.mixture > 0) + (config.mixture < 1)
         steps = Counter()
         for k in range(first_step(schedule, config.alpha, config.inc), schedule.steps):
-            guidance, source_guidance = config.guidance_of(schedule.expert(k))
+            guidance, source_guidance = config.guidance_at(schedule, k, classifier_free)
             beside = sources if is_controlled(schedule, k, config) else 0
             amr = bool(beside) and config.amr
             scales = [source_guidance] * beside + [guidance]

@@ -137,7 +137,7 @@ class Editor:
 
         for k in snapshot.steps(state.k, schedule.steps, checked_state):
             controlled = controls.is_controlled(schedule, k, config)
-            guidance, source_guidance = config.guidance_of(schedule.expert(k))
+            guidance, source_guidance = config.guidance_at(schedule, k, self.backbone.classifier_free)
             branches, unconditional, replacement = [Branch(state.edit, text.edit, guidance)], None, None
             if controlled:
                 noisy = (schedule.add_noise(source.x0, state.eps, k) for source in sources)

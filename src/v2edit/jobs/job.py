@@ -116,6 +116,8 @@ class EditJob:
         schedule = model.schedule(self.config.steps)
         if self.config.guidance_2 is not None and schedule.second_expert is None:
             log.warning("--guidance-2: %s has no second expert, so it changes nothing", checkpoint.name)
+        if self.config.guidance_until and not model.classifier_free:
+            log.warning("--guidance-until: %s is told its guidance in one row, so it changes nothing", checkpoint.name)
         config = open_config.resolve(model.defaults, schedule)
         return Prepared(prompts, given.instruction, checkpoint, open_config, config)
 
