@@ -146,10 +146,11 @@ def _read_size(path: str, field: str) -> int | None:
 
 
 def find_device(name: str) -> Any:
-    """Return the named torch device, of whatever kind torch has (cuda, xpu, mps, cpu); auto is a GPU where there is
-    one. Raises `UserError` where it cannot be used."""
+    """Return the named torch device, of whatever kind torch has (cuda, xpu, mps, cpu), or the first of several names;
+    auto is a GPU where there is one. Raises `UserError` where it cannot be used."""
     import torch
 
+    name, *_ = name.split(",")
     if name == "auto":
         return torch.device(next((kind for kind in GPUS if count_devices(kind)), "cpu"))
     try:

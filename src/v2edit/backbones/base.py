@@ -65,6 +65,11 @@ class Text:
             return self
         return self.reordered([*self.present, *sorted(set(range(len(self.embedding))) - set(self.present))])
 
+    def to(self, device: torch.device) -> Text:
+        """Return the text on a device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return replace(self, embedding=self.embedding.to(device), pooled=pooled)
+
     def lerp(self, other: Text, weight: float) -> Text:
         """Return the text between this one (weight 0) and another (1), slot by slot; a slot that either has is a key
         in between."""
@@ -89,6 +94,11 @@ class Backbone(Protocol):
     pad_id: int
     hides_padding: bool  # whether padding is no key of attention, so that prompts cannot share it
     classifier_free: bool  # whether guidance needs an unconditional batch; else the network is told each row's scale
+
+    @property
+    def replica(self) -> Backbone | None:
+        """The same model on a second device, for the unconditional rows of guidance; None where there is one device."""
+        ...
 
     @property
     def device(self) -> torch.device:

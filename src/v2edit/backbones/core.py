@@ -43,6 +43,8 @@ class PipelineBackbone(VideoCoding):
         "flow_prediction": x0_from_flow
     }
     frame_rate = FRAME_RATE  # of the clip
+    own_device: torch.device | None = None  # of a replica, which shares its pipeline's other parts
+    replica: PipelineBackbone | None = None
 
     def __init__(self, pipeline: Any, name: str | None = None, defaults: Defaults | None = None) -> None:
         self.name, self.pipeline = name or type(self).__name__, pipeline
@@ -161,6 +163,8 @@ class PipelineBackbone(VideoCoding):
             self.frame_rate = frame_rate
             self._rotary.cache_clear()
             self._windows.cache_clear()
+            if self.replica is not None:
+                self.replica.set_frame_rate(frame_rate)
 
     def x0_from(self, v: Tensor, out: Tensor, a: float, s: float) -> Tensor:
         """Return x0 from noisy latents and the network's output."""
@@ -205,7 +209,7 @@ class PipelineBackbone(VideoCoding):
     # The protocol.
     @property
     def device(self) -> torch.device:
-        return self.pipeline._execution_device
+        return self.own_device or self.pipeline._execution_device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -280,7 +284,8 @@ class PipelineBackbone(VideoCoding):
         self.offload = offload
 
     def shrink(self) -> str | None:
-        layers = [layer for network in self.networks for layer in self.layers(network)]
+        networks = self.networks + (self.replica.networks if self.replica is not None else [])
+        layers = [layer for network in networks for layer in self.layers(network)]
         if any(type(layer) is not rowwise_class(type(layer)) for layer in layers):
             for layer in layers:
                 layer.__class__ = rowwise_class(type(layer))

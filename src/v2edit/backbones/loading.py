@@ -110,6 +110,7 @@ def load(
 
     from v2edit.backbones.config_limits import check_config_sizes
     from v2edit.backbones.folder import fake_backbone, family_class, pipeline_class
+    from v2edit.backbones.replica import replicate
 
     target = find_device(options.device)
     if options.offload != "none" and target.type == "cpu":
@@ -138,6 +139,11 @@ def load(
         raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error
     backbone = kind(pipeline, checkpoint.name, checkpoint.defaults)
     _set_resolution(backbone, options.resolution)
+    _, _, second = options.device.partition(",")
+    if second:
+        if not backbone.classifier_free:
+            raise UserError(f"--device {options.device}: {checkpoint.name} is told its guidance, which has no halves")
+        backbone.replica = replicate(backbone, find_device(second))
     backbone.place(target, options.offload)
     if options.vae_tiling:
         pipeline.vae.enable_tiling()

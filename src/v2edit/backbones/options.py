@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from v2edit.backbones.families import DType, Offload, parse_resolution
+from v2edit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class LoadOptions:
     """Where a model runs, and what it needs there."""
 
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes a GPU where there is one."""
+    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes a GPU where there is one. Of two (cuda:0,cuda:1) the
+    second computes the unconditional rows of guidance."""
     dtype: DType = "auto"
     """Number format; auto is the one that the model was published in (float32 on the CPU)."""
     offload: Offload = "none"
@@ -29,5 +31,7 @@ class LoadOptions:
     model's own)."""
 
     def __post_init__(self) -> None:
+        if self.device.count(",") > 1:
+            raise UserError(f"--device is {self.device!r}, expected one or two: guidance has two halves")
         if self.resolution is not None:
             parse_resolution(self.resolution)

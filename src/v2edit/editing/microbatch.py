@@ -2,12 +2,15 @@
 
 The unconditional rows of the branches that need one come first, then the conditional row of every branch. Those of one
 call share its memory: when it runs out, the step is repeated in smaller calls, and the rest of the edit keeps to them.
-Every split gives the same result, up to float rounding."""
+Every split gives the same result, up to float rounding. With a second device the unconditional rows are computed there,
+beside the others."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -43,6 +46,7 @@ class MicroBatcher:
 
     def __init__(self, backbone: Backbone, max_rows: int = sys.maxsize) -> None:
         self.backbone, self.max_rows = backbone, max_rows
+        self._second = ThreadPoolExecutor(1, "second device")
 
     def denoise(
         self,
@@ -57,23 +61,47 @@ class MicroBatcher:
     ) -> Tensor:
         """Call `Backbone.denoise` on rows of which so many are unconditional, in several calls if need be."""
         rows = len(latents)
+        x0 = torch.empty_like(latents, dtype=torch.float32)
+
+        def denoise_rows(backbone: Backbone, calls: list[list[int]]) -> None:
+            device = backbone.device
+            for call in calls:
+                maps = None if replacement is None else select_rows(replacement, call)
+                of_call = [text[row].to(device) for row in call], maps, loop, [guidance[row] for row in call]
+                x0[call] = backbone.denoise(latents[call].to(device), step, schedule, *of_call).to(x0)
 
         def denoise_in_calls() -> Tensor:
             _, calls = self.split(rows, unconditional, replacement)
             if len(calls) == 1:
                 return self.backbone.denoise(latents, step, schedule, text, replacement, loop, guidance)
-            x0 = torch.empty_like(latents, dtype=torch.float32)
-            for call in calls:
-                maps = None if replacement is None else select_rows(replacement, call)
-                of_call = [text[row] for row in call], maps, loop, [guidance[row] for row in call]
-                x0[call] = self.backbone.denoise(latents[call], step, schedule, *of_call)
+            second = self.backbone.replica
+            beside = [call for call in calls if second is not None and call[0] < unconditional]
+            with self.on_second_device(denoise_rows, second, beside):
+                denoise_rows(self.backbone, [call for call in calls if call not in beside])
             return x0
 
         return retry_smaller_on_oom(denoise_in_calls, partial(self.shrink, rows, unconditional, replacement))
 
+    @contextmanager
+    def on_second_device(
+        self, work: Callable[[Backbone, list[list[int]]], None], replica: Backbone | None, calls: list[list[int]]
+    ) -> Iterator[None]:
+        """Do the work of some calls on a second device beside what is done within; its errors are raised at the end."""
+        if replica is None or not calls:
+            yield
+            return
+        working = self._second.submit(work, replica, calls)
+        try:
+            yield
+        finally:
+            wait([working])
+        working.result()
+
     def split(self, rows: int, unconditional: int, replacement: Replacement | None) -> tuple[str, list[list[int]]]:
         """Return the entry of SPLITS for such a step, and the rows of each call."""
-        options = [(name, split_rows(rows, unconditional, replacement, index)) for index, name in enumerate(SPLITS)]
+        least = 0 if self.backbone.replica is None else 1  # the two devices have a batch each
+        indices = [(name, max(index, least)) for index, name in enumerate(SPLITS)]
+        options = [(name, split_rows(rows, unconditional, replacement, index)) for name, index in indices]
         return next((option for option in options if largest_call(option[1]) <= self.max_rows), options[-1])
 
     def shrink(self, rows: int, unconditional: int, replacement: Replacement | None) -> str | None:

@@ -65,7 +65,7 @@ class ModelOptions(LoadOptions, ModelChoice):
                 "name": name if checkpoint.commit or name == BUILT_IN else os.path.abspath(name),
                 "revision": self.revision,
                 "commit": checkpoint.commit,
-                "device": str(backbone.device),
+                "device": ",".join(str(one.device) for one in (backbone, backbone.replica) if one is not None),
                 "dtype": str(backbone.dtype).removeprefix("torch."),
             },
             **{name: getattr(self, name) for name in RECORDED},
