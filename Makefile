@@ -11,7 +11,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 
-HAS_TORCH := import torch, sys; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6))
+HAS_TORCH := import torch, sys; v = tuple(map(int, torch.__version__.split(".")[:2])); sys.exit(v < (2, 6) or v == (2, 9))
 ifeq ($(V2EDIT_PYTHON)$(filter help,$(or $(MAKECMDGOALS),help)),)
   ifneq ($(VIRTUAL_ENV),)
     ifneq ($(realpath $(VIRTUAL_ENV)),$(realpath .venv))
@@ -76,7 +76,7 @@ ifeq ($(V2EDIT_PYTHON),)
 	@'$(PY)' -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear .venv
 	@'$(PY)' -c '$(HAS_TORCH)' 2>/dev/null || '$(PY)' -m pip install $(TORCH)
 else
-	@'$(PY)' -c '$(HAS_TORCH)' 2>/dev/null || { echo "$(PY) has no torch 2.6 or newer; install one there first" >&2; exit 1; }
+	@'$(PY)' -c '$(HAS_TORCH)' 2>/dev/null || { echo "$(PY) has no torch 2.6 or newer (2.9 is refused); install one there first" >&2; exit 1; }
 endif
 	@echo "installing v2edit$(if $(filter-out run,$*), and what its $(if $(filter test,$*),tests need,developers use)) for $(PY)"
 	@'$(PY)' -m pip install --quiet -e '.$(if $(filter-out run,$*),[$*])'

@@ -19,7 +19,7 @@ from v2edit.cli import commands
 from v2edit.cli.output import OutputOptions, Reporter, TextReporter, dry_run_of, reporter_for
 from v2edit.cli.parsing import BoundCommand, name_as_typed, parse_words
 from v2edit.errors import UserError
-from v2edit.host import memory_advice
+from v2edit.host import memory_advice, use_expandable_segments
 from v2edit.runs import redact
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"v2edit {__version__}")
         return 0
+    use_expandable_segments()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text that a terminal takes
         sys.stdout.reconfigure(errors="backslashreplace")
     reporter: Reporter = TextReporter()
