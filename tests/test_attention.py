@@ -20,7 +20,7 @@ from v2edit.attention import (
     replaced_attention,
     replaced_attention_reference,
 )
-from v2edit.attention import replacement as module
+from v2edit.attention import kernels as module
 
 
 @dataclass

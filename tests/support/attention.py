@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from v2edit.attention import Replacement, replaced_attention_reference
-from v2edit.attention.replacement import attention_logits
+from v2edit.attention.kernels import attention_logits
 
 # How far apart two evaluations may be, by the type of the inputs.
 TOLERANCE = {

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
+
+from v2edit.attention.kernels import attention_logits, attention_with_lse
 
 # For each row of a batch, the (row, weight) pairs whose queries and keys give the shared columns' logits.
 Sources = tuple[tuple[tuple[int, float], ...], ...]
 Cache = list[tuple[Tensor, Tensor]]  # queries and shared keys of a batch's rows so far
-
-# Where no kernel returns its log-sum-exp, explicit logits are computed for so many at a time.
-MAX_LOGITS = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,56 +99,6 @@ def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor, int
     return torch.addcmul(out_a, share_b, out_b.sub_(out_a), out=into)
 
 
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the attention [B, H, Nq, D] and the log-sum-exp [B, H, Nq] of its logits, float32 at least, by the kernel
-    that torch takes for plain attention on this device and dtype. Over no keys at all the result is zeros and -inf."""
-    if k.shape[2] == 0:
-        return torch.zeros_like(q), q.new_full(q.shape[:3], -math.inf, dtype=torch.float32)
-    if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    if q.is_cuda and q.shape[3] % 8 == 0:  # The kernels' own limit: scaled_dot_product_attention pads, these do not.
-        kernel = CUDA_KERNELS.get(torch._fused_sdp_choice(q, k, v), chunked_attention)
-        return kernel(q, k, v)
-    return chunked_attention(q, k, v)
-
-
-def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attention_with_lse` by the FlashAttention kernel."""
-    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
-
-
-def efficient_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attention_with_lse` by the memory-efficient kernel."""
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
-    return out, lse[:, :, : q.shape[2]]  # It comes padded to a multiple of 32 queries.
-
-
-def cudnn_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attention_with_lse` by cuDNN."""
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
-    return out, lse.view(q.shape[:3])  # It comes with one more dimension, of size 1.
-
-
-CUDA_KERNELS = {
-    SDPBackend.FLASH_ATTENTION.value: flash_attention,
-    SDPBackend.EFFICIENT_ATTENTION.value: efficient_attention,
-    SDPBackend.CUDNN_ATTENTION.value: cudnn_attention,
-}
-
-
-def chunked_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attention_with_lse` from explicit logits of a chunk of queries at a time, where no kernel returns them."""
-    queries = max(1, MAX_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2]))
-    parts = [attention_with_lse_reference(part, k, v) for part in q.split(queries, dim=2)]
-    return torch.cat([out for out, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
-
-
-def attention_with_lse_reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`attention_with_lse` from explicit logits."""
-    logits = attention_logits(q, k)
-    return (logits.softmax(-1) @ v.to(logits)).to(q), logits.logsumexp(-1)
-
-
 def replaced_attention_reference(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement, text_tokens: int) -> Tensor:
     """`replaced_attention` from explicit maps: memory of queries x keys."""
     logits = attention_logits(q, k)
@@ -168,9 +116,3 @@ def replaced_maps_reference(logits: Tensor, replacement: Replacement) -> Tensor:
             mixed = torch.cat([logits[source, :, :, :shared], logits[row, :, :, shared:]], dim=-1)
             maps[row] += weight * mixed.softmax(-1)
     return maps
-
-
-def attention_logits(q: Tensor, k: Tensor) -> Tensor:
-    """Return Q K^T / sqrt(d) [B, H, Nq, Nk], in float32 at least."""
-    precise = torch.promote_types(q.dtype, torch.float32)
-    return q.to(precise) @ k.to(precise).mT / math.sqrt(q.shape[3])

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from v2edit.attention.kernels import attention, prefer_kernel
 from v2edit.attention.replacement import Cache, Replacement, Sources, identity_sources, replaced_attention
 from v2edit.attention.window import Window, attention_by_window, windowed_attention
 
@@ -38,13 +39,17 @@ class AttentionCall:
     """What attention does in one call of a network; the network's processors read it, and its layers where they take
     rows one at a time.
 
-    `present`: for each row the text slots that are keys, where padding is hidden; None where all slots are."""
+    `present`: for each row the text slots that are keys, where padding is hidden; None where all slots are. `kernel`:
+    the kernel of attention to take, if it is right ("torch" for torch's own choice). `rotates_whole`: whether positions
+    are rotary and those of the whole clip, for all rows alike."""
 
     rotate: Rotate
     rotary: RotaryTable | None = None
     windows: WindowTables | None = None
     replacement: Replacement | None = None
     present: Sequence[Slots] | None = None
+    kernel: str = "torch"
+    rotates_whole: bool = False
 
     @contextmanager
     def during(
@@ -56,9 +61,13 @@ class AttentionCall:
     ) -> Iterator[None]:
         """Hold these for the call within, and nothing after it."""
         self.rotary, self.windows, self.replacement, self.present = rotary, windows, replacement, present
+        self.rotates_whole = rotary is not None and windows is None and present is None
+        token = _current.set(self)
         try:
-            yield
+            with prefer_kernel(self.kernel):
+                yield
         finally:
+            _current.reset(token)
             self.rotary = self.windows = self.replacement = self.present = None
 
     @contextmanager
@@ -73,6 +82,30 @@ class AttentionCall:
             self.replacement, self.present = replacement, present
 
 
+_current: ContextVar[AttentionCall] = ContextVar("current")
+
+
+@torch.library.custom_op(
+    "v2edit::attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, SymInt text_tokens, str site) -> Tensor",
+)
+def attention_operator(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, site: str) -> Tensor:
+    """Compute the attention of a site, [B, N, H, D], as one operator that torch.compile does not look into: maps,
+    windows and hidden slots, which differ between steps and prompts, are those of the current call when it runs. So one
+    graph serves them all, and the kernels are those of an edit that is not compiled."""
+    return SITES[site](q, k, v, text_tokens, _current.get()).transpose(1, 2).contiguous()
+
+
+@attention_operator.register_fake
+def _attention_shape(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, site: str) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+
+
+def _compiled(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, site: str) -> Tensor:
+    return attention_operator(q, k, v, text_tokens, site).transpose(1, 2)
+
+
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn neighbouring channels of queries or keys [..., N, D], two by two, by angles: cos and sin [..., N, D / 2]."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
@@ -82,6 +115,11 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def joint_attention(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall) -> Tensor:
     """Joint attention over [text | video], [B, H, N, D] like q. Rotary positions are written into q and k. Text slots
     that are no keys come back as zeros."""
+    if torch.compiler.is_compiling():
+        if call.rotates_whole and call.rotary is not None:
+            _rotate_video(q, k, text_tokens, call.rotate, call.rotary)
+            return _compiled(q, k, v, text_tokens, "rotated")
+        return _compiled(q, k, v, text_tokens, "joint")
     if call.present is None:
         return _joint_attention(q, k, v, text_tokens, call, call.replacement)
     out = torch.zeros_like(q)
@@ -96,24 +134,44 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: Att
 def _joint_attention(
     q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall, replacement: Replacement | None
 ) -> Tensor:
-    attention = F.scaled_dot_product_attention
+    attend = attention
     if call.windows is not None:
         of_video = (x[:, :, text_tokens:] for x in (q, k, v))
         video = _rotate_windows(*of_video, tables=call.windows, rotate=call.rotate)
         window = call.windows.window
-        attention = partial(
+        attend = partial(
             windowed_attention, video=video, window=window, text_tokens=text_tokens, replacement=replacement
         )
     elif replacement is not None:
-        attention = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
+        attend = partial(replaced_attention, text_tokens=text_tokens, replacement=replacement)
     if call.rotary is not None:
-        q[:, :, text_tokens:] = call.rotate(q[:, :, text_tokens:], call.rotary)
-        k[:, :, text_tokens:] = call.rotate(k[:, :, text_tokens:], call.rotary)
-    return attention(q, k, v)
+        _rotate_video(q, k, text_tokens, call.rotate, call.rotary)
+    return attend(q, k, v)
+
+
+def _rotate_video(q: Tensor, k: Tensor, text_tokens: int, rotate: Rotate, rotary: RotaryTable) -> None:
+    for x in (q, k):
+        x[:, :, text_tokens:] = rotate(x[:, :, text_tokens:], rotary)
+
+
+def _joint_unchanged(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall) -> Tensor:
+    """`joint_attention` that leaves q and k as they are."""
+    if call.rotary is not None and call.present is None:
+        q, k = q.clone(), k.clone()
+    return joint_attention(q, k, v, text_tokens, call)
+
+
+def _rotated_attention(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall) -> Tensor:
+    """`joint_attention` without windows or hidden slots, of rotated q and k."""
+    if call.replacement is None:
+        return attention(q, k, v)
+    return replaced_attention(q, k, v, call.replacement, text_tokens)
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
     """Attention of video queries over text keys alone, [B, H, N, D] like q; windows do not change it."""
+    if torch.compiler.is_compiling():
+        return _compiled(q, k, v, 0, "cross")
     if call.present is None:
         return _cross_attention(q, k, v, call.replacement)
     out = torch.empty_like(q)
@@ -125,19 +183,21 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Ten
 
 def _cross_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement | None) -> Tensor:
     if replacement is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        return attention(q, k, v)
     return replaced_attention(q, k, v, replacement, text_tokens=0)
 
 
 def self_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
     """Attention of video tokens among each other, [B, H, N, D] like q, by windows where the call has them."""
+    if torch.compiler.is_compiling() and not call.rotates_whole:
+        return _compiled(q, k, v, 0, "self")
     if call.windows is not None:
         video = _rotate_windows(q, k, v, call.windows, call.rotate)
         outs = (out.transpose(1, 2) for out, _ in attention_by_window(*video, call.windows.window))
         return torch.cat(list(outs), dim=1).transpose(1, 2)
     if call.rotary is not None:
         q, k = call.rotate(q, call.rotary), call.rotate(k, call.rotary)
-    return F.scaled_dot_product_attention(q, k, v)
+    return _compiled(q, k, v, 0, "plain") if torch.compiler.is_compiling() else attention(q, k, v)
 
 
 def _rotate_windows(
@@ -160,3 +220,13 @@ def _rows(call: AttentionCall, present: Sequence[Slots]) -> Iterator[tuple[int, 
         else:
             shared = sum(slot < replacement.shared for slot in slots)
             yield row, slots, Replacement(shared, (sources[row],), cache)
+
+
+# What `attention_operator` computes.
+SITES: dict[str, Callable[[Tensor, Tensor, Tensor, int, AttentionCall], Tensor]] = {
+    "joint": _joint_unchanged,
+    "rotated": _rotated_attention,
+    "cross": lambda q, k, v, _, call: cross_attention(q, k, v, call),
+    "self": lambda q, k, v, _, call: self_attention(q, k, v, call),
+    "plain": lambda q, k, v, *_: attention(q, k, v),
+}

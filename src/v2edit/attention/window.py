@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from v2edit.attention.kernels import attention, attention_logits, attention_with_lse
 from v2edit.attention.replacement import (
     Replacement,
-    attention_logits,
-    attention_with_lse,
     identity_sources,
     merge_shared_columns,
     merge_states,
@@ -87,7 +85,7 @@ def windowed_attention(
     the same."""
     shared = 0 if replacement is None else replacement.shared
     text_q, video_q = q[:, :, :text_tokens], q[:, :, text_tokens:]
-    text = F.scaled_dot_product_attention(text_q, k, v) if text_tokens else text_q  # no kernel takes no queries
+    text = attention(text_q, k, v) if text_tokens else text_q  # no kernel takes no queries
     outs, lses = zip(*attention_by_window(*video, window), strict=True)
     # Joined as projections are laid out, [rows, tokens, heads, channels]: the next one takes it without a copy.
     out = torch.cat([part.transpose(1, 2) for part in (text, *outs)], dim=1).transpose(1, 2)

@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from v2edit.attention import AttentionCall, Replacement, RotaryTable, Window
+from v2edit.attention import AttentionCall, Replacement, RotaryTable, Window, attention_with_lse
+from v2edit.attention.kernels import prefer_kernel
 from v2edit.attention.sites import WindowTables
 from v2edit.backbones.base import Size, Text
 from v2edit.backbones.coding import VideoCoding
+from v2edit.backbones.compiled import compiled_class
 from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, DType, Offload, family_of
 from v2edit.backbones.rowwise import rowwise_class
 from v2edit.errors import UserError
@@ -282,6 +284,20 @@ class PipelineBackbone(VideoCoding):
         else:
             self.pipeline.to(device)
         self.offload = offload
+
+    def check_attention(self) -> None:
+        """Check the kernels of attention that a call takes: what is wrong is logged now, and no step waits for it."""
+        for network in self.networks:
+            q = torch.zeros(1, 1, 2, network.config.attention_head_dim, dtype=self.dtype, device=self.device)
+            with prefer_kernel(self.call.kernel):
+                for keys in (1, 2):
+                    attention_with_lse(q, q[:, :, :keys], q[:, :, :keys])
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile the layers by a backend of torch.compile, when they first run."""
+        for network in self.networks:
+            for layer in self.layers(network):
+                layer.__class__ = compiled_class(type(layer), backend)
 
     def shrink(self) -> str | None:
         networks = self.networks + (self.replica.networks if self.replica is not None else [])

@@ -12,6 +12,7 @@ from v2edit.errors import UserError
 
 Offload = Literal["none", "model", "group"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["torch", "flash2", "flash3", "sage"]
 
 FRAME_RATE = 25.0  # frames a second of a clip that does not say
 

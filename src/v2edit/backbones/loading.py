@@ -108,11 +108,15 @@ def load(
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
+    from v2edit.attention.kernels import expect_kernel
     from v2edit.backbones.config_limits import check_config_sizes
     from v2edit.backbones.folder import fake_backbone, family_class, pipeline_class
     from v2edit.backbones.replica import replicate
+    from v2edit.backbones.versions import check_versions
 
     target = find_device(options.device)
+    check_versions(target)
+    expect_kernel(options.attention)
     if options.offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {options.offload} moves parts to a GPU, and the device is the CPU; leave it out")
     with _small_files(checkpoint) as small:  # what is no model for edits is refused before its weights are fetched
@@ -139,12 +143,16 @@ def load(
         raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error
     backbone = kind(pipeline, checkpoint.name, checkpoint.defaults)
     _set_resolution(backbone, options.resolution)
+    backbone.call.kernel = options.attention
+    if options.compile:
+        backbone.compile_layers()
     _, _, second = options.device.partition(",")
     if second:
         if not backbone.classifier_free:
             raise UserError(f"--device {options.device}: {checkpoint.name} is told its guidance, which has no halves")
         backbone.replica = replicate(backbone, find_device(second))
     backbone.place(target, options.offload)
+    backbone.check_attention()
     if options.vae_tiling:
         pipeline.vae.enable_tiling()
     return backbone

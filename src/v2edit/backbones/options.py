@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from v2edit.backbones.families import DType, Offload, parse_resolution
+from v2edit.backbones.families import Attention, DType, Offload, parse_resolution
 from v2edit.errors import UserError
 
 
@@ -29,6 +29,11 @@ class LoadOptions:
     resolution: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None
     """The size to edit at, by its area, whatever the video's: smaller is quicker and takes less memory (default: the
     model's own)."""
+    attention: Attention = "torch"
+    """The kernel of attention: torch's own, or one of the packages flash-attn, FlashAttention-3 and SageAttention (of 8
+    bits: faster, less exact)."""
+    compile: bool = False
+    """Compile a layer of each kind before the first step (torch.compile): minutes once, and faster steps."""
 
     def __post_init__(self) -> None:
         if self.device.count(",") > 1:

@@ -21,6 +21,8 @@ def replicate(backbone: PipelineBackbone, device: torch.device) -> PipelineBackb
     replica = type(backbone)(pipeline, backbone.name, backbone.defaults)
     replica.native_size, replica.own_device = backbone.native_size, device
     replica.set_frame_rate(backbone.frame_rate)
+    replica.call.kernel = backbone.call.kernel
+    replica.check_attention()
     return replica
 
 
