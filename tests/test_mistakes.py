@@ -55,7 +55,8 @@ WRONG = {
     # an option of another program
     "--cfg_scale 7": "no option --cfg_scale; did you mean --guidance?",
     "--frames": "cut it first (--save-frames",
-    "--lora style.safetensors": "LoRAs are not loaded",
+    "--lora-scale 0.5": "did you mean --lora?",
+    "--lora style.bin": "--lora style.bin is a pickle",
     "--resume": "v2edit resume RUN continues",
     "--prompt blue": "an instruction goes behind the input",  # which it has already
     "-o ''": "-o is '', expected FOLDER",

@@ -98,6 +98,17 @@ def is_flow(scheduler: Any) -> bool:
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 
 
+def with_flow_shift(scheduler: Any, shift: float | None) -> Any:
+    """Return a flow model's scheduler with another shift of its noise levels, shift σ / (1 + (shift − 1) σ); None: as
+    it is. Raises `UserError` for a model that is no flow model."""
+    if shift is None:
+        return scheduler
+    if not is_flow(scheduler):
+        raise UserError("--flow-shift: the model is no flow model, whose noise levels have a shift; leave it out")
+    name = "flow_shift" if "flow_shift" in scheduler.config else "shift"
+    return type(scheduler).from_config(scheduler.config, **{name: shift}, use_dynamic_shifting=False)
+
+
 def prediction_of(scheduler: Any) -> str:
     """Return what a diffusers scheduler takes its network to predict; those of flows alone do not say."""
     return scheduler.config.get("prediction_type", "flow_prediction")

@@ -26,7 +26,7 @@ from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, 
 from v2edit.backbones.rowwise import rowwise_class
 from v2edit.errors import UserError
 from v2edit.prompts.tokens import PromptTokenizer
-from v2edit.sampling import Schedule, is_flow, prediction_of, x0_from_flow
+from v2edit.sampling import Schedule, is_flow, prediction_of, with_flow_shift, x0_from_flow
 
 TYPICAL_TOKENS = 140  # of a prompt as the styles have them written
 
@@ -182,6 +182,16 @@ class PipelineBackbone(VideoCoding):
         """Return the options of a scheduler's `set_timesteps` for latents of a shape [F, C, h, w] (default: the native
         size's), as the model's pipeline gives them."""
         return {}
+
+    @classmethod
+    def with_flow_shift(cls, scheduler: Any, shift: float | None) -> Any:
+        """Return a model's scheduler with another shift of its noise levels; None: as it is. Raises `UserError` where
+        it has none."""
+        if shift is not None and "timesteps" in cls.schedule_options(scheduler, 2, None):
+            raise UserError(
+                "--flow-shift: the model's pipeline sets its steps by itself, and shifts none; leave it out"
+            )
+        return with_flow_shift(scheduler, shift)
 
     @classmethod
     def check_scheduler(cls, scheduler: Any) -> None:

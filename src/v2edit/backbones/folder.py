@@ -89,8 +89,8 @@ def pipeline_settings(folder: Path) -> dict[str, Any]:
     return {k: v for k, v in read_index(folder).items() if not k.startswith("_") and not isinstance(v, list)}
 
 
-def read_info(folder: Path, family: Family, defaults: Defaults) -> ModelInfo:
-    """Read the `ModelInfo` of a pipeline folder, where the weights may be missing."""
+def read_info(folder: Path, family: Family, defaults: Defaults, flow_shift: float | None = None) -> ModelInfo:
+    """Read the `ModelInfo` of a pipeline folder, where the weights may be missing; `flow_shift` as in `LoadOptions`."""
     kind = family_class(family)
     config, index, small = (
         read_json(folder / "transformer" / "config.json"),
@@ -99,7 +99,7 @@ def read_info(folder: Path, family: Family, defaults: Defaults) -> ModelInfo:
     )
     kind.check_scheduler(small["scheduler"])
     tokenizer = kind.prompt_tokenizer(small["tokenizer"], config)
-    schedule = partial(kind.schedule_of, small["scheduler"], index)
+    schedule = partial(kind.schedule_of, kind.with_flow_shift(small["scheduler"], flow_shift), index)
     return ModelInfo(tokenizer, kind.defaults_of(index, defaults), schedule, kind.classifier_free)
 
 

@@ -17,7 +17,10 @@ from v2edit.errors import UserError, first_line
 from v2edit.host import find_device, quiet_libraries
 
 if TYPE_CHECKING:
+    import torch
+
     from v2edit.backbones.base import Backbone, ModelInfo
+    from v2edit.backbones.core import PipelineBackbone
     from v2edit.backbones.fake import FakeModel
 
 SMALL_FILES = [INDEX, "tokenizer*/*", "scheduler/*", "guider/*", "*/config.json"]
@@ -37,12 +40,12 @@ class LoadedModel:
     backbone: Backbone
 
 
-def read_info(checkpoint: Checkpoint) -> ModelInfo:
+def read_info(checkpoint: Checkpoint, options: LoadOptions = LoadOptions()) -> ModelInfo:
     """Read a model without its weights. Raises `UserError` where its small files cannot be downloaded or read."""
     from v2edit.backbones.folder import read_info as read_info_of
 
     with _small_files(checkpoint) as folder:
-        return read_info_of(folder, checkpoint.family, checkpoint.defaults)
+        return read_info_of(folder, checkpoint.family, checkpoint.defaults, options.flow_shift)
 
 
 def load_fake_model(checkpoint: Checkpoint, options: LoadOptions = LoadOptions()) -> FakeModel:
@@ -52,14 +55,20 @@ def load_fake_model(checkpoint: Checkpoint, options: LoadOptions = LoadOptions()
     with _small_files(checkpoint) as folder:
         numbers = resolve_dtype(checkpoint, folder, options.dtype, find_device(options.device))
         fake = FakeModel(folder, checkpoint.family, numbers, checkpoint.defaults, checkpoint.name)
-    _set_resolution(fake.backbone, options.resolution)
+    _configure(fake.backbone, options)
+    if local := [lora for lora in options.loras if lora.is_local]:
+        from v2edit.backbones.adapters import check_loras
+
+        check_loras(fake.backbone, local)
     return fake
 
 
-def _set_resolution(backbone: Backbone, resolution: str | None) -> None:
-    if resolution is not None:
-        height, width = parse_resolution(resolution)
+def _configure(backbone: PipelineBackbone, options: LoadOptions) -> None:
+    """Set the size and the schedule that the options choose."""
+    if options.resolution is not None:
+        height, width = parse_resolution(options.resolution)
         backbone.native_size = replace(backbone.native_size, height=height, width=width)
+    backbone.pipeline.scheduler = backbone.with_flow_shift(backbone.pipeline.scheduler, options.flow_shift)
 
 
 @contextmanager
@@ -105,12 +114,10 @@ def load(
     checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
 
     import torch
-    from diffusers import DiffusionPipeline
-    from safetensors import SafetensorError
 
     from v2edit.attention.kernels import expect_kernel
-    from v2edit.backbones.config_limits import check_config_sizes
-    from v2edit.backbones.folder import fake_backbone, family_class, pipeline_class
+    from v2edit.backbones.adapters import check_loras
+    from v2edit.backbones.folder import fake_backbone
     from v2edit.backbones.replica import replicate
     from v2edit.backbones.versions import check_versions
 
@@ -123,26 +130,12 @@ def load(
         fake = fake_backbone(
             small, checkpoint.family, torch.float32, torch.device("meta"), checkpoint.name, checkpoint.defaults
         )
-    safe = None if checkpoint.pickles else True
-    try:
-        with quiet_libraries():
-            folder = checkpoint.source
-            if checkpoint.commit:
-                folder = DiffusionPipeline.download(
-                    folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
-                )
-            check_config_sizes(Path(folder), fake.pipeline.components)
-            kind, pipeline_kind = family_class(checkpoint.family), pipeline_class(checkpoint.family)
-            numbers: Any = resolve_dtype(checkpoint, Path(folder), options.dtype, target)
-            if kind.float32_parts:
-                numbers = {"default": numbers} | dict.fromkeys(kind.float32_parts, torch.float32)
-            pipeline = pipeline_kind.from_pretrained(folder, dtype=numbers, use_safetensors=safe)
-    except UserError:
-        raise
-    except (*LOAD_ERRORS, SafetensorError) as error:
-        raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error
-    backbone = kind(pipeline, checkpoint.name, checkpoint.defaults)
-    _set_resolution(backbone, options.resolution)
+        _configure(fake, options)
+        if options.lora:
+            check_loras(fake, options.loras)
+    pipeline = _load_pipeline(checkpoint, options, fake, target)
+    backbone = type(fake)(pipeline, checkpoint.name, checkpoint.defaults)
+    _configure(backbone, options)
     backbone.call.kernel = options.attention
     if options.compile:
         backbone.compile_layers()
@@ -156,3 +149,34 @@ def load(
     if options.vae_tiling:
         pipeline.vae.enable_tiling()
     return backbone
+
+
+def _load_pipeline(checkpoint: Checkpoint, options: LoadOptions, fake: PipelineBackbone, target: torch.device) -> Any:
+    """Fetch and load the diffusers pipeline of a model that was built as `fake`, without its data."""
+    import torch
+    from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
+
+    from v2edit.backbones.adapters import add_loras
+    from v2edit.backbones.config_limits import check_config_sizes
+    from v2edit.backbones.folder import pipeline_class
+
+    safe = None if checkpoint.pickles else True
+    try:
+        with quiet_libraries():
+            folder = checkpoint.source
+            if checkpoint.commit:
+                folder = DiffusionPipeline.download(
+                    folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
+                )
+            check_config_sizes(Path(folder), fake.pipeline.components)
+            numbers: Any = resolve_dtype(checkpoint, Path(folder), options.dtype, target)
+            if fake.float32_parts:
+                numbers = {"default": numbers} | dict.fromkeys(fake.float32_parts, torch.float32)
+            pipeline = pipeline_class(checkpoint.family).from_pretrained(folder, dtype=numbers, use_safetensors=safe)
+            add_loras(pipeline, options.loras)
+            return pipeline
+    except UserError:
+        raise
+    except (*LOAD_ERRORS, SafetensorError) as error:
+        raise UserError(f"cannot load the model {checkpoint.name}: {first_line(error)}") from error

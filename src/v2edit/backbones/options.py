@@ -4,12 +4,14 @@ Each option, its default and its help text exist once, here; the command line is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from v2edit.backbones.families import Attention, DType, Offload, parse_resolution
+from v2edit.backbones.weight_files import WeightFile
 from v2edit.errors import UserError
 
 
@@ -34,9 +36,29 @@ class LoadOptions:
     bits: faster, less exact)."""
     compile: bool = False
     """Compile a layer of each kind before the first step (torch.compile): minutes once, and faster steps."""
+    lora: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE[:SCALE]")] = ()
+    """A LoRA (.safetensors) to add to the model, such as one distilled to few steps: a file, or owner/name/file of a
+    Hugging Face repository. Give it again for more; of models with two transformers as high=FILE and low=FILE."""
+    flow_shift: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """How far a flow model's steps lie towards noise; a distilled LoRA names its own (default: the model's own)."""
 
     def __post_init__(self) -> None:
         if self.device.count(",") > 1:
             raise UserError(f"--device is {self.device!r}, expected one or two: guidance has two halves")
+        loras = (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)
+        object.__setattr__(self, "lora", loras)
+        _ = self.loras
+        if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
+            raise UserError(f"--flow-shift is {self.flow_shift}, expected above 0, such as 5")
         if self.resolution is not None:
             parse_resolution(self.resolution)
+
+    @property
+    def loras(self) -> list[WeightFile]:
+        """The LoRAs to add. Raises `UserError` for what is none."""
+        return [WeightFile.parse("--lora", text, (".safetensors",), scaled=True) for text in self.lora]
+
+    @property
+    def weight_files(self) -> list[WeightFile]:
+        """The files of weights beside the model's own."""
+        return self.loras

@@ -45,8 +45,9 @@ class WorkerSetup:
         own: dict[str, Any] = {"model": self.checkpoint.name, "commit": self.checkpoint.commit}
         own |= {"revision": self.model_options.revision, "dtype": self.model_options.dtype}
         more = asdict(self.fit) if task.kind == "scene" else {}
-        if self.model_options.resolution is not None:
-            more["resolution"] = self.model_options.resolution
+        options = self.model_options
+        more |= {"resolution": options.resolution} if options.resolution is not None else {}
+        more |= {"lora": [file.absolute for file in options.loras], "flow_shift": options.flow_shift}
         return own | {"lvlm": self.lvlm.model} | more | task.facts
 
     def job(self, task: BatchTask, out: Path | None = None) -> VideoEdit | SceneEdit:

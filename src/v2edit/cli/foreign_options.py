@@ -86,11 +86,11 @@ FOREIGN_OPTIONS = (
     ),
     ForeignOption("fps frame-rate framerate export-fps output-fps", (), "results have the frame rate of their source"),
     ForeignOption(
-        "lora loras lora-path lora-weights lora-scale lora-dir",
-        (),
-        "LoRAs are not loaded: fuse one into its model with diffusers (fuse_lora, save_pretrained), and give that "
-        "folder as --model",
+        "loras lora-path lora-weights lora-scale lora-dir",
+        ("--lora",),
+        "only v2edit edit, scene and batch load LoRAs",
     ),
+    ForeignOption("shift sample-shift sampling-shift", ("--flow-shift",), "only v2edit edit, scene and batch have it"),
     ForeignOption(
         "mask mask-path mask-image mask-video inpaint",
         (),

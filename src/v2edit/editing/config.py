@@ -128,12 +128,11 @@ class EditConfig:
         """Return alpha and beta. Raises `UserError` for one that is given and does not go with the model's other."""
         alpha = defaults.alpha if self.alpha is None else self.alpha
         beta = defaults.beta if self.beta is None else self.beta
-        both_open = alpha is beta is None
         alpha = schedule.largest_share(ALPHA_NOISE) if alpha is None else alpha
         beta = schedule.largest_share(BETA_NOISE) if beta is None else beta
-        if both_open:  # of few steps both may be the same one: the controls then act on it
-            shares = (schedule.share(k) for k in range(schedule.steps))
-            beta = min(beta, max((share for share in shares if share < alpha), default=0.0))
+        if self.alpha is self.beta is None:  # of few steps none may be between: the controls then act on the first
+            shares = [share for k in range(schedule.steps) if (share := schedule.share(k)) <= alpha]
+            beta = beta if shares and shares[0] > beta else max(shares[1:], default=0.0)
         if self.inc and self.beta is not None and self.alpha is None and beta >= alpha and (self.pnc or self.amr):
             raise UserError(f"--beta is {beta:g}, expected below this model's --alpha, {alpha:g}, or a larger --alpha")
         return {"alpha": alpha, "beta": beta}

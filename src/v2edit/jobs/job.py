@@ -110,7 +110,7 @@ class EditJob:
             )
         from v2edit import backbones
 
-        model = loaded.backbone if loaded else backbones.read_info(checkpoint)
+        model = loaded.backbone if loaded else backbones.read_info(checkpoint, self.model_options)
         check_token_limit(prompts, model.tokenizer)
         open_config = self.config.for_prompts(prompts)
         schedule = model.schedule(self.config.steps)
@@ -127,9 +127,9 @@ class EditJob:
 
         given = self.given_prompts()
         if given.pair is not None:
-            return preview(given.pair, given.instruction, self.model_options.find(), self.config)
+            return preview(given.pair, given.instruction, self.model_options.find(), self.config, self.model_options)
         prepared = self.prepare(given)
-        return preview(prepared.prompts, given.instruction, prepared.checkpoint, self.config)
+        return preview(prepared.prompts, given.instruction, prepared.checkpoint, self.config, self.model_options)
 
     def check_out(self) -> None:
         """Raise `UserError` where the run folder is taken."""

@@ -16,7 +16,7 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import Checkpoint, find
 from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError
-from v2edit.runs import check_save_every, default_run_folder
+from v2edit.runs import check_save_every, default_run_folder, fingerprint_input
 from v2edit.runs.snapshots import SAVE_EVERY
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class ModelChoice:
 class ModelOptions(LoadOptions, ModelChoice):
     """Which video model, where it runs, and what it needs."""
 
+    def find(self) -> Checkpoint:
+        for file in self.weight_files:
+            if file.is_local:
+                file.fetch()
+        return super().find()
+
     def load(self, checkpoint: Checkpoint) -> Backbone:
         """Load the weights of a model that `find` found. Raises `UserError` where they cannot be loaded."""
         from v2edit import backbones
@@ -69,8 +75,21 @@ class ModelOptions(LoadOptions, ModelChoice):
                 "dtype": str(backbone.dtype).removeprefix("torch."),
             },
             **{name: getattr(self, name) for name in RECORDED},
+            "lora": [file.absolute for file in self.loras],
+            "weight_files": self.fingerprint_weight_files(),
             "allow_pickle": checkpoint.pickles,
         }
+
+    def fingerprint_weight_files(self) -> dict[str, str]:
+        """Return the SHA-256 of each file of weights that the options name."""
+        return {file.absolute: fingerprint_input(file.fetch())["sha256"] for file in self.weight_files}
+
+    def check_weight_files(self, record: dict[str, Any]) -> None:
+        """Raise `UserError` unless the files of weights are what they were when a run began."""
+        before, now = record.get("weight_files", {}), self.fingerprint_weight_files()
+        for name in before:
+            if now.get(name) != before[name]:
+                raise UserError(f"{name} is not what it was when the run began; put that back")
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> ModelOptions:

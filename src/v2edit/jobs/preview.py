@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from v2edit.prompts import PromptPair, write_prompts
 
 if TYPE_CHECKING:
-    from v2edit.backbones import Checkpoint
+    from v2edit.backbones import Checkpoint, LoadOptions
     from v2edit.editing.config import EditConfig
     from v2edit.prompts.comparison import PromptComparison
 
@@ -31,13 +31,15 @@ class Preview:
         write_prompts(path, self.prompts, self.instruction)
 
 
-def preview(prompts: PromptPair, instruction: str | None, checkpoint: Checkpoint, config: EditConfig) -> Preview:
+def preview(
+    prompts: PromptPair, instruction: str | None, checkpoint: Checkpoint, config: EditConfig, options: LoadOptions
+) -> Preview:
     """Compare prompts on a model's own tokens and count the forwards of the edit."""
     from v2edit import backbones
     from v2edit.editing.cost import count_forwards, steps_per_subtask
     from v2edit.prompts.comparison import compare_prompts
 
-    info = backbones.read_info(checkpoint)
+    info = backbones.read_info(checkpoint, options)
     schedule = info.schedule(config.steps)
     resolved = config.for_prompts(prompts).resolve(info.defaults, schedule)
     comparisons = [compare_prompts(before, after, info.tokenizer) for before, after in pairwise(prompts.chain)]

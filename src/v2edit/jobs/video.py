@@ -159,6 +159,7 @@ class VideoEdit(EditJob):
 def load_recorded(record: dict[str, Any]) -> Backbone:
     """Load the model that a run was begun with, as its run.json describes it."""
     options = ModelOptions.from_record(record)
+    options.check_weight_files(record)
     return options.load(options.find())
 
 
