@@ -1,0 +1,153 @@
+"""Whole edits of published models on a fake CUDA device: peaks by phase, and what makes the host wait in a step.
+
+    python benchmarks/fake_edits.py [NAME ...] [--layers N] [--frames T] [--offload none|model|group]
+
+Counted on tensors without data, not measured: bf16, two subtasks of a few steps of the real editor with the real
+offloading, controlled steps and free ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from fake_cuda import CUDA, Event, Ledger, fake_cuda
+from published import MODELS
+
+from v2edit.backbones.base import Size
+from v2edit.backbones.fake import FakeModel
+from v2edit.backbones.families import FAMILIES, Offload, family_of
+from v2edit.editing import EditConfig, Editor
+from v2edit.prompts import PromptPair
+
+GIB = 2**30
+PAIR = PromptPair("a big red ball lies on the floor of a hall", "a big blue cube lies on the floor of a hall")
+CONFIG = EditConfig(steps=5, subtasks=2, mixture=0.5)
+PHASES = {"encode_text": "encoding prompts", "encode": "encoding", "decode": "decoding"}
+
+
+@dataclass(frozen=True)
+class FakeEdit:
+    """An edit that ran on the fake device: its clip, and what was recorded."""
+
+    size: Size
+    ledger: Ledger
+
+    @property
+    def peaks(self) -> dict[str, Counter[str]]:
+        """The peaks in bytes by phase and device."""
+        return self.ledger.peaks
+
+    @property
+    def in_steps(self) -> Counter[Event]:
+        """The events in denoising steps but the first of each loop, which makes the tables of the others."""
+        events = self.ledger.events
+        return Counter({e: count for e, count in events.items() if e.phase == "denoising" and e.step > 0})
+
+
+def fake_model(name: str, folder: Path, **changes: Any) -> FakeModel:
+    """Build a published model on fake tensors, with `changes` to the transformer's configuration."""
+    published = MODELS[name]
+    family = family_of(published.pipeline)
+    assert family is not None
+    return FakeModel(published.write(folder, **changes), family, torch.bfloat16, family.defaults, name)
+
+
+def run_edit(
+    fake: FakeModel,
+    offload: Offload = "none",
+    frames: int | None = None,
+    config: EditConfig = CONFIG,
+    memory: int | None = None,
+    row_by_row: bool = False,
+) -> FakeEdit:
+    """Edit a clip of a model's native size, with so many frames (default: the native number), on the fake device."""
+    backbone = fake.backbone
+    native = backbone.native_size
+    size = backbone.nearest_size(Size(frames or native.frames, native.height, native.width), config.loop)
+    with fake_cuda(fake.mode, memory) as ledger, in_phases(backbone, ledger):
+        adopt(fake, ledger)
+        backbone.place(CUDA, offload)
+        if row_by_row:
+            backbone.shrink()
+        video = np.zeros((size.frames, size.height, size.width, 3), np.uint8)
+        ledger.enter("denoising")
+
+        def next_step(at: Any) -> None:
+            ledger.enter("denoising", 0 if at.step == at.steps else at.step)
+
+        result = Editor(backbone).edit(video, PAIR, config, next_step)
+        assert [one.shape for one in result.subtasks] == [video.shape] * config.subtasks
+    return FakeEdit(size, ledger)
+
+
+def adopt(fake: FakeModel, ledger: Ledger) -> None:
+    """Count the weights, which were made before, in main memory."""
+    for part in fake.backbone.pipeline.components.values():
+        if isinstance(part, nn.Module):
+            for tensor in (*part.parameters(), *part.buffers()):
+                ledger.add(tensor)
+
+
+@contextmanager
+def in_phases(backbone: Any, ledger: Ledger) -> Iterator[None]:
+    """Tell the ledger the phases of an edit, whose calls of the backbone they are; what is between is denoising."""
+
+    def phased(name: str) -> Any:
+        method = getattr(backbone, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            ledger.enter(PHASES[name])
+            out = method(*args, **kwargs)
+            ledger.enter("denoising", 0)
+            return out
+
+        return call
+
+    with mock.patch.multiple(backbone, **{name: phased(name) for name in PHASES}):
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=list(MODELS))
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--frames", type=int, nargs="*", default=[None])
+    parser.add_argument("--offload", nargs="*", default=["none", "model", "group"])
+    options = parser.parse_args()
+    changes = {} if options.layers is None else {"num_layers": options.layers}
+    phases = ["loading", "encoding prompts", "encoding", "denoising", "decoding"]
+    print(f"| model | clip | offload | {' | '.join(phases)} | main memory | waits in a step |")
+    for name in options.names:
+        for frames in options.frames:
+            for offload in options.offload:
+                start = time.perf_counter()
+                with tempfile.TemporaryDirectory() as folder:
+                    edit = run_edit(fake_model(name, Path(folder), **changes), offload, frames)
+                size, peaks = edit.size, edit.peaks
+                cells = [f"{peaks[phase]['cuda'] / GIB:.1f}" for phase in phases]
+                main_memory = max(one["cpu"] for one in peaks.values()) / GIB
+                waits = sum(edit.in_steps.values())
+                clip = f"{size.frames}x{size.height}x{size.width}"
+                print(f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits} |", flush=True)
+                for event, count in sorted(edit.in_steps.items(), key=str):
+                    print(f"    {count} x {event}", file=sys.stderr)
+                print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
