@@ -32,7 +32,8 @@ CUDA = torch.device("cuda:0")
 SYNC = "the host waits for the device"
 COPY, STAGED, ASYNC = "blocking copy to the device", "copy of pageable memory", "asynchronous copy to the device"
 TO_HOST, COPY_WAIT, MIXED = "copy to the host", "the host waits for copies", "mixed dtypes"
-FLOAT32 = "float32 where the network is 16 bits"
+FLOAT32 = "a product in float32"
+WAITS = {SYNC, COPY, STAGED, TO_HOST}
 # What waits: numbers that a program reads, and shapes that depend on data.
 READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default}
 DATA_DEPENDENT = {
@@ -60,7 +61,7 @@ class Event:
 
     def __str__(self) -> str:
         via = "" if self.caller == self.line else f", for {self.caller}"
-        return f"{self.kind} at {self.line}{via} ({self.phase}, step {self.step})"
+        return f"{self.kind} at {self.line}{via}"
 
 
 @dataclass
@@ -204,7 +205,8 @@ class _Operations(TorchDispatchMode):
         ledger = self.ledger
         if func in READS:
             ledger.record(SYNC)
-            return func is aten.equal.default or torch.zeros((), dtype=args[0].dtype, device="cpu").item()
+            dtype = torch.bool if func is aten.is_nonzero.default else args[0].dtype
+            return func is aten.equal.default or (False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0)
         if func in DATA_DEPENDENT:
             ledger.record(SYNC)
         elif func is aten._to_copy.default:
@@ -215,7 +217,7 @@ class _Operations(TorchDispatchMode):
             for index in args[1]:
                 if index is not None and not index.is_cuda:
                     ledger.record(COPY)
-                elif index is not None and index.dtype in (torch.bool, torch.uint8):
+                elif index is not None and index.dtype == torch.bool and not (args[2:] and args[2].numel() == 1):
                     ledger.record(SYNC)
         elif func in PRODUCTS:
             dtypes = {x.dtype for x in inputs if x.is_floating_point()}
@@ -291,17 +293,13 @@ class _Functions(TorchFunctionMode):
     def record_stream(self, func: Any, x: Tensor, stream: Any) -> None:
         assert x.is_cuda, x.device
 
-    @takes(Tensor.numpy, Tensor.__array__, Tensor.tolist)
-    def read(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    @takes(Tensor.numpy, Tensor.__array__)
+    def numpy(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Stand in for numbers with zeros."""
         if not isinstance(x, FakeTensor):
             return func(x, *args, **kwargs)
-        if func is not Tensor.tolist:
-            assert not x.is_cuda, "numpy takes main memory alone"
-        elif x.is_cuda:
-            self.ledger.record(SYNC)
-        zeros = np.zeros(x.shape, str(x.dtype).removeprefix("torch."))
-        return zeros.tolist() if func is Tensor.tolist else zeros
+        assert not x.is_cuda, "numpy takes main memory alone"
+        return np.zeros(x.shape, str(x.dtype).removeprefix("torch."))
 
     @takes(torch._fused_sdp_choice)
     def choice(self, func: Any, q: Tensor, *args: Any, **kwargs: Any) -> int:
@@ -357,8 +355,13 @@ def apply_to_module(module: torch.nn.Module, function: Callable[[Tensor], Tensor
     """Stand in for `Module._apply`, which swaps fake tensors, by what it does to others: parameters get new data."""
     for child in module.children() if recurse else ():
         child._apply(function)
-    for parameter in filter(lambda one: one is not None, module._parameters.values()):
-        parameter.data = function(parameter.data)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            data = function(parameter.data)
+            if isinstance(data, FakeTensor) and not isinstance(parameter, FakeTensor):
+                module._parameters[name] = torch.nn.Parameter(data, requires_grad=False)
+            else:
+                parameter.data = data
     module._buffers.update({name: x if x is None else function(x) for name, x in module._buffers.items()})
     return module
 

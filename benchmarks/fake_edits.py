@@ -25,7 +25,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from fake_cuda import CUDA, Event, Ledger, fake_cuda
+from fake_cuda import COPY_WAIT, CUDA, FLOAT32, MIXED, WAITS, Ledger, fake_cuda
 from published import MODELS
 
 from v2edit.backbones.base import Size
@@ -36,7 +36,7 @@ from v2edit.prompts import PromptPair
 
 GIB = 2**30
 PAIR = PromptPair("a big red ball lies on the floor of a hall", "a big blue cube lies on the floor of a hall")
-CONFIG = EditConfig(steps=5, subtasks=2, mixture=0.5)
+CONFIG = EditConfig(steps=3, alpha=1.0, beta=0.5, subtasks=2, mixture=0.5)  # two controlled steps and a free one
 PHASES = {"encode_text": "encoding prompts", "encode": "encoding", "decode": "decoding"}
 
 
@@ -52,11 +52,18 @@ class FakeEdit:
         """The peaks in bytes by phase and device."""
         return self.ledger.peaks
 
-    @property
-    def in_steps(self) -> Counter[Event]:
-        """The events in denoising steps but the first of each loop, which makes the tables of the others."""
-        events = self.ledger.events
-        return Counter({e: count for e, count in events.items() if e.phase == "denoising" and e.step > 0})
+    def in_steps(self, *kinds: str) -> Counter[str]:
+        """Count the events of some kinds in denoising steps, by their lines; without the first steps, which make the
+        tables of the others."""
+        return self.in_phase("denoising", *kinds, from_step=1)
+
+    def in_phase(self, phase: str, *kinds: str, from_step: int = -1) -> Counter[str]:
+        """Count the events of some kinds in a phase, by their lines."""
+        counts: Counter[str] = Counter()
+        for event, count in self.ledger.events.items():
+            if event.phase == phase and event.step >= from_step and event.kind in kinds:
+                counts[str(event)] += count
+        return counts
 
 
 def fake_model(name: str, folder: Path, **changes: Any) -> FakeModel:
@@ -141,10 +148,10 @@ def main() -> None:
                 size, peaks = edit.size, edit.peaks
                 cells = [f"{peaks[phase]['cuda'] / GIB:.1f}" for phase in phases]
                 main_memory = max(one["cpu"] for one in peaks.values()) / GIB
-                waits = sum(edit.in_steps.values())
+                waits = edit.in_steps(*WAITS)
                 clip = f"{size.frames}x{size.height}x{size.width}"
-                print(f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits} |", flush=True)
-                for event, count in sorted(edit.in_steps.items(), key=str):
+                print(f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits.total()} |", flush=True)
+                for event, count in (waits + edit.in_steps(COPY_WAIT, MIXED, FLOAT32)).items():
                     print(f"    {count} x {event}", file=sys.stderr)
                 print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr)
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -124,11 +125,25 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: Att
         return _joint_attention(q, k, v, text_tokens, call, call.replacement)
     out = torch.zeros_like(q)
     for row, slots, replacement in _rows(call, call.present):
-        index = torch.tensor(slots, device=q.device, dtype=torch.long)
-        own_q, own_k, own_v = (torch.cat([x[row, :, index], x[row, :, text_tokens:]], 1)[None] for x in (q, k, v))
+        parts = [*runs(slots), slice(text_tokens, q.shape[2])]
+        own_q, own_k, own_v = (take(x[row], parts) for x in (q, k, v))
         attended = _joint_attention(own_q, own_k, own_v, len(slots), call, replacement)[0]
-        out[row, :, index], out[row, :, text_tokens:] = attended[:, : len(slots)], attended[:, len(slots) :]
+        lengths = [part.stop - part.start for part in parts]
+        for part, own in zip(parts, attended.split(lengths, dim=1), strict=True):
+            out[row, :, part] = own
     return out
+
+
+@lru_cache
+def runs(slots: Slots) -> tuple[slice, ...]:
+    """Return the runs of neighbours among text slots: a list of slots would be copied to the device in each layer."""
+    starts = [k for k, slot in enumerate(slots) if k == 0 or slot != slots[k - 1] + 1]
+    return tuple(slice(slots[a], slots[b - 1] + 1) for a, b in pairwise([*starts, len(slots)]))
+
+
+def take(x: Tensor, parts: Sequence[slice]) -> Tensor:
+    """Return some slots [1, H, n, D] of a row's queries, keys or values [H, N, D]."""
+    return torch.cat([x[:, part] for part in parts], dim=1)[None]
 
 
 def _joint_attention(
@@ -176,8 +191,8 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Ten
         return _cross_attention(q, k, v, call.replacement)
     out = torch.empty_like(q)
     for row, slots, replacement in _rows(call, call.present):
-        index = torch.tensor(slots, device=q.device, dtype=torch.long)
-        out[row] = _cross_attention(q[row][None], k[row][None, :, index], v[row][None, :, index], replacement)[0]
+        parts = runs(slots) or (slice(0),)
+        out[row] = _cross_attention(q[row][None], take(k[row], parts), take(v[row], parts), replacement)[0]
     return out
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -58,6 +59,7 @@ class Text:
         present = None if slots is None else tuple(k for k, slot in enumerate(order) if slot in slots)
         return replace(self, embedding=embedding, present=present)
 
+    @cached_property
     def with_keys_first(self) -> Text:
         """Return the text with the slots that are keys before the others, both in their order: models that hide their
         padding take it to be at the end."""

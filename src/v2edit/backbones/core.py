@@ -274,11 +274,13 @@ class PipelineBackbone(VideoCoding):
         assert len(text) == rows, (len(text), rows)
         windows = self._windows(frames, height, width, loop) if self._in_windows(frames, loop) else None
         rotary = windows.in_window if windows else self._rotary(frames, height, width)
-        text = [one.with_keys_first() for one in text]
+        text = [one.with_keys_first for one in text]
         present = [one.present or () for one in text] if self.hides_padding else None
         network = self.networks[schedule.expert(step)]
-        scales = torch.tensor(guidance or [1.0] * rows, dtype=network.dtype, device=latents.device)
-        timestep = schedule.timesteps[step].to(latents.device).expand(rows)
+        # Made on the device: a copy to it would wait until it has done all work before.
+        scales = torch.cat([latents.new_full((1,), one, dtype=network.dtype) for one in guidance or [1.0] * rows])
+        timestep = schedule.timesteps[step]
+        timestep = latents.new_full((rows,), timestep.item(), dtype=timestep.dtype)
         with self.call.during(rotary, windows, replacement, present):
             out = self.predict(network, latents.to(network.dtype), timestep, text, scales)
         return self.x0_from(latents.float(), out.float(), *schedule.level(step))

@@ -54,5 +54,5 @@ def project(x: Tensor, heads: int, to_q: Any, to_k: Any, to_v: Any, norm_q: Any,
 def stack_text(text: Sequence[Text]) -> tuple[Tensor, Tensor]:
     """Return the embeddings [R, L, D] of texts with their keys first, and the mask [R, L] of their keys."""
     embedding = torch.stack([one.embedding for one in text])
-    counts = torch.tensor([len(one.present or ()) for one in text], device=embedding.device)
-    return embedding, torch.arange(embedding.shape[1], device=embedding.device) < counts[:, None]
+    slots = torch.arange(embedding.shape[1], device=embedding.device)
+    return embedding, torch.stack([slots < len(one.present or ()) for one in text])

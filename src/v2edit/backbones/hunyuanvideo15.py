@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ class HunyuanVideo15(HunyuanVideo):
         self.spatial = pipeline.vae_scale_factor_spatial
         self.temporal = self.group = pipeline.vae_scale_factor_temporal
         self.side = self.spatial * config.patch_size
+        self._glyphs: WeakKeyDictionary[Text, int] = WeakKeyDictionary()
         for module in self.vae.modules():
             if isinstance(module, HunyuanVideo15AttnBlock):
                 module.prepare_causal_attention_mask = causal_mask
@@ -101,12 +103,19 @@ class HunyuanVideo15(HunyuanVideo):
         embedding, mask = stack_text(text)
         glyphs = None
         if spelled := [one.pooled for one in text if one.pooled is not None]:  # all texts of an edit, or none
-            glyphs, shown = torch.stack(spelled).tensor_split([-1], dim=-1)
-            counts, length = (shown[..., 0] > 0).sum(1).tolist(), self.text_length
-            keys = [(len(one.present or ()), count) for one, count in zip(text, counts, strict=True)]
+            glyphs, length = torch.stack(spelled)[..., :-1], self.text_length
+            keys = [(len(one.present or ()), self.count_glyphs(one)) for one in text]
             self.call.present = [(*range(own), *range(length, length + count)) for own, count in keys]
         video = F.pad(latents, (0, 0, 0, 0, 0, network.config.in_channels - self.channels)).transpose(1, 2)
         return network(video, timestep.to(video.dtype), embedding, mask, glyphs).transpose(1, 2)
+
+
+    def count_glyphs(self, text: Text) -> int:
+        """Return the number of glyph slots that are keys, read from the device once for each text."""
+        if text not in self._glyphs:
+            assert text.pooled is not None
+            self._glyphs[text] = int((text.pooled[:, -1] > 0).sum())
+        return self._glyphs[text]
 
 
 class CountableTransformer(HunyuanVideo15Transformer3DModel):

@@ -17,11 +17,13 @@ LOOP = "edit"  # first word of a loop's name, before the number of the subtask
 
 def noise_stream(seed: int, subtask: int, like: Tensor) -> Iterator[Tensor]:
     """Draw independent unit-normal noise, each draw shaped as `like`. Drawn on the CPU, so that a seed means the same
-    noise on every device, and from a stream of the subtask's own, so that a resumed run draws the same."""
+    noise on every device, and from a stream of the subtask's own, so that a resumed run draws the same. In page-locked
+    memory for a GPU, which then copies it in its own time."""
     state = np.random.SeedSequence([seed, subtask]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(state))
     while True:
-        yield torch.randn(like.shape, generator=generator).to(like)
+        noise = torch.randn(like.shape, generator=generator, pin_memory=like.is_cuda)
+        yield noise.to(like, non_blocking=like.is_cuda)
 
 
 class CountedDraws:
