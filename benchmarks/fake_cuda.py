@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,13 +24,24 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from device_ledger import (
+    ASYNC,
+    COPY,
+    CUDA,
+    FLOAT32,
+    MIXED,
+    STAGED,
+    SYNC,
+    TO_HOST,
+    TORCH,
+    FakeEvent,
+    FakeStream,
+    Ledger,
+)  # fmt: skip
+
 aten = torch.ops.aten
-CUDA = torch.device("cuda:0")
-SYNC = "the host waits for the device"
-COPY, STAGED, ASYNC = "blocking copy to the device", "copy of pageable memory", "asynchronous copy to the device"
-TO_HOST, COPY_WAIT, MIXED = "copy to the host", "the host waits for copies", "mixed dtypes"
-FLOAT32 = "a product in float32"
-WAITS = {SYNC, COPY, STAGED, TO_HOST}
 # What waits: numbers that a program reads, and shapes that depend on data.
 READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default}
 DATA_DEPENDENT = {
@@ -45,132 +53,6 @@ PRODUCTS = {
     aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default,
     aten._scaled_dot_product_flash_attention.default, aten._scaled_dot_product_efficient_attention.default,
 }  # fmt: skip
-HERE, TORCH = __file__, str(Path(torch.__file__).parent)
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event, in which phase and step (0: the first of a loop; -1: none), the line that caused it, and the line of
-    v2edit that called for it."""
-
-    kind: str
-    phase: str
-    step: int
-    line: str
-    caller: str
-
-    def __str__(self) -> str:
-        via = "" if self.caller == self.line else f", for {self.caller}"
-        return f"{self.kind} at {self.line}{via}"
-
-
-@dataclass
-class Ledger:
-    """The bytes that are held and were held at most by device ("cuda", "cpu"), the peaks of each phase, and events."""
-
-    memory: int | None = None  # of the device; what would not fit raises OutOfMemoryError
-    phase: str = "loading"
-    step: int = -1
-    now: Counter[str] = field(default_factory=Counter)
-    peaks: dict[str, Counter[str]] = field(default_factory=dict)
-    events: Counter[Event] = field(default_factory=Counter)
-    pinned: dict[int, int] = field(default_factory=dict)  # bytes by storage
-    _known: set[int] = field(default_factory=set)
-
-    def record(self, kind: str) -> None:
-        """Record an event of a kind."""
-        self.events[Event(kind, self.phase, self.step, *source_lines())] += 1
-
-    def enter(self, phase: str, step: int = -1) -> None:
-        """Begin a phase or a step."""
-        self.phase, self.step = phase, step
-        self._raise_peaks()
-
-    def add(self, tensor: Tensor, pinned: bool = False) -> None:
-        """Count a tensor's storage until it is freed."""
-        storage = tensor.untyped_storage()
-        key, size, device = storage._cdata, storage.nbytes(), tensor.device.type
-        if key in self._known or device == "meta":
-            return
-        if device == "cuda" and self.memory is not None and self.now["cuda"] + size > self.memory:
-            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size / 2**20:.0f} MiB.")
-        self._known.add(key)
-        self.now[device] += size
-        if pinned:
-            self.pinned[key] = size
-
-        def freed() -> None:
-            self._known.discard(key)
-            self.pinned.pop(key, None)
-            self.now[device] -= size
-
-        weakref.finalize(storage, freed).atexit = False
-        self._raise_peaks()
-
-    def is_pinned(self, tensor: Tensor) -> bool:
-        """Whether a tensor lies in page-locked memory."""
-        return tensor.untyped_storage()._cdata in self.pinned
-
-    def _raise_peaks(self) -> None:
-        peaks = self.peaks.setdefault(self.phase, Counter())
-        held = self.now | Counter(pinned=sum(self.pinned.values()))
-        for device, size in held.items():
-            peaks[device] = max(peaks[device], size)
-
-
-def source_lines() -> tuple[str, str]:
-    """Return the innermost line outside torch and this file, and the innermost one of v2edit."""
-    frame, line = sys._getframe(1), None
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name != HERE and not name.startswith(TORCH) and not name.startswith("<"):
-            here = f"{'/'.join(Path(name).parts[-2:])}:{frame.f_lineno}"
-            line = line or here
-            if "v2edit" in Path(name).parts:
-                return line, here
-        frame = frame.f_back
-    return line or "?", line or "?"
-
-
-class FakeStream:
-    """A stand-in for torch.cuda.Stream."""
-
-    device = CUDA
-
-    def __init__(self, ledger: Ledger, is_default: bool = False) -> None:
-        self.ledger, self.is_default = ledger, is_default
-
-    def synchronize(self) -> None:
-        self.ledger.record(SYNC if self.is_default else COPY_WAIT)
-
-    def wait_stream(self, stream: FakeStream) -> None:
-        """The device orders streams by itself; no host waits."""
-
-    wait_event = wait_stream
-
-    def record_event(self, event: Any = None) -> FakeEvent:
-        return event or FakeEvent(self.ledger)
-
-    def query(self) -> bool:
-        return True
-
-
-class FakeEvent:
-    """A stand-in for torch.cuda.Event."""
-
-    def __init__(self, ledger: Ledger, **options: Any) -> None:
-        self.ledger = ledger
-
-    def synchronize(self) -> None:
-        self.ledger.record(SYNC)
-
-    def record(self, stream: Any = None) -> None:
-        """Nothing is timed."""
-
-    wait = record
-
-    def query(self) -> bool:
-        return True
 
 
 class _Operations(TorchDispatchMode):
@@ -186,14 +68,16 @@ class _Operations(TorchDispatchMode):
         pinned = bool(kwargs.pop("pin_memory", False))
         target = kwargs.get("device")
         on_cuda = any(x.is_cuda for x in inputs)
-        if on_cuda or (target is not None and target.type == "cuda"):
-            if (read := self._record(func, args, kwargs, inputs)) is not None:
-                return read
-        if any(isinstance(x, FakeTensor) for x in inputs) or (target is not None and target.type == "cuda"):
+        to_cuda = target is not None and target.type == "cuda"
+        if (on_cuda or to_cuda) and (read := self._record(func, args, kwargs, inputs)) is not None:
+            return read
+        if to_cuda or any(isinstance(x, FakeTensor) for x in inputs):
             out = func(*args, **kwargs)
         else:
             with unset_fake_temporarily():
                 out = func(*args, **kwargs)
+        if func in (aten.all.default, aten.all.dim):
+            out.of_all = True
         known = {x.untyped_storage()._cdata for x in inputs}
         for x in tree_leaves(out):
             if isinstance(x, Tensor) and x.untyped_storage()._cdata not in known:
@@ -205,8 +89,9 @@ class _Operations(TorchDispatchMode):
         ledger = self.ledger
         if func in READS:
             ledger.record(SYNC)
-            dtype = torch.bool if func is aten.is_nonzero.default else args[0].dtype
-            return func is aten.equal.default or (False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0)
+            # All numbers are as they should be, any are not what they should not be.
+            holds = func is aten.equal.default or getattr(args[0], "of_all", False)
+            return holds if args[0].dtype == torch.bool else float(holds) if args[0].is_floating_point() else int(holds)
         if func in DATA_DEPENDENT:
             ledger.record(SYNC)
         elif func is aten._to_copy.default:
@@ -319,7 +204,7 @@ class _Functions(TorchFunctionMode):
         enable_gqa: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        """As torch does on a recent GPU: heads padded to a multiple of 8, the fused kernels, a mask in the dtype of q."""
+        """As torch does on a recent GPU: heads padded to a multiple of 8, fused kernels, a mask in the dtype of q."""
         if not q.is_cuda:
             return func(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa, **kwargs)
         if enable_gqa:

@@ -25,12 +25,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from fake_cuda import COPY_WAIT, CUDA, FLOAT32, MIXED, WAITS, Ledger, fake_cuda
+from device_ledger import COPY_WAIT, CUDA, FLOAT32, MIXED, WAITS, Ledger
+from fake_cuda import fake_cuda
 from published import MODELS
 
 from v2edit.backbones.base import Size
 from v2edit.backbones.fake import FakeModel
-from v2edit.backbones.families import FAMILIES, Offload, family_of
+from v2edit.backbones.families import Offload, family_of
 from v2edit.editing import EditConfig, Editor
 from v2edit.prompts import PromptPair
 
@@ -81,8 +82,10 @@ def run_edit(
     config: EditConfig = CONFIG,
     memory: int | None = None,
     row_by_row: bool = False,
+    max_rows: int = 99,
 ) -> FakeEdit:
-    """Edit a clip of a model's native size, with so many frames (default: the native number), on the fake device."""
+    """Edit a clip of a model's native size, with so many frames (default: the native number), on the fake device, with
+    at most so many rows in a call, and those of a layer one at a time if `row_by_row`."""
     backbone = fake.backbone
     native = backbone.native_size
     size = backbone.nearest_size(Size(frames or native.frames, native.height, native.width), config.loop)
@@ -97,7 +100,9 @@ def run_edit(
         def next_step(at: Any) -> None:
             ledger.enter("denoising", 0 if at.step == at.steps else at.step)
 
-        result = Editor(backbone).edit(video, PAIR, config, next_step)
+        editor = Editor(backbone)
+        editor.batcher.max_rows = max_rows
+        result = editor.edit(video, PAIR, config, next_step)
         assert [one.shape for one in result.subtasks] == [video.shape] * config.subtasks
     return FakeEdit(size, ledger)
 
@@ -150,7 +155,10 @@ def main() -> None:
                 main_memory = max(one["cpu"] for one in peaks.values()) / GIB
                 waits = edit.in_steps(*WAITS)
                 clip = f"{size.frames}x{size.height}x{size.width}"
-                print(f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits.total()} |", flush=True)
+                print(
+                    f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits.total()} |",
+                    flush=True,
+                )
                 for event, count in (waits + edit.in_steps(COPY_WAIT, MIXED, FLOAT32)).items():
                     print(f"    {count} x {event}", file=sys.stderr)
                 print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr)

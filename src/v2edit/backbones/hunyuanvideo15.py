@@ -109,7 +109,6 @@ class HunyuanVideo15(HunyuanVideo):
         video = F.pad(latents, (0, 0, 0, 0, 0, network.config.in_channels - self.channels)).transpose(1, 2)
         return network(video, timestep.to(video.dtype), embedding, mask, glyphs).transpose(1, 2)
 
-
     def count_glyphs(self, text: Text) -> int:
         """Return the number of glyph slots that are keys, read from the device once for each text."""
         if text not in self._glyphs:

@@ -68,7 +68,9 @@ class MicroBatcher:
             for call in calls:
                 maps = None if replacement is None else select_rows(replacement, call)
                 of_call = [text[row].to(device) for row in call], maps, loop, [guidance[row] for row in call]
-                x0[call] = backbone.denoise(latents[call].to(device), step, schedule, *of_call).to(x0)
+                of_rows = torch.cat([latents[row : row + 1] for row in call]).to(device)  # a list would be copied there
+                for row, own in zip(call, backbone.denoise(of_rows, step, schedule, *of_call).to(x0), strict=True):
+                    x0[row] = own
 
         def denoise_in_calls() -> Tensor:
             _, calls = self.split(rows, unconditional, replacement)
