@@ -69,6 +69,8 @@ class Text:
 
     def to(self, device: torch.device) -> Text:
         """Return the text on a device."""
+        if self.embedding.device == device:
+            return self
         pooled = None if self.pooled is None else self.pooled.to(device)
         return replace(self, embedding=self.embedding.to(device), pooled=pooled)
 
