@@ -18,7 +18,7 @@ SYNC = "the host waits for the device"
 COPY, STAGED, ASYNC = "blocking copy to the device", "copy of pageable memory", "asynchronous copy to the device"
 TO_HOST, COPY_WAIT, MIXED = "copy to the host", "the host waits for copies", "mixed dtypes"
 FLOAT32 = "a product in float32"
-WAITS = {SYNC, COPY, STAGED, TO_HOST}
+WAITS = {SYNC, COPY, STAGED, TO_HOST}  # so that the device runs out of work
 TORCH = str(Path(torch.__file__).parent)
 
 

@@ -67,9 +67,11 @@ class FakeEdit:
         return counts
 
 
-def fake_model(name: str, folder: Path, **changes: Any) -> FakeModel:
-    """Build a published model on fake tensors, with `changes` to the transformer's configuration."""
+def fake_model(name: str, folder: Path, layers: int | None = None) -> FakeModel:
+    """Build a published model on fake tensors, with so many layers of each kind (default: all)."""
     published = MODELS[name]
+    stacks = ["num_layers", *(["num_single_layers"] if name == "HunyuanVideo" else [])]
+    changes = {} if layers is None else dict.fromkeys(stacks, layers)
     family = family_of(published.pipeline)
     assert family is not None
     return FakeModel(published.write(folder, **changes), family, torch.bfloat16, family.defaults, name)
@@ -98,7 +100,7 @@ def run_edit(
         ledger.enter("denoising")
 
         def next_step(at: Any) -> None:
-            ledger.enter("denoising", 0 if at.step == at.steps else at.step)
+            ledger.enter("denoising", at.step % at.steps)
 
         editor = Editor(backbone)
         editor.batcher.max_rows = max_rows
@@ -141,7 +143,6 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="*", default=[None])
     parser.add_argument("--offload", nargs="*", default=["none", "model", "group"])
     options = parser.parse_args()
-    changes = {} if options.layers is None else {"num_layers": options.layers}
     phases = ["loading", "encoding prompts", "encoding", "denoising", "decoding"]
     print(f"| model | clip | offload | {' | '.join(phases)} | main memory | waits in a step |")
     for name in options.names:
@@ -149,7 +150,7 @@ def main() -> None:
             for offload in options.offload:
                 start = time.perf_counter()
                 with tempfile.TemporaryDirectory() as folder:
-                    edit = run_edit(fake_model(name, Path(folder), **changes), offload, frames)
+                    edit = run_edit(fake_model(name, Path(folder), options.layers), offload, frames)
                 size, peaks = edit.size, edit.peaks
                 cells = [f"{peaks[phase]['cuda'] / GIB:.1f}" for phase in phases]
                 main_memory = max(one["cpu"] for one in peaks.values()) / GIB

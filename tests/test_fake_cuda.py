@@ -132,7 +132,7 @@ def test_an_edit_of_each_family(family: str, tmp_path: Path) -> None:
 def test_peaks_are_those_that_are_counted_beforehand(offload: Offload, tmp_path: Path) -> None:
     """Of CogVideoX-5b at its published widths, two layers of it: the autoencoder and the text encoder are whole."""
     config = EditConfig(steps=2, alpha=1.0, beta=0.5)
-    edit, fake = (fake_model("CogVideoX-5b", tmp_path / name, num_layers=2) for name in ("run", "counted"))
+    edit, fake = (fake_model("CogVideoX-5b", tmp_path / name, layers=2) for name in ("run", "counted"))
     edit = run_edit(edit, offload, frames=9, config=config)
     check(edit)
     config = config.resolve(fake.backbone.defaults, fake.backbone.schedule(config.steps))
@@ -146,4 +146,4 @@ def test_peaks_are_those_that_are_counted_beforehand(offload: Offload, tmp_path:
 @pytest.mark.parametrize("offload", ["none", "model", "group"])
 @pytest.mark.parametrize("name", MODELS)
 def test_edits_of_published_models(name: str, offload: Offload, tmp_path: Path) -> None:
-    check(run_edit(fake_model(name, tmp_path, num_layers=2), offload, frames=9), offload != "none")
+    check(run_edit(fake_model(name, tmp_path, layers=2), offload, frames=9), offload != "none")
