@@ -15,10 +15,12 @@ from support.families import FAMILIES
 from support.kernels import FAULTY, base_2, forget_checks, install, raising, replace_cpu_kernel, without_mean
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend
 
 from v2edit import backbones
 from v2edit.attention import attention_with_lse, attention_with_lse_reference, kernels
 from v2edit.backbones import versions
+from v2edit.backbones.fake import count
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
@@ -104,6 +106,16 @@ def test_tensors_without_data_are_not_checked(dtype, monkeypatch):
             expected = {"cpu": {"cpu"}, "cuda": {"flash", "efficient", "cudnn"} if channels == 64 else set()}[device]
             assert set(names) == expected and len(names) == len(expected)
     assert not kernels._checks
+
+
+def test_torchs_math_kernel_is_never_taken_on_a_gpu(monkeypatch):
+    """It holds all logits at once, 28 GiB of an edit of CogVideoX-5b: here none are held but a chunk's."""
+    monkeypatch.setattr(kernels, "torch_choice", lambda q, k, v: SDPBackend.MATH.value)
+    monkeypatch.setattr(kernels, "MAX_LOGITS", 10 * 2 * 3 * 500)
+    with FakeTensorMode():
+        q = torch.empty(2, 3, 500, 8, device="cuda")
+        cost = count(lambda: kernels.attention(q, q, q))
+    assert 0 < cost.peak < 4 * 2 * 3 * 500 * 500 / 4
 
 
 # By the signatures of the packages.

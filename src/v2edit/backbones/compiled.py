@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from v2edit.errors import UserError, first_line
 
 # Graphs of one layer that are kept: batches of other rows, clips of other sizes, windows. Torch's own limit is 8.
 MAX_GRAPHS = 64
@@ -35,3 +38,18 @@ def compiled_class(kind: type[nn.Module], backend: str = "inductor") -> type[nn.
     setattr(config, limit, max(MAX_GRAPHS, getattr(config, limit)))
     forward = torch.compile(kind.forward, backend=backend, fullgraph=True)
     return type(f"Compiled{kind.__name__}", (CompiledLayer, kind), {"compiled_forward": forward})
+
+
+def expect_compiler(device: torch.device) -> None:
+    """Raise `UserError` where torch.compile finds no compiler for a device: Triton, or one of C++ for the CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch.utils._triton import has_triton
+
+    if device.type in ("cuda", "xpu") and not has_triton():
+        hint = "pip install triton-windows" if sys.platform == "win32" else "torch's own builds bring it"
+        raise UserError(f"--compile wants Triton and a GPU that it knows: {hint}, or leave --compile out")
+    if device.type == "cpu":
+        try:
+            get_cpp_compiler()
+        except Exception as error:  # of several kinds, by release and system
+            raise UserError(f"--compile wants a C++ compiler: {first_line(error)}; leave --compile out") from error

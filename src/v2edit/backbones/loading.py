@@ -117,6 +117,7 @@ def load(
 
     from v2edit.attention.kernels import expect_kernel
     from v2edit.backbones.adapters import check_loras
+    from v2edit.backbones.compiled import expect_compiler
     from v2edit.backbones.folder import fake_backbone
     from v2edit.backbones.replica import replicate
     from v2edit.backbones.versions import check_versions
@@ -124,6 +125,8 @@ def load(
     target = find_device(options.device)
     check_versions(target)
     expect_kernel(options.attention)
+    if options.compile:
+        expect_compiler(target)
     if options.offload != "none" and target.type == "cpu":
         raise UserError(f"--offload {options.offload} moves parts to a GPU, and the device is the CPU; leave it out")
     with _small_files(checkpoint) as small:  # what is no model for edits is refused before its weights are fetched
