@@ -23,6 +23,7 @@ from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.rasterise.projection import project
 
 log = logging.getLogger(__name__)
+NEEDS = "scenes need {}: pip install 'v2edit[scenes]'"
 Backend = Literal["auto", "cpu", "gsplat", "reference"]
 
 
@@ -39,18 +40,23 @@ def render(
     backend: Backend = "auto",
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Rendered:
-    """Render the images of cameras, differentiable in the Gaussians' parameters. `auto` uses gsplat where the Gaussians
-    are on a CUDA device, numba otherwise. Raises `UserError` if the backend's package is not installed."""
+    """Render the images of cameras, differentiable in the Gaussians' parameters. `auto` uses numba where the Gaussians
+    are in main memory, gsplat otherwise. Raises `UserError` if the backend's package is not installed."""
     if backend == "auto":
-        backend = "gsplat" if gaussians.means.is_cuda else "cpu"
-    behind = torch.tensor(background, dtype=torch.float32, device=gaussians.means.device)
+        backend = "cpu" if gaussians.means.device.type == "cpu" else "gsplat"
     if backend == "gsplat":
-        return Rendered(*_gsplat(gaussians, cameras, behind))
+        from v2edit.scenes.rasterise.gsplat import rasterise_cameras
+
+        try:
+            return Rendered(*rasterise_cameras(gaussians, cameras, torch.tensor(background)))
+        except ModuleNotFoundError as missing:
+            raise UserError(f"scenes on a GPU need {missing.name}: pip install {missing.name}") from missing
+    behind = torch.tensor(background, dtype=torch.float32, device=gaussians.means.device)
     if backend == "cpu":
         try:
             from v2edit.scenes.rasterise.cpu import rasterise
         except ModuleNotFoundError as missing:
-            raise UserError(f"scenes need {missing.name}: pip install 'v2edit[scenes]'") from missing
+            raise UserError(NEEDS.format(missing.name)) from missing
     else:
         from v2edit.scenes.rasterise.reference import rasterise
     images = []
@@ -60,35 +66,24 @@ def render(
     return Rendered(*(torch.stack(parts) for parts in zip(*images, strict=True)))
 
 
-def rasteriser_device(device: str) -> torch.device:
+def rasteriser_device(device: str, required: bool = False) -> torch.device:
     """Return where Gaussians are rasterised: on the CUDA device that `device` names ("auto": the first one) where
-    gsplat is installed, otherwise on the CPU. Raises `UserError` for a device that cannot be used."""
-    wanted = find_device(device)
-    if wanted.type != "cuda":
-        return torch.device("cpu")
-    if find_spec("gsplat") is None:
-        log.warning("gsplat is not installed: the scene is reconstructed on the CPU, small; pip install gsplat")
-        return torch.device("cpu")
-    return wanted
+    gsplat renders there what it should, otherwise on the CPU, with a warning that says why. The kernels may be compiled
+    for that, which takes minutes. Raises `UserError` for a device that cannot be used, or, where it is `required`, that
+    cannot rasterise; and where there is nothing to rasterise with."""
+    wanted, fault = find_device(device), None
+    if wanted.type == "cuda":
+        from v2edit.scenes.rasterise.gsplat import find_fault
 
-
-def _gsplat(gaussians: Gaussians, cameras: Cameras, background: Tensor) -> tuple[Tensor, Tensor]:
-    try:
-        from gsplat import rasterization  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as missing:
-        raise UserError("scenes on a GPU need gsplat: pip install gsplat (or --device cpu)") from missing
-    device = gaussians.means.device
-    colours, alphas, _ = rasterization(
-        gaussians.means,
-        gaussians.quats,
-        gaussians.log_scales.exp(),
-        gaussians.logit_opacities.sigmoid(),
-        gaussians.sh,
-        torch.from_numpy(cameras.world_to_camera).float().to(device),
-        torch.from_numpy(cameras.intrinsics).float().to(device),
-        cameras.width,
-        cameras.height,
-        sh_degree=gaussians.degree,
-        backgrounds=background.expand(len(cameras), 3),
-    )
-    return colours, alphas[..., 0]
+        fault = find_fault(wanted)
+    elif wanted.type != "cpu":
+        fault = f"it needs CUDA, and {wanted} is not"
+    if fault is not None and required:
+        raise UserError(f"the scene was begun on {wanted}, where gsplat cannot be used now: {fault}")
+    if wanted.type == "cuda" and fault is None:
+        return wanted
+    if fault is not None:
+        log.warning("gsplat cannot be used, so the scene is reconstructed on the CPU, in small images: %s", fault)
+    if find_spec("numba") is None:
+        raise UserError(NEEDS.format("numba"))
+    return torch.device("cpu")
