@@ -58,7 +58,9 @@ class SceneTask(BenchTask):
 
     @property
     def identity(self) -> str:
-        return json.dumps([asdict(self.edit), asdict(self.fit), posed.VIEWS, posed.SIDE, posed.PATH])
+        fit = asdict(self.fit.resolve(0, on_gpu=False))  # of small images, whatever the quality's name
+        del fit["quality"]
+        return json.dumps([asdict(self.edit), fit, posed.VIEWS, posed.SIDE, posed.PATH])
 
     @property
     def clips(self) -> EditTruth:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from v2edit.editing.cost import CostModel, MemoryOption
     from v2edit.prompts import PromptPair
     from v2edit.scenes.camera_paths import CameraPath
-    from v2edit.scenes.config import FitConfig
+    from v2edit.scenes.config import ResolvedFit
     from v2edit.scenes.reading import Scene
 
 GIB = 2**30
@@ -271,7 +271,7 @@ class ReconstructionTiming:
 
 
 def time_reconstruction(
-    scene: Scene, path: CameraPath, fit: FitConfig, fake: FakeModel, config: ResolvedConfig, device: torch.device
+    scene: Scene, path: CameraPath, fit: ResolvedFit, fake: FakeModel, config: ResolvedConfig, device: torch.device
 ) -> ReconstructionTiming:
     """Time some steps of each reconstruction of a scene edit, and the rendering between them."""
     import torch
@@ -282,11 +282,13 @@ def time_reconstruction(
     seconds = 0.0
     if (gaussians := scene.gaussians) is None:
         assert scene.dataset is not None
-        for steps in (2, TIMED_FIT_STEPS):  # the first run compiles kernels
-            start, few = time.perf_counter(), replace(fit, fit_steps=steps)
-            gaussians = reconstruct(scene.dataset, few, None, device, config.seed)
-            factor = 1 if steps < TIMED_FIT_STEPS else fit.fit_steps / steps
-            seconds += (time.perf_counter() - start) * factor
+        start, times = time.perf_counter(), []
+        reconstruct(scene.dataset, replace(fit, fit_steps=2), None, device, config.seed)  # compiles kernels
+        seconds += time.perf_counter() - start
+        few = replace(fit, fit_steps=TIMED_FIT_STEPS)
+        tick = lambda at: times.append(time.perf_counter())  # noqa: E731
+        gaussians = reconstruct(scene.dataset, few, tick, device, config.seed)
+        seconds += fit.fit_steps * (times[-1] - times[0]) / (TIMED_FIT_STEPS - 1)
     gaussians = gaussians.to(device)
     start = time.perf_counter()
     frames = render_video(gaussians, video_cameras(fake.backbone, path))

@@ -75,7 +75,8 @@ def edit_scene(
         scene: The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply.
         on_progress: Called after every step of reconstructing and editing with a `SceneProgress`.
         **options: Any option of `v2edit scene` by its name, with `_` for `-`: those of `edit_video` but save_frames,
-            and path, frames, side, fit (a `FitConfig`) or its fields: gaussians, fit_steps, refit_steps, degree.
+            and path, frames, side, fit (a `FitConfig`) or its fields: quality, gaussians, fit_steps, refit_steps,
+            degree.
 
     Returns the finished run: `folder`, `edited` (the scene's Gaussians) and `prompts`.
     """

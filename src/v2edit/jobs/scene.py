@@ -30,7 +30,7 @@ from v2edit.runs.layout import (
     SOURCE_SPLAT,
     subtask_video,
 )
-from v2edit.scenes.config import FitConfig
+from v2edit.scenes.config import PIXELS_PER_GAUSSIAN, FitConfig, ResolvedFit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +90,7 @@ class PreparedScene(Prepared):
     scene: Scene
     side: int
     device: torch.device
+    fit: ResolvedFit
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ class SceneEdit(EditJob):
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)  # raises before a model is asked
         settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask, loaded)
-        return PreparedScene(**vars(settled), scene=scene, side=side, device=device)
+        fit = self.fit.resolve(_count_pixels(scene), device.type == "cuda")
+        return PreparedScene(**vars(settled), scene=scene, side=side, device=device, fit=fit)
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), as `VideoEdit.estimate` does; where it is `timed`, some
@@ -150,9 +152,10 @@ class SceneEdit(EditJob):
         config = prepared.for_clip(fake.backbone, path_size(path)).config
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
-            return replace(estimate, remarks=[*estimate.remarks, "without the reconstructions, which --time times"])
+            without = f"without the reconstructions, which --time times: {prepared.fit} on {prepared.device}"
+            return replace(estimate, remarks=[*estimate.remarks, without])
         with stopwatch.paused():
-            renders = time_reconstruction(prepared.scene, path, self.fit, fake, config, prepared.device)
+            renders = time_reconstruction(prepared.scene, path, prepared.fit, fake, config, prepared.device)
             writing = time_writing(renders.frames, FPS, config.subtasks)
         estimate = estimate_edit(stopwatch, prepared, Size(*renders.frames.shape[:3]), options, renders.frames)
         seconds = {"reconstructing": renders.seconds, "writing": writing}
@@ -185,7 +188,7 @@ class SceneEdit(EditJob):
             log_plan(prepared.prompts, config, path_size(path), backbone)
             identity = fingerprint_input(self.scene) | {"read": fingerprint(scene, path)}
             record = self.record(prepared, backbone, path_size(path), identity) | {
-                "fit": self.fit,
+                "fit": prepared.fit,
                 "path": {
                     "what": os.path.abspath(self.render.path) if Path(self.render.path).is_file() else self.render.path,
                     "frames": len(path.cameras),
@@ -196,9 +199,9 @@ class SceneEdit(EditJob):
                 "scene_device": str(prepared.device),
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
-            steps |= fit_loop_steps(self.fit, config.subtasks, scene.gaussians is None)
+            steps |= fit_loop_steps(prepared.fit, config.subtasks, scene.gaussians is None)
             run.begin(Request("scene", record, steps, self.run_options.save_every, command))
-            edited = _Edit(run, scene, path, prepared.prompts, config, self.fit, backbone).run(on_progress)
+            edited = _Edit(run, scene, path, prepared.prompts, config, prepared.fit, backbone).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prepared.prompts)
 
     @staticmethod
@@ -211,6 +214,7 @@ class SceneEdit(EditJob):
         """
         assert run.request is not None and run.request.kind == "scene"
         with run:
+            from v2edit.scenes.rasterise import rasteriser_device
             from v2edit.scenes.reading import choose_path, fingerprint, read_scene
             from v2edit.scenes.rer import path_size
 
@@ -222,9 +226,10 @@ class SceneEdit(EditJob):
             path = choose_path(recorded_path["what"], scene, recorded_path["frames"], record["side"], up)
             if fingerprint(scene, path) != record["input"]["read"]:
                 raise UserError(f"{where}, or the path, is not what it was when the run began; put that back")
+            rasteriser_device(record["scene_device"], required=True)
             backbone = loaded.backbone if loaded else load_recorded(record)
             log_plan(prompts, config, path_size(path), backbone)
-            fit = FitConfig(**record["fit"])
+            fit = ResolvedFit(**record["fit"])
             edited = _Edit(run, scene, path, prompts, config, fit, backbone).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)
 
@@ -238,6 +243,14 @@ class SceneEdit(EditJob):
         assert scene.gaussians is not None
         path = choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)
         return render_video(scene.gaussians.to(device), path.cameras)
+
+
+def _count_pixels(scene: Scene) -> int:
+    """Return the pixels of the images that a scene is reconstructed from; for a splat, of those that it stands for."""
+    if scene.dataset is not None:
+        return scene.dataset.training.images[..., 0].size
+    assert scene.gaussians is not None
+    return PIXELS_PER_GAUSSIAN * len(scene.gaussians)
 
 
 def read_scene_run(folder: Path) -> SceneRun:
@@ -257,7 +270,7 @@ class _Edit:
     path: CameraPath
     prompts: PromptPair
     config: ResolvedConfig
-    fit: FitConfig
+    fit: ResolvedFit
     backbone: Backbone
 
     def run(self, on_progress: ProgressCallback | None) -> EditedScene:
@@ -276,6 +289,7 @@ class _Edit:
 
     def _reconstruct(self, report: ProgressCallback) -> Gaussians:
         """Return the source scene's Gaussians: those that it came as, or optimised from its images."""
+        from v2edit.jobs.estimate import format_duration
         from v2edit.scenes.optimise import reconstruct
         from v2edit.scenes.rer import SceneProgress, fit_snapshot
 
@@ -288,8 +302,11 @@ class _Edit:
         def on_step(at: Any) -> None:
             report(SceneProgress("reconstructing", at.step, at.steps, at.psnr))
 
+        def on_timed(seconds: float) -> None:
+            log.info("reconstructing: %s; about %s for the first", self.fit, format_duration(seconds))
+
         snapshot = fit_snapshot(self.folder.snapshots, 0)
-        return reconstruct(self.scene.dataset, self.fit, on_step, device, self.config.seed, snapshot)
+        return reconstruct(self.scene.dataset, self.fit, on_step, device, self.config.seed, snapshot, on_timed)
 
     def _write(self, source: Gaussians, edited: EditedScene, title: str) -> None:
         """Write everything in the run folder."""

@@ -26,7 +26,11 @@ def psnr(a: Array, b: Array, mask: Array | None = None, data_range: float = 255.
         error = error[_tensor(mask)]
     if not error.numel():
         return math.nan
-    mse = float(error.mean())
+    return mse_to_psnr(float(error.mean()), data_range, highest)
+
+
+def mse_to_psnr(mse: float, data_range: float = 255.0, highest: float = math.inf) -> float:
+    """Convert a mean squared error to a peak signal-to-noise ratio in dB, `highest` at most."""
     return highest if mse == 0 else min(highest, 10 * math.log10(data_range**2 / mse))
 
 

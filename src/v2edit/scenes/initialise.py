@@ -23,11 +23,13 @@ NEAREST, FURTHEST = 0.15, 12.0  # depths, in distances of a camera from what it 
 FAR_BIAS = 2e-3  # cost of the nearest depth: where all agree as well (a clear sky), the furthest is the safer guess
 
 
-def initial_gaussians(dataset: Dataset, count: int, degree: int, generator: torch.Generator) -> Gaussians:
-    """Return `count` initial Gaussians: at the sparse points first, the rest by plane sweep."""
+def initial_gaussians(
+    dataset: Dataset, count: int, degree: int, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Gaussians:
+    """Return `count` initial Gaussians on a device: at the sparse points first, the rest by plane sweep."""
     positions, colours, sizes = (torch.empty(0, 3), torch.empty(0, 3), torch.empty(0))
     if dataset.points is not None:
-        positions, colours, sizes = _at_points(dataset.points, count, generator)
+        positions, colours, sizes = _at_points(dataset.points, count, generator, device)
     if len(positions) < count:
         sweep = plane_sweep(dataset, positions.numpy())
         weights = None
@@ -37,7 +39,7 @@ def initial_gaussians(dataset: Dataset, count: int, degree: int, generator: torc
             weights = weights if weights.any() else None
         swept = sample_surfaces(sweep, count - len(positions), generator, weights)
         positions, colours, sizes = (torch.cat(pair) for pair in zip((positions, colours, sizes), swept, strict=True))
-    return isotropic_gaussians(positions, colours, sizes).with_degree(degree)
+    return isotropic_gaussians(positions, colours, sizes).with_degree(degree).to(device)
 
 
 def isotropic_gaussians(positions: Tensor, colours: Tensor, sizes: Tensor) -> Gaussians:
@@ -51,19 +53,24 @@ def isotropic_gaussians(positions: Tensor, colours: Tensor, sizes: Tensor) -> Ga
     )
 
 
-def _at_points(points: Points, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _at_points(
+    points: Points, count: int, generator: torch.Generator, device: torch.device | str
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the positions [N, 3], colours [N, 3] and spacings [N] of at most `count` of the points."""
     chosen = torch.randperm(len(points.positions), generator=generator)[:count].numpy()
     positions = torch.from_numpy(points.positions[chosen]).float()
     colours = torch.from_numpy(points.colours[chosen]).float() / 255
-    return positions, colours, spacing(positions)
+    return positions, colours, spacing(positions.to(device)).cpu()
 
 
 def spacing(positions: Tensor) -> Tensor:
     """Return the root mean square distance [N] of each position to its three nearest others, never quite 0."""
-    few = min(4, len(positions))
-    near = [torch.cdist(part, positions).topk(few, largest=False).values[:, 1:] for part in positions.split(1024)]
-    distances = torch.cat(near).square().mean(1).sqrt() if few > 1 else torch.ones(len(positions))
+    few, at_once, mode = min(4, len(positions)), 1024, "use_mm_for_euclid_dist_if_necessary"
+    if positions.is_cuda:  # hundreds of thousands: a quarter of a GiB at once, and exact where they are close together
+        at_once, mode = 2**26 // len(positions) + 1, "donot_use_mm_for_euclid_dist"
+    parts = positions.split(at_once)
+    near = [torch.cdist(p, positions, compute_mode=mode).topk(few, largest=False).values[:, 1:] for p in parts]
+    distances = torch.cat(near).square().mean(1).sqrt() if few > 1 else torch.ones_like(positions[:, 0])
     typical = float(distances.median()) or 1.0
     return distances.clamp(1e-3 * typical, 10 * typical)  # an outlier would cover everything
 
@@ -101,8 +108,8 @@ def plane_sweep(dataset: Dataset, positions: np.ndarray) -> Sweep:
     cameras = dataset.cameras
     scale = min(1.0, SIDE / max(cameras.height, cameras.width))
     small = cameras.resized(max(2, round(cameras.height * scale)), max(2, round(cameras.width * scale)))
-    images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).float() / 255
-    images = F.interpolate(images, (small.height, small.width), mode="area")
+    parts = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).split(8)  # of photographs as floats, few at once
+    images = torch.cat([F.interpolate(p.float() / 255, (small.height, small.width), mode="area") for p in parts])
     views = np.unique(np.linspace(0, len(cameras) - 1, MAX_VIEWS).round().astype(int))
     distance = distance_of(cameras, positions)
     inverse = torch.linspace(1 / (FURTHEST * distance), 1 / (NEAREST * distance), DEPTHS)

@@ -5,16 +5,18 @@ Letters: N Gaussians, C views.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from v2edit.metrics.pixels import psnr, ssim_map
+from v2edit.metrics.pixels import mse_to_psnr, ssim_map
 from v2edit.runs.snapshots import LoopSnapshot, LoopState
 from v2edit.scenes.cameras import Cameras, distance_of
 from v2edit.scenes.config import FitConfig
@@ -22,6 +24,7 @@ from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.initialise import initial_gaussians
 from v2edit.scenes.rasterise import render
+from v2edit.scenes.targets import Targets
 
 # Learning rates of Adam; that of the means in pixels of the training images.
 LEARNING_RATES = {
@@ -36,9 +39,10 @@ LEARNING_RATES = {
 }
 FINAL_RATE = 0.1  # of the initial learning rate, after exponential decay
 COARSE = ((0.15, 4), (0.4, 2))  # until this share of the steps, images are downscaled by this factor
-MIN_COARSE_SIDE = 24  # pixels
 DEAD = 0.005  # opacity up to which a Gaussian is relocated
 RELOCATE_EVERY, RELOCATE_UNTIL = 50, 0.8
+TIMED_STEPS = 20  # of a short reconstruction, from which the time of the whole one is estimated
+READ_EVERY = 25  # steps between readings of the PSNR from a GPU, each of which waits for all that it is given to do
 SSIM_WEIGHT = 0.2  # of 1 - SSIM in the loss
 OPACITY_COST, SCALE_COST = 5e-3, 5e-3  # regularisation, so that unneeded Gaussians fade (Kheradmand et al. 2024)
 
@@ -60,13 +64,26 @@ def reconstruct(
     device: torch.device | str = "cpu",
     seed: int = 0,
     snapshot: LoopSnapshot = LoopSnapshot(),
+    on_timed: Callable[[float], None] | None = None,
 ) -> Gaussians:
-    """Reconstruct a scene from the training views of a dataset; held-out views are not used."""
-    training = dataset.training
+    """Reconstruct a scene from the training views of a dataset; held-out views are not used. `on_timed` is called with
+    the seconds that it will take, about, before the first step; not where it resumes."""
+    training, device = dataset.training, torch.device(device)
+    fit = config.resolve(training.images[..., 0].size, device.type == "cuda")
     with single_thread():
         generator = torch.Generator().manual_seed(seed)
-        start = initial_gaussians(training, config.gaussians, config.degree, generator).to(device)
-    return optimise_gaussians(start, training, config.fit_steps, seed, None, on_progress, snapshot, coarse_to_fine=True)
+        start = initial_gaussians(training, fit.gaussians, fit.degree, generator, device)
+    if on_timed is not None and snapshot.load() is None:
+        on_timed(fit.fit_steps * time_step(start, training, min(TIMED_STEPS, fit.fit_steps)))
+    return optimise_gaussians(start, training, fit.fit_steps, seed, None, on_progress, snapshot, coarse_to_fine=True)
+
+
+def time_step(start: Gaussians, dataset: Dataset, steps: int) -> float:
+    """Return the mean seconds of a step of a reconstruction, by a short one, whose result is not kept."""
+    optimise_gaussians(start, dataset, 1)  # compiles
+    began = time.perf_counter()
+    optimise_gaussians(start, dataset, steps, coarse_to_fine=True).means.sum().item()  # waits for a GPU
+    return (time.perf_counter() - began) / steps
 
 
 def optimise_gaussians(
@@ -88,33 +105,28 @@ def optimise_gaussians(
     generator = torch.Generator().manual_seed(seed)
     device = start.means.device
     editable = None if editable is None else editable.clone()
-    levels = {factor: _level(dataset, factor, device) for factor in {1, *(factor for _, factor in COARSE)}}
+    targets = Targets(dataset, {1, *(factor for _, factor in COARSE)}, device)
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in _split_sh(start).items()}
     pixel = _pixel_size(dataset.cameras, start)
     rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * pixel}
-    groups = [{"params": [leaf], "lr": rates[name], "name": name} for name, leaf in leaves.items()]
-    optimiser = torch.optim.Adam(groups, eps=1e-15)
+    optimiser = _make_optimiser(leaves, rates)
     state = FitState(0, [], None)
     if saved := snapshot.load():
         state = _restore(saved, leaves, optimiser, generator)
         editable = None if editable is None else saved.tensors["free"].to(device)
-    with single_thread():
+    with single_thread(), full_precision(device):
         save = lambda: _to_loop_state(state, leaves, optimiser, generator, editable)  # noqa: E731
         for step in snapshot.steps(state.step, steps, save):
             factor = next((f for until, f in COARSE if step < until * steps), 1) if coarse_to_fine else 1
-            cameras, images, masks = levels[factor]
             if not state.order:
                 state.order = torch.randperm(len(dataset), generator=generator).tolist()
             k = state.order.pop()
-            decay = FINAL_RATE ** (step / steps)
-            for group in optimiser.param_groups:
-                group["lr"] = rates[group["name"]] * decay
-            gaussians = _join_sh(leaves)
             # Another background colour each step: dark surfaces must be dark, not holes in front of a dark background.
             red, green, blue = torch.rand(3, generator=generator).tolist()
-            image = render(gaussians, cameras[[k]], background=(red, green, blue)).colours[0]
-            mask = None if masks is None else masks[k]
-            cost = loss(image, images[k], mask)
+            _set_rates(optimiser, rates, FINAL_RATE ** (step / steps))
+            gaussians, (truth, mask) = _join_sh(leaves), targets.view(k, factor)
+            image = render(gaussians, targets.cameras[factor][[k]], background=(red, green, blue)).colours[0]
+            cost = loss(image, truth, mask)
             cost = cost + OPACITY_COST * gaussians.logit_opacities.sigmoid().mean()
             cost = cost + SCALE_COST * gaussians.log_scales.exp().mean() / (100 * pixel)
             _take_step(optimiser, leaves, cost, editable)
@@ -122,11 +134,22 @@ def optimise_gaussians(
                 relocate(leaves, optimiser, generator, editable)
             state.step = step + 1
             if on_progress is not None:
-                if mask is None or mask.any():
-                    now = psnr(image.detach().clamp(0, 1), images[k], mask, data_range=1.0, highest=100.0)
-                    state.psnr = now if state.psnr is None else 0.9 * state.psnr + 0.1 * now
+                state.errors.append(_squared_error(image.detach(), truth, mask))
+                if device.type == "cpu" or step % READ_EVERY == 0 or step + 1 == steps:
+                    state.read_errors()
                 on_progress(FitProgress(step + 1, steps, state.psnr))
     return _join_sh(leaves).detach()
+
+
+def _make_optimiser(leaves: dict[str, Tensor], rates: dict[str, float]) -> torch.optim.Optimizer:
+    """Return Adam over the parameters that have numbers, in one kernel on a GPU."""
+    groups = [{"params": [leaf], "lr": rates[name], "name": name} for name, leaf in leaves.items() if leaf.numel()]
+    return torch.optim.Adam(groups, eps=1e-15, fused=True if leaves["means"].is_cuda else None)
+
+
+def _set_rates(optimiser: torch.optim.Optimizer, rates: dict[str, float], decay: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rates[group["name"]] * decay
 
 
 def _take_step(
@@ -138,8 +161,14 @@ def _take_step(
     if editable is not None:
         for leaf in leaves.values():
             if leaf.grad is not None:
-                leaf.grad[~editable] = 0
+                leaf.grad.masked_fill_(~editable.view(-1, *[1] * (leaf.dim() - 1)), 0)
     optimiser.step()
+
+
+def _squared_error(image: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean squared error of images [H, W, 3] over a mask [H, W], 0-dimensional; nan where that is empty."""
+    error = (image.clamp(0, 1) - truth) ** 2
+    return error.mean() if mask is None else (error * mask[..., None]).sum() / (3 * mask.sum())
 
 
 def _split_sh(gaussians: Gaussians) -> dict[str, Tensor]:
@@ -155,11 +184,26 @@ def _join_sh(leaves: dict[str, Tensor]) -> Gaussians:
 @dataclass
 class FitState:
     """State of an optimisation, beside its Gaussians and its optimiser: the next `step`, the views left in this epoch
-    (the next one last), and the running mean of the PSNR."""
+    (the next one last), and the running mean of the PSNR, without the `errors` of the last steps, which are still on
+    the device."""
 
     step: int
     order: list[int]
     psnr: float | None
+    errors: list[Tensor] = field(default_factory=list)
+
+    def read_errors(self) -> None:
+        """Read the squared errors from the device into the mean."""
+        for error in torch.stack(self.errors).tolist() if self.errors else []:
+            if not math.isnan(error):
+                now = mse_to_psnr(error, 1.0, highest=100.0)
+                self.psnr = now if self.psnr is None else 0.9 * self.psnr + 0.1 * now
+        self.errors.clear()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the state for JSON; the errors are read."""
+        self.read_errors()
+        return {"step": self.step, "order": self.order, "psnr": self.psnr}
 
 
 def _to_loop_state(
@@ -171,7 +215,7 @@ def _to_loop_state(
 ) -> LoopState:
     moments = {f"{name}.{key}": value for name, leaf in leaves.items() for key, value in optimiser.state[leaf].items()}
     others = {"generator": generator.get_state()} | ({} if editable is None else {"free": editable})
-    return LoopState({**leaves, **moments, **others}, asdict(state))
+    return LoopState({**leaves, **moments, **others}, state.facts())
 
 
 def _restore(
@@ -181,9 +225,10 @@ def _restore(
         leaf.data.copy_(saved.tensors[name])
         prefix = f"{name}."
         moments = {key.removeprefix(prefix): key for key in saved.tensors if key.startswith(prefix)}
-        # Adam counts its steps on the CPU, wherever the parameters are.
+        # Adam counts its steps on the CPU, wherever the parameters are, unless it is fused.
+        on_cpu = {"step"} if not optimiser.defaults["fused"] else set()
         optimiser.state[leaf] = {
-            key: saved.tensors[full] if key == "step" else saved.tensors[full].to(leaf.device)
+            key: saved.tensors[full] if key in on_cpu else saved.tensors[full].to(leaf.device)
             for key, full in moments.items()
         }
     generator.set_state(saved.tensors["generator"])
@@ -256,18 +301,18 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _level(dataset: Dataset, factor: int, device: torch.device) -> tuple[Cameras, Tensor, Tensor | None]:
-    """Return the cameras, images [C, h, w, 3] of 0..1 and masks of a dataset, downscaled by a factor."""
-    cameras = dataset.cameras
-    factor = max(1, min(factor, min(cameras.height, cameras.width) // MIN_COARSE_SIDE))
-    size = max(1, round(cameras.height / factor)), max(1, round(cameras.width / factor))
-    images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2)
-    parts = [F.interpolate(part.float() / 255, size, mode="area") for part in images.split(8)]
-    masks = None
-    if dataset.masks is not None:
-        share = F.interpolate(torch.from_numpy(dataset.masks)[:, None].float(), size, mode="area")[:, 0]
-        masks = (share > 0.999).to(device)
-    return cameras.resized(*size), torch.cat(parts).permute(0, 2, 3, 1).contiguous().to(device), masks
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keep CUDA's convolutions from rounding to TF32, as they do by default: SSIM's variances are differences of
+    nearly equal numbers."""
+    before = torch.backends.cudnn.allow_tf32 if device.type == "cuda" else False
+    if before:
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if before:
+            torch.backends.cudnn.allow_tf32 = True
 
 
 def _pixel_size(cameras: Cameras, scene: Gaussians) -> float:

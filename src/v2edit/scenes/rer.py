@@ -23,7 +23,7 @@ from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.camera_paths import CameraPath
 from v2edit.scenes.cameras import Cameras
-from v2edit.scenes.config import FitConfig
+from v2edit.scenes.config import FitConfig, ResolvedFit
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
@@ -118,7 +118,7 @@ def render_edit_reconstruct(
     [T, h, w, 3] in the model's size, and returns it edited by one more subtask. `subtasks`: the numbers of those after
     which the scene is reconstructed; a method that edits in one go has one. `loop`: the video is a loop to the model's
     autoencoder."""
-    cameras = video_cameras(backbone, path)
+    cameras, fit = video_cameras(backbone, path), resolve_fit(config, scene, path)
     source = video = render_video(scene, cameras)
     result = EditedScene(scene, source, [], [], [])
     for subtask in subtasks:
@@ -129,7 +129,7 @@ def render_edit_reconstruct(
         snapshot = fit_snapshot(snapshots, subtask)
         mask = change_mask(unedited, edited)
         start, target, editable = prepare_refit(scene, path.cameras, edited, mask, seed + subtask)
-        scene = optimise_gaussians(start, target, config.refit_steps, seed + subtask, editable, report, snapshot)
+        scene = optimise_gaussians(start, target, fit.refit_steps, seed + subtask, editable, report, snapshot)
         before, video = video, render_video(scene, cameras)
         change = measure_change(unedited, edited, before, video)
         warn_of_weak_edit(change, subtask)
@@ -137,6 +137,12 @@ def render_edit_reconstruct(
         result.renders.append(video)
         result.changes.append(change)
     return replace(result, gaussians=scene)
+
+
+def resolve_fit(config: FitConfig, scene: Gaussians, path: CameraPath) -> ResolvedFit:
+    """Return the settings of the reconstructions of a scene from the images along a path."""
+    size = path_size(path)
+    return config.resolve(size.frames * size.height * size.width, scene.means.is_cuda)
 
 
 def prepare_refit(
@@ -160,7 +166,7 @@ def fit_snapshot(snapshots: Snapshots | None, subtask: int) -> LoopSnapshot:
     return snapshots.loop(f"{LOOP}-{subtask}", every_step=False) if snapshots else LoopSnapshot()
 
 
-def fit_loop_steps(config: FitConfig, subtasks: int, first: bool) -> dict[str, int]:
+def fit_loop_steps(config: ResolvedFit, subtasks: int, first: bool) -> dict[str, int]:
     """Return the steps of each reconstruction by the name of its snapshot; `first`: that of the unedited scene, too."""
     steps = {f"{LOOP}-0": config.fit_steps} if first else {}
     return steps | {f"{LOOP}-{subtask}": config.refit_steps for subtask in range(1, subtasks + 1)}
