@@ -145,6 +145,13 @@ def _read_size(path: str, field: str) -> int | None:
     return None if line is None else int(line.split()[1]) * 1024
 
 
+def launched_processes() -> tuple[int, int]:
+    """Return this process's number among those that torchrun launched for one edit, and how many they are."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def find_device(name: str) -> Any:
     """Return the named torch device, of whatever kind torch has (cuda, xpu, mps, cpu), or the first of several names;
     auto is a GPU where there is one. Raises `UserError` where it cannot be used."""

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from v2edit.attention.head_parallel import HeadParallel
 from v2edit.attention.kernels import attention, prefer_kernel
 from v2edit.attention.replacement import Cache, Replacement, Sources, identity_sources, replaced_attention
 from v2edit.attention.window import Window, attention_by_window, windowed_attention
@@ -42,7 +43,8 @@ class AttentionCall:
 
     `present`: for each row the text slots that are keys, where padding is hidden; None where all slots are. `kernel`:
     the kernel of attention to take, if it is right ("torch" for torch's own choice). `rotates_whole`: whether positions
-    are rotary and those of the whole clip, for all rows alike."""
+    are rotary and those of the whole clip, for all rows alike.
+    `heads`: the processes that share the heads, where there are several."""
 
     rotate: Rotate
     rotary: RotaryTable | None = None
@@ -51,6 +53,7 @@ class AttentionCall:
     present: Sequence[Slots] | None = None
     kernel: str = "torch"
     rotates_whole: bool = False
+    heads: HeadParallel | None = None
 
     @contextmanager
     def during(
@@ -62,7 +65,7 @@ class AttentionCall:
     ) -> Iterator[None]:
         """Hold these for the call within, and nothing after it."""
         self.rotary, self.windows, self.replacement, self.present = rotary, windows, replacement, present
-        self.rotates_whole = rotary is not None and windows is None and present is None
+        self.rotates_whole = rotary is not None and windows is present is self.heads is None
         token = _current.set(self)
         try:
             with prefer_kernel(self.kernel):
@@ -121,6 +124,13 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: Att
             _rotate_video(q, k, text_tokens, call.rotate, call.rotary)
             return _compiled(q, k, v, text_tokens, "rotated")
         return _compiled(q, k, v, text_tokens, "joint")
+    if call.heads is not None:
+        q, k, v = call.heads.split_heads(q, k, v, text_tokens)
+        return call.heads.join_heads(_joint_attention_of_rows(q, k, v, text_tokens, call), text_tokens)
+    return _joint_attention_of_rows(q, k, v, text_tokens, call)
+
+
+def _joint_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, call: AttentionCall) -> Tensor:
     if call.present is None:
         return _joint_attention(q, k, v, text_tokens, call, call.replacement)
     out = torch.zeros_like(q)
@@ -206,6 +216,13 @@ def self_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tens
     """Attention of video tokens among each other, [B, H, N, D] like q, by windows where the call has them."""
     if torch.compiler.is_compiling() and not call.rotates_whole:
         return _compiled(q, k, v, 0, "self")
+    if call.heads is not None:
+        q, k, v = call.heads.split_heads(q, k, v, text_tokens=0)
+        return call.heads.join_heads(_self_attention(q, k, v, call), text_tokens=0)
+    return _self_attention(q, k, v, call)
+
+
+def _self_attention(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
     if call.windows is not None:
         video = _rotate_windows(q, k, v, call.windows, call.rotate)
         outs = (out.transpose(1, 2) for out, _ in attention_by_window(*video, call.windows.window))

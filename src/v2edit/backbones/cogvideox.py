@@ -27,6 +27,7 @@ class CogVideoX(PipelineBackbone):
     # After 4 groups the output of the built-in model's autoencoder depends on its start by at most 1 of 255.
     lead_groups = 4
     coded_frame_by_frame = True
+    shares_tokens = True
     predictions: ClassVar = {"v_prediction": x0_from_v, "epsilon": x0_from_epsilon}
 
     def configure(self, pipeline: Any) -> Size:

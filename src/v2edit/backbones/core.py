@@ -39,6 +39,7 @@ class PipelineBackbone(VideoCoding):
     side: int  # pixels that a clip's sides are multiples of
     hides_padding = False
     classifier_free = True
+    shares_tokens = False  # whether its layers take any share of the video's tokens: all but attention is by token
     float32_parts: ClassVar[tuple[str, ...]] = ()  # whatever the dtype
     # What its networks may predict, and x0 from that.
     predictions: ClassVar[Mapping[str, Callable[[Tensor, Tensor, float, float], Tensor]]] = {

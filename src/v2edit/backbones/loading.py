@@ -149,6 +149,8 @@ def load(
         backbone.replica = replicate(backbone, find_device(second))
     backbone.place(target, options.offload)
     backbone.check_attention()
+    if backbone.replica is not None:
+        backbone.replica.check_attention()
     if options.vae_tiling:
         pipeline.vae.enable_tiling()
     return backbone

@@ -26,6 +26,7 @@ class Wan(SeparateBackbone):
 
     stock_processor = WanAttnProcessor
     float32_parts = ("vae",)
+    shares_tokens = True
     lead_groups = 8  # as many frames as of CogVideoX; not measured on real weights
 
     def configure(self, pipeline: Any) -> Size:

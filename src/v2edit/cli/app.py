@@ -19,7 +19,7 @@ from v2edit.cli import commands
 from v2edit.cli.output import OutputOptions, Reporter, TextReporter, dry_run_of, reporter_for
 from v2edit.cli.parsing import BoundCommand, name_as_typed, parse_words
 from v2edit.errors import UserError
-from v2edit.host import memory_advice, use_expandable_segments
+from v2edit.host import launched_processes, memory_advice, use_expandable_segments
 from v2edit.runs import redact
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_expandable_segments()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text that a terminal takes
         sys.stdout.reconfigure(errors="backslashreplace")
+    rank, processes = launched_processes()
+    if rank > 0:  # the first of several processes reports for all
+        words = [*(word for word in words if word not in ("--json", "--quiet", "-q")), "--quiet"]
     reporter: Reporter = TextReporter()
     logger = logging.getLogger("v2edit")
     try:
@@ -56,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level = logger.level
         logger.setLevel(logging.INFO)
         try:
+            if processes > 1 and not {"edit", "scene", "resume"} & set(words):
+                raise UserError("torchrun shares one edit among its processes: v2edit edit, scene or resume")
             bound = parse(output_options_last(words))
             reporter.start(redact(["v2edit", *words]))
             with reporter.redirected(), sigterm_as_interrupt():

@@ -21,12 +21,14 @@ from v2edit.bench.command import BenchOptions, benchmark
 from v2edit.cli.output import DryRun, Reporter, process_age
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
+from v2edit.host import launched_processes
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
 from v2edit.jobs.inputs import is_scene
 from v2edit.jobs.options import OUT, ModelOptions, PromptOptions, expect_folder, expect_new_file
 from v2edit.jobs.plan import describe_steps, name_prompts
 from v2edit.jobs.resume import resume as resume_run
+from v2edit.jobs.resume import serve_run
 from v2edit.jobs.scene import SceneEdit
 from v2edit.jobs.video import EditRun, VideoEdit
 from v2edit.prompts.lvlm import LVLMConfig
@@ -114,6 +116,8 @@ def resume(context: Context, folder: Annotated[Path, Positional, arg(metavar="RU
         folder: The run folder.
     """
     on_progress = context.reporter.on_scene if read_run_state(folder).kind == "scene" else context.reporter.on_edit
+    if launched_processes()[0] > 0:
+        return serve_run(folder)
     with context.reporter.working():
         run = resume_run(folder, on_progress, command=context.argv)
     _print_run(run, context.reporter)
@@ -249,7 +253,10 @@ def evaluate(context: Context, job: Annotated[Evaluate, arg(name="")]) -> None:
 def _run_job(
     context: Context, job: VideoEdit | SceneEdit, on_progress: Callable[[Any], None]
 ) -> EditRun | SceneRun | None:
-    """Run a job and print its run, or, in a dry run, print its estimate and return None."""
+    """Run a job and print its run, or, in a dry run, print its estimate and return None. Of several processes the first
+    does; the others compute their share of its network calls."""
+    if launched_processes()[0] > 0:
+        return None if context.dry_run else job.model_options.serve()
     if context.dry_run:
         return _print_estimate(job, context)
     with context.reporter.working():

@@ -8,7 +8,7 @@ import difflib
 import os
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
 
 from tyro.conf import arg
 
@@ -16,6 +16,7 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import Checkpoint, find
 from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError
+from v2edit.host import launched_processes
 from v2edit.runs import check_save_every, default_run_folder, fingerprint_input
 from v2edit.runs.snapshots import SAVE_EVERY
 
@@ -61,7 +62,30 @@ class ModelOptions(LoadOptions, ModelChoice):
         """Load the weights of a model that `find` found. Raises `UserError` where they cannot be loaded."""
         from v2edit import backbones
 
-        return backbones.load(checkpoint, self)
+        if launched_processes()[1] == 1:
+            return backbones.load(checkpoint, self)
+        from v2edit.backbones.processes import LeadingBackbone
+
+        return cast("Backbone", LeadingBackbone(self._load_share(checkpoint)))
+
+    def serve(self) -> None:
+        """Compute a share of another process's edit, whose model these options load, until that is done. Raises
+        `UserError` as loading does."""
+        from v2edit.backbones.processes import follow
+
+        follow(self._load_share(self.find()))
+
+    def _load_share(self, checkpoint: Checkpoint) -> Any:
+        """Load a model whose networks compute this process's share of each call."""
+        from v2edit import backbones
+        from v2edit.backbones.processes import join, split
+
+        if "," in self.device:
+            raise UserError(f"--device is {self.device!r}, and torchrun has given each process a device: leave it out")
+        heads = join()
+        backbone: Any = backbones.load(checkpoint, replace(self, device=self.device.partition(":")[0]))
+        split(backbone, heads)
+        return backbone
 
     def record(self, checkpoint: Checkpoint, backbone: Backbone) -> dict[str, Any]:
         """Describe how the model was loaded, for run.json; `from_record` reads it."""

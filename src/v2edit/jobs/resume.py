@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.scene import SceneEdit, SceneRun, read_scene_run
 from v2edit.jobs.video import EditRun, VideoEdit, read_edit_run
 from v2edit.runs import RunWriter, read_run_state, remove_leftover_state
+from v2edit.runs.manifest import STATE_DIR, read_request
 
 if TYPE_CHECKING:
     from v2edit.backbones import LoadedModel
@@ -29,3 +31,9 @@ def resume(
         return read_scene_run(folder) if is_scene else read_edit_run(folder)
     run = RunWriter(folder, resume=True, command=command)
     return (SceneEdit if is_scene else VideoEdit).resume(run, on_progress, loaded)
+
+
+def serve_run(folder: Path) -> None:
+    """Compute a share of a run in a folder that another process continues, until it is done."""
+    if read_run_state(folder).state != "done":
+        ModelOptions.from_record(read_request(folder / STATE_DIR).facts).serve()
