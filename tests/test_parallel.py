@@ -103,6 +103,24 @@ def test_both_devices_work_at_the_same_time():
     assert edited(backbone, replace(CONFIG, steps=2)).isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["CogVideoX 5b", "Wan 2.1", "LTX 0.9.7"])
+def test_all_that_the_second_device_needs_is_there(name):
+    """torch's device without data, on which nothing can be computed with tensors that are elsewhere, is the second."""
+    backbone, nowhere = FAMILIES[name](), torch.device("meta")
+    backbone.replica = replica = replicate(backbone, nowhere)
+    denoise, rows = replica.denoise, []
+
+    def without_data(latents: Tensor, *rest: Any) -> Tensor:
+        x0 = denoise(latents, *rest)
+        assert latents.device == x0.device == nowhere
+        rows.append(len(x0))
+        return torch.zeros(x0.shape)
+
+    replica.denoise = without_data
+    assert edited(backbone, replace(CONFIG, amr_unconditional=True)).isfinite().all()
+    assert set(rows) == {1, 2, 3}
+
+
 @pytest.mark.parametrize("failing", ["first", "second"])
 def test_when_one_device_is_out_of_memory_both_go_on_with_less(failing, caplog):
     expected, backbone = edited(CogVideoX(pipeline_of("5b")), CONFIG), on_two_devices(CogVideoX(pipeline_of("5b")))
