@@ -63,13 +63,13 @@ def test_two_experts_share_the_steps_by_their_noise():
     assert experts == sorted(experts) and set(experts) == {0, 1}
     assert all((float(schedule.timesteps[k]) < 875) == bool(expert) for k, expert in enumerate(experts))
     config = EditConfig().resolve(backbone.defaults, schedule)
-    assert (config.guidance_of(0), config.guidance_of(1)) == ((4.0, 4.0), (3.0, 3.0))
+    assert (config.guidance_at(schedule, 0, True), config.guidance_at(schedule, 49, True)) == ((4.0, 4.0), (3.0, 3.0))
     config = EditConfig(guidance=6.0).resolve(backbone.defaults, schedule)
-    assert config.guidance_of(1) == (6.0, 6.0)
+    assert config.guidance_at(schedule, 49, True) == (6.0, 6.0)
     config = EditConfig(source_guidance=4.0).resolve(backbone.defaults, schedule)
-    assert config.guidance_of(1) == (3.0, 4.0)  # given, and the same as the first expert's
+    assert config.guidance_at(schedule, 49, True) == (3.0, 4.0)  # given, and the same as the first expert's
     config = EditConfig(guidance_2=2.0, source_guidance=1.0).resolve(backbone.defaults, schedule)
-    assert config.guidance_of(0) == (4.0, 1.0) and config.guidance_of(1) == (2.0, 1.0)
+    assert config.guidance_at(schedule, 0, True) == (4.0, 1.0) and config.guidance_at(schedule, 49, True) == (2.0, 1.0)
 
 
 def test_each_expert_is_called_in_its_own_steps():
