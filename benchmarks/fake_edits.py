@@ -85,6 +85,7 @@ def run_edit(
     memory: int | None = None,
     row_by_row: bool = False,
     max_rows: int = 99,
+    prompts: PromptPair = PAIR,
 ) -> FakeEdit:
     """Edit a clip of a model's native size, with so many frames (default: the native number), on the fake device, with
     at most so many rows in a call, and those of a layer one at a time if `row_by_row`."""
@@ -104,7 +105,7 @@ def run_edit(
 
         editor = Editor(backbone)
         editor.batcher.max_rows = max_rows
-        result = editor.edit(video, PAIR, config, next_step)
+        result = editor.edit(video, prompts, config, next_step)
         assert [one.shape for one in result.subtasks] == [video.shape] * config.subtasks
     return FakeEdit(size, ledger)
 
