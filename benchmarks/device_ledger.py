@@ -68,10 +68,10 @@ class Ledger:
             return
         if device == "cuda" and self.memory is not None and self.now["cuda"] + size > self.memory:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size / 2**20:.0f} MiB.")
+        if pinned:
+            size = self.pinned[key] = pinned_size(size)
         self._known.add(key)
         self.now[device] += size
-        if pinned:
-            self.pinned[key] = size
 
         def freed() -> None:
             self._known.discard(key)
@@ -90,6 +90,11 @@ class Ledger:
         held = self.now | Counter(pinned=sum(self.pinned.values()))
         for device, size in held.items():
             peaks[device] = max(peaks[device], size)
+
+
+def pinned_size(size: int) -> int:
+    """Return the bytes that torch locks for a tensor: the next power of two."""
+    return 1 << (size - 1).bit_length() if size else 0
 
 
 def source_lines() -> tuple[str, str]:

@@ -163,12 +163,8 @@ class _Functions(TorchFunctionMode):
         assert x.device.type == "cpu", x.device
         if self.ledger.is_pinned(x):
             return x
-        return torch.empty_like(x, pin_memory=True) if isinstance(x, FakeTensor) else self._pin(x.clone())
-
-    def _pin(self, x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        self.ledger.pinned[storage._cdata] = storage.nbytes()
-        return x
+        locked = torch.empty_like(x, pin_memory=True)
+        return locked if isinstance(x, FakeTensor) else locked.copy_(x)
 
     @takes(Tensor.is_pinned)
     def is_pinned(self, func: Any, x: Tensor, *_: Any) -> bool:

@@ -155,10 +155,10 @@ def main() -> None:
                 size, peaks = edit.size, edit.peaks
                 cells = [f"{peaks[phase]['cuda'] / GIB:.1f}" for phase in phases]
                 main_memory = max(one["cpu"] for one in peaks.values()) / GIB
-                waits = edit.in_steps(*WAITS)
+                waits, later = edit.in_steps(*WAITS), (CONFIG.steps - 1) * CONFIG.subtasks
                 clip = f"{size.frames}x{size.height}x{size.width}"
                 print(
-                    f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits.total()} |",
+                    f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits.total() / later:.0f} |",
                     flush=True,
                 )
                 for event, count in (waits + edit.in_steps(COPY_WAIT, MIXED, FLOAT32)).items():

@@ -75,8 +75,10 @@ def test_memory_is_counted_by_device_and_phase() -> None:
         with pytest.raises(torch.OutOfMemoryError):
             torch.empty(8 * MIB, device=CUDA)
         assert torch.cuda.mem_get_info()[0] == 4 * MIB
+        locked = torch.ones(768, 1024, device="cpu").pin_memory()  # 3 MiB: torch locks the next power of two
+        assert locked.is_pinned() and ledger.now["cpu"] == 4 * MIB
     assert ledger.peaks["loading"] == {"cpu": 4 * MIB, "cuda": 4 * MIB}
-    assert ledger.peaks["working"]["cuda"] == 6 * MIB
+    assert ledger.peaks["working"] == {"cuda": 6 * MIB, "cpu": 7 * MIB, "pinned": 4 * MIB}
 
 
 def tiny_fake(family: str, folder: Path) -> FakeModel:
@@ -148,3 +150,12 @@ def test_peaks_are_those_that_are_counted_beforehand(offload: Offload, tmp_path:
 @pytest.mark.parametrize("name", MODELS)
 def test_edits_of_published_models(name: str, offload: Offload, tmp_path: Path) -> None:
     check(run_edit(fake_model(name, tmp_path, layers=2), offload, frames=9), offload != "none")
+
+
+@heavy
+def test_on_a_device_too_small_an_edit_goes_on_with_less(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    peaks = run_edit(tiny_fake("CogVideoX 5b", tmp_path)).peaks
+    memory = max(held["cuda"] for held in peaks.values()) * 97 // 100
+    edit = run_edit(tiny_fake("CogVideoX 5b", tmp_path), memory=memory)
+    assert max(held["cuda"] for held in edit.peaks.values()) <= memory
+    assert "out of memory: going on with" in caplog.text
