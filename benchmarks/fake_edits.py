@@ -153,14 +153,11 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     edit = run_edit(fake_model(name, Path(folder), options.layers), offload, frames)
                 size, peaks = edit.size, edit.peaks
-                cells = [f"{peaks[phase]['cuda'] / GIB:.1f}" for phase in phases]
-                main_memory = max(one["cpu"] for one in peaks.values()) / GIB
                 waits, later = edit.in_steps(*WAITS), (CONFIG.steps - 1) * CONFIG.subtasks
+                held = [*(peaks[phase]["cuda"] for phase in phases), max(one["cpu"] for one in peaks.values())]
+                cells = [*(f"{one / GIB:.1f}" for one in held), f"{waits.total() / later:.0f}"]
                 clip = f"{size.frames}x{size.height}x{size.width}"
-                print(
-                    f"| {name} | {clip} | {offload} | {' | '.join(cells)} | {main_memory:.1f} | {waits.total() / later:.0f} |",
-                    flush=True,
-                )
+                print(f"| {name} | {clip} | {offload} | {' | '.join(cells)} |", flush=True)
                 for event, count in (waits + edit.in_steps(COPY_WAIT, MIXED, FLOAT32)).items():
                     print(f"    {count} x {event}", file=sys.stderr)
                 print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr)
