@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from v2edit.attention import Replacement
 from v2edit.backbones.base import Size
-from v2edit.backbones.families import Defaults, Family
+from v2edit.backbones.families import Defaults, Family, Quantise
 from v2edit.backbones.folder import fake_backbone
+from v2edit.backbones.quantisation import stored_bytes
 from v2edit.backbones.rowwise import rowwise_class
 
 # Attention on the CPU, which torch's counter does not know: counted like the other kernels.
@@ -46,6 +47,9 @@ class FakeModel:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.backbone = fake_backbone(folder, family, dtype, self.mode, name or folder.name, defaults)
         self.dtype = dtype
+        # How the weights of parts are stored, and the bytes of those that are files of their own.
+        self.schemes: Mapping[str, Quantise] = {}
+        self.file_bytes: Mapping[str, int] = {}
         self._cache: dict[Any, Cost] = {}
 
     @property
@@ -53,7 +57,7 @@ class FakeModel:
         """The bytes of each part's parameters and buffers."""
         components: dict[str, Any] = self.backbone.pipeline.components
         return {
-            name: sum(tensor.numel() * tensor.element_size() for tensor in [*part.parameters(), *part.buffers()])
+            name: self.file_bytes.get(name) or round(stored_bytes(part, self.schemes.get(name, "none")))
             for name, part in components.items()
             if isinstance(part, torch.nn.Module)
         }
@@ -62,8 +66,8 @@ class FakeModel:
     def largest_layer(self) -> int:
         """The bytes of the largest layer that is moved to a device by itself (`--offload group`)."""
         return max(
-            sum(tensor.numel() * tensor.element_size() for tensor in leaf.parameters())
-            for part in self.backbone.pipeline.components.values()
+            round(stored_bytes(leaf, self.schemes.get(name, "none")))
+            for name, part in self.backbone.pipeline.components.items()
             if isinstance(part, torch.nn.Module)
             for leaf in part.modules()
             if not list(leaf.children())

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from v2edit.errors import UserError
 
 Offload = Literal["none", "model", "group"]
+Quantise = Literal["none", "int8", "fp8", "nf4"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["torch", "flash2", "flash3", "sage"]
 

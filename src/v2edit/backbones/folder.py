@@ -53,6 +53,7 @@ def build_part(folder: Path, part: str) -> nn.Module:
     path, kind = folder / part / "config.json", part_class(folder, part)
     try:
         config = read_json(path)
+        config.pop("quantization_config", None)  # which is about the weights alone
         if hasattr(kind, "config_class") and kind.config_class is not None:  # of transformers
             return kind(kind.config_class.from_dict(config))
         return kind.from_config(config)

@@ -51,10 +51,13 @@ def read_info(checkpoint: Checkpoint, options: LoadOptions = LoadOptions()) -> M
 def load_fake_model(checkpoint: Checkpoint, options: LoadOptions = LoadOptions()) -> FakeModel:
     """Build a model without data, to count costs. Raises `UserError` where its files cannot be downloaded or read."""
     from v2edit.backbones.fake import FakeModel
+    from v2edit.backbones.quantisation import check_quantisation, weight_storage
 
     with _small_files(checkpoint) as folder:
         numbers = resolve_dtype(checkpoint, folder, options.dtype, find_device(options.device))
         fake = FakeModel(folder, checkpoint.family, numbers, checkpoint.defaults, checkpoint.name)
+        check_quantisation(options, find_device(options.device), fake.backbone, folder)
+        fake.schemes, fake.file_bytes = weight_storage(options, fake.backbone, folder)
     _configure(fake.backbone, options)
     if local := [lora for lora in options.loras if lora.is_local]:
         from v2edit.backbones.adapters import check_loras
@@ -119,6 +122,7 @@ def load(
     from v2edit.backbones.adapters import check_loras
     from v2edit.backbones.compiled import expect_compiler
     from v2edit.backbones.folder import fake_backbone
+    from v2edit.backbones.quantisation import check_quantisation
     from v2edit.backbones.replica import replicate
     from v2edit.backbones.versions import check_versions
 
@@ -134,6 +138,7 @@ def load(
             small, checkpoint.family, torch.float32, torch.device("meta"), checkpoint.name, checkpoint.defaults
         )
         _configure(fake, options)
+        check_quantisation(options, target, fake, small)
         if options.lora:
             check_loras(fake, options.loras)
     pipeline = _load_pipeline(checkpoint, options, fake, target)
@@ -165,21 +170,30 @@ def _load_pipeline(checkpoint: Checkpoint, options: LoadOptions, fake: PipelineB
     from v2edit.backbones.adapters import add_loras
     from v2edit.backbones.config_limits import check_config_sizes
     from v2edit.backbones.folder import pipeline_class
+    from v2edit.backbones.quantisation import is_quantised, load_transformers, pipeline_quantisation, quantised_parts
 
     safe = None if checkpoint.pickles else True
     try:
         with quiet_libraries():
             folder = checkpoint.source
+            elsewhere = [file.part(fake.name, len(fake.networks)) for file in options.transformers]
             if checkpoint.commit:
                 folder = DiffusionPipeline.download(
-                    folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe
-                )
-            check_config_sizes(Path(folder), fake.pipeline.components)
-            numbers: Any = resolve_dtype(checkpoint, Path(folder), options.dtype, target)
+                    folder, revision=checkpoint.commit, local_files_only=checkpoint.cached, use_safetensors=safe,
+                    **dict.fromkeys(elsewhere),
+                )  # fmt: skip
+            check_config_sizes(Path(folder), fake.pipeline.components, elsewhere)
+            dtype = resolve_dtype(checkpoint, Path(folder), options.dtype, target)
+            given = load_transformers(options.transformers, Path(folder), dtype, options.quantize)
+            quantised = [part for part in quantised_parts(fake) if part not in given]
+            numbers: Any = dtype
             if fake.float32_parts:
                 numbers = {"default": numbers} | dict.fromkeys(fake.float32_parts, torch.float32)
-            pipeline = pipeline_class(checkpoint.family).from_pretrained(folder, dtype=numbers, use_safetensors=safe)
-            add_loras(pipeline, options.loras)
+            pipeline = pipeline_class(checkpoint.family).from_pretrained(
+                folder, dtype=numbers, use_safetensors=safe, **given,
+                quantization_config=pipeline_quantisation(options.quantize, quantised),
+            )  # fmt: skip
+            add_loras(pipeline, options.loras, fuse=not is_quantised(pipeline.transformer))
             return pipeline
     except UserError:
         raise

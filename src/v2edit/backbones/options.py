@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, get_args
 
 from tyro.conf import UseAppendAction, arg
 
-from v2edit.backbones.families import Attention, DType, Offload, parse_resolution
+from v2edit.backbones.families import Attention, DType, Offload, Quantise, parse_resolution
 from v2edit.backbones.weight_files import WeightFile
 from v2edit.errors import UserError
 
@@ -41,13 +41,22 @@ class LoadOptions:
     Hugging Face repository. Give it again for more; of models with two transformers as high=FILE and low=FILE."""
     flow_shift: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """How far a flow model's steps lie towards noise; a distilled LoRA names its own (default: the model's own)."""
+    quantize: Quantise = "none"
+    """Store the weights of transformers and text encoder in 8 bits (int8, fp8: torchao) or 4 (nf4: bitsandbytes), which
+    take a half or a quarter of the memory."""
+    transformer: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
+    """The transformer's weights from a file, .gguf (quantised) or .safetensors, named as for --lora."""
 
     def __post_init__(self) -> None:
+        files = (self.transformer,) if isinstance(self.transformer, str) else tuple(self.transformer)
+        object.__setattr__(self, "transformer", files)
         if self.device.count(",") > 1:
             raise UserError(f"--device is {self.device!r}, expected one or two: guidance has two halves")
         loras = (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)
         object.__setattr__(self, "lora", loras)
-        _ = self.loras
+        _ = self.weight_files
+        if self.quantize not in get_args(Quantise):
+            raise UserError(f"--quantize is {self.quantize!r}, expected {' or '.join(get_args(Quantise))}")
         if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
             raise UserError(f"--flow-shift is {self.flow_shift}, expected above 0, such as 5")
         if self.resolution is not None:
@@ -59,6 +68,11 @@ class LoadOptions:
         return [WeightFile.parse("--lora", text, (".safetensors",), scaled=True) for text in self.lora]
 
     @property
+    def transformers(self) -> list[WeightFile]:
+        """The files of transformers. Raises `UserError` for what is none."""
+        return [WeightFile.parse("--transformer", text, (".gguf", ".safetensors")) for text in self.transformer]
+
+    @property
     def weight_files(self) -> list[WeightFile]:
         """The files of weights beside the model's own."""
-        return self.loras
+        return [*self.transformers, *self.loras]

@@ -47,7 +47,8 @@ class WorkerSetup:
         more = asdict(self.fit) if task.kind == "scene" else {}
         options = self.model_options
         more |= {"resolution": options.resolution} if options.resolution is not None else {}
-        more |= {"lora": [file.absolute for file in options.loras], "flow_shift": options.flow_shift}
+        more |= {"weight_files": [file.absolute for file in options.weight_files], "quantize": options.quantize}
+        more["flow_shift"] = options.flow_shift
         return own | {"lvlm": self.lvlm.model} | more | task.facts
 
     def job(self, task: BatchTask, out: Path | None = None) -> VideoEdit | SceneEdit:

@@ -98,7 +98,11 @@ FOREIGN_OPTIONS = (
     ),
     ForeignOption("controlnet control-image ip-adapter", (), "the source's own noise and attention hold the edit"),
     ForeignOption("batch-size batch-count num-videos-per-prompt num-images-per-prompt", (), "v2edit batch edits many"),
-    ForeignOption("quantize quantization load-in-8bit load-in-4bit fp8 gguf", (), "weights are not quantised here"),
+    ForeignOption(
+        "quantization load-in-8bit load-in-4bit fp8 gguf",
+        ("--quantize", "--transformer"),
+        "only v2edit edit, scene and batch have it",
+    ),
     ForeignOption("xformers flash-attn attention sdpa enable-xformers", (), "PyTorch's own attention is used"),
     ForeignOption("overwrite force f y yes exist-ok", (), "nothing is overwritten: choose another -o, or remove it"),
     ForeignOption("verbose v debug progress", (), "progress is shown unless --quiet is given"),

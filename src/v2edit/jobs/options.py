@@ -100,6 +100,7 @@ class ModelOptions(LoadOptions, ModelChoice):
             },
             **{name: getattr(self, name) for name in RECORDED},
             "lora": [file.absolute for file in self.loras],
+            "transformer": [file.absolute for file in self.transformers],
             "weight_files": self.fingerprint_weight_files(),
             "allow_pickle": checkpoint.pickles,
         }
