@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from v2edit.attention import Replacement
+from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.families import Defaults
 from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.sampling import Schedule
@@ -170,10 +171,12 @@ class Backbone(Protocol):
         replacement: Replacement | None = None,
         loop: bool = False,
         guidance: Sequence[float] | None = None,
+        cached: CachedRows | None = None,
     ) -> Tensor:
         """Predict x0 of noisy latents [R, F, C, h, w] at a step, given a text for each row; float32, same shape. Where
         guidance is not classifier-free, `guidance` is each row's scale (default: 1), else it has no effect. Clips
-        longer than `native_size`, and loops, use windows where positions in time are rotary (V2Edit Sec. B.3)."""
+        longer than `native_size`, and loops, use windows where positions in time are rotary (V2Edit Sec. B.3).
+        `cached` has the layers' part kept for later steps, or taken from an earlier one."""
         ...
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from v2edit.attention import AttentionCall, Replacement, RotaryTable, Window, at
 from v2edit.attention.kernels import prefer_kernel
 from v2edit.attention.sites import WindowTables
 from v2edit.backbones.base import Size, Text
+from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.coding import VideoCoding
 from v2edit.backbones.compiled import compiled_class
 from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, DType, Offload, family_of
@@ -270,6 +272,7 @@ class PipelineBackbone(VideoCoding):
         replacement: Replacement | None = None,
         loop: bool = False,
         guidance: Sequence[float] | None = None,
+        cached: CachedRows | None = None,
     ) -> Tensor:
         rows, frames, _, height, width = latents.shape
         assert len(text) == rows, (len(text), rows)
@@ -282,7 +285,8 @@ class PipelineBackbone(VideoCoding):
         scales = torch.cat([latents.new_full((1,), one, dtype=network.dtype) for one in guidance or [1.0] * rows])
         timestep = schedule.timesteps[step]
         timestep = latents.new_full((rows,), timestep.item(), dtype=timestep.dtype)
-        with self.call.during(rotary, windows, replacement, present):
+        caching = cached.around(self.stacks(network)) if cached else nullcontext()
+        with self.call.during(rotary, windows, replacement, present), caching:
             out = self.predict(network, latents.to(network.dtype), timestep, text, scales)
         return self.x0_from(latents.float(), out.float(), *schedule.level(step))
 

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from v2edit.attention import Replacement
 from v2edit.backbones.base import Size
+from v2edit.backbones.caching import StepCache
 from v2edit.backbones.families import Defaults, Family, Quantise
 from v2edit.backbones.folder import fake_backbone
 from v2edit.backbones.quantisation import stored_bytes
@@ -51,6 +52,7 @@ class FakeModel:
         self.schemes: Mapping[str, Quantise] = {}
         self.file_bytes: Mapping[str, int] = {}
         self._cache: dict[Any, Cost] = {}
+        self._skipped: dict[Any, tuple[Cost, int]] = {}
 
     @property
     def weights(self) -> dict[str, int]:
@@ -105,6 +107,26 @@ class FakeModel:
             flops += (len(stack) - 1) * (two.flops - one.flops)
             peak = max(peak, two.peak)
         return Cost(one.flops + flops, peak)
+
+    def skipped(self, rows: int, size: Size, loop: bool = False) -> tuple[Cost, int]:
+        """Count a network call of some rows that runs no layers (step caching), and the bytes that are kept for it."""
+        key = "skipped", rows, size, loop, self.backbone.native_size
+        if key not in self._skipped:
+            backbone, shape = self.backbone, self.backbone.latent_shape(size, loop)
+            with self.mode:
+                latents, text = torch.empty(rows, *shape), [backbone.blank_text()] * rows
+            schedule, cache = backbone.schedule(50, shape), StepCache()
+
+            def denoise() -> None:
+                backbone.denoise(latents, 0, schedule, text, loop=loop, cached=cache.of_rows(range(rows)))
+
+            with ExitStack() as shortened, torch.no_grad():
+                for stack in backbone.stacks(backbone.networks[0]):
+                    shortened.enter_context(_shortened(stack, 1, False))
+                denoise()
+                cache.scale = 1.0
+                self._skipped[key] = count(denoise), cache.nbytes
+        return self._skipped[key]
 
     def encoding(self, size: Size, loop: bool = False, tiling: bool = False) -> Cost:
         """Count encoding a clip."""

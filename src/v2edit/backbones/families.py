@@ -89,6 +89,8 @@ class Defaults:
     """The share of the steps that an edit runs; None: the largest at whose level the noise's share is `ALPHA_NOISE`."""
     beta: float | None = 0.5
     """The end of the controls' window, as a share of the steps; None: in the same way by `BETA_NOISE`."""
+    magnitudes: tuple[tuple[float, float], ...] | None = None
+    """Pairs of a noise's share and the magnitude of what the network's layers add there (`editing.calibration`)."""
 
 
 # The share of noise at CogVideoX's alpha and beta. Other models' schedules reach it after other shares of their steps.

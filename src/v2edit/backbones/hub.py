@@ -8,6 +8,7 @@ from typing import Any
 
 from v2edit.backbones import families
 from v2edit.backbones.families import BUILT_IN, BUILT_IN_FOLDER, FAMILIES, INDEX, PUBLISHED, SAFE, Defaults, Family
+from v2edit.backbones.magnitudes import CACHE_FILE, Magnitudes, read_magnitudes
 from v2edit.errors import UserError, first_line
 from v2edit.files import read_json
 from v2edit.host import quiet_log
@@ -23,6 +24,7 @@ class Checkpoint:
     cached: bool = False  # the hub cannot be reached, but an earlier download is here
     family: Family = FAMILIES[0]
     pickles: bool = False  # weights may be pickles
+    magnitudes: Magnitudes | None = None  # for step caching
 
     @property
     def prompt_style(self) -> str:
@@ -32,7 +34,8 @@ class Checkpoint:
     @property
     def defaults(self) -> Defaults:
         """Defaults of the settings that its edits leave open."""
-        return families.BUILT_IN_DEFAULTS if self.name == BUILT_IN else self.family.defaults
+        defaults = families.BUILT_IN_DEFAULTS if self.name == BUILT_IN else self.family.defaults
+        return replace(defaults, magnitudes=self.magnitudes or defaults.magnitudes)
 
 
 def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
@@ -40,7 +43,9 @@ def find(model: str = BUILT_IN, revision: str | None = None, allow_pickle: bool 
     found, is not of a known family, lacks a part, or has it as a pickle only."""
     folder = BUILT_IN_FOLDER if model == BUILT_IN else Path(model)
     if folder.is_dir():
-        checkpoint, path = Checkpoint(model, str(folder)), folder / INDEX
+        cache_file = folder / CACHE_FILE
+        magnitudes = read_magnitudes(cache_file) if cache_file.is_file() else None
+        checkpoint, path = Checkpoint(model, str(folder), magnitudes=magnitudes), folder / INDEX
         if not path.is_file():
             raise UserError(f"{folder} is not a model: a diffusers folder has a {INDEX}")
     elif model == BUILT_IN:

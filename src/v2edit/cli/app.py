@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch": commands.batch,
     "batch-status": commands.show_batch_status,
     "bench": commands.bench,
+    "calibrate": commands.calibrate,
 }
 
 

@@ -22,6 +22,7 @@ from v2edit.cli.output import DryRun, Reporter, process_age
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.host import launched_processes
+from v2edit.jobs.calibrate import Calibrate
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
 from v2edit.jobs.inputs import is_scene
@@ -248,6 +249,14 @@ def evaluate(context: Context, job: Annotated[Evaluate, arg(name="")]) -> None:
     print(evaluation.markdown)
     rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in evaluation.rows.items()}
     context.reporter.result(rows=rows, files=[] if job.csv is None else [job.csv])
+
+
+def calibrate(context: Context, job: Annotated[Calibrate, arg(name="")]) -> None:
+    """Measure a model once for step caching (--cache of v2edit edit): clips are generated, none is kept."""
+    with context.reporter.working():
+        path = job.run(lambda done, of: context.reporter.on_count(done, of, "steps"))
+    print(path)
+    context.reporter.result(files=[path])
 
 
 def _run_job(

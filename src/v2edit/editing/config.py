@@ -70,6 +70,9 @@ class EditConfig:
     """Attention-map replacement in guidance's unconditional batch, too."""
     padding_shared: bool = True
     """Count padding tokens among the shared words."""
+    cache: float = 0.0
+    """Step caching: at steps where the network changes little, use again what its layers did before. The most change
+    that is left out at a time, 0 (off) to 1: more skips more. Wants a calibrated model (v2edit calibrate)."""
     loop: bool = False
     """The clip is a loop, its first frame following its last, and the edit stays one."""
     negative_prompt: str = ""
@@ -78,7 +81,7 @@ class EditConfig:
     """The same seed gives the same video on the same machine."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "mixture", "guidance_until"):
+        for name in ("alpha", "beta", "mixture", "guidance_until", "cache"):
             if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
                 raise UserError(f"--{name.replace('_', '-')} is {value}, expected 0.0 to 1.0")
         if self.alpha == 0:
@@ -110,6 +113,12 @@ class EditConfig:
             return self
         settings: dict[str, Any] = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
         settings.update(self._guidance(defaults), **self._shares(defaults, schedule))
+        if self.cache:
+            if not defaults.magnitudes:
+                raise UserError(
+                    f"--cache {self.cache:g}: this model is not calibrated: v2edit calibrate does that, once"
+                )
+            settings["magnitudes"] = defaults.magnitudes
         return ResolvedConfig(**settings)
 
     def _guidance(self, defaults: Defaults) -> dict[str, float]:
@@ -160,6 +169,9 @@ class ResolvedConfig(EditConfig):
     source_guidance: float = field(kw_only=True)
     source_guidance_2: float | None = field(default=None, kw_only=True)
     """Guidance of the sources with the second expert; runs that began before there were two have none."""
+
+    magnitudes: tuple[tuple[float, float], ...] | None = field(default=None, kw_only=True)
+    """With step caching, the model's, as in `Defaults`."""
 
     def guidance_at(self, schedule: Schedule, k: int, classifier_free: bool) -> tuple[float, float]:
         """Return the guidance of the edit and of its sources at step k: that of the step's expert, or 1 where it is

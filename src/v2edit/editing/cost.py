@@ -13,6 +13,7 @@ from v2edit.backbones.families import Offload
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import attention_map_replacement, first_step, is_controlled
 from v2edit.editing.microbatch import SPLITS, select_rows, split_rows, unconditional_branches
+from v2edit.editing.skips import plan_skips
 from v2edit.editing.state import LOOP
 from v2edit.sampling import Schedule
 
@@ -28,6 +29,7 @@ class StepKind:
     branches: int
     unconditional: tuple[int, ...]
     amr: bool
+    skipped: bool = False  # by step caching: no row passes through the network's layers
 
     @property
     def rows(self) -> int:
@@ -53,6 +55,7 @@ def loop_steps(schedule: Schedule, config: ResolvedConfig) -> dict[str, int]:
 def count_steps(schedule: Schedule, config: ResolvedConfig, classifier_free: bool = True) -> list[Counter[StepKind]]:
     """Count the steps of each kind in each subtask: with the sources in the control window, below it the edit alone."""
     counts = []
+    skips = plan_skips(schedule, config)
     for subtask in range(1, config.subtasks + 1):
         sources = 1 if subtask == 1 else (config.mixture > 0) + (config.mixture < 1)
         steps = Counter()
@@ -62,15 +65,15 @@ def count_steps(schedule: Schedule, config: ResolvedConfig, classifier_free: boo
             amr = bool(beside) and config.amr
             scales = [source_guidance] * beside + [guidance]
             unconditional = unconditional_branches(classifier_free, scales, amr and config.amr_unconditional)
-            steps[StepKind(1 + beside, unconditional, amr)] += 1
+            steps[StepKind(1 + beside, unconditional, amr, k in skips)] += 1
         counts.append(steps)
     return counts
 
 
 def count_forwards(schedule: Schedule, config: ResolvedConfig, classifier_free: bool = True) -> list[int]:
-    """Return the number of rows that pass through the network in each subtask."""
+    """Return the number of rows that pass through the network's layers in each subtask."""
     steps_of_subtasks = count_steps(schedule, config, classifier_free)
-    return [sum(kind.rows * count for kind, count in steps.items()) for steps in steps_of_subtasks]
+    return [sum(kind.rows * n for kind, n in steps.items() if not kind.skipped) for steps in steps_of_subtasks]
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class CostModel:
         """Return the peak in bytes on the device in each phase, weights included."""
         encoding, decoding = self.coding(size, tiling)
         denoising = max(self.step(kind, size, split, row_by_row).peak for kind in self.steps)
+        skipped = (self.fake.skipped(kind.rows, size, self.config.loop) for kind in self.steps if kind.skipped)
+        denoising += max((kept for _, kept in skipped), default=0)
         texts = [part for part in self.fake.weights if part.startswith("text_encoder")]
         return {
             "encoding prompts": max(self.resident_weights(part, offload) for part in texts),
@@ -135,6 +140,8 @@ class CostModel:
 
     def step(self, kind: StepKind, size: Size, split: int = 0, row_by_row: bool = False) -> Cost:
         """Count a step of a kind in the calls of a `split`: the FLOPs of all of them, and the peak of the largest."""
+        if kind.skipped:
+            return self.fake.skipped(kind.rows, size, self.config.loop)[0]
         shared = self.fake.backbone.typical_keys * 3 // 4  # as prompts go; little depends on it
         maps = kind.replacement(shared, self.config.amr_unconditional)
         call = max(split_rows(kind.rows, len(kind.unconditional), maps, split), key=len)

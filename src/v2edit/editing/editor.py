@@ -15,12 +15,14 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Size, Text
+from v2edit.backbones.caching import StepCache
 from v2edit.backbones.families import FRAME_RATE
 from v2edit.backbones.finite import check_finite
 from v2edit.editing import controls
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
+from v2edit.editing.skips import StepCaching
 from v2edit.editing.state import LOOP, CountedDraws, EditState, noise_stream
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
@@ -130,12 +132,14 @@ class Editor:
             draws = CountedDraws(draws)
             eps = next(draws)
             state = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
+        caching = StepCaching(schedule, config)
 
         def checked_state() -> LoopState:
             check_finite(state.edit, f"the edit's latents at step {state.k} of {schedule.steps}", self.backbone.dtype)
-            return state.to_snapshot(draws.count)
+            return caching.resumable(state, draws.count)
 
         for k in snapshot.steps(state.k, schedule.steps, checked_state):
+            cache = caching.begin(state, draws.count)
             controlled = controls.is_controlled(schedule, k, config)
             guidance, source_guidance = config.guidance_at(schedule, k, self.backbone.classifier_free)
             branches, unconditional, replacement = [Branch(state.edit, text.edit, guidance)], None, None
@@ -149,7 +153,7 @@ class Editor:
                 amr = controls.attention_map_replacement
                 replacement = amr(weights, text.shared, unconditional, in_both)
             x0s = denoise_with_guidance(
-                self.batcher, branches, text.negative, k, schedule, replacement, config.loop, unconditional
+                self.batcher, branches, text.negative, k, schedule, replacement, config.loop, unconditional, cache
             )
             step = (solver if controlled else free_solver).step(schedule, k, first=k == start)
             previous = state.x0s[-len(branches) :]
@@ -237,16 +241,18 @@ def denoise_with_guidance(
     replacement: Replacement | None = None,
     loop: bool = False,
     unconditional: Sequence[int] | None = None,
+    cache: StepCache | None = None,
 ) -> list[Tensor]:
     """Return the guided x0 of each branch at step k, all rows in one batch where memory allows: the unconditional ones
-    of the `unconditional` branches (default: those that guidance needs), then the conditional ones of all."""
+    of the `unconditional` branches (default: those that guidance needs), then the conditional ones of all. With a
+    `cache` the layers' part is kept, or taken from an earlier step of the same rows."""
     scales = [branch.guidance for branch in branches]
     if unconditional is None:
         unconditional = unconditional_branches(batcher.backbone.classifier_free, scales)
     rows = [*(replace(branches[branch], prompt=negative) for branch in unconditional), *branches]
     latents, text = torch.cat([row.v for row in rows]), [row.prompt for row in rows]
     told, count = [row.guidance for row in rows], len(unconditional)
-    x0s = batcher.denoise(latents, k, schedule, text, replacement, loop, count, told).split(1)
+    x0s = batcher.denoise(latents, k, schedule, text, replacement, loop, count, told, cache).split(1)
     guided = list(x0s[count:])
     for branch, uncond in zip(unconditional, x0s[:count], strict=True):
         if scales[branch] > 1:

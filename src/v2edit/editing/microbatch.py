@@ -18,6 +18,7 @@ from torch import Tensor
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Backbone, Text
+from v2edit.backbones.caching import StepCache
 from v2edit.host import retry_smaller_on_oom
 from v2edit.sampling import Schedule
 
@@ -58,6 +59,7 @@ class MicroBatcher:
         loop: bool,
         unconditional: int,
         guidance: Sequence[float],
+        cache: StepCache | None = None,
     ) -> Tensor:
         """Call `Backbone.denoise` on rows of which so many are unconditional, in several calls if need be."""
         rows = len(latents)
@@ -68,6 +70,7 @@ class MicroBatcher:
             for call in calls:
                 maps = None if replacement is None else select_rows(replacement, call)
                 of_call = [text[row].to(device) for row in call], maps, loop, [guidance[row] for row in call]
+                of_call = *of_call, cache and cache.of_rows(call)
                 of_rows = torch.cat([latents[row : row + 1] for row in call]).to(device)  # a list would be copied there
                 for row, own in zip(call, backbone.denoise(of_rows, step, schedule, *of_call).to(x0), strict=True):
                     x0[row] = own
@@ -75,7 +78,8 @@ class MicroBatcher:
         def denoise_in_calls() -> Tensor:
             _, calls = self.split(rows, unconditional, replacement)
             if len(calls) == 1:
-                return self.backbone.denoise(latents, step, schedule, text, replacement, loop, guidance)
+                cached = cache and cache.of_rows(calls[0])
+                return self.backbone.denoise(latents, step, schedule, text, replacement, loop, guidance, cached)
             second = self.backbone.replica
             beside = [call for call in calls if second is not None and call[0] < unconditional]
             with self.on_second_device(denoise_rows, second, beside):

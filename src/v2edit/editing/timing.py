@@ -61,6 +61,8 @@ def time_edit(
     denoising = 0.0
     for counts in count_steps(backbone.schedule(config.steps), config, backbone.classifier_free):
         for kind, steps in counts.items():
+            if kind.skipped:
+                continue  # next to nothing beside the others
             denoise = denoise_call(batcher, full_latents, text, kind, config)
             denoising += extrapolate_seconds(denoise, device, steps - 1)
     seconds = {"encoding": encoding, "denoising": denoising, "decoding": config.subtasks * decoding}

@@ -14,6 +14,7 @@ from tyro.conf import arg
 
 from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import Checkpoint, find
+from v2edit.backbones.magnitudes import read_magnitudes
 from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError
 from v2edit.host import launched_processes
@@ -42,10 +43,13 @@ class ModelChoice:
     """Branch, tag or commit of a Hugging Face model."""
     allow_pickle: bool = False
     """Accept weights that are pickles (.bin) where a model has no others; no code in them is run."""
+    cache_file: File = None
+    """What v2edit calibrate wrote of the model, for --cache (default: step_cache.json in the model's folder)."""
 
     def find(self) -> Checkpoint:
         """Find the model by its index. Raises `UserError` where there is no such model or it lacks a part."""
-        return find(self.model, self.revision, self.allow_pickle)
+        found = find(self.model, self.revision, self.allow_pickle)
+        return replace(found, magnitudes=read_magnitudes(self.cache_file)) if self.cache_file else found
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,9 @@ def job_from_keywords(job: type[Job], **options: Any) -> Job:
             values[name] = value
         elif name in single:
             group, field = single[name]
-            changes.setdefault(group, {})[field] = Path(value) if name in ("out", "prompts") and value else value
+            changes.setdefault(group, {})[field] = (
+                Path(value) if name in ("out", "prompts", "cache_file") and value else value
+            )
         else:
             close = difflib.get_close_matches(name, [*own, *groups, *single], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
