@@ -24,6 +24,7 @@ EDITS: dict[str, tuple[EditConfig, PromptPair, tuple[int, int, int]]] = {
     "an odd number of tokens": (CONFIG, PAIR, (9, 3, 3)),
     "windows": (CONFIG, PAIR, (25, 3, 1)),
     "a loop": (replace(CONFIG, loop=True), PAIR, (16, 1, 3)),
+    "skipped steps": (replace(CONFIG, cache=1.0), PAIR, (9, 2, 3)),
 }
 
 
@@ -31,6 +32,8 @@ def edit(backbone: Any, name: str) -> tuple[Tensor, Tensor]:
     """Return the latents of a clip and of its edit."""
     config, pair, (frames, height, width) = EDITS[name]
     shape = backbone.latent_shape(Size(frames, height * backbone.side, width * backbone.side), config.loop)
+    defaults = replace(backbone.defaults, magnitudes=((0.0, 1.0), (1.0, 2.0)))
+    config = config.resolve(defaults, backbone.schedule(config.steps, shape))
     x0 = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     return x0, list(Editor(backbone).subtasks(x0, aligned_text(backbone, pair), config))[-1]
 

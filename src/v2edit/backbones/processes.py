@@ -16,6 +16,7 @@ from torch import Tensor
 from v2edit.attention import Replacement
 from v2edit.attention.head_parallel import HeadParallel
 from v2edit.backbones.base import Text
+from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.core import PipelineBackbone
 from v2edit.errors import UserError
 from v2edit.host import is_out_of_memory, launched_processes
@@ -81,12 +82,15 @@ class LeadingBackbone:
         replacement: Replacement | None = None,
         loop: bool = False,
         guidance: Sequence[float] | None = None,
+        cached: CachedRows | None = None,
     ) -> Tensor:
+        if cached and cached.cache.scale is not None:  # no layers run, in which alone the others take part
+            return self._backbone.denoise(latents, step, schedule, text, replacement, loop, guidance, cached)
         call = step, schedule, [one.to(MAIN) for one in text], replacement, loop, guidance
         self._in_call = True
         _announce((latents.to(MAIN), *call))
         try:
-            x0 = self._backbone.denoise(latents, step, schedule, text, replacement, loop, guidance)
+            x0 = self._backbone.denoise(latents, step, schedule, text, replacement, loop, guidance, cached)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
