@@ -3,8 +3,8 @@ what was measured of the model once, and not from the data: one for all rows, so
 in source and edit alike and cancels in the difference form, and a run that resumes makes the same one.
 
 Tried on the tasks of benchmarks/caching.py and not kept: what was kept unscaled, as MagCache has it (0.6 dB less inside
-where two of three steps are skipped), and a first-block cache (1.8 dB less). It judges by how the first layer's work
-changes, which in controlled steps is PNC's new noise (by 0.36 a step, 0.07 below beta), and cannot be counted before."""
+where two of three steps are skipped), and a first-block cache (1.8 dB less). That judges by how the first layer's
+work changes, which in controlled steps is PNC's new noise (by 0.36 a step, 0.07 below beta)."""
 
 from __future__ import annotations
 
