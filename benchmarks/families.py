@@ -1,6 +1,6 @@
 """Count what an edit with each published model takes: operations and memory at its native size, on fake tensors.
 
-    python benchmarks/families.py [NAME ...]       (a table in Markdown; docs/performance.md holds it)
+    python benchmarks/families.py [--quantize int8] [NAME ...]    (a table in Markdown; docs/performance.md holds it)
 
 Counted, not measured: bf16, 50 steps with the family's defaults, one subtask; peaks are those of tensors on one device,
 with all rows of a step at once, with its rows one at a time, and then with --offload model and group, weights included.
@@ -8,10 +8,12 @@ with all rows of a step at once, with its rows one at a time, and then with --of
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -20,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from published import MODELS
 
 from v2edit.backbones.fake import FakeModel
-from v2edit.backbones.families import family_of
+from v2edit.backbones.families import Quantise, family_of
+from v2edit.backbones.quantisation import quantised_parts
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import CostModel, count_forwards
 from v2edit.editing.microbatch import SPLITS
@@ -28,7 +31,7 @@ from v2edit.editing.microbatch import SPLITS
 GIB, ROW_BY_ROW = 2**30, len(SPLITS) - 1
 
 
-def count_model(name: str) -> list[str]:
+def count_model(name: str, scheme: Quantise) -> list[str]:
     """Return a row of the table."""
     published = MODELS[name]
     family = family_of(published.pipeline)
@@ -36,6 +39,7 @@ def count_model(name: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         fake = FakeModel(published.write(Path(folder)), family, torch.bfloat16, family.defaults)
     backbone = fake.backbone
+    fake.schemes = dict.fromkeys(quantised_parts(backbone), scheme)
     size, schedule = backbone.native_size, backbone.schedule(50)
     config = EditConfig().resolve(backbone.defaults, schedule)
     cost_model = CostModel(fake, config)
@@ -57,9 +61,13 @@ def main() -> None:
     print("| model | clip | tokens | TFLOP a row | rows | PFLOP an edit | weights GiB | all rows | one at a time | "
           "offload model | group |")  # fmt: skip
     print("|---" * 11 + "|")
-    for name in sys.argv[1:] or MODELS:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=list(MODELS))
+    parser.add_argument("--quantize", choices=get_args(Quantise), default="none")
+    args = parser.parse_args()
+    for name in args.names:
         start = time.perf_counter()
-        print(f"| {' | '.join(count_model(name))} |", flush=True)
+        print(f"| {' | '.join(count_model(name, args.quantize))} |", flush=True)
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
 
 
