@@ -170,10 +170,6 @@ class _Functions(TorchFunctionMode):
     def is_pinned(self, func: Any, x: Tensor, *_: Any) -> bool:
         return self.ledger.is_pinned(x)
 
-    @takes(Tensor.record_stream)
-    def record_stream(self, func: Any, x: Tensor, stream: Any) -> None:
-        assert x.is_cuda, x.device
-
     @takes(Tensor.numpy, Tensor.__array__)
     def numpy(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Stand in for numbers with zeros."""
@@ -295,6 +291,9 @@ def fake_cuda(fake: FakeTensorMode | None = None, memory: int | None = None) -> 
     def give(value: Any) -> Callable[..., Any]:
         return lambda *_, **__: value
 
+    def record_stream(x: Tensor, stream: Any) -> None:
+        assert x.is_cuda, x.device
+
     functions = {
         "is_available": give(True), "is_initialized": give(True), "device_count": give(1), "current_device": give(0),
         "is_bf16_supported": give(True), "get_device_capability": give((9, 0)), "get_device_name": give("fake"),
@@ -313,6 +312,8 @@ def fake_cuda(fake: FakeTensorMode | None = None, memory: int | None = None) -> 
         stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", nothing))
         stack.enter_context(mock.patch.object(FakeTensorMode, "avoid_device_init", True))
         stack.enter_context(mock.patch.object(torch.nn.Module, "_apply", apply_to_module))
+        # Its arguments are checked before a function mode sees them.
+        stack.enter_context(mock.patch.object(Tensor, "record_stream", record_stream, create=True))
         for name, function in functions.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, function))
         for mode in (fake, _Operations(ledger, fake), _Functions(ledger)):

@@ -32,6 +32,7 @@ from published import MODELS
 from v2edit.backbones.base import Size
 from v2edit.backbones.fake import FakeModel
 from v2edit.backbones.families import Offload, family_of
+from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import EditConfig, Editor
 from v2edit.prompts import PromptPair
 
@@ -84,7 +85,7 @@ def run_edit(
     config: EditConfig = CONFIG,
     memory: int | None = None,
     row_by_row: bool = False,
-    max_rows: int = 99,
+    max_rows: int | None = None,
     prompts: PromptPair = PAIR,
 ) -> FakeEdit:
     """Edit a clip of a model's native size, with so many frames (default: the native number), on the fake device, with
@@ -94,18 +95,14 @@ def run_edit(
     size = backbone.nearest_size(Size(frames or native.frames, native.height, native.width), config.loop)
     with fake_cuda(fake.mode, memory) as ledger, in_phases(backbone, ledger):
         adopt(fake, ledger)
-        backbone.place(CUDA, offload)
-        if row_by_row:
-            backbone.shrink()
+        backbone.place(CUDA, MemoryMode(offload, max_rows=max_rows, row_by_row=row_by_row))
         video = np.zeros((size.frames, size.height, size.width, 3), np.uint8)
         ledger.enter("denoising")
 
         def next_step(at: Any) -> None:
             ledger.enter("denoising", at.step % at.steps)
 
-        editor = Editor(backbone)
-        editor.batcher.max_rows = max_rows
-        result = editor.edit(video, prompts, config, next_step)
+        result = Editor(backbone).edit(video, prompts, config, next_step)
         assert [one.shape for one in result.subtasks] == [video.shape] * config.subtasks
     return FakeEdit(size, ledger)
 

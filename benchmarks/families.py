@@ -4,6 +4,7 @@
 
 Counted, not measured: bf16, 50 steps with the family's defaults, one subtask; peaks are those of tensors on one device,
 with all rows of a step at once, with its rows one at a time, and then with --offload model and group, weights included.
+Then for cards of some sizes what --offload auto takes, with the peak, or the frames that fit in the smallest mode.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from published import MODELS
 
+from v2edit.backbones import Size
 from v2edit.backbones.fake import FakeModel
 from v2edit.backbones.families import Quantise, family_of
+from v2edit.backbones.memory import MemoryMode
 from v2edit.backbones.quantisation import quantised_parts
 from v2edit.editing import EditConfig
-from v2edit.editing.cost import CostModel, count_forwards
-from v2edit.editing.microbatch import SPLITS
+from v2edit.editing.cost import AT_ONCE, SMALLEST, CostModel, count_forwards, without_margin
 
-GIB, ROW_BY_ROW = 2**30, len(SPLITS) - 1
+GIB = 2**30
+CARDS, TAKEN = (24, 16, 12, 8), GIB // 2  # sizes of cards in GiB, and what of them is taken by other things
 
 
 def count_model(name: str, scheme: Quantise) -> list[str]:
@@ -45,22 +48,32 @@ def count_model(name: str, scheme: Quantise) -> list[str]:
     cost_model = CostModel(fake, config)
     forwards = sum(count_forwards(schedule, config, backbone.classifier_free))
     row = fake.forward(1, size).flops
-    peaks = [
-        max(cost_model.peaks(size, "none", False).values()),
-        *(max(cost_model.peaks(size, mode, False, ROW_BY_ROW, True).values()) for mode in ("none", "model", "group")),
-    ]
-    edit = cost_model.edit(size, "none", False).flops
+    modes = [AT_ONCE, *(MemoryMode(mode, False, 1, True) for mode in ("none", "model", "group"))]
+    peaks = [max(cost_model.peaks(size, mode).values()) for mode in modes]
+    edit = cost_model.edit(size, AT_ONCE).flops
     return [
         name, f"{size.frames}x{size.height}x{size.width}", f"{fake.tokens(size):,}", f"{row / 1e12:,.0f}",
         f"{forwards}", f"{edit / 1e15:.1f}", f"{sum(fake.weights.values()) / GIB:.1f}",
-        *(f"{peak / GIB:.1f}" for peak in peaks),
+        *(f"{peak / GIB:.1f}" for peak in peaks), *(describe_fit(cost_model, size, card) for card in CARDS),
     ]  # fmt: skip
 
 
+def describe_fit(cost_model: CostModel, size: Size, card: int) -> str:
+    """Return what --offload auto takes on a card of so many GiB, and the peak; else the frames that fit."""
+    free = card * GIB - TAKEN
+    if mode := cost_model.fastest_mode(size, free, ("none", "model", "group")):
+        rows = "" if mode.max_rows is None else f", {mode.max_rows} rows"
+        tiled, layers = ", tiled" if mode.vae_tiling else "", ", row by row" if mode.row_by_row else ""
+        return f"{mode.offload}{tiled}{rows}{layers}: {max(cost_model.peaks(size, mode).values()) / GIB:.1f}"
+    frames = cost_model.max_frames(size, without_margin(free), SMALLEST)
+    return f"{frames} frames" if frames else "no"
+
+
 def main() -> None:
+    cards = " | ".join(f"{card} GB" for card in CARDS)
     print("| model | clip | tokens | TFLOP a row | rows | PFLOP an edit | weights GiB | all rows | one at a time | "
-          "offload model | group |")  # fmt: skip
-    print("|---" * 11 + "|")
+          f"offload model | group | {cards} |")  # fmt: skip
+    print("|---" * (11 + len(CARDS)) + "|")
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=list(MODELS))
     parser.add_argument("--quantize", choices=get_args(Quantise), default="none")

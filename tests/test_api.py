@@ -114,6 +114,7 @@ def test_defaults_are_those_of_loading() -> None:
     defaults = {one.name: one.default for one in fields(ModelOptions)}
     parameters = dict(inspect.signature(backbones.load).parameters)
     assert parameters.pop("options").default == backbones.LoadOptions() and parameters.pop("changes")
+    assert parameters.pop("mode").default is None  # settled for each clip
     for name, parameter in parameters.items():
         assert defaults[name] == parameter.default, name
 

@@ -9,11 +9,14 @@ from support.clips import PAIR
 from support.families import FAMILIES
 from support.models import fake_model_of, pipeline_of
 
+from benchmarks.published import MODELS
 from v2edit import backbones
 from v2edit.attention import Replacement
 from v2edit.backbones import LoadOptions, Size
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.backbones.fake import count
+from v2edit.backbones.fake import FakeModel, count
+from v2edit.backbones.families import family_of
+from v2edit.backbones.memory import MemoryMode
 from v2edit.backbones.rowwise import RowwiseLayer
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import CostModel, StepKind
@@ -71,24 +74,51 @@ def test_each_smaller_way_is_smaller(tiny_model: Path) -> None:
     cost_model = CostModel(fake, CONFIG.resolve(fake.backbone.defaults, fake.backbone.schedule(CONFIG.steps)))
     size = Size(33, 32, 32)
     rows = [
-        cost_model.peaks(size, "none", False, split, row_by_row)["denoising"]
-        for split, row_by_row in ((0, False), (1, False), (2, True))
+        cost_model.peaks(size, MemoryMode(max_rows=max_rows, row_by_row=row_by_row))["denoising"]
+        for max_rows, row_by_row in ((None, False), (2, False), (1, True))
     ]
     assert rows == sorted(rows, reverse=True) and len(set(rows)) == 3
     ways = cost_model.memory_options(size, on_gpu=True)
-    *peaks, tiled = [cost_model.edit(size, "none", False).peak, *(way.peak for way in ways)]
+    *peaks, tiled = [cost_model.edit(size, MemoryMode()).peak, *(way.peak for way in ways)]
     assert all(later <= earlier for earlier, later in pairwise(peaks)) and tiled < peaks[0]
     assert [way.options for way in ways] == ["", "", "--offload model", "--offload group",
                                              "--offload group --vae-tiling"]  # fmt: skip
+    smallest = MemoryMode(max_rows=1, row_by_row=True)
 
     def held(frames: int) -> int:
-        return max(cost_model.peaks(Size(frames, 32, 32), "none", False, 2, True).values())
+        return max(cost_model.peaks(Size(frames, 32, 32), smallest).values())
 
     room = held(17)
-    longest = cost_model.max_frames(size, room, "none", False)
+    longest = cost_model.max_frames(size, room, smallest)
     assert longest is not None and longest >= 17 and held(longest) <= room
     assert longest == size.frames or held(longest + 8) > room
-    assert cost_model.max_frames(size, 1000, "none", False) is None
+    assert cost_model.max_frames(size, 1000, smallest) is None
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("card", "options"),
+    [
+        (24, "--offload model"),
+        (16, "--offload model --vae-tiling, 2 rows at a time"),
+        (12, "--offload group --vae-tiling"),
+        (8, "--offload group --vae-tiling"),
+    ],
+)
+def test_the_published_model_fits_on_small_cards(card: int, options: str, published_5b: CostModel) -> None:
+    """At 49 frames, as it is counted; half a GiB of the card is taken."""
+    size = published_5b.fake.backbone.native_size
+    mode = published_5b.fastest_mode(size, card * 2**30 - 2**29, ("none", "model", "group"))
+    assert mode is not None and mode.text == options
+
+
+@pytest.fixture(scope="module")
+def published_5b(tmp_path_factory: pytest.TempPathFactory) -> CostModel:
+    published = MODELS["CogVideoX-5b"]
+    family = family_of(published.pipeline)
+    assert family is not None
+    fake = FakeModel(published.write(tmp_path_factory.mktemp("5b")), family, torch.bfloat16, family.defaults)
+    return CostModel(fake, EditConfig().resolve(fake.backbone.defaults, fake.backbone.schedule(50)))
 
 
 @pytest.mark.parametrize("name", ["HunyuanVideo", "HunyuanVideo 1.5", "LTX 0.9.7"])

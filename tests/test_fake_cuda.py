@@ -17,6 +17,7 @@ from benchmarks.published import MODELS
 from v2edit import backbones
 from v2edit.backbones.fake import FakeModel
 from v2edit.backbones.families import Offload
+from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import EditConfig
 from v2edit.editing.cost import CostModel
 from v2edit.prompts import PromptPair
@@ -119,7 +120,7 @@ heavy = pytest.mark.heavy
 )
 def test_an_edit_with_each_offload(offload: Offload, frames: int, fewer_rows: bool, tmp_path: Path) -> None:
     fake = tiny_fake("CogVideoX 5b", tmp_path)
-    edit = run_edit(fake, offload, frames, max_rows=1 if fewer_rows else 99, row_by_row=fewer_rows)
+    edit = run_edit(fake, offload, frames, max_rows=1 if fewer_rows else None, row_by_row=fewer_rows)
     assert edit.size.frames == frames
     check(edit, offload == "group")
 
@@ -139,10 +140,16 @@ def test_peaks_are_those_that_are_counted_beforehand(offload: Offload, tmp_path:
     edit = run_edit(edit, offload, frames=9, config=config)
     check(edit)
     config = config.resolve(fake.backbone.defaults, fake.backbone.schedule(config.steps))
-    counted = CostModel(fake, config).peaks(edit.size, offload, tiling=False)
-    # Where parts take turns, the text encoder stays until the network works.
-    for phase in PHASES if offload == "none" else ("encoding prompts", "decoding"):
-        assert counted[phase] == pytest.approx(edit.peaks[phase]["cuda"], rel=0.02), phase
+    counted = CostModel(fake, config).peaks(edit.size, MemoryMode(offload))
+    for phase in PHASES:
+        peak = edit.peaks[phase]["cuda"]
+        if (offload, phase) == (
+            "none",
+            "encoding",
+        ):  # The network comes later, but is there when a scene is encoded again.
+            assert counted[phase] >= peak
+        else:
+            assert counted[phase] == pytest.approx(peak, rel=0.02), phase
 
 
 @heavy

@@ -115,7 +115,7 @@ def test_memory_that_runs_out_ends_in_offloading_and_the_same_edit(caplog):
         return latents, backbone
 
     (whole, _), (pieces, backbone) = edited(0), edited(5)
-    assert backbone.offload == "group" and [m.split("with ")[1] for m in caplog.messages][-2:] == [
+    assert backbone.memory_mode.offload == "group" and [m.split("with ")[1] for m in caplog.messages][-2:] == [
         "--offload model, which is slower",
         "--offload group, which is slower",
     ]

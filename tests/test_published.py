@@ -11,6 +11,7 @@ from benchmarks.device_ledger import CUDA, MIXED, WAITS
 from benchmarks.fake_cuda import fake_cuda
 from benchmarks.fake_edits import fake_model
 from benchmarks.published import MODELS
+from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import AlignedText
 
@@ -20,7 +21,7 @@ def test_a_few_steps_of_an_edit(name: str, tmp_path: Path) -> None:
     fake = fake_model(name, tmp_path, layers=2)
     backbone = fake.backbone
     with fake_cuda(fake.mode) as ledger:
-        backbone.place(CUDA, "none")
+        backbone.place(CUDA, MemoryMode())
         x0 = torch.empty(1, *backbone.latent_shape(backbone.native_size), device=CUDA)
         text = AlignedText(backbone.blank_text(), backbone.blank_text(), backbone.blank_text(), shared=12)
         ledger.enter("denoising", 0)

@@ -32,6 +32,8 @@ OUT_OF_MEMORY = re.compile(
     re.I,
 )
 
+CAP = 0.97  # of a device's free memory that a process may take on Windows
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that main memory or a device's memory ran out."""
@@ -79,6 +81,18 @@ def release_memory() -> None:
     for kind in GPUS[1:]:
         if count_devices(kind):
             getattr(torch, kind).empty_cache()
+
+
+def cap_device_memory(device: torch.device) -> None:
+    """Let allocations beyond a CUDA device's free memory fail on Windows, whose driver would move memory to the main
+    memory instead, where work goes on many times slower."""
+    if sys.platform != "win32" or device.type != "cuda":
+        return
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    own = torch.cuda.memory_reserved(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (free + own) * CAP / total), device)
 
 
 def available_memory(device: torch.device) -> int | None:

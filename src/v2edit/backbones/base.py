@@ -17,6 +17,8 @@ from torch import Tensor
 from v2edit.attention import Replacement
 from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.families import Defaults
+from v2edit.backbones.memory import MemoryMode
+from v2edit.backbones.options import LoadOptions
 from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.sampling import Schedule
 
@@ -98,6 +100,7 @@ class Backbone(Protocol):
     text_length: int  # L
     pad_id: int
     hides_padding: bool  # whether padding is no key of attention, so that prompts cannot share it
+    load_options: LoadOptions  # what it was loaded with
     classifier_free: bool  # whether guidance needs an unconditional batch; else the network is told each row's scale
 
     @property
@@ -153,6 +156,10 @@ class Backbone(Protocol):
         """Encode each prompt, padded to L slots; a longer one is cut with a warning."""
         ...
 
+    def free_text_encoders(self) -> None:
+        """Free the weights of the text encoders: no prompts can be encoded afterwards."""
+        ...
+
     def schedule(self, steps: int, shape: Sequence[int] | None = None) -> Schedule:
         """Return the noise levels of `steps` denoising steps, from the model's own scheduler, for latents [F, C, h, w]
         of a `shape` (default: the native size's), on which they may depend."""
@@ -189,6 +196,31 @@ class Backbone(Protocol):
     ) -> np.ndarray:
         """Run that pipeline (SDEdit) on the same weights: uint8 frames [T, H, W, 3] of a valid size to the same, noised
         up to `strength` (0 to 1) of the steps. Nothing of this project's attention, schedule or solver takes part."""
+        ...
+
+    def place(self, device: torch.device, mode: MemoryMode) -> None:
+        """Run on a device in a memory mode; edits start from it. Parts come to the device when they are needed."""
+        ...
+
+    @property
+    def resident_bytes(self) -> int:
+        """The bytes of weights that are on the device now."""
+        ...
+
+    @property
+    def memory_mode(self) -> MemoryMode:
+        """How it keeps to the memory there is, from now on if it is set."""
+        ...
+
+    @memory_mode.setter
+    def memory_mode(self, mode: MemoryMode) -> None: ...
+
+    def reset_memory_mode(self) -> None:
+        """Go back to the memory mode that edits start from, whatever earlier ones ran out of."""
+        ...
+
+    def offload_more(self) -> str | None:
+        """Go on with less of the model on the device, and describe how; None where no less is possible."""
         ...
 
     def shrink(self) -> str | None:

@@ -39,7 +39,7 @@ class VideoCoding:
     def device(self) -> torch.device:
         raise NotImplementedError
 
-    def offload_more(self) -> str | None:
+    def shrink_coding(self) -> str | None:
         raise NotImplementedError
 
     @property
@@ -72,7 +72,7 @@ class VideoCoding:
         hook = self.vae.encoder.register_forward_pre_hook(load_frames)
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None]
         try:
-            posterior = retry_smaller_on_oom(lambda: self.vae.encode(video), self.offload_more).latent_dist
+            posterior = retry_smaller_on_oom(lambda: self.vae.encode(video), self.shrink_coding).latent_dist
         finally:
             hook.remove()
         latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -104,7 +104,7 @@ class VideoCoding:
         hook = self.vae.decoder.register_forward_hook(store_frames)
         try:
             latents = self.unscaled(latents).transpose(1, 2)
-            video = retry_smaller_on_oom(lambda: self.decode_latents(latents.to(self.vae.dtype)), self.offload_more)
+            video = retry_smaller_on_oom(lambda: self.decode_latents(latents.to(self.vae.dtype)), self.shrink_coding)
         finally:
             hook.remove()
         check_finite(torch.where(finite, 0.0, math.nan), "the decoded frames", self.vae.dtype)

@@ -24,8 +24,11 @@ from v2edit.backbones.base import Size, Text
 from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.coding import VideoCoding
 from v2edit.backbones.compiled import compiled_class
-from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, DType, Offload, family_of
-from v2edit.backbones.rowwise import rowwise_class
+from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, DType, family_of
+from v2edit.backbones.modes import MemoryModes
+from v2edit.backbones.options import LoadOptions
+from v2edit.backbones.placement import Placement, tensors_of
+from v2edit.backbones.rowwise import plain_class
 from v2edit.errors import UserError
 from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.sampling import Schedule, is_flow, prediction_of, with_flow_shift, x0_from_flow
@@ -33,7 +36,7 @@ from v2edit.sampling import Schedule, is_flow, prediction_of, with_flow_shift, x
 TYPICAL_TOKENS = 140  # of a prompt as the styles have them written
 
 
-class PipelineBackbone(VideoCoding):
+class PipelineBackbone(MemoryModes, VideoCoding):
     """The `Backbone` of a diffusers pipeline. A family is a subclass: it sets the attributes and writes the methods
     that raise `NotImplementedError`, and more where its models differ (docs/extending.md)."""
 
@@ -50,6 +53,7 @@ class PipelineBackbone(VideoCoding):
     frame_rate = FRAME_RATE  # of the clip
     own_device: torch.device | None = None  # of a replica, which shares its pipeline's other parts
     replica: PipelineBackbone | None = None
+    load_options = LoadOptions(offload="none")
 
     def __init__(self, pipeline: Any, name: str | None = None, defaults: Defaults | None = None) -> None:
         self.name, self.pipeline = name or type(self).__name__, pipeline
@@ -74,7 +78,8 @@ class PipelineBackbone(VideoCoding):
             self.install(network, self.call)
             for layer in self.layers(network):
                 layer.attention_call = self.call
-        self.offload: Offload = "none"
+        parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+        self.placement = Placement(parts, self.networks, self.vae)
         # Every network call takes the rotary tables of its grid; clips of one size share them.
         self._rotary = lru_cache(maxsize=4)(self.make_rotary)
         self._windows = lru_cache(maxsize=4)(self._make_windows)
@@ -224,7 +229,7 @@ class PipelineBackbone(VideoCoding):
     # The protocol.
     @property
     def device(self) -> torch.device:
-        return self.own_device or self.pipeline._execution_device
+        return self.own_device or self.placement.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -290,18 +295,6 @@ class PipelineBackbone(VideoCoding):
             out = self.predict(network, latents.to(network.dtype), timestep, text, scales)
         return self.x0_from(latents.float(), out.float(), *schedule.level(step))
 
-    def place(self, device: torch.device, offload: Offload) -> None:
-        """Move the parts to the device or, with an `offload`, let them be moved there when they are needed."""
-        self.pipeline.remove_all_hooks()
-        if offload == "model":
-            self.pipeline.enable_model_cpu_offload(device=device)
-        elif offload == "group":
-            self.pipeline.to("cpu", silence_dtype_warnings=True)
-            self.pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
-        else:
-            self.pipeline.to(device)
-        self.offload = offload
-
     def check_attention(self) -> None:
         """Check the kernels of attention that a call takes: what is wrong is logged now, and no step waits for it."""
         for network in self.networks:
@@ -315,23 +308,6 @@ class PipelineBackbone(VideoCoding):
         for network in self.networks:
             for layer in self.layers(network):
                 layer.__class__ = compiled_class(type(layer), backend)
-
-    def shrink(self) -> str | None:
-        networks = self.networks + (self.replica.networks if self.replica is not None else [])
-        layers = [layer for network in networks for layer in self.layers(network)]
-        if any(type(layer) is not rowwise_class(type(layer)) for layer in layers):
-            for layer in layers:
-                layer.__class__ = rowwise_class(type(layer))
-            return "the rows of a call one at a time in each layer"
-        return self.offload_more()
-
-    def offload_more(self) -> str | None:
-        """Offload more of the model from now on, and describe how; None on the CPU or where no further mode is left."""
-        next_mode: dict[Offload, Offload] = {"none": "model", "model": "group"}
-        if self.device.type == "cpu" or self.offload not in next_mode:
-            return None
-        self.place(self.device, next_mode[self.offload])
-        return f"--offload {self.offload}"
 
     def video_to_video(
         self, frames: np.ndarray, prompt: str, steps: int, strength: float, guidance: float, seed: int
@@ -364,12 +340,17 @@ class PipelineBackbone(VideoCoding):
     def _video_to_video(self) -> Any:
         """diffusers' pipeline on these weights: its own modules and processors around the same tensors."""
         network = self.pipeline.transformer
-        tensors = [*network.parameters(), *network.buffers()]
-        transformer = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+        with self.placement.without_hooks():
+            transformer = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors_of(network)})
+        for layer in self.layers(transformer):
+            layer.__class__ = plain_class(type(layer))
         self.uninstall(transformer)
+        self.placement.hook_network("transformer", transformer)
         parts = self.pipeline.components | {"transformer": transformer}
         parts["scheduler"] = type(parts["scheduler"]).from_config(parts["scheduler"].config)
         kind: Any = getattr(diffusers, str(self.video_to_video_pipeline))
+        # Where parts move, a pipeline cannot tell its device from theirs.
+        kind = type(kind.__name__, (kind,), {"_execution_device": self.device})
         wanted, _ = kind._get_signature_keys(kind)
         pipeline = kind(**{name: part for name, part in parts.items() if name in wanted})
         pipeline.set_progress_bar_config(disable=True)

@@ -24,6 +24,7 @@ from v2edit.backbones.base import Size
 from v2edit.backbones.caching import StepCache
 from v2edit.backbones.families import Defaults, Family, Quantise
 from v2edit.backbones.folder import fake_backbone
+from v2edit.backbones.placement import Placement, tensor_bytes
 from v2edit.backbones.quantisation import stored_bytes
 from v2edit.backbones.rowwise import rowwise_class
 
@@ -59,21 +60,29 @@ class FakeModel:
         """The bytes of each part's parameters and buffers."""
         components: dict[str, Any] = self.backbone.pipeline.components
         return {
-            name: self.file_bytes.get(name) or round(stored_bytes(part, self.schemes.get(name, "none")))
+            name: self.stored_bytes(name, part)
             for name, part in components.items()
             if isinstance(part, torch.nn.Module)
         }
 
+    def stored_bytes(self, name: str, module: torch.nn.Module) -> int:
+        """Return the bytes of a module of a part, as the part is stored."""
+        if file := self.file_bytes.get(name):
+            return round(file * tensor_bytes(module) / tensor_bytes(self.backbone.pipeline.components[name]))
+        return round(stored_bytes(module, self.schemes.get(name, "none")))
+
     @property
-    def largest_layer(self) -> int:
-        """The bytes of the largest layer that is moved to a device by itself (`--offload group`)."""
-        return max(
-            round(stored_bytes(leaf, self.schemes.get(name, "none")))
-            for name, part in self.backbone.pipeline.components.items()
-            if isinstance(part, torch.nn.Module)
-            for leaf in part.modules()
-            if not list(leaf.children())
-        )
+    def placement(self) -> Placement:
+        """The parts of the model."""
+        self.backbone.placement.stored_bytes = self.stored_bytes
+        return self.backbone.placement
+
+    def text_encoding(self, prompts: int) -> Cost:
+        """Count encoding some prompts; without their embeddings, which are small."""
+        key = "text", prompts
+        if key not in self._cache:
+            self._cache[key] = count(lambda: self.backbone.encode_text(["a"] * prompts))
+        return self._cache[key]
 
     def forward(
         self, rows: int, size: Size, loop: bool = False, maps: Replacement | None = None, row_by_row: bool = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from v2edit.backbones.dtypes import resolve_dtype
 from v2edit.backbones.families import BUILT_IN, INDEX, parse_resolution
 from v2edit.backbones.hub import Checkpoint, find
+from v2edit.backbones.memory import MemoryMode
 from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError, first_line
 from v2edit.host import find_device, quiet_libraries
@@ -102,6 +103,7 @@ def load(
     *,
     revision: str | None = None,
     allow_pickle: bool = False,
+    mode: MemoryMode | None = None,
     **changes: Any,
 ) -> Backbone:
     """Load a video model. Raises `UserError` where it cannot be found, is not of a known family, or lacks a part.
@@ -112,7 +114,9 @@ def load(
         options: where it runs, and in which numbers; its fields are also taken as keywords: `load(dtype="float16")`.
         revision: of a hub id.
         allow_pickle: take weights that are pickles (.bin) where there are no others. They are unpickled as tensors and
-            nothing else, so that code in them is refused and not run."""
+            nothing else, so that code in them is refused and not run.
+        mode: the memory mode that edits start from (default: what `options` say; with `--offload auto` parts stay on
+            the device as long as there is room)."""
     options = replace(options, **changes)
     checkpoint = find(model, revision, allow_pickle) if isinstance(model, str) else model
 
@@ -131,7 +135,7 @@ def load(
     expect_kernel(options.attention)
     if options.compile:
         expect_compiler(target)
-    if options.offload != "none" and target.type == "cpu":
+    if options.offload not in ("auto", "none") and target.type == "cpu":
         raise UserError(f"--offload {options.offload} moves parts to a GPU, and the device is the CPU; leave it out")
     with _small_files(checkpoint) as small:  # what is no model for edits is refused before its weights are fetched
         fake = fake_backbone(
@@ -152,12 +156,11 @@ def load(
         if not backbone.classifier_free:
             raise UserError(f"--device {options.device}: {checkpoint.name} is told its guidance, which has no halves")
         backbone.replica = replicate(backbone, find_device(second))
-    backbone.place(target, options.offload)
+    backbone.load_options = options
+    backbone.place(target, mode or options.memory_mode)
     backbone.check_attention()
     if backbone.replica is not None:
         backbone.replica.check_attention()
-    if options.vae_tiling:
-        pipeline.vae.enable_tiling()
     return backbone
 
 

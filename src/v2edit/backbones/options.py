@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import UseAppendAction, arg
 
 from v2edit.backbones.families import Attention, DType, Offload, Quantise, parse_resolution
+from v2edit.backbones.memory import MemoryMode
 from v2edit.backbones.weight_files import WeightFile
 from v2edit.errors import UserError
 
@@ -24,8 +25,9 @@ class LoadOptions:
     second computes the unconditional rows of guidance."""
     dtype: DType = "auto"
     """Number format; auto is the one that the model was published in (float32 on the CPU)."""
-    offload: Offload = "none"
-    """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower."""
+    offload: Literal[Offload, "auto"] = "auto"
+    """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower; auto is the
+    fastest way that fits into the device's free memory."""
     vae_tiling: bool = False
     """Encode and decode in tiles: less memory, slower."""
     resolution: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None
@@ -46,6 +48,11 @@ class LoadOptions:
     take a half or a quarter of the memory."""
     transformer: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
     """The transformer's weights from a file, .gguf (quantised) or .safetensors, named as for --lora."""
+
+    @property
+    def memory_mode(self) -> MemoryMode:
+        """The memory mode that the options ask for, auto taken to be none."""
+        return MemoryMode("none" if self.offload == "auto" else self.offload, self.vae_tiling)
 
     def __post_init__(self) -> None:
         files = (self.transformer,) if isinstance(self.transformer, str) else tuple(self.transformer)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from v2edit.attention.head_parallel import HeadParallel
 from v2edit.backbones.base import Text
 from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.core import PipelineBackbone
+from v2edit.backbones.memory import MemoryMode
 from v2edit.errors import UserError
 from v2edit.host import is_out_of_memory, launched_processes
 from v2edit.sampling import Schedule
@@ -104,6 +106,15 @@ class LeadingBackbone:
         atexit.unregister(self.release)
         if not self._in_call:
             _announce(None)
+
+    @property
+    def memory_mode(self) -> MemoryMode:
+        return self._backbone.memory_mode
+
+    @memory_mode.setter
+    def memory_mode(self, mode: MemoryMode) -> None:
+        # Layers exchange tensors: all processes take rows in the same way.
+        self._backbone.memory_mode = replace(mode, row_by_row=self.memory_mode.row_by_row)
 
     def shrink(self) -> str | None:
         """Return None: all processes would have to go on with less together."""

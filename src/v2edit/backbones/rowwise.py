@@ -44,3 +44,8 @@ class RowwiseLayer(nn.Module):
 def rowwise_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a class of layers like `kind` that take rows one at a time: a layer may change its class and back."""
     return kind if issubclass(kind, RowwiseLayer) else type(f"Rowwise{kind.__name__}", (RowwiseLayer, kind), {})
+
+
+def plain_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return the class that `rowwise_class` made `kind` of."""
+    return kind.__bases__[1] if issubclass(kind, RowwiseLayer) else kind

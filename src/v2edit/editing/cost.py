@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.families import Offload
+from v2edit.backbones.memory import MemoryMode
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import attention_map_replacement, first_step, is_controlled
-from v2edit.editing.microbatch import SPLITS, select_rows, split_rows, unconditional_branches
+from v2edit.editing.microbatch import (
+    SPLITS,
+    choose_split,
+    largest_call,
+    select_rows,
+    split_rows,
+    unconditional_branches,
+)
 from v2edit.editing.skips import plan_skips
 from v2edit.editing.state import LOOP
 from v2edit.sampling import Schedule
 
 if TYPE_CHECKING:
     from v2edit.backbones.fake import Cost, FakeModel
+
+PHASES = ("encoding prompts", "encoding", "decoding", "denoising")
+AT_ONCE = MemoryMode()
+SMALLEST = MemoryMode("group", vae_tiling=True, max_rows=1, row_by_row=True)
+# What a device needs beside the tensors that are counted; neither was measured on one.
+FRAGMENTATION, WORKSPACE = 1.04, 2**29
 
 
 @dataclass(frozen=True)
@@ -109,76 +124,121 @@ class CostModel:
         backbone = self.fake.backbone
         return sum(count_steps(backbone.schedule(self.config.steps), self.config, backbone.classifier_free), Counter())
 
-    def edit(self, size: Size, offload: Offload, tiling: bool) -> EditCost:
-        """Count an edit as it is tried first, all rows of a step at once."""
-        flops = sum(count * self.step(kind, size).flops for kind, count in self.steps.items())
-        encoding, decoding = self.coding(size, tiling)
+    def edit(self, size: Size, mode: MemoryMode) -> EditCost:
+        """Count an edit in a memory mode."""
+        flops = sum(count * self.step(kind, size, mode).flops for kind, count in self.steps.items())
+        encoding, decoding = self.coding(size, mode.vae_tiling)
         flops += encoding.flops + self.config.subtasks * decoding.flops
-        peak, phase = max((peak, phase) for phase, peak in self.peaks(size, offload, tiling).items())
+        peak, phase = max((peak, phase) for phase, peak in self.peaks(size, mode).items())
         return EditCost(flops, sum(self.fake.weights.values()), peak, phase)
 
-    def peaks(
-        self, size: Size, offload: Offload, tiling: bool, split: int = 0, row_by_row: bool = False
-    ) -> dict[str, int]:
+    def peaks(self, size: Size, mode: MemoryMode) -> dict[str, int]:
         """Return the peak in bytes on the device in each phase, weights included."""
-        encoding, decoding = self.coding(size, tiling)
-        denoising = max(self.step(kind, size, split, row_by_row).peak for kind in self.steps)
-        skipped = (self.fake.skipped(kind.rows, size, self.config.loop) for kind in self.steps if kind.skipped)
-        denoising += max((kept for _, kept in skipped), default=0)
-        texts = [part for part in self.fake.weights if part.startswith("text_encoder")]
-        return {
-            "encoding prompts": max(self.resident_weights(part, offload) for part in texts),
-            "denoising": self.resident_weights("transformer", offload) + denoising,
-            "encoding": self.resident_weights("vae", offload) + encoding.peak,
-            "decoding": self.resident_weights("vae", offload) + decoding.peak,
-        }
+        return {phase: self.peak(phase, size, mode) for phase in PHASES}
 
-    def resident_weights(self, part: str, offload: Offload) -> int:
-        """Return the bytes of weights on the device while a part works."""
-        weights = self.fake.weights
-        return {"none": sum(weights.values()), "model": weights[part], "group": 2 * self.fake.largest_layer}[offload]
+    def peak(self, phase: str, size: Size, mode: MemoryMode) -> int:
+        """Return the peak in bytes on the device in one of PHASES."""
+        weights = self.fake.placement.weights(mode.offload)
+        if phase == "encoding prompts":
+            return weights["text"] + self.fake.text_encoding(self.config.subtasks + 2).peak
+        if phase == "denoising":
+            skipped = (self.fake.skipped(kind.rows, size, self.config.loop) for kind in self.steps if kind.skipped)
+            kept = max((kept for _, kept in skipped), default=0)
+            return weights["networks"] + max(self.step(kind, size, mode).peak for kind in self.steps) + kept
+        encoding, decoding = self.coding(size, mode.vae_tiling)
+        return weights["vae"] + (encoding if phase == "encoding" else decoding).peak
 
-    def step(self, kind: StepKind, size: Size, split: int = 0, row_by_row: bool = False) -> Cost:
-        """Count a step of a kind in the calls of a `split`: the FLOPs of all of them, and the peak of the largest."""
+    def step(self, kind: StepKind, size: Size, mode: MemoryMode = AT_ONCE) -> Cost:
+        """Count a step of a kind in a memory mode: the FLOPs of all its calls, and the peak of the largest."""
         if kind.skipped:
             return self.fake.skipped(kind.rows, size, self.config.loop)[0]
-        shared = self.fake.backbone.typical_keys * 3 // 4  # as prompts go; little depends on it
-        maps = kind.replacement(shared, self.config.amr_unconditional)
-        call = max(split_rows(kind.rows, len(kind.unconditional), maps, split), key=len)
+        maps = self.maps(kind)
+        _, calls = choose_split(kind.rows, len(kind.unconditional), maps, mode.max_rows or kind.rows)
+        call = max(calls, key=len)
         call_maps = None if maps is None else select_rows(maps, call)
-        cost = self.fake.forward(len(call), size, self.config.loop, call_maps, row_by_row)
+        cost = self.fake.forward(len(call), size, self.config.loop, call_maps, mode.row_by_row)
         return replace(cost, flops=cost.flops * kind.rows / len(call))
+
+    def maps(self, kind: StepKind) -> Replacement | None:
+        """Return the maps that a step of a kind exchanges."""
+        shared = self.fake.backbone.typical_keys * 3 // 4  # as prompts go; little depends on it
+        return kind.replacement(shared, self.config.amr_unconditional)
 
     def coding(self, size: Size, tiling: bool) -> tuple[Cost, Cost]:
         """Count encoding and decoding a clip."""
         loop = self.config.loop
         return self.fake.encoding(size, loop, tiling), self.fake.decoding(size, loop, tiling)
 
+    @property
+    def row_options(self) -> list[tuple[int | None, bool]]:
+        """The settings `max_rows` and `row_by_row` of memory modes that differ for this edit, the largest first."""
+        splits = []
+        for index in range(1, len(SPLITS)):
+            calls = [split_rows(one.rows, len(one.unconditional), self.maps(one), index) for one in self.steps]
+            splits.append(max(largest_call(of_kind) for of_kind in calls))
+        fewer = [rows for rows in dict.fromkeys(splits) if rows < max(kind.rows for kind in self.steps)]
+        return [(None, False), *((rows, False) for rows in fewer), (None, True), *((rows, True) for rows in fewer)]
+
+    def ladder(self, offloads: Sequence[Offload], tiling: bool) -> Iterator[MemoryMode]:
+        """Yield memory modes from the fastest to the smallest; `tiling` for all of them, else it comes last, since its
+        result is another. Layers that come to the device for each call make fewer rows in a call the last choice."""
+        for tiled in (True,) if tiling else (False, True):
+            for offload in offloads:
+                options = self.row_options
+                if offload == "group":
+                    options = sorted(options, key=lambda option: option[0] is not None)
+                for max_rows, row_by_row in options:
+                    yield MemoryMode(offload, tiled, max_rows, row_by_row)
+
+    def fastest_mode(
+        self, size: Size, available: int, offloads: Sequence[Offload], tiling: bool = False
+    ) -> MemoryMode | None:
+        """Return the fastest memory mode whose peaks, with a margin for what is not counted, are within `available`
+        bytes of the device; None where none is."""
+        for mode in self.ladder(offloads, tiling):
+            # The phases are in the order of what they take to count; nothing is counted twice.
+            if all(with_margin(self.peak(phase, size, mode)) <= available for phase in PHASES):
+                return mode
+        return None
+
     def memory_options(self, size: Size, on_gpu: bool) -> list[MemoryOption]:
         """Return the ways to need less memory, from the fastest to the smallest; each includes those before it."""
+        fewest = MemoryMode(max_rows=1)
 
-        def peak(offload: Offload, tiling: bool, row_by_row: bool = True) -> int:
-            return max(self.peaks(size, offload, tiling, len(SPLITS) - 1, row_by_row).values())
+        def option(name: str, options: str, mode: MemoryMode) -> MemoryOption:
+            return MemoryOption(name, options, max(self.peaks(size, mode).values()))
 
         options = [
-            MemoryOption("fewer rows of a step at a time", "", peak("none", False, row_by_row=False)),
-            MemoryOption("its rows one at a time in each layer", "", peak("none", False)),
+            option("fewer rows of a step at a time", "", fewest),
+            option("its rows one at a time in each layer", "", replace(fewest, row_by_row=True)),
         ]
         offloads: tuple[Offload, ...] = ("model", "group") if on_gpu else ()
-        options += [MemoryOption(f"--offload {mode}", f"--offload {mode}", peak(mode, False)) for mode in offloads]
+        for offload in offloads:
+            name = f"--offload {offload}"
+            options.append(option(name, name, replace(SMALLEST, offload=offload, vae_tiling=False)))
         smallest = "--offload group --vae-tiling" if on_gpu else "--vae-tiling"
-        return [*options, MemoryOption(smallest, smallest, peak("group" if on_gpu else "none", True))]
+        return [*options, option(smallest, smallest, SMALLEST if on_gpu else replace(SMALLEST, offload="none"))]
 
-    def max_frames(self, size: Size, available: int, offload: Offload, tiling: bool) -> int | None:
-        """Return the most frames that fit into `available` bytes with rows one at a time; None where not one does."""
+    def max_frames(self, size: Size, available: int, mode: MemoryMode) -> int | None:
+        """Return the most frames that fit into `available` bytes in a memory mode; None where not one does."""
         backbone, group = self.fake.backbone, 2 * self.fake.backbone.temporal
 
         def fits(groups: int) -> bool:
             clip = backbone.nearest_size(Size(groups * group + 1, size.height, size.width), self.config.loop)
-            return max(self.peaks(clip, offload, tiling, len(SPLITS) - 1, True).values()) <= available
+            return max(self.peaks(clip, mode).values()) <= available
 
         low, high = -1, math.ceil(size.frames / group)  # in groups after the first frame: low fits, high does not
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         return None if low < 0 else low * group + 1
+
+
+def with_margin(peak: int) -> int:
+    """Return the free memory that a peak of tensors asks for: libraries' workspaces, and blocks that do not fit."""
+    return int(peak * FRAGMENTATION) + WORKSPACE
+
+
+def without_margin(available: int) -> int:
+    """Return the bytes of tensors that so much free memory takes; the inverse of `with_margin`."""
+    return max(0, int((available - WORKSPACE) / FRAGMENTATION))

@@ -6,7 +6,8 @@ from the noisiest (0) to the clean end (N), as in `sampling.Schedule`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,12 +19,14 @@ from v2edit.backbones import Backbone, Size, Text
 from v2edit.backbones.caching import StepCache
 from v2edit.backbones.families import FRAME_RATE
 from v2edit.backbones.finite import check_finite
+from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.skips import StepCaching
 from v2edit.editing.state import LOOP, CountedDraws, EditState, noise_stream
+from v2edit.host import retry_smaller_on_oom
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
 from v2edit.sampling import SOLVERS, Schedule, Solver, add_step_noise, step_mean
@@ -62,8 +65,9 @@ class Editor:
     >>> editor = Editor(backbones.load("primitives"))
     >>> editor.edit(frames, PromptPair("a big red ball …", "a big blue ball …")).frames"""
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone, single_use: bool = False) -> None:
+        """With `single_use` the text encoders are freed once the first edit's prompts are encoded."""
+        self.backbone, self.single_use = backbone, single_use
         self.batcher = MicroBatcher(backbone)
 
     def edit(
@@ -91,9 +95,13 @@ class Editor:
         frame_rate: float = FRAME_RATE,
     ) -> EditSession:
         """Begin an edit that is run one subtask at a time; the arguments are those of `edit`."""
-        self.backbone.set_frame_rate(frame_rate)
-        config = config.for_prompts(prompts)
-        text = encode_progression(self.backbone, prompts, config.negative_prompt, config.padding_shared)
+        backbone, config = self.backbone, config.for_prompts(prompts)
+        backbone.set_frame_rate(frame_rate)
+        backbone.reset_memory_mode()
+        encode = partial(encode_progression, backbone, prompts, config.negative_prompt, config.padding_shared)
+        text = retry_smaller_on_oom(encode, backbone.offload_more)
+        if self.single_use:
+            backbone.free_text_encoders()
         return EditSession(self, text, config, on_progress, snapshots)
 
     def subtasks(
@@ -126,6 +134,8 @@ class Editor:
         start = controls.first_step(schedule, config.alpha, config.inc)
         weights = [source.weight for source in sources]
         if loop_state := snapshot.load():
+            if mode := MemoryMode.from_record(loop_state.facts.get("memory")):
+                self.backbone.memory_mode = mode
             state, drawn = EditState.from_snapshot(loop_state, current)
             draws = CountedDraws(draws, drawn)
         else:
@@ -136,7 +146,8 @@ class Editor:
 
         def checked_state() -> LoopState:
             check_finite(state.edit, f"the edit's latents at step {state.k} of {schedule.steps}", self.backbone.dtype)
-            return caching.resumable(state, draws.count)
+            loop_state, mode = caching.resumable(state, draws.count), self.backbone.memory_mode
+            return replace(loop_state, facts=loop_state.facts | {"memory": asdict(mode)})
 
         for k in snapshot.steps(state.k, schedule.steps, checked_state):
             cache = caching.begin(state, draws.count)

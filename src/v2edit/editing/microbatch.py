@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -43,11 +44,22 @@ def unconditional_branches(
 
 
 class MicroBatcher:
-    """Calls a backbone with at most `max_rows` rows at a time, where maps allow; running out of memory lowers it."""
+    """Calls a backbone with at most as many rows at a time as its memory mode says, where maps allow; running out of
+    memory lowers that."""
 
-    def __init__(self, backbone: Backbone, max_rows: int = sys.maxsize) -> None:
-        self.backbone, self.max_rows = backbone, max_rows
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
         self._second = ThreadPoolExecutor(1, "second device")
+
+    @property
+    def max_rows(self) -> int:
+        """The rows of one call."""
+        rows = self.backbone.memory_mode.max_rows
+        return sys.maxsize if rows is None else rows
+
+    @max_rows.setter
+    def max_rows(self, rows: int) -> None:
+        self.backbone.memory_mode = replace(self.backbone.memory_mode, max_rows=rows)
 
     def denoise(
         self,
@@ -105,17 +117,33 @@ class MicroBatcher:
 
     def split(self, rows: int, unconditional: int, replacement: Replacement | None) -> tuple[str, list[list[int]]]:
         """Return the entry of SPLITS for such a step, and the rows of each call."""
-        least = 0 if self.backbone.replica is None else 1  # the two devices have a batch each
-        indices = [(name, max(index, least)) for index, name in enumerate(SPLITS)]
-        options = [(name, split_rows(rows, unconditional, replacement, index)) for name, index in indices]
-        return next((option for option in options if largest_call(option[1]) <= self.max_rows), options[-1])
+        return self._choose(rows, unconditional, replacement, self.max_rows)
 
     def shrink(self, rows: int, unconditional: int, replacement: Replacement | None) -> str | None:
         """Go on to the next option that needs less memory for such a step and describe it; None where none is left."""
         _, before = self.split(rows, unconditional, replacement)
-        self.max_rows = largest_call(before) - 1
-        name, after = self.split(rows, unconditional, replacement)
-        return name if largest_call(after) < largest_call(before) else self.backbone.shrink()
+        fewer = largest_call(before) - 1
+        name, after = self._choose(rows, unconditional, replacement, fewer)
+        if largest_call(after) > fewer:
+            return self.backbone.shrink()
+        self.max_rows = fewer
+        return name
+
+    def _choose(
+        self, rows: int, unconditional: int, replacement: Replacement | None, max_rows: int
+    ) -> tuple[str, list[list[int]]]:
+        least = 0 if self.backbone.replica is None else 1  # the two devices have a batch each
+        return choose_split(rows, unconditional, replacement, max_rows, least)
+
+
+def choose_split(
+    rows: int, unconditional: int, replacement: Replacement | None, max_rows: int, least: int = 0
+) -> tuple[str, list[list[int]]]:
+    """Return the first entry of SPLITS whose calls have at most `max_rows` rows, else the last, and the rows of each
+    call; those before index `least` are split as that."""
+    indices = [(name, max(index, least)) for index, name in enumerate(SPLITS)]
+    options = [(name, split_rows(rows, unconditional, replacement, index)) for name, index in indices]
+    return next((option for option in options if largest_call(option[1]) <= max_rows), options[-1])
 
 
 def largest_call(calls: list[list[int]]) -> int:

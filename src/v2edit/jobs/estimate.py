@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
 from v2edit.jobs.job import STAND_INS, Prepared
+from v2edit.jobs.memory import load_fake_model, offloads_of
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import (
     clip_schedule,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from v2edit.backbones import Checkpoint, FakeModel, Size
+    from v2edit.backbones import FakeModel, Size
+    from v2edit.backbones.memory import MemoryMode
     from v2edit.editing.config import ResolvedConfig
     from v2edit.editing.cost import CostModel, MemoryOption
     from v2edit.prompts import PromptPair
@@ -73,6 +75,7 @@ class Estimate:
     available: int | None
     seconds: dict[str, float]
     method: str
+    memory_mode: MemoryMode
     memory_options: list[MemoryOption] = field(default_factory=list)  # where it does not fit
     most_frames: int | None = None  # of this size that fit with all memory options
     remarks: list[str] = field(default_factory=list)
@@ -112,6 +115,7 @@ class Estimate:
         room = (
             "" if self.available is None else f"; {'' if self.fits else 'only '}{format_bytes(self.available)} are free"
         )
+        mode = "" if self.device == "cpu" else f" with {self.memory_mode.text}"
         names, texts = (name_prompts(self.prompts), self.prompts.chain) if self.prompts else ((), ())
         lines = [
             *(f"{name:7} {text}" for name, text in zip(names, texts, strict=True)),
@@ -120,7 +124,7 @@ class Estimate:
             f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}",
             f"noise   {describe_noise(self.sigma)}",
             f"compute {format_flops(self.flops)}",
-            f"memory  about {format_bytes(self.peak)} at the peak{room}",
+            f"memory  about {format_bytes(self.peak)} at the peak{mode}{room}",
             f"time    about {format_duration(self.total_seconds)}: {parts}",
             f"        {self.method}",
             *(f"        {remark}" for remark in self.remarks),
@@ -162,6 +166,7 @@ def estimate_edit(
     """Estimate an edit of a clip of a size, up to the decoded frames; writing them is not in it. Counted, or with
     `frames`, uint8 [T, H, W, 3], timed where the weights are here and fit."""
     from v2edit import backbones
+    from v2edit.editing.cost import SMALLEST, CostModel, with_margin
 
     checkpoint, device = prepared.checkpoint, find_device(options.device)
     prompts, remarks = (None, [NOT_ASKED]) if prepared.prompts is STAND_INS else (prepared.prompts, [])
@@ -175,11 +180,20 @@ def estimate_edit(
         fake = load_fake_model(checkpoint, options)
         prepared = prepared.for_clip(fake.backbone, size)
         log_limits(checkpoint.name, prompts, size, fake.backbone, prepared.config.loop)
-        estimate, cost_model = _count(fake, prepared, size, options)
+        cost_model = CostModel(fake, prepared.config)
+        fitted = fake.backbone.nearest_size(size, prepared.config.loop)
+        mode = options.memory_mode
+        if options.offload == "auto" and device.type != "cpu" and free is not None:
+            offloads = offloads_of(device, fake)
+            mode = cost_model.fastest_mode(fitted, free, offloads, options.vae_tiling)
+            mode = mode or replace(SMALLEST, offload=offloads[-1])
+        estimate = _count(cost_model, prepared, size, options, mode)
         release_memory()
     counting_bytes = max(0, process_memory() - before)  # held by the counting alone
     base = before if device.type == "cpu" else 0
-    peak = base + estimate.peak
+    peak = base + estimate.peak if device.type == "cpu" else with_margin(estimate.peak)
+    if device.type != "cpu":
+        remarks.append(describe_main_memory(fake, mode))
     estimate = replace(estimate, device=str(device), peak=peak, available=free, remarks=remarks, prompts=prompts)
     if not backbones.has_weights(checkpoint):
         remarks.append("the weights are not on this machine yet: the time is without their download")
@@ -196,14 +210,6 @@ def estimate_edit(
 
 
 @lru_cache(maxsize=1)
-def load_fake_model(checkpoint: Checkpoint, options: ModelOptions) -> FakeModel:
-    """Load a fake model; once for all tasks of a batch."""
-    from v2edit import backbones
-
-    return backbones.load_fake_model(checkpoint, options)
-
-
-@lru_cache(maxsize=1)
 def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """Measure a device once for all tasks of a batch."""
     from v2edit.editing.timing import matmul_flops_per_second
@@ -211,22 +217,30 @@ def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     return matmul_flops_per_second(device, dtype)
 
 
-def _count(fake: FakeModel, prepared: Prepared, size: Size, options: ModelOptions) -> tuple[Estimate, CostModel]:
+def _count(cost_model: CostModel, prepared: Prepared, size: Size, options: ModelOptions, mode: MemoryMode) -> Estimate:
     """Count an edit on a model without data; the estimate's peak is that of tensors alone."""
-    from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
+    from v2edit.editing.cost import count_forwards, steps_per_subtask
 
-    checkpoint, config = prepared.checkpoint, prepared.config
+    checkpoint, config, fake = prepared.checkpoint, prepared.config, cost_model.fake
     fitted, schedule = fake.backbone.nearest_size(size, config.loop), clip_schedule(fake.backbone, config, size)
-    cost_model = CostModel(fake, config)
-    cost = cost_model.edit(fitted, options.offload, options.vae_tiling)
+    cost = cost_model.edit(fitted, mode)
     dtype = str(fake.dtype).removeprefix("torch.")
     forwards = count_forwards(schedule, config, fake.backbone.classifier_free)
-    estimate = Estimate(
+    return Estimate(
         checkpoint.name, "", dtype, size.frames, size.height, size.width, fitted, fake.tokens(fitted, config.loop),
         steps_per_subtask(schedule, config), config.steps, forwards,
-        noise_window(schedule, config), cost.flops, cost.peak, None, {}, COUNTED,
+        noise_window(schedule, config), cost.flops, cost.peak, None, {}, COUNTED, mode,
     )  # fmt: skip
-    return estimate, cost_model
+
+
+def describe_main_memory(fake: FakeModel, mode: MemoryMode) -> str:
+    """Describe the main memory that the weights of an edit on a GPU take."""
+    free = available_memory(find_device("cpu"))
+    pin = fake.placement.may_pin(None if free is None else free - fake.placement.main_memory("none", False))
+    taken = format_bytes(fake.placement.main_memory(mode.offload, pin))
+    pinned = ", page-locked in part" if mode.offload == "group" and pin else ""
+    room = "" if free is None else f"; {format_bytes(free)} are free"
+    return f"main memory for its weights: {taken}{pinned}{room}"
 
 
 def _timed(
@@ -241,7 +255,7 @@ def _timed(
     from v2edit.editing.progression import encode_progression
     from v2edit.editing.timing import time_edit
 
-    config, backbone = prepared.config, options.load(prepared.checkpoint)
+    config, backbone = prepared.config, options.load(prepared.checkpoint, estimate.memory_mode)
     text = encode_progression(backbone, prepared.prompts, config.negative_prompt, config.padding_shared)
     loading = stopwatch.seconds
     timed = time_edit(backbone, frames, text, config)
@@ -251,13 +265,17 @@ def _timed(
 
 def _with_memory_options(estimate: Estimate, cost_model: CostModel, size: Size, base: int) -> Estimate:
     """Add the options that take less memory, and how many frames fit with all of them."""
+    from v2edit.editing.cost import SMALLEST, with_margin, without_margin
+
     if estimate.available is None:
         return estimate
-    on_gpu = estimate.device.startswith("cuda")
-    memory_options = [replace(one, peak=base + one.peak) for one in cost_model.memory_options(size, on_gpu)]
+    on_gpu = not estimate.device.startswith("cpu")
+    needed = with_margin if on_gpu else lambda peak: base + peak
+    memory_options = [replace(one, peak=needed(one.peak)) for one in cost_model.memory_options(size, on_gpu)]
     most = None
     if memory_options[-1].peak > estimate.available:
-        most = cost_model.max_frames(size, estimate.available - base, "group" if on_gpu else "none", True)
+        available = without_margin(estimate.available) if on_gpu else estimate.available - base
+        most = cost_model.max_frames(size, available, SMALLEST if on_gpu else replace(SMALLEST, offload="none"))
     return replace(estimate, memory_options=memory_options, most_frames=most)
 
 

@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from v2edit.backbones.hub import check_family
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.jobs.inputs import check_input
+from v2edit.jobs.memory import choose_memory_mode
 from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
 from v2edit.jobs.plan import clip_schedule, noise_window
 from v2edit.jobs.prompts import GivenPrompts, check_token_limit, describe_lvlm, given_prompts, write_prompts_for
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from v2edit.backbones import Backbone, Checkpoint, LoadedModel, Size
+    from v2edit.jobs.memory import ClipOf
     from v2edit.jobs.preview import Preview
 
 log = logging.getLogger(__name__)
@@ -120,6 +122,15 @@ class EditJob:
             log.warning("--guidance-until: %s is told its guidance in one row, so it changes nothing", checkpoint.name)
         config = open_config.resolve(model.defaults, schedule)
         return Prepared(prompts, given.instruction, checkpoint, open_config, config)
+
+    def load(self, prepared: Prepared, clip_of: ClipOf, loaded: LoadedModel | None) -> Backbone:
+        """Load the model, or take the one in memory, to run in the memory there is; `clip_of` returns the settings and
+        the size of the edit's clips. Raises `UserError` where no memory mode fits, before it loads anything."""
+        mode = choose_memory_mode(self.model_options, prepared.checkpoint, clip_of, loaded)
+        if loaded is None:
+            return self.model_options.load(prepared.checkpoint, mode)
+        loaded.backbone.place(loaded.backbone.device, mode)
+        return loaded.backbone
 
     def preview(self) -> Preview:
         """Return the prompts, what they share and what the edit costs; the input is read only if they come from it."""

@@ -23,6 +23,7 @@ from v2edit.runs.snapshots import SAVE_EVERY
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
+    from v2edit.backbones.memory import MemoryMode
 
 Job = TypeVar("Job")
 OUT = ["-o", "--output"]  # other names of --out on the command line
@@ -62,15 +63,16 @@ class ModelOptions(LoadOptions, ModelChoice):
                 file.fetch()
         return super().find()
 
-    def load(self, checkpoint: Checkpoint) -> Backbone:
-        """Load the weights of a model that `find` found. Raises `UserError` where they cannot be loaded."""
+    def load(self, checkpoint: Checkpoint, mode: MemoryMode | None = None) -> Backbone:
+        """Load the weights of a model that `find` found, to run in a memory mode (default: what the options say).
+        Raises `UserError` where they cannot be loaded."""
         from v2edit import backbones
 
         if launched_processes()[1] == 1:
-            return backbones.load(checkpoint, self)
+            return backbones.load(checkpoint, self, mode=mode)
         from v2edit.backbones.processes import LeadingBackbone
 
-        return cast("Backbone", LeadingBackbone(self._load_share(checkpoint)))
+        return cast("Backbone", LeadingBackbone(self._load_share(checkpoint, mode)))
 
     def serve(self) -> None:
         """Compute a share of another process's edit, whose model these options load, until that is done. Raises
@@ -79,7 +81,7 @@ class ModelOptions(LoadOptions, ModelChoice):
 
         follow(self._load_share(self.find()))
 
-    def _load_share(self, checkpoint: Checkpoint) -> Any:
+    def _load_share(self, checkpoint: Checkpoint, mode: MemoryMode | None = None) -> Any:
         """Load a model whose networks compute this process's share of each call."""
         from v2edit import backbones
         from v2edit.backbones.processes import join, split
@@ -87,7 +89,7 @@ class ModelOptions(LoadOptions, ModelChoice):
         if "," in self.device:
             raise UserError(f"--device is {self.device!r}, and torchrun has given each process a device: leave it out")
         heads = join()
-        backbone: Any = backbones.load(checkpoint, replace(self, device=self.device.partition(":")[0]))
+        backbone: Any = backbones.load(checkpoint, replace(self, device=self.device.partition(":")[0]), mode=mode)
         split(backbone, heads)
         return backbone
 
@@ -106,6 +108,7 @@ class ModelOptions(LoadOptions, ModelChoice):
             "lora": [file.absolute for file in self.loras],
             "transformer": [file.absolute for file in self.transformers],
             "weight_files": self.fingerprint_weight_files(),
+            "memory": backbone.memory_mode,
             "allow_pickle": checkpoint.pickles,
         }
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from v2edit.backbones import Backbone, LoadedModel
+    from v2edit.backbones import Backbone, LoadedModel, Size
+    from v2edit.editing.editor import Editor
     from v2edit.jobs.estimate import Estimate
     from v2edit.scenes.camera_paths import CameraPath
     from v2edit.scenes.dataset import Dataset
@@ -136,8 +137,8 @@ class SceneEdit(EditJob):
         steps of the reconstructions are, too, which are not counted. Raises `UserError` for what would stop the
         edit, in one line."""
         from v2edit.backbones import Size
-        from v2edit.jobs.estimate import Stopwatch, estimate_edit, load_fake_model, time_reconstruction, time_writing
-        from v2edit.scenes.reading import choose_path
+        from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction, time_writing
+        from v2edit.jobs.memory import load_fake_model
         from v2edit.scenes.rer import path_size
 
         stopwatch, given = Stopwatch(), self.given_prompts()
@@ -145,10 +146,7 @@ class SceneEdit(EditJob):
         prepared, options = self.prepare(given, ask=False), self.model_options
         with stopwatch.paused():
             fake = load_fake_model(prepared.checkpoint, options)
-        frames = self.render.frames or fake.backbone.native_size.frames
-        path = choose_path(self.render.path, prepared.scene, frames, prepared.side, self.render.up)
-        is_loop = prepared.config.loop or (path.closed and fake.backbone.loop_obstacle is None)
-        prepared = replace(prepared, open_config=replace(prepared.open_config, loop=is_loop))
+        path, prepared = self._choose_path(prepared, fake.backbone)
         config = prepared.for_clip(fake.backbone, path_size(path)).config
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
@@ -174,12 +172,18 @@ class SceneEdit(EditJob):
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.scene, given.title)) as run:
             from v2edit.editing.cost import loop_steps
+            from v2edit.editing.editor import Editor
             from v2edit.scenes.reading import choose_path, fingerprint, name_path
             from v2edit.scenes.rer import fit_loop_steps, path_size
 
             prepared = self.prepare(given, loaded)
             scene = prepared.scene
-            backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
+
+            def clip_of(model: Backbone) -> tuple[ResolvedConfig, Size]:
+                path, looped = self._choose_path(prepared, model)
+                return looped.for_clip(model, path_size(path)).config, path_size(path)
+
+            backbone = self.load(prepared, clip_of, loaded)
             frames = self.render.frames or backbone.native_size.frames
             path = choose_path(self.render.path, scene, frames, prepared.side, self.render.up)
             log.info("path: %s", name_path(self.render.path, scene))
@@ -201,7 +205,8 @@ class SceneEdit(EditJob):
             steps = loop_steps(backbone.schedule(config.steps), config)
             steps |= fit_loop_steps(prepared.fit, config.subtasks, scene.gaussians is None)
             run.begin(Request("scene", record, steps, self.run_options.save_every, command))
-            edited = _Edit(run, scene, path, prepared.prompts, config, prepared.fit, backbone).run(on_progress)
+            editor = Editor(backbone, single_use=loaded is None)
+            edited = _Edit(run, scene, path, prepared.prompts, config, prepared.fit, editor).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prepared.prompts)
 
     @staticmethod
@@ -214,6 +219,7 @@ class SceneEdit(EditJob):
         """
         assert run.request is not None and run.request.kind == "scene"
         with run:
+            from v2edit.editing.editor import Editor
             from v2edit.scenes.rasterise import rasteriser_device
             from v2edit.scenes.reading import choose_path, fingerprint, read_scene
             from v2edit.scenes.rer import path_size
@@ -227,11 +233,21 @@ class SceneEdit(EditJob):
             if fingerprint(scene, path) != record["input"]["read"]:
                 raise UserError(f"{where}, or the path, is not what it was when the run began; put that back")
             rasteriser_device(record["scene_device"], required=True)
-            backbone = loaded.backbone if loaded else load_recorded(record)
+            backbone = load_recorded(record, loaded)
             log_plan(prompts, config, path_size(path), backbone)
             fit = ResolvedFit(**record["fit"])
-            edited = _Edit(run, scene, path, prompts, config, fit, backbone).run(on_progress)
+            editor = Editor(backbone, single_use=loaded is None)
+            edited = _Edit(run, scene, path, prompts, config, fit, editor).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)
+
+    def _choose_path(self, prepared: PreparedScene, backbone: Backbone) -> tuple[CameraPath, PreparedScene]:
+        """Return the camera path for a model, and what the edit takes with the path's loop settled."""
+        from v2edit.scenes.reading import choose_path
+
+        frames = self.render.frames or backbone.native_size.frames
+        path = choose_path(self.render.path, prepared.scene, frames, prepared.side, self.render.up)
+        is_loop = prepared.config.loop or (path.closed and backbone.loop_obstacle is None)
+        return path, replace(prepared, open_config=replace(prepared.open_config, loop=is_loop))
 
     def _prompt_views(self, scene: Scene, side: int, device: torch.device) -> np.ndarray:
         """Return what the prompts are written from, uint8 [T, H, W, 3]: the photographs, or renders along the path."""
@@ -271,18 +287,17 @@ class _Edit:
     prompts: PromptPair
     config: ResolvedConfig
     fit: ResolvedFit
-    backbone: Backbone
+    editor: Editor
 
     def run(self, on_progress: ProgressCallback | None) -> EditedScene:
         """Go from where the run's snapshots stand to its results; return the edited scene."""
-        from v2edit.editing.editor import Editor
         from v2edit.scenes.rer import edit_gaussians
 
         assert self.folder.request is not None
         report = on_progress or (lambda progress: None)
         source, snapshots = self._reconstruct(report), self.folder.snapshots
         edited = edit_gaussians(
-            Editor(self.backbone), source, self.path, self.prompts, self.config, self.fit, report, snapshots=snapshots
+            self.editor, source, self.path, self.prompts, self.config, self.fit, report, snapshots=snapshots
         )
         self._write(source, edited, self.folder.request.facts["instruction"] or self.prompts.target)
         return edited
@@ -337,7 +352,7 @@ class _Edit:
         write_transforms(folder / "dataset", replace(views, images=render_video(edited.gaussians, views.cameras)))
         if dataset is not None and dataset.is_held_out.any():
             figures |= self._write_held_out(folder, dataset, source, edited.gaussians, title)
-        self.folder.write_manifest(figures)
+        self.folder.write_manifest(figures | {"memory": self.editor.backbone.memory_mode})
 
     @staticmethod
     def _write_held_out(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from v2edit.backbones.memory import MemoryMode
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import ModelOptions
@@ -20,7 +21,7 @@ from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, su
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone, LoadedModel
-    from v2edit.editing.editor import Progress
+    from v2edit.editing.editor import Editor, Progress
     from v2edit.jobs.estimate import Estimate
     from v2edit.video import Video
 
@@ -117,9 +118,10 @@ class VideoEdit(EditJob):
             prepared, identity = self.prepare(given, loaded), fingerprint_input(self.video)
             from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
+            from v2edit.editing.editor import Editor
 
-            backbone = loaded.backbone if loaded else self.model_options.load(prepared.checkpoint)
             size = Size(*prepared.source.frames.shape[:3])
+            backbone = self.load(prepared, lambda model: (prepared.for_clip(model, size).config, size), loaded)
             prepared = prepared.for_clip(backbone, size)
             config = prepared.config
             log_plan(prepared.prompts, config, size, backbone)
@@ -131,7 +133,8 @@ class VideoEdit(EditJob):
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
             run.begin(Request("edit", record, steps, self.run_options.save_every, command))
-            edited = _edit_and_write(run, self.video, prepared.source, prepared.prompts, config, backbone, on_progress)
+            editor = Editor(backbone, single_use=loaded is None)
+            edited = _edit_and_write(run, self.video, prepared.source, prepared.prompts, config, editor, on_progress)
         return EditRun(run.out, edited, prepared.prompts)
 
     @staticmethod
@@ -144,23 +147,30 @@ class VideoEdit(EditJob):
         with run:
             from v2edit import video as videos
             from v2edit.backbones import Size
+            from v2edit.editing.editor import Editor
 
             record = run.request.facts
             path = Path(record["input"]["path"])
             check_input(path, record["input"]["sha256"])
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             source = videos.read(path)
-            backbone = loaded.backbone if loaded else load_recorded(record)
+            backbone = load_recorded(record, loaded)
             log_plan(prompts, config, Size(*source.frames.shape[:3]), backbone)
-            edited = _edit_and_write(run, path, source, prompts, config, backbone, on_progress)
+            editor = Editor(backbone, single_use=loaded is None)
+            edited = _edit_and_write(run, path, source, prompts, config, editor, on_progress)
         return EditRun(run.out, edited, prompts)
 
 
-def load_recorded(record: dict[str, Any]) -> Backbone:
-    """Load the model that a run was begun with, as its run.json describes it."""
+def load_recorded(record: dict[str, Any], loaded: LoadedModel | None = None) -> Backbone:
+    """Load the model that a run was begun with, as its run.json describes it, or take the one in memory, in the run's
+    memory mode."""
     options = ModelOptions.from_record(record)
-    options.check_weight_files(record)
-    return options.load(options.find())
+    mode = MemoryMode.from_record(record.get("memory")) or options.memory_mode
+    if loaded is None:
+        options.check_weight_files(record)
+        return options.load(options.find(), mode)
+    loaded.backbone.place(loaded.backbone.device, mode)
+    return loaded.backbone
 
 
 def read_edit_run(folder: Path) -> EditRun:
@@ -177,17 +187,16 @@ def _edit_and_write(
     source: Video,
     prompts: PromptPair,
     config: EditConfig,
-    backbone: Backbone,
+    editor: Editor,
     on_progress: ProgressCallback | None,
 ) -> Video:
     """Edit from where the run's snapshots stand, write the results and return the edited video."""
     from v2edit import video as videos
-    from v2edit.editing.editor import Editor
 
     assert run.request is not None
     record = run.request.facts
     rate = float(source.fps)
-    result = Editor(backbone).edit(source.frames, prompts, config, on_progress, run.snapshots, rate)
+    result = editor.edit(source.frames, prompts, config, on_progress, run.snapshots, rate)
     *intermediate, edited = (replace(source, frames=frames) for frames in result.subtasks)
 
     rows = {"source": source.frames}
@@ -203,5 +212,5 @@ def _edit_and_write(
     compare = run.folder / COMPARISON_VIDEO
     videos.write_compare(source.frames, edited.frames, compare, source.fps, source.path, source.times)
     videos.contact_sheet(rows, run.folder / CONTACT_SHEET)
-    run.write_manifest()
+    run.write_manifest({"memory": editor.backbone.memory_mode})
     return edited
