@@ -349,8 +349,8 @@ class PipelineBackbone(MemoryModes, VideoCoding):
         parts = self.pipeline.components | {"transformer": transformer}
         parts["scheduler"] = type(parts["scheduler"]).from_config(parts["scheduler"].config)
         kind: Any = getattr(diffusers, str(self.video_to_video_pipeline))
-        # Where parts move, a pipeline cannot tell its device from theirs.
-        kind = type(kind.__name__, (kind,), {"_execution_device": self.device})
+        if self.placement.moves:  # a pipeline cannot tell its device from theirs
+            kind = type(kind.__name__, (kind,), {"_execution_device": self.device})
         wanted, _ = kind._get_signature_keys(kind)
         pipeline = kind(**{name: part for name, part in parts.items() if name in wanted})
         pipeline.set_progress_bar_config(disable=True)

@@ -67,7 +67,7 @@ class Placement:
 
     def add_hooks(self) -> None:
         """Let the parts move by themselves from now on."""
-        if not self._moves:
+        if not self.moves:
             return
         for name in self.texts:
             self._hook_text(name, self.parts[name])
@@ -94,7 +94,7 @@ class Placement:
 
     def hook_network(self, name: str, network: nn.Module) -> None:
         """Let a transformer come when it is called: the part `name`, or a copy of it that shares its parameters."""
-        if not self._moves:
+        if not self.moves:
             return
         part = self.parts[name]
 
@@ -173,7 +173,8 @@ class Placement:
         return self.stored_bytes(name, part) - sum(sizes) + sum(sizes[-at_a_time:])
 
     @property
-    def _moves(self) -> bool:
+    def moves(self) -> bool:
+        """Whether parts move by themselves."""
         return self.device.type != "cpu" or self.offload != "none"
 
     def may_pin(self, free: int | None) -> bool:
