@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--tokens", type=int, nargs="+", help="video tokens of the first table")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--no-windows", action="store_true", help="the first table alone")
     options = parser.parse_args()
     sizes, device = SIZES[options.device], options.device
     if options.tokens:
@@ -165,6 +166,8 @@ def main() -> None:
     print(f"{ROWS} rows, {sizes.heads} heads of {CHANNELS}, {TEXT} text tokens")
     print("\nMap replacement:\n")
     replacement_table(sizes, device, options.repeats)
+    if options.no_windows:
+        return
     print(f"Windows of {SPAN} latent frames of {sizes.frame:,} tokens:\n")
     window_table(sizes, device, options.repeats)
 

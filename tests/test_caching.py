@@ -28,7 +28,7 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.calibration import measure_magnitudes
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import is_controlled
-from v2edit.editing.cost import CostModel, count_forwards, steps_per_subtask
+from v2edit.editing.cost import AT_ONCE, CostModel, count_forwards, steps_per_subtask
 from v2edit.editing.progression import aligned_text
 from v2edit.editing.skips import MAX_SKIPS, magnitude, plan_skips
 from v2edit.errors import UserError
@@ -257,9 +257,9 @@ def test_the_cost_is_that_of_the_steps_that_run(tiny_model):
     edited(backbone)
     assert [sum(seen)] == count_forwards(schedule, config)
     without = replace(config, cache=0.0)
-    costs = [CostModel(fake, one).edit(size, "none", False) for one in (config, without)]
+    costs = [CostModel(fake, one).edit(size, AT_ONCE) for one in (config, without)]
     assert costs[0].flops < costs[1].flops
-    peaks = [CostModel(fake, one).peaks(size, "none", False)["denoising"] for one in (config, without)]
+    peaks = [CostModel(fake, one).peaks(size, AT_ONCE)["denoising"] for one in (config, without)]
     assert peaks[0] == peaks[1] + kept
 
 

@@ -52,6 +52,9 @@ def test_a_damaged_file_is_accepted_or_refused(name: str) -> None:
     changed()
 
 
+CPU = backbones.LoadOptions(device="cpu")
+
+
 def refused(call, *arguments) -> str:
     """Return the message with which a call is refused."""
     with pytest.raises(UserError) as caught:
@@ -252,7 +255,7 @@ def test_pickles_are_read_only_with_allow_pickle_and_never_run(tiny_model: Path,
     refused(lambda: backbones.load(str(evil), device="cpu", allow_pickle=True))
     for part in ("transformer", "vae", "text_encoder"):  # empty files under the expected names
         (evil / part / "a.safetensors").touch()
-    refused(backbones.load, str(evil), "cpu")
+    refused(backbones.load, str(evil), CPU)
     assert not (tmp_path / "ran").exists()
     torch.load(evil / "vae" / "diffusion_pytorch_model.bin", weights_only=False)
     assert (tmp_path / "ran").exists()  # it would have
@@ -276,7 +279,7 @@ def test_a_model_that_claims_to_be_larger_than_it_is(tiny_model: Path, tmp_path:
     shutil.copytree(tiny_model, tmp_path / "model")
     path = tmp_path / "model" / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | claim))
-    assert "config.json" in refused(backbones.load, str(tmp_path / "model"), "cpu")
+    assert "config.json" in refused(backbones.load, str(tmp_path / "model"), CPU)
 
 
 @pytest.mark.parametrize(

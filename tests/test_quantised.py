@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_transformer_of_one_file_is_the_folders(models, tmp_path) -> None:
         for name, weight in own.state_dict().items():
             assert torch.equal(weight, given.state_dict()[name] + offset), name
     options = ModelOptions(str(models["a14b"]), transformer=f"high={alone}")
-    record = json.loads(json.dumps(options.record(options.find(), plain)))
+    record = json.loads(json.dumps(options.record(options.find(), plain), default=asdict))
     assert ModelOptions.from_record(record).transformer == (f"high={alone}",)
     assert list(record["weight_files"]) == [f"high={alone}"]
 

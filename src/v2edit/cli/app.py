@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch-status": commands.show_batch_status,
     "bench": commands.bench,
     "calibrate": commands.calibrate,
+    "doctor": commands.doctor,
 }
 
 

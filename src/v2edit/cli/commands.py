@@ -23,6 +23,7 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.host import launched_processes
 from v2edit.jobs.calibrate import Calibrate
+from v2edit.jobs.doctor import Doctor
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
 from v2edit.jobs.inputs import is_scene
@@ -257,6 +258,15 @@ def calibrate(context: Context, job: Annotated[Calibrate, arg(name="")]) -> None
         path = job.run(lambda done, of: context.reporter.on_count(done, of, "steps"))
     print(path)
     context.reporter.result(files=[path])
+
+
+def doctor(context: Context, job: Annotated[Doctor, arg(name="")] = Doctor()) -> None:
+    """Look at this machine: versions known to be bad, devices, attention kernels, memory, and which models fit."""
+    diagnosis = job.run()
+    print(diagnosis.text)
+    context.reporter.result(**diagnosis.figures)
+    if diagnosis.is_bad:
+        raise UserError("edits will not run here as it is: see the lines marked BAD")
 
 
 def _run_job(

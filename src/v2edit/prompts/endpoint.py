@@ -86,6 +86,11 @@ class EndpointChat:
         reported = self._retrying(self._find_listed) or self._retrying(self._find_answering) or self.model
         return self._redact(f"{self.url} {reported}")
 
+    def list_models(self) -> list[str]:
+        """Return the names of the models that the server lists, none where it has no list. Raises `UserError` where it
+        does not answer."""
+        return [self._redact(str(one["id"])) for one in self._retrying(self._listed) if "id" in one]
+
     def close(self) -> None:
         self._client.close()
         for name in LOGGERS:
@@ -169,7 +174,7 @@ class EndpointChat:
             )
         self._has_seen = True
 
-    def _find_listed(self) -> str | None:
+    def _listed(self) -> list[dict[str, Any]]:
         from openai import APIStatusError
 
         try:
@@ -177,9 +182,12 @@ class EndpointChat:
         except APIStatusError as error:
             if _read_refusal(error).is_temporary or error.status_code == 401:
                 raise
-            return None
+            return []
         models = listed.get("data") if isinstance(listed, dict) else None
-        models = [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
+        return [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
+
+    def _find_listed(self) -> str | None:
+        models = self._listed()
         named = [one for one in models if one.get("id") == self.model] or (models if len(models) == 1 else [])
         known = {key: named[0].get(key) for key in ("id", "root", "meta")} if named else {}
         return json.dumps(known, sort_keys=True) if known else None
