@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from transformers.utils import logging as transformers_logging
 from v2edit import backbones
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.errors import UserError
+from v2edit.primitives.render import render_clip
+from v2edit.primitives.scene import sample_scene
 
 
 @pytest.fixture
@@ -168,3 +171,14 @@ def test_the_libraries_verbosity_is_restored(tiny_model, copy, restored, bars, f
 def test_a_device_that_is_not_there_is_refused(tiny_model):
     assert_refused(tiny_model, "device", device="cuda:99")
     assert_refused(tiny_model, "--offload", offload="model", device="cpu")
+
+
+def test_tiles_of_a_small_autoencoder_join():
+    """Whose tiles of pixels and of latents would not, by diffusers' own overlaps."""
+    plain, tiled = backbones.load(device="cpu"), backbones.load(device="cpu", vae_tiling=True)
+    scene = sample_scene(Random(5))
+    clip = render_clip(scene, 9, 64, 64).frames
+    latents = tiled.encode(clip)
+    assert latents.shape == plain.encode(clip).shape
+    decoded = tiled.decode(plain.encode(clip)).astype(int)
+    assert abs(decoded - plain.decode(plain.encode(clip))).mean() < 4  # of 255

@@ -104,7 +104,7 @@ def with_flow_shift(scheduler: Any, shift: float | None) -> Any:
     if shift is None:
         return scheduler
     if not is_flow(scheduler):
-        raise UserError("--flow-shift: the model is no flow model, whose noise levels have a shift; leave it out")
+        raise UserError("--flow-shift: only flow models, such as Wan, have such a shift; leave it out")
     name = "flow_shift" if "flow_shift" in scheduler.config else "shift"
     return type(scheduler).from_config(scheduler.config, **{name: shift}, use_dynamic_shifting=False)
 

@@ -21,8 +21,8 @@ class LoadOptions:
     """Where a model runs, and what it needs there."""
 
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes a GPU where there is one. Of two (cuda:0,cuda:1) the
-    second computes the unconditional rows of guidance."""
+    """A torch device, such as cpu, cuda:1, mps or xpu; auto takes a GPU where there is one. Two (cuda:0,cuda:1) share
+    each step, the halves of guidance, and each holds the transformer."""
     dtype: DType = "auto"
     """Number format; auto is the one that the model was published in (float32 on the CPU)."""
     offload: Literal[Offload, "auto"] = "auto"
@@ -31,7 +31,7 @@ class LoadOptions:
     vae_tiling: bool = False
     """Encode and decode in tiles: less memory, slower."""
     resolution: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None
-    """The size to edit at, by its area, whatever the video's: smaller is quicker and takes less memory (default: the
+    """Edit at about so many pixels, in the video's own shape: smaller is quicker and takes less memory (default: the
     model's own)."""
     attention: Attention = "torch"
     """The kernel of attention: torch's own, or one of the packages flash-attn, FlashAttention-3 and SageAttention (of 8

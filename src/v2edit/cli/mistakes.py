@@ -13,6 +13,11 @@ from v2edit.jobs.options import FILE_SUFFIXES
 
 NEEDED = r"Missing from (v2edit [\w-]+): ((?:--?\S+ )?[A-Z][\w.]*)(?:, --?[^\s,]+ [^\s,]+)* (.*?) \(required\)"
 EDITING = ("edit", "scene", "prompts")  # commands of an input and an instruction
+# Values as other programs call them.
+OTHER_NAMES = {
+    "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "cpu": "model", "sequential": "group",
+    "8bit": "int8", "4bit": "nf4", "sdpa": "torch", "flash": "flash2", "fa3": "flash3",
+}  # fmt: skip
 KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 
@@ -36,7 +41,10 @@ def explain_mistake(
     if match := re.search(r"invalid choice '(.*)' for argument '(?:.*/)?(\S+)'\. Expected one of \((.*?),?\)", text):
         choices = match[3].replace("'", "").split(", ")
         known = sorted({*choices} - {"None"}) if "None" in choices else choices  # which come from a set
-        return f"{match[2]} is {match[1]!r}, expected one of {', '.join(known)}"
+        near = OTHER_NAMES.get(match[1].lower(), "")
+        close = [near] if near in known else difflib.get_close_matches(match[1].lower(), known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{match[2]} is {match[1]!r}, expected one of {', '.join(known)}{hint}"
     if match := re.search(r"Missing value for argument '(?:.*/)?(-\S+)'", text):
         return f"{match[1]} is given without a value"
     if dashed := re.search(r"Missing value for argument '\w", text) and next(
