@@ -35,10 +35,8 @@ class CogVideoX(PipelineBackbone):
         self.spatial, self.temporal = pipeline.vae_scale_factor_spatial, pipeline.vae_scale_factor_temporal
         self.group, self.side = 2 * self.temporal, self.spatial * config.patch_size
         for side in ("height", "width"):  # Tiles of pixels must join where those of latents do: a small one's may not.
-            stride = getattr(self.vae, f"tile_sample_min_{side}") * (
-                1 - getattr(self.vae, f"tile_overlap_factor_{side}")
-            )
-            if round(stride) % self.spatial:
+            overlap = getattr(self.vae, f"tile_overlap_factor_{side}")
+            if round(getattr(self.vae, f"tile_sample_min_{side}") * (1 - overlap)) % self.spatial:
                 setattr(self.vae, f"tile_overlap_factor_{side}", 1 / 4)
         if config.patch_size_t is not None:  # 1.5
             self.unit = config.patch_size_t

@@ -123,9 +123,7 @@ def load_transformers(
         part = "transformer_2" if file.expert == "low" else "transformer"
         kind: Any = part_class(folder, part)
         if not hasattr(kind, "from_single_file"):
-            raise UserError(
-                f"--transformer: diffusers loads no {kind.__name__} from a single file; --quantize is smaller"
-            )
+            raise UserError(f"--transformer: diffusers loads no {kind.__name__} from one file; try --quantize")
         path, quantised = file.fetch(), None
         if path.suffix == ".gguf":
             quantised = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)

@@ -53,7 +53,7 @@ class EditConfig:
     """Guidance of the source's own denoising (default: the edit's). Lower pulls the edit further towards its prompt,
     also where the prompts are equal."""
     guidance_until: Annotated[float, arg(metavar="SHARE")] = 0.0
-    """Guidance acts above this share of the steps; the last ones, without it, take half the time (0: it always acts)."""
+    """Guidance acts above this share of the steps; the last ones, without it, take half the time."""
     solver: SolverName = "auto"
     """The denoising solver; auto is that of the model's own scheduler."""
     ending: Ending = "deterministic"
@@ -71,8 +71,8 @@ class EditConfig:
     padding_shared: bool = True
     """Count padding tokens among the shared words."""
     cache: float = 0.0
-    """Step caching: skip the layers at steps that change little. The most change left out at a time, 0 (off) to 1; 0.1 is
-    a start, and fewer --steps did as well on the built-in model. Wants a calibrated model (v2edit calibrate)."""
+    """Step caching: skip the layers at steps that change little. The most change left out at a time, 0 (off) to 1: 0.1
+    is a start; fewer --steps did as well on the built-in model. Wants a calibrated model (v2edit calibrate)."""
     loop: bool = False
     """The clip is a loop, its first frame following its last, and the edit stays one."""
     negative_prompt: str = ""
