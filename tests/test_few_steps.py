@@ -50,7 +50,7 @@ def test_a_shift_moves_a_flow_models_steps(tmp_path) -> None:
     for name in ("CogVideoX 5b", "LTX 0.9.7"):
         backbone = FAMILIES[name]()
         assert backbone.with_flow_shift(backbone.pipeline.scheduler, None) is backbone.pipeline.scheduler
-        with pytest.raises(UserError, match="--flow-shift: (only flow models|the model.s pipeline)"):
+        with pytest.raises(UserError, match=r"--flow-shift: (only flow models|the model.s pipeline)"):
             backbone.with_flow_shift(backbone.pipeline.scheduler, 5.0)
     for shift in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(UserError, match="--flow-shift"):

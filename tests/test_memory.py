@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
@@ -23,6 +24,7 @@ from v2edit.editing.controls import attention_map_replacement
 from v2edit.editing.microbatch import SPLITS, select_rows, split_rows
 from v2edit.editing.progression import aligned_text
 from v2edit.host import is_out_of_memory, process_memory, retry_smaller_on_oom
+from v2edit.runs.snapshots import Snapshots
 
 CONFIG = EditConfig(steps=4, subtasks=2, mixture=0.3, guidance=6.0)
 
@@ -195,3 +197,38 @@ def test_an_edit_goes_on_under_a_limit_of_the_system(tmp_path):
     saved, max_rows, error = map(float, log.splitlines()[-1].split())
     assert saved > 8 * 2**20 and max_rows < 4 and error < 1e-5
     assert "out of memory: going on with the conditional and the unconditional batch" in log
+
+
+def test_a_resumed_edit_encodes_in_tiles_where_it_did_before(tmp_path):
+    """However much memory is free by then: tiles are another result."""
+    config = EditConfig(steps=4, guidance=6.0, beta=0.0)
+
+    def edited(folder: Path, is_poor: bool, stop: int | None = None) -> np.ndarray:
+        backbone = CogVideoX(pipeline_of("5b"))
+        vae = backbone.vae
+        vae.tile_sample_min_height = vae.tile_sample_min_width = 16
+        vae.tile_latent_min_height = vae.tile_latent_min_width = 16 // backbone.spatial
+        vae.tile_overlap_factor_height = vae.tile_overlap_factor_width = 0.5
+
+        def run_out(*_: object) -> None:
+            if is_poor and not vae.use_tiling:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        def tile() -> str:  # as on a GPU, where offload has come to its end
+            backbone.memory_mode = replace(backbone.memory_mode, vae_tiling=True)
+            return "--vae-tiling"
+
+        def interrupt(at: Progress) -> None:
+            if at.step == stop:
+                raise KeyboardInterrupt
+
+        vae.encoder.register_forward_pre_hook(run_out)
+        backbone.shrink_coding = tile
+        folder.mkdir(exist_ok=True)
+        return Editor(backbone).edit(frames_of(0), PAIR, config, interrupt, Snapshots(folder, every=1)).frames
+
+    whole = edited(tmp_path / "whole", is_poor=True)
+    with pytest.raises(KeyboardInterrupt):
+        edited(tmp_path / "stopped", is_poor=True, stop=3)
+    assert np.array_equal(edited(tmp_path / "stopped", is_poor=False), whole)
+    assert not np.array_equal(edited(tmp_path / "rich", is_poor=False), whole)

@@ -334,3 +334,20 @@ def test_the_mode_of_a_run_is_in_its_record(tiny_model: Path):
     assert load_recorded(record).memory_mode == MemoryMode(max_rows=2)
     del record["memory"]  # as of older runs
     assert load_recorded(record | {"vae_tiling": True}).memory_mode == MemoryMode(vae_tiling=True)
+
+
+def test_a_part_that_does_not_fit_is_on_the_device_whole_or_not_at_all(monkeypatch):
+    """Half of it would be taken for all by the next memory mode."""
+    text, network, vae = nn.Linear(2, 2), nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))
+    parts = placement.Placement({"text_encoder": text, "transformer": network, "vae": vae}, [network], vae)
+    parts.device, moves = torch.device("cuda", 0), []
+
+    def run_out(part: nn.Module, device: torch.device) -> None:
+        moves.append((part, device.type))
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("v2edit.backbones.placement.move", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        parts.bring("transformer")
+    assert moves == [(network, "cuda"), (network, "cpu")] and parts.resident_bytes == 0

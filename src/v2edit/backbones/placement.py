@@ -126,14 +126,22 @@ class Placement:
         if self.offload == "group" and (name in self.networks or is_text):
             return  # their layers come by themselves
         try:
-            move(part, self.device)
+            self._move_whole(part)
         except RuntimeError as error:
             if not is_out_of_memory(error) or not self._resident:
                 raise
             self._send_away()
             release_memory()
-            move(part, self.device)
+            self._move_whole(part)
         self._resident.append(name)
+
+    def _move_whole(self, part: nn.Module) -> None:
+        """Move a part to the device, or none of it."""
+        try:
+            move(part, self.device)
+        except RuntimeError:
+            move(part, torch.device("cpu"))
+            raise
 
     def weights(self, offload: Offload) -> dict[str, int]:
         """Return the most bytes of weights on the device, in an offload mode, while text encoders, transformers and

@@ -5,9 +5,10 @@ from the noisiest (0) to the clean end (N), as in `sampling.Schedule`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,9 @@ class Editor:
         solver, free_solver = choose_solvers(config, self.backbone.solver)
         start = controls.first_step(schedule, config.alpha, config.inc)
         weights = [source.weight for source in sources]
+        begun: Mapping[str, Any] = asdict(self.backbone.memory_mode)
         if loop_state := snapshot.load():
+            begun = loop_state.facts.get("begun", begun)
             if mode := MemoryMode.from_record(loop_state.facts.get("memory")):
                 self.backbone.memory_mode = mode
             state, drawn = EditState.from_snapshot(loop_state, current)
@@ -147,7 +150,7 @@ class Editor:
         def checked_state() -> LoopState:
             check_finite(state.edit, f"the edit's latents at step {state.k} of {schedule.steps}", self.backbone.dtype)
             loop_state, mode = caching.resumable(state, draws.count), self.backbone.memory_mode
-            return replace(loop_state, facts=loop_state.facts | {"memory": asdict(mode)})
+            return replace(loop_state, facts=loop_state.facts | {"memory": asdict(mode), "begun": begun})
 
         for k in snapshot.steps(state.k, schedule.steps, checked_state):
             cache = caching.begin(state, draws.count)
@@ -206,8 +209,11 @@ class EditSession:
         if video is not None:
             assert video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3, video.shape
             self.size = Size(*video.shape[:3])
+            self._recall_mode()
             latents = backbone.encode(resize_clip(video, backbone.nearest_size(self.size, loop), loop), loop=loop)
-        return resize_clip(backbone.decode(self.next_latents(latents), loop), self.size, loop)
+        edited = self.next_latents(latents)
+        self._recall_mode()
+        return resize_clip(backbone.decode(edited, loop), self.size, loop)
 
     def next_latents(self, current: Tensor | None = None) -> Tensor:
         """Edit one more subtask; the same on latents [1, F, C, h, w]."""
@@ -219,9 +225,18 @@ class EditSession:
         text = self.text.for_subtask(self.subtask, self.config.subtasks)
         sources = controls.mix_sources(self.original, self.current, text, self.config.mixture, self.subtask)
         draws = noise_stream(self.config.seed, self.subtask, self.original)
-        snapshot = self.snapshots.loop(f"{LOOP}-{self.subtask}") if self.snapshots else LoopSnapshot()
+        snapshot = self._snapshot(self.subtask)
         self.current = self.editor.subtask(self.current, sources, text, self.config, draws, self._report, snapshot)
         return self.current
+
+    def _snapshot(self, subtask: int) -> LoopSnapshot:
+        return self.snapshots.loop(f"{LOOP}-{subtask}") if self.snapshots else LoopSnapshot()
+
+    def _recall_mode(self) -> None:
+        """Take the memory mode in which an edit that was interrupted began the next subtask, if it did: what it encoded
+        and decoded before that was in tiles, which are another result, or not."""
+        if (state := self._snapshot(self.subtask + 1).load()) and (begun := state.facts.get("begun")):
+            self.editor.backbone.memory_mode = MemoryMode(**begun)
 
     def _report(self, step: int, steps: int) -> None:
         if self.on_progress is not None:

@@ -72,7 +72,7 @@ class ModelOptions(LoadOptions, ModelChoice):
             return backbones.load(checkpoint, self, mode=mode)
         from v2edit.backbones.processes import LeadingBackbone
 
-        return cast("Backbone", LeadingBackbone(self._load_share(checkpoint, mode)))
+        return cast("Backbone", LeadingBackbone(self._load_share(checkpoint)))  # in one mode with the others
 
     def serve(self) -> None:
         """Compute a share of another process's edit, whose model these options load, until that is done. Raises
@@ -81,7 +81,7 @@ class ModelOptions(LoadOptions, ModelChoice):
 
         follow(self._load_share(self.find()))
 
-    def _load_share(self, checkpoint: Checkpoint, mode: MemoryMode | None = None) -> Any:
+    def _load_share(self, checkpoint: Checkpoint) -> Any:
         """Load a model whose networks compute this process's share of each call."""
         from v2edit import backbones
         from v2edit.backbones.processes import join, split
@@ -89,7 +89,7 @@ class ModelOptions(LoadOptions, ModelChoice):
         if "," in self.device:
             raise UserError(f"--device is {self.device!r}, and torchrun has given each process a device: leave it out")
         heads = join()
-        backbone: Any = backbones.load(checkpoint, replace(self, device=self.device.partition(":")[0]), mode=mode)
+        backbone: Any = backbones.load(checkpoint, replace(self, device=self.device.partition(":")[0]))
         split(backbone, heads)
         return backbone
 
