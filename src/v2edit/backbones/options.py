@@ -27,7 +27,7 @@ class LoadOptions:
     """Number format; auto is the one that the model was published in (float32 on the CPU)."""
     offload: Literal[Offload, "auto"] = "auto"
     """Bring whole parts (model) or single layers (group) to the device as needed: less memory, slower; auto is the
-    fastest way that fits into the device's free memory."""
+    fastest way that fits an edit into the device's free memory (of torchrun's processes: none)."""
     vae_tiling: bool = False
     """Encode and decode in tiles: less memory, slower."""
     resolution: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None

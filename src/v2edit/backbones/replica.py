@@ -22,8 +22,6 @@ def replicate(backbone: PipelineBackbone, device: torch.device) -> PipelineBackb
     replica.native_size, replica.own_device = backbone.native_size, device
     replica.set_frame_rate(backbone.frame_rate)
     replica.call.kernel = backbone.call.kernel
-    replica.call.kernel = backbone.call.kernel
-    replica.check_attention()
     return replica
 
 

@@ -48,7 +48,7 @@ class WorkerSetup:
         options = self.model_options
         more |= {"resolution": options.resolution} if options.resolution is not None else {}
         more |= {"weight_files": [file.absolute for file in options.weight_files], "quantize": options.quantize}
-        more["flow_shift"] = options.flow_shift
+        more |= {"flow_shift": options.flow_shift, "attention": options.attention}
         return own | {"lvlm": self.lvlm.model} | more | task.facts
 
     def job(self, task: BatchTask, out: Path | None = None) -> VideoEdit | SceneEdit:
