@@ -134,6 +134,9 @@ class Placement:
             release_memory()
             self._move_whole(part)
         self._resident.append(name)
+        if self.offload == "none" and name in self.networks:  # A second expert comes with the first: no step waits.
+            for other in self.networks:
+                self.bring(other)
 
     def _move_whole(self, part: nn.Module) -> None:
         """Move a part to the device, or none of it."""
