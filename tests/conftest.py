@@ -46,6 +46,20 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Diffusers folders of CogVideoX ("tiny"), Wan 2.1 ("wan") and Wan 2.2 A14B ("a14b") at tiny size, random weights;
+    read them, do not change them."""
+    from support.families import wan_pipeline_of
+    from support.models import pipeline_of
+
+    folder = tmp_path_factory.mktemp("models")
+    made = {"tiny": pipeline_of("5b"), "wan": wan_pipeline_of(), "a14b": wan_pipeline_of(experts=2)}
+    for name, pipeline in made.items():
+        pipeline.save_pretrained(folder / name)
+    return {name: folder / name for name in made}
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder of CogVideoX's classes at a tiny size with random weights; read it, do not change it."""

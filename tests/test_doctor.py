@@ -97,6 +97,15 @@ def test_kernels_are_told_with_what_the_check_showed(check, level, monkeypatch):
     assert ("attention" in found) == (not check.usable)
 
 
+def test_a_fault_at_one_size_of_heads_is_told(monkeypatch):
+    def survey(device: torch.device, dtype: torch.dtype, head_size: int) -> list[KernelCheck]:
+        wrong = KernelCheck("flash", "wrong", "attention off by 0.3")
+        return [wrong if head_size == 64 else KernelCheck("flash", "right")]
+
+    monkeypatch.setattr("v2edit.attention.kernels.survey_kernels", survey)
+    assert findings(doctor._kernels(torch.device("cpu")))["attention flash"].level == "note"
+
+
 def test_a_card_is_described_with_what_it_computes_in(monkeypatch):
     monkeypatch.setattr(doctor, "count_devices", lambda kind: int(kind == "cuda"))
     monkeypatch.setattr(doctor, "available_memory", lambda device: 14 * GIB)

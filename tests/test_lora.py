@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.clips import PAIR, SAME, frames_of
-from support.families import FAMILIES, wan_pipeline_of
-from support.models import pipeline_of
+from support.families import FAMILIES
 from torch import Tensor, nn
 
 from v2edit import backbones, video
@@ -25,16 +24,6 @@ LAYERS = {
     "wan": "blocks.{}.attn2.to_v",
     "wan 2": "blocks.{}.attn1.to_out.0",
 }
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, Path]:
-    """Folders of CogVideoX, Wan 2.1 and Wan 2.2 A14B."""
-    folder = tmp_path_factory.mktemp("models")
-    made = {"tiny": pipeline_of("5b"), "wan": wan_pipeline_of(), "a14b": wan_pipeline_of(experts=2)}
-    for name, pipeline in made.items():
-        pipeline.save_pretrained(folder / name)
-    return {name: folder / name for name in made}
 
 
 def factors(network: nn.Module, layer: str, rank: int = 2, seed: int = 0) -> dict[str, Tensor]:

@@ -9,8 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.clips import SAME
-from support.families import wan_pipeline_of
-from support.models import pipeline_of
 from torch import Tensor, nn
 
 from v2edit import backbones
@@ -20,16 +18,6 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 from v2edit.errors import UserError
 from v2edit.jobs.options import ModelOptions
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, Path]:
-    """Folders of CogVideoX, Wan 2.1 and Wan 2.2 A14B."""
-    folder = tmp_path_factory.mktemp("models")
-    made = {"tiny": pipeline_of("5b"), "wan": wan_pipeline_of(), "a14b": wan_pipeline_of(experts=2)}
-    for name, pipeline in made.items():
-        pipeline.save_pretrained(folder / name)
-    return {name: folder / name for name in made}
 
 
 def load(model: Path, **options: object) -> PipelineBackbone:

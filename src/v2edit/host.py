@@ -184,6 +184,13 @@ def find_device(name: str) -> Any:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Return what a device is called: a card by its maker's name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def count_devices(kind: str) -> int:
     """Return how many devices of a kind torch can use here."""
     import torch

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from v2edit.backbones.families import BUILT_IN, DType
 from v2edit.errors import UserError
 from v2edit.files import read_json
+from v2edit.host import device_name
 
 if TYPE_CHECKING:
     import torch
@@ -26,13 +27,12 @@ def resolve_dtype(checkpoint: Checkpoint, folder: Path, dtype: DType, device: to
     hold whole attention maps."""
     import torch
 
-    lacks_bfloat16 = device.type in ("cuda", "mps") and not has_bfloat16(device)
-    if dtype == "bfloat16" and lacks_bfloat16:
-        raise UserError(f"--dtype is bfloat16, which {_device_name(device)} does not compute in; take float16")
+    if dtype == "bfloat16" and lacks_bfloat16(device):
+        raise UserError(f"--dtype is bfloat16, which {device_name(device)} does not compute in; take float16")
     if dtype == "auto" and (device.type == "cpu" or checkpoint.name == BUILT_IN):
         return torch.float32
     if dtype == "auto":
-        dtype = "float16" if lacks_bfloat16 else published_dtype(checkpoint, folder)
+        dtype = "float16" if lacks_bfloat16(device) else published_dtype(checkpoint, folder)
     return getattr(torch, dtype)
 
 
@@ -63,6 +63,11 @@ def stored_dtype(part: Path) -> str | None:
     return None
 
 
+def lacks_bfloat16(device: torch.device) -> bool:
+    """Whether a device is a GPU that does not compute in bfloat16."""
+    return device.type in ("cuda", "mps") and not has_bfloat16(device)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a GPU computes in bfloat16: NVIDIA's from Ampere on, AMD's, Apple's from macOS 14 on."""
     import torch
@@ -71,9 +76,3 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.backends.mps.is_macos_or_newer(14, 0)
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _device_name(device: torch.device) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

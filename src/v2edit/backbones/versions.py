@@ -54,14 +54,20 @@ def known_faults(torch_version: str, cudnn_version: int | None) -> list[KnownFau
     ]
 
 
+def installed_faults(device: Any) -> list[KnownFault]:
+    """Return the faults of the installed versions on a torch device."""
+    import torch
+
+    if device.type != "cuda" or torch.version.hip:  # a build for ROCm has a MIOpen under cuDNN's name
+        return []
+    return known_faults(torch.__version__, torch.backends.cudnn.version())
+
+
 def check_versions(device: Any) -> None:
     """Log the faults of the installed versions on a torch device. Raises `UserError` for a fatal one."""
     import torch
 
-    if device.type != "cuda" or torch.version.hip:  # a build for ROCm has a MIOpen under that name
-        return
-    cudnn = torch.backends.cudnn.version()
-    for fault in known_faults(torch.__version__, cudnn):
+    for fault in installed_faults(device):
         if fault.fatal:
             raise UserError(fault.text)
-        log.warning("torch %s, cuDNN %s: %s", torch.__version__, cudnn, fault.text)
+        log.warning("torch %s, cuDNN %s: %s", torch.__version__, torch.backends.cudnn.version(), fault.text)

@@ -1,7 +1,7 @@
 """The editor: frames and two prompts to edited frames, subtask by subtask, all branches in lockstep.
 
-Letters: T frames, F latent frames, C channels. Indices of steps run
-from the noisiest (0) to the clean end (N), as in `sampling.Schedule`."""
+Letters: T frames, F latent frames, C channels. Indices of steps run from the noisiest (0) to the clean end (N), as in
+`sampling.Schedule`."""
 
 from __future__ import annotations
 
