@@ -12,7 +12,7 @@ from support.models import pipeline_of
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
-from v2edit.editing.editor import resize_clip
+from v2edit.editing.resize import resize_clip
 
 
 @cache

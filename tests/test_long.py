@@ -20,8 +20,8 @@ from v2edit.attention import Replacement
 from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
-from v2edit.editing.editor import resize_clip
 from v2edit.editing.progression import aligned_text
+from v2edit.editing.resize import resize_clip
 from v2edit.errors import UserError
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Object, Scene

@@ -169,6 +169,10 @@ class Backbone(Protocol):
         """Return the shape [F, C, h, w] of the latents of a clip of a valid size."""
         ...
 
+    def latent_frame_of(self, frames: int, loop: bool = False) -> np.ndarray:
+        """Return the latent frame that holds each of so many frames of a clip of a valid size, int [T]."""
+        ...
+
     def denoise(
         self,
         latents: Tensor,

@@ -111,6 +111,13 @@ class VideoCoding:
         video = (video if as_bytes else to_uint8(video))[0].permute(1, 2, 3, 0).numpy()[lead:][:frames]
         return np.roll(video, CUT, axis=0) if loop else video
 
+    def latent_frame_of(self, frames: int, loop: bool = False) -> np.ndarray:
+        """Return the latent frame that holds each of so many frames, int [T]."""
+        index = np.arange(frames)
+        if loop:
+            return (index - CUT) // self.temporal % (frames // self.temporal)
+        return np.where(index > 0, (index - 1) // self.temporal + self.unit, self.unit - 1)
+
     def loop_lead(self) -> tuple[int, int]:
         """Return the number of frames, and of latent frames, that are coded before a loop and thrown away."""
         frames = self.group * self.lead_groups + 1

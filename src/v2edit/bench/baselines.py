@@ -17,9 +17,10 @@ from v2edit.backbones import Backbone, Size, Text
 from v2edit.bench.methods import Method
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.controls import attention_map_replacement, first_step
-from v2edit.editing.editor import Branch, denoise_with_guidance, resize_clip
+from v2edit.editing.editor import Branch, denoise_with_guidance
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, aligned_text
+from v2edit.editing.resize import resize_clip
 from v2edit.editing.state import noise_stream
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair

@@ -49,7 +49,7 @@ class Autoencoded:
 
     def build(self, backbone: Backbone) -> Method:
         from v2edit.backbones import Size
-        from v2edit.editing.editor import resize_clip
+        from v2edit.editing.resize import resize_clip
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             size = Size(*frames.shape[:3])

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from v2edit.attention import Replacement
@@ -22,17 +21,19 @@ from v2edit.backbones.families import FRAME_RATE
 from v2edit.backbones.finite import check_finite
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
+from v2edit.editing.change import ChangeMap
 from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, pixel_share
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
+from v2edit.editing.resize import frame_index, resize_clip
 from v2edit.editing.skips import StepCaching
 from v2edit.editing.state import LOOP, CountedDraws, EditState, noise_stream
 from v2edit.host import retry_smaller_on_oom
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
 from v2edit.sampling import SOLVERS, Schedule, Solver, add_step_noise, step_mean
-
-RESIZE_BATCH = 8  # frames: in float32 a long clip would be four times its size, several times over
+from v2edit.video.composite import composite
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class EditResult:
-    """The video after each subtask, uint8 [T, H, W, 3] at the source's size; an earlier one is a milder edit."""
+    """The video after each subtask, uint8 [T, H, W, 3] at the source's size; an earlier one is a milder edit. `share`:
+    how much of the edit each pixel has in the end, float32 [T, H, W]; None where that is all of it everywhere."""
 
     subtasks: list[np.ndarray]
+    share: np.ndarray | None = None
 
     @property
     def frames(self) -> np.ndarray:
@@ -79,13 +82,15 @@ class Editor:
         on_progress: Callable[[Progress], None] | None = None,
         snapshots: Snapshots | None = None,
         frame_rate: float = FRAME_RATE,
+        local: LocalEdit = EVERYWHERE,
     ) -> EditResult:
         """Edit uint8 frames [T, H, W, 3] of any length and size, at a `frame_rate` in frames a second, which matters to
-        models that place frames by seconds; the result has the same. With `snapshots`, an edit
-        that was interrupted resumes when it is called again, with the same result. Raises `UserError` for a loop of a
-        model that cannot make one."""
-        edit = self.begin(prompts, config, on_progress, snapshots, frame_rate)
-        return EditResult([edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))])
+        models that place frames by seconds; the result has the same. With `snapshots`, an edit that was interrupted
+        resumes when it is called again, with the same result. `local`: what the edit may not change, and keeps to the
+        last bit. Raises `UserError` for a loop of a model that cannot make one."""
+        edit = self.begin(prompts, config, on_progress, snapshots, frame_rate, local)
+        videos = [edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))]
+        return EditResult(videos, edit.share)
 
     def begin(
         self,
@@ -94,6 +99,7 @@ class Editor:
         on_progress: Callable[[Progress], None] | None = None,
         snapshots: Snapshots | None = None,
         frame_rate: float = FRAME_RATE,
+        local: LocalEdit = EVERYWHERE,
     ) -> EditSession:
         """Begin an edit that is run one subtask at a time; the arguments are those of `edit`."""
         backbone, config = self.backbone, config.for_prompts(prompts)
@@ -103,7 +109,7 @@ class Editor:
         text = retry_smaller_on_oom(encode, backbone.offload_more)
         if self.single_use:
             backbone.free_text_encoders()
-        return EditSession(self, text, config, on_progress, snapshots)
+        return EditSession(self, text, config, on_progress, snapshots, local)
 
     def subtasks(
         self,
@@ -127,8 +133,10 @@ class Editor:
         draws: Iterator[Tensor],
         report: Callable[[int, int], None] = lambda step, steps: None,
         snapshot: LoopSnapshot = LoopSnapshot(),
+        local: LatentBlend | None = None,
     ) -> Tensor:
-        """Edit `current` [1, F, C, h, w] into a video of the edit's prompt, controlled by the sources (Sec. 3.2)."""
+        """Edit `current` [1, F, C, h, w] into a video of the edit's prompt, controlled by the sources (Sec. 3.2), where
+        `local` lets it change, which is narrowed if it says so."""
         schedule = self.backbone.schedule(config.steps, current.shape[1:])
         config = config.resolve(self.backbone.defaults, schedule)
         solver, free_solver = choose_solvers(config, self.backbone.solver)
@@ -155,6 +163,8 @@ class Editor:
         for k in snapshot.steps(state.k, schedule.steps, checked_state):
             cache = caching.begin(state, draws.count)
             controlled = controls.is_controlled(schedule, k, config)
+            if local is not None and not controlled:
+                local.narrow(state.changes)
             guidance, source_guidance = config.guidance_at(schedule, k, self.backbone.classifier_free)
             branches, unconditional, replacement = [Branch(state.edit, text.edit, guidance)], None, None
             if controlled:
@@ -180,8 +190,16 @@ class Editor:
                 state.edit = controls.per_step_noise_control(mean, next_states, means, weights)
             else:
                 state.edit = add_step_noise(step, mean, draws)
+            if local is not None:
+                if local.find and controlled:
+                    change = ChangeMap.of(x0s[0], x0s[-1])
+                    state.changes = change if state.changes is None else state.changes + change
+                level = partial(schedule.add_noise, local.original, state.eps, k + 1)
+                state.edit = local.blend(state.edit, level)
             state.x0s, state.k = list(x0s), k + 1
             report(k - start + 1, schedule.steps - start)
+        if local is not None:
+            local.narrow(state.changes)  # where the controls act to the end, or the loop was at its end before
         check_finite(state.edit, "the edit's latents", self.backbone.dtype)
         return state.edit
 
@@ -189,15 +207,19 @@ class Editor:
 @dataclass
 class EditSession:
     """An edit in progress, one subtask at a time (V2Edit Sec. 3.3), with `subtask` of them behind it; `original` and
-    `current` are latents [1, F, C, h, w] of the original video and of the last result."""
+    `current` are latents [1, F, C, h, w] of the original video and of the last result, `source` is the original video
+    and `blend` the local edit in latents."""
 
     editor: Editor
     text: AlignedText | WrittenText
     config: EditConfig
     on_progress: Callable[[Progress], None] | None = None
     snapshots: Snapshots | None = None
+    local: LocalEdit = EVERYWHERE
     subtask: int = field(default=0, init=False)
-    size: Size = field(init=False)
+    source: np.ndarray = field(init=False)
+    fitted: Size = field(init=False)
+    blend: LatentBlend | None = field(default=None, init=False)
     original: Tensor = field(init=False)
     current: Tensor = field(init=False)
 
@@ -208,12 +230,38 @@ class EditSession:
         backbone, loop, latents = self.editor.backbone, self.config.loop, None
         if video is not None:
             assert video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3, video.shape
-            self.size = Size(*video.shape[:3])
+            if self.subtask == 0:
+                self.source, self.fitted = video, backbone.nearest_size(Size(*video.shape[:3]), loop)
             self._recall_mode()
-            latents = backbone.encode(resize_clip(video, backbone.nearest_size(self.size, loop), loop), loop=loop)
+            latents = backbone.encode(resize_clip(video, self.fitted, loop), loop=loop)
+            if self.subtask == 0:
+                self.blend = self._begin_blend(latents)
         edited = self.next_latents(latents)
         self._recall_mode()
-        return resize_clip(backbone.decode(edited, loop), self.size, loop)
+        result = resize_clip(backbone.decode(edited, loop), Size(*self.source.shape[:3]), loop)
+        return result if (share := self.share) is None else composite(self.source, result, share)
+
+    @property
+    def share(self) -> np.ndarray | None:
+        """How much of the edit each pixel has so far, float32 [T, H, W] of the video's size; None for all of it
+        everywhere."""
+        given, blend = self.local.share, self.blend
+        if blend is None or not blend.find or blend.mask is None:
+            return given
+        found = pixel_share(blend.mask, *self._frame_indices(), self.source.shape[:3])
+        return found if given is None else np.minimum(given, found)
+
+    def _begin_blend(self, original: Tensor) -> LatentBlend | None:
+        """Return the local edit in latents, which begins with those of the original [1, F, C, h, w]."""
+        share, find = self.local.share, self.local.find
+        if share is None:
+            return LatentBlend(original, find=True) if find else None
+        return LatentBlend(original, latent_mask(share, *self._frame_indices(), original.shape[1:]).to(original), find)
+
+    def _frame_indices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the video's frame that each frame for the model is, and the latent frame that holds it, int [T']."""
+        frames, loop = self.fitted.frames, self.config.loop
+        return frame_index(len(self.source), frames, loop), self.editor.backbone.latent_frame_of(frames, loop)
 
     def next_latents(self, current: Tensor | None = None) -> Tensor:
         """Edit one more subtask; the same on latents [1, F, C, h, w]."""
@@ -226,7 +274,9 @@ class EditSession:
         sources = controls.mix_sources(self.original, self.current, text, self.config.mixture, self.subtask)
         draws = noise_stream(self.config.seed, self.subtask, self.original)
         snapshot = self._snapshot(self.subtask)
-        self.current = self.editor.subtask(self.current, sources, text, self.config, draws, self._report, snapshot)
+        self.current = self.editor.subtask(
+            self.current, sources, text, self.config, draws, self._report, snapshot, self.blend
+        )
         return self.current
 
     def _snapshot(self, subtask: int) -> LoopSnapshot:
@@ -289,22 +339,3 @@ def denoise_with_guidance(
 def guide(uncond: Tensor, cond: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance on x0, which is linear in the network's output: the same as guidance on that."""
     return uncond + guidance * (cond - uncond)
-
-
-def resize_clip(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:
-    """Resize uint8 frames [T, H, W, 3]: repeat the last frame or cut frames, resample pixels (bicubic). In a loop
-    frames are repeated all over it, evenly, and the repeated ones cut again: a pause would be visible."""
-    count, height, width = frames.shape[:3]
-    if count != size.frames:
-        index = np.arange(size.frames)
-        if loop:  # Ups round down and downs up: what was repeated is cut to the very frames it came from.
-            index = index * count // size.frames if count < size.frames else -(-index * count // size.frames)
-        frames = frames[np.minimum(index, count - 1)]
-    if (height, width) == (size.height, size.width):
-        return np.ascontiguousarray(frames)
-    resized = np.empty((size.frames, size.height, size.width, 3), np.uint8)
-    for k in range(0, size.frames, RESIZE_BATCH):
-        video = torch.from_numpy(frames[k : k + RESIZE_BATCH]).permute(0, 3, 1, 2).float()
-        video = F.interpolate(video, (size.height, size.width), mode="bicubic", antialias=True)
-        resized[k : k + RESIZE_BATCH] = video.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return resized

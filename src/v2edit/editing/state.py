@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from v2edit.editing.change import ChangeMap
 from v2edit.runs.snapshots import LoopState
 
 LOOP = "edit"  # first word of a loop's name, before the number of the subtask
@@ -45,22 +46,30 @@ class CountedDraws:
 @dataclass
 class EditState:
     """The loop before step `k`: the edit's v_k, the noise in the sources' v_k, and each branch's x0 of the step before,
-    sources first (all [1, F, C, h, w]; no x0 before the first step). The sources' v_k follow from `eps`."""
+    sources first (all [1, F, C, h, w]; no x0 before the first step). The sources' v_k follow from `eps`. `changes`:
+    where the edit happens, by the controlled steps so far."""
 
     k: int
     edit: Tensor
     eps: Tensor
     x0s: list[Tensor | None]
+    changes: ChangeMap | None = None
 
     def to_snapshot(self, draws: int) -> LoopState:
         """Return the state and the number of `draws` so far in the form that snapshots hold."""
-        x0s = {f"x0.{branch}": x0 for branch, x0 in enumerate(self.x0s) if x0 is not None}
-        facts = {"k": self.k, "drawn": draws, "branches": len(self.x0s)}
-        return LoopState({"edit": self.edit, "eps": self.eps} | x0s, facts)
+        tensors = {"edit": self.edit, "eps": self.eps}
+        tensors |= {f"x0.{branch}": x0 for branch, x0 in enumerate(self.x0s) if x0 is not None}
+        facts: dict[str, int] = {"k": self.k, "drawn": draws, "branches": len(self.x0s)}
+        if self.changes is not None:
+            tensors["difference"] = self.changes.difference
+            facts["compared"] = self.changes.steps
+        return LoopState(tensors, facts)
 
     @classmethod
     def from_snapshot(cls, snapshot: LoopState, like: Tensor) -> tuple[EditState, int]:
         """Read what `to_snapshot` wrote, on the device of `like`: the state and the number of draws."""
         tensors = {name: tensor.to(like) for name, tensor in snapshot.tensors.items()}
         x0s = [tensors.get(f"x0.{branch}") for branch in range(snapshot.facts["branches"])]
-        return cls(snapshot.facts["k"], tensors["edit"], tensors["eps"], x0s), snapshot.facts["drawn"]
+        compared = snapshot.facts.get("compared")
+        changes = None if compared is None else ChangeMap(tensors["difference"], compared)
+        return cls(snapshot.facts["k"], tensors["edit"], tensors["eps"], x0s, changes), snapshot.facts["drawn"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from v2edit.backbones import Backbone, Size
 from v2edit.editing import EditConfig, Editor, Progress
-from v2edit.editing.editor import resize_clip
+from v2edit.editing.resize import resize_clip
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.camera_paths import CameraPath

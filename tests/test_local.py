@@ -1,0 +1,133 @@
+"""Local edits: what the mask keeps is the source's, in latents and to the last bit of the frames."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.clips import PAIR, SAME, frames_of
+from support.families import FAMILIES
+from support.models import pipeline_of
+
+from v2edit.backbones import Size
+from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.editing import EditConfig, Editor
+from v2edit.editing.editor import EditResult
+from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, pixel_share
+from v2edit.runs.snapshots import Snapshots
+
+HARD = EditConfig(steps=6, subtasks=2, solver="dpm-sde", ending="same")  # noise of its own at every step
+T, H, W = 9, 32, 32
+
+
+@pytest.fixture(scope="module")
+def backbone() -> CogVideoX:
+    return CogVideoX(pipeline_of("5b"))
+
+
+def edit(backbone: CogVideoX, config: EditConfig, local: LocalEdit = EVERYWHERE, frames=None) -> EditResult:
+    return Editor(backbone).edit(frames_of(0) if frames is None else frames, PAIR, config, local=local)
+
+
+def box(t: slice, y: slice, x: slice, size: tuple[int, int, int] = (T, H, W)) -> np.ndarray:
+    share = np.zeros(size, np.float32)
+    share[t, y, x] = 1
+    return share
+
+
+@pytest.mark.parametrize("config", [HARD, EditConfig(steps=6, beta=0.0)], ids=["two subtasks", "controls to the end"])
+def test_a_mask_of_ones_changes_no_bit_and_one_of_zeros_gives_the_source(backbone, config):
+    plain = edit(backbone, config)
+    everywhere = edit(backbone, config, LocalEdit(np.ones((T, H, W), np.float32)))
+    for a, b in zip(plain.subtasks, everywhere.subtasks, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(plain.frames, frames_of(0))
+    np.testing.assert_array_equal(
+        edit(backbone, config, LocalEdit(np.zeros((T, H, W), np.float32))).frames, frames_of(0)
+    )
+
+
+def test_latents_outside_the_mask_are_the_originals_to_the_last_bit(backbone):
+    x0 = backbone.encode(frames_of(0))
+    session = Editor(backbone).begin(PAIR, HARD)
+    mask = torch.zeros_like(x0[:, :, :1])
+    mask[:, 1:, :, 1:3, :2] = 1
+    session.blend = LatentBlend(x0, mask)
+    for latents in (session.next_latents(x0), session.next_latents()):
+        assert torch.equal(latents[(mask == 0).expand_as(x0)], x0[(mask == 0).expand_as(x0)])
+        assert not torch.equal(latents, x0)
+
+
+@pytest.mark.parametrize(("size", "loop"), [((T, H, W), False), ((11, 27, 41), False), ((13, 32, 32), True)])
+def test_frames_outside_the_mask_are_the_sources_whatever_the_size(backbone, size, loop):
+    """Also where the model sees more frames than there are, other ones, or a loop."""
+    share = box(slice(3, 8), slice(5, 20), slice(0, 9), size)
+    frames = frames_of(1, *size)
+    result = edit(backbone, replace(HARD, loop=loop), LocalEdit(share), frames)
+    for video in result.subtasks:
+        np.testing.assert_array_equal(video[share == 0], frames[share == 0])
+        assert not np.array_equal(video[share == 1], frames[share == 1])
+
+
+def test_half_a_share_is_halfway_between_source_and_edit(backbone):
+    share = np.full((T, H, W), 0.5, np.float32)
+    latents = LatentBlend(torch.zeros(1, 3, 4, 2, 2), torch.full((1, 3, 1, 2, 2), 0.25))
+    assert torch.equal(
+        latents.blend(torch.ones(1, 3, 4, 2, 2), lambda: latents.original), torch.full((1, 3, 4, 2, 2), 0.25)
+    )
+    result = edit(backbone, EditConfig(steps=2), LocalEdit(share)).frames
+    assert not np.array_equal(result, frames_of(0))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_frame_lies_in_the_latent_frame_that_is_the_first_to_change_with_it(name, loop):
+    """The encoders are causal: a frame moves its own latent frame, and none before it but through norms of groups."""
+    backbone = FAMILIES[name]()
+    if loop and backbone.loop_obstacle:
+        pytest.skip("no loops")
+    size = backbone.nearest_size(Size(backbone.group + 1, 32, 32), loop)
+    frames = frames_of(0, size.frames, size.height, size.width)
+    index = backbone.latent_frame_of(size.frames, loop)
+    latents = backbone.encode(frames, loop=loop)
+    assert latents.shape[1] == index.max() + 1
+    for k in {0, 1, backbone.temporal, size.frames - 1}:
+        changed = frames.copy()
+        changed[k] = 255 - changed[k]
+        change = (backbone.encode(changed, loop=loop) - latents).flatten(2).norm(dim=2)[0]
+        before = change[: index[k] + 1]
+        assert change[index[k]] > 0 and (loop or backbone.coded_whole or before[-1] == before.max())
+
+
+def test_masks_of_latents_and_of_pixels_are_each_others_inverse_where_cells_are_whole(backbone):
+    frames, latent_frames = np.arange(T), backbone.latent_frame_of(T)
+    share = box(slice(5, 9), slice(8, 24), slice(0, 8))
+    mask = latent_mask(share, frames, latent_frames, (3, 16, 4, 4))
+    assert mask[0, :, 0].sum((1, 2)).tolist() == [0, 0, 2]
+    back = pixel_share(mask, frames, latent_frames, (T, H, W))
+    assert back[:5].max() == 0 and back[5:, 12:20, :4].min() == 1
+    assert ((back > 0.5) != (share > 0.5)).mean() < 0.01  # the corners are round
+
+
+def test_an_edit_that_finds_its_mask_resumes_with_the_same_bits(backbone, tmp_path):
+    config = replace(HARD, steps=8)
+    whole = edit(backbone, config, LocalEdit(find=True))
+    assert whole.share is not None and 0 < whole.share.mean() < 1
+    for stop in (2, 5, 9):
+        snapshots, left = Snapshots(tmp_path / str(stop), every=1), iter(range(stop))
+
+        def interrupt(progress, left=left):
+            if next(left, None) is None:
+                raise InterruptedError
+
+        snapshots.folder.mkdir()
+        with pytest.raises(InterruptedError):
+            Editor(backbone).edit(frames_of(0), PAIR, config, interrupt, snapshots, local=LocalEdit(find=True))
+        again = Editor(backbone).edit(frames_of(0), PAIR, config, snapshots=snapshots, local=LocalEdit(find=True))
+        np.testing.assert_array_equal(again.frames, whole.frames)
+        np.testing.assert_array_equal(again.share, whole.share)
+
+
+def test_an_edit_that_changes_nothing_finds_nothing_to_change(backbone):
+    result = Editor(backbone).edit(frames_of(0), SAME, EditConfig(steps=4), local=LocalEdit(find=True))
+    np.testing.assert_array_equal(result.frames, frames_of(0))
