@@ -150,7 +150,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError("the model fell over")
 
     with pytest.raises(RuntimeError, match="fell over"):
-        writing.encode_mp4(failing(), (6, 48, 64), tmp_path / "out.mp4", Fraction(10), None, None)
+        writing.encode(failing(), (6, 48, 64), tmp_path / "out.mp4", Fraction(10), None, None)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     assert (tmp_path / "out.mp4").read_bytes() == old
 

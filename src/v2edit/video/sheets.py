@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.video.writing import atomic_output, check_frames, encode_mp4
+from v2edit.video.writing import atomic_output, check_frames, encode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +53,7 @@ def write_compare(
                 frame[head:, left : left + width] = np.asarray(_resize(picture, width, height))
             yield frame
 
-    return encode_mp4(frames(), (len(source), *base.shape[:2]), Path(path), Fraction(fps), audio_from, times)
+    return encode(frames(), (len(source), *base.shape[:2]), Path(path), Fraction(fps), audio_from, times)
 
 
 def contact_sheet(rows: Mapping[str, np.ndarray], path: Path | str, columns: int = 5) -> Path:

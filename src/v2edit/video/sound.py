@@ -1,4 +1,4 @@
-"""The sound of one file on its way into another: copied packet by packet where MP4 takes it, else encoded to AAC."""
+"""The sound of one file on its way into another: copied packet by packet where its kind takes it, else encoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from v2edit.video.decoding import (
     MAX_SOUND_STREAMS,
@@ -17,6 +17,7 @@ from v2edit.video.decoding import (
     find_sound_streams,
     find_video_stream,
 )
+from v2edit.video.formats import SoundFormat
 from v2edit.video.timing import resolve_times
 
 if TYPE_CHECKING:
@@ -25,19 +26,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Sound that players find in an MP4 file; anything else (Vorbis, PCM, WMA ...) becomes AAC.
-MP4_SOUND = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}
-AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 TIMED_FRAMES = 32  # whose timestamps tell which rule theirs follow
 MAX_JITTER = Fraction(1, 10)  # seconds by which a container's times may be off
 MAX_STEP_BACK = Fraction(1, 200)  # seconds, of times that waver
 HOUR = 3600  # seconds; no sound begins or ends so far from its pictures
 
 
-def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fraction) -> deque[Packet]:
-    """Return all sound of a file, open for demuxing, as packets of new streams of the MP4 file `out`, in order. Time 0
-    is its first frame that can be decoded, and `duration` the seconds that the pictures of `out` last. Sound that
-    cannot be transferred is left out, which is logged: pictures are never lost for their sound."""
+def transfer_sound(
+    source: InputContainer, out: OutputContainer, count: int, fps: Fraction, kind: SoundFormat
+) -> deque[Packet]:
+    """Return all sound of a file, open for demuxing, as packets of new streams of the file `out`, in order. Time 0 is
+    its first frame that can be decoded; `out` has `count` pictures at `fps`, on average. Sound that cannot be
+    transferred is left out, which is logged: pictures are never lost for their sound."""
+    duration = count / fps
     streams = find_sound_streams(source)
     if len(streams) > MAX_SOUND_STREAMS:
         log.warning("of %d streams of sound the first %d are taken over", len(streams), MAX_SOUND_STREAMS)
@@ -65,8 +66,10 @@ def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fract
     first = _find_first_time(packets, pictures) if pictures else None
     deque(packets, maxlen=0)
     first = min(starts, default=Fraction(0)) if first is None else first
-    # All sound, to the last packet, where all pictures are written; else as much as there are pictures for.
-    is_cut = not starts or duration < (max(ends) - max(first, min(starts))) * Fraction(len(starts) - 1, len(starts))
+    # All sound, to the last packet, where all pictures are written, at their rate or another; else as much as there are
+    # pictures for.
+    length = max(ends) - max(first, min(starts)) if starts else Fraction(0)
+    is_cut = not starts or (duration < length * Fraction(len(starts) - 1, len(starts)) and duration + 1 / fps < length)
     result: list[Packet] = []
     for stream in streams:
         selected = []
@@ -77,7 +80,7 @@ def transfer_sound(source: InputContainer, out: OutputContainer, duration: Fract
                 selected.append(packet)
         selected = _drop_repeated(selected)
         if selected:
-            result += _copy_packets(selected, stream, out) or _encode_aac(selected, stream, out)
+            result += _copy_packets(selected, stream, out, kind) or _encode(selected, stream, out, kind)
     return deque(sorted(result, key=decode_time))
 
 
@@ -108,16 +111,16 @@ def decode_time(packet: Packet) -> Fraction:
     return (packet.dts or 0) * packet.time_base
 
 
-def _copy_packets(sound: list[Packet], stream: AudioStream, out: OutputContainer) -> list[Packet]:
-    """Return the packets as those of a new stream of `out`; none where an MP4 file does not take them as they are."""
+def _copy_packets(sound: list[Packet], stream: AudioStream, out: OutputContainer, kind: SoundFormat) -> list[Packet]:
+    """Return the packets as those of a new stream of `out`; none where such a file does not take them as they are."""
     import av
     from av.error import FFmpegError
 
-    if stream.codec_context.codec.canonical_name not in MP4_SOUND:
+    if stream.codec_context.codec.canonical_name not in kind.copied:
         return []
     _restore_sample_times(sound, stream)
     try:
-        with av.open(io.BytesIO(), "w", format="mp4") as trial:
+        with av.open(io.BytesIO(), "w", format=out.format.name) as trial:
             copy = trial.add_stream_from_template(stream)
             for packet in sound:
                 packet.stream = copy
@@ -145,17 +148,20 @@ def _restore_sample_times(sound: list[Packet], stream: AudioStream) -> None:
         expected = at + length
 
 
-def _encode_aac(sound: list[Packet], stream: AudioStream, out: OutputContainer) -> list[Packet]:
-    """Return the sound as AAC, mono or stereo, in a new stream of `out`; none where nothing can be decoded."""
+def _encode(sound: list[Packet], stream: AudioStream, out: OutputContainer, kind: SoundFormat) -> list[Packet]:
+    """Return the sound encoded, mono or stereo, in a new stream of `out`; none where nothing can be decoded."""
     name, layout = stream.codec_context.codec.canonical_name, "mono" if stream.channels == 1 else "stereo"
-    pieces = _resample(sound, stream, layout, stream.rate if stream.rate in AAC_RATES else 48000)
+    rate = stream.rate if not kind.rates or stream.rate in kind.rates else 48000
+    pieces = _resample(sound, stream, layout, rate)
     if (piece := next(pieces, None)) is None:
         log.warning("the %s sound cannot be decoded and is left out", name)
         return []
-    log.warning("%s sound cannot live in an MP4 file as it is, so it is encoded to AAC", name)
-    copy = out.add_stream("aac", rate=piece.sample_rate)
+    log.warning("%s sound cannot live in %s as it is, so it is encoded to %s", name, kind.place, kind.name)
+    copy: Any = out.add_stream(kind.encoder, rate=piece.sample_rate)
     _copy_language(copy, stream)
-    copy.layout, copy.bit_rate = layout, 192_000
+    copy.layout = layout
+    if kind.bit_rate:
+        copy.bit_rate = kind.bit_rate
     return [packet for frame in [piece, *pieces, None] for packet in copy.encode(frame)]
 
 

@@ -1,4 +1,4 @@
-"""Write frames to MP4 files that any player plays, with the sound of the source, or to PNG files."""
+"""Write frames to video files that any player plays, with the sound of the source, or to PNG files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,14 +20,16 @@ from v2edit.files import atomic_path
 from v2edit.video.clip import Video, frame_times
 from v2edit.video.colour import BT709, LIMITED
 from v2edit.video.decoding import open_container
+from v2edit.video.formats import PALETTE, Format, find_format
 from v2edit.video.reading import SIZE_TAG
 from v2edit.video.sound import decode_time, transfer_sound
 
 if TYPE_CHECKING:
-    from av import Packet
+    from av import Packet, VideoFrame, VideoStream
+    from av.container import OutputContainer
     from av.filter import Graph
 
-ENCODER_THREADS = 4  # x264's output depends on how many there are, so not on how many cores the machine has
+ENCODER_THREADS = 4  # encoders' output may depend on how many there are, so not on how many cores the machine has
 # Ticks a second for variable frame rates: a frame of any usual rate lasts a whole number of them.
 VARIABLE_RATE_CLOCK = 90_000
 
@@ -38,21 +40,25 @@ def write(
     fps: Fraction | int | None = None,
     audio_from: Path | str | None = None,
     times: np.ndarray | None = None,
-    crf: int = 17,
+    crf: int | None = None,
 ) -> Path:
-    """Write an MP4 file: H.264, 4:2:0, BT.709, index in front; the same input gives the same bytes.
+    """Write a video file of the kind that its name says; the same input gives the same bytes.
 
-    4:2:0 needs even sides: an odd one is padded by its last row or column, and the file's metadata say so, by which
-    `read` crops it again. The file appears whole or not at all.
+    `.mp4`: H.264, 4:2:0, BT.709, index in front. `.webm`: VP9, the same colours. `.mov`: ProRes 422 HQ, 10 bits.
+    `.gif`: one palette for all frames, times to 1/100 s. `.webp`: animated. GIF and WebP have no sound. An odd
+    side in an MP4 file, and an odd width in a MOV file, is padded by its last row or column, and the file's metadata
+    say so, by which `read` crops it again. The file appears whole or not at all.
 
     Args:
         video: Frames uint8 [T, H, W, 3], with `fps`, frames a second; or a Video, which has `fps`, `times` and sound.
-        path: The file, whose name ends in .mp4.
+        path: The file, whose name ends in one of these.
         audio_from: The file whose sound is copied. Its packets are copied untouched and stay in step with the
-            pictures; what players do not find in an MP4 file (Vorbis, PCM ...) is encoded to AAC, which is logged.
-            Where the frames end before the source's pictures do, the sound ends with them.
+            pictures; what players do not find in such a file (Vorbis, PCM ... in MP4) is encoded to AAC (Opus in WebM,
+            PCM in MOV), which is logged. Where the frames end before the source's pictures do, the sound ends with
+            them.
         times: Seconds [T] at which frames appear, for a variable rate; the file lasts T / fps in any case.
-        crf: x264's quality; 17 can hardly be told from the original, and 6 more halves the file.
+        crf: Quality of MP4 (default: 17, which can hardly be told from the original; 6 more halves the file) and of
+            WebM (default: 15).
 
     Raises `UserError` where the file cannot be written, or the input is none of this."""
     if isinstance(video, Video):
@@ -62,7 +68,12 @@ def write(
         frames = check_frames(video)
     if fps is None:
         raise UserError("frames without a frame rate: give fps")
-    return encode_mp4(frames, frames.shape[:3], Path(path), Fraction(fps), audio_from, times, crf)
+    return encode(frames, frames.shape[:3], Path(path), Fraction(fps), audio_from, times, crf)
+
+
+def check_format(video: Video, path: Path | str) -> None:
+    """Raise `UserError` where a file of the kind that a path names cannot show a video's frames at their times."""
+    _compute_ticks(len(video.frames), video.fps, video.times, find_format(Path(path)))
 
 
 def write_still(frame: np.ndarray, path: Path | str) -> Path:
@@ -104,44 +115,36 @@ def check_frames(frames: np.ndarray) -> np.ndarray:
     return frames
 
 
-def encode_mp4(
+def encode(
     frames: Iterable[np.ndarray],
     shape: tuple[int, int, int],
     path: Path,
     fps: Fraction,
     audio_from: Path | str | None,
     times: np.ndarray | None,
-    crf: int = 17,
+    crf: int | None = None,
 ) -> Path:
-    """Write an MP4 file as `write` does, of frames uint8 [H, W, 3] from an iterator; `shape` is (T, H, W)."""
+    """Write a video file as `write` does, of frames uint8 [H, W, 3] from an iterator; `shape` is (T, H, W)."""
     import av
 
-    if path.suffix.lower() != ".mp4":
-        raise UserError(f"cannot write {path}: the name must end in .mp4")
-    count, height, width = shape
-    ticks, clock = _compute_ticks(count, fps, times)
-    even = height + height % 2, width + width % 2
-    to_yuv = _yuv_converter(*even, clock)
+    kind, (count, height, width) = find_format(path, crf), shape
+    ticks, clock = _compute_ticks(count, fps, times, kind)
+    more = -height % kind.sides[0], -width % kind.sides[1]
+    size = height + more[0], width + more[1]
+    converter = _open_converter(*size, clock, kind)
     if audio_from and not Path(audio_from).is_file():
         raise UserError(f"no such file to take the sound from: {Path(audio_from)}")
     with ExitStack() as stack:
-        source = stack.enter_context(open_container(Path(audio_from))) if audio_from else None
+        source = stack.enter_context(open_container(Path(audio_from))) if audio_from and kind.sound else None
         part = stack.enter_context(atomic_output(path))
-        options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
-        out = stack.enter_context(av.open(str(part), "w", format="mp4", options=options))
-        if height % 2 or width % 2:
+        options = {**kind.muxing, "fflags": "+bitexact"}
+        if kind.container == "gif":
+            options["final_delay"] = str(ticks[-1] - ticks[-2])
+        out = stack.enter_context(av.open(str(part), "w", format=kind.container, options=options))
+        if any(more):
             out.metadata[SIZE_TAG] = f"{width}x{height}"
-        # Without B-frames each packet's time is its frame's, to the last one's end, at any frame rate.
-        # And without mbtree: where a side is no multiple of 16 it goes by memory that nobody has written, and two
-        # encodings of the same frames differ now and then (of 62x80 most, of 190x160 one in 400; without it, none).
-        settings = {"crf": str(crf), "bf": "0", "mbtree": "0"}
-        stream = out.add_stream("libx264", rate=fps, options=settings)
-        (stream.height, stream.width), stream.pix_fmt = even, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = clock
-        stream.thread_count = ENCODER_THREADS
-        stream.color_range, stream.colorspace = LIMITED, BT709
-        stream.color_trc = stream.color_primaries = BT709
-        sound = transfer_sound(source, out, count / fps) if source else deque()
+        stream = _add_stream(out, kind, size, fps, clock, crf)
+        sound = transfer_sound(source, out, count, fps, kind.sound) if source and kind.sound else deque()
 
         def mux(pictures: list[Packet], until: Fraction | float) -> None:
             """Write pictures, and before them the sound up to a time in seconds."""
@@ -153,55 +156,105 @@ def encode_mp4(
                 out.mux(packet)
 
         for k, frame in enumerate(frames):
-            padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            padded = np.pad(frame, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge")
             picture = av.VideoFrame.from_ndarray(padded, "rgb24")
             picture.pts, picture.time_base = ticks[k], clock
-            to_yuv.push(picture)
-            mux(stream.encode(to_yuv.vpull()), ticks[k] * clock)
+            for converted in _convert(converter, picture):
+                mux(stream.encode(converted), ticks[k] * clock)
+        for converted in _convert(converter, None):
+            mux(stream.encode(converted), math.inf)
         mux(stream.encode(None), math.inf)
     return path
 
 
-def _yuv_converter(height: int, width: int, clock: Fraction) -> Graph:
-    """Return a filter graph from RGB to YUV 4:2:0, with colour samples where H.264 has them: on the left one of the two
-    columns that share them (swscale alone puts them between, half a pixel off)."""
+def _add_stream(
+    out: OutputContainer, kind: Format, size: tuple[int, int], fps: Fraction, clock: Fraction, crf: int | None
+) -> VideoStream:
+    """Add the stream of pictures of `size` (height, width) to a file."""
+    quality = {} if kind.crf is None else {"crf": str(kind.crf if crf is None else crf)}
+    stream: Any = out.add_stream(kind.codec, rate=fps, options=quality | {**kind.settings})
+    (stream.height, stream.width), stream.pix_fmt = size, kind.pixels
+    stream.time_base = stream.codec_context.time_base = clock
+    stream.thread_count = ENCODER_THREADS
+    if kind.is_yuv:
+        stream.color_range, stream.colorspace = LIMITED, BT709
+        stream.color_trc = stream.color_primaries = BT709
+    return stream
+
+
+def _open_converter(height: int, width: int, clock: Fraction, kind: Format) -> Graph:
+    """Return a filter graph from RGB to a file's pixels. To YUV, with colour samples where H.264 has them: on the left
+    one of the two columns that share them (swscale alone puts them between, half a pixel off). To a palette: that of
+    all frames, once the last one is in."""
     from av.filter import Graph
     from av.video.format import VideoFormat
 
     graph = Graph()
     graph.threads = 1
-    graph.link_nodes(
-        graph.add_buffer(width=width, height=height, format=VideoFormat("rgb24"), time_base=clock),
-        graph.add(
+    buffer = graph.add_buffer(width=width, height=height, format=VideoFormat("rgb24"), time_base=clock)
+    last = graph.add("format", f"pix_fmts={kind.pixels}")
+    if kind.pixels == "pal8":
+        four_bytes, split = graph.add("format", "pix_fmts=bgra"), graph.add("split")
+        palette, use = graph.add("palettegen"), graph.add("paletteuse", PALETTE)
+        buffer.link_to(four_bytes)
+        four_bytes.link_to(split)
+        split.link_to(palette)
+        split.link_to(use, 1)
+        palette.link_to(use, 0, 1)
+        use.link_to(last)
+    elif kind.is_yuv:
+        scale = graph.add(
             "scale",
             "flags=bicubic+full_chroma_inp+accurate_rnd+bitexact:in_range=full:out_range=limited:"
-            "out_color_matrix=bt709:out_h_chr_pos=0:out_v_chr_pos=128",
-        ),
-        graph.add("format", "pix_fmts=yuv420p"),
-        graph.add("buffersink"),
-    )
+            f"out_color_matrix=bt709:out_h_chr_pos=0:out_v_chr_pos={128 if '420' in kind.pixels else 0}",
+        )
+        buffer.link_to(scale)
+        scale.link_to(last)
+    else:
+        buffer.link_to(last)
+    last.link_to(graph.add("buffersink"))
     graph.configure()
     return graph
 
 
-def _compute_ticks(count: int, fps: Fraction, times: np.ndarray | None) -> tuple[list[int], Fraction]:
+def _convert(converter: Graph, picture: VideoFrame | None) -> Iterator[VideoFrame]:
+    """Yield the converted pictures that are ready once `picture` is in; None ends them."""
+    converter.push(picture)
+    while True:
+        try:
+            yield converter.vpull()
+        except (BlockingIOError, EOFError):
+            return
+
+
+def _compute_ticks(count: int, fps: Fraction, times: np.ndarray | None, kind: Format) -> tuple[list[int], Fraction]:
     """Return the ticks [T + 1] at which frames appear and the last one ends, and the seconds of a tick."""
     if not 0 < fps <= 1000 or max(fps.numerator, fps.denominator) >= 2**31:
         raise UserError(f"the frame rate is {fps}; it must be above 0 and at most 1000 a second")
-    if times is None or (len(times) == count and np.allclose(times, frame_times(count, fps), rtol=0, atol=1e-6)):
-        return list(range(count + 1)), 1 / fps
+    even = frame_times(count, fps)
+    if times is None or (len(times) == count and np.allclose(times, even, rtol=0, atol=1e-6)):
+        if kind.clock is None:
+            return list(range(count + 1)), 1 / fps
+        times = even
     if len(times) != count:
         raise UserError(f"{count} frames, but {len(times)} times")
-    # A tick that the duration is a whole number of, so that the average rate comes back exactly.
-    clock = math.lcm(VARIABLE_RATE_CLOCK, (count / fps).denominator)
     longest = max(*np.diff(times), float(count / fps) - float(times[-1] - times[0]), 1)
+    # A tick that the duration is a whole number of, so that the average rate comes back exactly.
+    clock = kind.clock or math.lcm(VARIABLE_RATE_CLOCK, (count / fps).denominator)
     clock = clock if clock * longest < 2**31 else VARIABLE_RATE_CLOCK  # a frame's length in an MP4 file has 32 bits
     ticks = [round(float(t - times[0]) * clock) for t in times]
     if any(b <= a for a, b in pairwise(times)):
         raise UserError("the times of frames must rise")
+    least = float(np.diff(times).min(initial=float(1 / fps)))
+    if kind.shortest > 1 and least * clock < kind.shortest - 1e-6:
+        most = clock // kind.shortest
+        raise UserError(
+            f"a {kind.container.upper()} file shows {most} frames a second at most, and here are {1 / least:.4g}: "
+            f"choose fewer (--fps {most // 2})"
+        )
     for k in range(1, count):  # two may be nearer than a tick
-        ticks[k] = max(ticks[k], ticks[k - 1] + 1)
-    return [*ticks, max(round(count / fps * clock), ticks[-1] + 1)], Fraction(1, clock)
+        ticks[k] = max(ticks[k], ticks[k - 1] + kind.shortest)
+    return [*ticks, max(round(count / fps * clock), ticks[-1] + kind.shortest)], Fraction(1, clock)
 
 
 @contextmanager
