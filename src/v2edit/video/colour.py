@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -31,20 +32,24 @@ def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple
 
 
 def frame_to_rgb(
-    frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter, tone_map: ToneMap | None = None
+    frame: VideoFrame,
+    size: tuple[int, int],
+    reformatter: VideoReformatter,
+    tone_map: ToneMap | None = None,
+    flatten: Callable[[np.ndarray, np.ndarray | None], np.ndarray] = composite_on_black,
 ) -> np.ndarray:
     """Convert a decoded frame to RGB, uint8 [H, W, 3], by its own matrix and range, and where it is HDR by the tone
-    map, which goes with the whole video."""
+    map, which goes with the whole video; `flatten` lays transparency over black."""
     kind, colours = frame.format, _source_colours(frame)
     transparent = kind.name == "pal8" or any(c.is_alpha for c in kind.components)
     if tone_map is not None and frame.color_trc == tone_map.transfer:
         pixels = _reformat(frame, size, reformatter, "rgba64le" if transparent else "rgb48le", colours)
         rgb = tone_map(pixels[..., :3], frame.color_primaries != BT709)
-        return composite_on_black(rgb, (pixels[..., 3] >> 8).astype(np.uint8)) if transparent else rgb
+        return flatten(rgb, (pixels[..., 3] >> 8).astype(np.uint8)) if transparent else rgb
     rgb = _reformat(frame, size, reformatter, "rgba" if transparent else "rgb24", colours)
     if len(kind.components) == 1 and frame.color_range == LIMITED:  # swscale takes grey for full range
         rgb = FULL_FROM_LIMITED[rgb.astype(np.uint8)]
-    return composite_on_black(rgb[..., :3], rgb[..., 3]) if transparent else rgb
+    return flatten(rgb[..., :3], rgb[..., 3]) if transparent else rgb
 
 
 def _source_colours(frame: VideoFrame) -> dict[str, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -60,8 +61,15 @@ SIZE_TAG = "v2edit_size"  # in a file's metadata: "WxH" before the sides were ma
 MAX_REORDERED = 16  # frames, by the standards of video
 FRAME_OVERHEAD = 1024  # bytes that a frame takes however small it is
 
+Flatten: TypeAlias = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # like `composite_on_black`
 
-def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | int = 8) -> Video:
+
+def read(
+    path: Path | str,
+    max_frames: int | None = None,
+    image_fps: Fraction | int = 8,
+    flatten: Flatten = composite_on_black,
+) -> Video:
     """Read a video, a GIF, a folder of images (in natural order) or a still image as a player shows it.
 
     Rotation and mirroring tags are applied and pixels made square (by stretching, so that nothing is lost).
@@ -71,18 +79,19 @@ def read(path: Path | str, max_frames: int | None = None, image_fps: Fraction | 
     after it keep their times. Damage, tone mapping, a file that is cut off and images that are left out of a folder or
     a file are logged; but almost any bytes are valid to a decoder of VP8, VP9, HEVC without hashes or lossless codecs
     without checksums, and a part of an MPEG-TS file may pass for a whole one. With `max_frames` the first frames alone
-    are read; `image_fps` is the frame rate of images, which have none. Raises `UserError`, in one line, for what cannot
+    are read; `image_fps` is the frame rate of images, which have none; `flatten` makes of colours, uint8 [H, W, 3], and
+    alpha, uint8 [H, W] or None, the frame, uint8 [H, W, 3]. Raises `UserError`, in one line, for what cannot
     be decoded or takes more than 4 GiB."""
     path = Path(path)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"max_frames is {max_frames}; it must be 1 or more")
     if path.is_dir():
-        return _read_images(_list_images(path), max_frames, Fraction(image_fps))
+        return _read_images(_list_images(path), max_frames, Fraction(image_fps), flatten)
     head = _read_header(path)
     is_photo = head.startswith(b"\xff\xd8\xff") and path.suffix.lower() in IMAGES  # else perhaps frames, one by one
     if is_photo or (is_image(head) and not _is_animated_png(path)):
-        return _read_pictures(path, max_frames, Fraction(image_fps))
-    return _read_video(path, max_frames)
+        return _read_pictures(path, max_frames, Fraction(image_fps), flatten)
+    return _read_video(path, max_frames, flatten)
 
 
 def _read_header(path: Path) -> bytes:
@@ -121,7 +130,7 @@ def _list_images(folder: Path) -> list[Path]:
     return sorted(images, key=lambda file: natural_key(file.name))
 
 
-def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Video:
+def _read_images(files: list[Path], max_frames: int | None, fps: Fraction, flatten: Flatten) -> Video:
     """Read images of one size, one a frame. Raises `UserError` for images that differ in size or cannot be read."""
     if fps <= 0:
         raise UserError(f"the frame rate is {fps}; it must be above 0")
@@ -131,7 +140,7 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Vi
         if not frames:
             with open_image(file) as image:
                 _check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))
-        frame = composite_on_black(*read_image(file))
+        frame = flatten(*read_image(file))
         if frames and frame.shape != frames[0].shape:
             first, size = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
             raise UserError(f"images of one video must be of one size: {files[0]} is {first}, {file} is {size}")
@@ -140,21 +149,21 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction) -> Vi
     return Video(_stack_frames(frames, *frames[0].shape[:2]), fps, names=names)
 
 
-def _read_pictures(path: Path, max_frames: int | None, fps: Fraction) -> Video:
+def _read_pictures(path: Path, max_frames: int | None, fps: Fraction, flatten: Flatten) -> Video:
     """Read an image file of one or many pictures: a photo, the pages of a TIFF file at a frame rate, or an animated
     WebP or AVIF file at its own times. Pages of another size than the first are left out, which is logged."""
     with open_image(path) as image:
         count = count_pictures(image)
         _check_memory(path, image.size, min(count, max_frames or count))
     if count == 1:
-        return _read_images([path], max_frames, fps)
+        return _read_images([path], max_frames, fps, flatten)
     frames: list[np.ndarray] = []
     starts, end, others = [], Fraction(0), 0
     for rgb, alpha, milliseconds in islice(read_pictures(path), max_frames):
         if frames and rgb.shape != frames[0].shape:
             others += 1
             continue
-        frames.append(composite_on_black(rgb, alpha))
+        frames.append(flatten(rgb, alpha))
         starts.append(end)
         end += Fraction(round(milliseconds), 1000) if milliseconds >= 1 else 1 / fps
     if others:
@@ -163,17 +172,17 @@ def _read_pictures(path: Path, max_frames: int | None, fps: Fraction) -> Video:
     return Video(_stack_frames(frames, *frames[0].shape[:2]), rate, times)
 
 
-def _read_video(path: Path, max_frames: int | None) -> Video:
+def _read_video(path: Path, max_frames: int | None, flatten: Flatten) -> Video:
     """Read a video file: strictly, and where that shows damage again, with the damage concealed, which is logged."""
     try:
-        return _read_stream(path, max_frames, strict=True)
+        return _read_stream(path, max_frames, True, flatten)
     except DamageError:
-        video = _read_stream(path, max_frames, strict=False)
+        video = _read_stream(path, max_frames, False, flatten)
     log.warning("%s is damaged or begins in the middle: pictures there are missing or made up from others", path.name)
     return video
 
 
-def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
+def _read_stream(path: Path, max_frames: int | None, strict: bool, flatten: Flatten) -> Video:
     from av.video.reformatter import VideoReformatter
 
     frames: list[np.ndarray] = []
@@ -195,7 +204,7 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool) -> Video:
             if frame.color_trc in (PQ, HLG) and tone_map is None:
                 tone_map = _fit_tone_map(path, max_frames, strict, frame.color_trc)
             _check_memory(path, size, len(frames) + 1)
-            frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter, tone_map), matrix))
+            frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter, tone_map, flatten), matrix))
             clock.append(times)
             del frame  # see `decode_frames`
         if not frames:

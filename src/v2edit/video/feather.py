@@ -1,0 +1,104 @@
+"""Growth and feather of masks: how much of each pixel is taken from the edit.
+
+The feather lies outside a mask, within the pixels that it is grown by, so that the mask's interior is wholly edited;
+or, where a mask may not grow, within it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from v2edit.errors import UserError
+
+GROW = 1 / 60  # of the short side: the default growth, 8 pixels of 480
+MIN_GROW = 2  # pixels
+INNER = 1 / 240  # of the short side: the width of a feather within the mask
+CHUNK = 8  # frames at a time
+
+
+def default_grow(height: int, width: int) -> int:
+    """Return the pixels by which a mask of a clip of this size is grown by default."""
+    return max(MIN_GROW, round(min(height, width) * GROW))
+
+
+def feathered_share(allowed: np.ndarray, keep: np.ndarray | None = None, grow: int | None = None) -> np.ndarray:
+    """Return the share of the edit in each pixel, float32 [T, H, W] of 0..1 (the paper's m̃ is a mask's).
+
+    Where `allowed` [T, H, W] is 1, so is the share; it falls smoothly to 0 at `grow` pixels from the mask (by default
+    `default_grow`), measured as the crow flies, and is exactly 0 beyond, where `keep` [T, H, W] is 1, and in frames in
+    which nothing is allowed. Towards what is kept it falls within the allowed pixels. With a `grow` of 0 it falls
+    within the mask everywhere; parts too thin for that are edited as they are. Raises `UserError` for a negative
+    `grow`."""
+    height, width = allowed.shape[1:]
+    grow = default_grow(height, width) if grow is None else grow
+    if grow < 0:
+        raise UserError(f"a mask can be grown by 0 pixels or more, and this is {grow}")
+    share = np.zeros(allowed.shape, np.float32)
+    rows, columns = (_span(np.asarray(allowed.any(axis)), grow + 1) for axis in ((0, 2), (0, 1)))
+    inner = max(1, round(min(height, width) * INNER))
+    for k in range(0, len(allowed), CHUNK):
+        window = (slice(k, k + CHUNK), rows, columns)
+        part = allowed[window].astype(np.float32)
+        if not part.any():
+            continue
+        share[window] = _grow(part, grow) if grow else _feather_within(part, inner)
+        if keep is not None:
+            kept = keep[window].astype(np.float32)
+            share[window] = np.minimum(share[window], 1 - (_grow(kept, grow) if grow else kept))
+        share[window][~allowed[window].any((1, 2))] = 0
+    return share
+
+
+def _span(occupied: np.ndarray, margin: int) -> slice:
+    """Return the slice from the first to the last true value, bool [N], with a margin."""
+    places = np.flatnonzero(occupied)
+    return slice(max(int(places[0]) - margin, 0), int(places[-1]) + margin + 1) if len(places) else slice(0, 0)
+
+
+def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return a mask, float32 [T, h, w], grown by a radius in pixels, over which it falls to 0."""
+    levels = np.rint(mask * 255).astype(np.uint8)
+    plateau = (radius + 1) // 2
+    grown = blur(dilate(levels, plateau), radius - plateau)
+    return np.maximum(np.where(dilate(levels, radius) > 0, grown, 0), mask)
+
+
+def _feather_within(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return a mask, float32 [T, h, w], that falls to 0 at its own edges."""
+    levels = np.rint(mask * 255).astype(np.uint8)
+    opened = dilate(255 - dilate(255 - levels, radius), radius)
+    feathered = (2 * blur(levels, radius) - mask).clip(0, mask)
+    return np.where(levels > opened, mask, feathered)
+
+
+def dilate(levels: np.ndarray, radius: int) -> np.ndarray:
+    """Return the largest level within a disc about each pixel, uint8 or bool [T, H, W]."""
+    wide, result, reached = levels.copy(), levels.copy(), 0
+    for offset in range(radius, -1, -1):  # rows away: the further, the shorter the disc's row
+        half = int((radius * radius - offset * offset) ** 0.5)
+        for step in range(reached + 1, half + 1):
+            np.maximum(wide[..., step:], levels[..., :-step], out=wide[..., step:])
+            np.maximum(wide[..., :-step], levels[..., step:], out=wide[..., :-step])
+        reached = half
+        if offset:
+            np.maximum(result[:, offset:], wide[:, :-offset], out=result[:, offset:])
+            np.maximum(result[:, :-offset], wide[:, offset:], out=result[:, :-offset])
+    return np.maximum(result, wide)
+
+
+def blur(levels: np.ndarray, radius: int) -> np.ndarray:
+    """Blur levels, uint8 [T, H, W], by a tent of this radius in both directions, to float32 of 0..1; beyond the picture
+    its last pixels go on. Sums are of whole numbers, so that where all is 0 or 255 the result is exactly 0 or 1."""
+    size = radius + 1
+    dtype = np.int32 if 255 * size**3 * max(levels.shape[1:]) < 2**30 else np.int64
+    sums = np.pad(levels, ((0, 0), (radius, radius), (radius, radius)), mode="edge").astype(dtype)
+    for _ in range(2):  # a tent is a box twice
+        for axis in (1, 2):
+            total = np.cumsum(sums, axis, out=sums)
+            ends, starts = (
+                (slice(None),) * axis + (slice(size - 1, None),),
+                (slice(None),) * axis + (slice(None, -size),),
+            )
+            sums = total[ends].copy()
+            sums[(slice(None),) * axis + (slice(1, None),)] -= total[starts]
+    return (sums / np.float32(255 * size**4)).astype(np.float32)

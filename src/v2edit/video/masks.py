@@ -1,0 +1,283 @@
+"""Masks from outside: which pixels of a clip may change, from files, arrays, boxes and times.
+
+A mask is float32 [T, H, W] at the clip's size: 1 may change, 0 stays, values between are shares.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from v2edit.errors import UserError
+from v2edit.video.clip import Video
+from v2edit.video.feather import dilate
+from v2edit.video.reading import read
+
+log = logging.getLogger(__name__)
+
+# Of 255. H.264 at CRF 17 to 28 leaves black and white off by up to 16 and 30 levels within 4 pixels of a hard edge, by
+# less further away.
+BLACK, SHADE = 24, 48  # the one and less is black, the other and more is as it is
+RINGING = 6  # pixels
+MAX_GREY = 0.01  # of the pixels that are not black: with fewer greys away from edges, a mask is hard
+COLOURED = 24  # of 255, between the channels of a pixel: more is a colour
+MAX_COLOURS = 40  # of 4096, in nine tenths of the pixels: more is a photo
+ASPECT = 0.03  # by which the ratio of a mask's sides may differ from the clip's
+CHUNK = 8  # frames at a time
+
+Marks = Literal["change", "keep"]
+
+
+def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndarray:
+    """Read a clip's mask, float32 [T, H, W] of 0..1 at the clip's size, from a video, an image or a folder of images.
+
+    White is 1, black 0, a grey is a share; where there is transparency, what is opaque is white; where there are
+    colours, as in maps of objects, all but black is white; an image without any value above 1 holds 0 and 1. What lossy
+    coding leaves around black, white and hard edges is removed (`clean_levels`). Each frame of the clip takes the
+    mask's frame that is nearest in time: an image holds for all; as many frames as the clip's are taken one by one;
+    images named as the clip's are taken by name, others are spread over the clip. `marks` is what white means.
+
+    Raises `UserError` for what cannot be read, has other proportions than the clip, or leaves nothing to change."""
+    path = Path(path)
+    mask, (count, height, width) = read(path, flatten=_flatten), clip.frames.shape[:3]
+    _check_aspect(path, mask.frames.shape[1:3], (height, width))
+    levels = _to_levels(path, mask.frames)
+    if mask.path is None and levels.max() == 1:  # what no lossy coding has been at
+        levels = levels * np.uint8(255)
+    peak = int(levels.max())
+    index = _match_frames(path, mask, clip)
+    used, inverse = np.unique(index, return_inverse=True)
+    result = resize_mask(clean_levels(levels[used]), height, width)[inverse]
+    assert result.shape == (count, height, width)
+    hint = "" if peak <= 1 else f" (its brightest value is {peak} of 255)"
+    if not result.any():
+        if marks == "change":
+            raise UserError(f"{path} is black everywhere{hint}: it may change nothing; what may change is white")
+        log.warning("%s is black everywhere%s: it keeps nothing", path, hint)
+    if (result == 1).all():
+        if marks == "keep":
+            raise UserError(f"{path} is white everywhere: it keeps all, and nothing may change")
+        log.warning("%s is white everywhere: everything may change", path)
+    return result
+
+
+def mask_from_array(array: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return a mask, float32 [T, H, W] of 0..1, for a clip of `shape` (T, H, W) from an array or tensor.
+
+    It is of bool, of integers 0..1 or 0..255, or of floats 0..1; [H, W] or [T, H, W], also with a last axis of 1 or 3,
+    and resized where H and W differ. Raises `UserError` for anything else."""
+    values = np.asarray(array.cpu() if isinstance(array, torch.Tensor) else array)
+    given = f"{values.dtype} {list(values.shape)}"
+    if values.ndim == 4 or (values.ndim == 3 and values.shape[2] in (1, 3) and shape[2] not in (1, 3)):
+        if values.shape[-1] not in (1, 3):
+            raise UserError(f"a mask is [H, W] or [T, H, W], and this one is {given}")
+        values = values.max(-1)
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or not values.size or values.shape[0] not in (1, shape[0]):
+        raise UserError(f"a mask is [H, W] or [T, H, W] with {shape[0]} frames, as the clip, and this one is {given}")
+    _check_aspect("the mask", values.shape[1:], shape[1:])
+    if values.dtype.kind in "iu":
+        if values.min() < 0 or values.max() > 255:
+            raise UserError(
+                f"whole numbers of a mask are 0..1 or 0..255, and these go to {values.min()}..{values.max()}"
+            )
+        if values.max() > 1:
+            values = clean_levels(values.astype(np.uint8))
+    elif values.dtype.kind == "f":
+        if not (values.min() >= -1e-3 and values.max() <= 1 + 1e-3):  # NaN, too
+            raise UserError(f"decimal numbers of a mask are 0..1, and these go to {values.min():g}..{values.max():g}")
+    elif values.dtype.kind != "b":
+        raise UserError(f"a mask is of bool, whole numbers or decimal numbers, and this one is {given}")
+    result = resize_mask(values.astype(np.float32).clip(0, 1), *shape[1:])
+    if not result.any():
+        raise UserError("the mask is 0 everywhere: it may change nothing; what may change is 1")
+    return np.ascontiguousarray(np.broadcast_to(result, shape))
+
+
+def box_mask(text: str, height: int, width: int) -> np.ndarray:
+    """Return the mask, float32 [H, W], of a box `x,y,w,h`: whole pixels of the clip, percent where all values end in %,
+    or fractions of the sides where one has a decimal point. What lies outside the picture is cut off, which is logged.
+    Raises `UserError` for another form and for a box outside the picture."""
+    parts = [part.strip() for part in text.split(",")]
+    percent = [part.endswith("%") for part in parts]
+    try:
+        x, y, w, h = (float(part.removesuffix("%")) for part in parts)
+        if any(percent) != all(percent) or not np.isfinite([x, y, w, h]).all() or w <= 0 or h <= 0:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"a box is x,y,width,height: pixels as 120,80,64,64, percent as 10%,20%,50%,50%, or fractions as "
+            f"0.1,0.2,0.5,0.5; this one is {text!r}"
+        ) from None
+    if percent[0] or "." in text:
+        scale = 100 if percent[0] else 1
+        if max(x, y, w, h) > scale:
+            raise UserError(f"the box {text} goes beyond {'100%' if percent[0] else '1'}; pixels are whole numbers")
+        x, y, w, h = x * width / scale, y * height / scale, w * width / scale, h * height / scale
+    left, top, right, bottom = (round(value) for value in (x, y, x + w, y + h))
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    if left >= width or top >= height or right <= 0 or bottom <= 0:
+        raise UserError(f"the box {text} lies outside the picture, which is {width}x{height}")
+    if left < 0 or top < 0 or right > width or bottom > height:
+        log.warning("the box %s goes beyond the picture, which is %dx%d: it is cut off there", text, width, height)
+    mask = np.zeros((height, width), np.float32)
+    mask[max(top, 0) : bottom, max(left, 0) : right] = 1
+    return mask
+
+
+_TIME = r"((?:(?:\d+:)?\d+:)?(?:\d+(?:\.\d*)?|\.\d+))\s*s?"
+_SPAN = re.compile(rf"\s*(?:{_TIME})?\s*[-\u2013]\s*(?:{_TIME})?\s*")
+
+
+def time_mask(text: str, clip: Video) -> np.ndarray:
+    """Return the mask, float32 [T], of a span of time `start-end`, each in seconds or mm:ss, of which one may be left
+    out. Its ends are rounded to those of frames; it has one frame at least. Raises `UserError` for another form and for
+    a span outside the clip."""
+    match = _SPAN.fullmatch(text)
+    if not match or not any(match.groups()):
+        raise UserError(f"a time is start-end in seconds, as 2.0-4.5, 2.0-, -4.5 or 1:02-1:04.5; this one is {text!r}")
+    duration = float(clip.duration)
+    start = _seconds(match[1]) if match[1] else 0.0
+    end = _seconds(match[2]) if match[2] else duration
+    if match[2] and end <= start:
+        raise UserError(f"the time {text} ends before it begins")
+    if start >= duration:
+        raise UserError(f"the time {text} begins after the clip's end, at {duration:.3g} s")
+    edges = np.append(clip.times, max(duration, clip.times[-1]))
+    middles = (edges[1:] + edges[:-1]) / 2
+    mask = ((middles >= start) & (middles < end)).astype(np.float32)
+    if not mask.any():
+        mask[max(int(np.searchsorted(clip.times, start, "right")) - 1, 0)] = 1
+    return mask
+
+
+def _seconds(text: str) -> float:
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = seconds * 60 + float(part)
+    return seconds
+
+
+def combine_masks(
+    shape: tuple[int, int, int],
+    mask: np.ndarray | None = None,
+    keep: np.ndarray | None = None,
+    box: np.ndarray | None = None,
+    time: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return what may change, float32 [T, H, W] of `shape`: within the mask [T, H, W], the box [H, W] and the time [T],
+    and not kept [T, H, W]; what is None does not limit it. Raises `UserError` where nothing is left."""
+    allowed = np.ones(shape, np.float32) if mask is None else mask.astype(np.float32)
+    if box is not None:
+        allowed *= box
+    if time is not None:
+        allowed *= time[:, None, None]
+    if keep is not None:
+        allowed *= 1 - keep
+    if not allowed.any():
+        given = {"the mask": mask, "the box": box, "the time": time, "what is kept": keep}
+        names = [name for name, value in given.items() if value is not None]
+        raise UserError(f"nothing may change: {', '.join(names[:-1])} and {names[-1]} leave no pixel together")
+    return allowed
+
+
+def clean_levels(levels: np.ndarray) -> np.ndarray:
+    """Remove from a mask, uint8 [T, H, W], what lossy coding leaves: return float32 [T, H, W] of 0..1.
+
+    Levels near black and white become exactly 0 and 1. In a hard mask (that has next to no greys but beside edges) a
+    grey between black and white becomes the one that is nearer; the greys of other masks are kept as shares."""
+    ramp = np.interp(np.arange(256), [BLACK, SHADE, 255 - SHADE, 255 - BLACK], [0, SHADE / 255, 1 - SHADE / 255, 1])
+    counts = sum((np.bincount(frame.ravel(), minlength=256) for frame in levels), np.zeros(256, int))
+    greys, others = int(counts[BLACK + 1 : 255 - BLACK].sum()), int(counts[BLACK + 1 :].sum())
+    result = ramp.astype(np.float32)[levels]
+    if not greys:
+        return result
+    edges = np.empty(levels.shape, bool)
+    for k in range(0, len(levels), CHUNK):
+        part = levels[k : k + CHUNK]
+        edges[k : k + CHUNK] = dilate(part <= BLACK, RINGING) & dilate(part >= 255 - BLACK, RINGING)
+    edges &= (levels > BLACK) & (levels < 255 - BLACK)
+    if greys - int(edges.sum()) <= MAX_GREY * others:
+        result[edges] = levels[edges] >= 128
+    return result
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a mask, float32 [T, h, w] of 0..1, to [T, H, W]: bilinear, antialiased where it becomes smaller; what is
+    0 or 1 all around stays exactly so."""
+    if mask.shape[1:] == (height, width):
+        return mask
+    result = np.empty((len(mask), height, width), np.float32)
+    for k in range(0, len(mask), CHUNK):
+        part = torch.from_numpy(np.ascontiguousarray(mask[k : k + CHUNK]))[:, None]
+        part = F.interpolate(part, (height, width), mode="bilinear", antialias=True)[:, 0]
+        result[k : k + CHUNK] = torch.where(part > 1 - 1e-4, 1.0, torch.where(part < 1e-4, 0.0, part)).numpy()
+    return result
+
+
+def _flatten(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Return a picture of a mask, uint8 [H, W, 3]: its alpha where anything is transparent, else its colours."""
+    if alpha is None or alpha.min() == 255:
+        return rgb
+    return np.repeat(alpha[..., None], 3, axis=2)
+
+
+def _check_aspect(name: Path | str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise `UserError` where the sides (H, W) of a mask have other proportions than the clip's."""
+    if abs(given[1] * wanted[0] / (given[0] * wanted[1]) - 1) > ASPECT:
+        sizes = [f"{width}x{height}" for height, width in (given, wanted)]
+        raise UserError(f"{name} is {sizes[0]} and the clip {sizes[1]}: a mask has the same proportions as its clip")
+
+
+def _to_levels(path: Path, frames: np.ndarray) -> np.ndarray:
+    """Return the grey levels, uint8 [T, H, W], of a mask's frames, uint8 [T, H, W, 3]; where there are colours, all but
+    black is white. Raises `UserError` for a photo or a film."""
+    red, green, blue = (frames[..., k] for k in range(3))
+    brightest = np.maximum(np.maximum(red, green), blue)
+    if not (brightest - np.minimum(np.minimum(red, green), blue) > COLOURED).any():
+        return green.copy()
+    step = max(1, frames[0, ..., 0].size // 100_000)
+    colours = frames[0].reshape(-1, 3)[::step].astype(int) // 16
+    counts = np.sort(np.bincount(colours @ [256, 16, 1]))[::-1].cumsum()
+    if np.searchsorted(counts, 0.9 * counts[-1]) >= MAX_COLOURS:
+        raise UserError(
+            f"{path} is a picture in colours, no mask: a mask is white where the clip may change, else black"
+        )
+    log.warning("%s has colours: all but black may change", path)
+    return np.where(brightest > COLOURED, 255, 0).astype(np.uint8)
+
+
+def _match_frames(path: Path, mask: Video, clip: Video) -> np.ndarray:
+    """Return for each frame of the clip the index of its mask's frame, int [T]; what is not obvious is logged."""
+    count, masks = len(clip.frames), len(mask.frames)
+    if masks in (1, count):
+        return np.arange(count) % masks
+    own = {Path(name).stem: k for k, name in enumerate(clip.names)}
+    stems = [Path(name).stem for name in mask.names]
+    if stems and (own.keys() >= set(stems) or own.keys() <= set(stems)) and own:
+        places = np.array([own.get(stem, -1) for stem in stems])
+        known = np.flatnonzero(places >= 0)
+        if len(known) < count:
+            log.warning("%s has images for %d of the clip's %d frames: the nearest is taken", path, len(known), count)
+        return known[nearest(places[known].astype(float), np.arange(count, dtype=float))]
+    if stems:
+        log.warning("%s has %d images and the clip %d frames: they are spread over it", path, masks, count)
+        return (clip.times / float(clip.duration) * masks).astype(int).clip(0, masks - 1)
+    end, duration = float(mask.duration), float(clip.duration)
+    if end < duration - max(1 / float(mask.fps), 1 / float(clip.fps)):
+        log.warning(
+            "%s ends at %.3g s and the clip at %.3g s: its last frame holds from there (a time that ends there keeps "
+            "the rest)", path, end, duration,
+        )  # fmt: skip
+    return nearest(mask.times, clip.times)
+
+
+def nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return for each wanted time [T] the index of the nearest of times [N], the first of several."""
+    return np.abs(wanted[:, None] - times[None]).argmin(1)
