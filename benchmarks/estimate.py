@@ -1,4 +1,4 @@
-"""Compare what `v2edit edit --dry-run --time` estimates with what the edit takes.
+"""Compare what `v2edit edit --dry-run --timed` estimates with what the edit takes.
 
     python benchmarks/estimate.py                  (some minutes; the built-in model)
     python benchmarks/estimate.py --clock wall     (on a machine that does nothing else)
@@ -64,7 +64,7 @@ def main() -> None:
             clip = str(Path(folder) / "clip.mp4")
             video.write(render_clip(edit.source, frames, height, width).frames, clip, fps=8)
             command = ["edit", clip, *words, "--steps", str(steps), "-o", str(Path(folder) / "run")]
-            _, _, printed = measure([*command, "--dry-run", "--time"], options.clock)
+            _, _, printed = measure([*command, "--dry-run", "--timed"], options.clock)
             estimate = next(e for line in printed.splitlines() if (e := json.loads(line))["event"] == "result")
             seconds, peak, _ = measure(command, options.clock)
         ratios = estimate["total_seconds"] / seconds, estimate["peak"] / peak

@@ -118,7 +118,7 @@ def test_a_dry_run_settles_prompts_as_the_run_does(
 
 def test_a_dry_run_times_on_request(clip: str, tiny_model: Path, capsys) -> None:
     words = ["edit", clip, *WORDS, "--model", str(tiny_model), "--steps", "2", "--dry-run"]
-    assert main([*words, "--time"]) == 0
+    assert main([*words, "--timed"]) == 0
     assert TIMED in capsys.readouterr().out
 
 

@@ -41,7 +41,7 @@ WRONG = {
     "--offload sequential": "did you mean group?",
     "--quantize 8bit": "did you mean int8?",
     "--attention sdpa": "did you mean torch?",
-    "--time": "--time is for a dry run: add --dry-run",
+    "--timed": "--timed is for a dry run: add --dry-run",
     "-o edited.mp4": "try -o edited",
     "--out splat.PLY": "expected a folder",
     "--inc maybe": "--inc takes no value; 'maybe' is too much",

@@ -49,7 +49,7 @@ def test_without_weights_it_is_counted_and_said_so(folder: Path, tmp_path: Path,
     index.write_text(json.dumps({"weight_map": {"one": weights.name, "other": "the-rest.safetensors"}}))
     words = [word for name, text in PROMPTS.items() for word in (f"--{name.replace('_', '-')}", text)]
     clip = str(folder / "clip.mp4")
-    assert main(["edit", clip, *words, "--model", str(tmp_path / "fake_model"), "--dry-run", "--time"]) == 0
+    assert main(["edit", clip, *words, "--model", str(tmp_path / "fake_model"), "--dry-run", "--timed"]) == 0
     printed = capsys.readouterr().out
     assert COUNTED in printed and "weights are not on this machine" in printed and "computing" in printed
 
@@ -97,10 +97,8 @@ def test_a_scene_told_beforehand(tmp_path: Path, capsys) -> None:
     capsys.readouterr()
     facts = json.loads((tmp_path / "scene" / "scene.json").read_text())
     before = sorted(tmp_path.rglob("*"))
-    assert (
-        main(["scene", str(tmp_path / "scene"), facts["instruction"], "--dry-run", "--time", "--json", "--steps", "10"])
-        == 0
-    )
+    words = ["--dry-run", "--timed", "--json", "--steps", "10"]
+    assert main(["scene", str(tmp_path / "scene"), facts["instruction"], *words]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["seconds"]["reconstructing"] > 0 and last["frames"] == 9 and sorted(tmp_path.rglob("*")) == before
 

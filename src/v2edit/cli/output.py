@@ -54,13 +54,13 @@ class DryRunOptions(OutputOptions):
 
     dry_run: FlagCreatePairsOff[bool] = False
     """Only count what the edit would do: its size, steps, operations and memory."""
-    time: FlagCreatePairsOff[bool] = False
+    timed: FlagCreatePairsOff[bool] = False
     """With --dry-run: time a piece of each part as well, which takes longer and depends on what else runs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.time and not self.dry_run:
-            raise UserError("--time is for a dry run: add --dry-run")
+        if self.timed and not self.dry_run:
+            raise UserError("--timed is for a dry run: add --dry-run")
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def dry_run_of(options: OutputOptions) -> DryRun | None:
     """Return the kind of dry run that the options ask for; None for a run."""
     if not isinstance(options, DryRunOptions) or not options.dry_run:
         return None
-    return "timed" if options.time else "counted"
+    return "timed" if options.timed else "counted"
 
 
 def reporter_for(options: OutputOptions) -> Reporter:

@@ -48,7 +48,7 @@ GIB = 2**30
 TIMED_FIT_STEPS = 20  # of a reconstruction
 WRITTEN_FRAMES = 24  # that writing is timed on
 TIMED = "timed: one piece of each part, with this model on this device"
-COUNTED = "counted from the model's configuration, and rough; --time times a piece of each part"
+COUNTED = "counted from the model's configuration, and rough; --timed times a piece of each part"
 NOT_ASKED = "without the language model, which was not asked, and the subtasks that it may add"
 
 

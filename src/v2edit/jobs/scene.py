@@ -150,7 +150,7 @@ class SceneEdit(EditJob):
         config = prepared.for_clip(fake.backbone, path_size(path)).config
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
-            without = f"without the reconstructions, which --time times: {prepared.fit} on {prepared.device}"
+            without = f"without the reconstructions, which --timed times: {prepared.fit} on {prepared.device}"
             return replace(estimate, remarks=[*estimate.remarks, without])
         with stopwatch.paused():
             renders = time_reconstruction(prepared.scene, path, prepared.fit, fake, config, prepared.device)

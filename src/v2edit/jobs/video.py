@@ -7,21 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.jobs.job import EditJob, Prepared
+from v2edit.jobs.masks import MaskOptions, load_local, log_share, save_share, share_facts, write_mask
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input
-from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, subtask_video
+from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, MASK_VIDEO, subtask_video
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone, LoadedModel
     from v2edit.editing.editor import Editor, Progress
+    from v2edit.editing.local import LocalEdit
     from v2edit.jobs.estimate import Estimate
     from v2edit.video import Video
 
@@ -46,6 +48,7 @@ class PreparedVideo(Prepared):
     """All that an edit takes but the model's weights."""
 
     source: Video
+    local: LocalEdit
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class VideoEdit(EditJob):
     save_frames: FlagCreatePairsOff[bool] = False
     """Also write the edited frames as PNG files into the folder `edited` (always done for a folder of images, under
     the same names, and for a single image as `edited.png`)."""
+    mask_options: Annotated[OmitArgPrefixes[MaskOptions], arg(name="mask")] = MaskOptions()
 
     kind = "file"
 
@@ -83,8 +87,9 @@ class VideoEdit(EditJob):
         videos.read(self.video, max_frames=1)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         source = videos.read(self.video)
+        local = self.mask_options.build(source)
         settled = self.settle(given, checkpoint, lambda: source.frames, ask, loaded)
-        return PreparedVideo(**vars(settled), source=source)
+        return PreparedVideo(**vars(settled), source=source, local=local)
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
@@ -125,16 +130,20 @@ class VideoEdit(EditJob):
             prepared = prepared.for_clip(backbone, size)
             config = prepared.config
             log_plan(prepared.prompts, config, size, backbone)
+            log_share(prepared.local)
             record = self.record(prepared, backbone, size, identity) | {
                 "save_frames": self.save_frames,
+                "local": self.mask_options.facts,
                 "seed": config.seed,
                 "guidance": config.guidance,
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
             run.begin(Request("edit", record, steps, self.run_options.save_every, command))
+            save_share(prepared.local, run.snapshots.folder)
             editor = Editor(backbone, single_use=loaded is None)
-            edited = _edit_and_write(run, self.video, prepared.source, prepared.prompts, config, editor, on_progress)
+            source, local, prompts = prepared.source, prepared.local, prepared.prompts
+            edited = _edit_and_write(run, self.video, source, local, prompts, config, editor, on_progress)
         return EditRun(run.out, edited, prepared.prompts)
 
     @staticmethod
@@ -154,10 +163,11 @@ class VideoEdit(EditJob):
             check_input(path, record["input"]["sha256"])
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             source = videos.read(path)
+            local = load_local(record, run.snapshots.folder)
             backbone = load_recorded(record, loaded)
             log_plan(prompts, config, Size(*source.frames.shape[:3]), backbone)
             editor = Editor(backbone, single_use=loaded is None)
-            edited = _edit_and_write(run, path, source, prompts, config, editor, on_progress)
+            edited = _edit_and_write(run, path, source, local, prompts, config, editor, on_progress)
         return EditRun(run.out, edited, prompts)
 
 
@@ -185,6 +195,7 @@ def _edit_and_write(
     run: RunWriter,
     path: Path,
     source: Video,
+    local: LocalEdit,
     prompts: PromptPair,
     config: EditConfig,
     editor: Editor,
@@ -196,7 +207,7 @@ def _edit_and_write(
     assert run.request is not None
     record = run.request.facts
     rate = float(source.fps)
-    result = editor.edit(source.frames, prompts, config, on_progress, run.snapshots, rate)
+    result = editor.edit(source.frames, prompts, config, on_progress, run.snapshots, rate, local)
     *intermediate, edited = (replace(source, frames=frames) for frames in result.subtasks)
 
     rows = {"source": source.frames}
@@ -211,6 +222,8 @@ def _edit_and_write(
         videos.write_still(edited.frames[0], run.folder / "edited.png")
     compare = run.folder / COMPARISON_VIDEO
     videos.write_compare(source.frames, edited.frames, compare, source.fps, source.path, source.times)
+    if result.share is not None:
+        rows["mask: white is edited"] = write_mask(result.share, source, run.folder / MASK_VIDEO).frames
     videos.contact_sheet(rows, run.folder / CONTACT_SHEET)
-    run.write_manifest({"memory": editor.backbone.memory_mode})
+    run.write_manifest({"memory": editor.backbone.memory_mode, "share": share_facts(result.share)})
     return edited

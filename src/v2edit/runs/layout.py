@@ -4,6 +4,7 @@ EDITED_VIDEO = "edited.mp4"
 COMPARISON_VIDEO = "compare.mp4"  # before and after, side by side
 BEFORE_VIDEO, AFTER_VIDEO = "before.mp4", "after.mp4"  # of a scene: its renders along the path
 CONTACT_SHEET = "contact.png"
+MASK_VIDEO = "mask.mp4"  # white where the edit is
 SOURCE_SPLAT, EDITED_SPLAT = "scene.ply", "edited.ply"
 
 

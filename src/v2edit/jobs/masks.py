@@ -1,0 +1,147 @@
+"""What an edit may change: the options, the share of the edit in each pixel, and what the run folder shows of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from v2edit.errors import UserError
+from v2edit.files import atomic_path
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from v2edit.editing.local import LocalEdit
+    from v2edit.video import Video
+
+log = logging.getLogger(__name__)
+AUTO = "auto"
+SHARE_FILE = "share.npz"  # in the state folder: what a run that resumes may change
+File = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskOptions:
+    """What the edit may change; the rest of the frames stays the source's, bit for bit, up to the encoder."""
+
+    mask: Annotated[str | None, arg(metavar="FILE|auto", help_behavior_hint="")] = None
+    """White may change: a video, an image or a folder of images (greys are shares); auto: what the model itself
+    changes. In Python an array, too: [T, H, W] or [H, W]."""
+    keep: File = None
+    """The other way round: white stays, a face, say."""
+    box: Annotated[str | None, arg(metavar="X,Y,W,H", help_behavior_hint="")] = None
+    """The part of the picture that may change, in pixels or with % signs."""
+    time: Annotated[str | None, arg(metavar="START-END", help_behavior_hint="")] = None
+    """The part of the clip that may change, in seconds: 2.0-4.5, 2.0- or --time=-4.5."""
+    grow: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
+    """How far beyond the mask the edit fades out (default: 1/60 of the short side); with 0 it fades within."""
+    crop: Literal["auto", "off"] = "auto"
+    """Edit a small region at the model's full resolution (auto), or in the whole picture (off)."""
+
+    def __post_init__(self) -> None:
+        if self.grow is not None and self.grow < 0:
+            raise UserError(f"--grow is {self.grow}, expected 0 or more")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything but the model limits the edit."""
+        return any(value is not None for value in (None if self.finds else self.mask, self.keep, self.box, self.time))
+
+    @property
+    def finds(self) -> bool:
+        """Whether the model is to find out what it changes."""
+        return isinstance(self.mask, str) and self.mask == AUTO
+
+    def build(self, source: Video) -> LocalEdit:
+        """Return the local edit of a clip. Raises `UserError`, in one line, for a mask, box or time that does not fit
+        it."""
+        from v2edit.editing.local import LocalEdit
+
+        crop = self.crop == "auto"
+        return LocalEdit(self._share(source) if self.is_given else None, find=self.finds, crop=crop)
+
+    def _share(self, source: Video) -> np.ndarray:
+        from v2edit.video import masks
+        from v2edit.video.feather import feathered_share
+
+        shape = source.frames.shape[:3]
+
+        def read(given: Any, marks: masks.Marks) -> np.ndarray | None:
+            if given is None:
+                return None
+            is_file = isinstance(given, (str, Path))
+            return masks.read_mask(given, source, marks) if is_file else masks.mask_from_array(given, shape)
+
+        mask, keep = read(None if self.finds else self.mask, "change"), read(self.keep, "keep")
+        box = None if self.box is None else masks.box_mask(self.box, *shape[1:])
+        time = None if self.time is None else masks.time_mask(self.time, source)
+        return feathered_share(masks.combine_masks(shape, mask, keep, box, time), keep, self.grow)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The options for run.json, files by their paths."""
+        given = {name: getattr(self, name) for name in ("mask", "keep", "box", "time", "grow", "crop")}
+        files = {name: _describe(given[name]) for name in ("mask", "keep")}
+        return given | files
+
+
+def _describe(given: Any) -> str | None:
+    if given is None:
+        return given
+    if isinstance(given, (str, Path)):
+        return AUTO if given == AUTO else str(Path(given).absolute())
+    return f"an array {list(given.shape)}"
+
+
+def save_share(local: LocalEdit, folder: Path) -> None:
+    """Save what a run may change in its state folder, from which it resumes whatever becomes of the mask's file."""
+    import numpy as np
+
+    if local.share is not None:
+        with atomic_path(folder / SHARE_FILE) as part, part.open("wb") as file:
+            np.savez_compressed(file, share=local.share)
+
+
+def load_local(record: dict[str, Any], folder: Path) -> LocalEdit:
+    """Load the local edit of a run that resumes, by its run.json and its state folder."""
+    import numpy as np
+
+    from v2edit.editing.local import LocalEdit
+
+    path, options = folder / SHARE_FILE, record.get("local", {})
+    share = np.load(path)["share"] if path.exists() else None
+    return LocalEdit(share, find=options.get("mask") == AUTO, crop=options.get("crop") == "auto")
+
+
+def write_mask(share: np.ndarray, source: Video, path: Path) -> Video:
+    """Write how much of the edit each pixel takes, float32 [T, H, W], as a grey video in step with the source, which
+    can be changed and given to an edit as its mask."""
+    import numpy as np
+
+    from v2edit import video as videos
+
+    grey = np.rint(share * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    mask = replace(source, frames=grey, path=None, names=())
+    videos.write(mask, path)
+    return mask
+
+
+def log_share(local: LocalEdit) -> None:
+    """Log how much of a video a given mask lets change."""
+    if local.share is not None:
+        facts = share_facts(local.share)
+        assert facts is not None
+        log.info("mask: %.3g %% of the picture may change, in %d frames", 100 * facts["of_frames"], facts["frames"])
+
+
+def share_facts(share: np.ndarray | None) -> dict[str, Any] | None:
+    """Return for run.json how much of a video changes: in how many `frames`, and what part `of_frames` on average."""
+    if share is None:
+        return None
+    part = (share > 0).mean((1, 2))
+    frames = part[part > 0]
+    return {"frames": len(frames), "of_frames": round(float(frames.mean()), 5) if len(frames) else 0.0}
