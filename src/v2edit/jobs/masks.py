@@ -24,7 +24,7 @@ SHARE_FILE = "share.npz"  # in the state folder: what a run that resumes may cha
 File = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class MaskOptions:
     """What the edit may change; the rest of the frames stays the source's, bit for bit, up to the encoder."""
 

@@ -18,6 +18,7 @@ from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import expect_at_least
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
+from v2edit.jobs.regions import RegionOptions, load_region, save_region
 from v2edit.jobs.video import load_recorded
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, fingerprint_input
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from v2edit.scenes.dataset import Dataset
     from v2edit.scenes.gaussians import Gaussians
     from v2edit.scenes.reading import Scene
+    from v2edit.scenes.regions import Region
     from v2edit.scenes.rer import EditedScene, SceneProgress
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class PreparedScene(Prepared):
     side: int
     device: torch.device
     fit: ResolvedFit
+    region: Region | None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class SceneEdit(EditJob):
     world does."""
     render: Annotated[OmitArgPrefixes[RenderOptions], arg(name="rendering")] = RenderOptions()
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
+    region: Annotated[OmitArgPrefixes[RegionOptions], arg(name="mask")] = RegionOptions()
 
     kind = "scene"
 
@@ -126,11 +130,12 @@ class SceneEdit(EditJob):
         device = rasteriser_device(self.model_options.device)
         side = self.render.side or SIDE[device.type]
         scene = read_scene(self.scene, side)
+        region = self.region.build(scene)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)  # raises before a model is asked
         settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask, loaded)
         fit = self.fit.resolve(_count_pixels(scene), device.type == "cuda")
-        return PreparedScene(**vars(settled), scene=scene, side=side, device=device, fit=fit)
+        return PreparedScene(**vars(settled), scene=scene, side=side, device=device, fit=fit, region=region)
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), as `VideoEdit.estimate` does; where it is `timed`, some
@@ -199,14 +204,17 @@ class SceneEdit(EditJob):
                     "up": self.render.up,
                     "closed": path.closed,
                 },
+                "local": self.region.facts,
                 "side": prepared.side,
                 "scene_device": str(prepared.device),
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
             steps |= fit_loop_steps(prepared.fit, config.subtasks, scene.gaussians is None)
             run.begin(Request("scene", record, steps, self.run_options.save_every, command))
+            save_region(prepared.region, run.snapshots.folder)
             editor = Editor(backbone, single_use=loaded is None)
-            edited = _Edit(run, scene, path, prepared.prompts, config, prepared.fit, editor).run(on_progress)
+            fit, region = prepared.fit, prepared.region
+            edited = _Edit(run, scene, path, prepared.prompts, config, fit, region, editor).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prepared.prompts)
 
     @staticmethod
@@ -237,7 +245,8 @@ class SceneEdit(EditJob):
             log_plan(prompts, config, path_size(path), backbone)
             fit = ResolvedFit(**record["fit"])
             editor = Editor(backbone, single_use=loaded is None)
-            edited = _Edit(run, scene, path, prompts, config, fit, editor).run(on_progress)
+            region = load_region(run.snapshots.folder)
+            edited = _Edit(run, scene, path, prompts, config, fit, region, editor).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)
 
     def _choose_path(self, prepared: PreparedScene, backbone: Backbone) -> tuple[CameraPath, PreparedScene]:
@@ -287,6 +296,7 @@ class _Edit:
     prompts: PromptPair
     config: ResolvedConfig
     fit: ResolvedFit
+    region: Region | None
     editor: Editor
 
     def run(self, on_progress: ProgressCallback | None) -> EditedScene:
@@ -296,9 +306,8 @@ class _Edit:
         assert self.folder.request is not None
         report = on_progress or (lambda progress: None)
         source, snapshots = self._reconstruct(report), self.folder.snapshots
-        edited = edit_gaussians(
-            self.editor, source, self.path, self.prompts, self.config, self.fit, report, snapshots=snapshots
-        )
+        options = self.prompts, self.config, self.fit, report
+        edited = edit_gaussians(self.editor, source, self.path, *options, snapshots=snapshots, region=self.region)
         self._write(source, edited, self.folder.request.facts["instruction"] or self.prompts.target)
         return edited
 

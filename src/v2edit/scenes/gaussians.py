@@ -55,6 +55,10 @@ class Gaussians:
         padding = self.sh.new_zeros(len(self), max(0, count - self.sh.shape[1]), 3)
         return replace(self, sh=torch.cat([self.sh[:, :count], padding], dim=1))
 
+    def select(self, indices: Tensor) -> Gaussians:
+        """Return some of the Gaussians, by index or by bool [N]."""
+        return Gaussians(**{name: tensor[indices] for name, tensor in self.tensors().items()})
+
     def joined(self, other: Gaussians) -> Gaussians:
         """Return these Gaussians followed by others of the same degree."""
         added = other.tensors()

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from v2edit.backbones import Backbone, Size
+from v2edit.backbones.families import FRAME_RATE
 from v2edit.editing import EditConfig, Editor, Progress
+from v2edit.editing.local import EVERYWHERE, LocalEdit
 from v2edit.editing.resize import resize_clip
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
@@ -29,6 +31,8 @@ from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
 from v2edit.scenes.optimise import FitProgress, optimise_gaussians, single_thread
 from v2edit.scenes.rasterise import render
+from v2edit.scenes.regions import Region, SeenRegion
+from v2edit.video.composite import composite as composite_video
 
 log = logging.getLogger(__name__)
 LOOP = "fit"  # prefix of a reconstruction's snapshot, before the number of the subtask
@@ -79,13 +83,16 @@ def edit_gaussians(
     on_progress: Callable[[SceneProgress], None] = lambda progress: None,
     between: bool = True,
     snapshots: Snapshots | None = None,
+    region: Region | None = None,
 ) -> EditedScene:
-    """Edit a scene along a camera path with V2Edit; warn when the scene did not take on a subtask's edit. Without
-    reconstruction `between` the subtasks the video is edited in one go, and the scene reconstructed once. With
-    `snapshots`, an edit that was interrupted resumes where it stopped when it is called again, and gives the same
-    result. A closed path's video is a loop where the model can make one."""
+    """Edit a scene along a camera path with V2Edit, in a `region` of it or everywhere; warn when the scene did not take
+    on a subtask's edit. Without reconstruction `between` the subtasks the video is edited in one go, and the scene
+    reconstructed once. With `snapshots`, an edit that was interrupted resumes where it stopped when it is called again,
+    and gives the same result. A closed path's video is a loop where the model can make one."""
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.loop_obstacle is None))
-    options = prompts, config, partial(_report_edit, on_progress), snapshots
+    seen = None if region is None else region.seen_from(gaussians, video_cameras(editor.backbone, path))
+    local = EVERYWHERE if seen is None else LocalEdit(seen.share)
+    options = prompts, config, partial(_report_edit, on_progress), snapshots, FRAME_RATE, local
     subtasks = config.for_prompts(prompts).subtasks
     return render_edit_reconstruct(
         editor.begin(*options).next_subtask if between else lambda video: editor.edit(video, *options).frames,
@@ -98,6 +105,7 @@ def edit_gaussians(
         subtasks=range(1, subtasks + 1) if between else [subtasks],
         on_progress=on_progress,
         snapshots=snapshots,
+        seen=seen,
     )
 
 
@@ -113,11 +121,12 @@ def render_edit_reconstruct(
     subtasks: Sequence[int] = (1,),
     on_progress: Callable[[SceneProgress], None] = lambda progress: None,
     snapshots: Snapshots | None = None,
+    seen: SeenRegion | None = None,
 ) -> EditedScene:
     """RER, render-edit-reconstruct (V2Edit Sec. 3.4), with any video editor. `edit` takes a video of the scene, uint8
     [T, h, w, 3] in the model's size, and returns it edited by one more subtask. `subtasks`: the numbers of those after
     which the scene is reconstructed; a method that edits in one go has one. `loop`: the video is a loop to the model's
-    autoencoder."""
+    autoencoder. `seen`: what of the scene may change, and what of its video the edit did."""
     cameras, fit = video_cameras(backbone, path), resolve_fit(config, scene, path)
     source = video = render_video(scene, cameras)
     result = EditedScene(scene, source, [], [], [])
@@ -125,10 +134,13 @@ def render_edit_reconstruct(
         edited = edit(video)
         # What the model's autoencoder cannot reproduce is no part of the edit.
         unedited = autoencode(backbone, video, loop)
+        if seen is not None:
+            unedited = composite_video(source, unedited, seen.share)
         report = partial(_report_fit, on_progress, f"subtask {subtask}/{subtasks[-1]}, reconstructing")
         snapshot = fit_snapshot(snapshots, subtask)
         mask = change_mask(unedited, edited)
-        start, target, editable = prepare_refit(scene, path.cameras, edited, mask, seed + subtask)
+        region = None if seen is None else seen.region
+        start, target, editable = prepare_refit(scene, path.cameras, edited, mask, seed + subtask, region)
         scene = optimise_gaussians(start, target, fit.refit_steps, seed + subtask, editable, report, snapshot)
         before, video = video, render_video(scene, cameras)
         change = measure_change(unedited, edited, before, video)
@@ -146,17 +158,21 @@ def resolve_fit(config: FitConfig, scene: Gaussians, path: CameraPath) -> Resolv
 
 
 def prepare_refit(
-    scene: Gaussians, cameras: Cameras, edited: np.ndarray, mask: Tensor, seed: int
+    scene: Gaussians, cameras: Cameras, edited: np.ndarray, mask: Tensor, seed: int, region: Region | None = None
 ) -> tuple[Gaussians, Dataset, Tensor]:
     """Return what a scene is reconstructed from after an edit: the Gaussians to start from, the images to optimise them
-    towards, and which of them may change, bool [N]. `edited`: the video, uint8 [T, h, w, 3]. `mask` [T, h, w]: how much
-    of each pixel is edited."""
+    towards, and which of them may change, bool [N]: in a `region` of the scene alone, if given. `edited`: the video,
+    uint8 [T, h, w, 3]. `mask` [T, h, w]: how much of each pixel is edited."""
     unedited = render_video(scene, cameras)
     images, mask = composite(unedited, edited, mask)
     count = len(edited)
     target = Dataset(cameras, images, tuple(f"{k:04d}" for k in range(count)), np.zeros(count, bool))
     editable = editable_mask(scene, cameras, mask)
-    if spawned := spawn(scene, unedited, target, mask, torch.Generator().manual_seed(seed)):
+    spawned = spawn(scene, unedited, target, mask, torch.Generator().manual_seed(seed))
+    if region is not None:
+        editable &= region.contains(scene)
+        spawned = spawned and spawned.select(region.contains(spawned))
+    if spawned:
         scene, editable = scene.joined(spawned), torch.cat([editable, editable.new_ones(len(spawned))])
     return scene, target, editable
 

@@ -1,0 +1,109 @@
+"""`v2edit edit` with masks, boxes and times, from file to run folder: what is kept is the source's, bit for bit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.interrupts import interrupt_when_written
+
+import v2edit
+from v2edit import video
+from v2edit.cli.app import main
+from v2edit.errors import UserError
+from v2edit.jobs.masks import MaskOptions
+from v2edit.jobs.video import EditRun
+from v2edit.video.masks import read_mask
+
+QUICK = {"steps": 4, "show_progress": False}
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a clip of the built-in world and an instruction for it."""
+    folder = tmp_path_factory.mktemp("sample") / "s"
+    assert main(["sample", "-o", str(folder), "--seed", "4", "--kind", "recolour"]) == 0
+    return folder / "clip.mp4", json.loads((folder / "clip.json").read_text())["instruction"]
+
+
+@pytest.fixture(scope="module")
+def half() -> np.ndarray:
+    """Return a mask whose left half may change."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, :32] = 255
+    return mask
+
+
+def frames_in(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+
+
+@pytest.fixture(scope="module")
+def run(sample, half, tmp_path_factory) -> EditRun:
+    out = tmp_path_factory.mktemp("run") / "r"
+    return v2edit.edit_video(*sample, mask=half, out=out, save_frames=True, **QUICK)
+
+
+def test_frames_outside_the_mask_are_the_sources_bit_for_bit(sample, run):
+    source, edited = video.read(sample[0]).frames, frames_in(run.folder / "edited")
+    np.testing.assert_array_equal(edited[:, :, 34:], source[:, :, 34:])  # it is grown by 2 pixels
+    assert not np.array_equal(edited[:, :, :32], source[:, :, :32])
+    facts = json.loads((run.folder / "run.json").read_text())
+    assert facts["local"]["mask"] == "an array [64, 64]"
+    assert facts["share"] == {"frames": 9, "of_frames": pytest.approx(34 / 64, abs=1 / 64)}
+
+
+def test_the_mask_that_a_run_shows_can_be_given_back(sample, run, half, tmp_path):
+    """Though it was encoded lossily, nothing beyond it changes."""
+    source = video.read(sample[0])
+    shown = read_mask(run.folder / "mask.mp4", source)
+    assert shown[:, :, 36:].max() == 0 and shown[:, :, :31].min() == 1
+    mask = str(run.folder / "mask.mp4")
+    again = v2edit.edit_video(*sample, mask=mask, grow=0, out=tmp_path / "r", save_frames=True, **QUICK)
+    np.testing.assert_array_equal(frames_in(again.folder / "edited")[:, :, 36:], source.frames[:, :, 36:])
+
+
+def test_a_run_with_a_mask_resumes_though_its_file_is_gone(sample, half, run, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.fromarray(half).save(mask)
+    command = ["edit", str(sample[0]), sample[1], "-o", str(tmp_path / "r"), "--mask", str(mask), "--steps", "4"]
+    with interrupt_when_written(", step 2"):
+        assert main([*command, "--save-every", "1", "--save-frames"]) == 130
+    mask.unlink()
+    assert main(["resume", str(tmp_path / "r")]) == 0
+    np.testing.assert_array_equal(frames_in(tmp_path / "r" / "edited"), frames_in(run.folder / "edited"))
+
+
+def test_box_time_and_keep_limit_each_other(sample, half, tmp_path):
+    source = video.read(sample[0])
+    share = MaskOptions(box="0,16,64,16", time="0.25-0.6", keep=half, grow=0).build(source).share  # type: ignore[arg-type]
+    assert share is not None
+    changing = np.flatnonzero(share.any((1, 2)))
+    assert changing.min() == 2 and changing.max() <= 5
+    assert (
+        share[:, :16].max() == share[:, 32:].max() == share[:, :, :32].max() == 0 and share[3, 20:28, 40:60].min() == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--mask", "nothing.png"], "nothing.png"),
+        (["--box", "100,100,5,5"], "box"),
+        (["--time", "7-9"], "time"),
+        (["--grow", "-1"], "--grow"),
+        (["--keep", "white.png"], "nothing may change"),
+    ],
+)
+def test_a_bad_mask_is_refused_in_one_line_before_any_work(sample, words, what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (64, 64), 255).save("white.png")
+    assert main(["edit", str(sample[0]), sample[1], "-o", "r", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert what in error and "\n" not in error and not Path("r").exists()
+
+
+def test_a_mask_that_no_file_can_be_is_refused(sample, tmp_path):
+    with pytest.raises(UserError, match="mask"):
+        v2edit.edit_video(*sample, mask=np.full((3, 3, 3, 3, 3), 2.0), out=tmp_path / "r", **QUICK)
