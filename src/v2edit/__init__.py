@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from v2edit.editing.config import EditConfig
     from v2edit.editing.editor import Editor
     from v2edit.jobs.functions import edit_scene, edit_video, estimate_edit, estimate_scene, preview_edit, resume_run
+    from v2edit.jobs.seeds import keep_seeds
     from v2edit.prompts import PromptPair
     from v2edit.prompts.lvlm import LVLMConfig
     from v2edit.scenes.config import FitConfig
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EditConfig", "Editor", "FitConfig", "LVLMConfig", "PromptPair", "Video", "__version__", "edit_scene",
-    "edit_video", "estimate_edit", "estimate_scene", "preview_edit", "resume_run", "run_batch",
+    "edit_video", "estimate_edit", "estimate_scene", "keep_seeds", "preview_edit", "resume_run", "run_batch",
 ]  # fmt: skip
 
 _MODULES = {
     "EditConfig": "editing.config", "Editor": "editing.editor", "FitConfig": "scenes.config",
-    "LVLMConfig": "prompts.lvlm", "PromptPair": "prompts", "Video": "video", "run_batch": "batch.command",
+    "LVLMConfig": "prompts.lvlm", "PromptPair": "prompts", "Video": "video", "keep_seeds": "jobs.seeds",
+    "run_batch": "batch.command",
 }  # fmt: skip
 
 

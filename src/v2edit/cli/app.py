@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "scene": commands.scene,
     "resume": commands.resume,
     "runs": commands.runs,
+    "keep": commands.keep,
     "view": commands.view,
     "sample": commands.sample,
     "batch": commands.batch,

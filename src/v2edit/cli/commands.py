@@ -32,9 +32,11 @@ from v2edit.jobs.plan import describe_steps, name_prompts
 from v2edit.jobs.resume import resume as resume_run
 from v2edit.jobs.resume import serve_run
 from v2edit.jobs.scene import SceneEdit
+from v2edit.jobs.seeds import keep_seeds
 from v2edit.jobs.video import EditRun, VideoEdit
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter, find_runs, read_run_state
+from v2edit.runs.layout import SEEDS_SHEET, seed_folder
 
 if TYPE_CHECKING:
     from v2edit.batch.state import BatchStatus
@@ -56,7 +58,9 @@ CONTINUES = "the same command continues from here"
 
 def edit(context: Context, job: Annotated[VideoEdit, arg(name="")]) -> None:
     """Edit a video so that it shows what an instruction or a target prompt says."""
-    _run_job(context, job, context.reporter.on_edit)
+    run = _run_job(context, job, context.reporter.on_edit)
+    if run is not None and job.seeds > 1:
+        print(f"to keep the best of {SEEDS_SHEET}: v2edit keep {shlex.quote(str(run.folder))} SEED")
 
 
 def scene(context: Context, job: Annotated[SceneEdit, arg(name="")]) -> None:
@@ -138,10 +142,28 @@ def runs(context: Context, folder: Annotated[Path, Positional, arg(metavar="FOLD
         left = "" if one.seconds_left is None or one.state == "done" else f"{format_duration(one.seconds_left)} left"
         started = f"{datetime.fromisoformat(one.started).astimezone():%Y-%m-%d %H:%M}"
         line = f"{one.folder!s:{width}}  {one.state:7}  {started}  {steps:>16}  {left}"
-        print(f"{line}  {one.reason or ''}".rstrip())
+        seeds = f"seeds {', '.join(map(str, one.seeds))}" if one.seeds else ""
+        print("  ".join((line, *filter(None, (seeds, one.reason)))).rstrip())
     if not states:
         print(f"there are no runs in {folder}")
     context.reporter.result(runs=[asdict(one) for one in states])
+
+
+def keep(
+    context: Context,
+    folder: Annotated[Path, Positional, arg(metavar="RUN")],
+    seeds: Annotated[tuple[int, ...], Positional, arg(metavar="SEED [SEED ...]")],
+) -> None:
+    """Keep these seeds' runs of an edit with --seeds, and remove the others.
+
+    Args:
+        folder: The run folder, which has one for each seed.
+        seeds: The seeds to keep, by the numbers on the sheet seeds.png.
+    """
+    removed = keep_seeds(folder, seeds)
+    kept = [folder / seed_folder(seed) for seed in read_run_state(folder).seeds]
+    print(*(f"kept     {path}" for path in kept), *(f"removed  {path}" for path in removed), sep="\n")
+    context.reporter.result(folder=folder, kept=kept, removed=removed)
 
 
 def view(

@@ -97,7 +97,12 @@ FOREIGN_OPTIONS = (
         "there are no masks: what both prompts share is held, and a lower --alpha or --beta keeps more",
     ),
     ForeignOption("controlnet control-image ip-adapter", (), "the source's own noise and attention hold the edit"),
-    ForeignOption("batch-size batch-count num-videos-per-prompt num-images-per-prompt", (), "v2edit batch edits many"),
+    ForeignOption(
+        "batch-count num-videos-per-prompt num-images-per-prompt num-samples n-samples num-outputs n-iter seeds",
+        ("--seeds",),
+        "only v2edit edit makes several at once; v2edit batch edits many",
+    ),
+    ForeignOption("batch-size", (), "v2edit batch edits many"),
     ForeignOption(
         "quantization load-in-8bit load-in-4bit fp8 gguf",
         ("--quantize", "--transformer"),

@@ -114,10 +114,12 @@ class Reporter:
     # The callbacks of the three kinds of long work.
 
     def on_edit(self, progress: Progress) -> None:
-        subtask, step = f"{progress.subtask}/{progress.subtasks}", f"{progress.step}/{progress.steps}"
+        step = f"{progress.step}/{progress.steps}"
         done, total = (progress.subtask - 1) * progress.steps + progress.step, progress.subtasks * progress.steps
         figures = {name: getattr(progress, name) for name in ("subtask", "subtasks", "step", "steps")}
-        self.update(Update("editing", f"subtask {subtask}, step {step}", done, total, figures))
+        if progress.seed is not None:
+            figures |= {name: getattr(progress, name) for name in ("seed", "seed_number", "seeds")}
+        self.update(Update("editing", f"{progress.phase}, step {step}", done, total, figures))
 
     def on_scene(self, progress: SceneProgress) -> None:
         figures = {"stage": progress.phase, "step": progress.step, "steps": progress.steps, "psnr": progress.psnr}

@@ -38,16 +38,21 @@ from v2edit.video.composite import composite
 
 @dataclass(frozen=True)
 class Progress:
-    """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, all counted from 1."""
+    """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, all counted from 1. Where a video is
+    edited with several seeds, also the `seed` and its number among them."""
 
     subtask: int
     subtasks: int
     step: int
     steps: int
+    seed: int | None = None
+    seed_number: int = 1
+    seeds: int = 1
 
     @property
     def phase(self) -> str:
-        return f"subtask {self.subtask}/{self.subtasks}"
+        seed = "" if self.seed is None else f"seed {self.seed} ({self.seed_number}/{self.seeds}), "
+        return f"{seed}subtask {self.subtask}/{self.subtasks}"
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,12 @@ class Estimate:
     most_frames: int | None = None  # of this size that fit with all memory options
     remarks: list[str] = field(default_factory=list)
     prompts: PromptPair | None = None  # None where a language model would write them
+    seeds: int = 1  # edits of which the time and operations are those of all, the rest those of each
+
+    def times(self, seeds: int) -> Estimate:
+        """Return the estimate of as many edits, one after the other, with the model loaded once."""
+        seconds = {name: n if name == "loading" else n * seeds for name, n in self.seconds.items()}
+        return replace(self, seeds=seeds, flops=self.flops * seeds, seconds=seconds)
 
     @property
     def fits(self) -> bool:
@@ -116,12 +122,13 @@ class Estimate:
             "" if self.available is None else f"; {'' if self.fits else 'only '}{format_bytes(self.available)} are free"
         )
         mode = "" if self.device == "cpu" else f" with {self.memory_mode.text}"
+        each = f", for each of {self.seeds} seeds" if self.seeds > 1 else ""
         names, texts = (name_prompts(self.prompts), self.prompts.chain) if self.prompts else ((), ())
         lines = [
             *(f"{name:7} {text}" for name, text in zip(names, texts, strict=True)),
             f"model   {self.model}, {self.dtype} on {self.device}",
             f"video   {sizes}: {self.tokens:,} tokens",
-            f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}",
+            f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}{each}",
             f"noise   {describe_noise(self.sigma)}",
             f"compute {format_flops(self.flops)}",
             f"memory  about {format_bytes(self.peak)} at the peak{mode}{room}",

@@ -48,7 +48,7 @@ def edit_video(
             - the model: model, device, dtype, offload, vae_tiling, revision, allow_pickle;
             - the edit: config (an `EditConfig`), or its fields: steps, alpha, beta, subtasks, mixture, guidance,
               solver, loop, negative_prompt, seed, inc, pnc, amr ...;
-            - the run: out (the run folder), save_every, save_frames.
+            - the run: out (the run folder), save_every, save_frames; seeds (so many edits in one folder).
 
     Returns:
         The finished run: `folder`, `edited` (a `Video`, whose `frames` are uint8 [T, H, W, 3]) and `prompts`.

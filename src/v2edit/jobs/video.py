@@ -11,14 +11,16 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.errors import UserError
 from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.masks import MaskOptions, load_local, log_share, save_share, share_facts, write_mask
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
+from v2edit.jobs.seeds import MOST_SEEDS, edit_seeds, request_seeds
 from v2edit.prompts import PromptPair, read_prompts
-from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input
-from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, MASK_VIDEO, subtask_video
+from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input, read_run_state
+from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, MASK_VIDEO, seed_folder, subtask_video
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone, LoadedModel
@@ -32,11 +34,18 @@ ProgressCallback = Callable[["Progress"], None]
 
 @dataclass(frozen=True)
 class EditRun:
-    """A finished edit: its run folder, the edited video, and the prompts that were used."""
+    """A finished edit: its run folder, the edited video, and the prompts that were used. Of several `seeds`, whose
+    `runs` are in that folder, the video is the first's."""
 
     folder: Path
     edited: Video
     prompts: PromptPair
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def runs(self) -> list[EditRun]:
+        """The runs of several seeds, read from their folders."""
+        return [read_edit_run(self.folder / seed_folder(seed)) for seed in self.seeds]
 
     def __repr__(self) -> str:
         frames, height, width = self.edited.frames.shape[:3]
@@ -63,9 +72,16 @@ class VideoEdit(EditJob):
     save_frames: FlagCreatePairsOff[bool] = False
     """Also write the edited frames as PNG files into the folder `edited` (always done for a folder of images, under
     the same names, and for a single image as `edited.png`)."""
+    seeds: int = 1
+    """Make so many edits, 1 to 16, with --seed and the seeds after it: a run folder each, and a sheet of all of them.
+    v2edit keep keeps those that you choose."""
     mask_options: Annotated[OmitArgPrefixes[MaskOptions], arg(name="mask")] = MaskOptions()
 
     kind = "file"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise UserError(f"--seeds is {self.seeds}, expected 1 to {MOST_SEEDS} edits (--seed is where they begin)")
 
     @property
     def path(self) -> Path:
@@ -103,11 +119,13 @@ class VideoEdit(EditJob):
         frames, fps = prepared.source.frames, prepared.source.fps
         size = Size(*frames.shape[:3])
         if not timed:
-            return estimate_edit(stopwatch, prepared, size, self.model_options)
+            return estimate_edit(stopwatch, prepared, size, self.model_options).times(self.seeds)
         with stopwatch.paused():
             writing = time_writing(frames, fps, prepared.config.subtasks)
         estimate = estimate_edit(stopwatch, prepared, size, self.model_options, frames)
-        return replace(estimate, seconds=estimate.seconds | {"writing": writing}) if estimate.is_timed else estimate
+        if estimate.is_timed:
+            estimate = replace(estimate, seconds=estimate.seconds | {"writing": writing})
+        return estimate.times(self.seeds)
 
     def run(
         self,
@@ -123,7 +141,6 @@ class VideoEdit(EditJob):
             prepared, identity = self.prepare(given, loaded), fingerprint_input(self.video)
             from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
-            from v2edit.editing.editor import Editor
 
             size = Size(*prepared.source.frames.shape[:3])
             backbone = self.load(prepared, lambda model: (prepared.for_clip(model, size).config, size), loaded)
@@ -139,12 +156,11 @@ class VideoEdit(EditJob):
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
-            run.begin(Request("edit", record, steps, self.run_options.save_every, command))
-            save_share(prepared.local, run.snapshots.folder)
-            editor = Editor(backbone, single_use=loaded is None)
+            request = Request("edit", record, steps, self.run_options.save_every, command)
+            run.begin(request if self.seeds == 1 else request_seeds(request, self.seeds))
             source, local, prompts = prepared.source, prepared.local, prepared.prompts
-            edited = _edit_and_write(run, self.video, source, local, prompts, config, editor, on_progress)
-        return EditRun(run.out, edited, prepared.prompts)
+            save_share(local, run.snapshots.folder)
+            return _finish(run, self.video, source, local, prompts, config, backbone, loaded is None, on_progress)
 
     @staticmethod
     def resume(
@@ -152,11 +168,10 @@ class VideoEdit(EditJob):
     ) -> EditRun:
         """Continue an edit that was stopped, from its last snapshot; the result is the same as if it had not been.
         Raises `UserError` where its video is gone or has changed, or its model or device is not available."""
-        assert run.request is not None and run.request.kind == "edit"
+        assert run.request is not None and run.request.kind in ("edit", "seeds")
         with run:
             from v2edit import video as videos
             from v2edit.backbones import Size
-            from v2edit.editing.editor import Editor
 
             record = run.request.facts
             path = Path(record["input"]["path"])
@@ -166,9 +181,7 @@ class VideoEdit(EditJob):
             local = load_local(record, run.snapshots.folder)
             backbone = load_recorded(record, loaded)
             log_plan(prompts, config, Size(*source.frames.shape[:3]), backbone)
-            editor = Editor(backbone, single_use=loaded is None)
-            edited = _edit_and_write(run, path, source, local, prompts, config, editor, on_progress)
-        return EditRun(run.out, edited, prompts)
+            return _finish(run, path, source, local, prompts, config, backbone, loaded is None, on_progress)
 
 
 def load_recorded(record: dict[str, Any], loaded: LoadedModel | None = None) -> Backbone:
@@ -184,11 +197,44 @@ def load_recorded(record: dict[str, Any], loaded: LoadedModel | None = None) -> 
 
 
 def read_edit_run(folder: Path) -> EditRun:
-    """Read a finished edit; its frames are those of `edited.mp4`."""
+    """Read a finished edit; its frames are those of `edited.mp4`, of several seeds the first's."""
     from v2edit import video as videos
 
     pair, _ = read_prompts(folder / MANIFEST)
-    return EditRun(folder, videos.read(folder / EDITED_VIDEO), pair)
+    seeds = read_run_state(folder).seeds
+    return EditRun(folder, videos.read(folder.joinpath(*map(seed_folder, seeds[:1])) / EDITED_VIDEO), pair, seeds)
+
+
+def _finish(
+    run: RunWriter,
+    path: Path,
+    source: Video,
+    local: LocalEdit,
+    prompts: PromptPair,
+    config: ResolvedConfig,
+    backbone: Backbone,
+    single_use: bool,
+    on_progress: ProgressCallback | None,
+) -> EditRun:
+    """Edit from where a run of one seed or of several stands, and write what it lacks; with `single_use` the model is
+    not needed afterwards."""
+    from v2edit.editing.cost import loop_steps
+    from v2edit.editing.editor import Editor
+
+    assert run.request is not None
+    if run.request.kind == "edit":
+        editor = Editor(backbone, single_use)
+        edited = _edit_and_write(run, path, source, local, prompts, config, editor, on_progress)
+        return EditRun(run.out, edited, prompts)
+    editor, steps = Editor(backbone), loop_steps(backbone.schedule(config.steps), config)
+
+    def edit(one: RunWriter, seed: int, report: ProgressCallback) -> Video:
+        save_share(local, one.snapshots.folder)
+        return _edit_and_write(one, path, source, local, prompts, replace(config, seed=seed), editor, report)
+
+    edit_seeds(run, source.frames, steps, edit, on_progress)
+    seeds = tuple(run.request.facts["seeds"])
+    return EditRun(run.out, read_edit_run(run.out / seed_folder(seeds[0])).edited, prompts, seeds)
 
 
 def _edit_and_write(

@@ -22,7 +22,7 @@ PROGRESS_FILE = "progress.json"  # in the state folder
 FORMAT = 2  # of the state folder
 PACKAGES = ("v2edit", "torch", "diffusers", "transformers", "av")
 
-Kind = Literal["edit", "scene"]
+Kind = Literal["edit", "scene", "seeds"]
 State = Literal["running", "stopped", "failed", "done"]
 
 
@@ -47,7 +47,7 @@ class Request:
 @dataclass(frozen=True)
 class RunState:
     """State of a run: `done` of `total` steps of all its loops, when it was `started` (UTC, ISO 8601), how many seconds
-    are left where that is known, and the reason why it stopped or failed."""
+    are left where that is known, and the reason why it stopped or failed. A run of several has `seeds`."""
 
     folder: Path
     kind: Kind
@@ -57,6 +57,7 @@ class RunState:
     started: str
     seconds_left: float | None = None
     reason: str | None = None
+    seeds: tuple[int, ...] = ()
 
 
 def check_save_every(steps: int) -> None:
@@ -74,21 +75,23 @@ def read_run_state(folder: str | Path) -> RunState:
         manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
         facts: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
         if facts.get("status") == "done":
-            steps = facts.get("steps") or {"done": 0, "total": 0}
-            return RunState(folder, facts.get("kind", "edit"), "done", steps["done"], steps["total"], facts["started"])
+            steps, seeds = facts.get("steps") or {"done": 0, "total": 0}, tuple(facts.get("seeds", ()))
+            kind, started = facts.get("kind", "edit"), facts["started"]
+            return RunState(folder, kind, "done", steps["done"], steps["total"], started, seeds=seeds)
         if not (state_dir / REQUEST_FILE).is_file():
             raise UserError(f"{folder} is no run folder: it has no {MANIFEST} of a run")
         request, progress = read_request(state_dir), read_progress(state_dir)
-        pace = Pace(request.plan, progress)
+        pace, seeds = Pace(request.plan, progress), tuple(request.facts.get("seeds", ()))
         left = progress.get("seconds_left")
         if is_state_locked(state_dir):
             if left is not None:
                 left = max(0.0, left - max(0.0, time.time() - progress["at"]))
-            return RunState(folder, request.kind, "running", pace.done, pace.total, request.started, left)
-        status, reason = facts.get("status"), facts.get("reason")
-        if status not in ("stopped", "failed"):
-            status, reason = "stopped", "its process ended without a word"
-        return RunState(folder, request.kind, status, pace.done, pace.total, request.started, left, reason)
+            status, reason = "running", None
+        else:
+            status, reason = facts.get("status"), facts.get("reason")
+            if status not in ("stopped", "failed"):
+                status, reason = "stopped", "its process ended without a word"
+        return RunState(folder, request.kind, status, pace.done, pace.total, request.started, left, reason, seeds)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise

@@ -191,6 +191,7 @@ class RunWriter:
                     error = failure
             # A mistake of the user's that is found before the first snapshot leaves nothing worth resuming.
             resumable = not isinstance(error, UserError) or self.resumed or any(self._state.glob("*.safetensors"))
+            resumable = resumable or any(self.out.glob(f"*/{MANIFEST}"))  # nor before the first of several seeds
             if self.request is None or not resumable:
                 self._discard()
                 if kind is None and isinstance(error, OSError):
