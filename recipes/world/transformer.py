@@ -228,7 +228,7 @@ def main() -> None:
         else new_transformer(options.layers)
     )
     transformer = transformer.to(device).train()
-    averaged, probe = AveragedModel(transformer, 0.998), Probe(transformer.inner_dim).to(device)
+    averaged, probe = AveragedModel(transformer, 0.998), Probe(transformer.norm_final.normalized_shape[0]).to(device)
     probe.attach(transformer)
     optimizer_list = optimizers(transformer, probe, options.lr)
     scheduler = new_scheduler()
