@@ -2,15 +2,80 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Seam = Literal["feather", "match"]
+
+GRID = 96  # cells of the short side: drift is smooth
+SMOOTHING = 1  # frames before and after: over these drift is averaged
+PRIOR = 0.1  # of a cell's pixels: the weight of what its wider neighbourhood says of it
+TOLERANCES = (12.0, 6.0, 3.0, 1.5)  # of 255, one after the other: by how much a cell may differ from the drift around
+MAX_DRIFT = 24  # of 255: a drift of so much is half believed
 
 
-def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray) -> np.ndarray:
+def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray, seam: Seam = "match") -> np.ndarray:
     """Return m edited + (1 - m) source, uint8 [T, H, W, 3] like both, with m = `share`, float32 [T, H, W] of 0 to 1:
-    where it is 0 the source's bytes, where it is 1 the edit's."""
+    where it is 0 the source's bytes, where it is 1 the edit's. With the `seam` "match" the drift of the edit's colours
+    (`find_drift`) is first taken off it, so that they go on over the edge of m."""
+    drift = find_drift(source, edited, share) if seam == "match" else None
     out = np.empty_like(source)
-    for frame, before, after, m in zip(out, source, edited, share, strict=True):
-        mixed = before + m[..., None] * (after.astype(np.float32) - before)
+    for k, (frame, before, after, m) in enumerate(zip(out, source, edited, share, strict=True)):
+        after = after.astype(np.float32)
+        if drift is not None:
+            resized = F.interpolate(drift[k : k + 1], before.shape[:2], mode="bilinear", align_corners=False)
+            after = (after - resized[0].permute(1, 2, 0).numpy()).clip(0, 255)
+        mixed = before + m[..., None] * (after - before)
         np.rint(mixed, out=mixed)
         frame[...] = mixed
     return out
+
+
+def find_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray) -> Tensor:
+    """Return the drift of an edit's colours, float32 [T, 3, h, w] in levels of 255, on a coarse grid.
+
+    Where nothing may change, `share` [T, H, W] is 0 and the edit's difference from the source, uint8 [T, H, W, 3], is
+    drift: of the autoencoder, or of the model. It is averaged over some frames and continued smoothly to where the edit
+    is (pull-push, Gortler et al. 1996, "The Lumigraph": each cell's own value by its weight, the rest by the next
+    coarser level). Cells that differ from the drift around them, as where the edit shows beyond its mask, count little;
+    and what is too large for drift (`MAX_DRIFT`) is taken for the edit's."""
+    height, width = share.shape[1:]
+    scale = max(1.0, min(height, width) / GRID)
+    grid = round(height / scale), round(width / scale)
+    differences, known = [], []
+    for before, after, m in zip(source, edited, share, strict=True):
+        weight = torch.from_numpy((m == 0).astype(np.float32))[None]
+        difference = torch.from_numpy(after.astype(np.float32) - before).permute(2, 0, 1)
+        sums = F.adaptive_avg_pool2d(torch.cat([difference * weight, weight]), grid)
+        differences.append(sums[:3])
+        known.append(sums[3:])
+    total, weight = torch.stack(differences), torch.stack(known)
+    mean = total / weight.clamp(min=1e-6)
+    drift = mean.where(weight > 0, torch.nan).flatten(2).nanmedian(2).values.nan_to_num()[..., None, None]
+    for tolerance in TOLERANCES:
+        trust = (1 + ((mean - drift) / tolerance).square().sum(1, keepdim=True)) ** -2  # as Geman and McClure
+        drift = _pull_push(*(_average_in_time(part * trust) for part in (total, weight)))
+    return drift / (1 + (drift.norm(dim=1, keepdim=True) / MAX_DRIFT) ** 4)
+
+
+def _average_in_time(values: Tensor) -> Tensor:
+    """Return the mean of values [T, C, h, w] over the frames before and after."""
+    size = 2 * SMOOTHING + 1
+    over = values.permute(1, 2, 3, 0).flatten(0, 2)[None]
+    return F.avg_pool1d(over, size, 1, SMOOTHING, count_include_pad=False)[0].view(*values.shape[1:], -1).movedim(-1, 0)
+
+
+def _pull_push(total: Tensor, weight: Tensor) -> Tensor:
+    """Return a smooth field [T, C, h, w] from sums of values with their weights, [T, C, h, w] and [T, 1, h, w]: near a
+    cell of weight its value, elsewhere that of what is near; 0 where there is no weight at all."""
+    height, width = total.shape[2:]
+    if max(height, width) == 1:
+        return total / weight.clamp(min=1e-6) * (weight > 0)
+    half = -(-height // 2), -(-width // 2)
+    coarse = _pull_push(*(F.adaptive_avg_pool2d(part, half) for part in (total, weight)))
+    around = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
+    return (total + PRIOR * around) / (weight + PRIOR)

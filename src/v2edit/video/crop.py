@@ -1,0 +1,93 @@
+"""Windows around a small region of a clip: it is edited at the model's full resolution and pasted back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+CONTEXT = 1.6  # of the region's sides: those of its window
+MARGIN = 0.1  # of the window's sides: what it shows beside the region, inside the picture
+MAX_SIDE = 0.5  # of the clip's: larger windows gain too little
+MAX_ENLARGED = 2.0  # times: smaller windows would only be blown up
+PASSES = 400  # of smoothing a window's path
+
+
+def plan_crop(share: np.ndarray, height: int, width: int) -> np.ndarray | None:
+    """Return a window for each frame, int [T, 4] of (top, left, height, width), that contains the pixels in which
+    `share` [T, H, W] is above 0, for a model of `height` and `width`; None where a window would gain too little.
+
+    All windows are of one size and of the model's proportions, inside the picture. They follow the region on the
+    smoothest path that leaves it a margin, so that what stands still jumps as little as possible; where it is absent
+    they go on from where it was to where it will be."""
+    present = np.flatnonzero(share.any((1, 2)))
+    if not len(present):
+        return None
+    spans = [_spans(np.asarray(share.any(axis)), present) for axis in (2, 1)]  # rows, columns: [T, 2]
+    scale = max(
+        1 / MAX_ENLARGED,
+        *(
+            CONTEXT * (span[present, 1] - span[present, 0]).max() / side
+            for span, side in zip(spans, (height, width), strict=True)
+        ),
+    )
+    sides = [int(np.ceil(scale * side)) for side in (height, width)]
+    if any(side > MAX_SIDE * whole for side, whole in zip(sides, share.shape[1:], strict=True)):
+        return None
+    starts = [_follow(span, side, whole) for span, side, whole in zip(spans, sides, share.shape[1:], strict=True)]
+    return np.stack([*starts, *(np.full(len(share), side) for side in sides)], 1)
+
+
+def _spans(occupied: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return the first row that a region, bool [T, N], occupies and that after its last one, int [T, 2]; between the
+    frames in which it is `present` both go on evenly."""
+    first = occupied.argmax(1)
+    end = occupied.shape[1] - occupied[:, ::-1].argmax(1)
+    frames = np.arange(len(occupied))
+    return np.stack([np.interp(frames, present, ends[present]).round() for ends in (first, end)], 1).astype(int)
+
+
+def _follow(span: np.ndarray, side: int, whole: int) -> np.ndarray:
+    """Return where a window of `side` begins in each frame, int [T], to contain a region [T, 2], within `whole` pixels:
+    a path that is averaged over neighbouring frames, again and again, within what contains the region."""
+    margin = int(MARGIN * side)
+    low = (span[:, 1] + margin - side).clip(0, whole - side)
+    high = (span[:, 0] - margin).clip(0, whole - side)
+    path = ((span.sum(1) - side) / 2).clip(low, high)
+    for _ in range(PASSES):
+        before, after = np.append(path[:1], path[:-1]), np.append(path[1:], path[-1:])
+        path = ((before + 2 * path + after) / 4).clip(low, high)
+    return path.round().astype(int)
+
+
+def extract(frames: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the windows [T, 4] of frames, uint8 [T, H, W, 3], resized to `size` (h, w): uint8 [T, h, w, 3]."""
+    windows = (frame[_window(box)] for frame, box in zip(frames, boxes, strict=True))
+    return np.stack([_resize(window, size) for window in windows])
+
+
+def paste(frames: np.ndarray, edited: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return frames, uint8 [T, H, W, 3], with their windows [T, 4] replaced by the edited ones, uint8 [T, h, w, 3]."""
+    out = frames.copy()
+    for frame, window, box in zip(out, edited, boxes, strict=True):
+        frame[_window(box)] = _resize(window, (int(box[2]), int(box[3])))
+    return out
+
+
+def extract_share(share: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the windows [T, 4] of a share [T, H, W], as they are."""
+    return np.stack([one[_window(box)] for one, box in zip(share, boxes, strict=True)])
+
+
+def _window(box: np.ndarray) -> tuple[slice, slice]:
+    top, left, height, width = (int(value) for value in box)
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize an image, uint8 [H, W, 3]: bicubic, antialiased where it becomes smaller."""
+    if image.shape[:2] == size:
+        return image
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    resized = F.interpolate(pixels, size, mode="bicubic", antialias=True)[0]
+    return resized.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
