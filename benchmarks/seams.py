@@ -26,7 +26,7 @@ from v2edit.video.feather import dilate, feathered_share
 from v2edit.video.masks import read_mask
 
 CLIPS = ("car-shadow", "horsejump-high", "kite-surf")
-COLOUR = np.float32([6, -4, 3])
+COLOUR = np.array([6, -4, 3], np.float32)
 GROWS = (2, 4, 8, 16)
 
 
@@ -103,7 +103,7 @@ def save_zoom(path: Path, frame: np.ndarray, ring: np.ndarray) -> None:
     """Write a part of a frame at the left edge of its mask, 8-fold."""
     places = np.argwhere(ring)
     left = places[places[:, 1].argmin()]
-    y, x = (max(0, min(int(v) - 40, side - 80)) for v, side in zip(left, ring.shape, strict=True))
+    y, x = (max(0, min(int(left[axis]) - 40, ring.shape[axis] - 80)) for axis in (0, 1))
     video.write_still(np.ascontiguousarray(frame[y : y + 80, x : x + 80].repeat(8, 0).repeat(8, 1)), path)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Seam = Literal["feather", "match"]
 
-GRID = 96  # cells of the short side: drift is smooth
+GRID, MIN_CELL = 96, 4  # cells of the short side, and pixels of a cell: drift is smooth
 SMOOTHING = 1  # frames before and after: over these drift is averaged
 PRIOR = 0.1  # of a cell's pixels: the weight of what its wider neighbourhood says of it
 TOLERANCES = (12.0, 6.0, 3.0, 1.5)  # of 255, one after the other: by how much a cell may differ from the drift around
@@ -44,8 +44,8 @@ def find_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray) -> Ten
     coarser level). Cells that differ from the drift around them, as where the edit shows beyond its mask, count little;
     and what is too large for drift (`MAX_DRIFT`) is taken for the edit's."""
     height, width = share.shape[1:]
-    scale = max(1.0, min(height, width) / GRID)
-    grid = round(height / scale), round(width / scale)
+    scale = max(MIN_CELL, min(height, width) / GRID)
+    grid = max(1, round(height / scale)), max(1, round(width / scale))
     differences, known = [], []
     for before, after, m in zip(source, edited, share, strict=True):
         weight = torch.from_numpy((m == 0).astype(np.float32))[None]
