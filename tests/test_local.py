@@ -13,7 +13,7 @@ from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.editor import EditResult
-from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, pixel_share
+from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, edited_size, latent_mask, pixel_share
 from v2edit.runs.snapshots import Snapshots
 
 HARD = EditConfig(steps=6, subtasks=2, solver="dpm-sde", ending="same")  # noise of its own at every step
@@ -131,3 +131,18 @@ def test_an_edit_that_finds_its_mask_resumes_with_the_same_bits(backbone, tmp_pa
 def test_an_edit_that_changes_nothing_finds_nothing_to_change(backbone):
     result = Editor(backbone).edit(frames_of(0), SAME, EditConfig(steps=4), local=LocalEdit(find=True))
     np.testing.assert_array_equal(result.frames, frames_of(0))
+
+
+def test_a_small_region_is_edited_in_a_window_of_its_own(backbone):
+    """What the model sees is the window, enlarged; what is beside it stays, and the mask found lies within it."""
+    size, frames = (T, 96, 128), frames_of(2, T, 96, 128)
+    share = box(slice(0, T), slice(60, 72), slice(80, 92), size)
+    local = LocalEdit(share, crop=True)
+    assert edited_size(local, frames, backbone.native_size) == Size(T, 20, 20)
+    result = edit(backbone, EditConfig(steps=3), local, frames)
+    np.testing.assert_array_equal(result.frames[share == 0], frames[share == 0])
+    assert not np.array_equal(result.frames[share == 1], frames[share == 1])
+    np.testing.assert_array_equal(result.share, share)
+    assert not np.array_equal(result.frames, edit(backbone, EditConfig(steps=3), LocalEdit(share), frames).frames)
+    found = edit(backbone, EditConfig(steps=3), LocalEdit(share, find=True, crop=True), frames)
+    assert found.share is not None and found.share[share == 0].max() == 0

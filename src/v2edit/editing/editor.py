@@ -23,7 +23,7 @@ from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
 from v2edit.editing.change import ChangeMap
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, pixel_share
+from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, pixel_share, plan_window
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.resize import frame_index, resize_clip
@@ -34,6 +34,7 @@ from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
 from v2edit.sampling import SOLVERS, Schedule, Solver, add_step_noise, step_mean
 from v2edit.video.composite import composite
+from v2edit.video.crop import extract, paste
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,12 @@ class Editor:
         models that place frames by seconds; the result has the same. With `snapshots`, an edit that was interrupted
         resumes when it is called again, with the same result. `local`: what the edit may not change, and keeps to the
         last bit. Raises `UserError` for a loop of a model that cannot make one."""
+        if (boxes := plan_window(local, self.backbone.native_size)) is not None:
+            clip, within = extract(frames, boxes), local.in_window(boxes)
+            edited = self.edit(clip, prompts, config, on_progress, snapshots, frame_rate, within)
+            assert edited.share is not None
+            share = paste(np.zeros(frames.shape[:3], np.float32), edited.share, boxes)
+            return EditResult([paste(frames, video, boxes) for video in edited.subtasks], share)
         edit = self.begin(prompts, config, on_progress, snapshots, frame_rate, local)
         videos = [edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))]
         return EditResult(videos, edit.share)

@@ -6,14 +6,16 @@ frames, C channels."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from v2edit.backbones import Size
 from v2edit.editing.change import ChangeMap
+from v2edit.video.crop import extract, plan_crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +34,26 @@ class LocalEdit:
         if self.share is not None:
             assert self.share.ndim == 3 and self.share.dtype == np.float32, (self.share.shape, self.share.dtype)
 
+    def in_window(self, boxes: np.ndarray) -> LocalEdit:
+        """Return the same of a clip that shows a window of each frame alone, int [T, 4]."""
+        assert self.share is not None
+        return replace(self, share=extract(self.share, boxes), crop=False)
+
 
 EVERYWHERE = LocalEdit()
+
+
+def plan_window(local: LocalEdit, native_size: Size) -> np.ndarray | None:
+    """Return the windows of the frames, int [T, 4], in which a local edit is made; None where that is the whole."""
+    if not local.crop or local.share is None:
+        return None
+    return plan_crop(local.share, native_size.height, native_size.width)
+
+
+def edited_size(local: LocalEdit, frames: np.ndarray, native_size: Size) -> Size:
+    """Return the size of the clip that a local edit of frames, uint8 [T, H, W, 3], gives the model."""
+    boxes = plan_window(local, native_size)
+    return Size(*frames.shape[:3]) if boxes is None else Size(len(frames), *map(int, boxes[0, 2:]))
 
 
 @dataclass(eq=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 CONTEXT = 1.6  # of the region's sides: those of its window
 MARGIN = 0.1  # of the window's sides: what it shows beside the region, inside the picture
@@ -60,34 +58,19 @@ def _follow(span: np.ndarray, side: int, whole: int) -> np.ndarray:
     return path.round().astype(int)
 
 
-def extract(frames: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the windows [T, 4] of frames, uint8 [T, H, W, 3], resized to `size` (h, w): uint8 [T, h, w, 3]."""
-    windows = (frame[_window(box)] for frame, box in zip(frames, boxes, strict=True))
-    return np.stack([_resize(window, size) for window in windows])
+def extract(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the windows [T, 4] of frames [T, H, W, ...], as they are: [T, h, w, ...]."""
+    return np.stack([frame[_window(box)] for frame, box in zip(frames, boxes, strict=True)])
 
 
 def paste(frames: np.ndarray, edited: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return frames, uint8 [T, H, W, 3], with their windows [T, 4] replaced by the edited ones, uint8 [T, h, w, 3]."""
+    """Return frames [T, H, W, ...] with their windows [T, 4] replaced by edited ones [T, h, w, ...]."""
     out = frames.copy()
     for frame, window, box in zip(out, edited, boxes, strict=True):
-        frame[_window(box)] = _resize(window, (int(box[2]), int(box[3])))
+        frame[_window(box)] = window
     return out
-
-
-def extract_share(share: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the windows [T, 4] of a share [T, H, W], as they are."""
-    return np.stack([one[_window(box)] for one, box in zip(share, boxes, strict=True)])
 
 
 def _window(box: np.ndarray) -> tuple[slice, slice]:
     top, left, height, width = (int(value) for value in box)
     return slice(top, top + height), slice(left, left + width)
-
-
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image, uint8 [H, W, 3]: bicubic, antialiased where it becomes smaller."""
-    if image.shape[:2] == size:
-        return image
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    resized = F.interpolate(pixels, size, mode="bicubic", antialias=True)[0]
-    return resized.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
