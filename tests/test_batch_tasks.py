@@ -10,7 +10,7 @@ import pytest
 from support.batch import PROMPTS, write_clip, write_tasks
 
 from v2edit.batch.command import EditBatch, run_batch
-from v2edit.batch.tasks import MAX_LINE_BYTES, MAX_TASKS, TaskLine, read_tasks
+from v2edit.batch.tasks import MAX_LINE_BYTES, MAX_TASKS, TaskDefaults, TaskLine, read_tasks
 from v2edit.cli.app import main
 from v2edit.editing import EditConfig
 from v2edit.errors import UserError
@@ -33,7 +33,7 @@ def test_lines_become_tasks(tmp_path: Path) -> None:
         {"scene": str(tmp_path / "in"), "target_prompt": "a cube", "name": "räume 1", "alpha": 1, "beta": None},
         {"video": "in/a.mp4", "instruction": "Make the ball BLUE!"},
     )
-    first, second, third = read_tasks(path, EditConfig(steps=9, alpha=0.5))
+    first, second, third = read_tasks(path, TaskDefaults(EditConfig(steps=9, alpha=0.5)))
     assert (first.line, first.kind, first.path) == (1, "video", tmp_path / "in" / "a.mp4")
     assert first.config == EditConfig(steps=9, alpha=0.5, subtasks=3, seed=7)
     assert (second.line, second.kind, second.path, second.name) == (3, "scene", tmp_path / "in", "räume 1")

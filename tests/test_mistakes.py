@@ -87,7 +87,9 @@ def test_options_of_other_programs_are_answered_by_those_of_the_same_command(cap
         ("edit", "--fp16"): "--dtype float16?", ("edit", "--cpu-offload"): "--offload model?",
         ("edit", "--output-dir"): "--out?", ("eval", "--output-dir"): "--csv?", ("scene", "--n-frames"): "--frames?",
         ("edit", "--width"): "the size of their source", ("scene", "--width"): "--side?",
-        ("edit", "--fps"): "the frame rate of their source", ("edit", "--input"): "the input goes first",
+        ("edit", "--framerate"): "--fps?",
+        ("scene", "--fps"): "only v2edit edit and batch", ("edit", "--codec"): "--format?",
+        ("edit", "--input"): "the input goes first",
         ("edit", "--prompt"): "an instruction goes behind the input",
         ("eval", "--width"): "v2edit eval --help lists all",
     }  # fmt: skip

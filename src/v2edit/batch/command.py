@@ -17,6 +17,7 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import lock_folder
 from v2edit.host import available_cores, count_devices, find_device
+from v2edit.jobs.clip import ClipOptions, FormatOptions
 from v2edit.jobs.options import OUT, ModelOptions, expect_at_least, expect_folder, job_from_keywords
 from v2edit.jobs.progress_bar import count_bar
 from v2edit.prompts.lvlm import LVLMConfig
@@ -51,6 +52,8 @@ class EditBatch:
     """Try tasks again that an earlier call set aside."""
     lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig()
     model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions()
+    clip_options: Annotated[OmitArgPrefixes[ClipOptions], arg(name="clip")] = ClipOptions()
+    format_options: Annotated[OmitArgPrefixes[FormatOptions], arg(name="format")] = FormatOptions()
     config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig()
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
 
@@ -106,12 +109,13 @@ class EditBatch:
             options = replace(options, model=os.path.abspath(options.model))  # workers run in other folders
         checkpoint = options.find()  # reported before the tasks are read
 
-        from v2edit.batch.tasks import read_tasks
+        from v2edit.batch.tasks import TaskDefaults, read_tasks
         from v2edit.batch.worker import WorkerSetup
 
         setup = WorkerSetup(checkpoint, options, self.lvlm, self.fit, None if command is None else list(command))
+        defaults = TaskDefaults(self.config, self.clip_options, self.format_options)
         # Whether a task's prompts can be found is clear before anything runs.
-        return setup, read_tasks(self.tasks, self.config, lambda task: setup.job(task).given_prompts())
+        return setup, read_tasks(self.tasks, defaults, lambda task: setup.job(task).given_prompts())
 
 
 def run_batch(

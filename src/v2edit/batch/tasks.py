@@ -20,6 +20,7 @@ from v2edit.batch.layout import RESERVED_NAMES
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import MAX_JSON_BYTES, parse_json
+from v2edit.jobs.clip import ClipOptions, FormatOptions
 from v2edit.runs import default_name
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class BatchTask:
     source_prompt: str | None
     target_prompt: str | None
     config: EditConfig
+    clip: ClipOptions = ClipOptions()  # of a video
+    output: FormatOptions = FormatOptions()
 
     @property
     def about(self) -> str:
@@ -51,12 +54,14 @@ class BatchTask:
     @property
     def facts(self) -> dict[str, Any]:
         """All that decides its result, as plain data: a result of other facts is another task's."""
+        of_video = asdict(self.clip) | asdict(self.output) if self.kind == "video" else {}
         return {
             self.kind: str(self.path),
             "instruction": self.instruction,
             "source_prompt": self.source_prompt,
             "target_prompt": self.target_prompt,
             **asdict(self.config),
+            **of_video,
         }
 
 
@@ -81,16 +86,27 @@ class _BaseLine(BaseModel):
         return value
 
 
-# Every setting with its own type and default: a line takes all that `EditConfig` has.
-_hints = get_type_hints(EditConfig)
-_settings: dict[str, Any] = {setting.name: (_hints[setting.name], setting.default) for setting in fields(EditConfig)}
+# Every setting with its own type and default: a line takes all that these groups have.
+_GROUPS = (EditConfig, ClipOptions, FormatOptions)
+_settings: dict[str, Any] = {
+    one.name: (get_type_hints(group)[one.name], one.default) for group in _GROUPS for one in fields(group)
+}
 TaskLine = create_model("TaskLine", __base__=_BaseLine, **_settings)
 
 
+@dataclass(frozen=True)
+class TaskDefaults:
+    """The settings of tasks whose lines have none."""
+
+    config: EditConfig = EditConfig()
+    clip: ClipOptions = ClipOptions()
+    output: FormatOptions = FormatOptions()
+
+
 def read_tasks(
-    path: Path, config: EditConfig = EditConfig(), check: Callable[[BatchTask], object] = lambda task: None
+    path: Path, defaults: TaskDefaults = TaskDefaults(), check: Callable[[BatchTask], object] = lambda task: None
 ) -> list[BatchTask]:
-    """Read the tasks of a file, which paths in it are relative to; a line's settings override those of `config`. Raises
+    """Read the tasks of a file, which paths in it are relative to; a line's settings override the defaults. Raises
     `UserError` where the file cannot be read, is too large or is empty, or a line has a mistake, also one that `check`
     raises: which line, which field, its value and what is expected. Several mistakes are logged one by one."""
     tasks: list[BatchTask] = []
@@ -98,7 +114,7 @@ def read_tasks(
     names = _TaskNames()
     for number, text in _read_lines(path):
         try:
-            task = _parse_task(number, _parse_object(text), path.absolute().parent, config, names)
+            task = _parse_task(number, _parse_object(text), path.absolute().parent, defaults, names)
             check(task)
             tasks.append(task)
         except UserError as error:
@@ -158,7 +174,9 @@ def _parse_object(text: str) -> dict[str, Any]:
     return content
 
 
-def _parse_task(number: int, content: dict[str, Any], base: Path, config: EditConfig, names: _TaskNames) -> BatchTask:
+def _parse_task(
+    number: int, content: dict[str, Any], base: Path, defaults: TaskDefaults, names: _TaskNames
+) -> BatchTask:
     try:
         line = TaskLine.model_validate(content)
     except ValidationError as error:
@@ -172,9 +190,17 @@ def _parse_task(number: int, content: dict[str, Any], base: Path, config: EditCo
         raise UserError(f'"{kind}" is {str(path)!r}, and there is no such file')
     if line.name is not None:
         names.reserve(line.name, number)
-    settings = {name: getattr(line, name) for name in _settings if name in line.model_fields_set}
     prompts = line.instruction, line.source_prompt, line.target_prompt
-    return BatchTask(number, line.name or "", kind, path, *prompts, replace(config, **settings))
+    config, clip, output = (_override(one, line) for one in (defaults.config, defaults.clip, defaults.output))
+    if kind == "scene" and (given := line.model_fields_set & {*asdict(clip), *asdict(output)}):
+        raise UserError(f'"{min(given)}" is for videos, and "scene" is {str(path)!r}')
+    return BatchTask(number, line.name or "", kind, path, *prompts, config, clip, output)
+
+
+def _override(options: Any, line: BaseModel) -> Any:
+    """Return a group of options with those that a line has."""
+    names = line.model_fields_set & {one.name for one in fields(options)}
+    return replace(options, **{name: getattr(line, name) for name in names})
 
 
 def _describe_mistake(error: Any) -> str:

@@ -59,6 +59,7 @@ class WorkerSetup:
         options = {"prompt_options": prompts, "lvlm": lvlm, "model_options": self.model_options, "config": task.config}
         if task.kind == "scene":
             return SceneEdit(task.path, task.instruction, **options, run_options=RunOptions(out), fit=self.fit)
+        options |= {"clip_options": task.clip, "format_options": task.output}
         return VideoEdit(task.path, task.instruction, **options, run_options=RunOptions(out))
 
 

@@ -23,6 +23,7 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.host import launched_processes
 from v2edit.jobs.calibrate import Calibrate
+from v2edit.jobs.clip import ClipOptions
 from v2edit.jobs.doctor import Doctor
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
@@ -77,6 +78,7 @@ def prompts(
     prompt_options: Annotated[OmitArgPrefixes[PromptOptions], arg(name="prompt")] = PromptOptions(),
     lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig(),
     model_options: Annotated[OmitArgPrefixes[ModelOptions], arg(name="model")] = ModelOptions(),
+    clip_options: Annotated[OmitArgPrefixes[ClipOptions], arg(name="clip")] = ClipOptions(),
     config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig(),
 ) -> None:
     """Show the prompts of an edit, word for word what they share, and what the edit costs. Loads no video model.
@@ -89,7 +91,12 @@ def prompts(
     if out is not None:
         expect_new_file(out, "-o")
     options = {"prompt_options": prompt_options, "lvlm": lvlm, "model_options": model_options, "config": config}
-    job = SceneEdit(video, instruction, **options) if is_scene(video) else VideoEdit(video, instruction, **options)
+    if is_scene(video):
+        if clip_options != ClipOptions():
+            raise UserError(f"{video} is a scene, which has no time: --start, --end and --fps are for videos")
+        job = SceneEdit(video, instruction, **options)
+    else:
+        job = VideoEdit(video, instruction, **options, clip_options=clip_options)
     preview = job.preview()
     source, *others = preview.prompts.chain
     names = name_prompts(preview.prompts)[1:]

@@ -82,9 +82,13 @@ FOREIGN_OPTIONS = (
     ForeignOption(
         "frames num-frames n-frames max-frames video-length length duration frame-count",
         ("--frames",),
-        "the whole video is edited: cut it first (--save-frames writes the frames of the edited one)",
+        "--start and --end say which part of the video is edited (--save-frames writes the frames of the edited one)",
     ),
-    ForeignOption("fps frame-rate framerate export-fps output-fps", (), "results have the frame rate of their source"),
+    ForeignOption("ss from begin start-time trim-start in-point", ("--start",)),
+    ForeignOption("to until end-time stop trim-end out-point", ("--end",)),
+    ForeignOption(
+        "fps frame-rate framerate export-fps output-fps force-rate", ("--fps",), "only v2edit edit and batch have it"
+    ),
     ForeignOption(
         "loras lora-path lora-weights lora-scale lora-dir",
         ("--lora",),
@@ -112,7 +116,8 @@ FOREIGN_OPTIONS = (
     ForeignOption("overwrite force f y yes exist-ok", (), "nothing is overwritten: choose another -o, or remove it"),
     ForeignOption("verbose v debug progress", (), "progress is shown unless --quiet is given"),
     ForeignOption("audio keep-audio sound", (), "the edited video keeps the sound of its source"),
-    ForeignOption("crf codec format output-format quality", (), "results are H.264 in .mp4"),
+    ForeignOption("codec format output-format container", ("--format",), "results are H.264 in .mp4"),
+    ForeignOption("crf quality qp", ("--crf",), "results are H.264 in .mp4"),
     ForeignOption("api-key key lvlm-key", (), "a key comes from the environment: OPENAI_API_KEY or V2EDIT_LVLM_KEY"),
     ForeignOption("dry-run", (), "v2edit edit, scene and batch have it"),
     ForeignOption("token hf-token use-auth-token", (), "log in to the hub with hf auth login"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
+from v2edit.jobs.clip import FormatOptions
 from v2edit.jobs.job import STAND_INS, Prepared
 from v2edit.jobs.memory import load_fake_model, offloads_of
 from v2edit.jobs.options import ModelOptions
@@ -328,14 +329,18 @@ def time_reconstruction(
     return ReconstructionTiming(seconds + config.subtasks * (refit + rendering) + 3 * rendering, frames)
 
 
-def time_writing(frames: np.ndarray, fps: Fraction | int, subtasks: int) -> float:
+def time_writing(
+    frames: np.ndarray, fps: Fraction | int, subtasks: int, output: FormatOptions = FormatOptions()
+) -> float:
     """Estimate the seconds that writing the results takes, by writing a part of the source."""
+    from fractions import Fraction
+
     from v2edit import video as videos
 
     some = frames[:WRITTEN_FRAMES]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        videos.write(some, Path(folder) / "edited.mp4", fps=fps)
+        output.write(videos.Video(some, Fraction(fps)), Path(folder) / "edited")
         video = time.perf_counter()
         videos.write_compare(some, some, Path(folder) / "compare.mp4", fps)
         compare = time.perf_counter()

@@ -19,12 +19,13 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
 from v2edit.host import find_device
+from v2edit.jobs.clip import ClipOptions, read_edited
 from v2edit.jobs.options import expect_new_file
 from v2edit.metrics.columns import COLUMNS, explain_columns, head
 from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.prompts import PromptPair
 from v2edit.runs import MANIFEST, fingerprint_input
-from v2edit.runs.layout import AFTER_VIDEO, BEFORE_VIDEO, EDITED_VIDEO
+from v2edit.runs.layout import AFTER_VIDEO, BEFORE_VIDEO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,8 @@ ANSWERS = Path("runs/judge")  # what a judge said stays there, to be asked once 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: uint8 frames [T, H, W, 3] of both videos, the prompts and the instruction."""
+    """A finished run: uint8 frames [T, H, W, 3] of both videos, or of the part that was edited, the prompts and the
+    instruction."""
 
     folder: Path
     source_file: Path
@@ -49,6 +51,7 @@ class Run:
     target_prompt: str
     instruction: str
     model: str
+    clip: ClipOptions = ClipOptions()
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def read_run(folder: Path) -> Run:
         facts = read_json(folder / MANIFEST)
         source, prompts = Path(facts["input"]["path"]), facts["prompts"]
         known = facts["input"]["sha256"], prompts["source"], prompts["target"], facts["model"]["name"]
+        clip = ClipOptions.from_record(facts)
         if facts["status"] != "done":
             raise ValueError(facts["status"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -133,16 +137,17 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} is no finished run: its {MANIFEST} has something else for a text")
     checksum, source_prompt, target_prompt, model = known
     if facts.get("kind") == "scene":
-        before, after = folder / BEFORE_VIDEO, folder / AFTER_VIDEO
+        before, after = (video.read(folder / name).frames for name in (BEFORE_VIDEO, AFTER_VIDEO))
     else:
-        before, after = source, folder / EDITED_VIDEO
         if not is_existing_file(source) and not os.path.isdir(source):  # a device has no end
             raise UserError(f"the source of {folder} is gone: {source}")
         if fingerprint_input(source)["sha256"] != checksum:
             raise UserError(f"the source of {folder} has changed since: {source}")
+        whole, part = clip.cut(video.read(source))
+        before, after = whole.frames[part], read_edited(folder).frames[part]
     return Run(
-        folder, source, checksum, video.read(before).frames, video.read(after).frames, source_prompt, target_prompt,
-        facts.get("instruction") or target_prompt, model,
+        folder, source, checksum, before, after, source_prompt, target_prompt,
+        facts.get("instruction") or target_prompt, model, clip,
     )  # fmt: skip
 
 
@@ -168,9 +173,12 @@ def against_truth(run: Run) -> dict[str, float]:
 
 
 def sampled_edit(run: Run) -> Edit | None:
-    """Return the edit of the built-in world that a run made, by what `v2edit sample` wrote beside its source."""
+    """Return the edit of the built-in world that a run made of a whole clip, by what `v2edit sample` wrote beside its
+    source."""
     from v2edit.primitives.edits import KINDS, sample_edit
 
+    if run.clip != ClipOptions():
+        return None
     try:
         facts: dict[str, Any] = read_json(run.source_file.with_suffix(".json"))
         seed, kind, prompts = facts["seed"], facts["kind"], (facts["source_prompt"], facts["target_prompt"])
@@ -189,9 +197,9 @@ def judge_runs(
     from v2edit.metrics.lvlm_score import estimate_cost, judge, make_queries
     from v2edit.prompts.lvlm import open_chat
 
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str, ClipOptions], list[str]] = {}
     for name, run in runs.items():
-        groups.setdefault((run.checksum, run.instruction), []).append(name)
+        groups.setdefault((run.checksum, run.instruction, run.clip), []).append(name)
     rows: dict[str, dict[str, float]] = {}
     with open_chat(config.lvlm, "auto") as chat:
         identity = chat.identify()
@@ -204,7 +212,7 @@ def judge_runs(
                 ANSWERS,
                 identity,
             )
-            for (_, instruction), group in groups.items()
+            for (_, instruction, _), group in groups.items()
         ]
         for queries in queries_of_groups:
             log.warning("judging %s: %s", ", ".join(sorted(queries[0].order)), estimate_cost(queries))

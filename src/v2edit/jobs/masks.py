@@ -56,13 +56,15 @@ class MaskOptions:
         """Whether the model is to find out what it changes."""
         return isinstance(self.mask, str) and self.mask == AUTO
 
-    def build(self, source: Video) -> LocalEdit:
-        """Return the local edit of a clip. Raises `UserError`, in one line, for a mask, box or time that does not fit
-        it."""
+    def build(self, source: Video, part: slice = slice(None)) -> LocalEdit:
+        """Return the local edit of a part of a clip, whose times and masks are the whole one's. Raises `UserError`, in
+        one line, for a mask, box or time that does not fit it."""
         from v2edit.editing.local import LocalEdit
 
-        crop = self.crop == "auto"
-        return LocalEdit(self._share(source) if self.is_given else None, find=self.finds, crop=crop)
+        share = self._share(source)[part] if self.is_given else None
+        if share is not None and not share.any():
+            raise UserError("nothing may change between --start and --end: the mask is black there")
+        return LocalEdit(share, find=self.finds, crop=self.crop == "auto")
 
     def _share(self, source: Video) -> np.ndarray:
         from v2edit.video import masks

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 Job = TypeVar("Job")
 OUT = ["-o", "--output"]  # other names of --out on the command line
-FILE_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".ply", ".json", ".zip")
+FILE_SUFFIXES = (
+    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".png", ".jpg", ".jpeg"),
+    *(".ply", ".json", ".zip"),
+)
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 # The options of loading that run.json has under their own names; device and dtype are those of the loaded model.
 RECORDED = [one.name for one in fields(LoadOptions) if one.name not in ("device", "dtype")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, read_json
+from v2edit.jobs.clip import read_edited
 from v2edit.runs import (
     MANIFEST,
     Request,
@@ -21,7 +22,7 @@ from v2edit.runs import (
     read_run_state,
     remove_leftover_state,
 )
-from v2edit.runs.layout import EDITED_VIDEO, SEEDS_SHEET, seed_folder
+from v2edit.runs.layout import SEEDS_SHEET, seed_folder
 from v2edit.runs.manifest import STATE_DIR, read_request
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ def request_seeds(request: Request, count: int) -> Request:
 def edit_seeds(
     group: RunWriter,
     source: np.ndarray,
+    part: slice,
     steps: Mapping[str, int],
     edit: Callable[[RunWriter, int, OnProgress], object],
     on_progress: OnProgress | None,
 ) -> None:
     """Make the runs of a group that are not done, one after the other, then the sheet. `edit` is called with a run to
     write, its seed, and the callback for its steps; `steps` are those of each of its loops, and `source` is the video,
-    uint8 [T, H, W, 3]. What a seed's run is to do is what the group's request says, but for the seed."""
+    uint8 [T, H, W, 3], of which the sheet shows the part that is edited. What a seed's run is to do is what the group's request says, but for the seed."""
     request, facts = group.request, read_request(group.out / STATE_DIR).facts
     assert request is not None
     seeds = facts.pop("seeds")
@@ -71,7 +73,7 @@ def edit_seeds(
         except UserError as error:  # the group names the command that goes on
             raise error.__cause__ if isinstance(error.__cause__, (UserError, OSError)) else error from None
         group.snapshots.on_step(folder.name, 0)
-    _write_sheet(group, source, seeds)
+    _write_sheet(group, source, part, seeds)
 
 
 def _report(group: RunWriter, place: dict[str, int], on_progress: OnProgress | None, progress: Progress) -> None:
@@ -119,7 +121,7 @@ def _state_of(folder: Path) -> RunState | None:
         return None
 
 
-def _write_sheet(group: RunWriter, source: np.ndarray, seeds: Sequence[int]) -> None:
+def _write_sheet(group: RunWriter, source: np.ndarray, part: slice, seeds: Sequence[int]) -> None:
     """Write the sheet: the source's frames, and below them those of each seed's video, as its file has them."""
     import numpy as np
 
@@ -128,8 +130,8 @@ def _write_sheet(group: RunWriter, source: np.ndarray, seeds: Sequence[int]) -> 
     def columns(frames: np.ndarray) -> np.ndarray:  # of one video at a time
         return frames[np.linspace(0, len(frames) - 1, min(SHEET_COLUMNS, len(frames))).round().astype(int)]
 
-    rows = {"source": columns(source)}
+    rows = {"source": columns(source[part])}
     for seed in seeds:
-        rows[f"seed {seed}"] = columns(video.read(group.out / seed_folder(seed) / EDITED_VIDEO).frames)
+        rows[f"seed {seed}"] = columns(read_edited(group.out / seed_folder(seed)).frames[part])
     video.contact_sheet(rows, group.folder / SEEDS_SHEET, SHEET_COLUMNS)
     group.write_manifest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.errors import UserError
+from v2edit.jobs.clip import ClipOptions, FormatOptions, read_edited, record_clip
 from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.masks import MaskOptions, load_local, log_share, save_share, share_facts, write_mask
 from v2edit.jobs.options import ModelOptions
@@ -20,7 +22,7 @@ from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.jobs.seeds import MOST_SEEDS, edit_seeds, request_seeds
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input, read_run_state
-from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED_VIDEO, MASK_VIDEO, seed_folder, subtask_video
+from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED, MASK_VIDEO, seed_folder, subtask_name
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone, LoadedModel
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from v2edit.jobs.estimate import Estimate
     from v2edit.video import Video
 
+log = logging.getLogger(__name__)
 ProgressCallback = Callable[["Progress"], None]
 
 
@@ -54,10 +57,11 @@ class EditRun:
 
 @dataclass(frozen=True)
 class PreparedVideo(Prepared):
-    """All that an edit takes but the model's weights."""
+    """All that an edit takes but the model's weights: the whole video, and which of its frames are edited."""
 
     source: Video
-    local: LocalEdit
+    part: slice
+    local: LocalEdit  # of the part
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,17 @@ class VideoEdit(EditJob):
     seeds: int = 1
     """Make so many edits, 1 to 16, with --seed and the seeds after it: a run folder each, and a sheet of all of them.
     v2edit keep keeps those that you choose."""
+    clip_options: Annotated[OmitArgPrefixes[ClipOptions], arg(name="clip")] = ClipOptions()
     mask_options: Annotated[OmitArgPrefixes[MaskOptions], arg(name="mask")] = MaskOptions()
+    format_options: Annotated[OmitArgPrefixes[FormatOptions], arg(name="format")] = FormatOptions()
 
     kind = "file"
 
     def __post_init__(self) -> None:
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise UserError(f"--seeds is {self.seeds}, expected 1 to {MOST_SEEDS} edits (--seed is where they begin)")
+        if self.config.loop and self.clip_options.is_part:
+            raise UserError("--loop: a part of a loop is none, so leave out --start and --end, or --loop")
 
     @property
     def path(self) -> Path:
@@ -102,10 +110,11 @@ class VideoEdit(EditJob):
         # A fault of the video or of the model's name is reported before the whole of either is read.
         videos.read(self.video, max_frames=1)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()
-        source = videos.read(self.video)
-        local = self.mask_options.build(source)
-        settled = self.settle(given, checkpoint, lambda: source.frames, ask, loaded)
-        return PreparedVideo(**vars(settled), source=source, local=local)
+        source, part = self.clip_options.cut(videos.read(self.video))
+        self.format_options.check(source)
+        local = self.mask_options.build(source, part)
+        settled = self.settle(given, checkpoint, lambda: source.frames[part], ask, loaded)
+        return PreparedVideo(**vars(settled), source=source, part=part, local=local)
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
@@ -116,12 +125,12 @@ class VideoEdit(EditJob):
         stopwatch, given = Stopwatch(), self.given_prompts()
         self.check_out()
         prepared = self.prepare(given, ask=False)
-        frames, fps = prepared.source.frames, prepared.source.fps
+        source, frames = prepared.source, prepared.source.frames[prepared.part]
         size = Size(*frames.shape[:3])
         if not timed:
             return estimate_edit(stopwatch, prepared, size, self.model_options).times(self.seeds)
         with stopwatch.paused():
-            writing = time_writing(frames, fps, prepared.config.subtasks)
+            writing = time_writing(source.frames, source.fps, prepared.config.subtasks, self.format_options)
         estimate = estimate_edit(stopwatch, prepared, size, self.model_options, frames)
         if estimate.is_timed:
             estimate = replace(estimate, seconds=estimate.seconds | {"writing": writing})
@@ -142,7 +151,7 @@ class VideoEdit(EditJob):
             from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
 
-            size = Size(*prepared.source.frames.shape[:3])
+            size = Size(*prepared.source.frames[prepared.part].shape[:3])
             backbone = self.load(prepared, lambda model: (prepared.for_clip(model, size).config, size), loaded)
             prepared = prepared.for_clip(backbone, size)
             config = prepared.config
@@ -151,6 +160,7 @@ class VideoEdit(EditJob):
             record = self.record(prepared, backbone, size, identity) | {
                 "save_frames": self.save_frames,
                 "local": self.mask_options.facts,
+                **record_clip(self.clip_options, self.format_options),
                 "seed": config.seed,
                 "guidance": config.guidance,
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
@@ -158,9 +168,9 @@ class VideoEdit(EditJob):
             steps = loop_steps(backbone.schedule(config.steps), config)
             request = Request("edit", record, steps, self.run_options.save_every, command)
             run.begin(request if self.seeds == 1 else request_seeds(request, self.seeds))
-            source, local, prompts = prepared.source, prepared.local, prepared.prompts
+            source, part, local, prompts = prepared.source, prepared.part, prepared.local, prepared.prompts
             save_share(local, run.snapshots.folder)
-            return _finish(run, self.video, source, local, prompts, config, backbone, loaded is None, on_progress)
+            return _finish(run, self.video, source, part, local, prompts, config, backbone, loaded is None, on_progress)
 
     @staticmethod
     def resume(
@@ -177,11 +187,11 @@ class VideoEdit(EditJob):
             path = Path(record["input"]["path"])
             check_input(path, record["input"]["sha256"])
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
-            source = videos.read(path)
+            source, part = ClipOptions.from_record(record).cut(videos.read(path))
             local = load_local(record, run.snapshots.folder)
             backbone = load_recorded(record, loaded)
-            log_plan(prompts, config, Size(*source.frames.shape[:3]), backbone)
-            return _finish(run, path, source, local, prompts, config, backbone, loaded is None, on_progress)
+            log_plan(prompts, config, Size(*source.frames[part].shape[:3]), backbone)
+            return _finish(run, path, source, part, local, prompts, config, backbone, loaded is None, on_progress)
 
 
 def load_recorded(record: dict[str, Any], loaded: LoadedModel | None = None) -> Backbone:
@@ -197,18 +207,17 @@ def load_recorded(record: dict[str, Any], loaded: LoadedModel | None = None) -> 
 
 
 def read_edit_run(folder: Path) -> EditRun:
-    """Read a finished edit; its frames are those of `edited.mp4`, of several seeds the first's."""
-    from v2edit import video as videos
-
+    """Read a finished edit; its frames are those that were written, of several seeds the first's."""
     pair, _ = read_prompts(folder / MANIFEST)
     seeds = read_run_state(folder).seeds
-    return EditRun(folder, videos.read(folder.joinpath(*map(seed_folder, seeds[:1])) / EDITED_VIDEO), pair, seeds)
+    return EditRun(folder, read_edited(folder.joinpath(*map(seed_folder, seeds[:1]))), pair, seeds)
 
 
 def _finish(
     run: RunWriter,
     path: Path,
     source: Video,
+    part: slice,
     local: LocalEdit,
     prompts: PromptPair,
     config: ResolvedConfig,
@@ -224,15 +233,15 @@ def _finish(
     assert run.request is not None
     if run.request.kind == "edit":
         editor = Editor(backbone, single_use)
-        edited = _edit_and_write(run, path, source, local, prompts, config, editor, on_progress)
+        edited = _edit_and_write(run, path, source, part, local, prompts, config, editor, on_progress)
         return EditRun(run.out, edited, prompts)
     editor, steps = Editor(backbone), loop_steps(backbone.schedule(config.steps), config)
 
     def edit(one: RunWriter, seed: int, report: ProgressCallback) -> Video:
         save_share(local, one.snapshots.folder)
-        return _edit_and_write(one, path, source, local, prompts, replace(config, seed=seed), editor, report)
+        return _edit_and_write(one, path, source, part, local, prompts, replace(config, seed=seed), editor, report)
 
-    edit_seeds(run, source.frames, steps, edit, on_progress)
+    edit_seeds(run, source.frames, part, steps, edit, on_progress)
     seeds = tuple(run.request.facts["seeds"])
     return EditRun(run.out, read_edit_run(run.out / seed_folder(seeds[0])).edited, prompts, seeds)
 
@@ -241,35 +250,42 @@ def _edit_and_write(
     run: RunWriter,
     path: Path,
     source: Video,
+    part: slice,
     local: LocalEdit,
     prompts: PromptPair,
     config: EditConfig,
     editor: Editor,
     on_progress: ProgressCallback | None,
 ) -> Video:
-    """Edit from where the run's snapshots stand, write the results and return the edited video."""
+    """Edit a part of a video from where the run's snapshots stand, write the results and return the edited video."""
+    import numpy as np
+
     from v2edit import video as videos
+    from v2edit.video.cut import splice
 
     assert run.request is not None
     record = run.request.facts
-    rate = float(source.fps)
-    result = editor.edit(source.frames, prompts, config, on_progress, run.snapshots, rate, local)
-    *intermediate, edited = (replace(source, frames=frames) for frames in result.subtasks)
+    if (whole := len(source.frames)) > part.stop - part.start:
+        log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
+    output, rate = FormatOptions.from_record(record), float(source.fps)
+    result = editor.edit(source.frames[part], prompts, config, on_progress, run.snapshots, rate, local)
+    *intermediate, edited = (replace(source, frames=splice(source.frames, part, one)) for one in result.subtasks)
 
-    rows = {"source": source.frames}
+    rows = {"source": source.frames[part]}
     for number, video in enumerate(intermediate, start=1):
-        videos.write(video, run.folder / subtask_video(number))
-        rows[f"subtask {number}"] = video.frames
-    rows[f"edited: {record['instruction'] or prompts.target}"] = edited.frames
-    videos.write(edited, run.folder / EDITED_VIDEO)
-    if record["save_frames"] or path.is_dir():
-        videos.write_frames(edited, run.folder / "edited")
+        output.write(video, run.folder / subtask_name(number))
+        rows[f"subtask {number}"] = video.frames[part]
+    rows[f"edited: {record['instruction'] or prompts.target}"] = edited.frames[part]
+    output.write(edited, run.folder / EDITED)
+    if (record["save_frames"] or path.is_dir()) and output.format != "png":
+        videos.write_frames(edited, run.folder / EDITED)
     if edited.names and not path.is_dir():
-        videos.write_still(edited.frames[0], run.folder / "edited.png")
+        videos.write_still(edited.frames[0], run.folder / f"{EDITED}.png")
     compare = run.folder / COMPARISON_VIDEO
     videos.write_compare(source.frames, edited.frames, compare, source.fps, source.path, source.times)
     if result.share is not None:
-        rows["mask: white is edited"] = write_mask(result.share, source, run.folder / MASK_VIDEO).frames
+        share = splice(np.zeros(source.frames.shape[:3], np.float32), part, result.share)
+        rows["mask: white is edited"] = write_mask(share, source, run.folder / MASK_VIDEO).frames[part]
     videos.contact_sheet(rows, run.folder / CONTACT_SHEET)
     run.write_manifest({"memory": editor.backbone.memory_mode, "share": share_facts(result.share)})
     return edited

@@ -1,6 +1,14 @@
 """File names in a run folder."""
 
-EDITED_VIDEO = "edited.mp4"
+from collections.abc import Mapping
+from typing import Literal
+
+FormatName = Literal["mp4", "webm", "gif", "webp", "prores", "png"]
+# What the name of the edited video ends in, and those of its subtasks; without a suffix it is a folder of frames.
+FORMAT_SUFFIXES: Mapping[FormatName, str] = {
+    "mp4": ".mp4", "webm": ".webm", "gif": ".gif", "webp": ".webp", "prores": ".mov", "png": "",
+}  # fmt: skip
+EDITED = "edited"  # without its suffix; with none the folder of its frames
 COMPARISON_VIDEO = "compare.mp4"  # before and after, side by side
 BEFORE_VIDEO, AFTER_VIDEO = "before.mp4", "after.mp4"  # of a scene: its renders along the path
 CONTACT_SHEET = "contact.png"
@@ -14,6 +22,11 @@ def seed_folder(seed: int) -> str:
     return f"seed-{seed}"
 
 
+def subtask_name(number: int) -> str:
+    """Return the name of a subtask's video, counted from 1, without its suffix."""
+    return f"subtask-{number}"
+
+
 def subtask_video(number: int) -> str:
-    """Return the name of a subtask's video, counted from 1."""
-    return f"subtask-{number}.mp4"
+    """Return the name of a subtask's video in a scene's run."""
+    return f"{subtask_name(number)}.mp4"

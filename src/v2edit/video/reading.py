@@ -139,7 +139,7 @@ def _read_images(files: list[Path], max_frames: int | None, fps: Fraction, flatt
         _read_header(file)
         if not frames:
             with open_image(file) as image:
-                _check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))
+                check_memory(file.parent, image.size, min(len(files), max_frames or len(files)))
         frame = flatten(*read_image(file))
         if frames and frame.shape != frames[0].shape:
             first, size = (f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame))
@@ -154,7 +154,7 @@ def _read_pictures(path: Path, max_frames: int | None, fps: Fraction, flatten: F
     WebP or AVIF file at its own times. Pages of another size than the first are left out, which is logged."""
     with open_image(path) as image:
         count = count_pictures(image)
-        _check_memory(path, image.size, min(count, max_frames or count))
+        check_memory(path, image.size, min(count, max_frames or count))
     if count == 1:
         return _read_images([path], max_frames, fps, flatten)
     frames: list[np.ndarray] = []
@@ -193,7 +193,7 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool, flatten: Flat
             what = "only sound" if container.streams.audio else "no pictures that can be decoded"
             raise UserError(f"{path} is no video: it holds {what}")
         claimed = count_claimed_frames(container, stream)
-        _check_memory(path, (stream.width, stream.height), min(max(claimed, 1), max_frames or claimed or 1))
+        check_memory(path, (stream.width, stream.height), min(max(claimed, 1), max_frames or claimed or 1))
         size, matrix, tone_map = None, None, None
         reformatter, packets = VideoReformatter(), DemuxedPackets(container)
         decoded_frames = decode_frames(packets, stream, strict)
@@ -203,7 +203,7 @@ def _read_stream(path: Path, max_frames: int | None, strict: bool, flatten: Flat
                 matrix = find_display_matrix(frame)
             if frame.color_trc in (PQ, HLG) and tone_map is None:
                 tone_map = _fit_tone_map(path, max_frames, strict, frame.color_trc)
-            _check_memory(path, size, len(frames) + 1)
+            check_memory(path, size, len(frames) + 1)
             frames.append(apply_display_matrix(frame_to_rgb(frame, size, reformatter, tone_map, flatten), matrix))
             clock.append(times)
             del frame  # see `decode_frames`
@@ -263,7 +263,7 @@ def _stack_frames(frames: list[np.ndarray], height: int, width: int) -> np.ndarr
     return out
 
 
-def _check_memory(path: Path, size: tuple[int, int], count: int) -> None:
+def check_memory(path: Path | str, size: tuple[int, int], count: int) -> None:
     """Raise `UserError` for frames that are too large, or too many for the memory limit."""
     width, height = size
     if width * height > MAX_PIXELS:
