@@ -58,7 +58,7 @@ WRONG = {
     "edited.mp4): try --output run",
     # an option of another program
     "--cfg_scale 7": "no option --cfg_scale; did you mean --guidance?",
-    "--frames": "cut it first (--save-frames",
+    "--frames": "--start and --end say which part",
     "--lora-scale 0.5": "did you mean --lora?",
     "--lora style.bin": "--lora style.bin is a pickle",
     "--resume": "v2edit resume RUN continues",
