@@ -191,6 +191,12 @@ def test_a_part_of_a_variable_rate_keeps_its_times(options: dict[str, Any], tmp_
     assert changed == [3, 4, 5]
 
 
+def test_seeds_are_shown_in_their_format(source: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    run = v2edit.edit_video(source, **options, seeds=2, start=1.5, format="webp", out=tmp_path / "run")
+    assert run.edited.frames.shape == (20, 48, 64, 3) and (run.folder / "seeds.png").is_file()
+    assert all((one.folder / "edited.webp").is_file() for one in run.runs)
+
+
 class Stop(Exception):
     pass
 

@@ -53,7 +53,8 @@ def edit_seeds(
 ) -> None:
     """Make the runs of a group that are not done, one after the other, then the sheet. `edit` is called with a run to
     write, its seed, and the callback for its steps; `steps` are those of each of its loops, and `source` is the video,
-    uint8 [T, H, W, 3], of which the sheet shows the part that is edited. What a seed's run is to do is what the group's request says, but for the seed."""
+    uint8 [T, H, W, 3], of which the sheet shows the part that is edited. What a seed's run is to do is what the group's
+    request says, but for the seed."""
     request, facts = group.request, read_request(group.out / STATE_DIR).facts
     assert request is not None
     seeds = facts.pop("seeds")
