@@ -48,6 +48,7 @@ def edit_video(
             - the model: model, device, dtype, offload, vae_tiling, revision, allow_pickle;
             - the edit: config (an `EditConfig`), or its fields: steps, alpha, beta, subtasks, mixture, guidance,
               solver, loop, negative_prompt, seed, inc, pnc, amr ...;
+            - the clip and what it is written as: start, end, fps; format, crf;
             - the run: out (the run folder), save_every, save_frames; seeds (so many edits in one folder).
 
     Returns:
