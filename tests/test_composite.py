@@ -96,7 +96,7 @@ def test_windows_contain_what_may_change(seed: int, count: int, side: int) -> No
     top, left, height, width = boxes.T
     assert (top >= 0).all() and (left >= 0).all() and (top + height <= 180).all() and (left + width <= 320).all()
     assert len(set(height)) == 1 and len(set(width)) == 1 and abs(width[0] / height[0] - 64 / 48) < 0.06
-    assert height[0] <= 90 and width[0] <= 160
+    assert height[0] <= 108 and width[0] <= 192
     assert extract(share, boxes).sum() == share.sum()
 
 
@@ -115,7 +115,7 @@ def test_windows_move_smoothly() -> None:
 
 def test_large_regions_have_no_window() -> None:
     assert plan_crop(np.ones((3, 180, 320), np.float32), 48, 64) is None
-    assert plan_crop(moving(2, [(10, 10), (10, 10)], 70), 48, 64) is None
+    assert plan_crop(moving(2, [(10, 10), (10, 10)], 100), 48, 64) is None
     assert plan_crop(moving(1, [(10, 10)], 8, 48, 64), 96, 128) is None  # of a clip smaller than the model's
 
 

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from v2edit.video.feather import find_window
+
 Seam = Literal["feather", "match"]
 
 GRID, MIN_CELL = 96, 4  # cells of the short side, and pixels of a cell: drift is smooth
+AROUND = 0.25  # of the short side: as far from the mask drift is measured
 SMOOTHING = 1  # frames before and after: over these drift is averaged
 PRIOR = 0.1  # of a cell's pixels: the weight of what its wider neighbourhood says of it
 TOLERANCES = (12.0, 6.0, 3.0, 1.5)  # of 255, one after the other: by how much a cell may differ from the drift around
@@ -22,9 +25,13 @@ def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray, seam: S
     """Return m edited + (1 - m) source, uint8 [T, H, W, 3] like both, with m = `share`, float32 [T, H, W] of 0 to 1:
     where it is 0 the source's bytes, where it is 1 the edit's. With the `seam` "match" the drift of the edit's colours
     (`find_drift`) is first taken off it, so that they go on over the edge of m."""
+    out = source.copy()
+    if not share.any():
+        return out
+    rows, columns = find_window(share, round(AROUND * min(share.shape[1:])))
+    source, edited, share = source[:, rows, columns], edited[:, rows, columns], share[:, rows, columns]
     drift = find_drift(source, edited, share) if seam == "match" else None
-    out = np.empty_like(source)
-    for k, (frame, before, after, m) in enumerate(zip(out, source, edited, share, strict=True)):
+    for k, (frame, before, after, m) in enumerate(zip(out[:, rows, columns], source, edited, share, strict=True)):
         after = after.astype(np.float32)
         if drift is not None:
             resized = F.interpolate(drift[k : k + 1], before.shape[:2], mode="bilinear", align_corners=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-CONTEXT = 1.6  # of the region's sides: those of its window
+CONTEXTS = (1.6, 1.3)  # of the region's sides: those of its window, the first that is small enough
 MARGIN = 0.1  # of the window's sides: what it shows beside the region, inside the picture
-MAX_SIDE = 0.5  # of the clip's: larger windows gain too little
+MAX_SIDE = 0.6  # of the clip's: larger windows gain too little
 MAX_ENLARGED = 2.0  # times: smaller windows would only be blown up
 PASSES = 400  # of smoothing a window's path
 
@@ -22,17 +22,16 @@ def plan_crop(share: np.ndarray, height: int, width: int) -> np.ndarray | None:
     if not len(present):
         return None
     spans = [_spans(np.asarray(share.any(axis)), present) for axis in (2, 1)]  # rows, columns: [T, 2]
-    scale = max(
-        1 / MAX_ENLARGED,
-        *(
-            CONTEXT * (span[present, 1] - span[present, 0]).max() / side
-            for span, side in zip(spans, (height, width), strict=True)
-        ),
-    )
-    sides = [int(np.ceil(scale * side)) for side in (height, width)]
-    if any(side > MAX_SIDE * whole for side, whole in zip(sides, share.shape[1:], strict=True)):
+    whole, native = share.shape[1:], (height, width)
+    extents = [(span[present, 1] - span[present, 0]).max() for span in spans]
+    for context in CONTEXTS:
+        scale = max(1 / MAX_ENLARGED, *(context * extent / side for extent, side in zip(extents, native, strict=True)))
+        sides = [int(np.ceil(scale * side)) for side in native]
+        if all(side <= MAX_SIDE * most for side, most in zip(sides, whole, strict=True)):
+            break
+    else:
         return None
-    starts = [_follow(span, side, whole) for span, side, whole in zip(spans, sides, share.shape[1:], strict=True)]
+    starts = [_follow(span, side, most) for span, side, most in zip(spans, sides, whole, strict=True)]
     return np.stack([*starts, *(np.full(len(share), side) for side in sides)], 1)
 
 

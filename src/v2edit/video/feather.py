@@ -34,7 +34,7 @@ def feathered_share(allowed: np.ndarray, keep: np.ndarray | None = None, grow: i
     if grow < 0:
         raise UserError(f"a mask can be grown by 0 pixels or more, and this is {grow}")
     share = np.zeros(allowed.shape, np.float32)
-    rows, columns = (_span(np.asarray(allowed.any(axis)), grow + 1) for axis in ((0, 2), (0, 1)))
+    rows, columns = find_window(allowed, grow + 1)
     inner = max(1, round(min(height, width) * INNER))
     for k in range(0, len(allowed), CHUNK):
         window = (slice(k, k + CHUNK), rows, columns)
@@ -49,10 +49,15 @@ def feathered_share(allowed: np.ndarray, keep: np.ndarray | None = None, grow: i
     return share
 
 
-def _span(occupied: np.ndarray, margin: int) -> slice:
-    """Return the slice from the first to the last true value, bool [N], with a margin."""
-    places = np.flatnonzero(occupied)
-    return slice(max(int(places[0]) - margin, 0), int(places[-1]) + margin + 1) if len(places) else slice(0, 0)
+def find_window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns in which a mask [T, H, W] is not 0 in any frame, with a margin in pixels."""
+    slices = []
+    for axes in ((0, 2), (0, 1)):
+        places = np.flatnonzero(mask.any(axes))
+        slices.append(
+            slice(max(int(places[0]) - margin, 0), int(places[-1]) + margin + 1) if len(places) else slice(0, 0)
+        )
+    return slices[0], slices[1]
 
 
 def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
