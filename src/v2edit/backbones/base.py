@@ -173,6 +173,10 @@ class Backbone(Protocol):
         """Return the latent frame that holds each of so many frames of a clip of a valid size, int [T]."""
         ...
 
+    def chunk_of(self, frames: int, loop: bool = False) -> np.ndarray:
+        """Return the chunk of frames that the autoencoder decodes together for each of so many, int [T]."""
+        ...
+
     def denoise(
         self,
         latents: Tensor,

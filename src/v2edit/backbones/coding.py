@@ -118,6 +118,11 @@ class VideoCoding:
             return (index - CUT) // self.temporal % (frames // self.temporal)
         return np.where(index > 0, (index - 1) // self.temporal + self.unit, self.unit - 1)
 
+    def chunk_of(self, frames: int, loop: bool = False) -> np.ndarray:
+        """Return the chunk of frames that the autoencoder decodes together for each of so many, int [T]."""
+        index = (np.arange(frames) - CUT) % frames if loop else np.maximum(np.arange(frames) - 1, 0)
+        return np.zeros(frames, int) if math.isinf(self.coding_period) else (index // self.coding_period).astype(int)
+
     def loop_lead(self) -> tuple[int, int]:
         """Return the number of frames, and of latent frames, that are coded before a loop and thrown away."""
         frames = self.group * self.lead_groups + 1

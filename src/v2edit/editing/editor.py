@@ -33,6 +33,7 @@ from v2edit.host import retry_smaller_on_oom
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
 from v2edit.sampling import SOLVERS, Schedule, Solver, add_step_noise, step_mean
+from v2edit.video.colour_hold import ColourDrift, estimate_drift, hold_colours
 from v2edit.video.composite import composite
 from v2edit.video.crop import extract, paste
 
@@ -59,10 +60,14 @@ class Progress:
 @dataclass(frozen=True)
 class EditResult:
     """The video after each subtask, uint8 [T, H, W, 3] at the source's size; an earlier one is a milder edit. `share`:
-    how much of the edit each pixel has in the end, float32 [T, H, W]; None where that is all of it everywhere."""
+    how much of the edit each pixel has in the end, float32 [T, H, W]; None where that is all of it everywhere.
+    `drift`: of the last one's colours against the source's, before it is taken out, as far as it is known; `joints`:
+    the frames with which the autoencoder's later chunks begin."""
 
     subtasks: list[np.ndarray]
     share: np.ndarray | None = None
+    drift: ColourDrift | None = None
+    joints: Sequence[int] = ()
 
     @property
     def frames(self) -> np.ndarray:
@@ -99,10 +104,11 @@ class Editor:
             edited = self.edit(clip, prompts, config, on_progress, snapshots, frame_rate, within)
             assert edited.share is not None
             share = paste(np.zeros(frames.shape[:3], np.float32), edited.share, boxes)
-            return EditResult([paste(frames, video, boxes) for video in edited.subtasks], share)
+            videos = [paste(frames, video, boxes) for video in edited.subtasks]
+            return EditResult(videos, share, edited.drift, edited.joints)
         edit = self.begin(prompts, config, on_progress, snapshots, frame_rate, local)
         videos = [edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))]
-        return EditResult(videos, edit.share)
+        return EditResult(videos, edit.share, edit.drift, edit.joints)
 
     def begin(
         self,
@@ -220,7 +226,7 @@ class Editor:
 class EditSession:
     """An edit in progress, one subtask at a time (V2Edit Sec. 3.3), with `subtask` of them behind it; `original` and
     `current` are latents [1, F, C, h, w] of the original video and of the last result, `source` is the original video
-    and `blend` the local edit in latents."""
+    and `blend` the local edit in latents; `drift` is that of the last result's colours, before it is taken out."""
 
     editor: Editor
     text: AlignedText | WrittenText
@@ -232,6 +238,7 @@ class EditSession:
     source: np.ndarray = field(init=False)
     fitted: Size = field(init=False)
     blend: LatentBlend | None = field(default=None, init=False)
+    drift: ColourDrift | None = field(default=None, init=False)
     original: Tensor = field(init=False)
     current: Tensor = field(init=False)
 
@@ -251,7 +258,18 @@ class EditSession:
         edited = self.next_latents(latents)
         self._recall_mode()
         result = resize_clip(backbone.decode(edited, loop), Size(*self.source.shape[:3]), loop)
-        return result if (share := self.share) is None else composite(self.source, result, share)
+        share = self.share
+        self.drift = estimate_drift(self.source, result, share)
+        if self.local.keep_colours:
+            result = hold_colours(result, self.drift)
+        return result if share is None else composite(self.source, result, share)
+
+    @property
+    def joints(self) -> list[int]:
+        """The frames of the video with which the autoencoder's later chunks begin: where a long clip may jump."""
+        frames, loop = self.fitted.frames, self.config.loop
+        chunks = self.editor.backbone.chunk_of(frames, loop)[frame_index(frames, len(self.source), loop)]
+        return (np.flatnonzero(np.diff(chunks)) + 1).tolist()
 
     @property
     def share(self) -> np.ndarray | None:

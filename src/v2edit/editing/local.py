@@ -24,11 +24,13 @@ class LocalEdit:
 
     `share`: how much of the edit each pixel takes, float32 [T, H, W] at the video's size: where it is 0 the source's
     bytes stay, where it is 1 the edit's come; None for everywhere. `find`: narrow that to what the model itself changes
-    (see `change`). `crop`: edit a small region at the model's full resolution."""
+    (see `change`). `crop`: edit a small region at the model's full resolution. `keep_colours`: undo what the edit's
+    colours drifted where nothing changed."""
 
     share: np.ndarray | None = None
     find: bool = False
     crop: bool = False
+    keep_colours: bool = True
 
     def __post_init__(self) -> None:
         if self.share is not None:

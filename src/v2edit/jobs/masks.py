@@ -41,6 +41,8 @@ class MaskOptions:
     """How far beyond the mask the edit fades out (default: 1/60 of the short side); with 0 it fades within."""
     crop: Literal["auto", "off"] = "auto"
     """Edit a small region at the model's full resolution (auto), or in the whole picture (off)."""
+    colour: Literal["keep", "free"] = "keep"
+    """Hold the edit to the video's colours by what did not change (keep), or leave all as the model makes it (free)."""
 
     def __post_init__(self) -> None:
         if self.grow is not None and self.grow < 0:
@@ -64,7 +66,7 @@ class MaskOptions:
         share = self._share(source)[part] if self.is_given else None
         if share is not None and not share.any():
             raise UserError("nothing may change between --start and --end: the mask is black there")
-        return LocalEdit(share, find=self.finds, crop=self.crop == "auto")
+        return LocalEdit(share, self.finds, crop=self.crop == "auto", keep_colours=self.colour == "keep")
 
     def _share(self, source: Video) -> np.ndarray:
         from v2edit.video import masks
@@ -86,7 +88,7 @@ class MaskOptions:
     @property
     def facts(self) -> dict[str, Any]:
         """The options for run.json, files by their paths."""
-        given = {name: getattr(self, name) for name in ("mask", "keep", "box", "time", "grow", "crop")}
+        given = {name: getattr(self, name) for name in ("mask", "keep", "box", "time", "grow", "crop", "colour")}
         files = {name: _describe(given[name]) for name in ("mask", "keep")}
         return given | files
 
@@ -116,7 +118,8 @@ def load_local(record: dict[str, Any], folder: Path) -> LocalEdit:
 
     path, options = folder / SHARE_FILE, record.get("local", {})
     share = np.load(path)["share"] if path.exists() else None
-    return LocalEdit(share, find=options.get("mask") == AUTO, crop=options.get("crop") == "auto")
+    crop, keep_colours = options.get("crop") == "auto", options.get("colour") == "keep"
+    return LocalEdit(share, find=options.get("mask") == AUTO, crop=crop, keep_colours=keep_colours)
 
 
 def write_mask(share: np.ndarray, source: Video, path: Path) -> Video:

@@ -261,6 +261,7 @@ def _edit_and_write(
     import numpy as np
 
     from v2edit import video as videos
+    from v2edit.metrics.drift import measure_drift
     from v2edit.video.cut import splice
 
     assert run.request is not None
@@ -287,5 +288,6 @@ def _edit_and_write(
         share = splice(np.zeros(source.frames.shape[:3], np.float32), part, result.share)
         rows["mask: white is edited"] = write_mask(share, source, run.folder / MASK_VIDEO).frames[part]
     videos.contact_sheet(rows, run.folder / CONTACT_SHEET)
-    run.write_manifest({"memory": editor.backbone.memory_mode, "share": share_facts(result.share)})
+    drift = measure_drift(result.drift, result.joints)
+    run.write_manifest({"memory": editor.backbone.memory_mode, "share": share_facts(result.share), "drift": drift})
     return edited

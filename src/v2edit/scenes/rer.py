@@ -19,7 +19,7 @@ from torch import Tensor
 from v2edit.backbones import Backbone, Size
 from v2edit.backbones.families import FRAME_RATE
 from v2edit.editing import EditConfig, Editor, Progress
-from v2edit.editing.local import EVERYWHERE, LocalEdit
+from v2edit.editing.local import LocalEdit
 from v2edit.editing.resize import resize_clip
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
@@ -91,7 +91,8 @@ def edit_gaussians(
     and gives the same result. A closed path's video is a loop where the model can make one."""
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.loop_obstacle is None))
     seen = None if region is None else region.seen_from(gaussians, video_cameras(editor.backbone, path))
-    local = EVERYWHERE if seen is None else LocalEdit(seen.share)
+    # Colours are left to drift: what is reconstructed is compared with what the autoencoder makes of the source.
+    local = LocalEdit(None if seen is None else seen.share, keep_colours=False)
     options = prompts, config, partial(_report_edit, on_progress), snapshots, FRAME_RATE, local
     subtasks = config.for_prompts(prompts).subtasks
     return render_edit_reconstruct(

@@ -1,0 +1,198 @@
+"""Hold an edited video to its source's colours: estimate how far they drifted where nothing was edited, and undo that.
+
+Video models and their autoencoders shift colours by some levels, over the whole frame, and in the first frame by other
+ones (a flash). The drift is told from an edit by four things: it is small, smooth over the frame, a smooth function of
+the level, and common to most of what did not change. Where too little did not change to tell, nothing is corrected.
+
+Letters: T frames of N cells (means over squares of a few pixels, which an autoencoder's blur leaves as they are), K
+knots of a tone curve, M terms of a field over the frame. Levels are those of 8 bits, 0 to 255."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDE = 16  # cells along the frame's shorter side, of 4 pixels at least
+KNOTS = np.array([0.0, 20.0, 64.0, 112.0, 160.0, 208.0, 240.0, 255.0])
+STEEPNESS = 0.01  # the price of a tone curve that changes, against the cells' mean squared error, a level per level
+BENDING = 0.03  # of a field over the frame
+INERTIA = 0.01  # of a frame that drifts otherwise than the clip
+LIKELY = 12.0  # levels: a drift's usual size
+SCALES = (16.0, 12.0, 9.0, 7.0, 5.0, 4.0, 3.0)  # levels: by how much cells without an edit differ, ever narrower
+NEAR, FAR, EXACT = 3.0, 30.0, 2.0  # levels: cells differ by no more, by as much as an edit changes, by blur alone
+DOUBT, CERTAIN = 0.1, 0.3  # share of the unchanged cells that a correction must bring to nothing
+LEAST = 0.2  # share of the cells that must not have changed
+FULL, NONE = 10.0, 20.0  # levels: a drift up to the one is undone, from the other on it is an edit's own look
+MEMORY, JUMP = 2.0, 0.7  # frames and levels: neighbours in time that are alike in drift are averaged
+VISIBLE = 0.5  # levels: less is lost in rounding
+
+
+@dataclass(frozen=True, eq=False)
+class ColourDrift:
+    """An edited video's drift of colours, in levels: `curves` [T, 3, K], its values at the KNOTS of the edit's level,
+    plus `fields` [T, 3, M], by the place in the frame. Over what did not change it has the `mean` [T, 3] and the root
+    mean square `size` [T]. `differences` [T, h, w, 3]: edited minus source in each cell; `unchanged` [T, h, w]: how far
+    it counts as one without an edit, 0 to 1."""
+
+    mean: np.ndarray
+    size: np.ndarray
+    curves: np.ndarray
+    fields: np.ndarray
+    differences: np.ndarray
+    unchanged: np.ndarray
+
+    def in_frame(self, k: int, frame: np.ndarray) -> np.ndarray:
+        """Return the drift in each pixel of frame k [H, W, 3], in levels, float32."""
+        levels = np.arange(256)
+        curves = np.stack([np.interp(levels, KNOTS, curve) for curve in self.curves[k]], -1).astype(np.float32)
+        drift = np.stack([curves[:, channel][frame[..., channel]] for channel in range(3)], -1)
+        for row, terms in zip(drift, _field_terms(*frame.shape[:2]), strict=True):
+            row += terms @ self.fields[k].astype(np.float32).T
+        return drift
+
+
+def hold_colours(edited: np.ndarray, drift: ColourDrift | None) -> np.ndarray:
+    """Return an edited video without its drift of colours, uint8 [T, H, W, 3]; the same array where there is none to
+    see, or none is known."""
+    if drift is None or (part := _part_to_undo(drift)) == 0:
+        return edited
+    out = np.empty_like(edited)
+    for k, frame in enumerate(edited):
+        held = drift.in_frame(k, frame)
+        np.rint(np.subtract(frame, part * held, out=held), out=held)
+        out[k] = held.clip(0, 255, out=held)
+    return out
+
+
+def _part_to_undo(drift: ColourDrift) -> float:
+    """Return how much of a drift is undone: all of a small one, nothing of one as large as an edit's own look."""
+    if drift.size.max() < VISIBLE:
+        return 0.0
+    return float(np.clip((NONE - np.median(drift.size)) / (NONE - FULL), 0, 1))
+
+
+def estimate_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray | None = None) -> ColourDrift | None:
+    """Estimate an edited video's drift of colours against its source, both uint8 [T, H, W, 3]; None where too little is
+    unchanged to tell. `share`: how much of the edit each pixel takes, float32 [T, H, W]; where it is 0 colours are
+    compared, unless that is next to nowhere."""
+    known = None if share is None else share <= 0
+    if known is not None and known.mean() < LEAST / 4:
+        known = None
+    before, weights = cell_means(source, known)
+    after, _ = cell_means(edited, known)
+    count, height, width = weights.shape
+    differences, levels = ((one.reshape(count, -1, 3)) for one in (after - before, after))
+    weights = weights.reshape(count, -1)
+    field = _field_terms(height, width).reshape(1, 1, height * width, -1)
+    hats = _hats(levels)
+    terms = np.concatenate([hats, np.broadcast_to(field, (*hats.shape[:-1], field.shape[-1]))], axis=-1)
+    start = _likely_drift(differences, weights)
+    expected = np.broadcast_to(start, differences.shape)
+    chosen, theta = weights, np.zeros(0)
+    for scale in SCALES:
+        square = np.square(differences - expected).sum(2)
+        chosen = weights / (1 + square / scale**2) ** 2
+        theta = _fit(terms, differences, chosen)
+        expected = np.einsum("tcnf,tcf->tnc", terms, theta)
+    left = np.square(differences - expected).sum(2)
+    alike, unlike = ((weights * one).sum() for one in (left < NEAR**2, (left > (2 * NEAR) ** 2) & (left < FAR**2)))
+    if alike <= LEAST * weights.sum() or (known is None and alike < unlike):
+        return None
+    parts = (chosen + 1e-9) / (chosen + 1e-9).sum(1, keepdims=True)
+    mean = np.einsum("tn,tnc->tc", parts, expected)
+    sure = _evidence(np.square(differences).sum(2), left, weights)
+    theta = _smooth_in_time(theta * sure[:, None, None], mean, chosen.sum(1))
+    expected = np.einsum("tcnf,tcf->tnc", terms, theta)
+    mean, square = (np.einsum("tn,tnc->tc", parts, one) for one in (expected, expected**2))
+    curves, fields = np.split(theta, [len(KNOTS)], axis=-1)
+    unchanged = chosen.reshape(count, height, width)
+    return ColourDrift(mean, np.sqrt(square.mean(1)), curves, fields, after - before, unchanged)
+
+
+def cell_means(frames: np.ndarray, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means over square cells of frames [T, H, W, 3], float32 [T, h, w, 3], and each cell's weight [T, h,
+    w]. With `known`, bool [T, H, W], only its pixels count, and cells that have more others weigh nothing."""
+    count, height, width = frames.shape[:3]
+    side = max(4, -(-min(height, width) // SIDE))
+    rows, columns = (np.arange(0, max(1, size - side // 2), side) for size in (height, width))
+    out = np.empty((count, len(rows), len(columns), 3), np.float32)
+    weights = np.ones((count, len(rows), len(columns)), np.float32)
+
+    def add_up(image: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.add.reduceat(image, rows, 0, dtype=np.uint32), columns, 1)
+
+    pixels = add_up(np.ones((height, width), np.uint8))
+    for k, frame in enumerate(frames):
+        if known is None:
+            out[k] = add_up(frame) / pixels[..., None]
+            continue
+        taken = add_up(known[k])
+        out[k] = add_up(frame * known[k][..., None]) / np.maximum(taken, 1)[..., None]
+        weights[k] = np.where(2 * taken > pixels, taken / pixels, 0)
+    return out, weights
+
+
+def _hats(levels: np.ndarray) -> np.ndarray:
+    """Return the weights of the knots in a piecewise linear curve at levels [T, N, 3], float32 [T, 3, N, K]."""
+    after = np.searchsorted(KNOTS, levels, side="right").clip(1, len(KNOTS) - 1)
+    part = ((levels - KNOTS[after - 1]) / (KNOTS[after] - KNOTS[after - 1])).astype(np.float32)
+    out = np.zeros((*levels.shape, len(KNOTS)), np.float32)
+    np.put_along_axis(out, after[..., None], part[..., None], -1)
+    np.put_along_axis(out, after[..., None] - 1, 1 - part[..., None], -1)
+    return out.transpose(0, 2, 1, 3)
+
+
+def _field_terms(height: int, width: int) -> np.ndarray:
+    """Return the terms of a quadratic field over a frame but the constant one, float32 [H, W, 5]."""
+    y = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[:, None]
+    x = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1)[None]
+    one = np.ones((height, width), np.float32)
+    return np.stack([x * one, y * one, x**2 * one - 1 / 3, y**2 * one - 1 / 3, x * y], -1)
+
+
+def _likely_drift(differences: np.ndarray, weights: np.ndarray, most: int = 1000) -> np.ndarray:
+    """Return the drift, [3], about which most cells [T, N, 3] gather, small ones preferred: a mode, since the cells
+    that an edit changes may be many, and may gather elsewhere."""
+    flat, weight = differences.reshape(-1, 3), weights.ravel()
+    flat = flat[weight > 0] if (weight > 0).any() else flat[:1]
+    some = flat[:: -(-len(flat) // most)]
+    near = np.exp(-np.square(some[:, None] - some[None]).sum(2) / (2 * 6.0**2)).sum(1)
+    return some[np.argmax(near * np.exp(-np.square(some).sum(1) / (2 * 3 * LIKELY**2)))]
+
+
+def _fit(terms: np.ndarray, differences: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Fit the drift of each frame by weighted least squares, [T, 3, K + M], held to that of the whole clip, and that to
+    a flat curve and field."""
+    frames, cells = weights.shape
+    gram = np.einsum("tcnf,tn,tcng->tcfg", terms, weights, terms, optimize=True).astype(np.float64)
+    right = np.einsum("tcnf,tn,tnc->tcf", terms, weights, differences, optimize=True).astype(np.float64)
+    size, knots = terms.shape[-1], len(KNOTS)
+    price = np.zeros((size, size))
+    slopes = np.diff(np.eye(knots), axis=0) / np.sqrt(np.diff(KNOTS) / 255)[:, None]
+    price[:knots, :knots] = STEEPNESS * slopes.T @ slopes
+    price[range(knots, size), range(knots, size)] = BENDING
+    price += 1e-6 * np.eye(size)
+    whole = np.linalg.solve(gram.sum(0) + frames * cells * price, right.sum(0)[..., None])
+    held = INERTIA * cells * (price + np.diag([1 / knots] * knots + [1.0] * (size - knots)))
+    return np.linalg.solve(gram + held, right[..., None] + held @ whole)[..., 0]
+
+
+def _evidence(before: np.ndarray, after: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return how surely each frame drifted, [T] of 0 to 1, by the square differences of its cells without and with a
+    correction [T, N]: a real drift brings many to nothing, while a curve bent to an edit moves few."""
+    lost, kept = ((weights * one / (one + EXACT**2)).sum(1) for one in (before, after))
+    better = (lost - kept) / np.maximum(weights.sum(1) - kept, 1e-9)
+    return np.clip((better - DOUBT) / (CERTAIN - DOUBT), 0, 1)
+
+
+def _smooth_in_time(theta: np.ndarray, mean: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Average the drift [T, 3, K + M] of neighbouring frames of like `mean` [T, 3]: a flash or a jump stays one."""
+    reach, out = int(3 * MEMORY), np.empty_like(theta)
+    for k in range(len(theta)):
+        near = slice(max(0, k - reach), k + reach + 1)
+        apart = np.arange(len(theta))[near] - k
+        unlike = np.square(mean[near] - mean[k]).mean(1)
+        weight = np.exp(-np.square(apart / MEMORY) / 2 - unlike / (2 * JUMP**2)) * (mass[near] + 1e-6)
+        out[k] = np.einsum("t,tcf->cf", weight / weight.sum(), theta[near])
+    return out
