@@ -200,7 +200,10 @@ def _parse_task(
 def _override(options: Any, line: BaseModel) -> Any:
     """Return a group of options with those that a line has."""
     names = line.model_fields_set & {one.name for one in fields(options)}
-    return replace(options, **{name: getattr(line, name) for name in names})
+    changes = {name: getattr(line, name) for name in names}
+    if not isinstance(strength := changes.get("strength", ""), str):  # a number: it goes over an alpha from elsewhere
+        changes["alpha"] = changes.get("alpha", strength)
+    return replace(options, **changes)
 
 
 def _describe_mistake(error: Any) -> str:

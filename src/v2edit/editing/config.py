@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from tyro.conf import arg
 
 from v2edit.backbones.families import ALPHA_NOISE, BETA_NOISE, Defaults
+from v2edit.editing.strength import NORMAL, STRENGTHS
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
@@ -27,7 +28,10 @@ class EditConfig:
 
     steps: Annotated[int, arg(aliases=["--num-inference-steps"])] = 50
     """Denoising steps: more are slower and a little cleaner. An edit runs the share alpha of them."""
-    alpha: Annotated[float | None, arg(aliases=["--strength"], metavar="FLOAT", help_behavior_hint="")] = None
+    strength: Annotated[float | str, arg(metavar="subtle|normal|strong|FLOAT")] = NORMAL
+    """How much may change, in a word: subtle keeps more of the source, strong changes more than this model's normal. It
+    sets alpha, beta and guidance where they are not given. A number is --alpha, by diffusers' name."""
+    alpha: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """How far the video is taken back to noise before it is denoised, as a share of the steps: lower keeps more of its
     layout and motion, higher lets shapes change (initial noise control; default: the model's own; CogVideoX: 0.9)."""
     beta: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
@@ -81,11 +85,13 @@ class EditConfig:
     """The same seed gives the same video on the same machine."""
 
     def __post_init__(self) -> None:
+        alpha_name = self._read_strength()
         for name in ("alpha", "beta", "mixture", "guidance_until", "cache"):
             if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}, expected 0.0 to 1.0")
+                option = alpha_name if name == "alpha" else f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} is {value}, expected 0.0 to 1.0")
         if self.alpha == 0:
-            raise UserError("--alpha is 0: nothing would be denoised; the paper's value is 0.9")
+            raise UserError(f"{alpha_name} is 0: nothing would be denoised; the paper's value is 0.9")
         if not 1 <= self.subtasks <= 6:
             raise UserError(f"--subtasks is {self.subtasks}, expected 1 to 6")
         if not 1 <= self.steps <= 1000:
@@ -98,19 +104,36 @@ class EditConfig:
         for name, known in (("solver", get_args(SolverName)), ("ending", get_args(Ending))):
             if getattr(self, name) not in known:
                 raise UserError(f"--{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
-        start, what = (self.alpha, f"--alpha ({self.alpha})") if self.inc else (1.0, "1")
+        start, what = (self.alpha, f"{alpha_name} ({self.alpha})") if self.inc else (1.0, "1")
         if start is not None and self.beta is not None and start <= self.beta and (self.pnc or self.amr):
             raise UserError(
                 f"--beta is {self.beta}, expected below {what}, where editing starts: the controls would never act "
                 "(--no-pnc --no-amr does without them)"
             )
 
+    def _read_strength(self) -> str:
+        """Take a number as alpha, and return the option that alpha is given by. Raises `UserError` for another word,
+        and for another alpha beside a number."""
+        if self.strength in STRENGTHS:
+            return "--alpha"
+        try:
+            number = float(self.strength)
+        except ValueError:
+            words = ", ".join(STRENGTHS)
+            raise UserError(f"--strength is {self.strength!r}, expected {words}, or a number as --alpha") from None
+        if self.alpha not in (None, number):
+            raise UserError(f"--strength is {number}, which as a number is --alpha, and that is {self.alpha}: give one")
+        object.__setattr__(self, "alpha", number)
+        object.__setattr__(self, "strength", NORMAL)
+        return "--strength"
+
     def resolve(self, defaults: Defaults, schedule: Schedule) -> ResolvedConfig:
-        """Return these settings with a model's defaults where they leave it open; shares that it leaves open, too, are
-        those of `schedule` at its usual levels of noise. Raises `UserError` where the model's beta and this alpha leave
-        the controls nothing to act on."""
+        """Return these settings with a model's defaults, at this strength, where they leave it open; shares that it
+        leaves open, too, are those of `schedule` at its usual levels of noise. Raises `UserError` where the model's
+        beta and this alpha leave the controls nothing to act on."""
         if isinstance(self, ResolvedConfig):
             return self
+        defaults = STRENGTHS[str(self.strength)].apply(defaults, schedule, self.alpha)
         settings: dict[str, Any] = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
         settings.update(self._guidance(defaults), **self._shares(defaults, schedule))
         if self.cache:
