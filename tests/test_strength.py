@@ -10,7 +10,7 @@ import torch
 from v2edit import backbones
 from v2edit.backbones import LoadedModel
 from v2edit.backbones.families import BUILT_IN_DEFAULTS, FAMILIES, PUBLISHED_DEFAULTS, Defaults
-from v2edit.batch.tasks import read_tasks
+from v2edit.batch.tasks import TaskDefaults, read_tasks
 from v2edit.cli.app import main, parse
 from v2edit.editing import EditConfig
 from v2edit.editing.strength import STRENGTHS, noise_at
@@ -103,7 +103,7 @@ def test_a_batch_has_a_strength_for_each_line(tmp_path):
     lines = [{}, {"strength": "subtle"}, {"strength": 0.5}, {"strength": "strong", "alpha": 0.7}]
     rows = [json.dumps({"video": "a.mp4", "instruction": "make the ball blue"} | line) for line in lines]
     (tmp_path / "tasks.jsonl").write_text("\n".join(rows))
-    tasks = read_tasks(tmp_path / "tasks.jsonl", EditConfig(strength="strong", alpha=0.9))
+    tasks = read_tasks(tmp_path / "tasks.jsonl", TaskDefaults(EditConfig(strength="strong", alpha=0.9)))
     assert [(task.config.strength, task.config.alpha) for task in tasks] == [
         ("strong", 0.9), ("subtle", 0.9), ("normal", 0.5), ("strong", 0.7),
     ]  # fmt: skip
