@@ -1,6 +1,6 @@
 """What --strength changes: its words, or other settings, on edits of the built-in world whose true result is known.
 
-    python benchmarks/strength.py                                      (the three words; some 10 minutes)
+    python benchmarks/strength.py                                      (the three words; some 20 minutes)
     python benchmarks/strength.py --count 1 --edits hard --set alpha=0.6 beta=0.25,guidance=4
 
 Tuning seeds, 25 steps; edits of the kinds of `v2edit bench`, and hard ones: an object at another place, with another
