@@ -38,8 +38,8 @@ COLUMNS = ("edits", "success", "outside", "inside to the source", "inside to the
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=3, help="edits of each kind")
-    parser.add_argument("--edits", nargs="+", default=("usual", "hard"), choices=("usual", "hard"))
+    parser.add_argument("--count", type=int, help="edits of each kind (default: 1 usual, 2 hard)")
+    parser.add_argument("--edits", nargs="+", default=["usual", "hard"], choices=("usual", "hard"))
     parser.add_argument("--set", nargs="+", default=WORDS, metavar="FIELD=VALUE,…", help="settings to compare")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def main() -> None:
         for assignment in filter(None, text.split(",")):
             config = with_field(config, *assignment.split("="))
         for name in options.edits:
-            edits = usual_edits(options.count) if name == "usual" else hard_edits(options.count)
+            edits = usual_edits(options.count or 1) if name == "usual" else hard_edits(options.count or 2)
             success, *others = figures_of(backbone, edits, config)
             print(f"| {text} | {name} | {success:.3f} |", " | ".join(f"{x:.2f}" for x in others), "|", flush=True)
 
