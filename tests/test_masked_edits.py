@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.batch import write_tasks
 from support.interrupts import interrupt_when_written
 
 import v2edit
 from v2edit import video
+from v2edit.batch.tasks import read_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.masks import MaskOptions
@@ -107,3 +109,17 @@ def test_a_bad_mask_is_refused_in_one_line_before_any_work(sample, words, what, 
 def test_a_mask_that_no_file_can_be_is_refused(sample, tmp_path):
     with pytest.raises(UserError, match="mask"):
         v2edit.edit_video(*sample, mask=np.full((3, 3, 3, 3, 3), 2.0), out=tmp_path / "r", **QUICK)
+
+
+def test_lines_of_a_batch_have_masks_relative_to_their_file(sample, half, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(half).save(folder / "left.png")
+    line = {"video": str(sample[0]), "instruction": sample[1], "mask": "left.png", "keep": "left.png", "box": "0,0,9,9"}
+    path = write_tasks(folder / "tasks.jsonl", line, {"video": line["video"], "instruction": sample[1], "mask": "auto"})
+    one, other = read_tasks(path)
+    assert one.masks == MaskOptions(mask=str(folder / "left.png"), keep=str(folder / "left.png"), box="0,0,9,9")
+    assert other.masks.finds and one.facts["box"] == "0,0,9,9"
+    for wrong in ({"box3d": "0,0,0,1,1,1"}, {"grow": -1}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            read_tasks(write_tasks(folder / "wrong.jsonl", line | wrong))

@@ -21,6 +21,8 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import MAX_JSON_BYTES, parse_json
 from v2edit.jobs.clip import ClipOptions, FormatOptions
+from v2edit.jobs.masks import AUTO, MaskOptions
+from v2edit.jobs.regions import RegionOptions
 from v2edit.runs import default_name
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class BatchTask:
     config: EditConfig
     clip: ClipOptions = ClipOptions()  # of a video
     output: FormatOptions = FormatOptions()
+    masks: MaskOptions = MaskOptions()
+    region: RegionOptions = RegionOptions()  # of a scene
 
     @property
     def about(self) -> str:
@@ -54,14 +58,14 @@ class BatchTask:
     @property
     def facts(self) -> dict[str, Any]:
         """All that decides its result, as plain data: a result of other facts is another task's."""
-        of_video = asdict(self.clip) | asdict(self.output) if self.kind == "video" else {}
+        of_video = asdict(self.clip) | asdict(self.output) | self.masks.facts
         return {
             self.kind: str(self.path),
             "instruction": self.instruction,
             "source_prompt": self.source_prompt,
             "target_prompt": self.target_prompt,
             **asdict(self.config),
-            **of_video,
+            **(of_video if self.kind == "video" else self.region.facts),
         }
 
 
@@ -87,7 +91,7 @@ class _BaseLine(BaseModel):
 
 
 # Every setting with its own type and default: a line takes all that these groups have.
-_GROUPS = (EditConfig, ClipOptions, FormatOptions)
+_GROUPS = (EditConfig, ClipOptions, FormatOptions, MaskOptions, RegionOptions)
 _settings: dict[str, Any] = {
     one.name: (get_type_hints(group)[one.name], one.default) for group in _GROUPS for one in fields(group)
 }
@@ -101,6 +105,7 @@ class TaskDefaults:
     config: EditConfig = EditConfig()
     clip: ClipOptions = ClipOptions()
     output: FormatOptions = FormatOptions()
+    masks: MaskOptions = MaskOptions()
 
 
 def read_tasks(
@@ -191,15 +196,28 @@ def _parse_task(
     if line.name is not None:
         names.reserve(line.name, number)
     prompts = line.instruction, line.source_prompt, line.target_prompt
-    config, clip, output = (_override(one, line) for one in (defaults.config, defaults.clip, defaults.output))
-    if kind == "scene" and (given := line.model_fields_set & {*asdict(clip), *asdict(output)}):
-        raise UserError(f'"{min(given)}" is for videos, and "scene" is {str(path)!r}')
-    return BatchTask(number, line.name or "", kind, path, *prompts, config, clip, output)
+    for name in {"mask", "keep"} & line.model_fields_set:  # relative to the file, as what they mask
+        if (given := getattr(line, name)) not in (None, AUTO):
+            setattr(line, name, str(base / given))
+    if kind == "scene":
+        region = _override(RegionOptions(), line)
+        known = {*_names(EditConfig), *_names(RegionOptions)}
+        if given := (line.model_fields_set & _settings.keys()) - known:
+            raise UserError(f'"{min(given)}" is for videos, and "scene" is {str(path)!r}')
+        return BatchTask(number, line.name or "", kind, path, *prompts, _override(defaults.config, line), region=region)
+    if line.model_fields_set & {"box3d"}:
+        raise UserError(f'"box3d" is for scenes, and "video" is {str(path)!r}')
+    groups = (_override(one, line) for one in (defaults.config, defaults.clip, defaults.output, defaults.masks))
+    return BatchTask(number, line.name or "", kind, path, *prompts, *groups)
+
+
+def _names(group: type) -> set[str]:
+    return {one.name for one in fields(group)}
 
 
 def _override(options: Any, line: BaseModel) -> Any:
     """Return a group of options with those that a line has."""
-    names = line.model_fields_set & {one.name for one in fields(options)}
+    names = line.model_fields_set & _names(type(options))
     changes = {name: getattr(line, name) for name in names}
     if not isinstance(strength := changes.get("strength", ""), str):  # a number: it goes over an alpha from elsewhere
         changes["alpha"] = changes.get("alpha", strength)

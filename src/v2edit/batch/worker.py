@@ -58,8 +58,9 @@ class WorkerSetup:
         lvlm = self.lvlm if task.target_prompt is None else LVLMConfig()
         options = {"prompt_options": prompts, "lvlm": lvlm, "model_options": self.model_options, "config": task.config}
         if task.kind == "scene":
-            return SceneEdit(task.path, task.instruction, **options, run_options=RunOptions(out), fit=self.fit)
-        options |= {"clip_options": task.clip, "format_options": task.output}
+            options |= {"fit": self.fit, "region": task.region}
+            return SceneEdit(task.path, task.instruction, **options, run_options=RunOptions(out))
+        options |= {"clip_options": task.clip, "format_options": task.output, "mask_options": task.masks}
         return VideoEdit(task.path, task.instruction, **options, run_options=RunOptions(out))
 
 

@@ -15,6 +15,7 @@ from v2edit.files import atomic_path
 if TYPE_CHECKING:
     import numpy as np
 
+    from v2edit.backbones import Size
     from v2edit.editing.local import LocalEdit
     from v2edit.video import Video
 
@@ -135,12 +136,14 @@ def write_mask(share: np.ndarray, source: Video, path: Path) -> Video:
     return mask
 
 
-def log_share(local: LocalEdit) -> None:
-    """Log how much of a video a given mask lets change."""
-    if local.share is not None:
-        facts = share_facts(local.share)
-        assert facts is not None
-        log.info("mask: %.3g %% of the picture may change, in %d frames", 100 * facts["of_frames"], facts["frames"])
+def log_share(local: LocalEdit, size: Size) -> None:
+    """Log how much of a video a given mask lets change, and the window of a `size` that is edited in its place."""
+    if (facts := share_facts(local.share)) is None or local.share is None:
+        return
+    log.info("mask: %.3g %% of the picture may change, in %d frames", 100 * facts["of_frames"], facts["frames"])
+    if (size.height, size.width) != (whole := local.share.shape[1:]):
+        frames = f"{whole[1]}x{whole[0]}"
+        log.info("window: %dx%d of %s is edited, at the model's resolution", size.width, size.height, frames)
 
 
 def share_facts(share: np.ndarray | None) -> dict[str, Any] | None:

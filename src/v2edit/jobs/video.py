@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from v2edit.backbones.memory import MemoryMode
-from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.clip import ClipOptions, FormatOptions, read_edited, record_clip
 from v2edit.jobs.job import EditJob, Prepared
@@ -25,7 +25,9 @@ from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_i
 from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED, MASK_VIDEO, seed_folder, subtask_name
 
 if TYPE_CHECKING:
-    from v2edit.backbones import Backbone, LoadedModel
+    import numpy as np
+
+    from v2edit.backbones import Backbone, LoadedModel, Size
     from v2edit.editing.editor import Editor, Progress
     from v2edit.editing.local import LocalEdit
     from v2edit.jobs.estimate import Estimate
@@ -62,6 +64,34 @@ class PreparedVideo(Prepared):
     source: Video
     part: slice
     local: LocalEdit  # of the part
+
+    @property
+    def clip(self) -> ClipEdit:
+        """What is edited, and how."""
+        return ClipEdit(self.source, self.part, self.local, self.prompts, self.config)
+
+
+@dataclass(frozen=True)
+class ClipEdit:
+    """What an edit makes of a clip: the whole video `source`, the `part` of its frames that is edited, what the edit
+    may change of that, and how."""
+
+    source: Video
+    part: slice
+    local: LocalEdit
+    prompts: PromptPair
+    config: ResolvedConfig
+
+    @property
+    def frames(self) -> np.ndarray:
+        """The frames that are edited, uint8 [T, H, W, 3]."""
+        return self.source.frames[self.part]
+
+    def size_for(self, backbone: Backbone) -> Size:
+        """Return the size of what the model is given: the frames, or a window of each around a small region."""
+        from v2edit.editing.local import edited_size
+
+        return edited_size(self.local, self.frames, backbone.native_size)
 
 
 @dataclass(frozen=True)
@@ -119,14 +149,15 @@ class VideoEdit(EditJob):
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
         model is asked. Raises `UserError` for what would stop the edit, in one line."""
-        from v2edit.backbones import Size
         from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_writing
+        from v2edit.jobs.memory import load_fake_model
 
         stopwatch, given = Stopwatch(), self.given_prompts()
         self.check_out()
         prepared = self.prepare(given, ask=False)
-        source, frames = prepared.source, prepared.source.frames[prepared.part]
-        size = Size(*frames.shape[:3])
+        source, frames = prepared.source, prepared.clip.frames
+        with stopwatch.paused():
+            size = prepared.clip.size_for(load_fake_model(prepared.checkpoint, self.model_options).backbone)
         if not timed:
             return estimate_edit(stopwatch, prepared, size, self.model_options).times(self.seeds)
         with stopwatch.paused():
@@ -148,15 +179,17 @@ class VideoEdit(EditJob):
         given = self.given_prompts()
         with RunWriter(self.run_options.folder(self.video, given.title)) as run:
             prepared, identity = self.prepare(given, loaded), fingerprint_input(self.video)
-            from v2edit.backbones import Size
             from v2edit.editing.cost import loop_steps
 
-            size = Size(*prepared.source.frames[prepared.part].shape[:3])
-            backbone = self.load(prepared, lambda model: (prepared.for_clip(model, size).config, size), loaded)
-            prepared = prepared.for_clip(backbone, size)
-            config = prepared.config
+            def clip_of(model: Backbone) -> tuple[ResolvedConfig, Size]:
+                size = prepared.clip.size_for(model)
+                return prepared.for_clip(model, size).config, size
+
+            backbone = self.load(prepared, clip_of, loaded)
+            config, size = clip_of(backbone)
+            prepared = replace(prepared, config=config)
             log_plan(prepared.prompts, config, size, backbone)
-            log_share(prepared.local)
+            log_share(prepared.local, size)
             record = self.record(prepared, backbone, size, identity) | {
                 "save_frames": self.save_frames,
                 "local": self.mask_options.facts,
@@ -168,9 +201,8 @@ class VideoEdit(EditJob):
             steps = loop_steps(backbone.schedule(config.steps), config)
             request = Request("edit", record, steps, self.run_options.save_every, command)
             run.begin(request if self.seeds == 1 else request_seeds(request, self.seeds))
-            source, part, local, prompts = prepared.source, prepared.part, prepared.local, prepared.prompts
-            save_share(local, run.snapshots.folder)
-            return _finish(run, self.video, source, part, local, prompts, config, backbone, loaded is None, on_progress)
+            save_share(prepared.local, run.snapshots.folder)
+            return _finish(run, self.video, prepared.clip, backbone, loaded is None, on_progress)
 
     @staticmethod
     def resume(
@@ -181,17 +213,16 @@ class VideoEdit(EditJob):
         assert run.request is not None and run.request.kind in ("edit", "seeds")
         with run:
             from v2edit import video as videos
-            from v2edit.backbones import Size
 
             record = run.request.facts
             path = Path(record["input"]["path"])
             check_input(path, record["input"]["sha256"])
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             source, part = ClipOptions.from_record(record).cut(videos.read(path))
-            local = load_local(record, run.snapshots.folder)
+            clip = ClipEdit(source, part, load_local(record, run.snapshots.folder), prompts, config)
             backbone = load_recorded(record, loaded)
-            log_plan(prompts, config, Size(*source.frames[part].shape[:3]), backbone)
-            return _finish(run, path, source, part, local, prompts, config, backbone, loaded is None, on_progress)
+            log_plan(prompts, config, clip.size_for(backbone), backbone)
+            return _finish(run, path, clip, backbone, loaded is None, on_progress)
 
 
 def load_recorded(record: dict[str, Any], loaded: LoadedModel | None = None) -> Backbone:
@@ -216,11 +247,7 @@ def read_edit_run(folder: Path) -> EditRun:
 def _finish(
     run: RunWriter,
     path: Path,
-    source: Video,
-    part: slice,
-    local: LocalEdit,
-    prompts: PromptPair,
-    config: ResolvedConfig,
+    clip: ClipEdit,
     backbone: Backbone,
     single_use: bool,
     on_progress: ProgressCallback | None,
@@ -233,29 +260,21 @@ def _finish(
     assert run.request is not None
     if run.request.kind == "edit":
         editor = Editor(backbone, single_use)
-        edited = _edit_and_write(run, path, source, part, local, prompts, config, editor, on_progress)
-        return EditRun(run.out, edited, prompts)
-    editor, steps = Editor(backbone), loop_steps(backbone.schedule(config.steps), config)
+        return EditRun(run.out, _edit_and_write(run, path, clip, editor, on_progress), clip.prompts)
+    editor, steps = Editor(backbone), loop_steps(backbone.schedule(clip.config.steps), clip.config)
 
     def edit(one: RunWriter, seed: int, report: ProgressCallback) -> Video:
-        save_share(local, one.snapshots.folder)
-        return _edit_and_write(one, path, source, part, local, prompts, replace(config, seed=seed), editor, report)
+        save_share(clip.local, one.snapshots.folder)
+        seeded = replace(clip, config=replace(clip.config, seed=seed))
+        return _edit_and_write(one, path, seeded, editor, report)
 
-    edit_seeds(run, source.frames, part, steps, edit, on_progress)
+    edit_seeds(run, clip.source.frames, clip.part, steps, edit, on_progress)
     seeds = tuple(run.request.facts["seeds"])
-    return EditRun(run.out, read_edit_run(run.out / seed_folder(seeds[0])).edited, prompts, seeds)
+    return EditRun(run.out, read_edit_run(run.out / seed_folder(seeds[0])).edited, clip.prompts, seeds)
 
 
 def _edit_and_write(
-    run: RunWriter,
-    path: Path,
-    source: Video,
-    part: slice,
-    local: LocalEdit,
-    prompts: PromptPair,
-    config: EditConfig,
-    editor: Editor,
-    on_progress: ProgressCallback | None,
+    run: RunWriter, path: Path, clip: ClipEdit, editor: Editor, on_progress: ProgressCallback | None
 ) -> Video:
     """Edit a part of a video from where the run's snapshots stand, write the results and return the edited video."""
     import numpy as np
@@ -265,18 +284,18 @@ def _edit_and_write(
     from v2edit.video.cut import splice
 
     assert run.request is not None
-    record = run.request.facts
+    record, source, part = run.request.facts, clip.source, clip.part
     if (whole := len(source.frames)) > part.stop - part.start:
         log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
     output, rate = FormatOptions.from_record(record), float(source.fps)
-    result = editor.edit(source.frames[part], prompts, config, on_progress, run.snapshots, rate, local)
+    result = editor.edit(clip.frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local)
     *intermediate, edited = (replace(source, frames=splice(source.frames, part, one)) for one in result.subtasks)
 
-    rows = {"source": source.frames[part]}
+    rows = {"source": clip.frames}
     for number, video in enumerate(intermediate, start=1):
         output.write(video, run.folder / subtask_name(number))
         rows[f"subtask {number}"] = video.frames[part]
-    rows[f"edited: {record['instruction'] or prompts.target}"] = edited.frames[part]
+    rows[f"edited: {record['instruction'] or clip.prompts.target}"] = edited.frames[part]
     output.write(edited, run.folder / EDITED)
     if (record["save_frames"] or path.is_dir()) and output.format != "png":
         videos.write_frames(edited, run.folder / EDITED)
