@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from v2edit.attention.kernels import attention_logits, attention_with_lse
+from v2edit.attention.words import LayerShare, WordShare
 
 # For each row of a batch, the (row, weight) pairs whose queries and keys give the shared columns' logits.
 Sources = tuple[tuple[tuple[int, float], ...], ...]
@@ -30,17 +31,23 @@ class Replacement:
     `sources`: a row's sources are mixed as probabilities, their weights sum to 1; a row that replaces nothing is its
     own source.
     `cache`: where the rows of a batch come one at a time, the queries and shared keys of the earlier ones; each call
-    appends its own, and `sources` counts rows of the cache."""
+    appends its own, and `sources` counts rows of the cache.
+    `words`: gathers the share of attention that goes to some words."""
 
     shared: int
     sources: Sources
     cache: Cache | None = None
+    words: WordShare | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.sources) if self.cache is None else math.inf
         for row in self.sources:
             assert all(0 <= source < rows and weight > 0 for source, weight in row), row
             assert math.isclose(sum(weight for _, weight in row), 1.0, abs_tol=1e-9), row
+
+    def of_row(self, row: int, cache: Cache) -> Replacement:
+        """Return that of a row alone, where the rows of a batch come one at a time."""
+        return Replacement(self.shared, (self.sources[row],), cache, self.words and self.words.of_rows([row]))
 
 
 def identity_sources(rows: int) -> Sources:
@@ -58,13 +65,27 @@ def replaced_attention(q: Tensor, k: Tensor, v: Tensor, replacement: Replacement
     if text_tokens:
         plain = identity_sources(len(q))
         merge_shared_columns(out[:, :, text], lse[:, :, text], q[:, :, text], k_shared, v_shared, plain)
-    q, sources, cache = q[:, :, video], replacement.sources, replacement.cache
-    merge_shared_columns(out[:, :, video], lse[:, :, video], q, k_shared, v_shared, sources, cache)
+    merge_replaced(out[:, :, video], lse[:, :, video], q[:, :, video], k, v, replacement)
     return out
 
 
+def merge_replaced(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, replacement: Replacement) -> None:
+    """Merge into video queries' attention over the other columns, in place, the one over the shared columns of k and v
+    by a replacement, which gathers its words' share."""
+    k_shared, v_shared = k[:, :, : replacement.shared], v[:, :, : replacement.shared]
+    words = replacement.words and replacement.words.in_layer(q, k)
+    merge_shared_columns(out, lse, q, k_shared, v_shared, replacement.sources, replacement.cache, words)
+
+
 def merge_shared_columns(
-    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, sources: Sources, cache: Cache | None = None
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sources: Sources,
+    cache: Cache | None = None,
+    words: LayerShare | None = None,
 ) -> None:
     """Merge into each row's attention `out` over the other columns, in place, the one over the shared columns k, v with
     its sources' maps. All rows take the same code path, one at a time and by calls of one shape: equal inputs give
@@ -73,18 +94,24 @@ def merge_shared_columns(
     rows = [] if cache is None else cache
     rows += zip(q.split(1), k.split(1), strict=True)  # also where they share nothing: sources are counted by rows
     if k.shape[2] == 0:
+        if words:
+            for row in range(len(out)):
+                words.add(row, lse[row : row + 1])
         return
 
-    def merged(row: int, source: int, into: Tensor | None = None) -> Tensor:
+    def merged(row: int, source: int, weight: float, into: Tensor | None = None) -> Tensor:
         b, b_lse = attention_with_lse(*rows[source], v[row : row + 1])
+        if words:
+            words.add(row, torch.logaddexp(lse[row : row + 1], b_lse), weight)
         return merge_states(out[row : row + 1], lse[row : row + 1], b, b_lse, into=b if into is None else into)
 
-    for row, (*others, (last, _)) in enumerate(sources):
+    for row, (*others, (last, rest)) in enumerate(sources):
         mean, total = None, 0.0  # over the sources but the last: mixed in memory of their own
         for source, weight in others:
             total += weight
-            mean = merged(row, source) if mean is None else mean.lerp_(merged(row, source), weight / total)
-        result = merged(row, last, into=out[row : row + 1])
+            one = merged(row, source, weight)
+            mean = one if mean is None else mean.lerp_(one, weight / total)
+        result = merged(row, last, rest, into=out[row : row + 1])
         if mean is not None:
             result.lerp_(mean, total)
 

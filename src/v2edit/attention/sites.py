@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import pairwise
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,10 +18,10 @@ from v2edit.attention.head_parallel import HeadParallel
 from v2edit.attention.kernels import attention, prefer_kernel
 from v2edit.attention.replacement import Cache, Replacement, Sources, identity_sources, replaced_attention
 from v2edit.attention.window import Window, attention_by_window, windowed_attention
+from v2edit.attention.words import Slots, runs, take
 
 RotaryTable = tuple[Tensor, ...]  # each [..., video tokens, channels], as the model's `rotate` takes them
 Rotate = Callable[[Tensor, RotaryTable], Tensor]  # queries or keys [B, H, video tokens, D] to the same, at positions
-Slots = tuple[int, ...]  # of the text
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +63,8 @@ class AttentionCall:
         present: Sequence[Slots] | None,
     ) -> Iterator[None]:
         """Hold these for the call within, and nothing after it."""
+        if replacement is not None and self.heads is not None:  # a process has not all heads of a query
+            replacement = Replacement(replacement.shared, replacement.sources, replacement.cache)
         self.rotary, self.windows, self.replacement, self.present = rotary, windows, replacement, present
         self.rotates_whole = rotary is not None and windows is present is self.heads is None
         token = _current.set(self)
@@ -78,7 +79,7 @@ class AttentionCall:
     def for_row(self, row: int, cache: Cache) -> Iterator[None]:
         """Hold what belongs to a row of the batch alone; the queries and shared keys of rows before it are cached."""
         replacement, present = self.replacement, self.present
-        self.replacement = replacement and Replacement(replacement.shared, (replacement.sources[row],), cache)
+        self.replacement = replacement and replacement.of_row(row, cache)
         self.present = present and present[row : row + 1]
         try:
             yield
@@ -142,18 +143,6 @@ def _joint_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, text_tokens: int, 
         for part, own in zip(parts, attended.split(lengths, dim=1), strict=True):
             out[row, :, part] = own
     return out
-
-
-@lru_cache
-def runs(slots: Slots) -> tuple[slice, ...]:
-    """Return the runs of neighbours among text slots: a list of slots would be copied to the device in each layer."""
-    starts = [k for k, slot in enumerate(slots) if k == 0 or slot != slots[k - 1] + 1]
-    return tuple(slice(slots[a], slots[b - 1] + 1) for a, b in pairwise([*starts, len(slots)]))
-
-
-def take(x: Tensor, parts: Sequence[slice]) -> Tensor:
-    """Return some slots [1, H, n, D] of a row's queries, keys or values [H, N, D]."""
-    return torch.cat([x[:, part] for part in parts], dim=1)[None]
 
 
 def _joint_attention(
@@ -251,7 +240,8 @@ def _rows(call: AttentionCall, present: Sequence[Slots]) -> Iterator[tuple[int, 
             yield row, slots, None
         else:
             shared = sum(slot < replacement.shared for slot in slots)
-            yield row, slots, Replacement(shared, (sources[row],), cache)
+            words = replacement.words and replacement.words.of_rows([row]).among(slots)
+            yield row, slots, Replacement(shared, (sources[row],), cache, words)
 
 
 # What `attention_operator` computes.

@@ -20,7 +20,7 @@ from v2edit.attention.kernels import attention, attention_logits, attention_with
 from v2edit.attention.replacement import (
     Replacement,
     identity_sources,
-    merge_shared_columns,
+    merge_replaced,
     merge_states,
     replaced_maps_reference,
 )
@@ -96,9 +96,7 @@ def windowed_attention(
             merge_states(video_out[row], lse[row], own[row], own_lse[row], into=video_out[row])
             torch.logaddexp(lse[row], own_lse[row], out=lse[row])
     if replacement is not None:
-        k_shared, v_shared = k[:, :, :shared], v[:, :, :shared]
-        sources, cache = replacement.sources, replacement.cache
-        merge_shared_columns(video_out, lse, video_q, k_shared, v_shared, sources, cache)
+        merge_replaced(video_out, lse, video_q, k, v, replacement)
     return out
 
 

@@ -48,19 +48,21 @@ class Text:
     """An encoded prompt: `embedding` [L, D], and the ids of its tokens without padding.
 
     `present`: the slots that are keys where the model hides its padding; None where all are. `pooled`: what the model
-    takes of a prompt as a whole, where it does [D']."""
+    takes of a prompt as a whole, where it does [D']. `changed`: the slots of words that its partner does not share."""
 
     embedding: Tensor
     ids: tuple[int, ...]
     present: tuple[int, ...] | None = None
     pooled: Tensor | None = None
+    changed: tuple[int, ...] = ()
 
     def reordered(self, order: Sequence[int]) -> Text:
         """Return the text with slot k holding what slot order[k] held: a model sees its text as a set."""
         embedding = self.embedding[torch.tensor(order, device=self.embedding.device)]
         slots = None if self.present is None else set(self.present)
         present = None if slots is None else tuple(k for k, slot in enumerate(order) if slot in slots)
-        return replace(self, embedding=embedding, present=present)
+        changed = tuple(k for k, slot in enumerate(order) if slot in self.changed)
+        return replace(self, embedding=embedding, present=present, changed=changed)
 
     @cached_property
     def with_keys_first(self) -> Text:
@@ -87,7 +89,8 @@ class Text:
             present = tuple(sorted({*present, *other.present}))
         if pooled is not None and other.pooled is not None:
             pooled = torch.lerp(pooled, other.pooled, weight)
-        return Text(torch.lerp(self.embedding, other.embedding, weight), (), present, pooled)
+        changed = tuple(sorted({*self.changed, *other.changed}))
+        return Text(torch.lerp(self.embedding, other.embedding, weight), (), present, pooled, changed)
 
 
 class Backbone(Protocol):

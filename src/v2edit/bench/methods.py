@@ -65,11 +65,16 @@ REFERENCES: dict[str, MethodConfig] = {UNEDITED: Unedited(), "autoencoder of the
 class V2Edit(EditConfig):
     """V2Edit with a configuration; its `seed` is overridden by each task's."""
 
+    own_mask: bool = False  # keep the source where the model itself changes nothing (--mask auto)
+
     def build(self, backbone: Backbone) -> Method:
         from v2edit.editing.editor import Editor
+        from v2edit.editing.local import LocalEdit
+
+        local = LocalEdit(find=self.own_mask)
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
-            return Editor(backbone).edit(frames, pair, replace(self, seed=seed)).frames
+            return Editor(backbone).edit(frames, pair, replace(self, seed=seed), local=local).frames
 
         return edit
 
@@ -79,6 +84,7 @@ def table_c(full: V2Edit) -> dict[str, V2Edit]:
     progression" is the same configuration."""
     return {
         FULL: full,
+        "V2Edit, own mask": replace(full, own_mask=True),
         "w/o progression": replace(full, subtasks=1),
         "w/o INC": replace(full, inc=False),
         "w/o PNC": replace(full, pnc=False),

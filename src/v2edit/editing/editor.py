@@ -21,9 +21,10 @@ from v2edit.backbones.families import FRAME_RATE
 from v2edit.backbones.finite import check_finite
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
-from v2edit.editing.change import ChangeMap
+from v2edit.editing.change import ChangeMap, with_words
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, pixel_share, plan_window
+from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, on_frames, on_video, plan_window
+from v2edit.editing.matte import find_matte
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.resize import frame_index, resize_clip
@@ -172,6 +173,8 @@ class Editor:
             eps = next(draws)
             state = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
         caching = StepCaching(schedule, config)
+        if local is not None:
+            local.begin()
 
         def checked_state() -> LoopState:
             check_finite(state.edit, f"the edit's latents at step {state.k} of {schedule.steps}", self.backbone.dtype)
@@ -189,11 +192,14 @@ class Editor:
                 noisy = (schedule.add_noise(source.x0, state.eps, k) for source in sources)
                 beside = (Branch(v, s.prompt, source_guidance) for v, s in zip(noisy, sources, strict=True))
                 branches = [*beside, *branches]
-            if controlled and config.amr:
-                scales, in_both = [branch.guidance for branch in branches], config.amr_unconditional
+                scales, in_both = [branch.guidance for branch in branches], config.amr and config.amr_unconditional
                 unconditional = unconditional_branches(self.backbone.classifier_free, scales, in_both)
-                amr = controls.attention_map_replacement
-                replacement = amr(weights, text.shared, unconditional, in_both)
+                if config.amr:
+                    amr = controls.attention_map_replacement
+                    replacement = amr(weights, text.shared, unconditional, in_both)
+                if local is not None and local.find:
+                    words = [branch.prompt.with_keys_first.changed for branch in branches]
+                    replacement = with_words(replacement, [*((),) * len(unconditional), *words])
             x0s = denoise_with_guidance(
                 self.batcher, branches, text.negative, k, schedule, replacement, config.loop, unconditional, cache
             )
@@ -210,7 +216,7 @@ class Editor:
                 state.edit = add_step_noise(step, mean, draws)
             if local is not None:
                 if local.find and controlled:
-                    change = ChangeMap.of(x0s[0], x0s[-1])
+                    change = ChangeMap.of(x0s[0], x0s[-1], replacement and replacement.words)
                     state.changes = change if state.changes is None else state.changes + change
                 level = partial(schedule.add_noise, local.original, state.eps, k + 1)
                 state.edit = local.blend(state.edit, level)
@@ -226,7 +232,8 @@ class Editor:
 class EditSession:
     """An edit in progress, one subtask at a time (V2Edit Sec. 3.3), with `subtask` of them behind it; `original` and
     `current` are latents [1, F, C, h, w] of the original video and of the last result, `source` is the original video
-    and `blend` the local edit in latents; `drift` is that of the last result's colours, before it is taken out."""
+    `blend` the local edit in latents and `found` the share [T, H, W] that the model finds; `drift` is that of the last
+    result's colours, before it is taken out."""
 
     editor: Editor
     text: AlignedText | WrittenText
@@ -239,6 +246,7 @@ class EditSession:
     fitted: Size = field(init=False)
     blend: LatentBlend | None = field(default=None, init=False)
     drift: ColourDrift | None = field(default=None, init=False)
+    found: np.ndarray | None = field(default=None, init=False)
     original: Tensor = field(init=False)
     current: Tensor = field(init=False)
 
@@ -257,7 +265,11 @@ class EditSession:
                 self.blend = self._begin_blend(latents)
         edited = self.next_latents(latents)
         self._recall_mode()
-        result = resize_clip(backbone.decode(edited, loop), Size(*self.source.shape[:3]), loop)
+        frames = backbone.decode(edited, loop)
+        if self.local.find:
+            found = self._find_share(frames)
+            self.found = found if self.found is None else np.maximum(found, self.found)
+        result = resize_clip(frames, Size(*self.source.shape[:3]), loop)
         share = self.share
         self.drift = estimate_drift(self.source, result, share)
         if self.local.keep_colours:
@@ -275,11 +287,24 @@ class EditSession:
     def share(self) -> np.ndarray | None:
         """How much of the edit each pixel has so far, float32 [T, H, W] of the video's size; None for all of it
         everywhere."""
-        given, blend = self.local.share, self.blend
-        if blend is None or not blend.find or blend.mask is None:
+        given, found = self.local.share, self.found
+        if found is None or found.min() == 1:
             return given
-        found = pixel_share(blend.mask, *self._frame_indices(), self.source.shape[:3])
         return found if given is None else np.minimum(given, found)
+
+    def _find_share(self, edited: np.ndarray) -> np.ndarray:
+        """Return how much of the edit each pixel takes by what the model changed, float32 [T, H, W] of the video's
+        size. `edited`: the decoded frames, uint8 [T', h, w, 3]."""
+        assert self.blend is not None
+        if (changed := self.blend.changed) is None:  # no step was controlled
+            return np.ones(self.source.shape[:3], np.float32)
+        loop, (frames, latent_frames) = self.config.loop, self._frame_indices()
+        share = on_frames(changed, latent_frames, edited.shape[1:3])
+        if share.min() < 1:  # what the autoencoder cannot reproduce is no part of the edit
+            autoencoded = self.editor.backbone.decode(self.original, loop)
+            source = resize_clip(self.source, self.fitted, loop)
+            share = find_matte(edited, autoencoded, source, share, edited.shape[1] // changed.shape[-2])
+        return on_video(share, frames, self.source.shape[:3])
 
     def _begin_blend(self, original: Tensor) -> LatentBlend | None:
         """Return the local edit in latents, which begins with those of the original [1, F, C, h, w]."""

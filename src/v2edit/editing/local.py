@@ -6,7 +6,7 @@ frames, C channels."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -60,12 +60,23 @@ def edited_size(local: LocalEdit, frames: np.ndarray, native_size: Size) -> Size
 
 @dataclass(eq=False)
 class LatentBlend:
-    """The latents of a local edit: those of the original, [1, F, C, h, w], and how much of the edit each takes, `mask`
-    [1, F, 1, h, w] of 0 to 1, None where all take it. With `find` the mask is narrowed once the controls end."""
+    """The latents of a local edit: those of the original, [1, F, C, h, w], and how much of the edit each may take,
+    `allowed` [1, F, 1, h, w] of 0 to 1, None where all may take it. With `find` that is narrowed, once the controls of
+    a subtask end, to what it and the subtasks before it change: `changed`, of 0 and 1."""
 
     original: Tensor
-    mask: Tensor | None = None
+    allowed: Tensor | None = None
     find: bool = False
+    changed: Tensor | None = field(default=None, init=False)
+    earlier: Tensor | None = field(default=None, init=False)
+    mask: Tensor | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mask = self.allowed
+
+    def begin(self) -> None:
+        """Begin a subtask, which may change more than the ones before it."""
+        self.mask, self.earlier = self.allowed, self.changed
 
     def blend(self, edit: Tensor, source: Callable[[], Tensor]) -> Tensor:
         """Return v' <- m v' + (1 - m) v, with the edit's v' and the original's v at one level of noise. Where the mask
@@ -76,8 +87,10 @@ class LatentBlend:
 
     def narrow(self, changes: ChangeMap | None) -> None:
         """Narrow the mask to what the model changes, by the differences of a subtask's controlled steps."""
-        if self.find and changes is not None and (found := changes.find_mask()) is not None:
-            self.mask = found if self.mask is None else torch.minimum(self.mask, found)
+        if self.find and changes is not None:
+            found = changes.find_region()
+            self.changed = found if self.earlier is None else torch.maximum(found, self.earlier)
+            self.mask = self.changed if self.allowed is None else torch.minimum(self.allowed, self.changed)
 
 
 def latent_mask(share: np.ndarray, frames: np.ndarray, latent_frames: np.ndarray, shape: tuple[int, ...]) -> Tensor:
@@ -93,13 +106,18 @@ def latent_mask(share: np.ndarray, frames: np.ndarray, latent_frames: np.ndarray
     return mask[None]
 
 
-def pixel_share(mask: Tensor, frames: np.ndarray, latent_frames: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    """Return how much of an edit each pixel takes, float32 [T, H, W] of `size`, by a mask of latents [1, F, 1, h, w]:
-    the inverse of `latent_mask`, smooth between latents."""
-    count, height, width = size
-    cells = mask[0].cpu().float()
-    share = F.interpolate(cells, (height, width), mode="bilinear", align_corners=False)[:, 0]
-    out = share.new_zeros(count, height, width)
-    for frame, latent_frame in zip(frames, latent_frames, strict=True):
-        torch.maximum(out[frame], share[latent_frame], out=out[frame])
-    return out.numpy()
+def on_frames(mask: Tensor, latent_frames: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Return a mask of latents [1, F, 1, h, w] on the frames that they hold, float32 [T', H, W] of `size` (H, W),
+    smooth between latents."""
+    pixels = F.interpolate(mask[0].cpu().float(), size, mode="bilinear", align_corners=False)[:, 0]
+    return pixels[torch.from_numpy(latent_frames)]
+
+
+def on_video(share: Tensor, frames: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Return a share of the model's frames [T', h, w] on the video's, float32 [T, H, W] of `size`: the most of those
+    that each is. `frames`: the video's frame that each of the model's is."""
+    pixels = F.interpolate(share[:, None], size[1:], mode="bilinear", align_corners=False)[:, 0]
+    out = np.zeros(size, np.float32)
+    for frame, own in zip(frames, pixels.numpy(), strict=True):
+        np.maximum(out[frame], own, out=out[frame])
+    return out

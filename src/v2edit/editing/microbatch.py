@@ -88,6 +88,8 @@ class MicroBatcher:
                     x0[row] = own
 
         def denoise_in_calls() -> Tensor:
+            if replacement is not None and replacement.words is not None:
+                replacement.words.clear()
             _, calls = self.split(rows, unconditional, replacement)
             if len(calls) == 1:
                 cached = cache and cache.of_rows(calls[0])
@@ -164,4 +166,4 @@ def select_rows(replacement: Replacement, rows: Sequence[int]) -> Replacement:
     """Return the replacement of some rows alone, renumbered from 0."""
     index = {row: i for i, row in enumerate(rows)}
     sources = tuple(tuple((index[source], weight) for source, weight in replacement.sources[row]) for row in rows)
-    return Replacement(replacement.shared, sources)
+    return Replacement(replacement.shared, sources, words=replacement.words and replacement.words.of_rows(rows))

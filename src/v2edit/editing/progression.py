@@ -4,7 +4,7 @@ Letters: L text slots, D width of an encoded token, S subtasks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from v2edit.backbones import Backbone, Text
@@ -77,17 +77,26 @@ def written_text(
     for current, edit in pairwise(chain[1:]):
         texts = (chain[0], current, edit)
         alignment = align_triple(chain[0].ids, current.ids, edit.ids, backbone.text_length, backbone.pad_id)
-        p_0, p_current, p_edit = (text.reordered(order) for text, order in zip(texts, alignment.orders, strict=True))
         shared = alignment.shared_prefix(padding_shared and not backbone.hides_padding)
+        p_0, p_current, p_edit = (
+            _reorder(text, order, shared) for text, order in zip(texts, alignment.orders, strict=True)
+        )
         subtasks.append(BranchText(p_0, p_current, p_edit, nothing, shared))
     return WrittenText(tuple(subtasks))
 
 
 def _align(backbone: Backbone, source: Text, target: Text, nothing: Text, padding_shared: bool) -> AlignedText:
     alignment = align(source.ids, target.ids, backbone.text_length, backbone.pad_id)
-    p_0, p_1 = (text.reordered(order) for text, order in zip((source, target), alignment.orders, strict=True))
     # Padding that is hidden is no column of the maps.
-    return AlignedText(p_0, p_1, nothing, alignment.shared_prefix(padding_shared and not backbone.hides_padding))
+    shared = alignment.shared_prefix(padding_shared and not backbone.hides_padding)
+    p_0, p_1 = (_reorder(*one, shared) for one in zip((source, target), alignment.orders, strict=True))
+    return AlignedText(p_0, p_1, nothing, shared)
+
+
+def _reorder(text: Text, order: tuple[int, ...], shared: int) -> Text:
+    """Return a text on common slots, of which so many hold the same token in all its partners."""
+    changed = tuple(slot for slot in range(shared, len(order)) if order[slot] < len(text.ids))
+    return replace(text.reordered(order), changed=changed)
 
 
 def interpolate_prompt(text: AlignedText, subtask: int, subtasks: int) -> Text:

@@ -61,8 +61,9 @@ class EditState:
         tensors |= {f"x0.{branch}": x0 for branch, x0 in enumerate(self.x0s) if x0 is not None}
         facts: dict[str, int] = {"k": self.k, "drawn": draws, "branches": len(self.x0s)}
         if self.changes is not None:
-            tensors["difference"] = self.changes.difference
-            facts["compared"] = self.changes.steps
+            tensors["difference"], facts["compared"] = self.changes.difference, self.changes.steps
+            if self.changes.attention is not None:
+                tensors["attention"], facts["attended"] = self.changes.attention, self.changes.attended
         return LoopState(tensors, facts)
 
     @classmethod
@@ -70,6 +71,6 @@ class EditState:
         """Read what `to_snapshot` wrote, on the device of `like`: the state and the number of draws."""
         tensors = {name: tensor.to(like) for name, tensor in snapshot.tensors.items()}
         x0s = [tensors.get(f"x0.{branch}") for branch in range(snapshot.facts["branches"])]
-        compared = snapshot.facts.get("compared")
-        changes = None if compared is None else ChangeMap(tensors["difference"], compared)
+        compared, attended = (snapshot.facts.get(name, 0) for name in ("compared", "attended"))
+        changes = ChangeMap(tensors["difference"], compared, tensors.get("attention"), attended) if compared else None
         return cls(snapshot.facts["k"], tensors["edit"], tensors["eps"], x0s, changes), snapshot.facts["drawn"]

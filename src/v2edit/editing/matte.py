@@ -1,0 +1,67 @@
+"""The matte of an edit: how much of it each pixel takes, by what it changed in the decoded frames and by the source's
+own edges.
+
+An autoencoder blurs, so an edit bleeds over the outline of what it changes, where the source's pixels are right.
+Letters: T frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+UNCHANGED, CHANGED = (
+    5.0,
+    10.0,
+)  # of 255: a pixel takes nothing of the edit below the one difference, all above the other
+RADIUS = 2.0  # latents: of the squares in which a mask is fitted to the source's colours
+OUTSIDE, INSIDE = 0.3, 0.6  # of a fitted mask: less is outside of an outline, more inside
+SMOOTHNESS = 1e-3  # the variance of a colour, of 1, that is no edge
+
+
+def find_matte(edited: np.ndarray, autoencoded: np.ndarray, source: np.ndarray, region: Tensor, cell: int) -> Tensor:
+    """Return how much of an edit each pixel takes, float32 [T, h, w] of 0 to 1: what `edited` frames differ in from the
+    source as the same autoencoder gives it back, within a region [T, h, w], and up to the source's edges where these
+    are the change's own. Frames are uint8 [T, h, w, 3]; a latent is `cell` pixels wide."""
+    frames = zip(edited, autoencoded, source, region, strict=True)
+    return torch.stack([_frame_matte(*frame, cell) if frame[-1].any() else frame[-1] for frame in frames])
+
+
+def _frame_matte(edited: np.ndarray, autoencoded: np.ndarray, source: np.ndarray, region: Tensor, cell: int) -> Tensor:
+    difference = torch.from_numpy(edited.astype(np.float32) - autoencoded).permute(2, 0, 1)
+    strength = box_mean(difference, cell // 4).abs().amax(0)
+    share = torch.minimum(smooth_step(strength, UNCHANGED, CHANGED), region)
+    guide = torch.from_numpy(source.astype(np.float32) / 255).permute(2, 0, 1)
+    fitted, explained = guided_filter((share > 0.5).float(), guide, round(RADIUS * cell))
+    return torch.minimum(share, torch.lerp(share, smooth_step(fitted, OUTSIDE, INSIDE, 1), explained))
+
+
+def smooth_step(x: Tensor, low: float, high: float, order: int = 3) -> Tensor:
+    """Return 0 below `low`, 1 above `high`, and a smooth cubic between, or a line (`order` 1)."""
+    t = ((x - low) / (high - low)).clamp(0, 1)
+    return t if order == 1 else t * t * (3 - 2 * t)
+
+
+def guided_filter(mask: Tensor, guide: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Fit a mask [h, w] by a linear function of a guide's colours [3, h, w] in each square (He et al. 2013). Return the
+    fit, and how much of the mask's variance it explains, both [h, w] of 0 to 1."""
+    mean, mask_mean = box_mean(guide, radius), box_mean(mask[None], radius)[0]
+    covariance = box_mean(guide * mask, radius) - mean * mask_mean
+    squares = torch.stack(
+        [box_mean(guide * one, radius) - mean * centre for one, centre in zip(guide, mean, strict=True)]
+    )
+    matrix = squares.permute(2, 3, 0, 1) + SMOOTHNESS * torch.eye(3)
+    slope = torch.linalg.solve(matrix, covariance.permute(1, 2, 0)[..., None])[..., 0].permute(2, 0, 1)
+    variance = box_mean((mask * mask)[None], radius)[0] - mask_mean**2
+    explained = ((slope * covariance).sum(0) / variance.clamp(min=1e-4)).clamp(0, 1) * (variance > 1e-4)
+    offset = mask_mean - (slope * mean).sum(0)
+    of_pixels = box_mean(torch.cat([slope, offset[None], explained[None]]), radius)
+    return ((of_pixels[:3] * guide).sum(0) + of_pixels[3]).clamp(0, 1), of_pixels[4].clamp(0, 1)
+
+
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """Return the mean over the square of a radius around each pixel, within the picture, of images [C, h, w]."""
+    side = 2 * radius + 1
+    along = F.avg_pool2d(x[None], (1, side), 1, (0, radius), count_include_pad=False)
+    return F.avg_pool2d(along, (side, 1), 1, (radius, 0), count_include_pad=False)[0]
