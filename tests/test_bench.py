@@ -113,12 +113,13 @@ def test_settings_reach_all_variants_or_the_one_that_is_named():
         "primitives", 7, ["mixture=0.3", "guidance=None", "v2v.strength=0.5", "wo-pnc.alpha=0.7"]
     ).methods
     variants = [one for one in known.values() if isinstance(one, V2Edit)]
-    assert len(variants) == 6 and {one.mixture for one in variants} == {0.3}
+    assert len(variants) == 7 and {one.mixture for one in variants} == {0.3}
     assert known["V2V"].strength == 0.5
     assert [title for title, one in known.items() if getattr(one, "alpha", 0.9) == 0.7] == ["w/o PNC"]
     assert {one.steps for one in known.values()} == {7}
     assert [slug(title) for title in known] == [
-        "v2edit", "wo-progression", "wo-inc", "wo-pnc", "wo-amr", "wo-pnc-amr", "v2v", "flowedit", "ddim-p2p",
+        "v2edit", "v2edit-own-mask", "wo-progression", "wo-inc", "wo-pnc", "wo-amr", "wo-pnc-amr", "v2v", "flowedit",
+        "ddim-p2p",
     ]  # fmt: skip
 
 

@@ -43,8 +43,8 @@ class BenchOptions:
     quick: bool = False
     """3 tasks of each kind instead of 20 (of scenes 1 instead of 3): minutes instead of hours."""
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD", help_behavior_hint="")] = ()
-    """Which methods (default: all, or with a sweep none but its own): v2edit, wo-progression, wo-inc, wo-pnc, wo-amr,
-    wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p."""
+    """Which methods (default: all, or with a sweep none but its own): v2edit, v2edit-own-mask, wo-progression, wo-inc,
+    wo-pnc, wo-amr, wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p."""
     kinds: Annotated[tuple[str, ...], arg(metavar="KIND", help_behavior_hint="")] = ()
     """Which kinds of edit (default: all): recolour, reshape, resize, insert, remove, floor, sky, reshape-and-recolour
     (of scenes the first two and from insert to sky unless named)."""

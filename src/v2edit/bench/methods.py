@@ -7,7 +7,7 @@ can be swept. Nothing here loads torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -65,13 +65,13 @@ REFERENCES: dict[str, MethodConfig] = {UNEDITED: Unedited(), "autoencoder of the
 class V2Edit(EditConfig):
     """V2Edit with a configuration; its `seed` is overridden by each task's."""
 
-    own_mask: bool = False  # keep the source where the model itself changes nothing (--mask auto)
+    finds_mask: ClassVar[bool] = False  # whether the source stays where the model itself changes nothing
 
     def build(self, backbone: Backbone) -> Method:
         from v2edit.editing.editor import Editor
         from v2edit.editing.local import LocalEdit
 
-        local = LocalEdit(find=self.own_mask)
+        local = LocalEdit(find=self.finds_mask)
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
             return Editor(backbone).edit(frames, pair, replace(self, seed=seed), local=local).frames
@@ -79,12 +79,24 @@ class V2Edit(EditConfig):
         return edit
 
 
+@dataclass(frozen=True)
+class OwnMaskV2Edit(V2Edit):
+    """V2Edit with the mask that the model finds (`--mask auto`)."""
+
+    finds_mask: ClassVar[bool] = True
+
+
+def clip_variants(full: V2Edit) -> dict[str, V2Edit]:
+    """Return the variants on clips: Table C's, and V2Edit with its own mask."""
+    known = table_c(full)
+    return {FULL: known.pop(FULL), "V2Edit, own mask": OwnMaskV2Edit(**vars(full)), **known}
+
+
 def table_c(full: V2Edit) -> dict[str, V2Edit]:
     """Return V2Edit and its ablations by title (V2Edit Sec. A.3, Table C). Where `full` has one subtask, "w/o
     progression" is the same configuration."""
     return {
         FULL: full,
-        "V2Edit, own mask": replace(full, own_mask=True),
         "w/o progression": replace(full, subtasks=1),
         "w/o INC": replace(full, inc=False),
         "w/o PNC": replace(full, pnc=False),

@@ -34,9 +34,9 @@ def make_suite(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite
     unknown method or field, or has a wrong value."""
     if name == "primitives":
         from v2edit.bench import tasks
-        from v2edit.bench.methods import V2Edit, table_c
+        from v2edit.bench.methods import V2Edit, clip_variants
 
-        known = known_methods(V2Edit(steps=steps), table_c, assignments)
+        known = known_methods(V2Edit(steps=steps), clip_variants, assignments)
         return Suite(tasks.primitives_tasks, known, tasks.COUNT, tasks.QUICK_COUNT)
     from v2edit.bench import scenes
     from v2edit.scenes.config import FitConfig
