@@ -132,6 +132,15 @@ def test_the_region_has_an_objects_path_and_its_shadow_at_any_scale(scale):
     assert region[0, :, 0, 17:].sum() == 0 and region.mean() < 0.25
 
 
+def test_what_no_changed_word_is_attended_from_is_no_part_of_the_region():
+    r, attention = noise(1, 16, 32), torch.full((1, 1, 1, 16, 32), 0.1)
+    r[..., 4:8, 4:8] = r[..., 4:8, 22:26] = 1
+    attention[..., 6:8, 6:8] = 0.4
+    region = ChangeMap(r, 1, attention, 1).find_region()
+    assert region[..., 4:8, 4:8].min() == 1 and region[..., 16:].max() == 0
+    assert ChangeMap(r, 1).find_region()[..., 22:26].max() == 1
+
+
 def test_a_region_is_everywhere_where_all_changes_alike_and_nowhere_where_nothing_does():
     assert ChangeMap(noise(3, 16, 16), 1).find_region().min() == 1
     assert ChangeMap(torch.ones(1, 3, 1, 8, 8), 1).find_region().min() == 1

@@ -45,8 +45,8 @@ class ChangeMap:
         """Return where the edit happens, [1, F, 1, h, w] of 0 and 1: generously, for what it leaves out stays.
 
         The logarithm of r has two humps, what changes and the noise of what does not, whatever the model's scale. Weak
-        cells above the threshold between them are kept where they are connected, in space and time, with strong ones:
-        so a shadow belongs to its object, and an object has its whole path. Then it grows by a cell. Ones everywhere
+        cells above the threshold between them are kept where they are connected, in space and time, with strong ones
+        that attend to the words that change: so a shadow belongs to its object, and an object has its whole path. Then it grows by a cell. Ones everywhere
         where r has no two humps, zeros where nothing differs."""
         r = self.difference / self.steps
         if not (highest := float(r.max())):
@@ -60,6 +60,8 @@ class ChangeMap:
         if above - below < math.log(MIN_CONTRAST):
             return torch.ones_like(r)
         strong = logs > (threshold + above) / 2
+        if self.attention is not None:
+            strong &= self.attention >= self.attention.mean()
         return F.max_pool3d(connected(weak, strong)[:, :, 0].float(), (1, 3, 3), 1, (0, 1, 1))[:, :, None]
 
 
