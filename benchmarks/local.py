@@ -32,6 +32,7 @@ from v2edit.editing.resize import resize_clip
 from v2edit.metrics.attributes import measure
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.video import contact_sheet
+from v2edit.video.colour_hold import estimate_drift, hold_colours
 
 STEPS = 25
 FLOWEDIT = FlowEdit(STEPS, n_max=0.8, source_guidance=2.5, guidance=2.5)
@@ -45,6 +46,7 @@ def edit_all(backbone: backbones.Backbone, task: BenchTask) -> dict[str, np.ndar
     session = Editor(backbone).begin(task.prompts, config, local=LocalEdit(find=True))
     found = session.next_subtask(task.clips.source.frames)
     plain = resize_clip(backbone.decode(session.current), Size(*found.shape[:3]))
+    plain = hold_colours(plain, estimate_drift(session.source, plain))  # as without a mask
     share = np.ones(found.shape[:3], np.float32) if session.share is None else session.share
     return {PLAIN: plain, FOUND: found, "share": share}
 

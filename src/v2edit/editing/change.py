@@ -46,8 +46,8 @@ class ChangeMap:
 
         The logarithm of r has two humps, what changes and the noise of what does not, whatever the model's scale. Weak
         cells above the threshold between them are kept where they are connected, in space and time, with strong ones
-        that attend to the words that change: so a shadow belongs to its object, and an object has its whole path. Then it grows by a cell. Ones everywhere
-        where r has no two humps, zeros where nothing differs."""
+        that attend to the words that change: so a shadow belongs to its object, and an object has its whole path. Then
+        it grows by a cell. Ones everywhere where r has no two humps, zeros where nothing differs."""
         r = self.difference / self.steps
         if not (highest := float(r.max())):
             return torch.zeros_like(r)

@@ -23,8 +23,8 @@ from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
 from v2edit.editing.change import ChangeMap, with_words
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, on_frames, on_video, plan_window
-from v2edit.editing.matte import find_matte
+from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, plan_window
+from v2edit.editing.matte import find_share
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, BranchText, WrittenText, encode_progression
 from v2edit.editing.resize import frame_index, resize_clip
@@ -298,13 +298,9 @@ class EditSession:
         assert self.blend is not None
         if (changed := self.blend.changed) is None:  # no step was controlled
             return np.ones(self.source.shape[:3], np.float32)
-        loop, (frames, latent_frames) = self.config.loop, self._frame_indices()
-        share = on_frames(changed, latent_frames, edited.shape[1:3])
-        if share.min() < 1:  # what the autoencoder cannot reproduce is no part of the edit
-            autoencoded = self.editor.backbone.decode(self.original, loop)
-            source = resize_clip(self.source, self.fitted, loop)
-            share = find_matte(edited, autoencoded, source, share, edited.shape[1] // changed.shape[-2])
-        return on_video(share, frames, self.source.shape[:3])
+        loop, autoencode = self.config.loop, partial(self.editor.backbone.decode, self.original, self.config.loop)
+        source = partial(resize_clip, self.source, self.fitted, loop)
+        return find_share(changed, edited, autoencode, source, *self._frame_indices(), self.source.shape[:3])
 
     def _begin_blend(self, original: Tensor) -> LatentBlend | None:
         """Return the local edit in latents, which begins with those of the original [1, F, C, h, w]."""

@@ -6,10 +6,14 @@ Letters: T frames."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from v2edit.editing.local import on_frames, on_video
 
 UNCHANGED, CHANGED = (
     5.0,
@@ -18,6 +22,24 @@ UNCHANGED, CHANGED = (
 RADIUS = 2.0  # latents: of the squares in which a mask is fitted to the source's colours
 OUTSIDE, INSIDE = 0.3, 0.6  # of a fitted mask: less is outside of an outline, more inside
 SMOOTHNESS = 1e-3  # the variance of a colour, of 1, that is no edge
+
+
+def find_share(
+    changed: Tensor,
+    edited: np.ndarray,
+    autoencode: Callable[[], np.ndarray],
+    source: Callable[[], np.ndarray],
+    frames: np.ndarray,
+    latent_frames: np.ndarray,
+    size: tuple[int, int, int],
+) -> np.ndarray:
+    """Return how much of an edit each pixel of a video takes, float32 [T, H, W] of `size`, by the latents that it
+    `changed`, [1, F, 1, h, w], and the matte of its decoded frames, uint8 [T', h', w', 3] like what `autoencode` and
+    `source` return; these are asked only where something stays. `frames`, `latent_frames`: as in `latent_mask`."""
+    share = on_frames(changed, latent_frames, edited.shape[1:3])
+    if share.min() < 1:
+        share = find_matte(edited, autoencode(), source(), share, edited.shape[1] // changed.shape[-2])
+    return on_video(share, frames, size)
 
 
 def find_matte(edited: np.ndarray, autoencoded: np.ndarray, source: np.ndarray, region: Tensor, cell: int) -> Tensor:
