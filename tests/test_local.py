@@ -147,3 +147,14 @@ def test_a_small_region_is_edited_in_a_window_of_its_own(backbone):
     assert not np.array_equal(result.frames, edit(backbone, EditConfig(steps=3), LocalEdit(share), frames).frames)
     found = edit(backbone, EditConfig(steps=3), LocalEdit(share, find=True, crop=True), frames)
     assert found.share is not None and found.share[share == 0].max() == 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_keeps_what_the_mask_leaves_out(name):
+    backbone = FAMILIES[name]()
+    frames = frames_of(3, 11, 40, 56)
+    share = box(slice(2, 9), slice(8, 30), slice(20, 44), (11, 40, 56))
+    result = edit(backbone, EditConfig(steps=2, subtasks=2), LocalEdit(share, find=True), frames)
+    for video in result.subtasks:
+        np.testing.assert_array_equal(video[share == 0], frames[share == 0])
+    assert result.share is not None and result.share.shape == share.shape and (result.share <= share).all()

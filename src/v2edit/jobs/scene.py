@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -210,8 +211,8 @@ class SceneEdit(EditJob):
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
             steps |= fit_loop_steps(prepared.fit, config.subtasks, scene.gaussians is None)
-            run.begin(Request("scene", record, steps, self.run_options.save_every, command))
-            save_region(prepared.region, run.snapshots.folder)
+            request = Request("scene", record, steps, self.run_options.save_every, command)
+            run.begin(request, partial(save_region, prepared.region))
             editor = Editor(backbone, single_use=loaded is None)
             fit, region = prepared.fit, prepared.region
             edited = _Edit(run, scene, path, prepared.prompts, config, fit, region, editor).run(on_progress)

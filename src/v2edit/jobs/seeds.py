@@ -49,12 +49,13 @@ def edit_seeds(
     part: slice,
     steps: Mapping[str, int],
     edit: Callable[[RunWriter, int, OnProgress], object],
+    save: Callable[[Path], None],
     on_progress: OnProgress | None,
 ) -> None:
     """Make the runs of a group that are not done, one after the other, then the sheet. `edit` is called with a run to
     write, its seed, and the callback for its steps; `steps` are those of each of its loops, and `source` is the video,
-    uint8 [T, H, W, 3], of which the sheet shows the part that is edited. What a seed's run is to do is what the group's
-    request says, but for the seed."""
+    uint8 [T, H, W, 3], of which the sheet shows the part that is edited; `save` is that of `RunWriter.begin`. What a
+    seed's run is to do is what the group's request says, but for the seed."""
     request, facts = group.request, read_request(group.out / STATE_DIR).facts
     assert request is not None
     seeds = facts.pop("seeds")
@@ -69,7 +70,7 @@ def edit_seeds(
         try:
             with RunWriter(folder, resume=state is not None) as run:
                 if state is None:
-                    run.begin(Request("edit", own, dict(steps), request.save_every, request.command))
+                    run.begin(Request("edit", own, dict(steps), request.save_every, request.command), save)
                 edit(run, seed, partial(_report, group, place, on_progress))
         except UserError as error:  # the group names the command that goes on
             raise error.__cause__ if isinstance(error.__cause__, (UserError, OSError)) else error from None

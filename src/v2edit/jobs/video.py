@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -200,8 +201,8 @@ class VideoEdit(EditJob):
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
             request = Request("edit", record, steps, self.run_options.save_every, command)
-            run.begin(request if self.seeds == 1 else request_seeds(request, self.seeds))
-            save_share(prepared.local, run.snapshots.folder)
+            request = request if self.seeds == 1 else request_seeds(request, self.seeds)
+            run.begin(request, partial(save_share, prepared.local))
             return _finish(run, self.video, prepared.clip, backbone, loaded is None, on_progress)
 
     @staticmethod
@@ -264,11 +265,11 @@ def _finish(
     editor, steps = Editor(backbone), loop_steps(backbone.schedule(clip.config.steps), clip.config)
 
     def edit(one: RunWriter, seed: int, report: ProgressCallback) -> Video:
-        save_share(clip.local, one.snapshots.folder)
         seeded = replace(clip, config=replace(clip.config, seed=seed))
         return _edit_and_write(one, path, seeded, editor, report)
 
-    edit_seeds(run, clip.source.frames, clip.part, steps, edit, on_progress)
+    save = partial(save_share, clip.local)
+    edit_seeds(run, clip.source.frames, clip.part, steps, edit, save, on_progress)
     seeds = tuple(run.request.facts["seeds"])
     return EditRun(run.out, read_edit_run(run.out / seed_folder(seeds[0])).edited, clip.prompts, seeds)
 

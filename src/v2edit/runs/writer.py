@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -72,8 +72,9 @@ class RunWriter:
             raise UserError(f"cannot write to {self.out}: {parent} is no folder to write into; choose another -o")
         return self
 
-    def begin(self, request: Request | None = None) -> None:
-        """Create the folder; with a request, the run can be resumed from here on."""
+    def begin(self, request: Request | None = None, save: Callable[[Path], None] = lambda state: None) -> None:
+        """Create the folder; with a request, the run can be resumed from here on. `save` is called before with the
+        state folder, to save what else it takes to resume."""
         assert self._lock is None
         while self._lock is None:
             self.out = unique_path(self.out)
@@ -91,6 +92,7 @@ class RunWriter:
                 self.request = request
                 if request is not None:
                     self._pace = Pace(request.plan)
+                    save(self._state)
                     _write_json(self._state / REQUEST_FILE, request)
                     self._write_manifest("running")
             except OSError as error:
