@@ -274,7 +274,9 @@ class EditSession:
         self.drift = estimate_drift(self.source, result, share)
         if self.local.keep_colours:
             result = hold_colours(result, self.drift)
-        return result if share is None else composite(self.source, result, share)
+        # Beside a mask that was found, what differs from the source is the edit's own, and no drift to be taken off it.
+        seam = "match" if self.found is None else "feather"
+        return result if share is None else composite(self.source, result, share, seam)
 
     @property
     def joints(self) -> list[int]:

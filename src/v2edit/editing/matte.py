@@ -19,7 +19,7 @@ UNCHANGED, CHANGED = (
     5.0,
     10.0,
 )  # of 255: a pixel takes nothing of the edit below the one difference, all above the other
-RADIUS = 2.0  # latents: of the squares in which a mask is fitted to the source's colours
+RADIUS = 1.5  # latents: of the squares in which a mask is fitted to the source's colours
 OUTSIDE, INSIDE = 0.3, 0.6  # of a fitted mask: less is outside of an outline, more inside
 SMOOTHNESS = 1e-3  # the variance of a colour, of 1, that is no edge
 
