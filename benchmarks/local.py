@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,22 +41,24 @@ OBJECT_KINDS = ("recolour", "reshape", "resize", "insert", "remove", "reshape an
 PLAIN, FOUND, GIVEN, PEER = "without mask", "found mask", "true mask", "FlowEdit"
 
 
-def edit_all(backbone: backbones.Backbone, task: BenchTask) -> dict[str, np.ndarray]:
+def edit_all(backbone: backbones.Backbone, task: BenchTask, config: EditConfig) -> dict[str, np.ndarray]:
     """Edit a task with the mask that the model finds: both videos and the mask."""
-    config = EditConfig(steps=STEPS, seed=task.seed)
-    session = Editor(backbone).begin(task.prompts, config, local=LocalEdit(find=True))
+    session = Editor(backbone).begin(task.prompts, replace(config, seed=task.seed), local=LocalEdit(find=True))
     found = session.next_subtask(task.clips.source.frames)
-    plain = resize_clip(backbone.decode(session.current), Size(*found.shape[:3]))
-    plain = hold_colours(plain, estimate_drift(session.source, plain))  # as without a mask
+    if config.beta:  # below it the latents were blended
+        plain = Editor(backbone).edit(session.source, task.prompts, replace(config, seed=task.seed)).frames
+    else:
+        plain = resize_clip(backbone.decode(session.current), Size(*found.shape[:3]))
+        plain = hold_colours(plain, estimate_drift(session.source, plain))
     share = np.ones(found.shape[:3], np.float32) if session.share is None else session.share
     return {PLAIN: plain, FOUND: found, "share": share}
 
 
-def edit_given(backbone: backbones.Backbone, task: BenchTask) -> dict[str, np.ndarray]:
+def edit_given(backbone: backbones.Backbone, task: BenchTask, config: EditConfig) -> dict[str, np.ndarray]:
     """Edit a task with its true mask."""
     local = LocalEdit(task.clips.changed.astype(np.float32))
-    config = EditConfig(steps=STEPS, seed=task.seed)
-    return {GIVEN: Editor(backbone).edit(task.clips.source.frames, task.prompts, config, local=local).frames}
+    seeded = replace(config, seed=task.seed)
+    return {GIVEN: Editor(backbone).edit(task.clips.source.frames, task.prompts, seeded, local=local).frames}
 
 
 def edit_peer(method: Method, task: BenchTask) -> dict[str, np.ndarray]:
@@ -81,24 +84,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="reporting", choices=("reporting", "tuning"))
     parser.add_argument("--count", type=int, default=5, help="tasks of each kind")
+    parser.add_argument("--skip", type=int, default=0, help="tasks of each kind, the first ones, that are left out")
+    parser.add_argument("--beta", type=float, help="in place of the model's own, 0")
     parser.add_argument("--given", type=int, default=2, help="of these, with the true mask given")
     parser.add_argument("--out", type=Path, default=Path("runs/local"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    folder = options.out / options.seeds
+    config = EditConfig(STEPS, beta=options.beta)
+    folder = options.out / (options.seeds if options.beta is None else f"{options.seeds}-beta-{options.beta:g}")
     folder.mkdir(parents=True, exist_ok=True)
     backbone, classify = backbones.load("primitives", device="cpu"), SceneClassifier.load().classify
     flow_edit, rows, overlaps = FLOWEDIT.build(backbone), [], {}
-    tasks = primitives_tasks(options.seeds, options.count)
-    first = {task.kind: task.seed for task in reversed(tasks)}
+    tasks = primitives_tasks(options.seeds, options.skip + options.count)
+    first = {task.kind: task.seed + options.skip for task in reversed(tasks)}
+    tasks = [task for task in tasks if task.seed >= first[task.kind]]
     for task in sorted(tasks, key=lambda task: task.seed - first[task.kind]):
         clips, path = task.clips, folder / task.name
-        videos = kept(path.with_suffix(".npz"), partial(edit_all, backbone, task))
+        videos = kept(path.with_suffix(".npz"), partial(edit_all, backbone, task, config))
         share = videos.pop("share")
         peer = kept(folder / f"{task.name}-flowedit.npz", partial(edit_peer, flow_edit, task))
         given = {}
         if task.seed - first[task.kind] < options.given:
-            given = kept(folder / f"{task.name}-given.npz", partial(edit_given, backbone, task))
+            given = kept(folder / f"{task.name}-given.npz", partial(edit_given, backbone, task, config))
         for method, frames in (videos | peer | given).items():
             figures = measure(task.edit, clips, frames, classify)
             rows.append(Row(task.kind, task.seed, method, vars(figures)))
