@@ -110,7 +110,7 @@ def main() -> None:
             figures = measure(task.edit, clips, frames, classify)
             rows.append(Row(task.kind, task.seed, method, vars(figures)))
         overlaps.setdefault(task.kind, []).append((*overlap(share, clips.changed), share.mean()))
-        masks = {name: as_picture(mask) for name, mask in (("true mask", clips.changed), (FOUND, share))}
+        masks = {name: as_picture(mask) for name, mask in (("true mask", clips.changed), ("mask found", share))}
         sheet = {"source": clips.source.frames, "truth": clips.target.frames, **videos, **masks}
         contact_sheet(sheet, path.with_suffix(".png"))
         print(task.name, *(f"{x:.2f}" for x in overlaps[task.kind][-1]), flush=True)

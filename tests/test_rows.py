@@ -12,7 +12,7 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.controls import attention_map_replacement
 from v2edit.editing.cost import count_forwards
-from v2edit.editing.editor import Branch, denoise_with_guidance
+from v2edit.editing.guidance import Branch, denoise_with_guidance
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import aligned_text
 from v2edit.prompts import PromptPair

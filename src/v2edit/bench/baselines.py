@@ -17,7 +17,7 @@ from v2edit.backbones import Backbone, Size, Text
 from v2edit.bench.methods import Method
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.controls import attention_map_replacement, first_step
-from v2edit.editing.editor import Branch, denoise_with_guidance
+from v2edit.editing.guidance import Branch, denoise_with_guidance
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
 from v2edit.editing.progression import AlignedText, aligned_text
 from v2edit.editing.resize import resize_clip

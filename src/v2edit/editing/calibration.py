@@ -10,7 +10,7 @@ from v2edit.backbones import Backbone
 from v2edit.backbones.caching import StepCache
 from v2edit.backbones.magnitudes import Magnitudes
 from v2edit.editing.config import EditConfig
-from v2edit.editing.editor import Branch, denoise_with_guidance
+from v2edit.editing.guidance import Branch, denoise_with_guidance
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.state import noise_stream
 from v2edit.sampling import SOLVERS, step_mean

@@ -35,11 +35,14 @@ class ChangeMap:
         difference = (x0_edit - x0_source).abs().mean(2, keepdim=True)
         return cls(difference, 1, attention, int(attention is not None))
 
-    def __add__(self, other: ChangeMap) -> ChangeMap:
-        known = [one for one in (self.attention, other.attention) if one is not None]
+    def after(self, earlier: ChangeMap | None) -> ChangeMap:
+        """Return what is known after these steps and earlier ones."""
+        if earlier is None:
+            return self
+        known = [one for one in (earlier.attention, self.attention) if one is not None]
         attention = sum(known[1:], known[0]) if known else None
-        steps, attended = self.steps + other.steps, self.attended + other.attended
-        return ChangeMap(self.difference + other.difference, steps, attention, attended)
+        steps, attended = earlier.steps + self.steps, earlier.attended + self.attended
+        return ChangeMap(earlier.difference + self.difference, steps, attention, attended)
 
     def find_region(self) -> Tensor:
         """Return where the edit happens, [1, F, 1, h, w] of 0 and 1: generously, for what it leaves out stays.

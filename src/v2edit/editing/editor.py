@@ -11,18 +11,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from v2edit.attention import Replacement
-from v2edit.backbones import Backbone, Size, Text
-from v2edit.backbones.caching import StepCache
+from v2edit.backbones import Backbone, Size
 from v2edit.backbones.families import FRAME_RATE
 from v2edit.backbones.finite import check_finite
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
 from v2edit.editing.change import ChangeMap, with_words
 from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.editing.guidance import Branch, denoise_with_guidance
 from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, plan_window
 from v2edit.editing.matte import find_share
 from v2edit.editing.microbatch import MicroBatcher, unconditional_branches
@@ -160,21 +159,12 @@ class Editor:
         config = config.resolve(self.backbone.defaults, schedule)
         solver, free_solver = choose_solvers(config, self.backbone.solver)
         start = controls.first_step(schedule, config.alpha, config.inc)
+        state, draws, begun = self._begin_loop(
+            current, CountedDraws(draws), schedule, start, snapshot, len(sources) + 1
+        )
+        caching, local = StepCaching(schedule, config), local or LatentBlend(current)
         weights = [source.weight for source in sources]
-        begun: Mapping[str, Any] = asdict(self.backbone.memory_mode)
-        if loop_state := snapshot.load():
-            begun = loop_state.facts.get("begun", begun)
-            if mode := MemoryMode.from_record(loop_state.facts.get("memory")):
-                self.backbone.memory_mode = mode
-            state, drawn = EditState.from_snapshot(loop_state, current)
-            draws = CountedDraws(draws, drawn)
-        else:
-            draws = CountedDraws(draws)
-            eps = next(draws)
-            state = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * (len(sources) + 1))
-        caching = StepCaching(schedule, config)
-        if local is not None:
-            local.begin()
+        local.begin()
 
         def checked_state() -> LoopState:
             check_finite(state.edit, f"the edit's latents at step {state.k} of {schedule.steps}", self.backbone.dtype)
@@ -184,22 +174,10 @@ class Editor:
         for k in snapshot.steps(state.k, schedule.steps, checked_state):
             cache = caching.begin(state, draws.count)
             controlled = controls.is_controlled(schedule, k, config)
-            if local is not None and not controlled:
+            if not controlled:
                 local.narrow(state.changes)
-            guidance, source_guidance = config.guidance_at(schedule, k, self.backbone.classifier_free)
-            branches, unconditional, replacement = [Branch(state.edit, text.edit, guidance)], None, None
-            if controlled:
-                noisy = (schedule.add_noise(source.x0, state.eps, k) for source in sources)
-                beside = (Branch(v, s.prompt, source_guidance) for v, s in zip(noisy, sources, strict=True))
-                branches = [*beside, *branches]
-                scales, in_both = [branch.guidance for branch in branches], config.amr and config.amr_unconditional
-                unconditional = unconditional_branches(self.backbone.classifier_free, scales, in_both)
-                if config.amr:
-                    amr = controls.attention_map_replacement
-                    replacement = amr(weights, text.shared, unconditional, in_both)
-                if local is not None and local.find:
-                    words = [branch.prompt.with_keys_first.changed for branch in branches]
-                    replacement = with_words(replacement, [*((),) * len(unconditional), *words])
+            branches = self._branches(state, sources if controlled else [], text, schedule, config)
+            unconditional, replacement = self._replacement(branches, weights, text.shared, config, local.find)
             x0s = denoise_with_guidance(
                 self.batcher, branches, text.negative, k, schedule, replacement, config.loop, unconditional, cache
             )
@@ -214,18 +192,61 @@ class Editor:
                 state.edit = controls.per_step_noise_control(mean, next_states, means, weights)
             else:
                 state.edit = add_step_noise(step, mean, draws)
-            if local is not None:
-                if local.find and controlled:
-                    change = ChangeMap.of(x0s[0], x0s[-1], replacement and replacement.words)
-                    state.changes = change if state.changes is None else state.changes + change
-                level = partial(schedule.add_noise, local.original, state.eps, k + 1)
-                state.edit = local.blend(state.edit, level)
+            if controlled and local.find:
+                state.changes = ChangeMap.of(x0s[0], x0s[-1], replacement and replacement.words).after(state.changes)
+            state.edit = local.blend(state.edit, partial(schedule.add_noise, local.original, state.eps, k + 1))
             state.x0s, state.k = list(x0s), k + 1
             report(k - start + 1, schedule.steps - start)
-        if local is not None:
-            local.narrow(state.changes)  # where the controls act to the end, or the loop was at its end before
+        local.narrow(state.changes)  # where the controls act to the end, or the loop was at its end before
         check_finite(state.edit, "the edit's latents", self.backbone.dtype)
         return state.edit
+
+    def _begin_loop(
+        self,
+        current: Tensor,
+        draws: CountedDraws,
+        schedule: Schedule,
+        start: int,
+        snapshot: LoopSnapshot,
+        branches: int,
+    ) -> tuple[EditState, CountedDraws, Mapping[str, Any]]:
+        """Return the state that a subtask's loop goes on from, its noise from there on, and the memory mode in which
+        the subtask was begun, which becomes the backbone's again where a run is resumed."""
+        if loop_state := snapshot.load():
+            begun = loop_state.facts.get("begun", asdict(self.backbone.memory_mode))
+            if mode := MemoryMode.from_record(loop_state.facts.get("memory")):
+                self.backbone.memory_mode = mode
+            state, drawn = EditState.from_snapshot(loop_state, current)
+            return state, draws.after(drawn), begun
+        eps = next(draws)
+        state = EditState(start, schedule.add_noise(current, eps, start), eps, [None] * branches)
+        return state, draws, asdict(self.backbone.memory_mode)
+
+    def _branches(
+        self, state: EditState, sources: Sequence[controls.Source], text: BranchText, schedule: Schedule,
+        config: ResolvedConfig,
+    ) -> list[Branch]:  # fmt: skip
+        """Return the branches of a step, those of the sources beside the edit's, which comes last."""
+        guidance, source_guidance = config.guidance_at(schedule, state.k, self.backbone.classifier_free)
+        noisy = (schedule.add_noise(source.x0, state.eps, state.k) for source in sources)
+        beside = (Branch(v, source.prompt, source_guidance) for v, source in zip(noisy, sources, strict=True))
+        return [*beside, Branch(state.edit, text.edit, guidance)]
+
+    def _replacement(
+        self, branches: Sequence[Branch], weights: Sequence[float], shared: int, config: ResolvedConfig, find: bool
+    ) -> tuple[Sequence[int] | None, Replacement | None]:
+        """Return which branches have an unconditional row, None for those that guidance needs, and what the rows take
+        of each other's maps; with `find` it gathers the attention to the words that change."""
+        if len(branches) == 1:
+            return None, None
+        scales, in_both = [branch.guidance for branch in branches], config.amr and config.amr_unconditional
+        unconditional = unconditional_branches(self.backbone.classifier_free, scales, in_both)
+        amr = controls.attention_map_replacement
+        replacement = amr(weights, shared, unconditional, in_both) if config.amr else None
+        if find:
+            words = [branch.prompt.with_keys_first.changed for branch in branches]
+            replacement = with_words(replacement, [*((),) * len(unconditional), *words])
+        return unconditional, replacement
 
 
 @dataclass
@@ -350,45 +371,3 @@ def choose_solvers(config: ResolvedConfig, default: str) -> tuple[Solver, Solver
     """Return the solver inside the control window and the one below it; `default` is the model's own."""
     solver = SOLVERS[default if config.solver == "auto" else config.solver]
     return solver, solver if config.ending == "same" else SOLVERS[solver.deterministic]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A branch of the lockstep batch: noisy latents `v` [1, F, C, h, w], a prompt and its guidance scale."""
-
-    v: Tensor
-    prompt: Text
-    guidance: float
-
-
-def denoise_with_guidance(
-    batcher: MicroBatcher,
-    branches: list[Branch],
-    negative: Text,
-    k: int,
-    schedule: Schedule,
-    replacement: Replacement | None = None,
-    loop: bool = False,
-    unconditional: Sequence[int] | None = None,
-    cache: StepCache | None = None,
-) -> list[Tensor]:
-    """Return the guided x0 of each branch at step k, all rows in one batch where memory allows: the unconditional ones
-    of the `unconditional` branches (default: those that guidance needs), then the conditional ones of all. With a
-    `cache` the layers' part is kept, or taken from an earlier step of the same rows."""
-    scales = [branch.guidance for branch in branches]
-    if unconditional is None:
-        unconditional = unconditional_branches(batcher.backbone.classifier_free, scales)
-    rows = [*(replace(branches[branch], prompt=negative) for branch in unconditional), *branches]
-    latents, text = torch.cat([row.v for row in rows]), [row.prompt for row in rows]
-    told, count = [row.guidance for row in rows], len(unconditional)
-    x0s = batcher.denoise(latents, k, schedule, text, replacement, loop, count, told, cache).split(1)
-    guided = list(x0s[count:])
-    for branch, uncond in zip(unconditional, x0s[:count], strict=True):
-        if scales[branch] > 1:
-            guided[branch] = guide(uncond, guided[branch], scales[branch])
-    return guided
-
-
-def guide(uncond: Tensor, cond: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance on x0, which is linear in the network's output: the same as guidance on that."""
-    return uncond + guidance * (cond - uncond)

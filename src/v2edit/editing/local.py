@@ -95,7 +95,8 @@ class LatentBlend:
 
 def latent_mask(share: np.ndarray, frames: np.ndarray, latent_frames: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """Return how much of an edit each latent takes, float32 [1, F, 1, h, w] of `shape` [F, C, h, w]: the most of its
-    pixels and frames. `frames`: the video's frame that each of the model's T' is; `latent_frames` [T']: the latent
+    pixels and frames and of the cells beside it, which the decoder looks at, too (without them what is inside an exact
+    mask loses up to .5 dB; benchmarks/local.py). `frames`: the video's frame that each of the model's T' is; `latent_frames` [T']: the latent
     frame of each."""
     count, _, height, width = shape
     cells = F.adaptive_max_pool2d(torch.from_numpy(share)[:, None], (height, width))[torch.from_numpy(frames)]
@@ -103,7 +104,7 @@ def latent_mask(share: np.ndarray, frames: np.ndarray, latent_frames: np.ndarray
     mask = cells.new_zeros(count, 1, height, width).scatter_reduce(0, index, cells, "amax")
     first = int(latent_frames.min())  # those before it are copies of it
     mask[:first] = mask[first]
-    return mask[None]
+    return F.max_pool2d(mask, 3, 1, 1)[None]
 
 
 def on_frames(mask: Tensor, latent_frames: np.ndarray, size: tuple[int, int]) -> Tensor:

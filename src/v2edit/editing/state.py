@@ -37,6 +37,11 @@ class CountedDraws:
     def __iter__(self) -> CountedDraws:
         return self
 
+    def after(self, drawn: int) -> CountedDraws:
+        """Return the stream behind its first so many draws; nothing may have been drawn of it before."""
+        assert self.count == 0
+        return CountedDraws(self._stream, drawn)
+
     def __next__(self) -> Tensor:
         noise = next(self._stream)
         self.count += 1

@@ -17,7 +17,7 @@ from v2edit.backbones import Backbone, Size
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import first_step
 from v2edit.editing.cost import StepKind, count_steps
-from v2edit.editing.editor import Branch, denoise_with_guidance
+from v2edit.editing.guidance import Branch, denoise_with_guidance
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText
 from v2edit.editing.resize import resize_clip
