@@ -69,6 +69,16 @@ def test_frames_outside_the_mask_are_the_sources_whatever_the_size(backbone, siz
         assert not np.array_equal(video[share == 1], frames[share == 1])
 
 
+@pytest.mark.parametrize("area", [(slice(0, H), slice(0, W)), (slice(8, 24), slice(0, 16))], ids=["all", "a box"])
+def test_a_span_of_time_is_edited_as_it_is_with_the_rest(backbone, area):
+    """What does not change before and after does not hold the edit back."""
+    some = edit(backbone, HARD, LocalEdit(box(slice(5, 7), *area), keep_colours=False)).frames
+    whole = edit(backbone, HARD, LocalEdit(box(slice(0, T), *area), keep_colours=False)).frames
+    np.testing.assert_array_equal(some[5:7], whole[5:7])
+    np.testing.assert_array_equal(np.delete(some, [5, 6], 0), np.delete(frames_of(0), [5, 6], 0))
+    assert not np.array_equal(some, frames_of(0))
+
+
 def test_half_a_share_is_halfway_between_source_and_edit(backbone):
     share = np.full((T, H, W), 0.5, np.float32)
     latents = LatentBlend(torch.zeros(1, 3, 4, 2, 2), torch.full((1, 3, 1, 2, 2), 0.25))

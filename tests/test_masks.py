@@ -13,6 +13,7 @@ from PIL import Image
 from support.videos import clip, error_of, make
 
 from v2edit import video
+from v2edit.video.cut import find_part
 from v2edit.video.feather import default_grow, feathered_share
 from v2edit.video.masks import box_mask, clean_levels, combine_masks, mask_from_array, read_mask, time_mask
 from v2edit.video.reading import read
@@ -184,7 +185,8 @@ def test_times() -> None:
 
     assert frames("0.2-0.5") == frames("0.2 - 0.5s") == frames("0:00.2-0:00.5") == [2, 3, 4]
     assert frames("0.8-") == [8, 9] and frames("-0.2") == [0, 1] and frames("0-99") == list(range(10))
-    assert frames("0.31-0.32") == [3]  # a part of one frame
+    assert frames("0.31-0.32") == [3] and frames("0-0.0001") == [0]  # a part of one frame
+    assert frames("0.26-0.54") == list(range(10))[find_part(CLIP, 0.26, 0.54)]  # as --start and --end cut
     slow = video.Video(CLIP.frames[:3], Fraction(3, 100), np.array([0.0, 61, 80]))
     assert frames("1:01-1:10", slow) == [1] and frames("0:01:20-", slow) == [2]
     for text in ("", "-", "3", "b-c", "0.5-0.2", "0.5-0.5", "1-", "5-6", "1--2", "-0"):

@@ -36,6 +36,7 @@ from v2edit.sampling import SOLVERS, Schedule, Solver, add_step_noise, step_mean
 from v2edit.video.colour_hold import ColourDrift, estimate_drift, hold_colours
 from v2edit.video.composite import composite
 from v2edit.video.crop import extract, paste
+from v2edit.video.feather import spread_in_time
 
 
 @dataclass(frozen=True)
@@ -292,7 +293,7 @@ class EditSession:
             self.found = found if self.found is None else np.maximum(found, self.found)
         result = resize_clip(frames, Size(*self.source.shape[:3]), loop)
         share = self.share
-        self.drift = estimate_drift(self.source, result, share)
+        self.drift = estimate_drift(self.source, result, None if share is None else spread_in_time(share))
         if self.local.keep_colours:
             result = hold_colours(result, self.drift)
         # Beside a mask that was found, what differs from the source is the edit's own, and no drift to be taken off it.
@@ -330,7 +331,8 @@ class EditSession:
         share, find = self.local.share, self.local.find
         if share is None:
             return LatentBlend(original, find=True) if find else None
-        return LatentBlend(original, latent_mask(share, *self._frame_indices(), original.shape[1:]).to(original), find)
+        allowed = latent_mask(spread_in_time(share), *self._frame_indices(), original.shape[1:])
+        return LatentBlend(original, allowed.to(original), find)
 
     def _frame_indices(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the video's frame that each frame for the model is, and the latent frame that holds it, int [T']."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from v2edit.video.feather import find_window
+from v2edit.video.feather import find_window, spread_in_time
 
 Seam = Literal["feather", "match"]
 
@@ -30,7 +30,7 @@ def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray, seam: S
         return out
     rows, columns = find_window(share, round(AROUND * min(share.shape[1:])))
     source, edited, share = source[:, rows, columns], edited[:, rows, columns], share[:, rows, columns]
-    drift = find_drift(source, edited, share) if seam == "match" else None
+    drift = find_drift(source, edited, spread_in_time(share)) if seam == "match" else None
     for k, (frame, before, after, m) in enumerate(zip(out[:, rows, columns], source, edited, share, strict=True)):
         after = after.astype(np.float32)
         if drift is not None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video
+from v2edit.video.cut import SLACK
 from v2edit.video.feather import dilate
 from v2edit.video.reading import read
 
@@ -137,8 +138,8 @@ _SPAN = re.compile(rf"\s*(?:{_TIME})?\s*[-\u2013]\s*(?:{_TIME})?\s*")
 
 def time_mask(text: str, clip: Video) -> np.ndarray:
     """Return the mask, float32 [T], of a span of time `start-end`, each in seconds or mm:ss, of which one may be left
-    out. Its ends are rounded to those of frames; it has one frame at least. Raises `UserError` for another form and for
-    a span outside the clip."""
+    out: the frames that appear then, as those of a part of a clip, or the one that is shown where none appears. Raises
+    `UserError` for another form and for a span outside the clip."""
     match = _SPAN.fullmatch(text)
     if not match or not any(match.groups()):
         raise UserError(f"a time is start-end in seconds, as 2.0-4.5, 2.0-, -4.5 or 1:02-1:04.5; this one is {text!r}")
@@ -149,11 +150,12 @@ def time_mask(text: str, clip: Video) -> np.ndarray:
         raise UserError(f"the time {text} ends before it begins")
     if start >= duration:
         raise UserError(f"the time {text} begins after the clip's end, at {duration:.3g} s")
-    edges = np.append(clip.times, max(duration, clip.times[-1]))
-    middles = (edges[1:] + edges[:-1]) / 2
-    mask = ((middles >= start) & (middles < end)).astype(np.float32)
-    if not mask.any():
-        mask[max(int(np.searchsorted(clip.times, start, "right")) - 1, 0)] = 1
+    first, stop = np.searchsorted(clip.times, (start - SLACK, end - SLACK))
+    if stop <= first:
+        first = max(0, first - 1)
+        stop = first + 1
+    mask = np.zeros(len(clip.times), np.float32)
+    mask[first:stop] = 1
     return mask
 
 
