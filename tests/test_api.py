@@ -100,6 +100,10 @@ def test_options_are_keywords(job: type) -> None:
         job_from_keywords(job, **path, guidence=3)
     with pytest.raises(UserError, match="--steps"):
         job_from_keywords(job, **path, steps=0)
+    for name, value in (("solver", "euler"), ("steps", "8"), ("seed", 1.5), ("instruction", 3), ("guidance", "much")):
+        with pytest.raises(UserError, match=f"--{name} is {value!r}, expected"):
+            job_from_keywords(job, **path, **{name: value})
+    assert job_from_keywords(job, **path, guidance=np.float32(3), seed=np.int64(2), model=Path("m")).config.seed == 2
 
 
 def test_help_reads_as_a_person_writes() -> None:

@@ -96,11 +96,14 @@ def test_box_time_and_keep_limit_each_other(sample, half, tmp_path):
         (["--time", "7-9"], "time"),
         (["--grow", "-1"], "--grow"),
         (["--keep", "white.png"], "nothing may change"),
+        (["--grow", "9999", "--box", "9,9,9,9"], "9999"),
+        (["--mask", "clip.mp4"], "the video itself"),
     ],
 )
 def test_a_bad_mask_is_refused_in_one_line_before_any_work(sample, words, what, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (64, 64), 255).save("white.png")
+    Path("clip.mp4").symlink_to(sample[0])
     assert main(["edit", str(sample[0]), sample[1], "-o", "r", *words]) == 2
     error = capsys.readouterr().err.strip()
     assert what in error and "\n" not in error and not Path("r").exists()
@@ -109,6 +112,17 @@ def test_a_bad_mask_is_refused_in_one_line_before_any_work(sample, words, what, 
 def test_a_mask_that_no_file_can_be_is_refused(sample, tmp_path):
     with pytest.raises(UserError, match="mask"):
         v2edit.edit_video(*sample, mask=np.full((3, 3, 3, 3, 3), 2.0), out=tmp_path / "r", **QUICK)
+
+
+def test_a_run_whose_share_is_gone_edits_nothing_else(sample, half, tmp_path):
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        v2edit.edit_video(*sample, mask=half, out=tmp_path / "r", on_progress=stop, **QUICK)
+    (tmp_path / "r" / ".state" / "share.npz").unlink()
+    with pytest.raises(UserError, match="is gone"):
+        v2edit.resume_run(tmp_path / "r", show_progress=False)
 
 
 def test_lines_of_a_batch_have_masks_relative_to_their_file(sample, half, tmp_path):

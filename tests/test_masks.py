@@ -128,6 +128,9 @@ def test_frames_are_matched(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     named = video.Video(CLIP.frames, 10, names=tuple(f"f{k}.jpg" for k in range(10)))
     folder = save_images(tmp_path / "named", images[[2, 7]], ["f2", "f7"])
     assert (read_mask(folder, named) == levels[[2] * 5 + [7] * 5]).all()
+    unsorted = save_images(tmp_path / "unsorted", images[[0, 1, 2]], ["a", "b", "c"])
+    three = video.Video(CLIP.frames[:4], 10, names=("c.jpg", "a.jpg", "d.jpg", "b.jpg"))
+    assert (read_mask(unsorted, three) == levels[[2, 0, 0, 1]]).all()
     assert "2 of the clip's 10 frames" in caplog.text
 
 
@@ -155,13 +158,21 @@ def test_bad_masks_are_refused_in_one_line(tmp_path: Path, caplog: pytest.LogCap
 def test_arrays() -> None:
     hard, shape = discs(), CLIP.frames.shape[:3]
     forms = [hard, hard.astype(int), hard * np.uint8(255), hard.astype(np.float64), grey(hard * 255), hard[..., None]]
-    for one in [*forms, torch.from_numpy(hard)]:
+    of_torch = torch.from_numpy(hard.astype(np.float32))
+    for one in [*forms, torch.from_numpy(hard), of_torch.bfloat16(), of_torch.requires_grad_(), hard.tolist()]:
         mask = mask_from_array(one, shape)
         assert mask.dtype == np.float32 and (mask == hard).all()
     assert (mask_from_array(hard[0], shape) == hard[0]).all()
     assert (mask_from_array(np.full((24, 32), 0.25), shape) == 0.25).all()
     bad = [np.zeros(4), hard[:3], hard[:, :9], hard * 0, hard * 256, hard * 2.5, hard * np.nan, hard.astype(str)]
-    for one in [*bad, np.zeros((10, HEIGHT, WIDTH, 2)), -hard.astype(int), np.zeros((0, HEIGHT, WIDTH)), "mask"]:
+    for one in [
+        *bad,
+        np.zeros((10, HEIGHT, WIDTH, 2)),
+        -hard.astype(int),
+        np.zeros((0, HEIGHT, WIDTH)),
+        "mask",
+        [[1, 0], [1]],
+    ]:
         assert "mask" in error_of(lambda one=one: mask_from_array(one, shape))
 
 
@@ -200,6 +211,8 @@ def test_masks_combine() -> None:
     assert (allowed == hard * (1 - np.flip(hard, 2)) * box * time[:, None, None]).all() and allowed.any()
     assert (combine_masks(shape, keep=hard) == 1 - hard).all() and (hard == discs()).all()
     assert "nothing may change" in error_of(lambda: combine_masks(shape, hard, hard))
+    assert "what is kept leaves" in error_of(lambda: combine_masks(shape, keep=np.ones(shape, np.float32)))
+    assert "this is 65" in error_of(lambda: feathered_share(allowed, grow=65))
 
 
 # --- growth and feather -----------------------------------------------------------------------------

@@ -218,6 +218,12 @@ def test_compare_shows_both_in_step(tmp_path: Path) -> None:
         assert psnr(result, small.repeat(4, axis=1).repeat(4, axis=2)) > 30
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 1), (2, 300)])
+def test_compare_of_a_thin_clip_can_be_encoded(tmp_path: Path, height: int, width: int) -> None:
+    frames = clip(2, height, width)
+    assert len(video.read(video.write_compare(frames, frames, tmp_path / "compare.mp4", 10)).frames) == 2
+
+
 def test_compare_of_unlike_sizes_keeps_proportions(tmp_path: Path) -> None:
     back = video.read(video.write_compare(clip(2, 300, 400), clip(2, 150, 160), tmp_path / "compare.mp4", 10))
     height, width = back.frames.shape[1:3]

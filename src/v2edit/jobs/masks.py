@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -79,6 +80,8 @@ class MaskOptions:
             if given is None:
                 return None
             is_file = isinstance(given, (str, Path))
+            if is_file and source.path is not None and os.path.exists(given) and os.path.samefile(given, source.path):
+                raise UserError(f"{given} is the video itself; a mask is white where it may change, else black")
             return masks.read_mask(given, source, marks) if is_file else masks.mask_from_array(given, shape)
 
         mask, keep = read(None if self.finds else self.mask, "change"), read(self.keep, "keep")
@@ -95,11 +98,13 @@ class MaskOptions:
 
 
 def _describe(given: Any) -> str | None:
+    import numpy as np
+
     if given is None:
         return given
     if isinstance(given, (str, Path)):
         return AUTO if given == AUTO else str(Path(given).absolute())
-    return f"an array {list(given.shape)}"
+    return f"an array {list(np.shape(given))}"
 
 
 def save_share(local: LocalEdit, folder: Path) -> None:
@@ -119,6 +124,9 @@ def load_local(record: dict[str, Any], folder: Path) -> LocalEdit:
 
     path, options = folder / SHARE_FILE, record.get("local", {})
     share = np.load(path)["share"] if path.exists() else None
+    given = {name: options.get(name) for name in ("mask", "keep", "box", "time")}
+    if share is None and any(value is not None and (name, value) != ("mask", AUTO) for name, value in given.items()):
+        raise UserError(f"{path} is gone, which says what the run may change: start it again, with another -o")
     crop, keep_colours = options.get("crop") == "auto", options.get("colour") == "keep"
     return LocalEdit(share, find=options.get("mask") == AUTO, crop=crop, keep_colours=keep_colours)
 
@@ -130,8 +138,8 @@ def write_mask(share: np.ndarray, source: Video, path: Path) -> Video:
 
     from v2edit import video as videos
 
-    grey = np.rint(share * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
-    mask = replace(source, frames=grey, path=None, names=())
+    grey = np.stack([np.rint(frame * 255).astype(np.uint8) for frame in share])[..., None]
+    mask = replace(source, frames=np.broadcast_to(grey, (*share.shape, 3)), path=None, names=())
     videos.write(mask, path)
     return mask
 

@@ -5,10 +5,12 @@ and `FitConfig`. The command line is made from these dataclasses; the Python fun
 from __future__ import annotations
 
 import difflib
+import numbers
 import os
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
@@ -35,6 +37,14 @@ Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 # The options of loading that run.json has under their own names; device and dtype are those of the loaded model.
 RECORDED = [one.name for one in fields(LoadOptions) if one.name not in ("device", "dtype")]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+# The Python types of an option's values, and what a message calls them.
+KINDS: dict[Any, tuple[Any, str]] = {
+    str: ((str, os.PathLike), "text"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    NoneType: (NoneType, "None"),
+}
+ARRAYS = ("mask", "keep")  # what may be an array, too
 
 
 @dataclass(frozen=True)
@@ -183,13 +193,16 @@ def job_from_keywords(job: type[Job], **options: Any) -> Job:
     own = {one.name for one in fields(job)} - groups.keys()  # pyright: ignore[reportArgumentType]
     changes: dict[str, dict[str, Any]] = {}
     values: dict[str, Any] = {}
+    hints = get_type_hints(job)
     for name, value in options.items():
         if name in groups and isinstance(value, type(groups[name])):
             groups[name] = value
         elif name in own:
+            _check_type(name, value, hints[name])
             values[name] = value
         elif name in single:
             group, field = single[name]
+            _check_type(name, value, get_type_hints(type(groups[group]))[field])
             changes.setdefault(group, {})[field] = (
                 Path(value) if name in ("out", "prompts", "cache_file") and value else value
             )
@@ -199,6 +212,18 @@ def job_from_keywords(job: type[Job], **options: Any) -> Job:
             raise TypeError(f"there is no option {name!r}{hint}")
     filled = {group: replace(value, **changes.get(group, {})) for group, value in groups.items()}
     return job(**values, **filled)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise `UserError` for a value of another type than its option's, where that is text, a number or a choice."""
+    kinds = (hint,) if get_origin(hint) is Literal or isinstance(hint, type) else get_args(hint)
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    plain = [KINDS[kind] for kind in kinds if kind in KINDS]
+    if name in ARRAYS or len(plain) + (len(choices) > 0) < len(kinds):
+        return
+    if not isinstance(value, tuple(kind for kind, _ in plain)) and not (isinstance(value, str) and value in choices):
+        known = [*map(str, choices), *(called for kind, called in plain if kind is not NoneType)]
+        raise UserError(f"--{name.replace('_', '-')} is {value!r:.60}, expected {' or '.join(known)}")
 
 
 def _names(group: Any) -> dict[str, str]:

@@ -27,12 +27,13 @@ def feathered_share(allowed: np.ndarray, keep: np.ndarray | None = None, grow: i
     Where `allowed` [T, H, W] is 1, so is the share; it falls smoothly to 0 at `grow` pixels from the mask (by default
     `default_grow`), measured as the crow flies, and is exactly 0 beyond, where `keep` [T, H, W] is 1, and in frames in
     which nothing is allowed. Towards what is kept it falls within the allowed pixels. With a `grow` of 0 it falls
-    within the mask everywhere; parts too thin for that are edited as they are. Raises `UserError` for a negative
-    `grow`."""
+    within the mask everywhere; parts too thin for that are edited as they are. Raises `UserError` for a `grow`
+    below 0 or beyond the longer side."""
     height, width = allowed.shape[1:]
     grow = default_grow(height, width) if grow is None else grow
-    if grow < 0:
-        raise UserError(f"a mask can be grown by 0 pixels or more, and this is {grow}")
+    if not 0 <= grow <= max(height, width):
+        most = max(height, width)
+        raise UserError(f"a mask of {width}x{height} can be grown by 0 to {most} pixels, and this is {grow}")
     share = np.zeros(allowed.shape, np.float32)
     rows, columns = find_window(allowed, grow + 1)
     inner = max(1, round(min(height, width) * INNER))

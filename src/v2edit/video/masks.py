@@ -54,7 +54,9 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndar
     peak = int(levels.max())
     index = _match_frames(path, mask, clip)
     used, inverse = np.unique(index, return_inverse=True)
-    result = resize_mask(clean_levels(levels[used]), height, width)[inverse]
+    result = resize_mask(clean_levels(levels[used]), height, width)
+    if not np.array_equal(inverse, np.arange(count)):
+        result = result[inverse]
     assert result.shape == (count, height, width)
     hint = "" if peak <= 1 else f" (its brightest value is {peak} of 255)"
     if not result.any():
@@ -73,7 +75,13 @@ def mask_from_array(array: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
     It is of bool, of integers 0..1 or 0..255, or of floats 0..1; [H, W] or [T, H, W], also with a last axis of 1 or 3,
     and resized where H and W differ. Raises `UserError` for anything else."""
-    values = np.asarray(array.cpu() if isinstance(array, torch.Tensor) else array)
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+    try:
+        values = np.asarray(array)
+    except ValueError as error:
+        raise UserError(f"a mask is [H, W] or [T, H, W], and this one is no array: {error}") from None
     given = f"{values.dtype} {list(values.shape)}"
     if values.ndim == 4 or (values.ndim == 3 and values.shape[2] in (1, 3) and shape[2] not in (1, 3)):
         if values.shape[-1] not in (1, 3):
@@ -175,16 +183,18 @@ def combine_masks(
 ) -> np.ndarray:
     """Return what may change, float32 [T, H, W] of `shape`: within the mask [T, H, W], the box [H, W] and the time [T],
     and not kept [T, H, W]; what is None does not limit it. Raises `UserError` where nothing is left."""
-    allowed = np.ones(shape, np.float32) if mask is None else mask.astype(np.float32)
+    allowed = np.ones(shape, np.float32) if mask is None else mask.astype(np.float32, copy=False)
     if box is not None:
-        allowed *= box
+        allowed = allowed * box
     if time is not None:
-        allowed *= time[:, None, None]
+        allowed = allowed * time[:, None, None]
     if keep is not None:
-        allowed *= 1 - keep
+        allowed = allowed * (1 - keep)
     if not allowed.any():
         given = {"the mask": mask, "the box": box, "the time": time, "what is kept": keep}
         names = [name for name, value in given.items() if value is not None]
+        if len(names) == 1:
+            raise UserError(f"nothing may change: {names[0]} leaves no pixel")
         raise UserError(f"nothing may change: {', '.join(names[:-1])} and {names[-1]} leave no pixel together")
     return allowed
 
@@ -281,5 +291,7 @@ def _match_frames(path: Path, mask: Video, clip: Video) -> np.ndarray:
 
 
 def nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return for each wanted time [T] the index of the nearest of times [N], the first of several."""
-    return np.abs(wanted[:, None] - times[None]).argmin(1)
+    """Return for each wanted time [T] the index of the nearest of times [N], the earlier of two."""
+    order = np.argsort(times, kind="stable")
+    middles = (times[order][1:] + times[order][:-1]) / 2
+    return order[np.searchsorted(middles, wanted)]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 COMPARE_SIDE = 256  # a clip whose short side is less is shown enlarged, by a whole number
+MAX_SIDE = 4096  # of a clip that is enlarged: encoders have limits
 CELL_MIN, CELL_MAX = 128, 288  # the short side of a contact sheet's cells
 BACKGROUND, TEXT_COLOR = (24, 25, 28), (232, 232, 235)
 GAP, TEXT_SIZE = 8, 16
@@ -37,7 +38,7 @@ def write_compare(
         raise UserError(f"source has {len(source)} frames and edited {len(edited)}: they cannot be shown in step")
     height = max(source.shape[1], edited.shape[1])
     widths = [round(clip.shape[2] * height / clip.shape[1]) for clip in (source, edited)]
-    scale = math.ceil(COMPARE_SIDE / min(height, *widths))
+    scale = max(1, min(math.ceil(COMPARE_SIDE / min(height, *widths)), MAX_SIDE // max(height, sum(widths))))
     widths, height = [w * scale for w in widths], height * scale
     head = TEXT_SIZE + GAP
     canvas = _blank_canvas(sum(widths) + GAP, head + height)
