@@ -114,6 +114,6 @@ def spread_in_time(share: np.ndarray) -> np.ndarray:
     """Return a share [T, H, W] in which frames without any edit have the most of all others': what the model is free to
     edit. The composite alone keeps those frames. Held in latents, too, they would hold the edit back in the others,
     which are to be like them."""
-    if (edited := share.any((1, 2))).all():
+    if (edited := np.any(share, (1, 2))).all():
         return share
     return np.where(edited[:, None, None], share, share.max(0))
