@@ -15,6 +15,7 @@ from v2edit.batch.tasks import read_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.masks import MaskOptions
+from v2edit.jobs.regions import RegionOptions
 from v2edit.jobs.video import EditRun
 from v2edit.video.masks import read_mask
 
@@ -86,6 +87,12 @@ def test_box_time_and_keep_limit_each_other(sample, half, tmp_path):
     assert (
         share[:, :16].max() == share[:, 32:].max() == share[:, :, :32].max() == 0 and share[3, 20:28, 40:60].min() == 1
     )
+
+
+def test_numbers_of_python_are_those_of_the_command_line():
+    given = MaskOptions(box=(0, 16, 64, 16), time=(0.25, None))  # type: ignore[arg-type]
+    assert given == MaskOptions(box="0,16,64,16", time="0.25-")
+    assert RegionOptions(box3d=[-1, 0, 0, 1, 2, 2.5]) == RegionOptions(box3d="-1,0,0,1,2,2.5")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,9 @@ def edit_video(
             - where the prompts come from: source_prompt, target_prompt, prompts (a file), or lvlm (a model's name, or
               an `LVLMConfig`), lvlm_url, lvlm_frames, lvlm_timeout, lvlm_progression, prompt_style;
             - the model: model, device, dtype, offload, vae_tiling, revision, allow_pickle;
-            - the edit: config (an `EditConfig`), or its fields: steps, alpha, beta, subtasks, mixture, guidance,
-              solver, loop, negative_prompt, seed, inc, pnc, amr ...;
+            - the edit: config (an `EditConfig`), or its fields: steps, strength, alpha, beta, subtasks, mixture,
+              guidance, solver, loop, negative_prompt, seed, inc, pnc, amr ...;
+            - what may change: mask and keep (a file or an array), box, time, grow, crop, colour;
             - the clip and what it is written as: start, end, fps; format, crf;
             - the run: out (the run folder), save_every, save_frames; seeds (so many edits in one folder).
 

@@ -34,19 +34,24 @@ class MaskOptions:
     """White may change: a video, an image or a folder of images (greys are shares); auto: what the model itself
     changes. In Python an array, too: [T, H, W] or [H, W]."""
     keep: File = None
-    """The other way round: white stays, a face, say."""
+    """The other way round: white stays the source's (a face, say). Files as for --mask."""
     box: Annotated[str | None, arg(metavar="X,Y,W,H", help_behavior_hint="")] = None
-    """The part of the picture that may change, in pixels or with % signs."""
+    """The part of the picture that may change: left, top, width, height, in pixels or with % signs."""
     time: Annotated[str | None, arg(metavar="START-END", help_behavior_hint="")] = None
-    """The part of the clip that may change, in seconds: 2.0-4.5, 2.0- or --time=-4.5."""
+    """The part of the clip that may change, in seconds: 2.0-4.5, 2.0- or --time=-4.5. The model still sees the whole
+    clip; with --start and --end it sees that part alone."""
     grow: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
-    """How far beyond the mask the edit fades out (default: 1/60 of the short side); with 0 it fades within."""
+    """How far beyond the mask the edit fades out (default: 1/60 of the short side); with 0 it fades within, as suits a
+    mask.mp4 that is given back."""
     crop: Literal["auto", "off"] = "auto"
     """Edit a small region at the model's full resolution (auto), or in the whole picture (off)."""
     colour: Literal["keep", "free"] = "keep"
     """Hold the edit to the video's colours by what did not change (keep), or leave all as the model makes it (free)."""
 
     def __post_init__(self) -> None:
+        for name, mark in (("box", ","), ("time", "-")):  # in Python numbers, too: (x, y, w, h) and (start, end)
+            if isinstance(value := getattr(self, name), (tuple, list)):
+                object.__setattr__(self, name, mark.join("" if one is None else str(one) for one in value))
         if self.grow is not None and self.grow < 0:
             raise UserError(f"--grow is {self.grow}, expected 0 or more")
 
@@ -152,6 +157,15 @@ def log_share(local: LocalEdit, size: Size) -> None:
     if (size.height, size.width) != (whole := local.share.shape[1:]):
         frames = f"{whole[1]}x{whole[0]}"
         log.info("window: %dx%d of %s is edited, at the model's resolution", size.width, size.height, frames)
+
+
+def log_found(share: np.ndarray | None) -> None:
+    """Log how much of a video an edit that finds its own mask has changed, float32 [T, H, W]; None for all of it."""
+    facts = share_facts(share) or {"frames": 0, "of_frames": 0.0}
+    if share is None:
+        log.info("mask: the edit is everywhere, so nothing is limited")
+    else:
+        log.info("mask: %.3g %% of the picture is edited, in %d frames", 100 * facts["of_frames"], facts["frames"])
 
 
 def share_facts(share: np.ndarray | None) -> dict[str, Any] | None:

@@ -29,6 +29,10 @@ class RegionOptions:
     """Two opposite corners of the part of space that may change, in the scene's units (with an equals sign where the
     first is negative)."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.box3d, (tuple, list)):  # in Python numbers, too
+            object.__setattr__(self, "box3d", ",".join(map(str, self.box3d)))
+
     def build(self, scene: Scene) -> Region | None:
         """Return the region of a scene, None for everywhere. Raises `UserError`, in one line, for a mask or a box that
         does not fit it."""

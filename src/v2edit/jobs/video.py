@@ -16,7 +16,7 @@ from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.clip import ClipOptions, FormatOptions, read_edited, record_clip
 from v2edit.jobs.job import EditJob, Prepared
-from v2edit.jobs.masks import MaskOptions, load_local, log_share, save_share, share_facts, write_mask
+from v2edit.jobs.masks import MaskOptions, load_local, log_found, log_share, save_share, share_facts, write_mask
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
@@ -290,6 +290,8 @@ def _edit_and_write(
         log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
     output, rate = FormatOptions.from_record(record), float(source.fps)
     result = editor.edit(clip.frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local)
+    if clip.local.find:
+        log_found(result.share)
     *intermediate, edited = (replace(source, frames=splice(source.frames, part, one)) for one in result.subtasks)
 
     rows = {"source": clip.frames}

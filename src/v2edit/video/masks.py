@@ -191,11 +191,10 @@ def combine_masks(
     if keep is not None:
         allowed = allowed * (1 - keep)
     if not allowed.any():
-        given = {"the mask": mask, "the box": box, "the time": time, "what is kept": keep}
+        given = {"--mask": mask, "--keep": keep, "--box": box, "--time": time}
         names = [name for name, value in given.items() if value is not None]
-        if len(names) == 1:
-            raise UserError(f"nothing may change: {names[0]} leaves no pixel")
-        raise UserError(f"nothing may change: {', '.join(names[:-1])} and {names[-1]} leave no pixel together")
+        allow = "allows" if len(names) == 1 else "all allow"
+        raise UserError(f"nothing may change: no pixel is left that {' and '.join(names)} {allow}")
     return allowed
 
 
