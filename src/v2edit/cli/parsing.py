@@ -34,6 +34,8 @@ from v2edit.errors import UserError
 
 Command = Callable[..., None]
 
+LATER = ("lvlm", "model_options", "run_options", "config")  # groups of a job
+
 
 @dataclass(frozen=True)
 class BoundCommand:
@@ -50,7 +52,7 @@ def parse_words(words: Sequence[str], commands: Mapping[str, Command], dry_runs:
     a mistake, in one line, and `SystemExit` where the parser printed help."""
     app, registry = SubcommandApp(), ConstructorRegistry()
     registry.struct_rule(_ablations_apart)
-    registry.struct_rule(_config_last)
+    registry.struct_rule(_usual_order)
     registry.primitive_rule(_path_not_empty)
     deferred = {
         name: _deferred(command, DryRunOptions if command in dry_runs else OutputOptions)
@@ -155,8 +157,9 @@ def _path_not_empty(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] |
     return PrimitiveConstructorSpec(1, "PATH", read, lambda value: isinstance(value, Path), lambda path: [str(path)])
 
 
-def _config_last(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Put the `config` of a job behind its other groups of options, so that its ablations end the help."""
+def _usual_order(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Put what is edited before what edits it in the help of a job: its own groups of options before those of `LATER`,
+    so that the mask comes before the model, and the ablations of the `config` are last."""
     if not is_dataclass(info.type) or "config" not in [one.name for one in fields(info.type)]:
         return None
     hints = get_type_hints(info.type, include_extras=True)
@@ -167,7 +170,7 @@ def _config_last(info: StructTypeInfo) -> StructConstructorSpec | None:
             MISSING if one.default is dataclasses.MISSING else one.default,
             one.metadata.get("help"),
         )
-        for one in sorted(fields(info.type), key=lambda one: one.name == "config")
+        for one in sorted(fields(info.type), key=lambda one: LATER.index(one.name) if one.name in LATER else -1)
     ]
     return StructConstructorSpec(info.type, tuple(specs))
 
