@@ -73,7 +73,10 @@ def test_masks_of_views_tell_which_gaussians_may_change(scene, tmp_path):
     within = region.contains(gaussians)
     assert 0 < within.sum() < len(gaussians)
     save_region(region, tmp_path)
-    again = load_region(tmp_path)
+    again = load_region(tmp_path, {"mask": "m", "box3d": None})
+    with pytest.raises(UserError, match="is gone"):
+        load_region(tmp_path / "none", {"mask": "m", "box3d": None})
+    assert load_region(tmp_path / "none", {"mask": None, "box3d": None}) is None
     assert again is not None and torch.equal(again.contains(gaussians), within)
 
 
@@ -83,6 +86,13 @@ def test_masks_that_belong_to_no_view_are_refused(scene, tmp_path):
         RegionOptions(mask=str(tmp_path)).build(read_scene(scene))
     with pytest.raises(UserError, match="expected a folder"):
         RegionOptions(mask=str(tmp_path / "none")).build(read_scene(scene))
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_box_that_is_not_seen_is_refused_before_the_scene_is_reconstructed(scene, tmp_path, capsys, more):
+    command = ["scene", str(scene), "make it blue", "-o", str(tmp_path / "r"), "--source-prompt", "a", *more]
+    assert main([*command, "--target-prompt", "b", "--box3d=0,0,900,1,1,901"]) == 2
+    assert "not seen" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
 def test_outside_a_box_no_gaussian_of_the_scene_changes(scene, tmp_path):

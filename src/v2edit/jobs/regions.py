@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,8 +84,8 @@ def save_region(region: Region | None, folder: Path) -> None:
         np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
 
 
-def load_region(folder: Path) -> Region | None:
-    """Load what `save_region` saved."""
+def load_region(folder: Path, facts: Mapping[str, str | None]) -> Region | None:
+    """Load what `save_region` saved, by what run.json says of it. Raises `UserError` where it is gone."""
     import numpy as np
 
     from v2edit.scenes.cameras import Cameras
@@ -92,6 +93,8 @@ def load_region(folder: Path) -> Region | None:
 
     path = folder / REGION_FILE
     if not path.exists():
+        if any(facts.values()):
+            raise UserError(f"{path} is gone, which says what the run may change: start it again, with another -o")
         return None
     arrays = dict(np.load(path))
     box, masks = arrays.get("box"), arrays.get("masks")

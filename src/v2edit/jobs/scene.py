@@ -153,6 +153,8 @@ class SceneEdit(EditJob):
         with stopwatch.paused():
             fake = load_fake_model(prepared.checkpoint, options)
         path, prepared = self._choose_path(prepared, fake.backbone)
+        if prepared.region is not None:
+            prepared.region.check_box(path.cameras)
         config = prepared.for_clip(fake.backbone, path_size(path)).config
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
@@ -193,6 +195,8 @@ class SceneEdit(EditJob):
             frames = self.render.frames or backbone.native_size.frames
             path = choose_path(self.render.path, scene, frames, prepared.side, self.render.up)
             log.info("path: %s", name_path(self.render.path, scene))
+            if prepared.region is not None:
+                prepared.region.check_box(path.cameras)
             prepared = prepared.for_clip(backbone, path_size(path))
             config = prepared.config
             log_plan(prepared.prompts, config, path_size(path), backbone)
@@ -246,7 +250,7 @@ class SceneEdit(EditJob):
             log_plan(prompts, config, path_size(path), backbone)
             fit = ResolvedFit(**record["fit"])
             editor = Editor(backbone, single_use=loaded is None)
-            region = load_region(run.snapshots.folder)
+            region = load_region(run.snapshots.folder, record.get("local", {}))
             edited = _Edit(run, scene, path, prompts, config, fit, region, editor).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)
 

@@ -41,6 +41,11 @@ class Region:
             within &= editable_mask(gaussians, self.cameras, torch.from_numpy(self.masks))
         return within
 
+    def check_box(self, cameras: Cameras) -> None:
+        """Raise `UserError` for a box that no camera sees, before there is a scene to show what is in it."""
+        if self.box is not None and not box_share(self.box, cameras).any():
+            raise UserError("--box3d is not seen from any camera of the path: its corners are in the scene's own units")
+
     def seen_from(self, gaussians: Gaussians, cameras: Cameras) -> SeenRegion:
         """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows.
         Raises `UserError` where that is nowhere."""

@@ -29,6 +29,7 @@ RINGING = 6  # pixels
 MAX_GREY = 0.01  # of the pixels that are not black: with fewer greys away from edges, a mask is hard
 COLOURED = 24  # of 255, between the channels of a pixel: more is a colour
 MAX_COLOURS = 40  # of 4096, in nine tenths of the pixels: more is a photo
+LOOKED_AT = 9  # frames, whose colours are counted
 ASPECT = 0.03  # by which the ratio of a mask's sides may differ from the clip's
 CHUNK = 8  # frames at a time
 
@@ -254,12 +255,13 @@ def _to_levels(path: Path, frames: np.ndarray) -> np.ndarray:
     if not (brightest - np.minimum(np.minimum(red, green), blue) > COLOURED).any():
         return green.copy()
     step = max(1, frames[0, ..., 0].size // 100_000)
-    colours = frames[0].reshape(-1, 3)[::step].astype(int) // 16
-    counts = np.sort(np.bincount(colours @ [256, 16, 1]))[::-1].cumsum()
-    if np.searchsorted(counts, 0.9 * counts[-1]) >= MAX_COLOURS:
-        raise UserError(
-            f"{path} is a picture in colours, no mask: a mask is white where the clip may change, else black"
-        )
+    for frame in frames[:: max(1, -(-len(frames) // LOOKED_AT))]:  # the first of a film may be black
+        colours = frame.reshape(-1, 3)[::step].astype(int) // 16
+        counts = np.sort(np.bincount(colours @ [256, 16, 1]))[::-1].cumsum()
+        if np.searchsorted(counts, 0.9 * counts[-1]) >= MAX_COLOURS:
+            raise UserError(
+                f"{path} is a picture in colours, no mask: a mask is white where the clip may change, else black"
+            )
     log.warning("%s has colours: all but black may change", path)
     return np.where(brightest > COLOURED, 255, 0).astype(np.uint8)
 
