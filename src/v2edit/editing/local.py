@@ -95,9 +95,9 @@ class LatentBlend:
 
 def latent_mask(share: np.ndarray, frames: np.ndarray, latent_frames: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """Return how much of an edit each latent takes, float32 [1, F, 1, h, w] of `shape` [F, C, h, w]: the most of its
-    pixels and frames and of the cells beside it, which the decoder looks at, too (without them what is inside an exact
-    mask loses up to .5 dB; benchmarks/local.py). `frames`: the video's frame that each of the model's T' is; `latent_frames` [T']: the latent
-    frame of each."""
+    pixels and frames, and of the cells beside it, at which the decoder looks, too (without them what is inside an exact
+    mask loses up to .5 dB; benchmarks/local.py). `frames`: the video's frame that each of the model's T' is;
+    `latent_frames` [T']: the latent frame of each."""
     count, _, height, width = shape
     cells = F.adaptive_max_pool2d(torch.from_numpy(share)[:, None], (height, width))[torch.from_numpy(frames)]
     index = torch.from_numpy(latent_frames).view(-1, 1, 1, 1).expand_as(cells)
