@@ -147,6 +147,14 @@ def test_a_region_is_everywhere_where_all_changes_alike_and_nowhere_where_nothin
     assert ChangeMap(torch.zeros(1, 3, 1, 8, 8), 1).find_region().max() == 0
 
 
+@pytest.mark.parametrize(("rows", "found"), [(4, 5), (10, 12), (14, 24)])
+def test_a_large_region_grows_further_and_most_of_a_clip_is_all_of_it(rows, found):
+    r = noise(2, 24, 16)
+    r[..., :rows, :] = 1
+    region = ChangeMap(r, 1).find_region()
+    assert region[..., :found, :].min() == 1 and region[..., found:, :].sum() == 0
+
+
 def test_connected_cells_are_those_reached_through_weak_ones():
     weak = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1]).bool().view(1, 1, 1, 1, 8)
     strong = torch.zeros_like(weak)

@@ -14,6 +14,7 @@ from v2edit.attention import Replacement, identity_sources
 from v2edit.attention.words import Slots, WordShare
 
 LEAST = 1e-4  # of the largest difference: less is as good as none
+LARGE, MOST = 0.4, 0.6  # of all cells: a region that is large, and one that is as good as everything
 MIN_CONTRAST = 3.0  # the factor by which the difference of what changes is larger, to be told from what does not
 
 
@@ -50,7 +51,8 @@ class ChangeMap:
         The logarithm of r has two humps, what changes and the noise of what does not, whatever the model's scale. Weak
         cells above the threshold between them are kept where they are connected, in space and time, with strong ones
         that attend to the words that change: so a shadow belongs to its object, and an object has its whole path. Then
-        it grows by a cell. Ones everywhere where r has no two humps, zeros where nothing differs."""
+        it grows by a cell, and by another where it is large, whose rim is far (a sky down to the haze). Ones everywhere
+        where r has no two humps or the region is most of the clip, zeros where nothing differs."""
         r = self.difference / self.steps
         if not (highest := float(r.max())):
             return torch.zeros_like(r)
@@ -65,7 +67,10 @@ class ChangeMap:
         strong = logs > (threshold + above) / 2
         if self.attention is not None:
             strong &= self.attention >= self.attention.mean()
-        return F.max_pool3d(connected(weak, strong)[:, :, 0].float(), (1, 3, 3), 1, (0, 1, 1))[:, :, None]
+        region = grow(connected(weak, strong).float())
+        if (covered := float(region.mean())) > MOST:
+            return torch.ones_like(r)
+        return grow(region) if covered > LARGE else region
 
 
 def connected(weak: Tensor, strong: Tensor) -> Tensor:
@@ -77,6 +82,11 @@ def connected(weak: Tensor, strong: Tensor) -> Tensor:
         if torch.equal(grown, kept):
             return kept[:, :, None].bool()
         kept = grown
+
+
+def grow(mask: Tensor) -> Tensor:
+    """Return a mask [1, F, 1, h, w] grown by a cell in space."""
+    return F.max_pool3d(mask[:, :, 0], (1, 3, 3), 1, (0, 1, 1))[:, :, None]
 
 
 def with_words(replacement: Replacement | None, words: Sequence[Slots]) -> Replacement:
