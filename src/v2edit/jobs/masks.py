@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,8 +41,8 @@ class MaskOptions:
     """The part of the clip that may change, in seconds: 2.0-4.5, 2.0- or --time=-4.5. The model still sees the whole
     clip; with --start and --end it sees that part alone."""
     grow: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
-    """How far beyond the mask the edit fades out (default: 1/60 of the short side); with 0 it fades within, as suits a
-    mask.mp4 that is given back."""
+    """How far beyond the mask the edit fades out (default: 1/60 of the short side); with 0 it fades within. A run's
+    mask.mp4 is taken as it is."""
     crop: Literal["auto", "off"] = "auto"
     """Edit a small region at the model's full resolution (auto), or in the whole picture (off)."""
     colour: Literal["keep", "free"] = "keep"
@@ -76,6 +76,8 @@ class MaskOptions:
         return LocalEdit(share, self.finds, crop=self.crop == "auto", keep_colours=self.colour == "keep")
 
     def _share(self, source: Video) -> np.ndarray:
+        import numpy as np
+
         from v2edit.video import masks
         from v2edit.video.feather import feathered_share
 
@@ -92,7 +94,12 @@ class MaskOptions:
         mask, keep = read(None if self.finds else self.mask, "change"), read(self.keep, "keep")
         box = None if self.box is None else masks.box_mask(self.box, *shape[1:])
         time = None if self.time is None else masks.time_mask(self.time, source)
-        return feathered_share(masks.combine_masks(shape, mask, keep, box, time), keep, self.grow)
+        allowed = masks.combine_masks(shape, mask, keep, box, time)
+        if mask is None or self.grow or not (isinstance(self.mask, (str, Path)) and masks.is_share(self.mask)):
+            return feathered_share(allowed, keep, self.grow)
+        # A run's mask.mp4 is feathered already, and comes back as it was; what else is given limits it.
+        limits = feathered_share(masks.combine_masks(shape, None, keep, box, time), keep, self.grow)
+        return np.minimum(mask, limits)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -134,19 +141,6 @@ def load_local(record: dict[str, Any], folder: Path) -> LocalEdit:
         raise UserError(f"{path} is gone, which says what the run may change: start it again, with another -o")
     crop, keep_colours = options.get("crop") == "auto", options.get("colour") == "keep"
     return LocalEdit(share, find=options.get("mask") == AUTO, crop=crop, keep_colours=keep_colours)
-
-
-def write_mask(share: np.ndarray, source: Video, path: Path) -> Video:
-    """Write how much of the edit each pixel takes, float32 [T, H, W], as a grey video in step with the source, which
-    can be changed and given to an edit as its mask."""
-    import numpy as np
-
-    from v2edit import video as videos
-
-    grey = np.stack([np.rint(frame * 255).astype(np.uint8) for frame in share])[..., None]
-    mask = replace(source, frames=np.broadcast_to(grey, (*share.shape, 3)), path=None, names=())
-    videos.write(mask, path)
-    return mask
 
 
 def log_share(local: LocalEdit, size: Size) -> None:

@@ -16,7 +16,7 @@ from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.clip import ClipOptions, FormatOptions, read_edited, record_clip
 from v2edit.jobs.job import EditJob, Prepared
-from v2edit.jobs.masks import MaskOptions, load_local, log_found, log_share, save_share, share_facts, write_mask
+from v2edit.jobs.masks import MaskOptions, load_local, log_found, log_share, save_share, share_facts
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
@@ -283,6 +283,7 @@ def _edit_and_write(
     from v2edit import video as videos
     from v2edit.metrics.drift import measure_drift
     from v2edit.video.cut import splice
+    from v2edit.video.masks import write_share
 
     assert run.request is not None
     record, source, part = run.request.facts, clip.source, clip.part
@@ -308,7 +309,7 @@ def _edit_and_write(
     videos.write_compare(source.frames, edited.frames, compare, source.fps, source.path, source.times)
     if result.share is not None:
         share = splice(np.zeros(source.frames.shape[:3], np.float32), part, result.share)
-        rows["mask: white is edited"] = write_mask(share, source, run.folder / MASK_VIDEO).frames[part]
+        rows["mask: white is edited"] = write_share(share, source, run.folder / MASK_VIDEO).frames[part]
     videos.contact_sheet(rows, run.folder / CONTACT_SHEET)
     drift = measure_drift(result.drift, result.joints)
     run.write_manifest({"memory": editor.backbone.memory_mode, "share": share_facts(result.share), "drift": drift})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,10 @@ import torch.nn.functional as F
 from v2edit.errors import UserError
 from v2edit.video.clip import Video
 from v2edit.video.cut import SLACK
+from v2edit.video.decoding import open_container
 from v2edit.video.feather import dilate
 from v2edit.video.reading import read
+from v2edit.video.writing import write
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,9 @@ MAX_COLOURS = 40  # of 4096, in nine tenths of the pixels: more is a photo
 LOOKED_AT = 9  # frames, whose colours are counted
 ASPECT = 0.03  # by which the ratio of a mask's sides may differ from the clip's
 CHUNK = 8  # frames at a time
+SHARE_TAG = "v2edit_share"  # in a file's metadata: it is a share of an edit as a run wrote it, already feathered
+SHARE_CRF = 4  # at which H.264 leaves levels off by up to 3 of 255
+SHARE_SLACK = 4  # of 255: in a share that was written so, what is nearer to black or white is that
 
 Marks = Literal["change", "keep"]
 
@@ -43,7 +49,8 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndar
     colours, as in maps of objects, all but black is white; an image without any value above 1 holds 0 and 1. What lossy
     coding leaves around black, white and hard edges is removed (`clean_levels`). Each frame of the clip takes the
     mask's frame that is nearest in time: an image holds for all; as many frames as the clip's are taken one by one;
-    images named as the clip's are taken by name, others are spread over the clip. `marks` is what white means.
+    images named as the clip's are taken by name, others are spread over the clip. `marks` is what white means. A file
+    of `write_share` holds the share that was written: 0 and 1 exactly, what is between to a few levels of 255.
 
     Raises `UserError` for what cannot be read, has other proportions than the clip, or leaves nothing to change."""
     path = Path(path)
@@ -55,7 +62,8 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndar
     peak = int(levels.max())
     index = _match_frames(path, mask, clip)
     used, inverse = np.unique(index, return_inverse=True)
-    result = resize_mask(clean_levels(levels[used]), height, width)
+    clean = _snap_levels if is_share(path) else clean_levels
+    result = resize_mask(clean(levels[used]), height, width)
     if not np.array_equal(inverse, np.arange(count)):
         result = result[inverse]
     assert result.shape == (count, height, width)
@@ -69,6 +77,25 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndar
             raise UserError(f"{path} is white everywhere: it keeps all, and nothing may change")
         log.warning("%s is white everywhere: everything may change", path)
     return result
+
+
+def write_share(share: np.ndarray, source: Video, path: Path) -> Video:
+    """Write how much of the edit each pixel takes, float32 [T, H, W], as a grey MP4 file in step with the source, by
+    which `read_mask` finds the same; return its frames. The file says that it is one (`is_share`), until a program that
+    changes it writes it anew."""
+    grey = np.stack([np.rint(frame * 255).astype(np.uint8) for frame in share])[..., None]
+    mask = replace(source, frames=np.broadcast_to(grey, (*share.shape, 3)), path=None, names=())
+    write(mask, path, crf=SHARE_CRF, tags={SHARE_TAG: "1"})
+    return mask
+
+
+def is_share(path: Path | str) -> bool:
+    """Return whether a file is one of `write_share`, unchanged: programs that write MP4 files drop others' tags."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4" or not path.is_file():
+        return False
+    with open_container(path) as container:
+        return SHARE_TAG in container.metadata
 
 
 def mask_from_array(array: Any, shape: tuple[int, int, int]) -> np.ndarray:
@@ -218,6 +245,12 @@ def clean_levels(levels: np.ndarray) -> np.ndarray:
     if greys - int(edges.sum()) <= MAX_GREY * others:
         result[edges] = levels[edges] >= 128
     return result
+
+
+def _snap_levels(levels: np.ndarray) -> np.ndarray:
+    """Return a share, float32 [T, H, W] of 0..1, from the levels uint8 that are read of its file."""
+    ends = np.where(levels <= SHARE_SLACK, 0, np.where(levels >= 255 - SHARE_SLACK, 255, levels))
+    return (ends / np.float32(255)).astype(np.float32)
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:

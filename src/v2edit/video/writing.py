@@ -6,7 +6,7 @@ import math
 import shutil
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -41,6 +41,7 @@ def write(
     audio_from: Path | str | None = None,
     times: np.ndarray | None = None,
     crf: int | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a video file of the kind that its name says; the same input gives the same bytes.
 
@@ -59,6 +60,7 @@ def write(
         times: Seconds [T] at which frames appear, for a variable rate; the file lasts T / fps in any case.
         crf: Quality of MP4 (default: 17, which can hardly be told from the original; 6 more halves the file) and of
             WebM (default: 15).
+        tags: More of the file's metadata, of MP4 and MOV.
 
     Raises `UserError` where the file cannot be written, or the input is none of this."""
     if isinstance(video, Video):
@@ -68,7 +70,7 @@ def write(
         frames = check_frames(video)
     if fps is None:
         raise UserError("frames without a frame rate: give fps")
-    return encode(frames, frames.shape[:3], Path(path), Fraction(fps), audio_from, times, crf)
+    return encode(frames, frames.shape[:3], Path(path), Fraction(fps), audio_from, times, crf, tags)
 
 
 def check_format(video: Video, path: Path | str) -> None:
@@ -123,6 +125,7 @@ def encode(
     audio_from: Path | str | None,
     times: np.ndarray | None,
     crf: int | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a video file as `write` does, of frames uint8 [H, W, 3] from an iterator; `shape` is (T, H, W)."""
     import av
@@ -141,6 +144,7 @@ def encode(
         if kind.container == "gif":
             options["final_delay"] = str(ticks[-1] - ticks[-2])
         out = stack.enter_context(av.open(str(part), "w", format=kind.container, options=options))
+        out.metadata.update(tags or {})
         if any(more):
             out.metadata[SIZE_TAG] = f"{width}x{height}"
         stream = _add_stream(out, kind, size, fps, clock, crf)
