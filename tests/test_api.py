@@ -6,6 +6,7 @@ import math
 import pydoc
 import re
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,19 @@ def test_options_are_keywords(job: type) -> None:
         with pytest.raises(UserError, match=f"--{name} is {value!r}, expected"):
             job_from_keywords(job, **path, **{name: value})
     assert job_from_keywords(job, **path, guidance=np.float32(3), seed=np.int64(2), model=Path("m")).config.seed == 2
+
+
+def test_the_run_folder_has_both_names_of_the_command_line() -> None:
+    assert job_from_keywords(VideoEdit, video=Path("x"), output="run").run_options.out == Path("run")
+    with pytest.raises(TypeError, match="output"):
+        job_from_keywords(VideoEdit, video=Path("x"), output="run", out="run")
+
+
+def test_frames_in_place_of_a_file_are_led_to_writing_them() -> None:
+    frames = np.zeros((9, 32, 32, 3), np.uint8)
+    for given in (frames, v2edit.Video(frames, Fraction(8))):
+        with pytest.raises(UserError, match=r"v2edit\.video\.write"):
+            v2edit.edit_video(given, "make it blue")  # type: ignore[arg-type]
 
 
 def test_help_reads_as_a_person_writes() -> None:

@@ -50,6 +50,17 @@ def test_version_and_help(tmp_path: Path) -> None:
         assert option in process.stdout
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+@pytest.mark.parametrize("words", [["edit", "--help"], ["runs", "."], ["--version"]])
+def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "v2edit", *words]
+    process = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (process.returncode, process.stderr) == (141, "")
+
+
 # What the user types, and what the one line must say.
 MISTAKES = {
     "no such video": (["nowhere.mp4", "make the ball red"], "no such file: nowhere.mp4"),

@@ -220,7 +220,7 @@ def test_a_stopped_run_goes_on_with_its_part(source: Path, options: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("format", "name"), [("gif", "edited.gif"), ("webp", "edited.webp"), ("prores", "edited.mov"), ("png", "edited")]
+    ("format", "name"), [("gif", "edited.gif"), ("webp", "edited.webp"), ("mov", "edited.mov"), ("png", "edited")]
 )
 def test_a_run_is_read_in_its_format(
     source: Path, options: dict[str, Any], tmp_path: Path, format: str, name: str

@@ -1,7 +1,8 @@
 """The `v2edit` command: the table of commands, and what ends a process.
 
 Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in the
-command or its input, in one line, 130 interrupted.
+command or its input, in one line, 130 interrupted, 141 nobody reads what it
+prints any more.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from v2edit.cli import commands
 from v2edit.cli.output import OutputOptions, Reporter, TextReporter, dry_run_of, reporter_for
@@ -42,6 +46,21 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (the process's own by default) and return its exit code."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not (streams := _streams_without_reader()):
+            raise
+        with open(os.devnull, "w") as nowhere:  # for what is printed as the process ends
+            for stream in streams:
+                os.dup2(nowhere.fileno(), stream.fileno())
+        return 141  # as of a process that SIGPIPE ends
+
+
+def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if words == ["--version"]:
         from v2edit import __version__
@@ -73,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.setLevel(level)
             logger.removeHandler(notes)
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _streams_without_reader():
+            raise
         command = next((COMMANDS[word] for word in words if word in COMMANDS), None)
         return _fail(reporter, name_as_typed(str(error), words, command) if command else str(error))
     except KeyboardInterrupt as stop:
@@ -97,6 +118,18 @@ def output_options_last(words: Sequence[str]) -> list[str]:
     rest = list(words[len(first) :])
     end = rest.index("--") if "--" in rest else len(rest)
     return [*rest[:end], *first, *rest[end:]]
+
+
+def _streams_without_reader() -> list[TextIO]:
+    """Return which of stdout and stderr are pipes that nobody reads any more (`| head`)."""
+    if not hasattr(select, "poll"):  # Windows
+        return []
+    gone = []
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        (poll := select.poll()).register(stream, select.POLLOUT)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            gone.append(stream)
+    return gone
 
 
 def _fail(reporter: Reporter, message: str) -> int:

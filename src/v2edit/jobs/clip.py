@@ -77,8 +77,8 @@ class FormatOptions:
     """What the edited video is written as."""
 
     format: FormatName = "mp4"
-    """H.264 in mp4, VP9 and Opus in webm, gif, animated webp, ProRes 422 HQ in mov for editing programs, or png: the
-    frames in the folder edited, and no video."""
+    """H.264 in mp4, VP9 and Opus in webm, gif, animated webp, prores or mov (ProRes 422 HQ, for editing programs), or
+    png: the frames in the folder edited, and no video."""
     crf: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Quality of mp4 (default: 17) and webm (default: 15): lower is better, and the file larger."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from v2edit.errors import UserError
 from v2edit.jobs.estimate import Estimate
-from v2edit.jobs.options import job_from_keywords
+from v2edit.jobs.options import as_path, job_from_keywords
 from v2edit.jobs.preview import Preview
 from v2edit.jobs.progress_bar import progress_bar
 from v2edit.jobs.resume import resume
@@ -50,14 +50,14 @@ def edit_video(
               guidance, solver, loop, negative_prompt, seed, inc, pnc, amr ...;
             - what may change: mask and keep (a file or an array), box, time, grow, crop, colour;
             - the clip and what it is written as: start, end, fps; format, crf;
-            - the run: out (the run folder), save_every, save_frames; seeds (so many edits in one folder).
+            - the run: out or output (the run folder), save_every, save_frames; seeds (so many edits in one folder).
 
     Returns:
         The finished run: `folder`, `edited` (a `Video`, whose `frames` are uint8 [T, H, W, 3]) and `prompts`.
 
     Raises `UserError` for a mistake in the options or the input, in one line, and `TypeError` for an unknown option.
     """
-    job = job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options)
+    job = job_from_keywords(VideoEdit, video=as_path(video), instruction=instruction, **options)
     with progress_bar(show_progress, on_progress) as report:
         return job.run(report, loaded)
 
@@ -82,7 +82,7 @@ def edit_scene(
 
     Returns the finished run: `folder`, `edited` (the scene's Gaussians) and `prompts`.
     """
-    job = job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options)
+    job = job_from_keywords(SceneEdit, scene=as_path(scene), instruction=instruction, **options)
     with progress_bar(show_progress, on_progress) as report:
         return job.run(report, loaded)
 
@@ -97,7 +97,7 @@ def preview_edit(
     """
     if out is not None and Path(out).exists():
         raise UserError(f"{out} exists; choose another file or remove it")
-    preview = job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options).preview()
+    preview = job_from_keywords(VideoEdit, video=as_path(video), instruction=instruction, **options).preview()
     if out is not None:
         preview.save(Path(out))
     return preview
@@ -108,14 +108,14 @@ def estimate_edit(
 ) -> Estimate:
     """Estimate the time and memory of an edit, as `v2edit edit --dry-run` does; options are those of `edit_video`. With
     `timed`, a piece of each part is timed, which takes longer."""
-    return job_from_keywords(VideoEdit, video=Path(video), instruction=instruction, **options).estimate(timed)
+    return job_from_keywords(VideoEdit, video=as_path(video), instruction=instruction, **options).estimate(timed)
 
 
 def estimate_scene(
     scene: str | Path, instruction: str | None = None, *, timed: bool = False, **options: Any
 ) -> Estimate:
     """Estimate the time and memory of a scene edit, as `v2edit scene --dry-run` does, by `edit_scene`'s options."""
-    return job_from_keywords(SceneEdit, scene=Path(scene), instruction=instruction, **options).estimate(timed)
+    return job_from_keywords(SceneEdit, scene=as_path(scene), instruction=instruction, **options).estimate(timed)
 
 
 def resume_run(

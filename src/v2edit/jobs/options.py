@@ -182,6 +182,17 @@ class RunOptions:
         return self.out or default_run_folder(path, title)
 
 
+def as_path(given: str | os.PathLike[str]) -> Path:
+    """Return the path of what is edited. Raises `UserError`, in one line, for frames in place of a file."""
+    try:
+        return Path(given)
+    except TypeError:
+        raise UserError(
+            f"the input is {type(given).__name__}, expected a file or a folder: v2edit.video.write(frames, 'clip.mp4', "
+            "fps=8) writes frames, uint8 [T, H, W, 3], as a video"
+        ) from None
+
+
 def job_from_keywords(job: type[Job], **options: Any) -> Job:
     """Build a job (a dataclass with groups of options) from option names as keywords.
 
@@ -194,7 +205,7 @@ def job_from_keywords(job: type[Job], **options: Any) -> Job:
     changes: dict[str, dict[str, Any]] = {}
     values: dict[str, Any] = {}
     hints = get_type_hints(job)
-    for name, value in options.items():
+    for name, value in _by_own_names(options).items():
         if name in groups and isinstance(value, type(groups[name])):
             groups[name] = value
         elif name in own:
@@ -212,6 +223,17 @@ def job_from_keywords(job: type[Job], **options: Any) -> Job:
             raise TypeError(f"there is no option {name!r}{hint}")
     filled = {group: replace(value, **changes.get(group, {})) for group, value in groups.items()}
     return job(**values, **filled)
+
+
+def _by_own_names(options: dict[str, Any]) -> dict[str, Any]:
+    """Return keywords with those that have a second name on the command line, --output for --out, by their first.
+    Raises `TypeError` where both are given."""
+    for alias in (name.strip("-") for name in OUT):
+        if alias in options:
+            if "out" in options:
+                raise TypeError(f"out and {alias} are one option: give one of them")
+            options = {"out" if name == alias else name: value for name, value in options.items()}
+    return options
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal
 
-FormatName = Literal["mp4", "webm", "gif", "webp", "prores", "png"]
+FormatName = Literal["mp4", "webm", "gif", "webp", "prores", "mov", "png"]
 # What the name of the edited video ends in, and those of its subtasks; without a suffix it is a folder of frames.
 FORMAT_SUFFIXES: Mapping[FormatName, str] = {
-    "mp4": ".mp4", "webm": ".webm", "gif": ".gif", "webp": ".webp", "prores": ".mov", "png": "",
+    "mp4": ".mp4", "webm": ".webm", "gif": ".gif", "webp": ".webp", "prores": ".mov", "mov": ".mov", "png": "",
 }  # fmt: skip
 EDITED = "edited"  # without its suffix; with none the folder of its frames
 COMPARISON_VIDEO = "compare.mp4"  # before and after, side by side
