@@ -11,6 +11,7 @@ from support.models import pipeline_of
 
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
+from v2edit.backbones.core import PipelineBackbone
 from v2edit.editing import EditConfig, Editor, change
 from v2edit.editing.editor import EditResult
 from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, edited_size, latent_mask, on_frames, on_video
@@ -89,24 +90,27 @@ def test_half_a_share_is_halfway_between_source_and_edit(backbone):
     assert not np.array_equal(result, frames_of(0))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request) -> PipelineBackbone:
+    return FAMILIES[request.param]()
+
+
 @pytest.mark.parametrize("loop", [False, True])
-def test_a_frame_lies_in_the_latent_frame_that_is_the_first_to_change_with_it(name, loop):
+def test_a_frame_lies_in_the_latent_frame_that_is_the_first_to_change_with_it(family, loop):
     """The encoders are causal: a frame moves its own latent frame, and none before it but through norms of groups."""
-    backbone = FAMILIES[name]()
-    if loop and backbone.loop_obstacle:
+    if loop and family.loop_obstacle:
         pytest.skip("no loops")
-    size = backbone.nearest_size(Size(backbone.group + 1, 32, 32), loop)
+    size = family.nearest_size(Size(family.group + 1, 32, 32), loop)
     frames = frames_of(0, size.frames, size.height, size.width)
-    index = backbone.latent_frame_of(size.frames, loop)
-    latents = backbone.encode(frames, loop=loop)
+    index = family.latent_frame_of(size.frames, loop)
+    latents = family.encode(frames, loop=loop)
     assert latents.shape[1] == index.max() + 1
-    for k in {0, 1, backbone.temporal, size.frames - 1}:
+    for k in {0, 1, family.temporal}:
         changed = frames.copy()
         changed[k] = 255 - changed[k]
-        change = (backbone.encode(changed, loop=loop) - latents).flatten(2).norm(dim=2)[0]
+        change = (family.encode(changed, loop=loop) - latents).flatten(2).norm(dim=2)[0]
         before = change[: index[k] + 1]
-        assert change[index[k]] > 0 and (loop or backbone.coded_whole or before[-1] == before.max())
+        assert change[index[k]] > 0 and (loop or family.coded_whole or before[-1] == before.max())
 
 
 def test_a_latent_takes_the_edit_where_its_pixels_or_those_beside_it_do(backbone):
@@ -168,12 +172,10 @@ def test_a_small_region_is_edited_in_a_window_of_its_own(backbone):
     assert found.share is not None and found.share[share == 0].max() == 0
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_keeps_what_the_mask_leaves_out(name):
-    backbone = FAMILIES[name]()
+def test_every_family_keeps_what_the_mask_leaves_out(family):
     frames = frames_of(3, 11, 40, 56)
     share = box(slice(2, 9), slice(8, 30), slice(20, 44), (11, 40, 56))
-    result = edit(backbone, EditConfig(steps=2, subtasks=2), LocalEdit(share, find=True), frames)
+    result = edit(family, EditConfig(steps=2, subtasks=2), LocalEdit(share, find=True), frames)
     for video in result.subtasks:
         np.testing.assert_array_equal(video[share == 0], frames[share == 0])
     assert result.share is not None and result.share.shape == share.shape and (result.share <= share).all()
