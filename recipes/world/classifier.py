@@ -1,0 +1,286 @@
+"""Step 5: train the classifier that reads a clip's scene, what captions name and what they never do.
+
+    python -m recipes.world.classifier --minutes 60
+
+Fresh answers for each slot (a place in a row) and for the scene; hidden objects are not asked for. Training clips are
+mirrored at random (so are their scenes), half of them degraded like a video model's output, one in four comes as the
+autoencoder gives it back. Writes out/classifier/classifier.safetensors and prints the share of right answers by field
+on renders of fresh scenes (from EVALUATION_SEED on), and on the same through the autoencoder: the classifier's own
+error, which every figure that it reads off an edit has. Resumes from out/classifier/state.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLCogVideoX
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from recipes.primitives.classifier import degrade
+from recipes.primitives.encode import encode
+from recipes.primitives.training import TrainingClock, save_state, to_frames
+from recipes.world.clips import (
+    EVALUATION_SEED,
+    FRAMES,
+    HEIGHT,
+    OUT,
+    SHARDS,
+    WIDTH,
+    find_trained,
+    render_with_owners,
+    shard_scenes,
+)
+from recipes.world.scene import (
+    BACKDROPS,
+    CAMERAS,
+    COLOURS,
+    FLOOR_PATTERNS,
+    FLOORS,
+    LIGHTS,
+    MATERIALS,
+    MOTIONS,
+    PATTERNS,
+    PLACES,
+    ROWS,
+    SHAPES,
+    SIZES,
+    SKIES,
+    STYLES,
+    Object,
+    Scene,
+    sample_scene,
+)
+
+NONE = "none"
+ANGLES = ("0", "45", "90", "135")  # degrees, of stripes and checks: the nearest; checks repeat after 90
+MIN_VISIBLE = 40  # pixels of all frames together, for an object to be asked for
+OPPOSITE = {"left": "right", "right": "left"}
+
+
+def angle_of(obj: Object) -> str | None:
+    """Return the nearest of the angles to that of an object's stripes; None for other patterns."""
+    if obj.pattern.kind != "stripes":
+        return None
+    return ANGLES[round(obj.pattern.angle / (math.pi / len(ANGLES))) % len(ANGLES)]
+
+
+# Each field's possible answers, and how it is read off an object or a scene; None where it does not apply.
+OF_OBJECT: dict[str, tuple[tuple[str, ...], Callable[[Object], str | None]]] = {
+    "shape": ((NONE, *SHAPES), lambda o: o.shape),
+    "colour": (tuple(COLOURS), lambda o: o.colour),
+    "size": (tuple(SIZES), lambda o: o.size),
+    "motion": (MOTIONS, lambda o: o.motion),
+    "material": (MATERIALS, lambda o: o.material),
+    "hat": ((NONE, *COLOURS), lambda o: o.hat or NONE),
+    "copies": (("1", "3"), lambda o: str(o.copies)),
+    "pattern": (PATTERNS, lambda o: o.pattern.kind if o.material == "matt" else None),
+    "tone": (("white", "black"), lambda o: None if o.pattern.kind == "plain" else o.pattern.tone),
+    "angle": (ANGLES, angle_of),
+}
+OF_SCENE: dict[str, tuple[tuple[str, ...], Callable[[Scene], str | None]]] = {
+    "floor": (tuple(FLOORS), lambda s: s.floor),
+    "sky": (tuple(SKIES), lambda s: s.sky),
+    "camera": (CAMERAS, lambda s: s.camera),
+    "light": (tuple(LIGHTS), lambda s: s.light),
+    "style": (STYLES, lambda s: s.style),
+    "balloon": ((NONE, *COLOURS), lambda s: s.balloon.colour if s.balloon else NONE),
+    "floor pattern": (FLOOR_PATTERNS, lambda s: s.floor_pattern),
+    "backdrop": (BACKDROPS, lambda s: s.backdrop.kind),
+    "light from": (("left", "right"), lambda s: "right" if s.light_azimuth > 0 else "left"),
+}
+SLOTS = [(place, row) for place in PLACES for row in ROWS]
+QUESTIONS: dict[tuple[str, str, str], tuple[str, ...]] = {
+    **{(place, row, field): answers for place, row in SLOTS for field, (answers, _) in OF_OBJECT.items()},
+    **{("", "", field): answers for field, (answers, _) in OF_SCENE.items()},
+}
+
+
+def scene_labels(scene: Scene, visible: np.ndarray) -> list[int]:
+    """Return the index of the right answer to each question, -1 where there is none. `visible`: the pixels of each
+    object, in the scene's order; one that is hidden is not asked for."""
+    slots = {(o.place, o.row): (o, pixels) for o, pixels in zip(scene.objects, visible, strict=False)}
+    labels = []
+    for (place, row, field), answers in QUESTIONS.items():
+        if not place:
+            answer = OF_SCENE[field][1](scene)
+        elif (place, row) not in slots:
+            answer = NONE if field == "shape" else None
+        else:
+            obj, pixels = slots[place, row]
+            answer = OF_OBJECT[field][1](obj) if pixels >= MIN_VISIBLE else None
+        labels.append(-1 if answer is None else answers.index(answer))
+    return labels
+
+
+def mirrored(scene: Scene) -> Scene:
+    """Return the scene as a mirror shows it, left and right exchanged."""
+
+    def turn(text: str) -> str:
+        return " ".join(OPPOSITE.get(word, word) for word in text.split())
+
+    objects = [
+        replace(o, place=turn(o.place), motion=turn(o.motion), pattern=replace(o.pattern, angle=-o.pattern.angle))
+        for o in scene.objects
+    ]
+    return replace(scene, objects=tuple(objects), camera=turn(scene.camera), light_azimuth=-scene.light_azimuth)
+
+
+class WorldClassifier(nn.Module):
+    """A network from frames to the logits of each question: a vector for each frame with its difference to the next,
+    and the answers from all of them."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        sizes, layers = [6, width, width * 2, width * 3, width * 4], []
+        for before, after in pairwise(sizes):
+            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        cells = HEIGHT // 16 * (WIDTH // 16)
+        self.frame = nn.Sequential(
+            *layers, nn.Conv2d(sizes[-1], 32, 1), nn.Flatten(), nn.ReLU(), nn.Linear(32 * cells, 192)
+        )
+        self.clip = nn.Sequential(
+            nn.ReLU(), nn.Linear(FRAMES * 192, 768), nn.ReLU(), nn.Linear(768, sum(map(len, QUESTIONS.values())))
+        )
+
+    def forward(self, clips: Tensor) -> list[Tensor]:
+        """Map clips, float [B, T, 3, H, W] in -1..1, to the logits [B, K] of each question."""
+        change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 8).clamp(-1, 1)
+        inputs = torch.cat([clips, change], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        logits = self.clip(self.frame(inputs).view(len(clips), -1))
+        return list(logits.split([len(answers) for answers in QUESTIONS.values()], dim=1))
+
+
+class Clips:
+    """The rendered shards with their labels, as they are and mirrored, int64 [clips, questions]."""
+
+    def __init__(self) -> None:
+        self.arrays = [np.load(path, mmap_mode="r") for path in sorted((OUT / "clips").glob("?????.npy"))]
+        self.labels, self.mirrored = [], []
+        for index, array in enumerate(self.arrays):
+            for scene, clip in zip(shard_scenes("clips", index), array, strict=True):
+                visible = np.bincount(clip[..., 3].ravel(), minlength=7)[1:]
+                self.labels.append(scene_labels(scene, visible))
+                self.mirrored.append(scene_labels(mirrored(scene), visible))
+        self.answers = torch.tensor([self.labels, self.mirrored])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        length = SHARDS["clips"][0]
+        return np.stack([self.arrays[i // length][i % length][..., :3] for i in indices])
+
+
+@torch.no_grad()
+def autoencode(clips: np.ndarray) -> np.ndarray:
+    """Return clips, uint8 [B, T, H, W, 3], as the trained autoencoder gives them back."""
+    vae = AutoencoderKLCogVideoX.from_pretrained(find_trained("vae")).eval()
+    out = []
+    for k in range(0, len(clips), 10):
+        latents = encode(vae, clips[k : k + 10]).transpose(1, 2) / vae.config.scaling_factor
+        out += [to_frames(clip) for clip in vae.decode(latents).sample]
+    return np.stack(out)
+
+
+def as_video(clips: np.ndarray) -> Tensor:
+    return torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+def compute_loss(logits: list[Tensor], answers: Tensor) -> Tensor:
+    """Sum the cross-entropy of all questions; an answer of -1 is ignored."""
+    losses = [
+        F.cross_entropy(values, own, ignore_index=-1)
+        for values, own in zip(logits, answers.T, strict=True)
+        if (own >= 0).any()
+    ]
+    return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def evaluate(classifier: WorldClassifier, clips: np.ndarray, answers: Tensor) -> dict[str, float]:
+    """Return the share of right answers by field."""
+    classifier.eval()
+    batches = [classifier(as_video(clips[k : k + 20])) for k in range(0, len(clips), 20)]
+    logits = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    classifier.train()
+    right: dict[str, list[float]] = {}
+    for (_, _, name), values, own in zip(QUESTIONS, logits, answers.T, strict=True):
+        hits = (values.argmax(1) == own)[own >= 0]
+        right.setdefault(name, []).extend(hits.float().tolist())
+    return {name: round(float(np.mean(hits)), 3) for name, hits in right.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--reconstructed", type=int, default=1000, help="clips that also come through the autoencoder")
+    parser.add_argument("--fresh", type=int, default=200, help="clips to measure on")
+    options = parser.parse_args()
+    folder = OUT / "classifier"
+    folder.mkdir(parents=True, exist_ok=True)
+    data, cache = Clips(), folder / "reconstructed.npy"
+    if not cache.exists():
+        np.save(cache, autoencode(data.frames(np.arange(options.reconstructed))))
+    reconstructed = np.load(cache, mmap_mode="r")
+    scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(options.fresh)]
+    fresh = np.stack([render_with_owners(scene, FRAMES) for scene in scenes])
+    counts = [np.bincount(clip[..., 3].ravel(), minlength=7)[1:] for clip in fresh]
+    wanted = torch.tensor([scene_labels(s, visible) for s, visible in zip(scenes, counts, strict=True)])
+    sets = {"renders": fresh[..., :3], "autoencoded": autoencode(fresh[..., :3])}
+    classifier = WorldClassifier().train()
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
+    clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.8), 0, 0.0, 0.0
+    path = folder / "state.pt"
+    if path.exists():
+        state = torch.load(path)
+        classifier.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        clock.before, step = state["minutes"], state["step"]
+    rng = np.random.default_rng(step)
+    torch.manual_seed(step)
+    while True:
+        if clock.elapsed - saved_at > 4 or clock.done >= 1:
+            saved_at = clock.elapsed
+            states = {"model": classifier.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(path, **states, minutes=saved_at, step=step)
+            line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
+            print(json.dumps(line | evaluate(classifier, sets["renders"], wanted)), flush=True)
+        if clock.done >= 1:
+            break
+        if rng.random() < 0.25:
+            indices = rng.integers(0, len(reconstructed), options.batch)
+            video = as_video(reconstructed[indices])
+        else:
+            indices = rng.integers(0, len(data), options.batch)
+            video = as_video(data.frames(indices))
+        mirror = torch.rand(len(video)) < 0.5
+        video = torch.where(mirror.view(-1, 1, 1, 1, 1), video.flip(4), video)
+        answers = data.answers[mirror.long(), torch.from_numpy(indices)]
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * clock.factor(step)
+        loss = compute_loss(classifier(degrade(video)), answers)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
+        optimizer.step()
+        running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
+        step += 1
+    save_file(classifier.state_dict(), folder / "classifier.safetensors")
+    print(json.dumps({name: evaluate(classifier, clips, wanted) for name, clips in sets.items()}))
+
+
+if __name__ == "__main__":
+    main()
