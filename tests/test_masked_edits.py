@@ -103,6 +103,12 @@ def test_a_run_with_a_mask_resumes_though_its_file_is_gone(sample, half, run, tm
     np.testing.assert_array_equal(frames_in(tmp_path / "r" / "edited"), frames_in(run.folder / "edited"))
 
 
+def test_a_dry_run_tells_what_may_change_and_the_window(sample):
+    limits = v2edit.estimate_edit(*sample, box=(8, 8, 8, 8), grow=2, time=(0, 0.5)).limits
+    assert limits["mask"].endswith("in 4 frames") and "32x32 of 64x64" in limits["window"]
+    assert not v2edit.estimate_edit(*sample, mask="auto").limits
+
+
 def test_box_time_and_keep_limit_each_other(sample, half, tmp_path):
     source = video.read(sample[0])
     share = MaskOptions(box="0,16,64,16", time="0.25-0.6", keep=half, grow=0).build(source).share  # type: ignore[arg-type]

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from support.scenes import gaussians_of, ring
 
+import v2edit
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.regions import RegionOptions, load_region, save_region
-from v2edit.scenes.formats.ply import read_splat
+from v2edit.scenes.formats.ply import read_splat, write_splat
 from v2edit.scenes.primitives import write_task
 from v2edit.scenes.reading import read_scene
 from v2edit.scenes.regions import Region, box_share, parse_box
@@ -93,6 +94,19 @@ def test_a_box_that_is_not_seen_is_refused_before_the_scene_is_reconstructed(sce
     command = ["scene", str(scene), "make it blue", "-o", str(tmp_path / "r"), "--source-prompt", "a", *more]
     assert main([*command, "--target-prompt", "b", "--box3d=0,0,900,1,1,901"]) == 2
     assert "not seen" in capsys.readouterr().err and not (tmp_path / "r").exists()
+
+
+def test_a_dry_run_tells_how_much_of_the_scene_may_change(scene, tmp_path, capsys):
+    splat = write_splat(tmp_path / "a.ply", gaussians := gaussians_of(1))
+    options = {"source_prompt": "a", "target_prompt": "b"}
+    low, high = gaussians.means.amin(0), gaussians.means.amax(0)
+    some = v2edit.estimate_scene(splat, **options, box3d=[*low.tolist(), *((low + high) / 2).tolist()])
+    assert set(some.limits) == {"box", "scene"} and some.limits["box"] in some.text
+    within = (gaussians.means <= (low + high) / 2).all(1).sum()
+    assert some.limits["scene"].startswith(f"{within} of its {len(gaussians)} ")
+    command = ["scene", str(scene), "make it blue", "--source-prompt", "a", "--target-prompt", "b", "--dry-run"]
+    assert main([*command, "--box3d=-0.1,-0.1,-0.1,0.1,0.1,0.1"]) == 0
+    assert "% of the path's pictures" in capsys.readouterr().out
 
 
 def test_outside_a_box_no_gaussian_of_the_scene_changes(scene, tmp_path):

@@ -9,13 +9,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from support.scenes import gaussians_of, ring
 
 from v2edit.cli.app import main
 from v2edit.scenes.camera_paths import CameraPath, write_path
 from v2edit.scenes.cameras import FLIP
 from v2edit.scenes.formats.ply import read_splat, write_splat
-from v2edit.scenes.viewer import WIPE, Viewer, rotation_matrix, start
+from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.viewer import WIPE, Viewer, rotation_matrix, start, surface_point
 
 CAMERAS = replace(ring(6), intrinsics=np.tile([[20.0, 0, 8], [0, 20, 6], [0, 0, 1]], (6, 1, 1)))
 
@@ -82,6 +84,28 @@ def test_a_wipe_parts_before_and_after_on_screen(viewer, percent):
     viewer.show()
     for name, alpha in opacities(viewer).items():
         np.testing.assert_array_equal(alpha, whole[name])
+
+
+def test_a_click_tells_where_what_is_seen_lies(viewer):
+    """Two opaque discs behind a haze: the nearer one is seen, and beside it the further one."""
+    discs = Gaussians(
+        means=torch.tensor([[0.0, 0, 1], [0, 0, 3], [0, 0, 5]]),
+        quats=torch.tensor([[1.0, 0, 0, 0]] * 3),
+        log_scales=torch.tensor([[1.0, 1, 0.1], [0.3, 0.3, 0.01], [3, 3, 0.01]]).log(),
+        logit_opacities=torch.tensor([-2.0, 4, 4]),
+        sh=torch.zeros(3, 1, 3),
+    )
+    origin, ahead = np.zeros(3), np.array([0.0, 0, 1])
+    np.testing.assert_allclose(surface_point(discs, origin, ahead), [0, 0, 3], atol=1e-6)
+    np.testing.assert_allclose(surface_point(discs, np.array([2.0, 0, 0]), ahead), [2, 0, 5], atol=1e-6)
+    assert surface_point(discs, origin, -ahead) is None
+    viewer.choice.value = "after"
+    viewer.locate((0.0, 0.0, 99.0), (0.0, 0.0, 1.0))
+    assert viewer.point.value == "nothing is there"
+    mean = viewer.means["after"][viewer.opacities["after"].argmax()]
+    viewer.locate(tuple(mean - [0, 0, 20]), (0.0, 0.0, 1.0))
+    x, y, _ = map(float, viewer.point.value.split(","))
+    np.testing.assert_allclose([x, y], mean[:2], atol=1e-3)
 
 
 def test_the_path_is_played_round_and_round(viewer):

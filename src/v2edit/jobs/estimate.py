@@ -81,6 +81,7 @@ class Estimate:
     most_frames: int | None = None  # of this size that fit with all memory options
     remarks: list[str] = field(default_factory=list)
     prompts: PromptPair | None = None  # None where a language model would write them
+    limits: dict[str, str] = field(default_factory=dict)  # what may change, for people, by kind: mask, window, box …
     seeds: int = 1  # edits of which the time and operations are those of all, the rest those of each
 
     def times(self, seeds: int) -> Estimate:
@@ -129,6 +130,7 @@ class Estimate:
             *(f"{name:7} {text}" for name, text in zip(names, texts, strict=True)),
             f"model   {self.model}, {self.dtype} on {self.device}",
             f"video   {sizes}: {self.tokens:,} tokens",
+            *(f"{name:7} {text}" for name, text in self.limits.items()),
             f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}{each}",
             f"noise   {describe_noise(self.sigma)}",
             f"compute {format_flops(self.flops)}",

@@ -143,14 +143,22 @@ def load_local(record: dict[str, Any], folder: Path) -> LocalEdit:
     return LocalEdit(share, find=options.get("mask") == AUTO, crop=crop, keep_colours=keep_colours)
 
 
-def log_share(local: LocalEdit, size: Size) -> None:
-    """Log how much of a video a given mask lets change, and the window of a `size` that is edited in its place."""
+def describe_share(local: LocalEdit, size: Size) -> dict[str, str]:
+    """Describe how much of a video a given `mask` lets change, and the `window` of a `size` that is edited in its
+    place, where there is one."""
     if (facts := share_facts(local.share)) is None or local.share is None:
-        return
-    log.info("mask: %.3g %% of the picture may change, in %d frames", 100 * facts["of_frames"], facts["frames"])
-    if (size.height, size.width) != (whole := local.share.shape[1:]):
-        frames = f"{whole[1]}x{whole[0]}"
-        log.info("window: %dx%d of %s is edited, at the model's resolution", size.width, size.height, frames)
+        return {}
+    found = {"mask": f"{100 * facts['of_frames']:.3g} % of the picture may change, in {facts['frames']} frames"}
+    height, width = local.share.shape[1:]
+    if (size.height, size.width) != (height, width):
+        found["window"] = f"{size.width}x{size.height} of {width}x{height} is edited, at the model's resolution"
+    return found
+
+
+def log_share(local: LocalEdit, size: Size) -> None:
+    """Log what `describe_share` says."""
+    for name, text in describe_share(local, size).items():
+        log.info("%s: %s", name, text)
 
 
 def log_found(share: np.ndarray | None) -> None:

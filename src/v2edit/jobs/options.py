@@ -45,6 +45,7 @@ KINDS: dict[Any, tuple[Any, str]] = {
     NoneType: (NoneType, "None"),
 }
 ARRAYS = ("mask", "keep")  # what may be an array, too
+LISTS = ("box", "time", "box3d")  # what may be a tuple or a list of numbers, too
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,11 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     kinds = (hint,) if get_origin(hint) is Literal or isinstance(hint, type) else get_args(hint)
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     plain = [KINDS[kind] for kind in kinds if kind in KINDS]
-    if name in ARRAYS or len(plain) + (len(choices) > 0) < len(kinds):
+    if (
+        name in ARRAYS
+        or (name in LISTS and isinstance(value, (tuple, list)))
+        or len(plain) + (len(choices) > 0) < len(kinds)
+    ):
         return
     if not isinstance(value, tuple(kind for kind, _ in plain)) and not (isinstance(value, str) and value in choices):
         known = [*map(str, choices), *(called for kind, called in plain if kind is not NoneType)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from v2edit.errors import UserError
 from v2edit.files import atomic_path
 
 if TYPE_CHECKING:
+    from v2edit.scenes.cameras import Cameras
+    from v2edit.scenes.gaussians import Gaussians
     from v2edit.scenes.reading import Scene
     from v2edit.scenes.regions import Region
 
+log = logging.getLogger(__name__)
 REGION_FILE = "region.npz"  # in the state folder
 
 
@@ -69,6 +73,35 @@ def _with_masks(region: Region, folder: Path, scene: Scene) -> Region:
         raise UserError(f"--mask: no image in {folder} is named as one of the scene's, such as {stems[0]}.png")
     masks = [read_mask(files[stems[k]], Video(scene.dataset.images[k : k + 1], 1)) for k in views]  # pyright: ignore[reportArgumentType]
     return Region(region.box, np.concatenate(masks), scene.dataset.cameras[views])
+
+
+def describe_region(region: Region | None, scene: Scene, cameras: Cameras) -> dict[str, str]:
+    """Describe what of a scene may change: how much of the pictures along a path shows the `box`, of how many views
+    there is a `mask`, and how much of the `scene` lies within, as far as that is known before it is reconstructed.
+    Raises `UserError` for a box that no camera of the path sees."""
+    if region is None:
+        return {}
+    found: dict[str, str] = {}
+    if region.box is not None:
+        shown = region.box_share(cameras).mean((1, 2))
+        found["box"] = f"{100 * shown.mean():.3g} % of the path's pictures show it, {(shown > 0).sum()} of {len(shown)}"
+    if region.masks is not None and scene.dataset is not None:
+        found["mask"] = f"of {len(region.masks)} of the scene's {len(scene.dataset)} views"
+    if scene.gaussians is not None:
+        found["scene"] = describe_within(region, scene.gaussians)
+    elif region.box is not None and scene.dataset is not None and (points := scene.dataset.points) is not None:
+        low, high = region.box
+        inside = ((points.positions >= low) & (points.positions <= high)).all(1)
+        found["scene"] = f"{inside.sum():,} of its {len(inside):,} points are in the box"
+    return found
+
+
+def describe_within(region: Region, gaussians: Gaussians) -> str:
+    """Describe how much of a scene may change; warn where that is nothing."""
+    count = int(region.contains(gaussians).sum())
+    if not count:
+        log.warning("nothing of the scene is where it may change: all that can appear there is new")
+    return f"{count:,} of its {len(gaussians):,} Gaussians may change"
 
 
 def save_region(region: Region | None, folder: Path) -> None:

@@ -19,7 +19,7 @@ from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import expect_at_least
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
-from v2edit.jobs.regions import RegionOptions, load_region, save_region
+from v2edit.jobs.regions import RegionOptions, describe_region, describe_within, load_region, save_region
 from v2edit.jobs.video import load_recorded
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, fingerprint_input
@@ -153,13 +153,12 @@ class SceneEdit(EditJob):
         with stopwatch.paused():
             fake = load_fake_model(prepared.checkpoint, options)
         path, prepared = self._choose_path(prepared, fake.backbone)
-        if prepared.region is not None:
-            prepared.region.check_box(path.cameras)
+        limits = describe_region(prepared.region, prepared.scene, path.cameras)
         config = prepared.for_clip(fake.backbone, path_size(path)).config
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
             without = f"without the reconstructions, which --timed times: {prepared.fit} on {prepared.device}"
-            return replace(estimate, remarks=[*estimate.remarks, without])
+            return replace(estimate, remarks=[*estimate.remarks, without], limits=limits)
         with stopwatch.paused():
             renders = time_reconstruction(prepared.scene, path, prepared.fit, fake, config, prepared.device)
             writing = time_writing(renders.frames, FPS, config.subtasks)
@@ -168,7 +167,7 @@ class SceneEdit(EditJob):
         if estimate.is_timed:  # each subtask's video is encoded anew, and decoded to compare with
             seconds["encoding"] = estimate.seconds["encoding"] * 2 * config.subtasks
             seconds["decoding"] = estimate.seconds["decoding"] * 2
-        return replace(estimate, seconds=estimate.seconds | seconds)
+        return replace(estimate, seconds=estimate.seconds | seconds, limits=limits)
 
     def run(
         self,
@@ -195,8 +194,8 @@ class SceneEdit(EditJob):
             frames = self.render.frames or backbone.native_size.frames
             path = choose_path(self.render.path, scene, frames, prepared.side, self.render.up)
             log.info("path: %s", name_path(self.render.path, scene))
-            if prepared.region is not None:
-                prepared.region.check_box(path.cameras)
+            for name, text in describe_region(prepared.region, scene, path.cameras).items():
+                log.info("%s: %s", name, text)
             prepared = prepared.for_clip(backbone, path_size(path))
             config = prepared.config
             log_plan(prepared.prompts, config, path_size(path), backbone)
@@ -311,6 +310,8 @@ class _Edit:
         assert self.folder.request is not None
         report = on_progress or (lambda progress: None)
         source, snapshots = self._reconstruct(report), self.folder.snapshots
+        if self.region is not None and self.scene.gaussians is None:
+            log.info("scene: %s", describe_within(self.region, source))
         options = self.prompts, self.config, self.fit, report
         edited = edit_gaussians(self.editor, source, self.path, *options, snapshots=snapshots, region=self.region)
         self._write(source, edited, self.folder.request.facts["instruction"] or self.prompts.target)

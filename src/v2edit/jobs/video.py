@@ -16,7 +16,15 @@ from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.clip import ClipOptions, FormatOptions, read_edited, record_clip
 from v2edit.jobs.job import EditJob, Prepared
-from v2edit.jobs.masks import MaskOptions, load_local, log_found, log_share, save_share, share_facts
+from v2edit.jobs.masks import (
+    MaskOptions,
+    describe_share,
+    load_local,
+    log_found,
+    log_share,
+    save_share,
+    share_facts,
+)
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
@@ -159,14 +167,16 @@ class VideoEdit(EditJob):
         source, frames = prepared.source, prepared.clip.frames
         with stopwatch.paused():
             size = prepared.clip.size_for(load_fake_model(prepared.checkpoint, self.model_options).backbone)
+            limits = describe_share(prepared.local, size)
         if not timed:
-            return estimate_edit(stopwatch, prepared, size, self.model_options).times(self.seeds)
+            estimate = estimate_edit(stopwatch, prepared, size, self.model_options)
+            return replace(estimate, limits=limits).times(self.seeds)
         with stopwatch.paused():
             writing = time_writing(source.frames, source.fps, prepared.config.subtasks, self.format_options)
         estimate = estimate_edit(stopwatch, prepared, size, self.model_options, frames)
         if estimate.is_timed:
             estimate = replace(estimate, seconds=estimate.seconds | {"writing": writing})
-        return estimate.times(self.seeds)
+        return replace(estimate, limits=limits).times(self.seeds)
 
     def run(
         self,

@@ -41,17 +41,17 @@ class Region:
             within &= editable_mask(gaussians, self.cameras, torch.from_numpy(self.masks))
         return within
 
-    def check_box(self, cameras: Cameras) -> None:
-        """Raise `UserError` for a box that no camera sees, before there is a scene to show what is in it."""
-        if self.box is not None and not box_share(self.box, cameras).any():
+    def box_share(self, cameras: Cameras) -> np.ndarray:
+        """Return where a path's cameras see the box, float32 [T, H, W] of 0 and 1. Raises `UserError` where none."""
+        share = np.ones((len(cameras), cameras.height, cameras.width), np.float32)
+        if self.box is not None and not (share := box_share(self.box, cameras)).any():
             raise UserError("--box3d is not seen from any camera of the path: its corners are in the scene's own units")
+        return share
 
     def seen_from(self, gaussians: Gaussians, cameras: Cameras) -> SeenRegion:
         """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows.
         Raises `UserError` where that is nowhere."""
-        share = np.ones((len(cameras), cameras.height, cameras.width), np.float32)
-        if self.box is not None:
-            share = box_share(self.box, cameras)
+        share = self.box_share(cameras)
         if self.masks is not None:
             share = np.minimum(share, shown_share(gaussians, self.contains(gaussians), cameras))
         if not share.any():

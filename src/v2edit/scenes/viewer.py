@@ -7,10 +7,12 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from v2edit.errors import UserError
 from v2edit.runs.layout import EDITED_SPLAT, SOURCE_SPLAT
@@ -84,10 +86,10 @@ def _check_port(port: int) -> None:
 
 class Viewer:
     """Scenes in the browser: a choice of before, after, or both with a wipe between them; a slider along the camera
-    path, which can be played."""
+    path, which can be played; and the coordinates of what is clicked on, for the corners of a box, say."""
 
     def __init__(self, server: ViserServer, scenes: dict[str, Gaussians], path: CameraPath) -> None:
-        self.server, self.path = server, path
+        self.server, self.path, self.scenes = server, path, scenes
         latest = list(scenes)[-1]
         self.distance = distance_of(path.cameras, scenes[latest].means.numpy())
         self.up = up_of(path.cameras)
@@ -103,10 +105,12 @@ class Viewer:
         last = len(path.cameras) - 1
         self.frame = server.gui.add_slider("frame of the path", 0, max(last, 1), 1, 0, visible=last > 0)
         self.playing = server.gui.add_checkbox("play along the path", False, visible=last > 0)
+        self.point = server.gui.add_text("x,y,z of a click", "click on the scene", disabled=True)
         self._move_to(server.initial_camera)
         self.choice.on_update(lambda event: self.show())
         self.wipe.on_update(self._on_wipe)
         self.frame.on_update(lambda event: event.client and self._move_to(event.client.camera))
+        server.scene.on_click()(lambda event: self.locate(event.ray_origin, event.ray_direction))
         server.on_client_connect(lambda client: self._move_to(client.camera))
         self.wiped = None  # the camera and place of the wipe that the opacities are for
         self.show()
@@ -130,6 +134,12 @@ class Viewer:
         clients = list(self.server.get_clients().values())
         if self.choice.value == WIPE and clients:
             self.part(clients[-1].camera)
+
+    def locate(self, origin: Sequence[float], direction: Sequence[float]) -> None:
+        """Show the coordinates of what is seen along a ray, [3] both, of the scene that is shown, the latest of two."""
+        scene = self.scenes.get(self.choice.value) or list(self.scenes.values())[-1]
+        point = surface_point(scene, np.asarray(origin), np.asarray(direction))
+        self.point.value = "nothing is there" if point is None else ",".join(f"{value:.4g}" for value in point)
 
     def _on_wipe(self, event: GuiEvent) -> None:
         if event.client is not None:
@@ -166,10 +176,25 @@ class Viewer:
         camera.fov = 2 * math.atan(0.5 * cameras.height / cameras.intrinsics[k, 1, 1])
 
 
+def surface_point(scene: Gaussians, origin: np.ndarray, direction: np.ndarray) -> np.ndarray | None:
+    """Return the point, float64 [3], behind which less than half of the light that comes along a ray begins; None where
+    the ray meets less than that. Each Gaussian stands where it is densest along the ray."""
+    start, along = torch.from_numpy(origin).double(), torch.from_numpy(direction).double()
+    axes = rotations(scene.quats.double()) / scene.log_scales.double().exp()[:, None, :]  # space to standard deviations
+    to_mean = torch.einsum("nij,ni->nj", axes, scene.means.double() - start)
+    step = torch.einsum("nij,i->nj", axes, along)
+    depth = (to_mean * step).sum(1) / (step * step).sum(1)
+    density = (-0.5 * (to_mean - depth[:, None] * step).square().sum(1)).exp()
+    order = depth.argsort()
+    order = order[depth[order] > 0]
+    passed = torch.cumprod(1 - (scene.logit_opacities.double().sigmoid() * density)[order], 0)
+    if not (reached := passed < 0.5).any():
+        return None
+    return (start + depth[order][reached][0] * along).numpy()
+
+
 def rotation_matrix(wxyz: np.ndarray) -> np.ndarray:
     """Return the rotation [3, 3] of a unit quaternion."""
-    import torch
-
     return rotations(torch.from_numpy(np.asarray(wxyz, np.float64))[None])[0].numpy()
 
 
