@@ -17,7 +17,7 @@ from v2edit.attention.kernels import attention_logits
 from v2edit.attention.words import WordShare
 from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.editing.change import ChangeMap, connected, on_latents
+from v2edit.editing.change import ChangeMap, connected, latent_change, on_latents
 from v2edit.editing.local import LatentBlend
 from v2edit.editing.matte import find_matte, guided_filter
 from v2edit.editing.progression import aligned_text
@@ -32,6 +32,15 @@ def explicit_shares(logits: Tensor, shared: Tensor, words: list[int]) -> Tensor:
     columns are `shared`."""
     maps = torch.cat([shared, logits[..., shared.shape[-1] :]], -1).softmax(-1)
     return maps[..., words].sum(-1).mean(0)
+
+
+def test_the_change_of_latents_is_that_of_the_cells_that_changed_most_at_any_scale():
+    original = torch.randn(1, 5, 4, 10, 20, generator=torch.Generator().manual_seed(0))
+    edited = original.clone()
+    assert latent_change(original, edited) == 0
+    edited[0, 2, :, 3, 7] += 2 * original.std()  # a cell of a thousand
+    assert latent_change(original, edited) == pytest.approx(2, rel=1e-3)
+    assert latent_change(7 * original, 7 * edited) == pytest.approx(2, rel=1e-3)
 
 
 @pytest.mark.parametrize("shared", [0, SHARED])

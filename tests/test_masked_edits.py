@@ -103,6 +103,12 @@ def test_a_run_with_a_mask_resumes_though_its_file_is_gone(sample, half, run, tm
     np.testing.assert_array_equal(frames_in(tmp_path / "r" / "edited"), frames_in(run.folder / "edited"))
 
 
+@pytest.mark.parametrize(("alpha", "noted"), [(0.1, True), (None, False)])
+def test_an_edit_that_changed_next_to_nothing_is_noted(sample, tmp_path, caplog, alpha, noted):
+    run = v2edit.edit_video(*sample, steps=10, alpha=alpha, out=tmp_path / "r", show_progress=False)
+    assert ("next to nothing changed" in caplog.text) == noted, run
+
+
 def test_a_dry_run_tells_what_may_change_and_the_window(sample):
     limits = v2edit.estimate_edit(*sample, box=(8, 8, 8, 8), grow=2, time=(0, 0.5)).limits
     assert limits["mask"].endswith("in 4 frames") and "32x32 of 64x64" in limits["window"]

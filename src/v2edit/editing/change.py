@@ -15,7 +15,16 @@ from v2edit.attention.words import Slots, WordShare
 
 LEAST = 1e-4  # of the largest difference: less is as good as none
 LARGE, MOST = 0.4, 0.6  # of all cells: a region that is large, and one that is as good as everything
+MOST_CHANGED = 1e-3  # of all cells, one at least: by these an edit is judged that may be a small object
 MIN_CONTRAST = 3.0  # the factor by which the difference of what changes is larger, to be told from what does not
+
+
+def latent_change(original: Tensor, edited: Tensor) -> float:
+    """Return how much an edit changed latents [1, F, C, h, w]: the mean difference in the cells that changed most, in
+    standard deviations of the original's latents."""
+    cells = (edited - original).abs().float().mean(2).flatten()
+    most = cells.topk(max(1, round(MOST_CHANGED * len(cells)))).values
+    return float(most.mean() / original.float().std().clamp(min=1e-6))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ Letters: T frames, F latent frames, C channels. Indices of steps run from the no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,7 +20,7 @@ from v2edit.backbones.families import FRAME_RATE
 from v2edit.backbones.finite import check_finite
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
-from v2edit.editing.change import ChangeMap, with_words
+from v2edit.editing.change import ChangeMap, latent_change, with_words
 from v2edit.editing.config import EditConfig, ResolvedConfig
 from v2edit.editing.guidance import Branch, denoise_with_guidance
 from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask, plan_window
@@ -63,12 +64,14 @@ class EditResult:
     """The video after each subtask, uint8 [T, H, W, 3] at the source's size; an earlier one is a milder edit. `share`:
     how much of the edit each pixel has in the end, float32 [T, H, W]; None where that is all of it everywhere.
     `drift`: of the last one's colours against the source's, before it is taken out, as far as it is known; `joints`:
-    the frames with which the autoencoder's later chunks begin."""
+    the frames with which the autoencoder's later chunks begin; `change`: how far the latents are from the source's
+    (`latent_change`)."""
 
     subtasks: list[np.ndarray]
     share: np.ndarray | None = None
     drift: ColourDrift | None = None
     joints: Sequence[int] = ()
+    change: float = math.inf
 
     @property
     def frames(self) -> np.ndarray:
@@ -106,10 +109,10 @@ class Editor:
             assert edited.share is not None
             share = paste(np.zeros(frames.shape[:3], np.float32), edited.share, boxes)
             videos = [paste(frames, video, boxes) for video in edited.subtasks]
-            return EditResult(videos, share, edited.drift, edited.joints)
+            return replace(edited, subtasks=videos, share=share)
         edit = self.begin(prompts, config, on_progress, snapshots, frame_rate, local)
         videos = [edit.next_subtask(frames), *(edit.next_subtask() for _ in range(1, edit.config.subtasks))]
-        return EditResult(videos, edit.share, edit.drift, edit.joints)
+        return EditResult(videos, edit.share, edit.drift, edit.joints, edit.change)
 
     def begin(
         self,
@@ -306,6 +309,11 @@ class EditSession:
         frames, loop = self.fitted.frames, self.config.loop
         chunks = self.editor.backbone.chunk_of(frames, loop)[frame_index(frames, len(self.source), loop)]
         return (np.flatnonzero(np.diff(chunks)) + 1).tolist()
+
+    @property
+    def change(self) -> float:
+        """How far the last result's latents are from the original's (`latent_change`)."""
+        return latent_change(self.original, self.current)
 
     @property
     def share(self) -> np.ndarray | None:

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from v2edit.backbones import Size
+    from v2edit.editing.editor import EditResult
     from v2edit.editing.local import LocalEdit
     from v2edit.video import Video
 
 log = logging.getLogger(__name__)
 AUTO = "auto"
+# Of `EditResult.change`. Edits of the built-in model that can be seen change 0.2 and more, most 0.6 to 2; where only
+# --alpha 0.15 of the steps are run, 0.01 to 0.07; with equal prompts 0.
+LEAST_CHANGE = 0.1
 SHARE_FILE = "share.npz"  # in the state folder: what a run that resumes may change
 File = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
 
@@ -168,6 +172,14 @@ def log_found(share: np.ndarray | None) -> None:
         log.info("mask: the edit is everywhere, so nothing is limited")
     else:
         log.info("mask: %.3g %% of the picture is edited, in %d frames", 100 * facts["of_frames"], facts["frames"])
+
+
+def warn_of_no_change(result: EditResult) -> None:
+    """Warn where an edit changed next to nothing, or what it may change came out empty."""
+    if result.change < LEAST_CHANGE or (result.share is not None and not result.share.any()):
+        log.warning(
+            "next to nothing changed: try a higher --alpha, --strength strong, or prompts that differ in more words"
+        )
 
 
 def share_facts(share: np.ndarray | None) -> dict[str, Any] | None:

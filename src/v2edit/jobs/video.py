@@ -24,6 +24,7 @@ from v2edit.jobs.masks import (
     log_share,
     save_share,
     share_facts,
+    warn_of_no_change,
 )
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
@@ -303,6 +304,7 @@ def _edit_and_write(
     result = editor.edit(clip.frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local)
     if clip.local.find:
         log_found(result.share)
+    warn_of_no_change(result)
     *intermediate, edited = (replace(source, frames=splice(source.frames, part, one)) for one in result.subtasks)
 
     rows = {"source": clip.frames}
