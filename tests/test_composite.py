@@ -119,6 +119,18 @@ def test_large_regions_have_no_window() -> None:
     assert plan_crop(moving(1, [(10, 10)], 8, 48, 64), 96, 128) is None  # of a clip smaller than the model's
 
 
+def test_a_large_mask_is_not_matched_in_colour_unless_that_is_asked_for() -> None:
+    """What is known of the drift beside it says nothing of its inside."""
+    source = clip(3, 48, 64)
+    edited = (source.astype(int) + 6).clip(0, 255).astype(np.uint8)
+    for width, chosen in ((16, "match"), (48, "feather")):
+        share = np.zeros((3, 48, 64), np.float32)
+        share[:, :, :width] = 1
+        both = {seam: composite(source, edited, share, seam) for seam in ("match", "feather")}
+        assert (both["match"] != both["feather"]).any()
+        np.testing.assert_array_equal(composite(source, edited, share), both[chosen])
+
+
 def test_pasting_undoes_extracting() -> None:
     frames, share = noise(3, 3, 180, 320), moving(3, [(60, 100), (64, 110), (66, 120)])
     boxes = plan_crop(share, 48, 64)

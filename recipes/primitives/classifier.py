@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +76,7 @@ def degrade(video: Tensor) -> Tensor:
     return torch.where((torch.rand(batch) < 0.5).view(-1, 1, 1, 1, 1), rough, video)
 
 
-def compute_loss(logits: dict[tuple[str, str], Tensor], labels: Tensor) -> Tensor:
+def compute_loss(logits: Mapping[Any, Tensor], labels: Tensor) -> Tensor:
     """Sum the cross-entropy of all questions; a label of -1 is ignored."""
     losses = [
         F.cross_entropy(values, labels[:, k], ignore_index=-1)

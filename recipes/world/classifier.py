@@ -26,7 +26,7 @@ from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from recipes.primitives.classifier import degrade
+from recipes.primitives.classifier import compute_loss, degrade
 from recipes.primitives.encode import encode
 from recipes.primitives.training import TrainingClock, save_state, to_frames
 from recipes.world.clips import (
@@ -153,12 +153,13 @@ class WorldClassifier(nn.Module):
             nn.ReLU(), nn.Linear(FRAMES * 192, 768), nn.ReLU(), nn.Linear(768, sum(map(len, QUESTIONS.values())))
         )
 
-    def forward(self, clips: Tensor) -> list[Tensor]:
+    def forward(self, clips: Tensor) -> dict[tuple[str, str, str], Tensor]:
         """Map clips, float [B, T, 3, H, W] in -1..1, to the logits [B, K] of each question."""
         change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 8).clamp(-1, 1)
         inputs = torch.cat([clips, change], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         logits = self.clip(self.frame(inputs).view(len(clips), -1))
-        return list(logits.split([len(answers) for answers in QUESTIONS.values()], dim=1))
+        sizes = [len(answers) for answers in QUESTIONS.values()]
+        return dict(zip(QUESTIONS, logits.split(sizes, dim=1), strict=True))
 
 
 class Clips:
@@ -197,22 +198,12 @@ def as_video(clips: np.ndarray) -> Tensor:
     return torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
 
-def compute_loss(logits: list[Tensor], answers: Tensor) -> Tensor:
-    """Sum the cross-entropy of all questions; an answer of -1 is ignored."""
-    losses = [
-        F.cross_entropy(values, own, ignore_index=-1)
-        for values, own in zip(logits, answers.T, strict=True)
-        if (own >= 0).any()
-    ]
-    return torch.stack(losses).sum()
-
-
 @torch.no_grad()
 def evaluate(classifier: WorldClassifier, clips: np.ndarray, answers: Tensor) -> dict[str, float]:
     """Return the share of right answers by field."""
     classifier.eval()
     batches = [classifier(as_video(clips[k : k + 20])) for k in range(0, len(clips), 20)]
-    logits = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    logits = [torch.cat([batch[question] for batch in batches]) for question in QUESTIONS]
     classifier.train()
     right: dict[str, list[float]] = {}
     for (_, _, name), values, own in zip(QUESTIONS, logits, answers.T, strict=True):

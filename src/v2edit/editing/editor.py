@@ -59,9 +59,6 @@ class Progress:
         return f"{seed}subtask {self.subtask}/{self.subtasks}"
 
 
-MATCHED = 1 / 3  # of the video: a smaller mask's seam is matched in colour
-
-
 @dataclass(frozen=True)
 class EditResult:
     """The video after each subtask, uint8 [T, H, W, 3] at the source's size; an earlier one is a milder edit. `share`:
@@ -302,10 +299,8 @@ class EditSession:
         self.drift = estimate_drift(self.source, result, None if share is None else spread_in_time(share))
         if self.local.keep_colours:
             result = hold_colours(result, self.drift)
-        # Beside a mask that was found, what differs from the source is the edit's own, and no drift to be taken off it;
-        # and what is known around a large one says nothing of its inside.
-        matched = share is not None and self.found is None and share.mean() < MATCHED
-        seam = "match" if matched else "feather"
+        # Beside a mask that was found, what differs from the source is the edit's own, and no drift to be taken off it.
+        seam = None if self.found is None else "feather"
         return result if share is None else composite(self.source, result, share, seam)
 
     @property

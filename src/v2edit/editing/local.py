@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from v2edit.backbones import Size
-from v2edit.editing.change import ChangeMap
+from v2edit.editing.change import ChangeMap, grow
 from v2edit.video.crop import extract, plan_crop
 
 
@@ -95,16 +95,16 @@ class LatentBlend:
 
 def latent_mask(share: np.ndarray, frames: np.ndarray, latent_frames: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """Return how much of an edit each latent takes, float32 [1, F, 1, h, w] of `shape` [F, C, h, w]: the most of its
-    pixels and frames, and of the cells beside it, at which the decoder looks, too (without them what is inside an exact
-    mask loses up to .5 dB; benchmarks/local.py). `frames`: the video's frame that each of the model's T' is;
-    `latent_frames` [T']: the latent frame of each."""
+    pixels and frames, and of the cells beside it, at which the decoder looks, too (without them the inside of an exact
+    mask lost up to .5 dB). `frames`: the video's frame that each of the model's T' is; `latent_frames` [T']: the latent
+    frame of each."""
     count, _, height, width = shape
     cells = F.adaptive_max_pool2d(torch.from_numpy(share)[:, None], (height, width))[torch.from_numpy(frames)]
     index = torch.from_numpy(latent_frames).view(-1, 1, 1, 1).expand_as(cells)
     mask = cells.new_zeros(count, 1, height, width).scatter_reduce(0, index, cells, "amax")
     first = int(latent_frames.min())  # those before it are copies of it
     mask[:first] = mask[first]
-    return F.max_pool2d(mask, 3, 1, 1)[None]
+    return grow(mask[None])
 
 
 def on_frames(mask: Tensor, latent_frames: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from v2edit.editing.matte import smooth_step
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
@@ -35,8 +36,7 @@ def change_mask(before: np.ndarray, after: np.ndarray) -> Tensor:
     difference = torch.from_numpy(after.astype(np.float32) - before).permute(0, 3, 1, 2)
     smooth = F.avg_pool2d(difference, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False).abs().amax(1, keepdim=True)
     dilated = F.max_pool2d(smooth, 2 * DILATION + 1, 1, DILATION)[:, 0]
-    share = ((dilated - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1)
-    return share * share * (3 - 2 * share)
+    return smooth_step(dilated, UNCHANGED, CHANGED)
 
 
 def composite(unedited: np.ndarray, edited: np.ndarray, mask: Tensor) -> tuple[np.ndarray, Tensor]:

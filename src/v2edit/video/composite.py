@@ -19,13 +19,15 @@ SMOOTHING = 1  # frames before and after: over these drift is averaged
 PRIOR = 0.1  # of a cell's pixels: the weight of what its wider neighbourhood says of it
 TOLERANCES = (12.0, 6.0, 3.0, 1.5)  # of 255, one after the other: by how much a cell may differ from the drift around
 MAX_DRIFT = 24  # of 255: a drift of so much is half believed
+MATCHED = 1 / 3  # of the video: what is known of the drift around a larger mask says nothing of its inside
 
 
-def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray, seam: Seam = "match") -> np.ndarray:
+def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray, seam: Seam | None = None) -> np.ndarray:
     """Return m edited + (1 - m) source, uint8 [T, H, W, 3] like both, with m = `share`, float32 [T, H, W] of 0 to 1:
     where it is 0 the source's bytes, where it is 1 the edit's. With the `seam` "match" the drift of the edit's colours
-    (`find_drift`) is first taken off it, so that they go on over the edge of m."""
+    (`find_drift`) is first taken off it, so that they go on over the edge of m; by default where m is not large."""
     out = source.copy()
+    seam = seam or ("match" if share.mean() < MATCHED else "feather")
     if not share.any():
         return out
     rows, columns = find_window(share, round(AROUND * min(share.shape[1:])))

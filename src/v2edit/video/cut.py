@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -20,8 +21,7 @@ def find_part(video: Video, start: float | None = None, end: float | None = None
     duration, begin = float(video.duration), start or 0.0
     if begin >= duration - SLACK:
         raise UserError(f"--start is {begin:g} s, and the clip ends at {duration:.4g} s")
-    first = int(np.searchsorted(video.times, begin - SLACK))
-    stop = len(video.times) if end is None else int(np.searchsorted(video.times, end - SLACK))
+    first, stop = frames_between(video, begin, math.inf if end is None else end)
     if stop <= first:
         until = duration if end is None else end
         raise UserError(
@@ -29,6 +29,12 @@ def find_part(video: Video, start: float | None = None, end: float | None = None
             "choose a smaller --start or a larger --end"
         )
     return slice(first, stop)
+
+
+def frames_between(video: Video, start: float, end: float) -> tuple[int, int]:
+    """Return the first frame that appears from `start` seconds on, and the first from `end` on; both may be one."""
+    first, stop = np.searchsorted(video.times, (start - SLACK, end - SLACK))
+    return int(first), int(stop)
 
 
 def resample(video: Video, fps: Fraction) -> Video:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video
-from v2edit.video.cut import SLACK
+from v2edit.video.cut import frames_between
 from v2edit.video.decoding import open_container
 from v2edit.video.feather import dilate
 from v2edit.video.reading import read
@@ -186,7 +186,7 @@ def time_mask(text: str, clip: Video) -> np.ndarray:
         raise UserError(f"the time {text} ends before it begins")
     if start >= duration:
         raise UserError(f"the time {text} begins after the clip's end, at {duration:.3g} s")
-    first, stop = np.searchsorted(clip.times, (start - SLACK, end - SLACK))
+    first, stop = frames_between(clip, start, end)
     if stop <= first:
         first = max(0, first - 1)
         stop = first + 1
