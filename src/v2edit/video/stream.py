@@ -70,7 +70,10 @@ class FrameStream:
         return replace(self, read=read, shape=(len(frames), *self.shape[1:]))
 
     def map(
-        self, change: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...] | None = None, dtype: DTypeLike = None
+        self,
+        change: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
     ) -> FrameStream:
         """Return the stream of frames that `change` makes of these, one by one; `shape` [H, W, ...] and `dtype`: theirs
         where they are others."""
@@ -81,7 +84,7 @@ class FrameStream:
         shape = self.shape if shape is None else (len(self), *shape)
         return FrameStream(read, shape, self.dtype if dtype is None else dtype)
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         out = np.empty(self.shape, self.dtype)
         for k, frame in enumerate(self):
             out[k] = frame
