@@ -29,6 +29,7 @@ from v2edit.runs import read_run_state
 from v2edit.scenes.config import FitConfig
 from v2edit.video import Video
 from v2edit.video.cut import SLACK, find_part, resample, splice
+from v2edit.video.stream import FrameStream
 
 gaps = st.lists(st.integers(1, 90), min_size=1, max_size=30)
 
@@ -83,7 +84,9 @@ def test_rates_that_divide_each_other() -> None:
         resample(images, Fraction(24)).duration == Fraction(1, 2) and len(resample(images, Fraction(24)).frames) == 12
     )
     large = Video(np.zeros((8, 700, 900, 3), np.uint8), Fraction(1, 100))
-    assert "too big" in error_of(lambda: resample(large, Fraction(1000)))
+    many = resample(large, Fraction(1000)).frames  # 800,000, of 1.4 TiB
+    assert isinstance(many, FrameStream) and many[799_999].shape == (700, 900, 3)
+    assert "too long" in error_of(lambda: resample(large, Fraction(10_000)))
 
 
 def test_a_spliced_part_leaves_the_rest() -> None:
@@ -163,7 +166,7 @@ def test_a_mask_is_the_whole_clips(source: Path, options: dict[str, Any], tmp_pa
     """Its times, too; and so is the mask that is written, which can be given again."""
     box = {"box": "0,0,32,48", "grow": 0, "crop": "off"}
     run = v2edit.edit_video(source, **options, **box, start=0.5, end=1.2, time="1.0-", out=tmp_path / "run")
-    before, mask = video.read(source).frames, video.read(run.folder / "mask.mp4").frames
+    before, mask = (np.asarray(video.read(path).frames) for path in (source, run.folder / "mask.mp4"))
     changed = (run.edited.frames != before).any((1, 2, 3))
     assert changed.nonzero()[0].tolist() == [10, 11] and (mask > 128).any((1, 2, 3)).nonzero()[0].tolist() == [10, 11]
     assert (run.edited.frames[:, :, 32:] == before[:, :, 32:]).all()

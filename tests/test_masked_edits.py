@@ -17,7 +17,7 @@ from v2edit.errors import UserError
 from v2edit.jobs.masks import MaskOptions
 from v2edit.jobs.regions import RegionOptions
 from v2edit.jobs.video import EditRun
-from v2edit.video.masks import write_share
+from v2edit.video.masks import open_share
 
 QUICK = {"steps": 4, "show_progress": False}
 
@@ -68,7 +68,9 @@ def test_the_mask_that_a_run_shows_can_be_given_back(sample, run, half, tmp_path
         np.testing.assert_array_equal(share == 1, first == 1)
         np.testing.assert_array_equal(share == 0, first == 0)
         np.testing.assert_allclose(share, first, atol=0.02)
-        write_share(share, source, path := tmp_path / f"{number}.mp4")
+        with open_share(path := tmp_path / f"{number}.mp4", source) as write_share:
+            for frame in share:
+                write_share(frame)
     again = v2edit.edit_video(*sample, mask=str(path), out=tmp_path / "r", save_frames=True, **QUICK)
     np.testing.assert_array_equal(frames_in(again.folder / "edited")[:, :, 34:], source.frames[:, :, 34:])
 

@@ -18,7 +18,8 @@ from support.videos import NTSC, clip, error_of, make, rgb_of, sound_of, tone
 
 from v2edit import video
 from v2edit.metrics.pixels import psnr
-from v2edit.video import Video, writing
+from v2edit.video import Video
+from v2edit.video.stream import FrameStream
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -150,7 +151,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError("the model fell over")
 
     with pytest.raises(RuntimeError, match="fell over"):
-        writing.encode(failing(), (6, 48, 64), tmp_path / "out.mp4", Fraction(10), None, None)
+        video.write(FrameStream(lambda first, stop: failing(), (6, 48, 64, 3)), tmp_path / "out.mp4", 10)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     assert (tmp_path / "out.mp4").read_bytes() == old
 

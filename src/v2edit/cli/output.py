@@ -119,6 +119,12 @@ class Reporter:
         figures = {name: getattr(progress, name) for name in ("subtask", "subtasks", "step", "steps")}
         if progress.seed is not None:
             figures |= {name: getattr(progress, name) for name in ("seed", "seed_number", "seeds")}
+        if progress.stage != "editing":
+            figures["stage"] = progress.stage
+            self.update(
+                Update(progress.stage, f"{progress.phase}, frame {step}", progress.step, progress.steps, figures)
+            )
+            return
         self.update(Update("editing", f"{progress.phase}, step {step}", done, total, figures))
 
     def on_scene(self, progress: SceneProgress) -> None:

@@ -43,7 +43,8 @@ from v2edit.video.feather import spread_in_time
 @dataclass(frozen=True)
 class Progress:
     """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, all counted from 1. Where a video is
-    edited with several seeds, also the `seed` and its number among them."""
+    edited with several seeds, also the `seed` and its number among them. Of a long video also what comes after these
+    steps is reported, frame by frame: then the `stage` says what that is."""
 
     subtask: int
     subtasks: int
@@ -52,11 +53,12 @@ class Progress:
     seed: int | None = None
     seed_number: int = 1
     seeds: int = 1
+    stage: str = "editing"
 
     @property
     def phase(self) -> str:
         seed = "" if self.seed is None else f"seed {self.seed} ({self.seed_number}/{self.seeds}), "
-        return f"{seed}subtask {self.subtask}/{self.subtasks}"
+        return seed + (f"subtask {self.subtask}/{self.subtasks}" if self.stage == "editing" else self.stage)
 
 
 @dataclass(frozen=True)

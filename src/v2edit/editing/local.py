@@ -16,6 +16,7 @@ from torch import Tensor
 from v2edit.backbones import Size
 from v2edit.editing.change import ChangeMap, grow
 from v2edit.video.crop import extract, plan_crop
+from v2edit.video.stream import Frames, clip_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +53,10 @@ def plan_window(local: LocalEdit, native_size: Size) -> np.ndarray | None:
     return plan_crop(local.share, native_size.height, native_size.width)
 
 
-def edited_size(local: LocalEdit, frames: np.ndarray, native_size: Size) -> Size:
+def edited_size(local: LocalEdit, frames: Frames, native_size: Size) -> Size:
     """Return the size of the clip that a local edit of frames, uint8 [T, H, W, 3], gives the model."""
     boxes = plan_window(local, native_size)
-    return Size(*frames.shape[:3]) if boxes is None else Size(len(frames), *map(int, boxes[0, 2:]))
+    return Size(*clip_size(frames)) if boxes is None else Size(len(frames), *map(int, boxes[0, 2:]))
 
 
 @dataclass(eq=False)

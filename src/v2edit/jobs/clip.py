@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +20,7 @@ from v2edit.runs.layout import COMPARISON_VIDEO, EDITED, FORMAT_SUFFIXES, Format
 
 if TYPE_CHECKING:
     from v2edit.video import Video
+    from v2edit.video.writing import WriteFrame
 
 Time = Annotated[str | float | None, arg(metavar="TIME", help_behavior_hint="")]
 LARGEST_FPS = 1000
@@ -101,14 +104,17 @@ class FormatOptions:
         if self.format != "png":
             videos.check_format(video, self.path(Path(EDITED)))
 
-    def write(self, video: Video, stem: Path) -> None:
-        """Write a video at a path that is given without its suffix."""
+    @contextmanager
+    def open(self, video: Video, stem: Path) -> Iterator[WriteFrame]:
+        """Yield what writes the next frame of an edit of a video, at a path that is given without its suffix."""
         from v2edit import video as videos
 
         if self.format == "png":
-            videos.write_frames(video, self.path(stem))
+            writer = videos.open_folder(video, self.path(stem))
         else:
-            videos.write(video, self.path(stem), crf=self.crf)
+            writer = videos.open_edit(video, self.path(stem), self.crf)
+        with writer as write_frame:
+            yield write_frame
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> FormatOptions:

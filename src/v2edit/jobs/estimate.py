@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from v2edit.scenes.camera_paths import CameraPath
     from v2edit.scenes.config import ResolvedFit
     from v2edit.scenes.reading import Scene
+    from v2edit.video.stream import Frames
 
 GIB = 2**30
 TIMED_FIT_STEPS = 20  # of a reconstruction
@@ -171,7 +172,7 @@ class Stopwatch:
 
 
 def estimate_edit(
-    stopwatch: Stopwatch, prepared: Prepared, size: Size, options: ModelOptions, frames: np.ndarray | None = None
+    stopwatch: Stopwatch, prepared: Prepared, size: Size, options: ModelOptions, frames: Frames | None = None
 ) -> Estimate:
     """Estimate an edit of a clip of a size, up to the decoded frames; writing them is not in it. Counted, or with
     `frames`, uint8 [T, H, W, 3], timed where the weights are here and fit."""
@@ -257,7 +258,7 @@ def _timed(
     stopwatch: Stopwatch,
     estimate: Estimate,
     prepared: Prepared,
-    frames: np.ndarray,
+    frames: Frames,
     options: ModelOptions,
     counting_bytes: int,
 ) -> Estimate:
@@ -268,7 +269,7 @@ def _timed(
     config, backbone = prepared.config, options.load(prepared.checkpoint, estimate.memory_mode)
     text = encode_progression(backbone, prepared.prompts, config.negative_prompt, config.padding_shared)
     loading = stopwatch.seconds
-    timed = time_edit(backbone, frames, text, config)
+    timed = time_edit(backbone, frames, text, config)  # pyright: ignore[reportArgumentType]
     peak = timed.peak - (counting_bytes if backbone.device.type == "cpu" else 0)
     return replace(estimate, peak=peak, seconds={"loading": loading} | timed.seconds, method=TIMED)
 
@@ -331,9 +332,7 @@ def time_reconstruction(
     return ReconstructionTiming(seconds + config.subtasks * (refit + rendering) + 3 * rendering, frames)
 
 
-def time_writing(
-    frames: np.ndarray, fps: Fraction | int, subtasks: int, output: FormatOptions = FormatOptions()
-) -> float:
+def time_writing(frames: Frames, fps: Fraction | int, subtasks: int, output: FormatOptions = FormatOptions()) -> float:
     """Estimate the seconds that writing the results takes, by writing a part of the source."""
     from fractions import Fraction
 
@@ -342,7 +341,9 @@ def time_writing(
     some = frames[:WRITTEN_FRAMES]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        output.write(videos.Video(some, Fraction(fps)), Path(folder) / "edited")
+        with output.open(videos.Video(some, Fraction(fps)), Path(folder) / "edited") as write_frame:
+            for frame in some:
+                write_frame(frame)
         video = time.perf_counter()
         videos.write_compare(some, some, Path(folder) / "compare.mp4", fps)
         compare = time.perf_counter()

@@ -28,9 +28,8 @@ from v2edit.runs import MANIFEST, fingerprint_input
 from v2edit.runs.layout import AFTER_VIDEO, BEFORE_VIDEO
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from v2edit.primitives.edits import Edit
+    from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 USUAL_CLIP = "openai/clip-vit-base-patch32"
@@ -45,8 +44,8 @@ class Run:
     folder: Path
     source_file: Path
     checksum: str
-    source: np.ndarray
-    edited: np.ndarray
+    source: Frames
+    edited: Frames
     source_prompt: str
     target_prompt: str
     instruction: str
@@ -164,12 +163,14 @@ def against_truth(run: Run) -> dict[str, float]:
     edit = sampled_edit(run)
     if edit is None:
         return {}
+    import numpy as np
+
     from v2edit.metrics.attributes import measure
     from v2edit.primitives.classifier import SceneClassifier
     from v2edit.primitives.edits import render_truth
 
-    clips = render_truth(edit, *run.edited.shape[:3])
-    return asdict(measure(edit, clips, run.edited, SceneClassifier.load().classify))
+    edited = np.asarray(run.edited)  # of a sample, which is small
+    return asdict(measure(edit, render_truth(edit, *edited.shape[:3]), edited, SceneClassifier.load().classify))
 
 
 def sampled_edit(run: Run) -> Edit | None:

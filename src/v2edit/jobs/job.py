@@ -23,11 +23,10 @@ from v2edit.prompts.style import read_style
 from v2edit.runs import RunWriter
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from v2edit.backbones import Backbone, Checkpoint, LoadedModel, Size
     from v2edit.jobs.memory import ClipOf
     from v2edit.jobs.preview import Preview
+    from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 # In place of the prompts that a language model would write, where it is not asked.
@@ -93,7 +92,7 @@ class EditJob:
         self,
         given: GivenPrompts,
         checkpoint: Checkpoint,
-        frames: Callable[[], np.ndarray],
+        frames: Callable[[], Frames],
         ask: bool,
         loaded: LoadedModel | None,
     ) -> Prepared:

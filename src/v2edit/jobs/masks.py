@@ -84,8 +84,9 @@ class MaskOptions:
 
         from v2edit.video import masks
         from v2edit.video.feather import feathered_share
+        from v2edit.video.stream import clip_size
 
-        shape = source.frames.shape[:3]
+        shape = clip_size(source.frames)
 
         def read(given: Any, marks: masks.Marks) -> np.ndarray | None:
             if given is None:

@@ -21,7 +21,7 @@ from v2edit.prompts.tokens import PromptTokenizer
 from v2edit.scenes.config import SCENE_FACTS, TRANSFORMS
 
 if TYPE_CHECKING:
-    import numpy as np
+    from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def check_token_limit(prompts: PromptPair, tokenizer: PromptTokenizer) -> None:
 
 def write_prompts_for(
     path: Path,
-    frames: np.ndarray,
+    frames: Frames,
     instruction: str,
     checkpoint: Checkpoint,
     lvlm: LVLMConfig,
@@ -188,7 +188,7 @@ def _source_prompt(facts: Any) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def _caption(path: Path, frames: np.ndarray) -> str:
+def _caption(path: Path, frames: Frames) -> str:
     """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
     caption = _read_caption(frames)
     if caption is None:
@@ -200,7 +200,7 @@ def _caption(path: Path, frames: np.ndarray) -> str:
     return caption
 
 
-def _read_caption(frames: np.ndarray) -> str | None:
+def _read_caption(frames: Frames) -> str | None:
     """Return the caption that the classifier reads off a clip, or None where it is not of the built-in world."""
     from v2edit.primitives.captions import caption
     from v2edit.primitives.classifier import SceneClassifier, matches_scene

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from v2edit.editing.editor import Progress
+    from v2edit.video.stream import Frames
 
 MOST_SEEDS = 16
 SHEET_COLUMNS = 5
@@ -45,7 +46,7 @@ def request_seeds(request: Request, count: int) -> Request:
 
 def edit_seeds(
     group: RunWriter,
-    source: np.ndarray,
+    source: Frames,
     part: slice,
     steps: Mapping[str, int],
     edit: Callable[[RunWriter, int, OnProgress], object],
@@ -80,8 +81,9 @@ def edit_seeds(
 
 def _report(group: RunWriter, place: dict[str, int], on_progress: OnProgress | None, progress: Progress) -> None:
     """Note a step of a seed's run in the group, and report it with the seed's place among the seeds."""
-    left = (progress.subtasks - progress.subtask + 1) * progress.steps - progress.step
-    group.snapshots.on_step(seed_folder(place["seed"]), left)
+    if progress.stage == "editing":
+        left = (progress.subtasks - progress.subtask + 1) * progress.steps - progress.step
+        group.snapshots.on_step(seed_folder(place["seed"]), left)
     if on_progress is not None:
         on_progress(replace(progress, **place))
 
@@ -123,14 +125,13 @@ def _state_of(folder: Path) -> RunState | None:
         return None
 
 
-def _write_sheet(group: RunWriter, source: np.ndarray, part: slice, seeds: Sequence[int]) -> None:
+def _write_sheet(group: RunWriter, source: Frames, part: slice, seeds: Sequence[int]) -> None:
     """Write the sheet: the source's frames, and below them those of each seed's video, as its file has them."""
-    import numpy as np
-
     from v2edit import video
+    from v2edit.video.sheets import spread_columns
 
-    def columns(frames: np.ndarray) -> np.ndarray:  # of one video at a time
-        return frames[np.linspace(0, len(frames) - 1, min(SHEET_COLUMNS, len(frames))).round().astype(int)]
+    def columns(frames: Frames) -> np.ndarray:  # of one video at a time
+        return frames[spread_columns(len(frames), min(SHEET_COLUMNS, len(frames)))]
 
     rows = {"source": columns(source[part])}
     for seed in seeds:

@@ -32,16 +32,15 @@ from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.jobs.seeds import MOST_SEEDS, edit_seeds, request_seeds
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input, read_run_state
-from v2edit.runs.layout import COMPARISON_VIDEO, CONTACT_SHEET, EDITED, MASK_VIDEO, seed_folder, subtask_name
+from v2edit.runs.layout import seed_folder
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from v2edit.backbones import Backbone, LoadedModel, Size
     from v2edit.editing.editor import Editor, Progress
     from v2edit.editing.local import LocalEdit
     from v2edit.jobs.estimate import Estimate
     from v2edit.video import Video
+    from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 ProgressCallback = Callable[["Progress"], None]
@@ -93,7 +92,7 @@ class ClipEdit:
     config: ResolvedConfig
 
     @property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> Frames:
         """The frames that are edited, uint8 [T, H, W, 3]."""
         return self.source.frames[self.part]
 
@@ -214,7 +213,8 @@ class VideoEdit(EditJob):
             request = Request("edit", record, steps, self.run_options.save_every, command)
             request = request if self.seeds == 1 else request_seeds(request, self.seeds)
             run.begin(request, partial(save_share, prepared.local))
-            return _finish(run, self.video, prepared.clip, backbone, loaded is None, on_progress)
+            result = _finish(run, self.video, prepared.clip, backbone, loaded is None, on_progress)
+        return _settle_result(result)
 
     @staticmethod
     def resume(
@@ -234,7 +234,8 @@ class VideoEdit(EditJob):
             clip = ClipEdit(source, part, load_local(record, run.snapshots.folder), prompts, config)
             backbone = load_recorded(record, loaded)
             log_plan(prompts, config, clip.size_for(backbone), backbone)
-            return _finish(run, path, clip, backbone, loaded is None, on_progress)
+            result = _finish(run, path, clip, backbone, loaded is None, on_progress)
+        return _settle_result(result)
 
 
 def load_recorded(record: dict[str, Any], loaded: LoadedModel | None = None) -> Backbone:
@@ -289,40 +290,41 @@ def _edit_and_write(
     run: RunWriter, path: Path, clip: ClipEdit, editor: Editor, on_progress: ProgressCallback | None
 ) -> Video:
     """Edit a part of a video from where the run's snapshots stand, write the results and return the edited video."""
-    import numpy as np
-
-    from v2edit import video as videos
+    from v2edit.editing.editor import Progress
+    from v2edit.jobs.results import write_results
     from v2edit.metrics.drift import measure_drift
     from v2edit.video.cut import splice
-    from v2edit.video.masks import write_share
+    from v2edit.video.stream import FrameStream
 
     assert run.request is not None
     record, source, part = run.request.facts, clip.source, clip.part
     if (whole := len(source.frames)) > part.stop - part.start:
         log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
-    output, rate = FormatOptions.from_record(record), float(source.fps)
-    result = editor.edit(clip.frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local)
+    output, rate, subtasks = FormatOptions.from_record(record), float(source.fps), clip.config.subtasks
+    frames: Any = clip.frames
+    result = editor.edit(frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local)
     if clip.local.find:
         log_found(result.share)
     warn_of_no_change(result)
-    *intermediate, edited = (replace(source, frames=splice(source.frames, part, one)) for one in result.subtasks)
+    title = record["instruction"] or clip.prompts.target
+    save_frames, is_long = record["save_frames"] or path.is_dir(), isinstance(result.frames, FrameStream)
 
-    rows = {"source": clip.frames}
-    for number, video in enumerate(intermediate, start=1):
-        output.write(video, run.folder / subtask_name(number))
-        rows[f"subtask {number}"] = video.frames[part]
-    rows[f"edited: {record['instruction'] or clip.prompts.target}"] = edited.frames[part]
-    output.write(edited, run.folder / EDITED)
-    if (record["save_frames"] or path.is_dir()) and output.format != "png":
-        videos.write_frames(edited, run.folder / EDITED)
-    if edited.names and not path.is_dir():
-        videos.write_still(edited.frames[0], run.folder / f"{EDITED}.png")
-    compare = run.folder / COMPARISON_VIDEO
-    videos.write_compare(source.frames, edited.frames, compare, source.fps, source.path, source.times)
-    if result.share is not None:
-        share = splice(np.zeros(source.frames.shape[:3], np.float32), part, result.share)
-        rows["mask: white is edited"] = write_share(share, source, run.folder / MASK_VIDEO).frames[part]
-    videos.contact_sheet(rows, run.folder / CONTACT_SHEET)
+    def on_frame(done: int, total: int) -> None:
+        if is_long and on_progress is not None:
+            on_progress(Progress(subtasks, subtasks, done, total, stage="writing"))
+
+    is_image = bool(source.names) and not path.is_dir()
+    write_results(run.folder, source, part, result, title, output, save_frames, is_image, on_frame)
     drift = measure_drift(result.drift, result.joints)
     run.write_manifest({"memory": editor.backbone.memory_mode, "share": share_facts(result.share), "drift": drift})
-    return edited
+    return replace(source, frames=splice(source.frames, part, result.frames))
+
+
+def _settle_result(result: EditRun) -> EditRun:
+    """Return a finished edit whose frames, where they are a stream, are those that were written: what they were made of
+    goes with the run's state."""
+    from v2edit.video.stream import FrameStream
+
+    if result.seeds or not isinstance(result.edited.frames, FrameStream):
+        return result
+    return replace(result, edited=read_edited(result.folder))

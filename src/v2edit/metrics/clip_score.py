@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +21,7 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.host import quiet_libraries
 from v2edit.prompts import PromptPair
+from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parents[1] / "weights/clip"
@@ -54,7 +55,7 @@ class ClipEncoder:
         return cls(model.to(device), processor)
 
     @torch.no_grad()
-    def encode_images(self, frames: np.ndarray) -> Tensor:
+    def encode_images(self, frames: Frames) -> Tensor:
         """Return C(.), embeddings [T, D] of uint8 frames [T, H, W, 3], float32 on the CPU."""
         parts = []
         for start in range(0, len(frames), BATCH):
@@ -80,20 +81,20 @@ class ClipEncoder:
             parts.append(_unit(self.model.get_text_features(**inputs)))  # pyright: ignore
         return torch.cat(parts)
 
-    def score_edit(self, pair: PromptPair, source: np.ndarray, edited: np.ndarray) -> dict[str, float]:
+    def score_edit(self, pair: PromptPair, source: Frames, edited: Frames) -> dict[str, float]:
         """Return the CTIDS and the CDC (nan where undefined) of edited frames, uint8 [T, H, W, 3] as the source's."""
         return {
             "ctids": ctids(self, source, edited, pair.source, pair.target),
             "cdc": cdc(self, source, edited) if len(source) > 1 else math.nan,
         }
 
-    def preference(self, pair: PromptPair, frames: np.ndarray) -> float:
+    def preference(self, pair: PromptPair, frames: Frames) -> float:
         """Return the share of frames, uint8 [T, H, W, 3], that are nearer to the target prompt than to the source's."""
         likeness = self.encode_images(frames) @ self.encode_texts([pair.source, pair.target]).T
         return float((likeness[:, 1] > likeness[:, 0]).float().mean())
 
 
-def ctids(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray, source_prompt: str, target_prompt: str) -> float:
+def ctids(clip: ClipEncoder, source: Frames, edited: Frames, source_prompt: str, target_prompt: str) -> float:
     """Return CTIDS, the CLIP text-image directional similarity, -1 to 1 (V2Edit Sec. 4.1): whether frames change from
     source o to edit e as the prompts do.
 
@@ -106,7 +107,7 @@ def ctids(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray, source_prom
     return float(F.cosine_similarity(change, (after - before)[None], dim=1).mean())
 
 
-def cdc(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray) -> float:
+def cdc(clip: ClipEncoder, source: Frames, edited: Frames) -> float:
     """Return CDC, the CLIP direction consistency, -1 to 1 (V2Edit Sec. 4.1): whether the edited video e changes from
     frame to frame as the source o does.
 
@@ -117,14 +118,20 @@ def cdc(clip: ClipEncoder, source: np.ndarray, edited: np.ndarray) -> float:
     _same_length(source, edited)
     if len(source) < 2:
         raise UserError("CDC compares neighbouring frames: it needs a video of two frames or more")
-    blocks = F.avg_pool2d(torch.from_numpy(source).permute(0, 3, 1, 2).float(), 4, ceil_mode=True)
-    if blocks.diff(dim=0).abs().max() < STILL:
+    if _stands_still(source):
         return math.nan
     before, after = clip.encode_images(source).diff(dim=0), clip.encode_images(edited).diff(dim=0)
     return float(F.cosine_similarity(before, after, dim=1).mean())
 
 
-def _same_length(source: np.ndarray, edited: np.ndarray) -> None:
+def _stands_still(frames: Frames) -> bool:
+    """Return whether no frame differs from the one before it by more than noise."""
+    images = (torch.from_numpy(frame).permute(2, 0, 1).float() for frame in frames)
+    blocks = (F.avg_pool2d(image, 4, ceil_mode=True) for image in images)
+    return all((after - before).abs().max() < STILL for before, after in pairwise(blocks))
+
+
+def _same_length(source: Frames, edited: Frames) -> None:
     if len(source) != len(edited):
         raise UserError(
             f"the edited video has {len(edited)} frames and the source {len(source)}: they must be the same"

@@ -17,13 +17,13 @@ from random import Random
 from statistics import fmean, stdev
 from typing import Annotated, Any
 
-import numpy as np
 from tyro.conf import arg
 
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
 from v2edit.prompts.chat import Chat, InvalidAnswer, Message, Picture, ask_for_json, sample_frames
 from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.video.stream import Frames
 
 ASPECTS = {
     "quality": "how good the video looks by itself: sharp, free of flicker and artefacts, its motion natural",
@@ -159,8 +159,8 @@ class Query:
 
 
 def make_queries(
-    videos: Mapping[str, np.ndarray],
-    source: np.ndarray,
+    videos: Mapping[str, Frames],
+    source: Frames,
     instruction: str,
     config: JudgeConfig,
     cache: Path,

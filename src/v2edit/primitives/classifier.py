@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
+from v2edit.video.stream import Frames
 
 WEIGHTS = Path(__file__).parents[1] / "weights/classifier/classifier.safetensors"
 FRAMES, SIDE = 9, 64
@@ -68,7 +69,7 @@ class SceneClassifier(nn.Module):
         return dict(zip(QUESTIONS, logits.split(sizes, dim=1), strict=True))
 
     @torch.no_grad()
-    def classify(self, frames: np.ndarray) -> Scene:
+    def classify(self, frames: Frames) -> Scene:
         """Return the scene that uint8 frames [T, H, W, 3] of any length and size show, without the jitter that
         captions do not mention. The result is always a scene; `matches_scene` checks that it resembles the clip."""
         logits = self(preprocess(frames)[None])
@@ -84,14 +85,14 @@ class SceneClassifier(nn.Module):
         return Scene(objects, answer("scene", "floor"), answer("scene", "sky"), answer("scene", "camera"))
 
 
-def preprocess(frames: np.ndarray) -> Tensor:
+def preprocess(frames: Frames) -> Tensor:
     """Return nine evenly spaced frames of uint8 [T, H, W, 3] as float [9, 3, 64, 64] in -1..1."""
     indices = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
     video = torch.from_numpy(frames[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
     return video if video.shape[2:] == (SIDE, SIDE) else F.interpolate(video, (SIDE, SIDE), mode="area")
 
 
-def matches_scene(frames: np.ndarray, scene: Scene) -> bool:
+def matches_scene(frames: Frames, scene: Scene) -> bool:
     """Return whether a clip resembles a render of a scene, i.e. whether it shows primitives at all. Both are pooled
     first: the scene lacks the jitter that no caption mentions."""
     render = render_clip(scene, FRAMES, SIDE, SIDE).frames

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 LONG_SIDE = 512  # pixels of a picture: the input size of most vision-language models, or one of their tiles
@@ -89,7 +90,7 @@ class InvalidAnswer(Exception):
     """An answer cannot be used; the arguments are the reasons, for the model and finally for the user."""
 
 
-def sample_frames(frames: np.ndarray, count: int) -> np.ndarray:
+def sample_frames(frames: Frames, count: int) -> np.ndarray:
     """Return `count` evenly spaced frames of [T, H, W, 3], first and last included (all where there are fewer)."""
     return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
 

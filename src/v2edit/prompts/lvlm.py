@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
-import numpy as np
 from tyro.conf import arg
 
 from v2edit.errors import UserError
@@ -18,6 +17,7 @@ from v2edit.prompts.comparison import compare_prompts
 from v2edit.prompts.pair import MAX_INTERMEDIATE, PromptPair
 from v2edit.prompts.style import PromptStyle
 from v2edit.prompts.tokens import PromptTokenizer
+from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 LOCAL = "local:"
@@ -93,7 +93,7 @@ def open_chat(config: LVLMConfig, device: str = "auto") -> Iterator[Chat]:
 
 def generate_prompts(
     chat: Chat,
-    frames: np.ndarray,
+    frames: Frames,
     instruction: str,
     style: PromptStyle,
     tokenizer: PromptTokenizer,

@@ -1,4 +1,4 @@
-"""A video in memory."""
+"""A video: its frames, in memory or read as they are needed, and their times."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from v2edit.video.stream import Frames
+
 
 @dataclass(frozen=True, eq=False)
 class Video:
     """Frames of a video, the times at which they appear, and the file that has its sound."""
 
-    frames: np.ndarray  # uint8 [T, H, W, 3], RGB, upright and with square pixels, as a player shows them
+    frames: Frames  # uint8 [T, H, W, 3], RGB, upright and with square pixels, as a player shows them
     fps: Fraction  # frames a second; with a variable rate the average, so that T / fps is always the duration
     times: np.ndarray = field(default_factory=lambda: np.empty(0))  # float64 [T], seconds from 0 (default: k / fps)
     path: Path | None = None  # to copy the sound from; None for generated videos and those read from images

@@ -10,7 +10,8 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.video.clip import Video, frame_times
-from v2edit.video.reading import check_memory
+from v2edit.video.reading import check_size
+from v2edit.video.stream import Frames, clip_size, concatenate, is_large, pick
 
 SLACK = 0.0005  # seconds: times are typed to the millisecond
 
@@ -40,22 +41,23 @@ def frames_between(video: Video, start: float, end: float) -> tuple[int, int]:
 def resample(video: Video, fps: Fraction) -> Video:
     """Return a clip of `fps` frames a second that lasts as long, to half a frame: at each time the frame of the source
     that is nearest, the earlier of two. Images, which have no rate, stay as many and are shown at that one. Raises
-    `UserError` where none is left, or more than the memory limit allows."""
+    `UserError` where none is left, or more than a clip may have."""
     if video.names:
         return replace(video, fps=fps, times=np.empty(0))
     if not (count := round(video.duration * fps)):
         raise UserError(f"--fps is {float(fps):g}, and the clip lasts {float(video.duration):.4g} s: no frame is left")
-    height, width = video.frames.shape[1:3]
-    check_memory(video.path or "the clip", (width, height), count)
+    _, height, width = clip_size(video.frames)
+    check_size(video.path or "the clip", width, height, count)
     middles = (video.times[1:] + video.times[:-1]) / 2
     times = frame_times(count, fps)
     nearest = np.searchsorted(middles, times - 1e-9)
-    return replace(video, frames=video.frames[nearest], fps=fps, times=times)
+    frames = pick(video.frames, nearest, streamed=is_large(count, height, width))
+    return replace(video, frames=frames, fps=fps, times=times)
 
 
-def splice(frames: np.ndarray, part: slice, edited: np.ndarray) -> np.ndarray:
+def splice(frames: Frames, part: slice, edited: Frames) -> Frames:
     """Return the frames [T, H, W, 3] with `edited` in place of a part; the rest is the same to the bit."""
     assert edited.shape == frames[part].shape, (edited.shape, frames[part].shape)
     if len(edited) == len(frames):
         return edited
-    return np.concatenate([frames[: part.start], edited, frames[part.stop :]])
+    return concatenate([frames[: part.start], edited, frames[part.stop :]])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from v2edit.video.cut import frames_between
 from v2edit.video.decoding import open_container
 from v2edit.video.feather import dilate
 from v2edit.video.reading import read
-from v2edit.video.writing import write
+from v2edit.video.stream import clip_size
+from v2edit.video.writing import WriteFrame, open_writer
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndar
     coding leaves around black, white and hard edges is removed (`clean_levels`). Each frame of the clip takes the
     mask's frame that is nearest in time: an image holds for all; as many frames as the clip's are taken one by one;
     images named as the clip's are taken by name, others are spread over the clip. `marks` is what white means. A file
-    of `write_share` holds the share that was written: 0 and 1 exactly, what is between to a few levels of 255.
+    of `open_share` holds the share that was written: 0 and 1 exactly, what is between to a few levels of 255.
 
     Raises `UserError` for what cannot be read, has other proportions than the clip, or leaves nothing to change."""
     path = Path(path)
@@ -79,18 +81,24 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndar
     return result
 
 
-def write_share(share: np.ndarray, source: Video, path: Path) -> Video:
-    """Write how much of the edit each pixel takes, float32 [T, H, W], as a grey MP4 file in step with the source, by
-    which `read_mask` finds the same; return its frames. The file says that it is one (`is_share`), until a program that
-    changes it writes it anew."""
-    grey = np.stack([np.rint(frame * 255).astype(np.uint8) for frame in share])[..., None]
-    mask = replace(source, frames=np.broadcast_to(grey, (*share.shape, 3)), path=None, names=())
-    write(mask, path, crf=SHARE_CRF, tags={SHARE_TAG: "1"})
-    return mask
+@contextmanager
+def open_share(path: Path, source: Video) -> Iterator[WriteFrame]:
+    """Yield what writes how much of the edit each pixel of the source's next frame takes, float32 [H, W], to a grey MP4
+    file in step with the source, by which `read_mask` finds the same. The file says that it is one (`is_share`), until
+    a program that changes it writes it anew."""
+    size, tags = clip_size(source.frames), {SHARE_TAG: "1"}
+    with open_writer(path, size, source.fps, times=source.times, crf=SHARE_CRF, tags=tags) as write_frame:
+        yield lambda share: write_frame(share_picture(share))
+
+
+def share_picture(share: np.ndarray) -> np.ndarray:
+    """Return a picture, uint8 [H, W, 3], of how much of the edit each pixel takes, float32 [H, W]: white for all."""
+    grey = np.rint(share * 255).astype(np.uint8)
+    return np.broadcast_to(grey[..., None], (*grey.shape, 3))
 
 
 def is_share(path: Path | str) -> bool:
-    """Return whether a file is one of `write_share`, unchanged: programs that write MP4 files drop others' tags."""
+    """Return whether a file is one of `open_share`, unchanged: programs that write MP4 files drop others' tags."""
     path = Path(path)
     if path.suffix.lower() != ".mp4" or not path.is_file():
         return False
@@ -280,7 +288,7 @@ def _check_aspect(name: Path | str, given: tuple[int, ...], wanted: tuple[int, .
         raise UserError(f"{name} is {sizes[0]} and the clip {sizes[1]}: a mask has the same proportions as its clip")
 
 
-def _to_levels(path: Path, frames: np.ndarray) -> np.ndarray:
+def _to_levels(path: Path, frames: Any) -> np.ndarray:
     """Return the grey levels, uint8 [T, H, W], of a mask's frames, uint8 [T, H, W, 3]; where there are colours, all but
     black is white. Raises `UserError` for a photo or a film."""
     red, green, blue = (frames[..., k] for k in range(3))

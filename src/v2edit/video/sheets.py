@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
-from v2edit.video.writing import atomic_output, check_frames, encode
+from v2edit.video.stream import Frames
+from v2edit.video.writing import atomic_output, check_frames, open_writer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,11 +23,12 @@ MAX_SIDE = 4096  # of a clip that is enlarged: encoders have limits
 CELL_MIN, CELL_MAX = 128, 288  # the short side of a contact sheet's cells
 BACKGROUND, TEXT_COLOR = (24, 25, 28), (232, 232, 235)
 GAP, TEXT_SIZE = 8, 16
+COLUMNS = 5  # of a contact sheet, at most
 
 
 def write_compare(
-    source: np.ndarray,
-    edited: np.ndarray,
+    source: Frames,
+    edited: Frames,
     path: Path | str,
     fps: Fraction | int,
     audio_from: Path | str | None = None,
@@ -36,8 +39,25 @@ def write_compare(
     short side under 256 pixels by a whole number, each pixel to a square."""
     if len(check_frames(source)) != len(check_frames(edited)):
         raise UserError(f"source has {len(source)} frames and edited {len(edited)}: they cannot be shown in step")
-    height = max(source.shape[1], edited.shape[1])
-    widths = [round(clip.shape[2] * height / clip.shape[1]) for clip in (source, edited)]
+    sizes = [(clip.shape[1], clip.shape[2]) for clip in (source, edited)]
+    with open_compare(Path(path), len(source), sizes, Fraction(fps), audio_from, times) as write_pair:
+        for before, after in zip(source, edited, strict=True):
+            write_pair(before, after)
+    return Path(path)
+
+
+@contextmanager
+def open_compare(
+    path: Path,
+    count: int,
+    sizes: list[tuple[int, int]],
+    fps: Fraction,
+    audio_from: Path | str | None = None,
+    times: np.ndarray | None = None,
+) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    """Yield what writes the next frames of the source and of the edit, of `sizes` (H, W), as `write_compare` does."""
+    height = max(height for height, _ in sizes)
+    widths = [round(w * height / h) for h, w in sizes]
     scale = max(1, min(math.ceil(COMPARE_SIDE / min(height, *widths)), MAX_SIDE // max(height, sum(widths))))
     widths, height = [w * scale for w in widths], height * scale
     head = TEXT_SIZE + GAP
@@ -45,19 +65,20 @@ def write_compare(
     lefts = [0, widths[0] + GAP]
     for left, width, label in zip(lefts, widths, ("source", "edited"), strict=True):
         _draw_text(canvas, (left + 4, 2), label, width - 4)
-    base = np.asarray(canvas)
+    base = np.array(canvas)
 
-    def frames() -> Iterator[np.ndarray]:
-        for pair in zip(source, edited, strict=True):
+    with open_writer(path, (count, *base.shape[:2]), fps, audio_from, times) as write_frame:
+
+        def write_pair(before: np.ndarray, after: np.ndarray) -> None:
             frame = base.copy()
-            for left, width, picture in zip(lefts, widths, pair, strict=True):
+            for left, width, picture in zip(lefts, widths, (before, after), strict=True):
                 frame[head:, left : left + width] = np.asarray(_resize(picture, width, height))
-            yield frame
+            write_frame(frame)
 
-    return encode(frames(), (len(source), *base.shape[:2]), Path(path), Fraction(fps), audio_from, times)
+        yield write_pair
 
 
-def contact_sheet(rows: Mapping[str, np.ndarray], path: Path | str, columns: int = 5) -> Path:
+def contact_sheet(rows: Mapping[str, Frames], path: Path | str, columns: int = COLUMNS) -> Path:
     """Write a PNG file: a labelled row a video, of up to `columns` frames from first to last, in step. `rows` are label
     to frames uint8 [T, H, W, 3]; cells have the first one's shape. Small frames are enlarged by a whole number to 128
     pixels or more on the short side, large ones made smaller. Raises `UserError` where it cannot be written."""
@@ -78,11 +99,16 @@ def contact_sheet(rows: Mapping[str, np.ndarray], path: Path | str, columns: int
     for row, (label, frames) in enumerate(clips.items()):
         y = margin + row * step_y
         _draw_text(sheet, (margin, y), label, columns * step_x - GAP // 2)
-        for column, k in enumerate(np.linspace(0, len(frames) - 1, columns).round().astype(int)):
-            sheet.paste(_resize(frames[k], cell_w, cell_h), (margin + column * step_x, y + head))
+        for column, frame in enumerate(frames[spread_columns(len(frames), columns)]):
+            sheet.paste(_resize(frame, cell_w, cell_h), (margin + column * step_x, y + head))
     with atomic_output(path) as part:
         sheet.save(part, "PNG", optimize=True)
     return path
+
+
+def spread_columns(count: int, columns: int = COLUMNS) -> np.ndarray:
+    """Return which of `count` frames a sheet of so many columns shows, int [columns]: from the first to the last."""
+    return np.linspace(0, count - 1, columns).round().astype(int)
 
 
 def _resize(frame: np.ndarray, width: int, height: int) -> Image:

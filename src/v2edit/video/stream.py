@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 Index: TypeAlias = Sequence[int] | np.ndarray
+STREAM_LIMIT = 2**29  # bytes: clips whose frames take more are streams
+FRAME_OVERHEAD = 1024  # bytes that a frame in memory takes however small it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,3 +122,62 @@ def concatenate(parts: Sequence[Frames]) -> Frames:
                 yield from part[low:high]
 
     return FrameStream(read, (ends[-1], *parts[0].shape[1:]), parts[0].dtype)
+
+
+def clip_size(frames: Frames) -> tuple[int, int, int]:
+    """Return the number of frames, their height and their width."""
+    count, height, width = frames.shape[:3]
+    return count, height, width
+
+
+def is_large(count: int, height: int, width: int) -> bool:
+    """Return whether a clip of this size is read, and what is made of it computed, as a stream."""
+    return count * max(3 * height * width, FRAME_OVERHEAD) > STREAM_LIMIT
+
+
+def map_frames(
+    change: Callable[..., np.ndarray],
+    clips: Sequence[Frames],
+    shape: tuple[int, ...] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Frames:
+    """Return the clip that `change` makes, frame by frame, of the frame's number and that frame of each of some clips
+    of one length: an array where all of them are, else a stream. `shape` [H, W, ...] and `dtype` are the first clip's
+    unless given."""
+    count, shape = len(clips[0]), clips[0].shape[1:] if shape is None else shape
+    assert all(len(clip) == count for clip in clips), [len(clip) for clip in clips]
+
+    def read(first: int, stop: int) -> Iterator[np.ndarray]:
+        for number, frames in enumerate(zip(*(clip[first:stop] for clip in clips), strict=True), start=first):
+            yield change(number, *frames)
+
+    stream = FrameStream(read, (count, *shape), clips[0].dtype if dtype is None else dtype)
+    return np.asarray(stream) if all(isinstance(clip, np.ndarray) for clip in clips) else stream
+
+
+def pick(frames: Frames, index: np.ndarray, streamed: bool = False) -> Frames:
+    """Return the frames of some numbers, which may repeat: an array of an array, unless `streamed`, else a stream. One
+    is read in one pass as far as the numbers rise."""
+    if isinstance(frames, np.ndarray) and not streamed:
+        return frames[index]
+
+    def read(first: int, stop: int) -> Iterator[np.ndarray]:
+        wanted = index[first:stop]
+        ends = np.flatnonzero(np.diff(wanted) < 0) + 1
+        for rising in np.split(wanted, ends) if len(wanted) else ():
+            low = int(rising[0])
+            counts = np.bincount(rising - low)
+            for frame, times in zip(frames[low : low + len(counts)], counts, strict=True):
+                for _ in range(times):
+                    yield frame
+
+    return FrameStream(read, (len(index), *frames.shape[1:]), frames.dtype)
+
+
+def as_stream(frames: Frames) -> FrameStream:
+    """Return a clip as a stream."""
+    return (
+        frames
+        if isinstance(frames, FrameStream)
+        else FrameStream(lambda a, b: iter(frames[a:b]), frames.shape, frames.dtype)
+    )

@@ -6,12 +6,12 @@ import math
 import shutil
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from v2edit.video.decoding import open_container
 from v2edit.video.formats import PALETTE, Format, find_format
 from v2edit.video.reading import SIZE_TAG
 from v2edit.video.sound import decode_time, transfer_sound
+from v2edit.video.stream import Frames, clip_size
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -33,9 +34,11 @@ ENCODER_THREADS = 4  # encoders' output may depend on how many there are, so not
 # Ticks a second for variable frame rates: a frame of any usual rate lasts a whole number of them.
 VARIABLE_RATE_CLOCK = 90_000
 
+WriteFrame: TypeAlias = Callable[[np.ndarray], None]  # takes the next frame, uint8 [H, W, 3]
+
 
 def write(
-    video: Video | np.ndarray,
+    video: Video | Frames,
     path: Path | str,
     fps: Fraction | int | None = None,
     audio_from: Path | str | None = None,
@@ -70,7 +73,17 @@ def write(
         frames = check_frames(video)
     if fps is None:
         raise UserError("frames without a frame rate: give fps")
-    return encode(frames, frames.shape[:3], Path(path), Fraction(fps), audio_from, times, crf, tags)
+    with open_writer(Path(path), clip_size(frames), Fraction(fps), audio_from, times, crf, tags) as write_frame:
+        for frame in frames:
+            write_frame(frame)
+    return Path(path)
+
+
+@contextmanager
+def open_edit(source: Video, path: Path, crf: int | None = None) -> Iterator[WriteFrame]:
+    """Yield what writes the next frame of an edit of a video, of the source's size, times and sound, as `write`."""
+    with open_writer(path, clip_size(source.frames), source.fps, source.path, source.times, crf) as write_frame:
+        yield write_frame
 
 
 def check_format(video: Video, path: Path | str) -> None:
@@ -90,26 +103,40 @@ def write_still(frame: np.ndarray, path: Path | str) -> Path:
 def write_frames(video: Video, folder: Path | str) -> list[Path]:
     """Write each frame as a PNG file into a new folder, under the names that the frames were read by, else numbered.
     Raises `UserError` where it cannot be written; then nothing is left of it."""
-    folder, count = Path(folder), len(video.frames)
-    stems = [Path(name).stem for name in video.names]
-    if len(stems) != count or len({stem.lower() for stem in stems}) < count:  # 1.jpg and 1.png are two frames
-        stems = [f"{k:0{max(5, len(str(count)))}}" for k in range(count)]
-    written: list[Path] = []
+    with open_folder(video, folder) as write_frame:
+        for frame in video.frames:
+            write_frame(frame)
+    return [Path(folder) / f"{stem}.png" for stem in _frame_stems(video)]
+
+
+@contextmanager
+def open_folder(video: Video, folder: Path | str) -> Iterator[WriteFrame]:
+    """Yield what writes the next of a video's frames into a new folder, as `write_frames` does."""
+    folder, stems = Path(folder), iter(_frame_stems(video))
     try:
         folder.mkdir()
-        for stem, frame in zip(stems, video.frames, strict=True):
-            written.append(folder / f"{stem}.png")
-            write_still(frame, written[-1])
+
+        def write_frame(frame: np.ndarray) -> None:
+            write_still(frame, folder / f"{next(stems)}.png")
+
+        yield write_frame
     except BaseException as error:
         if not isinstance(error, FileExistsError):
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             raise UserError(f"cannot write the frames to {folder}: {error.strerror or error}") from error
         raise
-    return written
 
 
-def check_frames(frames: np.ndarray) -> np.ndarray:
+def _frame_stems(video: Video) -> list[str]:
+    """Return the names, without suffixes, of the files of a video's frames."""
+    count, stems = len(video.frames), [Path(name).stem for name in video.names]
+    if len(stems) != count or len({stem.lower() for stem in stems}) < count:  # 1.jpg and 1.png are two frames
+        return [f"{k:0{max(5, len(str(count)))}}" for k in range(count)]
+    return stems
+
+
+def check_frames(frames: Frames) -> Frames:
     """Return the frames. Raises `UserError` unless they are uint8 [T, H, W, 3] and not empty."""
     shape, kind = np.shape(frames), getattr(frames, "dtype", None)
     if kind != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
@@ -117,17 +144,18 @@ def check_frames(frames: np.ndarray) -> np.ndarray:
     return frames
 
 
-def encode(
-    frames: Iterable[np.ndarray],
-    shape: tuple[int, int, int],
+@contextmanager
+def open_writer(
     path: Path,
+    shape: tuple[int, int, int],
     fps: Fraction,
-    audio_from: Path | str | None,
-    times: np.ndarray | None,
+    audio_from: Path | str | None = None,
+    times: np.ndarray | None = None,
     crf: int | None = None,
     tags: Mapping[str, str] | None = None,
-) -> Path:
-    """Write a video file as `write` does, of frames uint8 [H, W, 3] from an iterator; `shape` is (T, H, W)."""
+) -> Iterator[WriteFrame]:
+    """Yield what writes the next frame of a video file of `shape` (T, H, W); the file is as `write` makes it, and
+    appears once the context is left."""
     import av
 
     kind, (count, height, width) = find_format(path, crf), shape
@@ -149,6 +177,7 @@ def encode(
             out.metadata[SIZE_TAG] = f"{width}x{height}"
         stream = _add_stream(out, kind, size, fps, clock, crf)
         sound = transfer_sound(source, out, count, fps, kind.sound) if source and kind.sound else deque()
+        moments = iter(ticks)
 
         def mux(pictures: list[Packet], until: Fraction | float) -> None:
             """Write pictures, and before them the sound up to a time in seconds."""
@@ -159,16 +188,18 @@ def encode(
                 packet.duration = ticks[k + 1] - ticks[k]
                 out.mux(packet)
 
-        for k, frame in enumerate(frames):
+        def write_frame(frame: np.ndarray) -> None:
             padded = np.pad(frame, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge")
-            picture = av.VideoFrame.from_ndarray(padded, "rgb24")
-            picture.pts, picture.time_base = ticks[k], clock
-            for converted in _convert(converter, picture):
-                mux(stream.encode(converted), ticks[k] * clock)
+            picture, tick = av.VideoFrame.from_ndarray(padded, "rgb24"), next(moments)
+            picture.pts, picture.time_base = tick, clock
+            with name_in_errors(path):
+                for converted in _convert(converter, picture):
+                    mux(stream.encode(converted), tick * clock)
+
+        yield write_frame
         for converted in _convert(converter, None):
             mux(stream.encode(converted), math.inf)
         mux(stream.encode(None), math.inf)
-    return path
 
 
 def _add_stream(
@@ -268,12 +299,18 @@ def atomic_output(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    # An absolute path is never taken for a protocol.
+    with name_in_errors(path), atomic_path(path.absolute()) as part:
+        yield part
+
+
+@contextmanager
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Raise `UserError`, with the name of the file, where it cannot be written."""
     from av.error import FFmpegError
 
     try:
-        # An absolute path is never taken for a protocol.
-        with atomic_path(path.absolute()) as part:
-            yield part
+        yield
     except UserError:
         raise
     except (OSError, FFmpegError) as error:

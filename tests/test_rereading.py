@@ -1,0 +1,100 @@
+"""Clips that are read from their files again and again, a few frames at a time: the same frames as in memory."""
+
+import logging
+import os
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.videos import clip, error_of
+
+from v2edit import video
+from v2edit.errors import UserError
+from v2edit.video import Video, reading, stream
+from v2edit.video.stream import FrameStream
+
+FAULTS = ["cat_reset.ts", "sy5.mkv", "sy_h264.avi"]
+
+
+def assert_same(path: Path, most: int | None = None) -> None:
+    """Assert that a clip has the same frames and times as a stream as in memory, read in pieces and twice."""
+    whole, streamed = (video.read(path, most, streamed=one) for one in (False, True))
+    frames = streamed.frames
+    assert isinstance(frames, FrameStream) and isinstance(whole.frames, np.ndarray)
+    assert frames.shape == whole.frames.shape and streamed.fps == whole.fps and streamed.names == whole.names
+    assert np.array_equal(streamed.times, whole.times)
+    middle = len(frames) // 2
+    parts = [frames[:middle], frames[middle:], frames[middle - 1 : middle + 1], frames]
+    for part, expected in zip(parts, (whole.frames[:middle], whole.frames[middle:],
+                                      whole.frames[middle - 1 : middle + 1], whole.frames), strict=True):  # fmt: skip
+        for k, frame in enumerate(part):
+            assert np.array_equal(frame, expected[k]), (path.name, k)
+        assert len(part) == len(expected)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_damaged_or_odd_file_is_the_same_as_a_stream(data: Path, name: str) -> None:
+    assert_same(data / "faults" / name, 40)
+
+
+def test_a_cropped_file_with_uneven_times_is_the_same_as_a_stream(tmp_path: Path) -> None:
+    times = np.array([0, 0.1, 0.5, 0.6, 1.3, 1.4, 1.5])
+    assert_same(video.write(Video(clip(7, 37, 51), Fraction(4), times), tmp_path / "odd.mp4"))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".webm"])
+def test_animated_pictures_are_the_same_as_a_stream(tmp_path: Path, suffix: str) -> None:
+    assert_same(video.write(clip(9, 32, 48), tmp_path / f"a{suffix}", 10))
+
+
+def test_images_are_the_same_as_a_stream_which_says_nothing_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from PIL import Image
+
+    for k, frame in enumerate(clip(5, 20, 30)):
+        video.write_still(frame, tmp_path / f"{k}.png")
+    pages = [Image.fromarray(frame) for frame in clip(2, 20, 30)]
+    pages[0].save(tmp_path / "5.tif", save_all=True, append_images=pages[1:])
+    streamed = video.read(tmp_path, streamed=True)
+    logged = len(caplog.messages)
+    assert logged == 1 and len(np.asarray(streamed.frames)) == 6 and len(caplog.messages) == logged
+    assert_same(tmp_path)
+
+
+def test_a_clip_beyond_the_limit_is_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = video.write(clip(9, 32, 48), tmp_path / "a.mp4", 10)
+    monkeypatch.setattr(stream, "STREAM_LIMIT", 8 * 32 * 48 * 3)
+    assert isinstance(video.read(path).frames, FrameStream) and isinstance(video.read(path, 8).frames, np.ndarray)
+    monkeypatch.setattr(reading, "MAX_FRAMES", 8)
+    assert "too long" in error_of(lambda: video.read(path))
+
+
+def test_a_reader_goes_on_where_another_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where two of them read the same file in turn: stretches cost no more than the whole."""
+    opened, open_container = [], reading.open_container
+    path = video.write(clip(24, 32, 48), tmp_path / "a.mp4", 10)
+    streamed = video.read(path, streamed=True).frames
+    monkeypatch.setattr(reading, "open_container", lambda path: opened.append(path) or open_container(path))
+    for k in range(0, 24, 8):
+        for _ in range(2):
+            assert len(np.asarray(streamed[k : k + 8])) == 8
+    assert len(opened) == 2
+
+
+def test_a_file_that_is_gone_or_another_is_one_clear_line(tmp_path: Path) -> None:
+    first, other = (video.write(clip(count, 32, 48), tmp_path / f"{count}.mp4", 10) for count in (9, 8))
+    path = shutil.copy(first, tmp_path / "a.mp4")
+    streamed = video.read(path, streamed=True).frames
+    shutil.copy(other, path)
+    assert "changed" in error_of(lambda: list(streamed))
+    os.remove(path)
+    assert "gone" in error_of(lambda: list(streamed))
+    again = video.read(shutil.copy(first, tmp_path / "b.mp4"), streamed=True).frames
+    assert isinstance(again, FrameStream) and isinstance(again.read, reading.Rereader)
+    again.read.count = 10  # one more than there are, as where a file ends early without having changed
+    with pytest.raises(UserError, match="no longer"):
+        list(again.read(0, 10))
+    assert logging.getLogger("v2edit").level == logging.NOTSET
