@@ -17,8 +17,11 @@ from v2edit.backbones import Size, Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.controls import Source
+from v2edit.editing.local import LatentBlend
+from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText, aligned_text, encode_progression
 from v2edit.editing.state import noise_stream
+from v2edit.editing.subtask import Subtask, edit_whole
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
 
@@ -118,16 +121,15 @@ def test_from_pure_noise_it_is_diffusers_text_to_video(pair_of_pipelines, start)
         prompt=PAIR.target, height=32, width=32, num_frames=9, num_inference_steps=10, guidance_scale=6.0,
         max_sequence_length=TEXT_LENGTH, output_type="latent", generator=torch.Generator().manual_seed(5),
     ).frames  # fmt: skip
-    x0 = torch.zeros_like(expected)
-    draws = diffusers_draws(torch.Generator().manual_seed(5), x0)
+    draws = diffusers_draws(torch.Generator().manual_seed(5), x0 := torch.zeros_like(expected))
     got = run_free(backbone, x0, draws, EditConfig(steps=10, guidance=6.0, **start))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-4)
 
 
 def run_free(backbone: CogVideoX, x0: torch.Tensor, draws: Iterator[torch.Tensor], config: EditConfig) -> torch.Tensor:
-    text = aligned_text(backbone, PAIR).for_subtask(1, 1)
-    config = replace(config, pnc=False, amr=False, ending="same")
-    return Editor(backbone).subtask(x0, [Source(x0, text.original)], text, config, draws)
+    text, config = aligned_text(backbone, PAIR).for_subtask(1, 1), replace(config, pnc=False, amr=False, ending="same")
+    sources, batcher = [Source(x0, text.original)], MicroBatcher(backbone)
+    return edit_whole(Subtask.of(batcher, sources, text, config, x0.shape[1:]), x0, draws, LatentBlend(x0))
 
 
 class ExplicitMaps:

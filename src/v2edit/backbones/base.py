@@ -101,6 +101,7 @@ class Backbone(Protocol):
     native_size: Size  # the clip it was trained on
     tokenizer: PromptTokenizer
     text_length: int  # L
+    unit: int  # latent frames of a token
     pad_id: int
     hides_padding: bool  # whether padding is no key of attention, so that prompts cannot share it
     load_options: LoadOptions  # what it was loaded with
@@ -109,6 +110,11 @@ class Backbone(Protocol):
     @property
     def replica(self) -> Backbone | None:
         """The same model on a second device, for the unconditional rows of guidance; None where there is one device."""
+        ...
+
+    @property
+    def latent_group(self) -> int:
+        """The latent frames that the autoencoder makes together, after a first one."""
         ...
 
     @property

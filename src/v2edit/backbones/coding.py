@@ -43,6 +43,11 @@ class VideoCoding:
         raise NotImplementedError
 
     @property
+    def latent_group(self) -> int:
+        """The latent frames of a group."""
+        return self.group // self.temporal
+
+    @property
     def coding_period(self) -> float:
         """The number of frames after which the autoencoder's work repeats; infinite where it takes a clip whole."""
         return math.inf if self.coded_whole else self.group

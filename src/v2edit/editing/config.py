@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from v2edit.sampling import Schedule
 
 SolverName = Literal["auto", "ddim", "ddpm", "dpm-ode", "dpm-sde"]
+LongMode = Literal["auto", "windows", "blocks"]
 Ending = Literal["deterministic", "same"]
 # Settings that switch parts of the method off or change them, for research; the command line shows them apart.
 ABLATIONS = ("inc", "pnc", "amr", "amr_unconditional", "padding_shared", "ending")
@@ -77,6 +78,10 @@ class EditConfig:
     cache: float = 0.0
     """Step caching: skip the layers at steps that change little. The most change left out at a time, 0 (off) to 1: 0.1
     is a start; fewer --steps did as well on the built-in model. Wants a calibrated model (v2edit calibrate)."""
+    long: LongMode = "auto"
+    """A clip longer than the model was trained on: denoise all of it at once, each frame seeing those around it
+    (windows), or overlapping blocks of the length it was trained on one after the other, in memory that does not grow
+    (blocks). auto is windows while they fit into memory."""
     loop: bool = False
     """The clip is a loop, its first frame following its last, and the edit stays one."""
     negative_prompt: str = ""
@@ -101,7 +106,11 @@ class EditConfig:
                 raise UserError(f"--{name.replace('_', '-')} is {value}, expected 1 (no guidance) or more")
         if self.seed < 0:
             raise UserError(f"--seed is {self.seed}, expected 0 or more")
-        for name, known in (("solver", get_args(SolverName)), ("ending", get_args(Ending))):
+        for name, known in (
+            ("solver", get_args(SolverName)),
+            ("ending", get_args(Ending)),
+            ("long", get_args(LongMode)),
+        ):
             if getattr(self, name) not in known:
                 raise UserError(f"--{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
         start, what = (self.alpha, f"{alpha_name} ({self.alpha})") if self.inc else (1.0, "1")

@@ -79,12 +79,13 @@ class LatentBlend:
         """Begin a subtask, which may change more than the ones before it."""
         self.mask, self.earlier = self.allowed, self.changed
 
-    def blend(self, edit: Tensor, source: Callable[[], Tensor]) -> Tensor:
-        """Return v' <- m v' + (1 - m) v, with the edit's v' and the original's v at one level of noise. Where the mask
-        is 0 that is v, where it is 1 v', to the last bit."""
+    def blend(self, edit: Tensor, source: Callable[[], Tensor], rows: slice = slice(None)) -> Tensor:
+        """Return v' <- m v' + (1 - m) v, with the edit's v' and the original's v at one level of noise, of all latent
+        frames or some. Where the mask is 0 that is v, where it is 1 v', to the last bit."""
         if self.mask is None:
             return edit
-        return torch.where(self.mask >= 1, edit, torch.where(self.mask <= 0, v := source(), v.lerp(edit, self.mask)))
+        mask = self.mask[:, rows]
+        return torch.where(mask >= 1, edit, torch.where(mask <= 0, v := source(), v.lerp(edit, mask)))
 
     def narrow(self, changes: ChangeMap | None) -> None:
         """Narrow the mask to what the model changes, by the differences of a subtask's controlled steps."""

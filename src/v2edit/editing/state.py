@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -79,3 +79,21 @@ class EditState:
         compared, attended = (snapshot.facts.get(name, 0) for name in ("compared", "attended"))
         changes = ChangeMap(tensors["difference"], compared, tensors.get("attention"), attended) if compared else None
         return cls(snapshot.facts["k"], tensors["edit"], tensors["eps"], x0s, changes), snapshot.facts["drawn"]
+
+
+@dataclass(frozen=True)
+class FrameNoise:
+    """Independent unit-normal noise of a subtask that belongs to a clip's latent frames, each of a shape [C, h, w]: any
+    of it can be drawn at any time, so none of it is kept."""
+
+    seed: int
+    subtask: int
+    shape: tuple[int, ...]
+
+    def draw(self, number: int, frames: Sequence[int]) -> Tensor:
+        """Return the draw of a number for some frames, float32 [1, N, C, h, w], on the CPU."""
+        return torch.stack([self._of_frame(number, frame) for frame in frames])[None]
+
+    def _of_frame(self, number: int, frame: int) -> Tensor:
+        state = np.random.SeedSequence([self.seed, self.subtask, number, frame]).generate_state(1, np.uint64)[0]
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(int(state)))

@@ -1,0 +1,226 @@
+"""Blocks on long clips of the built-in world, beside windows and full attention.
+
+    python benchmarks/blocks.py x0      [--frames 17 33 65] [--seeds 8]
+    python benchmarks/blocks.py edits   [--frames 129] [--seeds 10] [--ways windows blocks …]
+    python benchmarks/blocks.py memory  [--frames 129 257 513 1025]
+
+x0: how well clips longer than the nine frames that the model was trained on are denoised with a true prompt: the PSNR
+of x0 against the clip's latents, whose deviation is 1, over several noise levels.
+
+edits: clips whose camera swings, so that all stays in the picture, edited (recolour or reshape) by each way. Against
+the true edited clip, and against the same measures of windows:
+  PSNR over all pixels, and of the worst tenth of frames;
+  right: the share of frames around which the classifier sees the shapes and colours of the true edit;
+  joint: the step of the error (edit less truth) from frame to frame, where a block begins or ends, over the median;
+  drift: the largest difference of the mean error's colour between parts of 32 frames, in levels of 255.
+
+memory: the peak memory of a process that edits so many frames in blocks, and its seconds a frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+
+import numpy as np
+import torch
+
+from v2edit import backbones
+from v2edit.backbones import Backbone
+from v2edit.editing import EditConfig, Editor
+from v2edit.editing.blocks import BlendedFrames, Blocks, BlockSettings, plan_blocks
+from v2edit.primitives.captions import caption
+from v2edit.primitives.classifier import QUESTIONS, SceneClassifier, preprocess
+from v2edit.primitives.render import render_clip
+from v2edit.primitives.scene import COLOURS, SHAPES, Scene, sample_scene
+from v2edit.prompts import PromptPair
+
+FIRST_SEED = 2_000_100_000  # no training or tuning uses what follows
+SWING, PERIOD = math.radians(18.0), 64  # how far the camera turns to either side, and the frames of a swing
+STEPS = (2, 5, 8, 11, 14)  # of 20
+PART = 32  # frames whose colours are compared
+WAYS: dict[str, BlockSettings | str] = {
+    "full": "full",
+    "windows": "windows",
+    "blocks": BlockSettings(),
+    "fixed": BlockSettings(shifted=False),
+    "1/3": BlockSettings(overlap=1 / 3),
+    "1/3 fixed": BlockSettings(overlap=1 / 3, shifted=False),
+    "2/3": BlockSettings(overlap=2 / 3),
+    "triangle": BlockSettings(weights="triangle"),
+    "flat": BlockSettings(weights="flat"),
+    "5 1/2": BlockSettings(length=5),
+    "9 1/4": BlockSettings(length=9, overlap=0.25),
+    "9 1/2": BlockSettings(length=9),
+    "9 3/4": BlockSettings(length=9, overlap=0.75),
+    "9 1/2 fixed": BlockSettings(length=9, shifted=False),
+    "9 1/2 flat": BlockSettings(length=9, weights="flat"),
+    "9 1/2 triangle": BlockSettings(length=9, weights="triangle"),
+    "13 1/4": BlockSettings(length=13, overlap=0.25),
+    "17 1/4": BlockSettings(length=17, overlap=0.25),
+}
+
+
+@dataclass(frozen=True)
+class Swing(Scene):
+    """A scene before which the camera swings."""
+
+    def azimuth_at(self, frame: int, frames: int) -> float:
+        return self.azimuth + SWING * math.sin(2 * math.pi * frame / PERIOD)
+
+
+def sample_swing(seed: int) -> tuple[Swing, Swing, int]:
+    """Sample a scene whose objects stay or hop, what an edit makes of it, and the object that is edited."""
+    rng = Random(seed)
+    scene = sample_scene(rng)
+    objects = tuple(replace(one, motion=rng.choice(("stay", "hop"))) for one in scene.objects)
+    source = Swing(objects, scene.floor, scene.sky, "orbit right", scene.azimuth, scene.floor_phase)
+    subject = rng.randrange(len(objects))
+    if seed % 2:
+        free = [name for name in COLOURS if all(name != one.colour for one in objects)]
+        return source, source.with_object(subject, colour=rng.choice(free)), subject  # pyright: ignore[reportReturnType]
+    shape = rng.choice([name for name in SHAPES if name != objects[subject].shape])
+    return source, source.with_object(subject, shape=shape), subject  # pyright: ignore[reportReturnType]
+
+
+def use(backbone: Backbone, way: BlockSettings | str) -> Editor:
+    """Return an editor that goes a way; windows of any length are full attention."""
+    backbone.native_size = replace(backbone.native_size, frames=10**6 if way == "full" else 9)
+    return Editor(backbone, blocks=way if isinstance(way, BlockSettings) else BlockSettings())
+
+
+def psnr_of_x0(backbone: Backbone, frames: int, seeds: int, way: BlockSettings | str) -> float:
+    use(backbone, way)
+    schedule, errors = backbone.schedule(20), []
+    for number in range(seeds):
+        source, _, _ = sample_swing(FIRST_SEED + number)
+        x0, text = backbone.encode(render_clip(source, frames).frames), backbone.encode_text([caption(source)])
+        draw = torch.Generator().manual_seed(number)
+        for step in STEPS:
+            v = schedule.add_noise(x0, torch.randn(x0.shape, generator=draw), step)
+            blocks = plan_blocks(way, backbone, x0.shape[1]) if isinstance(way, BlockSettings) else None
+            if blocks is None:
+                got = backbone.denoise(v, step, schedule, text)
+            else:
+                got, placed = torch.zeros_like(x0), blocks.of_step(step)
+                blend = BlendedFrames.of(placed, blocks.frames)
+                for block in placed:
+                    own = backbone.denoise(v[:, list(block.frames)], step, schedule, text)[0]
+                    for rows, values in blend.add(block, own):
+                        got[0, rows] = values
+            errors.append(float((got - x0).square().mean() / x0.square().mean()))
+    return -10 * math.log10(statistics.mean(errors))
+
+
+def windows_of(frames: np.ndarray) -> Iterator[torch.Tensor]:
+    """Yield nine frames around every other one, as the classifier takes them, in batches."""
+    picks = [np.clip(np.arange(k - 4, k + 5), 0, len(frames) - 1) for k in range(0, len(frames), 2)]
+    for first in range(0, len(picks), 16):
+        yield torch.stack([preprocess(frames[pick]) for pick in picks[first : first + 16]])
+
+
+@torch.no_grad()
+def share_right(frames: np.ndarray, target: Scene) -> float:
+    """Return the share of frames around which all objects have the target's shape and colour."""
+    right = []
+    for clips in windows_of(frames):
+        logits = SceneClassifier.load()(clips)
+        ok = torch.ones(len(clips), dtype=torch.bool)
+        for one in target.objects:
+            for about in ("shape", "colour"):
+                answers = QUESTIONS[one.place, about]
+                ok &= logits[one.place, about].argmax(1) == answers.index(getattr(one, about))
+        right += ok.tolist()
+    return statistics.mean(right)
+
+
+def joints_of(blocks: Blocks | None, backbone: Backbone, frames: int) -> list[int]:
+    """Return the frames with which a block begins, or after which one ends, at some step."""
+    if blocks is None:
+        return []
+    edges = {edge for k in range(2) for block in blocks.of_step(k) for edge in (block.frames[0], block.frames[-1] + 1)}
+    latent = backbone.latent_frame_of(frames)
+    return [t for t in range(1, frames) if latent[t] != latent[t - 1] and latent[t] in edges]
+
+
+def measure_edit(backbone: Backbone, frames: int, seed: int, way: BlockSettings | str, steps: int) -> list[float]:
+    """Return the figures of an edit: PSNR, that of the worst tenth, right, joint, drift, and seconds a frame."""
+    source, target, _ = sample_swing(seed)
+    clip, truth = render_clip(source, frames).frames, render_clip(target, frames).frames
+    editor, begun = use(backbone, way), time.perf_counter()
+    config = EditConfig(steps=steps, seed=seed, long="blocks" if isinstance(way, BlockSettings) else "windows")
+    edited = editor.edit(clip, PromptPair(caption(source), caption(target)), config).frames
+    seconds = time.perf_counter() - begun
+    error = edited.astype(np.float32) - truth
+    mse = np.square(error).mean((1, 2, 3))
+    worst = np.sort(mse)[-max(1, frames // 10) :]
+    step = np.sqrt(np.square(np.diff(error, axis=0)).mean((1, 2, 3)))
+    use(backbone, "windows")
+    latents = backbone.latent_frame_of(frames)[-1] + 1
+    blocks = plan_blocks(way, backbone, latents) if isinstance(way, BlockSettings) else None
+    joints = joints_of(blocks or plan_blocks(BlockSettings(), backbone, latents), backbone, frames)
+    joint = statistics.mean(step[t - 1] for t in joints) / np.median(step)
+    colours = [error[k : k + PART].mean((0, 1, 2)) for k in range(0, frames - PART + 1, PART)]
+    drift = float(np.ptp(colours, axis=0).max()) if len(colours) > 1 else 0.0
+    decibels = [10 * math.log10(255**2 / float(np.mean(one))) for one in (mse, worst)]
+    return [*decibels, share_right(edited, target), joint, drift, seconds / frames]
+
+
+def edit_once(frames: int, steps: int) -> None:
+    """Edit a clip in blocks, and print the seconds a frame and the peak memory in bytes."""
+    source, target, _ = sample_swing(FIRST_SEED)
+    backbone = backbones.load()
+    clip, begun = render_clip(source, frames).frames, time.perf_counter()
+    Editor(backbone).edit(clip, PromptPair(caption(source), caption(target)), EditConfig(steps=steps, long="blocks"))
+    seconds = time.perf_counter() - begun
+    print(seconds / frames, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["x0", "edits", "memory", "once"])
+    parser.add_argument("--frames", type=int, nargs="+")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--ways", nargs="+", default=["full", "windows", "blocks"], choices=WAYS)
+    parser.add_argument("--steps", type=int, default=20, help="of the edits")
+    options = parser.parse_args()
+    if options.what == "once":
+        return edit_once(options.frames[0], options.steps)
+    if options.what == "memory":
+        print("| frames | seconds a frame | peak, GiB |\n|---:|---:|---:|")
+        for frames in options.frames or (129, 257, 513, 1025):
+            words = [sys.executable, __file__, "once", "--frames", str(frames), "--steps", str(options.steps)]
+            seconds, peak = map(float, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+            print(f"| {frames} | {seconds:.3f} | {peak / 2**30:.2f} |", flush=True)
+        return None
+    backbone = backbones.load()
+    if options.what == "x0":
+        lengths = options.frames or (17, 33, 65)
+        print(f"| PSNR of x0 | {' | '.join(map(str, lengths))} |\n|---|{'---:|' * len(lengths)}")
+        for way in options.ways:
+            row = [psnr_of_x0(backbone, frames, options.seeds, WAYS[way]) for frames in lengths]
+            print(f"| {way} | {' | '.join(f'{value:.2f}' for value in row)} |", flush=True)
+        return None
+    for frames in options.frames or (129,):
+        print(f"\n| {frames} frames | PSNR | worst | right | joint | drift | s/frame |\n|---|{'---:|' * 6}")
+        for way in options.ways:
+            rows = [
+                measure_edit(backbone, frames, FIRST_SEED + n, WAYS[way], options.steps) for n in range(options.seeds)
+            ]
+            means = [statistics.mean(values) for values in zip(*rows, strict=True)]
+            worst = max(row[3] for row in rows), max(row[4] for row in rows), min(row[2] for row in rows)
+            extremes = f"joint to {worst[0]:.2f}, drift to {worst[1]:.2f}, right from {worst[2]:.2f}"
+            print(f"| {way} | {' | '.join(f'{value:.3f}' for value in means)} | {extremes}", flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()

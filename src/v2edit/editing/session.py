@@ -1,0 +1,215 @@
+"""An edit in progress: from one subtask's frames to the next one's, by way of latents.
+
+Letters: T frames, F latent frames, C channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from v2edit.backbones import Backbone, Size
+from v2edit.backbones.memory import MemoryMode
+from v2edit.editing import controls
+from v2edit.editing.blocks import Blocks, BlockSettings, plan_blocks
+from v2edit.editing.blockwise import BlockLoop
+from v2edit.editing.change import latent_change
+from v2edit.editing.config import EditConfig
+from v2edit.editing.latents import LatentStore
+from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask
+from v2edit.editing.matte import find_share
+from v2edit.editing.microbatch import MicroBatcher
+from v2edit.editing.progression import AlignedText, WrittenText
+from v2edit.editing.resize import frame_index, resize_clip
+from v2edit.editing.state import LOOP, FrameNoise, noise_stream
+from v2edit.editing.subtask import Subtask, edit_whole
+from v2edit.runs.snapshots import LoopSnapshot, Snapshots
+from v2edit.video.colour_hold import ColourDrift, estimate_drift, hold_colours
+from v2edit.video.composite import composite
+from v2edit.video.feather import spread_in_time
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, all counted from 1. Where a video is
+    edited with several seeds, also the `seed` and its number among them. Of a long video also what comes after these
+    steps is reported, frame by frame: then the `stage` says what that is."""
+
+    subtask: int
+    subtasks: int
+    step: int
+    steps: int
+    seed: int | None = None
+    seed_number: int = 1
+    seeds: int = 1
+    stage: str = "editing"
+
+    @property
+    def phase(self) -> str:
+        seed = "" if self.seed is None else f"seed {self.seed} ({self.seed_number}/{self.seeds}), "
+        return seed + (f"subtask {self.subtask}/{self.subtasks}" if self.stage == "editing" else self.stage)
+
+
+@dataclass
+class EditSession:
+    """An edit in progress, one subtask at a time (V2Edit Sec. 3.3), with `subtask` of them behind it; `original` and
+    `current` are latents [1, F, C, h, w] of the original video and of the last result, `source` is the original video
+    `blend` the local edit in latents and `found` the share [T, H, W] that the model finds; `drift` is that of the last
+    result's colours, before it is taken out."""
+
+    batcher: MicroBatcher
+    text: AlignedText | WrittenText
+    config: EditConfig
+    on_progress: Callable[[Progress], None] | None = None
+    snapshots: Snapshots | None = None
+    local: LocalEdit = EVERYWHERE
+    block_settings: BlockSettings = BlockSettings()
+    subtask: int = field(default=0, init=False)
+    source: np.ndarray = field(init=False)
+    fitted: Size = field(init=False)
+    blend: LatentBlend | None = field(default=None, init=False)
+    drift: ColourDrift | None = field(default=None, init=False)
+    found: np.ndarray | None = field(default=None, init=False)
+    original: Tensor = field(init=False)
+    current: Tensor = field(init=False)
+    blocks: Blocks | None = field(default=None, init=False)
+    store: LatentStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = LatentStore(self.snapshots.folder if self.snapshots else None)
+
+    def _plan_blocks(self, frames: int) -> Blocks | None:
+        """Return the blocks in which a clip of so many latent frames is denoised, None for all of it at once: where the
+        settings ask for them, and where the model has no other way beyond the length that it was trained on."""
+        if self.config.long == "blocks" or (self.config.long == "auto" and not self.backbone.has_rotary_time):
+            return plan_blocks(self.block_settings, self.backbone, frames, self.config.loop)
+        return None
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.batcher.backbone
+
+    def next_subtask(self, video: np.ndarray | None = None) -> np.ndarray:
+        """Edit one more subtask; return its video, uint8 [T, H, W, 3]. The first call's `video` is the original. A
+        later one stands in for the last subtask's result: what a scene shows, say, that was reconstructed from it.
+        Without one the subtask starts from the last one's latents."""
+        backbone, loop, latents = self.backbone, self.config.loop, None
+        if video is not None:
+            assert video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3, video.shape
+            if self.subtask == 0:
+                self.source, self.fitted = video, backbone.nearest_size(Size(*video.shape[:3]), loop)
+            self._recall_mode()
+            latents = backbone.encode(resize_clip(video, self.fitted, loop), loop=loop)
+            if self.subtask == 0:
+                self.blend = self._begin_blend(latents)
+        edited = self.next_latents(latents)
+        self._recall_mode()
+        frames = backbone.decode(edited, loop)
+        if self.local.find:
+            found = self._find_share(frames)
+            self.found = found if self.found is None else np.maximum(found, self.found)
+        result = resize_clip(frames, Size(*self.source.shape[:3]), loop)
+        share = self.share
+        self.drift = estimate_drift(self.source, result, None if share is None else spread_in_time(share))
+        if self.local.keep_colours:
+            result = hold_colours(result, self.drift)
+        # Beside a mask that was found, what differs from the source is the edit's own, and no drift to be taken off it.
+        seam = None if self.found is None else "feather"
+        return result if share is None else composite(self.source, result, share, seam)
+
+    @property
+    def joints(self) -> list[int]:
+        """The frames of the video with which the autoencoder's later chunks begin: where a long clip may jump."""
+        frames, loop = self.fitted.frames, self.config.loop
+        chunks = self.backbone.chunk_of(frames, loop)[frame_index(frames, len(self.source), loop)]
+        return (np.flatnonzero(np.diff(chunks)) + 1).tolist()
+
+    @property
+    def change(self) -> float:
+        """How far the last result's latents are from the original's (`latent_change`)."""
+        return latent_change(self.original, self.current)
+
+    @property
+    def share(self) -> np.ndarray | None:
+        """How much of the edit each pixel has so far, float32 [T, H, W] of the video's size; None for all of it
+        everywhere."""
+        given, found = self.local.share, self.found
+        if found is None or found.min() == 1:
+            return given
+        return found if given is None else np.minimum(given, found)
+
+    def _find_share(self, edited: np.ndarray) -> np.ndarray:
+        """Return how much of the edit each pixel takes by what the model changed, float32 [T, H, W] of the video's
+        size. `edited`: the decoded frames, uint8 [T', h, w, 3]."""
+        assert self.blend is not None
+        if (changed := self.blend.changed) is None:  # no step was controlled
+            return np.ones(self.source.shape[:3], np.float32)
+        loop, autoencode = self.config.loop, partial(self.backbone.decode, self.original, self.config.loop)
+        source = partial(resize_clip, self.source, self.fitted, loop)
+        return find_share(changed, edited, autoencode, source, *self._frame_indices(), self.source.shape[:3])
+
+    def _begin_blend(self, original: Tensor) -> LatentBlend | None:
+        """Return the local edit in latents, which begins with those of the original [1, F, C, h, w]."""
+        share, find = self.local.share, self.local.find
+        if share is None:
+            return LatentBlend(original, find=True) if find else None
+        allowed = latent_mask(spread_in_time(share), *self._frame_indices(), original.shape[1:])
+        return LatentBlend(original, allowed.to(original), find)
+
+    def _frame_indices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the video's frame that each frame for the model is, and the latent frame that holds it, int [T']."""
+        frames, loop = self.fitted.frames, self.config.loop
+        return frame_index(len(self.source), frames, loop), self.backbone.latent_frame_of(frames, loop)
+
+    def next_latents(self, current: Tensor | None = None) -> Tensor:
+        """Edit one more subtask; the same on latents [1, F, C, h, w]."""
+        if current is not None:
+            self.blocks = self._plan_blocks(current.shape[1])
+            self.current = current if self.blocks is None else current.cpu()
+        if self.subtask == 0:
+            self.original = self.current
+        self.subtask += 1
+        text = self.text.for_subtask(self.subtask, self.config.subtasks)
+        sources = controls.mix_sources(self.original, self.current, text, self.config.mixture, self.subtask)
+        local = self.blend or LatentBlend(self.current)
+        if self.blocks is None:
+            subtask = Subtask.of(self.batcher, sources, text, self.config, self.current.shape[1:], local.find)
+            draws = noise_stream(self.config.seed, self.subtask, self.original)
+            snapshot = self._snapshot(self.subtask)
+            self.current = edit_whole(subtask, self.current, draws, local, snapshot, self._report)
+        else:
+            shape = (self.blocks.length, *self.current.shape[2:])
+            config = replace(self.config, loop=False)  # a block has ends of its own
+            subtask = Subtask.of(self.batcher, sources, text, config, shape, local.find)
+            noise = FrameNoise(self.config.seed, self.subtask, shape[1:])
+            loop = BlockLoop(
+                subtask, self.blocks, self.current, noise, local, self.store, f"{LOOP}-{self.subtask}", self._report
+            )
+            self.current = loop.run(self._block_snapshot(loop))
+        return self.current
+
+    def _snapshot(self, subtask: int) -> LoopSnapshot:
+        return self.snapshots.loop(f"{LOOP}-{subtask}") if self.snapshots else LoopSnapshot()
+
+    def _block_snapshot(self, loop: BlockLoop) -> LoopSnapshot:
+        """Return the snapshot of a loop over blocks, which is saved where that costs little; it counts steps."""
+        if self.snapshots is None:
+            return LoopSnapshot()
+        on_step, blocks = self.snapshots.on_step, len(loop.order)
+        steps = loop.subtask.schedule.steps - loop.subtask.start
+        counted = replace(self.snapshots, on_step=lambda name, left: on_step(name, math.ceil(left * steps / blocks)))
+        return counted.loop(loop.name, every_step=False)
+
+    def _recall_mode(self) -> None:
+        """Take the memory mode in which an edit that was interrupted began the next subtask, if it did: what it encoded
+        and decoded before that was in tiles, which are another result, or not."""
+        if (state := self._snapshot(self.subtask + 1).load()) and (begun := state.facts.get("begun")):
+            self.backbone.memory_mode = MemoryMode(**begun)
+
+    def _report(self, step: int, steps: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.subtask, self.config.subtasks, step, steps))
