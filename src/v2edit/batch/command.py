@@ -21,6 +21,7 @@ from v2edit.jobs.clip import ClipOptions, FormatOptions
 from v2edit.jobs.masks import MaskOptions
 from v2edit.jobs.options import OUT, ModelOptions, expect_at_least, expect_folder, job_from_keywords
 from v2edit.jobs.progress_bar import count_bar
+from v2edit.jobs.shots import ShotOptions
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.config import FitConfig
 
@@ -56,6 +57,7 @@ class EditBatch:
     clip_options: Annotated[OmitArgPrefixes[ClipOptions], arg(name="clip")] = ClipOptions()
     format_options: Annotated[OmitArgPrefixes[FormatOptions], arg(name="format")] = FormatOptions()
     mask_options: Annotated[OmitArgPrefixes[MaskOptions], arg(name="mask")] = MaskOptions()
+    shot_options: Annotated[OmitArgPrefixes[ShotOptions], arg(name="shots")] = ShotOptions()
     config: Annotated[OmitArgPrefixes[EditConfig], arg(name="edit")] = EditConfig()
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
 
@@ -115,7 +117,9 @@ class EditBatch:
         from v2edit.batch.worker import WorkerSetup
 
         setup = WorkerSetup(checkpoint, options, self.lvlm, self.fit, None if command is None else list(command))
-        defaults = TaskDefaults(self.config, self.clip_options, self.format_options, self.mask_options)
+        defaults = TaskDefaults(
+            self.config, self.clip_options, self.format_options, self.mask_options, self.shot_options
+        )
         # Whether a task's prompts can be found is clear before anything runs.
         return setup, read_tasks(self.tasks, defaults, lambda task: setup.job(task).given_prompts())
 

@@ -23,6 +23,7 @@ from v2edit.files import MAX_JSON_BYTES, parse_json
 from v2edit.jobs.clip import ClipOptions, FormatOptions
 from v2edit.jobs.masks import AUTO, MaskOptions
 from v2edit.jobs.regions import RegionOptions
+from v2edit.jobs.shots import ShotOptions
 from v2edit.runs import default_name
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class BatchTask:
     clip: ClipOptions = ClipOptions()  # of a video
     output: FormatOptions = FormatOptions()
     masks: MaskOptions = MaskOptions()
+    shots: ShotOptions = ShotOptions()
     region: RegionOptions = RegionOptions()  # of a scene
 
     @property
@@ -58,7 +60,7 @@ class BatchTask:
     @property
     def facts(self) -> dict[str, Any]:
         """All that decides its result, as plain data: a result of other facts is another task's."""
-        of_video = asdict(self.clip) | asdict(self.output) | self.masks.facts
+        of_video = asdict(self.clip) | asdict(self.output) | self.masks.facts | self.shots.facts
         return {
             self.kind: str(self.path),
             "instruction": self.instruction,
@@ -91,7 +93,7 @@ class _BaseLine(BaseModel):
 
 
 # Every setting with its own type and default: a line takes all that these groups have.
-_GROUPS = (EditConfig, ClipOptions, FormatOptions, MaskOptions, RegionOptions)
+_GROUPS = (EditConfig, ClipOptions, FormatOptions, MaskOptions, ShotOptions, RegionOptions)
 _settings: dict[str, Any] = {
     one.name: (get_type_hints(group)[one.name], one.default) for group in _GROUPS for one in fields(group)
 }
@@ -106,6 +108,7 @@ class TaskDefaults:
     clip: ClipOptions = ClipOptions()
     output: FormatOptions = FormatOptions()
     masks: MaskOptions = MaskOptions()
+    shots: ShotOptions = ShotOptions()
 
 
 def read_tasks(
@@ -207,7 +210,8 @@ def _parse_task(
         return BatchTask(number, line.name or "", kind, path, *prompts, _override(defaults.config, line), region=region)
     if line.model_fields_set & {"box3d"}:
         raise UserError(f'"box3d" is for scenes, and "video" is {str(path)!r}')
-    groups = (_override(one, line) for one in (defaults.config, defaults.clip, defaults.output, defaults.masks))
+    given = (defaults.config, defaults.clip, defaults.output, defaults.masks, defaults.shots)
+    groups = (_override(one, line) for one in given)
     return BatchTask(number, line.name or "", kind, path, *prompts, *groups)
 
 

@@ -61,6 +61,7 @@ class WorkerSetup:
             options |= {"fit": self.fit, "region": task.region}
             return SceneEdit(task.path, task.instruction, **options, run_options=RunOptions(out))
         options |= {"clip_options": task.clip, "format_options": task.output, "mask_options": task.masks}
+        options |= {"shot_options": task.shots}
         return VideoEdit(task.path, task.instruction, **options, run_options=RunOptions(out))
 
 

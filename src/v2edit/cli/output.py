@@ -115,8 +115,11 @@ class Reporter:
 
     def on_edit(self, progress: Progress) -> None:
         step = f"{progress.step}/{progress.steps}"
-        done, total = (progress.subtask - 1) * progress.steps + progress.step, progress.subtasks * progress.steps
+        subtasks = (progress.shot - 1) * progress.subtasks + progress.subtask - 1  # that are done
+        done, total = subtasks * progress.steps + progress.step, progress.shots * progress.subtasks * progress.steps
         figures = {name: getattr(progress, name) for name in ("subtask", "subtasks", "step", "steps")}
+        if progress.shots > 1:
+            figures |= {name: getattr(progress, name) for name in ("shot", "shots")}
         if progress.seed is not None:
             figures |= {name: getattr(progress, name) for name in ("seed", "seed_number", "seeds")}
         if progress.stage != "editing":

@@ -35,9 +35,10 @@ from v2edit.video.feather import spread_in_time
 
 @dataclass(frozen=True)
 class Progress:
-    """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, all counted from 1. Where a video is
-    edited with several seeds, also the `seed` and its number among them. Of a long video also what comes after these
-    steps is reported, frame by frame: then the `stage` says what that is."""
+    """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, and `shot` of the `shots` that are
+    edited, all counted from 1. Where a video is edited with several seeds, also the `seed` and its number among them.
+    Of a long video also what comes after these steps is reported, frame by frame: then the `stage` says what that
+    is."""
 
     subtask: int
     subtasks: int
@@ -47,11 +48,15 @@ class Progress:
     seed_number: int = 1
     seeds: int = 1
     stage: str = "editing"
+    shot: int = 1
+    shots: int = 1
 
     @property
     def phase(self) -> str:
         seed = "" if self.seed is None else f"seed {self.seed} ({self.seed_number}/{self.seeds}), "
-        return seed + (f"subtask {self.subtask}/{self.subtasks}" if self.stage == "editing" else self.stage)
+        shot = "" if self.shots == 1 else f"shot {self.shot}/{self.shots}, "
+        step = f"{shot}subtask {self.subtask}/{self.subtasks}"
+        return seed + (step if self.stage == "editing" else self.stage)
 
 
 @dataclass

@@ -45,7 +45,7 @@ KINDS: dict[Any, tuple[Any, str]] = {
     NoneType: (NoneType, "None"),
 }
 ARRAYS = ("mask", "keep")  # what may be an array, too
-LISTS = ("box", "time", "box3d")  # what may be a tuple or a list of numbers, too
+LISTS = ("box", "time", "box3d", "shots", "only_shots")  # what may be a tuple or a list of numbers, too
 
 
 @dataclass(frozen=True)

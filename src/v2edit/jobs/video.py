@@ -30,6 +30,16 @@ from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.jobs.seeds import MOST_SEEDS, edit_seeds, request_seeds
+from v2edit.jobs.shots import (
+    Shot,
+    ShotOptions,
+    edit_shots,
+    longest_shot,
+    plan_shots,
+    read_shots,
+    record_shots,
+    settle_shots,
+)
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input, read_run_state
 from v2edit.runs.layout import seed_folder
@@ -73,11 +83,12 @@ class PreparedVideo(Prepared):
     source: Video
     part: slice
     local: LocalEdit  # of the part
+    shots: tuple[Shot, ...] = ()  # of the part, where there are several
 
     @property
     def clip(self) -> ClipEdit:
         """What is edited, and how."""
-        return ClipEdit(self.source, self.part, self.local, self.prompts, self.config)
+        return ClipEdit(self.source, self.part, self.local, self.prompts, self.config, self.shots)
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class ClipEdit:
     local: LocalEdit
     prompts: PromptPair
     config: ResolvedConfig
+    shots: tuple[Shot, ...] = ()
 
     @property
     def frames(self) -> Frames:
@@ -97,10 +109,12 @@ class ClipEdit:
         return self.source.frames[self.part]
 
     def size_for(self, backbone: Backbone) -> Size:
-        """Return the size of what the model is given: the frames, or a window of each around a small region."""
+        """Return the size of what the model is given: the frames, or a window of each around a small region; of several
+        shots those of the longest."""
         from v2edit.editing.local import edited_size
 
-        return edited_size(self.local, self.frames, backbone.native_size)
+        size = edited_size(self.local, self.frames, backbone.native_size)
+        return replace(size, frames=longest_shot(self.shots, size.frames))
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,7 @@ class VideoEdit(EditJob):
     v2edit keep keeps those that you choose."""
     clip_options: Annotated[OmitArgPrefixes[ClipOptions], arg(name="clip")] = ClipOptions()
     mask_options: Annotated[OmitArgPrefixes[MaskOptions], arg(name="mask")] = MaskOptions()
+    shot_options: Annotated[OmitArgPrefixes[ShotOptions], arg(name="shots")] = ShotOptions()
     format_options: Annotated[OmitArgPrefixes[FormatOptions], arg(name="format")] = FormatOptions()
 
     kind = "file"
@@ -152,8 +167,12 @@ class VideoEdit(EditJob):
         source, part = self.clip_options.cut(videos.read(self.video))
         self.format_options.check(source)
         local = self.mask_options.build(source, part)
+        shots = self.shot_options.find(source, part, local, self.config.loop)
+        if ask or self.lvlm.model is None:
+            looks = self.shot_options.looks
+            given, shots = settle_shots(self, looks, given, checkpoint, shots, source.frames[part])
         settled = self.settle(given, checkpoint, lambda: source.frames[part], ask, loaded)
-        return PreparedVideo(**vars(settled), source=source, part=part, local=local)
+        return PreparedVideo(**vars(settled), source=source, part=part, local=local, shots=shots)
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
@@ -205,11 +224,12 @@ class VideoEdit(EditJob):
                 "save_frames": self.save_frames,
                 "local": self.mask_options.facts,
                 **record_clip(self.clip_options, self.format_options),
+                **record_shots(self.shot_options, prepared.shots),
                 "seed": config.seed,
                 "guidance": config.guidance,
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
             }
-            steps = loop_steps(backbone.schedule(config.steps), config)
+            steps = plan_shots(prepared.shots, loop_steps(backbone.schedule(config.steps), config))
             request = Request("edit", record, steps, self.run_options.save_every, command)
             request = request if self.seeds == 1 else request_seeds(request, self.seeds)
             run.begin(request, partial(save_share, prepared.local))
@@ -231,7 +251,8 @@ class VideoEdit(EditJob):
             check_input(path, record["input"]["sha256"])
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             source, part = ClipOptions.from_record(record).cut(videos.read(path))
-            clip = ClipEdit(source, part, load_local(record, run.snapshots.folder), prompts, config)
+            local = load_local(record, run.snapshots.folder)
+            clip = ClipEdit(source, part, local, prompts, config, read_shots(record))
             backbone = load_recorded(record, loaded)
             log_plan(prompts, config, clip.size_for(backbone), backbone)
             result = _finish(run, path, clip, backbone, loaded is None, on_progress)
@@ -274,7 +295,8 @@ def _finish(
     if run.request.kind == "edit":
         editor = Editor(backbone, single_use)
         return EditRun(run.out, _edit_and_write(run, path, clip, editor, on_progress), clip.prompts)
-    editor, steps = Editor(backbone), loop_steps(backbone.schedule(clip.config.steps), clip.config)
+    editor = Editor(backbone)
+    steps = plan_shots(clip.shots, loop_steps(backbone.schedule(clip.config.steps), clip.config))
 
     def edit(one: RunWriter, seed: int, report: ProgressCallback) -> Video:
         seeded = replace(clip, config=replace(clip.config, seed=seed))
@@ -302,7 +324,9 @@ def _edit_and_write(
         log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
     output, rate, subtasks = FormatOptions.from_record(record), float(source.fps), clip.config.subtasks
     frames: Any = clip.frames
-    result = editor.edit(frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local)
+    result = edit_shots(
+        editor, frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local, clip.shots
+    )
     if clip.local.find:
         log_found(result.share)
     warn_of_no_change(result)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from v2edit.errors import UserError
-from v2edit.prompts.chat import Chat, InvalidAnswer, Picture, ask_for_json, sample_frames, to_single_line
+from v2edit.prompts.chat import Chat, InvalidAnswer, Message, Picture, ask_for_json, sample_frames, to_single_line
 from v2edit.prompts.comparison import compare_prompts
 from v2edit.prompts.pair import MAX_INTERMEDIATE, PromptPair
 from v2edit.prompts.style import PromptStyle
@@ -118,6 +118,31 @@ def generate_prompts(
     messages = style.build_messages(pictures, instruction, config.progression, subtasks, source)
     advice = "write the prompts yourself with --source-prompt and --target-prompt"
     return ask_for_json(chat, messages, answer_schema(config.progression), parse, advice)
+
+
+SHOWS = (
+    "These pictures are frames of one shot of a video that has several, in order. The video is to be edited: {}\n"
+    "Does this shot show what that edit is about, so that it has to be edited, too? Yes where what is to change can be "
+    "seen in it, or where something is to be put onto or beside it; yes also where the edit is about the look of the "
+    "whole video, such as its style, the weather or the time of day. No where the subject of the edit is not in it."
+)
+
+
+def shows_subject(chat: Chat, frames: Frames, instruction: str, count: int) -> bool:
+    """Ask a vision-language model, by `count` frames of a shot, uint8 [T, H, W, 3], whether it shows what an
+    instruction is about. Raises `UserError` for no answer, or three that cannot be used."""
+    pictures = [Picture.from_frame(frame) for frame in sample_frames(frames, count)]
+    schema = {"type": "object", "properties": {"shows": {"type": "boolean"}}, "required": ["shows"]}
+
+    def parse(answer: dict[str, Any]) -> bool:
+        words = {"true": True, "yes": True, "false": False, "no": False}
+        if (said := str(answer["shows"]).strip().lower()) not in words:
+            raise InvalidAnswer("'shows' is neither true nor false")
+        return words[said]
+
+    advice = "name the shots to edit with --only-shots"
+    message = Message("user", (SHOWS.format(instruction), *pictures))
+    return ask_for_json(chat, [message], {**schema, "additionalProperties": False}, parse, advice)
 
 
 def answer_schema(intermediate: bool) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class RunWriter:
             raise UserError(f"another process is working on {folder}; wait for it (v2edit runs shows how far)")
         try:
             self.request = read_request(self._state)
-            parts = [*self._state.glob(".*.part"), *self.out.glob(f".{MANIFEST}.*part")]
+            parts = [*self._state.rglob(".*.part"), *self.out.glob(f".{MANIFEST}.*part")]
             for path in (*parts, self._state / RESULTS_DIR):
                 _delete(path)
             (self._state / RESULTS_DIR).mkdir()
@@ -192,7 +192,7 @@ class RunWriter:
                         raise
                     error = failure
             # A mistake of the user's that is found before the first snapshot leaves nothing worth resuming.
-            resumable = not isinstance(error, UserError) or self.resumed or any(self._state.glob("*.safetensors"))
+            resumable = not isinstance(error, UserError) or self.resumed or any(self._state.rglob("*.safetensors"))
             resumable = resumable or any(self.out.glob(f"*/{MANIFEST}"))  # nor before the first of several seeds
             if self.request is None or not resumable:
                 self._discard()

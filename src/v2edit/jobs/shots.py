@@ -1,0 +1,352 @@
+"""Shots of a video: each is edited as a clip of its own, those without the subject stay as they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from tyro.conf import arg
+
+from v2edit.errors import UserError
+from v2edit.jobs.clip import parse_time
+from v2edit.jobs.prompts import GivenPrompts, write_prompts_for
+from v2edit.prompts import PromptPair
+
+if TYPE_CHECKING:
+    from v2edit.backbones import Checkpoint
+    from v2edit.editing.config import ResolvedConfig
+    from v2edit.editing.editor import Editor, EditResult, Progress
+    from v2edit.editing.local import LocalEdit
+    from v2edit.jobs.job import EditJob
+    from v2edit.runs.snapshots import Snapshots
+    from v2edit.video import Video
+    from v2edit.video.colour_hold import ColourDrift
+    from v2edit.video.stream import Frames
+
+log = logging.getLogger(__name__)
+AUTO, OFF, ALL = "auto", "off", "all"
+Steps = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A shot of a clip: its frames from `first` up to `stop`, whether it is edited, and its prompts where they are its
+    own."""
+
+    first: int
+    stop: int
+    edited: bool = True
+    prompts: PromptPair | None = None
+
+    @property
+    def frames(self) -> slice:
+        return slice(self.first, self.stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Shot:
+        """Return the shot that run.json describes."""
+        prompts = None if record["prompts"] is None else PromptPair(**record["prompts"])
+        return cls(record["first"], record["stop"], record["edited"], prompts)
+
+
+@dataclass(frozen=True)
+class ShotOptions:
+    """The shots of the video, and which of them are edited."""
+
+    shots: Annotated[str | float, arg(metavar="auto|off|TIMES")] = AUTO
+    """Edit each shot as a clip of its own, so that nothing bleeds over a cut: cuts are looked for (auto), there are
+    none (off), or shots begin at these times, such as 2.5,1:30."""
+    only_shots: Annotated[str | int, arg(metavar="auto|all|NUMBERS")] = AUTO
+    """Edit these shots alone, such as 1,3, or all; the others stay as they are, to the last bit. By default those that
+    the language model (--lvlm) or the built-in world's grammar finds the subject in, without either all."""
+
+    def __post_init__(self) -> None:
+        for name in ("shots", "only_shots"):  # in Python numbers, too: 2.5 and (1, 3)
+            value = getattr(self, name)
+            texts = value if isinstance(value, (tuple, list)) else [value]
+            object.__setattr__(self, name, ",".join(str(one).strip() for one in texts))
+        self._times()
+        self._numbers()
+
+    def _times(self) -> list[float]:
+        """Return the times at which shots begin. Raises `UserError` where they are none, or not in order."""
+        if self.shots in (AUTO, OFF):
+            return []
+        times = [parse_time(one, "--shots") for one in str(self.shots).split(",")]
+        times = [one for one in times if one is not None]
+        if times != sorted(set(times)):
+            raise UserError(f"--shots is {self.shots}, expected times in rising order, such as 2.5,1:30")
+        return times
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of the shots to edit, counted from 1; none where they are not given."""
+        if self.only_shots in (AUTO, ALL):
+            return []
+        numbers = [int(one) if one.strip().isdecimal() else 0 for one in str(self.only_shots).split(",")]
+        if not all(numbers):
+            raise UserError(
+                f"--only-shots is {self.only_shots!r}, expected auto, all, or numbers of shots, such as 1,3"
+            )
+        return numbers
+
+    def find(self, source: Video, part: slice, local: LocalEdit, loop: bool = False) -> tuple[Shot, ...]:
+        """Return the shots of the part of a video that is edited, in order; none where it is one shot. Those in which a
+        local edit may change nothing are not edited. Raises `UserError` for times and numbers that do not fit."""
+        from v2edit.video.cut import frames_between
+        from v2edit.video.shots import find_cuts
+
+        count = part.stop - part.start
+        if loop and self.shots not in (AUTO, OFF):
+            raise UserError("--loop: a loop is one shot, so leave --shots out, or --loop")
+        cuts: list[int] = []
+        if self.shots == AUTO and not loop:
+            cuts = find_cuts(source.frames[part], source.fps)
+        for time in self._times():
+            if time >= float(source.duration):
+                raise UserError(f"--shots is {self.shots}, and the video ends at {float(source.duration):.4g} s")
+            cuts.append(frames_between(source, time, time)[0] - part.start)
+        starts = [0, *sorted({cut for cut in cuts if 0 < cut < count})]
+        shots = [Shot(*ends) for ends in zip(starts, [*starts[1:], count], strict=True)]
+        if (numbers := self._numbers()) and max(numbers) > len(shots):
+            there = f"there are {len(shots)} shots" if len(shots) > 1 else "there is one shot"
+            raise UserError(f"--only-shots is {self.only_shots}, and {there}")
+        if len(shots) == 1:
+            return ()
+        log.info(
+            "shots: %d, which begin at %s s", len(shots), ", ".join(f"{source.times[part][k]:.4g}" for k in starts)
+        )
+        chosen = numbers or range(1, len(shots) + 1)
+        shots = [replace(one, edited=number in chosen) for number, one in enumerate(shots, start=1)]
+        if local.share is not None:
+            shots = [replace(one, edited=one.edited and _may_change(local.share[one.frames])) for one in shots]
+        if not any(one.edited for one in shots):
+            raise UserError(f"--only-shots is {self.only_shots}, and nothing may change in these shots")
+        return tuple(shots)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The options that are given, as plain data."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
+
+    @property
+    def looks(self) -> bool:
+        """Whether shots without the subject are to be left out."""
+        return self.only_shots == AUTO
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ShotOptions:
+        """Return the options that a run was begun with, as its run.json has them; older ones have none."""
+        return cls(**record.get("shot_options", {}))
+
+
+def _may_change(share: Frames) -> bool:
+    return any(bool(frame.any()) for frame in share)
+
+
+def record_shots(options: ShotOptions, shots: Sequence[Shot]) -> dict[str, Any]:
+    """Return what run.json says of the shots; `read_shots` reads it."""
+    return {"shot_options": asdict(options), "shots": [asdict(one) for one in shots]}
+
+
+def read_shots(record: dict[str, Any]) -> tuple[Shot, ...]:
+    """Return the shots of a run, as its run.json has them; older ones have none."""
+    return tuple(map(Shot.from_record, record.get("shots", [])))
+
+
+def longest_shot(shots: Sequence[Shot], count: int) -> int:
+    """Return the frames of the longest shot that is edited of a clip of `count`."""
+    return max((len(one) for one in shots if one.edited), default=count)
+
+
+def plan_shots(shots: Sequence[Shot], steps: Steps) -> dict[str, int]:
+    """Return the steps of each loop of an edit of shots, by name, from those of one clip's."""
+    numbers = [number for number, one in enumerate(shots) if one.edited] or [0]
+    return {_loop_name(number, name): count for number in numbers for name, count in steps.items()}
+
+
+def _loop_name(number: int, name: str) -> str:
+    """Return the name of a loop in a run of several shots: the first shot's are those of a clip of one."""
+    return f"{name}-shot-{number + 1}" if number else name
+
+
+def settle_shots(
+    job: EditJob, looks: bool, given: GivenPrompts, checkpoint: Checkpoint, shots: tuple[Shot, ...], frames: Frames
+) -> tuple[GivenPrompts, tuple[Shot, ...]]:
+    """Let the language model, or without one the built-in world's grammar, write prompts for each of several shots, and
+    (`looks`) tell which show what is to change: the others are not edited. Where prompts are given, all shots have
+    them. The first edited shot's prompts stand for the whole."""
+    if len(shots) < 2:
+        return given, shots
+    if given.pair is not None:
+        if looks and all(one.edited for one in shots):
+            log.info("every shot is edited with these prompts; --only-shots 1,3 edits those alone, --lvlm finds them")
+        return given, shots
+    write = _ask_about if job.lvlm.model is not None else _caption
+    found = list(write(job, looks, given, checkpoint, shots, frames))
+    if not any(one.edited for one in found):
+        raise UserError(
+            f"no shot shows what {given.title!r} is about; --only-shots all edits them all, --shots off as one"
+        )
+    first = next(one.prompts for one in found if one.edited)
+    assert first is not None
+    if left_out := [str(k) for k, one in enumerate(found, start=1) if not one.edited]:
+        which = (
+            f"shot {left_out[0]} stays as it is"
+            if len(left_out) == 1
+            else f"shots {', '.join(left_out)} stay as they are"
+        )
+        log.warning("%s; --only-shots all edits every shot", which)
+    return replace(given, pair=first), tuple(found)
+
+
+def _ask_about(
+    job: EditJob, looks: bool, given: GivenPrompts, checkpoint: Checkpoint, shots: Sequence[Shot], frames: Frames
+) -> Iterator[Shot]:
+    """Yield the shots with what a language model says of each."""
+    from v2edit import backbones
+    from v2edit.prompts.lvlm import generate_prompts, open_chat, shows_subject
+    from v2edit.prompts.style import read_style
+
+    style = read_style(job.lvlm.style or checkpoint.prompt_style)
+    tokenizer, config = backbones.read_info(checkpoint).tokenizer, job.lvlm
+    with open_chat(config, job.model_options.device) as chat:
+        for shot in shots:
+            clip = frames[shot.frames]
+            if not shot.edited or (looks and not shows_subject(chat, clip, given.title, config.frames)):
+                yield replace(shot, edited=False)
+                continue
+            pair = generate_prompts(
+                chat, clip, given.title, style, tokenizer, config, job.config.subtasks, given.source
+            )
+            # Each shot has the same subtasks, the number of which the first one's prompts settle.
+            config = replace(config, progression=False)
+            yield replace(shot, prompts=pair)
+
+
+def _caption(
+    job: EditJob, looks: bool, given: GivenPrompts, checkpoint: Checkpoint, shots: Sequence[Shot], frames: Frames
+) -> Iterator[Shot]:
+    """Yield the shots with the prompts of the built-in world's grammar; one that has no subject of the instruction is
+    not edited."""
+    mistakes: list[UserError] = []
+    for shot in shots:
+        if not shot.edited:
+            yield shot
+            continue
+        try:
+            pair = write_prompts_for(
+                job.path, frames[shot.frames], given.title, checkpoint, job.lvlm, 1, job.model_options.device
+            )
+            yield replace(shot, prompts=pair)
+        except UserError as mistake:
+            if not looks:
+                raise
+            mistakes.append(mistake)
+            yield replace(shot, edited=False)
+    if len(mistakes) == sum(one.edited for one in shots):
+        raise mistakes[0]
+
+
+def edit_shots(
+    editor: Editor,
+    frames: Any,
+    prompts: PromptPair,
+    config: ResolvedConfig,
+    on_progress: Callable[[Progress], None] | None,
+    snapshots: Snapshots,
+    rate: float,
+    local: LocalEdit,
+    shots: Sequence[Shot] = (),
+) -> EditResult:
+    """Edit frames, uint8 [T, H, W, 3], as `Editor.edit` does, each of several shots as a clip of its own; those that
+    are not edited stay as they are."""
+    from v2edit.editing.editor import Editor
+
+    if not shots:
+        return editor.edit(frames, prompts, config, on_progress, snapshots, rate, local)
+    editor = Editor(editor.backbone)  # whose text encoders are needed for each shot
+    edited = [number for number, one in enumerate(shots) if one.edited]
+    results: dict[int, EditResult] = {}
+    for place, number in enumerate(edited, start=1):
+        shot = shots[number]
+        pair = shot.prompts or prompts
+        if shot.prompts is not None:
+            log.info("shot %d: %s", number + 1, pair.target)
+        own_config = replace(config, seed=shot_seed(config.seed, number))
+        share = None if local.share is None else local.share[shot.frames]
+        own_local = replace(local, share=share)
+        report = None if on_progress is None else partial(_report, on_progress, place, len(edited))
+        results[number] = editor.edit(
+            frames[shot.frames], pair, own_config, report, shot_snapshots(snapshots, number), rate, own_local
+        )
+    return join_results(frames, shots, results)
+
+
+def shot_seed(seed: int, number: int) -> int:
+    """Return the seed of a shot's noise: the first shot's is the clip's own, so that it is edited as a clip of one shot
+    is; the others' are drawn from it."""
+    if number == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
+
+
+def shot_snapshots(snapshots: Snapshots, number: int) -> Snapshots:
+    """Return the snapshots of a shot's loops: the first shot's are the run's, the others' lie in folders of their
+    own."""
+    if number == 0:
+        return snapshots
+    folder = snapshots.folder / f"shot-{number + 1}"
+    folder.mkdir(exist_ok=True)
+
+    def on_step(name: str, left: int) -> None:
+        snapshots.on_step(_loop_name(number, name), left)
+
+    return replace(snapshots, folder=folder, on_step=on_step)
+
+
+def _report(on_progress: Callable[[Progress], None], shot: int, shots: int, progress: Progress) -> None:
+    on_progress(replace(progress, shot=shot, shots=shots))
+
+
+def join_results(frames: Frames, shots: Sequence[Shot], results: Mapping[int, EditResult]) -> EditResult:
+    """Return the result of a clip of the results of its shots, by their places; those without one are the source's
+    frames. The drift of colours is that of the edited shots."""
+    from v2edit.editing.editor import EditResult
+    from v2edit.video.stream import concatenate
+
+    count = len(next(iter(results.values())).subtasks)
+    videos: list[Any] = [
+        concatenate([results[k].subtasks[n] if k in results else frames[one.frames] for k, one in enumerate(shots)])
+        for n in range(count)
+    ]
+    share: Any = None
+    if len(results) < len(shots) or any(one.share is not None for one in results.values()):
+        share = concatenate([_share_of(results.get(k), one, frames.shape[1:3]) for k, one in enumerate(shots)])
+    drifts, joints, first = [], [], 0
+    for result in results.values():
+        if result.drift is not None:
+            drifts.append(result.drift)
+            joints += [first + joint for joint in result.joints]
+            first += len(result.frames)
+    change = max(one.change for one in results.values())
+    return EditResult(videos, share, _join_drifts(drifts), joints, change)
+
+
+def _share_of(result: EditResult | None, shot: Shot, size: Sequence[int]) -> Frames:
+    if result is not None and result.share is not None:
+        return result.share
+    return np.broadcast_to(np.float32(result is not None), (len(shot), *size))
+
+
+def _join_drifts(drifts: Sequence[ColourDrift]) -> ColourDrift | None:
+    if len(drifts) < 2:
+        return drifts[0] if drifts else None
+    names = [one.name for one in fields(drifts[0])]
+    return type(drifts[0])(*(np.concatenate([getattr(one, name) for one in drifts]) for name in names))
