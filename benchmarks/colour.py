@@ -84,7 +84,7 @@ LOOKS: dict[str, Change] = {
 
 def read_small(path: Path) -> np.ndarray:
     """Read a clip's first frames at a small size."""
-    frames = video.read(path, max_frames=FRAMES).frames
+    frames = np.asarray(video.read(path, max_frames=FRAMES).frames)
     scale = SIDE / min(frames.shape[1:3])
     small = F.interpolate(torch.from_numpy(frames).permute(0, 3, 1, 2).float(), scale_factor=scale, mode="area")
     return small.round().permute(0, 2, 3, 1).numpy().astype(np.uint8)

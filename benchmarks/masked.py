@@ -43,18 +43,19 @@ def measure(title: str, clip: Path, options: dict[str, Any], frames: int, out: P
         clip, **PROMPTS, **options, end=end, steps=6, save_frames=True, out=out, show_progress=False
     )
     edited = np.stack([np.asarray(Image.open(path)) for path in sorted((out / "edited").glob("*.png"))])
-    share = np.zeros(source.frames.shape[:3], np.float32)
+    original = np.asarray(source.frames)
+    share = np.zeros(original.shape[:3], np.float32)
     part = slice(0, frames)
     share[part] = MaskOptions(**options).build(source, part).share
     kept = share == 0
-    same = bool((edited[kept] == source.frames[kept]).all())
-    change = np.abs(edited[~kept].astype(int) - source.frames[~kept]).mean()
+    same = bool((edited[kept] == original[kept]).all())
+    change = np.abs(edited[~kept].astype(int) - original[~kept]).mean()
     k = int(share.any((1, 2)).nonzero()[0][0])
     rows, columns = np.nonzero((share[k] > 0.3) & (share[k] < 0.7))
     if len(rows):
         y, x = (int(places[len(rows) // 2]) for places in (rows, columns))
         top, left = max(0, y - SIDE[0] // 2), max(0, x - SIDE[1] // 2)
-        pair = [clip[k, top : top + SIDE[0], left : left + SIDE[1]] for clip in (source.frames, edited)]
+        pair = [clip[k, top : top + SIDE[0], left : left + SIDE[1]] for clip in (original, edited)]
         picture = Image.fromarray(np.concatenate(pair, axis=1))
         size = picture.width * ZOOM, picture.height * ZOOM
         picture.resize(size, Image.Resampling.NEAREST).save(out.with_suffix(".png"))

@@ -72,23 +72,24 @@ def drifts(ideal: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measure(data: Path, name: str, frames: int, grows: list[int], show: Path | None) -> list[tuple]:
-    source = video.read(data / "videos" / f"davis-{name}", frames)
-    mask = read_mask(data / "videos" / f"davis-{name}-masks", source)
-    texture = source.frames[:, ::-1, ::-1]
+    clip = video.read(data / "videos" / f"davis-{name}", frames)
+    mask = np.asarray(read_mask(data / "videos" / f"davis-{name}-masks", clip))
+    source = np.asarray(clip.frames)
+    texture = source[:, ::-1, ::-1]
     rows = []
     for grow in grows:
         share = feathered_share(mask, grow=grow)
         inside, ring = share == 1, (share > 0) & (share < 1)
         box = (slice(None), *(find_span(np.asarray((share > 0).any(axis))) for axis in ((0, 2), (0, 1))))
         wide = dilate((mask * 255).astype(np.uint8), grow)[..., None] > 0
-        ideal = np.where(wide, texture // 2 + source.frames // 2, source.frames)
+        ideal = np.where(wide, texture // 2 + source // 2, source)
         for drift, edited in drifts(ideal, mask).items():
             truth = to_bytes(np.where(wide, ideal * 0.7, ideal)) if drift.startswith("halo") else ideal
-            truth = composite(source.frames, truth, share)
-            own = gradient(smooth(source.frames[box], 2))[ring[box]].mean()
+            truth = composite(source, truth, share)
+            own = gradient(smooth(source[box], 2))[ring[box]].mean()
             for seam in ("feather", "match"):
                 began = time.perf_counter()
-                result = composite(source.frames, edited, share, seam)
+                result = composite(source, edited, share, seam)
                 seconds = time.perf_counter() - began
                 error = result.astype(np.float32) - truth
                 step = gradient(smooth(error[box], 2))[ring[box]].mean() / own * 100

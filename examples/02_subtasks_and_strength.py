@@ -37,7 +37,7 @@ def main() -> None:
     (folder / "sample").mkdir(parents=True)
     write_sample(4, folder / "sample", "recolour")  # as `v2edit sample --seed 4 --kind recolour` does
     clip = folder / "sample" / "clip.mp4"
-    source = video.read(clip).frames.astype(float)
+    source = np.asarray(video.read(clip).frames, float)
 
     for name, options in SETTINGS.items():
         run = v2edit.edit_video(clip, "make the yellow cone blue", steps=STEPS, out=folder / name, **options)

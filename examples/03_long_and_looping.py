@@ -35,14 +35,14 @@ def main() -> None:
     run = v2edit.edit_video(clip, "make the orange ball green", steps=STEPS, out=folder / "long")
     print(len(run.edited.frames), "frames in", run.folder)
 
-    frames = video.read(clip).frames
+    frames = np.asarray(video.read(clip).frames)
     there_and_back = np.concatenate([frames, frames[-2:0:-1]])
     loop = video.write(there_and_back, folder / "loop.mp4", fps=8)
     run = v2edit.edit_video(
         loop, source_prompt=run.prompts.source, target_prompt=run.prompts.target, loop=True, steps=STEPS,
         out=folder / "looped",
     )  # fmt: skip
-    print(f"the seam: {seam(there_and_back):.2f} of the source, {seam(run.edited.frames):.2f} of its edit")
+    print(f"the seam: {seam(there_and_back):.2f} of the source, {seam(np.asarray(run.edited.frames)):.2f} of its edit")
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ def main() -> None:
     (folder / "sample").mkdir(parents=True)
     write_sample(3, folder / "sample", "recolour")  # as `v2edit sample --seed 3 --kind recolour` does
     clip = folder / "sample" / "clip.mp4"
-    source, judge = video.read(clip).frames, ClipEncoder.load("primitives")
+    source, judge = np.asarray(video.read(clip).frames), ClipEncoder.load("primitives")
 
     for name, pnc in (("with-pnc", True), ("without-pnc", False)):
         run = v2edit.edit_video(clip, "make the orange ball green", steps=STEPS, pnc=pnc, out=folder / name)
-        edited = run.edited.frames
+        edited = np.asarray(run.edited.frames)
         figures = {
             "added flicker": added_flicker(source, edited),
             "CTIDS": ctids(judge, source, edited, run.prompts.source, run.prompts.target),

@@ -28,7 +28,7 @@ class LocalEdit:
     (see `change`). `crop`: edit a small region at the model's full resolution. `keep_colours`: undo what the edit's
     colours drifted where nothing changed."""
 
-    share: np.ndarray | None = None
+    share: Frames | None = None
     find: bool = False
     crop: bool = False
     keep_colours: bool = True

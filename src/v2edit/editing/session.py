@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -142,7 +143,8 @@ class EditSession:
     def share(self) -> np.ndarray | None:
         """How much of the edit each pixel has so far, float32 [T, H, W] of the video's size; None for all of it
         everywhere."""
-        given, found = self.local.share, self.found
+        given: Any = self.local.share
+        found = self.found
         if found is None or found.min() == 1:
             return given
         return found if given is None else np.minimum(given, found)
@@ -162,7 +164,7 @@ class EditSession:
         share, find = self.local.share, self.local.find
         if share is None:
             return LatentBlend(original, find=True) if find else None
-        allowed = latent_mask(spread_in_time(share), *self._frame_indices(), original.shape[1:])
+        allowed = latent_mask(np.asarray(spread_in_time(share)), *self._frame_indices(), original.shape[1:])
         return LatentBlend(original, allowed.to(original), find)
 
     def _frame_indices(self) -> tuple[np.ndarray, np.ndarray]:

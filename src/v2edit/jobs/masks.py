@@ -14,19 +14,19 @@ from v2edit.errors import UserError
 from v2edit.files import atomic_path
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from v2edit.backbones import Size
     from v2edit.editing.editor import EditResult
     from v2edit.editing.local import LocalEdit
     from v2edit.video import Video
+    from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
 AUTO = "auto"
 # Of `EditResult.change`. Edits of the built-in model that can be seen change 0.2 and more, most 0.6 to 2; where only
 # --alpha 0.15 of the steps are run, 0.01 to 0.07; with equal prompts 0.
 LEAST_CHANGE = 0.1
-SHARE_FILE = "share.npz"  # in the state folder: what a run that resumes may change
+# In the state folder: what a run that resumes may change.
+SHARE_FILE, LARGE_SHARE_FILE = "share.npz", "share.zip"
 File = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
 
 
@@ -73,22 +73,27 @@ class MaskOptions:
         """Return the local edit of a part of a clip, whose times and masks are the whole one's. Raises `UserError`, in
         one line, for a mask, box or time that does not fit it."""
         from v2edit.editing.local import LocalEdit
+        from v2edit.video.extent import measure_extent
+        from v2edit.video.spool import spool
+        from v2edit.video.stream import FrameStream
 
         share = self._share(source)[part] if self.is_given else None
-        if share is not None and not share.any():
+        if isinstance(share, FrameStream):
+            share = spool(share)  # which is read several times
+        if share is not None and measure_extent(share).is_empty:
             raise UserError("nothing may change between --start and --end: the mask is black there")
         return LocalEdit(share, self.finds, crop=self.crop == "auto", keep_colours=self.colour == "keep")
 
-    def _share(self, source: Video) -> np.ndarray:
+    def _share(self, source: Video) -> Frames:
         import numpy as np
 
         from v2edit.video import masks
         from v2edit.video.feather import feathered_share
-        from v2edit.video.stream import clip_size
+        from v2edit.video.stream import clip_size, map_frames
 
         shape = clip_size(source.frames)
 
-        def read(given: Any, marks: masks.Marks) -> np.ndarray | None:
+        def read(given: Any, marks: masks.Marks) -> Frames | None:
             if given is None:
                 return None
             is_file = isinstance(given, (str, Path))
@@ -104,7 +109,7 @@ class MaskOptions:
             return feathered_share(allowed, keep, self.grow)
         # A run's mask.mp4 is feathered already, and comes back as it was; what else is given limits it.
         limits = feathered_share(masks.combine_masks(shape, None, keep, box, time), keep, self.grow)
-        return np.minimum(mask, limits)
+        return map_frames(lambda _, one, other: np.minimum(one, other), [mask, limits])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -128,9 +133,14 @@ def save_share(local: LocalEdit, folder: Path) -> None:
     """Save what a run may change in its state folder, from which it resumes whatever becomes of the mask's file."""
     import numpy as np
 
-    if local.share is not None:
+    from v2edit.video.spool import spool
+
+    if isinstance(local.share, np.ndarray):
         with atomic_path(folder / SHARE_FILE) as part, part.open("wb") as file:
             np.savez_compressed(file, share=local.share)
+    elif local.share is not None:
+        with atomic_path(folder / LARGE_SHARE_FILE) as part:
+            spool(local.share, part)
 
 
 def load_local(record: dict[str, Any], folder: Path) -> LocalEdit:
@@ -138,9 +148,10 @@ def load_local(record: dict[str, Any], folder: Path) -> LocalEdit:
     import numpy as np
 
     from v2edit.editing.local import LocalEdit
+    from v2edit.video.spool import open_spool
 
-    path, options = folder / SHARE_FILE, record.get("local", {})
-    share = np.load(path)["share"] if path.exists() else None
+    path, large, options = folder / SHARE_FILE, folder / LARGE_SHARE_FILE, record.get("local", {})
+    share = np.load(path)["share"] if path.exists() else open_spool(large) if large.exists() else None
     given = {name: options.get(name) for name in ("mask", "keep", "box", "time")}
     if share is None and any(value is not None and (name, value) != ("mask", AUTO) for name, value in given.items()):
         raise UserError(f"{path} is gone, which says what the run may change: start it again, with another -o")
@@ -166,7 +177,7 @@ def log_share(local: LocalEdit, size: Size) -> None:
         log.info("%s: %s", name, text)
 
 
-def log_found(share: np.ndarray | None) -> None:
+def log_found(share: Frames | None) -> None:
     """Log how much of a video an edit that finds its own mask has changed, float32 [T, H, W]; None for all of it."""
     facts = share_facts(share) or {"frames": 0, "of_frames": 0.0}
     if share is None:
@@ -177,16 +188,20 @@ def log_found(share: np.ndarray | None) -> None:
 
 def warn_of_no_change(result: EditResult) -> None:
     """Warn where an edit changed next to nothing, or what it may change came out empty."""
-    if result.change < LEAST_CHANGE or (result.share is not None and not result.share.any()):
+    from v2edit.video.extent import measure_extent
+
+    if result.change < LEAST_CHANGE or (result.share is not None and measure_extent(result.share).is_empty):
         log.warning(
             "next to nothing changed: try a higher --alpha, --strength strong, or prompts that differ in more words"
         )
 
 
-def share_facts(share: np.ndarray | None) -> dict[str, Any] | None:
+def share_facts(share: Frames | None) -> dict[str, Any] | None:
     """Return for run.json how much of a video changes: in how many `frames`, and what part `of_frames` on average."""
     if share is None:
         return None
-    part = (share > 0).mean((1, 2))
+    from v2edit.video.extent import measure_extent
+
+    part = measure_extent(share).part
     frames = part[part > 0]
     return {"frames": len(frames), "of_frames": round(float(frames.mean()), 5) if len(frames) else 0.0}

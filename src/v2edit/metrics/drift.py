@@ -40,12 +40,9 @@ def joint_steps(drift: ColourDrift, joints: Sequence[int]) -> float:
 
     A step is the root mean square change of edited minus source, so that the source's own motion does not count, in
     means over cells of some pixels, so that grain does not, where nothing was edited."""
-    count = len(drift.differences)
+    steps, count = drift.steps, len(drift.steps) + 1
     joints = [k for k in joints if 1 < k < count]
     others = [k for k in range(2, count) if k not in set(joints)]
     if not joints or not others:
         return math.nan
-    both = np.minimum(drift.unchanged[1:], drift.unchanged[:-1])
-    squares = np.square(np.diff(drift.differences, axis=0)).mean(-1)
-    steps = np.sqrt((both * squares).sum((1, 2)) / np.maximum(both.sum((1, 2)), 1e-9))
     return float(steps[[k - 1 for k in joints]].mean() / max(np.median(steps[[k - 1 for k in others]]), STILL))

@@ -9,9 +9,14 @@ knots of a tone curve, M terms of a field over the frame. Levels are those of 8 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
+
+from v2edit.video.extent import measure_extent
+from v2edit.video.stream import Frames, FrameStream, map_frames
 
 SIDE = 16  # cells along the frame's shorter side, of 4 pixels at least
 KNOTS = np.array([0.0, 20.0, 64.0, 112.0, 160.0, 208.0, 240.0, 255.0])
@@ -25,6 +30,7 @@ DOUBT, CERTAIN = 0.1, 0.3  # share of the unchanged cells that a correction must
 LEAST = 0.2  # share of the cells that must not have changed
 FULL, NONE = 10.0, 20.0  # levels: a drift up to the one is undone, from the other on it is an edit's own look
 MEMORY, JUMP = 2.0, 0.7  # frames and levels: neighbours in time that are alike in drift are averaged
+STRETCH, OVERLAP = 300, 30  # frames: streams are fitted in stretches, which share some
 VISIBLE = 0.5  # levels: less is lost in rounding
 
 
@@ -39,8 +45,7 @@ class ColourDrift:
     size: np.ndarray
     curves: np.ndarray
     fields: np.ndarray
-    differences: np.ndarray
-    unchanged: np.ndarray
+    steps: np.ndarray
 
     def in_frame(self, k: int, frame: np.ndarray) -> np.ndarray:
         """Return the drift in each pixel of frame k [H, W, 3], in levels, float32."""
@@ -52,17 +57,22 @@ class ColourDrift:
         return drift
 
 
-def hold_colours(edited: np.ndarray, drift: ColourDrift | None) -> np.ndarray:
+@overload
+def hold_colours(edited: np.ndarray, drift: ColourDrift | None) -> np.ndarray: ...
+@overload
+def hold_colours(edited: Frames, drift: ColourDrift | None) -> Frames: ...
+def hold_colours(edited: Frames, drift: ColourDrift | None) -> Frames:
     """Return an edited video without its drift of colours, uint8 [T, H, W, 3]; the same array where there is none to
     see, or none is known."""
     if drift is None or (part := _part_to_undo(drift)) == 0:
         return edited
-    out = np.empty_like(edited)
-    for k, frame in enumerate(edited):
-        held = drift.in_frame(k, frame)
+
+    def hold(number: int, frame: np.ndarray) -> np.ndarray:
+        held = drift.in_frame(number, frame)
         np.rint(np.subtract(frame, part * held, out=held), out=held)
-        out[k] = held.clip(0, 255, out=held)
-    return out
+        return held.clip(0, 255, out=held).astype(np.uint8)
+
+    return map_frames(hold, [edited])
 
 
 def _part_to_undo(drift: ColourDrift) -> float:
@@ -72,15 +82,39 @@ def _part_to_undo(drift: ColourDrift) -> float:
     return float(np.clip((NONE - np.median(drift.size)) / (NONE - FULL), 0, 1))
 
 
-def estimate_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray | None = None) -> ColourDrift | None:
+def estimate_drift(source: Frames, edited: Frames, share: Frames | None = None) -> ColourDrift | None:
     """Estimate an edited video's drift of colours against its source, both uint8 [T, H, W, 3]; None where too little is
     unchanged to tell. `share`: how much of the edit each pixel takes, float32 [T, H, W]; where it is 0 colours are
-    compared, unless that is next to nowhere."""
-    known = None if share is None else share <= 0
-    if known is not None and known.mean() < LEAST / 4:
-        known = None
-    before, weights = cell_means(source, known)
-    after, _ = cell_means(edited, known)
+    compared, unless that is next to nowhere. A stream is fitted in stretches; the drift of one goes over to the
+    next's."""
+    if share is not None and measure_extent(share).part.mean() - 1e-9 > 1 - LEAST / 4:
+        share = None
+    clips = [source, edited, *([] if share is None else [share])]
+    is_long = any(isinstance(clip, FrameStream) for clip in clips)
+    stretches = _plan_stretches(len(source)) if is_long else [slice(0, len(source))]
+    cells, found = _Cells(*source.shape[1:3]), []
+    held: list[tuple[np.ndarray, ...]] = []  # means and weights of frames that are still to be fitted
+    for k, (before, after, *shares) in enumerate(zip(*clips, strict=True), start=1):
+        known = shares[0] <= 0 if shares else None
+        held.append((*cells.means(before, known), cells.means(after, known)[0]))
+        if k == stretches[len(found)].stop:
+            found.append(_fit_drift(*map(np.stack, zip(*held, strict=True)), is_known=share is not None))
+            del held[: -OVERLAP if len(found) < len(stretches) else None]
+    return found[0] if len(found) == 1 else _join(found, stretches)
+
+
+def _plan_stretches(count: int) -> list[slice]:
+    """Return the stretches of a long video, each of which begins with the last frames of the one before."""
+    stretches = [slice(0, min(STRETCH, count))]
+    while stretches[-1].stop < count:
+        stop = stretches[-1].stop + STRETCH - OVERLAP
+        stretches.append(slice(stretches[-1].stop - OVERLAP, stop if stop + OVERLAP < count else count))
+    return stretches
+
+
+def _fit_drift(before: np.ndarray, weights: np.ndarray, after: np.ndarray, is_known: bool) -> ColourDrift | None:
+    """Fit the drift of a stretch by its means over cells, [T, h, w, 3], and their weights [T, h, w]; `is_known`:
+    whether weights tell where nothing was edited."""
     count, height, width = weights.shape
     differences, levels = ((one.reshape(count, -1, 3)) for one in (after - before, after))
     weights = weights.reshape(count, -1)
@@ -97,7 +131,7 @@ def estimate_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray | N
         expected = np.einsum("tcnf,tcf->tnc", terms, theta)
     left = np.square(differences - expected).sum(2)
     alike, unlike = ((weights * one).sum() for one in (left < NEAR**2, (left > (2 * NEAR) ** 2) & (left < FAR**2)))
-    if alike <= LEAST * weights.sum() or (known is None and alike < unlike):
+    if alike <= LEAST * weights.sum() or (not is_known and alike < unlike):
         return None
     parts = (chosen + 1e-9) / (chosen + 1e-9).sum(1, keepdims=True)
     mean = np.einsum("tn,tnc->tc", parts, expected)
@@ -107,30 +141,70 @@ def estimate_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray | N
     mean, square = (np.einsum("tn,tnc->tc", parts, one) for one in (expected, expected**2))
     curves, fields = np.split(theta, [len(KNOTS)], axis=-1)
     unchanged = chosen.reshape(count, height, width)
-    return ColourDrift(mean, np.sqrt(square.mean(1)), curves, fields, after - before, unchanged)
+    return ColourDrift(mean, np.sqrt(square.mean(1)), curves, fields, _steps(after - before, unchanged))
 
 
-def cell_means(frames: np.ndarray, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _steps(differences: np.ndarray, unchanged: np.ndarray) -> np.ndarray:
+    """Return the steps [T - 1] of differences [T, h, w, 3], over cells as far as these are `unchanged` [T, h, w]."""
+    both = np.minimum(unchanged[1:], unchanged[:-1])
+    squares = np.square(np.diff(differences, axis=0)).mean(-1)
+    return np.sqrt((both * squares).sum((1, 2)) / np.maximum(both.sum((1, 2)), 1e-9))
+
+
+def _join(found: Sequence[ColourDrift | None], stretches: Sequence[slice]) -> ColourDrift | None:
+    """Return the drift of a long video by that of its stretches, which overlap: there it goes from one to the next. A
+    stretch of which nothing can be told has none."""
+    known = next((drift for drift in found if drift is not None), None)
+    if known is None:
+        return None
+    count = stretches[-1].stop
+
+    def join(name: str) -> np.ndarray:
+        short = int(name == "steps")  # there is none from the last frame
+        total, mass = np.zeros((count - short, *getattr(known, name).shape[1:])), np.zeros(count - short)
+        for drift, stretch in zip(found, stretches, strict=True):
+            frames = np.arange(stretch.start, stretch.stop - short)
+            rise = frames - stretch.start + 1 if stretch.start else OVERLAP
+            fall = stretch.stop - frames if stretch.stop < count else OVERLAP
+            weight = np.minimum(np.minimum(rise, fall), OVERLAP) * np.ones(len(frames))
+            mass[frames] += weight
+            if drift is not None:
+                total[frames] += np.einsum("t,t...->t...", weight, getattr(drift, name))
+        return np.einsum("t,t...->t...", 1 / mass, total)
+
+    return ColourDrift(*(join(name) for name in ("mean", "size", "curves", "fields", "steps")))
+
+
+def cell_means(frames: Frames, known: Frames | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the means over square cells of frames [T, H, W, 3], float32 [T, h, w, 3], and each cell's weight [T, h,
     w]. With `known`, bool [T, H, W], only its pixels count, and cells that have more others weigh nothing."""
-    count, height, width = frames.shape[:3]
-    side = max(4, -(-min(height, width) // SIDE))
-    rows, columns = (np.arange(0, max(1, size - side // 2), side) for size in (height, width))
-    out = np.empty((count, len(rows), len(columns), 3), np.float32)
-    weights = np.ones((count, len(rows), len(columns)), np.float32)
+    cells = _Cells(*frames.shape[1:3])
+    which = [None] * len(frames) if known is None else known
+    means, weights = zip(*(cells.means(*one) for one in zip(frames, which, strict=True)), strict=True)
+    return np.stack(means), np.stack(weights)
 
-    def add_up(image: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(np.add.reduceat(image, rows, 0, dtype=np.uint32), columns, 1)
 
-    pixels = add_up(np.ones((height, width), np.uint8))
-    for k, frame in enumerate(frames):
+class _Cells:
+    """The square cells of a frame."""
+
+    def __init__(self, height: int, width: int) -> None:
+        side = max(4, -(-min(height, width) // SIDE))
+        self.rows, self.columns = (np.arange(0, max(1, size - side // 2), side) for size in (height, width))
+        self.pixels = self.sums(np.ones((height, width), np.uint8))
+
+    def sums(self, image: np.ndarray) -> np.ndarray:
+        """Return the sums over cells of an image [H, W, ...]."""
+        return np.add.reduceat(np.add.reduceat(image, self.rows, 0, dtype=np.uint32), self.columns, 1)
+
+    def means(self, frame: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the means and weights of a frame's cells, as `cell_means` does."""
         if known is None:
-            out[k] = add_up(frame) / pixels[..., None]
-            continue
-        taken = add_up(known[k])
-        out[k] = add_up(frame * known[k][..., None]) / np.maximum(taken, 1)[..., None]
-        weights[k] = np.where(2 * taken > pixels, taken / pixels, 0)
-    return out, weights
+            means = self.sums(frame) / self.pixels[..., None]
+            return means.astype(np.float32), np.ones(self.pixels.shape, np.float32)
+        taken = self.sums(known)
+        means = self.sums(frame * known[..., None]) / np.maximum(taken, 1)[..., None]
+        weights = np.where(2 * taken > self.pixels, taken / self.pixels, 0)
+        return means.astype(np.float32), weights.astype(np.float32)
 
 
 def _hats(levels: np.ndarray) -> np.ndarray:

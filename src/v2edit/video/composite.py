@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from v2edit.video.feather import find_window, spread_in_time
+from v2edit.video.extent import measure_extent
+from v2edit.video.stream import Frames, FrameStream, map_frames
 
 Seam = Literal["feather", "match"]
 
@@ -19,29 +22,67 @@ SMOOTHING = 1  # frames before and after: over these drift is averaged
 PRIOR = 0.1  # of a cell's pixels: the weight of what its wider neighbourhood says of it
 TOLERANCES = (12.0, 6.0, 3.0, 1.5)  # of 255, one after the other: by how much a cell may differ from the drift around
 MAX_DRIFT = 24  # of 255: a drift of so much is half believed
+REACH = SMOOTHING * len(TOLERANCES)  # frames before and after on which a frame's drift depends
+DRIFT_CHUNK = 4  # frames of a stream whose drift is found at a time
 MATCHED = 1 / 3  # of the video: what is known of the drift around a larger mask says nothing of its inside
 
 
-def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray, seam: Seam | None = None) -> np.ndarray:
+@overload
+def composite(source: np.ndarray, edited: np.ndarray, share: np.ndarray, seam: Seam | None = None) -> np.ndarray: ...
+@overload
+def composite(source: Frames, edited: Frames, share: Frames, seam: Seam | None = None) -> Frames: ...
+def composite(source: Frames, edited: Frames, share: Frames, seam: Seam | None = None) -> Frames:
     """Return m edited + (1 - m) source, uint8 [T, H, W, 3] like both, with m = `share`, float32 [T, H, W] of 0 to 1:
     where it is 0 the source's bytes, where it is 1 the edit's. With the `seam` "match" the drift of the edit's colours
     (`find_drift`) is first taken off it, so that they go on over the edge of m; by default where m is not large."""
-    out = source.copy()
-    seam = seam or ("match" if share.mean() < MATCHED else "feather")
-    if not share.any():
-        return out
-    rows, columns = find_window(share, round(AROUND * min(share.shape[1:])))
-    source, edited, share = source[:, rows, columns], edited[:, rows, columns], share[:, rows, columns]
-    drift = find_drift(source, edited, spread_in_time(share)) if seam == "match" else None
-    for k, (frame, before, after, m) in enumerate(zip(out[:, rows, columns], source, edited, share, strict=True)):
-        after = after.astype(np.float32)
+    extent = measure_extent(share)
+    seam = seam or ("match" if extent.mean < MATCHED else "feather")
+    if extent.is_empty:
+        return source.copy() if isinstance(source, np.ndarray) else source
+    window = extent.window(round(AROUND * min(share.shape[1:])))
+
+    def mix(frame: np.ndarray, edit: np.ndarray, m: np.ndarray, drift: Tensor | None = None) -> np.ndarray:
+        out, before, after, m = frame.copy(), frame[window], edit[window].astype(np.float32), m[window]
         if drift is not None:
-            resized = F.interpolate(drift[k : k + 1], before.shape[:2], mode="bilinear", align_corners=False)
+            resized = F.interpolate(drift[None], before.shape[:2], mode="bilinear", align_corners=False)
             after = (after - resized[0].permute(1, 2, 0).numpy()).clip(0, 255)
         mixed = before + m[..., None] * (after - before)
         np.rint(mixed, out=mixed)
-        frame[...] = mixed
-    return out
+        out[window] = mixed
+        return out
+
+    if seam == "feather":
+        return map_frames(lambda _, frame, edit, m: mix(frame, edit, m), [source, edited, share])
+    clips = [source, edited, share]
+    is_array = all(isinstance(clip, np.ndarray) for clip in clips)
+    size = len(share) if is_array else DRIFT_CHUNK
+
+    def sums_of(number: int, frame: np.ndarray, edit: np.ndarray, m: np.ndarray) -> tuple[Tensor, Tensor]:
+        free = m if extent.part[number] else extent.most  # as in `spread_in_time`
+        return _cell_sums(frame[window], edit[window], free[window])
+
+    def read(first: int, stop: int) -> Iterator[np.ndarray]:
+        """Hold back frames until the sums of those after them are there."""
+        begin, end = max(0, first - REACH), min(len(share), stop + REACH)
+        waiting: deque[tuple[np.ndarray, ...]] = deque()
+        sums: deque[tuple[Tensor, Tensor]] = deque()  # of the frames from `begin` on
+        number, after = first, min(first + size, stop)  # of the chunk that comes next
+        for k, frames in enumerate(zip(*(clip[begin:end] for clip in clips), strict=True), start=begin):
+            sums.append(sums_of(k, *frames))
+            if first <= k < stop:
+                waiting.append(frames)
+            while number < stop and k + 1 == min(after + REACH, end):
+                drift = _solve_drift(*(torch.stack(part) for part in zip(*sums, strict=True)))
+                for one in range(number - begin, after - begin):
+                    frame, edit, m = waiting.popleft()
+                    yield mix(frame, edit, m, drift[one])
+                number, after = after, min(after + size, stop)
+                while begin < number - REACH:
+                    sums.popleft()
+                    begin += 1
+
+    stream = FrameStream(read, source.shape, source.dtype)
+    return np.asarray(stream) if is_array else stream
 
 
 def find_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray) -> Tensor:
@@ -52,17 +93,24 @@ def find_drift(source: np.ndarray, edited: np.ndarray, share: np.ndarray) -> Ten
     is (pull-push, Gortler et al. 1996, "The Lumigraph": each cell's own value by its weight, the rest by the next
     coarser level). Cells that differ from the drift around them, as where the edit shows beyond its mask, count little;
     and what is too large for drift (`MAX_DRIFT`) is taken for the edit's."""
-    height, width = share.shape[1:]
+    sums = [_cell_sums(*frames) for frames in zip(source, edited, share, strict=True)]
+    return _solve_drift(*(torch.stack(part) for part in zip(*sums, strict=True)))
+
+
+def _cell_sums(before: np.ndarray, after: np.ndarray, m: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return the sums over the cells of a frame of its differences where m is 0, [3, h, w], and of such pixels,
+    [1, h, w]."""
+    height, width = m.shape
     scale = max(MIN_CELL, min(height, width) / GRID)
     grid = max(1, round(height / scale)), max(1, round(width / scale))
-    differences, known = [], []
-    for before, after, m in zip(source, edited, share, strict=True):
-        weight = torch.from_numpy((m == 0).astype(np.float32))[None]
-        difference = torch.from_numpy(after.astype(np.float32) - before).permute(2, 0, 1)
-        sums = F.adaptive_avg_pool2d(torch.cat([difference * weight, weight]), grid)
-        differences.append(sums[:3])
-        known.append(sums[3:])
-    total, weight = torch.stack(differences), torch.stack(known)
+    weight = torch.from_numpy((m == 0).astype(np.float32))[None]
+    difference = torch.from_numpy(after.astype(np.float32) - before).permute(2, 0, 1)
+    sums = F.adaptive_avg_pool2d(torch.cat([difference * weight, weight]), grid)
+    return sums[:3], sums[3:]
+
+
+def _solve_drift(total: Tensor, weight: Tensor) -> Tensor:
+    """Return the drift [T, 3, h, w] by sums over cells; each frame's depends on `REACH` frames before and after."""
     mean = total / weight.clamp(min=1e-6)
     drift = mean.where(weight > 0, torch.nan).flatten(2).nanmedian(2).values.nan_to_num()[..., None, None]
     for tolerance in TOLERANCES:

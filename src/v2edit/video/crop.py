@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
+
+from v2edit.video.extent import measure_extent
+from v2edit.video.stream import Frames, map_frames
 
 CONTEXTS = (1.6, 1.3)  # of the region's sides: those of its window, the first that is small enough
 MARGIN = 0.1  # of the window's sides: what it shows beside the region, inside the picture
@@ -11,17 +16,18 @@ MAX_ENLARGED = 2.0  # times: smaller windows would only be blown up
 PASSES = 400  # of smoothing a window's path
 
 
-def plan_crop(share: np.ndarray, height: int, width: int) -> np.ndarray | None:
+def plan_crop(share: Frames, height: int, width: int) -> np.ndarray | None:
     """Return a window for each frame, int [T, 4] of (top, left, height, width), that contains the pixels in which
     `share` [T, H, W] is above 0, for a model of `height` and `width`; None where a window would gain too little.
 
     All windows are of one size and of the model's proportions, inside the picture. They follow the region on the
     smoothest path that leaves it a margin, so that what stands still jumps as little as possible; where it is absent
     they go on from where it was to where it will be."""
-    present = np.flatnonzero(share.any((1, 2)))
-    if not len(present):
+    extent = measure_extent(share)
+    if extent.is_empty:
         return None
-    spans = [_spans(np.asarray(share.any(axis)), present) for axis in (2, 1)]  # rows, columns: [T, 2]
+    present = np.flatnonzero(extent.part)
+    spans = [_spans(ends, present) for ends in (extent.rows, extent.columns)]  # [T, 2]
     whole, native = share.shape[1:], (height, width)
     extents = [(span[present, 1] - span[present, 0]).max() for span in spans]
     for context in CONTEXTS:
@@ -35,13 +41,11 @@ def plan_crop(share: np.ndarray, height: int, width: int) -> np.ndarray | None:
     return np.stack([*starts, *(np.full(len(share), side) for side in sides)], 1)
 
 
-def _spans(occupied: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Return the first row that a region, bool [T, N], occupies and that after its last one, int [T, 2]; between the
-    frames in which it is `present` both go on evenly."""
-    first = occupied.argmax(1)
-    end = occupied.shape[1] - occupied[:, ::-1].argmax(1)
-    frames = np.arange(len(occupied))
-    return np.stack([np.interp(frames, present, ends[present]).round() for ends in (first, end)], 1).astype(int)
+def _spans(ends: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return the first row that a region occupies and that after its last one, int [T, 2]; between the frames in which
+    it is `present` both go on evenly from its `ends` there."""
+    frames = np.arange(len(ends))
+    return np.stack([np.interp(frames, present, ends[present, k]).round() for k in range(2)], 1).astype(int)
 
 
 def _follow(span: np.ndarray, side: int, whole: int) -> np.ndarray:
@@ -57,17 +61,29 @@ def _follow(span: np.ndarray, side: int, whole: int) -> np.ndarray:
     return path.round().astype(int)
 
 
-def extract(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+@overload
+def extract(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray: ...
+@overload
+def extract(frames: Frames, boxes: np.ndarray) -> Frames: ...
+def extract(frames: Frames, boxes: np.ndarray) -> Frames:
     """Return the windows [T, 4] of frames [T, H, W, ...], as they are: [T, h, w, ...]."""
-    return np.stack([frame[_window(box)] for frame, box in zip(frames, boxes, strict=True)])
+    size = *map(int, boxes[0, 2:]), *frames.shape[3:]
+    return map_frames(lambda k, frame: frame[_window(boxes[k])], [frames], size)
 
 
-def paste(frames: np.ndarray, edited: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+@overload
+def paste(frames: np.ndarray, edited: np.ndarray, boxes: np.ndarray) -> np.ndarray: ...
+@overload
+def paste(frames: Frames, edited: Frames, boxes: np.ndarray) -> Frames: ...
+def paste(frames: Frames, edited: Frames, boxes: np.ndarray) -> Frames:
     """Return frames [T, H, W, ...] with their windows [T, 4] replaced by edited ones [T, h, w, ...]."""
-    out = frames.copy()
-    for frame, window, box in zip(out, edited, boxes, strict=True):
-        frame[_window(box)] = window
-    return out
+
+    def replace_window(number: int, frame: np.ndarray, window: np.ndarray) -> np.ndarray:
+        out = frame.copy()
+        out[_window(boxes[number])] = window
+        return out
+
+    return map_frames(replace_window, [frames, edited])
 
 
 def _window(box: np.ndarray) -> tuple[slice, slice]:

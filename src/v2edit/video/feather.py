@@ -6,14 +6,17 @@ or, where a mask may not grow, within it.
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.video.extent import measure_extent
+from v2edit.video.stream import Frames, clip_size, map_frames
 
 GROW = 1 / 60  # of the short side: the default growth, 8 pixels of 480
 MIN_GROW = 2  # pixels
 INNER = 1 / 240  # of the short side: the width of a feather within the mask
-CHUNK = 8  # frames at a time
 
 
 def default_grow(height: int, width: int) -> int:
@@ -21,7 +24,11 @@ def default_grow(height: int, width: int) -> int:
     return max(MIN_GROW, round(min(height, width) * GROW))
 
 
-def feathered_share(allowed: np.ndarray, keep: np.ndarray | None = None, grow: int | None = None) -> np.ndarray:
+@overload
+def feathered_share(allowed: np.ndarray, keep: np.ndarray | None = None, grow: int | None = None) -> np.ndarray: ...
+@overload
+def feathered_share(allowed: Frames, keep: Frames | None = None, grow: int | None = None) -> Frames: ...
+def feathered_share(allowed: Frames, keep: Frames | None = None, grow: int | None = None) -> Frames:
     """Return the share of the edit in each pixel, float32 [T, H, W] of 0..1 (the paper's m̃ is a mask's).
 
     Where `allowed` [T, H, W] is 1, so is the share; it falls smoothly to 0 at `grow` pixels from the mask (by default
@@ -29,36 +36,40 @@ def feathered_share(allowed: np.ndarray, keep: np.ndarray | None = None, grow: i
     which nothing is allowed. Towards what is kept it falls within the allowed pixels. With a `grow` of 0 it falls
     within the mask everywhere; parts too thin for that are edited as they are. Raises `UserError` for a `grow`
     below 0 or beyond the longer side."""
-    height, width = allowed.shape[1:]
+    _, height, width = clip_size(allowed)
     grow = default_grow(height, width) if grow is None else grow
     if not 0 <= grow <= max(height, width):
         most = max(height, width)
         raise UserError(f"a mask of {width}x{height} can be grown by 0 to {most} pixels, and this is {grow}")
-    share = np.zeros(allowed.shape, np.float32)
-    rows, columns = find_window(allowed, grow + 1)
     inner = max(1, round(min(height, width) * INNER))
-    for k in range(0, len(allowed), CHUNK):
-        window = (slice(k, k + CHUNK), rows, columns)
-        part = allowed[window].astype(np.float32)
-        if not part.any():
-            continue
-        share[window] = _grow(part, grow) if grow else _feather_within(part, inner)
-        if keep is not None:
-            kept = keep[window].astype(np.float32)
-            share[window] = np.minimum(share[window], 1 - (_grow(kept, grow) if grow else kept))
-        share[window][~allowed[window].any((1, 2))] = 0
-    return share
+    # Of a stream without a pass over it: each frame's own window is as good, but for what is kept around it.
+    common = find_window(allowed, grow + 1) if isinstance(allowed, np.ndarray) else None
+    if common is None and keep is not None:
+        common = slice(None), slice(None)
+    last: tuple[np.ndarray, ...] = ()  # the masks of a frame and its share: often the next frame's, too
+
+    def feather(number: int, *masks: np.ndarray) -> np.ndarray:
+        nonlocal last
+        known = last
+        if len(known) and all(np.array_equal(a, b) for a, b in zip(masks, known, strict=False)):
+            return known[-1]
+        share = np.zeros((height, width), np.float32)
+        rows, columns = common or find_window(masks[0][None], grow + 1)
+        part, *kept = (mask[rows, columns].astype(np.float32)[None] for mask in masks)
+        if part.any():
+            feathered = _grow(part, grow) if grow else _feather_within(part, inner)
+            for one in kept:
+                feathered = np.minimum(feathered, 1 - (_grow(one, grow) if grow else one))
+            share[rows, columns] = feathered[0]
+        last = (*masks, share)
+        return share
+
+    return map_frames(feather, [allowed, *([] if keep is None else [keep])], dtype=np.float32)
 
 
-def find_window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+def find_window(mask: Frames, margin: int) -> tuple[slice, slice]:
     """Return the rows and columns in which a mask [T, H, W] is not 0 in any frame, with a margin in pixels."""
-    slices = []
-    for axes in ((0, 2), (0, 1)):
-        places = np.flatnonzero(mask.any(axes))
-        slices.append(
-            slice(max(int(places[0]) - margin, 0), int(places[-1]) + margin + 1) if len(places) else slice(0, 0)
-        )
-    return slices[0], slices[1]
+    return measure_extent(mask).window(margin)
 
 
 def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -110,10 +121,15 @@ def blur(levels: np.ndarray, radius: int) -> np.ndarray:
     return (sums / np.float32(255 * size**4)).astype(np.float32)
 
 
-def spread_in_time(share: np.ndarray) -> np.ndarray:
+@overload
+def spread_in_time(share: np.ndarray) -> np.ndarray: ...
+@overload
+def spread_in_time(share: Frames) -> Frames: ...
+def spread_in_time(share: Frames) -> Frames:
     """Return a share [T, H, W] in which frames without any edit have the most of all others': what the model is free to
     edit. The composite alone keeps those frames. Held in latents, too, they would hold the edit back in the others,
     which are to be like them."""
-    if (edited := np.any(share, (1, 2))).all():
+    extent = measure_extent(share)
+    if (extent.part > 0).all():
         return share
-    return np.where(edited[:, None, None], share, share.max(0))
+    return map_frames(lambda k, frame: frame if extent.part[k] else extent.most, [share])

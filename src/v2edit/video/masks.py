@@ -22,7 +22,7 @@ from v2edit.video.cut import frames_between
 from v2edit.video.decoding import open_container
 from v2edit.video.feather import dilate
 from v2edit.video.reading import read
-from v2edit.video.stream import clip_size
+from v2edit.video.stream import Frames, as_stream, clip_size, is_large, map_frames, pick
 from v2edit.video.writing import WriteFrame, open_writer
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ COLOURED = 24  # of 255, between the channels of a pixel: more is a colour
 MAX_COLOURS = 40  # of 4096, in nine tenths of the pixels: more is a photo
 LOOKED_AT = 9  # frames, whose colours are counted
 ASPECT = 0.03  # by which the ratio of a mask's sides may differ from the clip's
-CHUNK = 8  # frames at a time
 SHARE_TAG = "v2edit_share"  # in a file's metadata: it is a share of an edit as a run wrote it, already feathered
 SHARE_CRF = 4  # at which H.264 leaves levels off by up to 3 of 255
 SHARE_SLACK = 4  # of 255: in a share that was written so, what is nearer to black or white is that
@@ -44,7 +43,7 @@ SHARE_SLACK = 4  # of 255: in a share that was written so, what is nearer to bla
 Marks = Literal["change", "keep"]
 
 
-def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndarray:
+def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> Frames:
     """Read a clip's mask, float32 [T, H, W] of 0..1 at the clip's size, from a video, an image or a folder of images.
 
     White is 1, black 0, a grey is a share; where there is transparency, what is opaque is white; where there are
@@ -56,25 +55,26 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> np.ndar
 
     Raises `UserError` for what cannot be read, has other proportions than the clip, or leaves nothing to change."""
     path = Path(path)
-    mask, (count, height, width) = read(path, flatten=_flatten), clip.frames.shape[:3]
+    count, height, width = clip_size(clip.frames)
+    mask = read(path, flatten=_flatten)
     _check_aspect(path, mask.frames.shape[1:3], (height, width))
     levels = _to_levels(path, mask.frames)
-    if mask.path is None and levels.max() == 1:  # what no lossy coding has been at
-        levels = levels * np.uint8(255)
-    peak = int(levels.max())
+    peak = _peak(levels)
+    if mask.path is None and peak == 1:  # what no lossy coding has been at
+        levels, peak = map_frames(lambda _, frame: frame * np.uint8(255), [levels]), 255
     index = _match_frames(path, mask, clip)
     used, inverse = np.unique(index, return_inverse=True)
     clean = _snap_levels if is_share(path) else clean_levels
-    result = resize_mask(clean(levels[used]), height, width)
+    result = resize_mask(clean(pick(levels, used)), height, width)
     if not np.array_equal(inverse, np.arange(count)):
-        result = result[inverse]
+        result = pick(result, inverse, streamed=is_large(count, height, width))
     assert result.shape == (count, height, width)
     hint = "" if peak <= 1 else f" (its brightest value is {peak} of 255)"
-    if not result.any():
+    if not any(frame.any() for frame in result):
         if marks == "change":
             raise UserError(f"{path} is black everywhere{hint}: it may change nothing; what may change is white")
         log.warning("%s is black everywhere%s: it keeps nothing", path, hint)
-    if (result == 1).all():
+    if all((frame == 1).all() for frame in result):
         if marks == "keep":
             raise UserError(f"{path} is white everywhere: it keeps all, and nothing may change")
         log.warning("%s is white everywhere: everything may change", path)
@@ -106,7 +106,7 @@ def is_share(path: Path | str) -> bool:
         return SHARE_TAG in container.metadata
 
 
-def mask_from_array(array: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def mask_from_array(array: Any, shape: tuple[int, int, int]) -> Frames:
     """Return a mask, float32 [T, H, W] of 0..1, for a clip of `shape` (T, H, W) from an array or tensor.
 
     It is of bool, of integers 0..1 or 0..255, or of floats 0..1; [H, W] or [T, H, W], also with a last axis of 1 or 3,
@@ -133,16 +133,22 @@ def mask_from_array(array: Any, shape: tuple[int, int, int]) -> np.ndarray:
                 f"whole numbers of a mask are 0..1 or 0..255, and these go to {values.min()}..{values.max()}"
             )
         if values.max() > 1:
-            values = clean_levels(values.astype(np.uint8))
+            values = np.asarray(clean_levels(values.astype(np.uint8)))
     elif values.dtype.kind == "f":
         if not (values.min() >= -1e-3 and values.max() <= 1 + 1e-3):  # NaN, too
             raise UserError(f"decimal numbers of a mask are 0..1, and these go to {values.min():g}..{values.max():g}")
     elif values.dtype.kind != "b":
         raise UserError(f"a mask is of bool, whole numbers or decimal numbers, and this one is {given}")
-    result = resize_mask(values.astype(np.float32).clip(0, 1), *shape[1:])
-    if not result.any():
+    if is_large(*shape):
+        values = as_stream(values)
+    shares = map_frames(lambda _, frame: frame.astype(np.float32).clip(0, 1), [values], dtype=np.float32)
+    result = resize_mask(shares, *shape[1:])
+    if not any(frame.any() for frame in result):
         raise UserError("the mask is 0 everywhere: it may change nothing; what may change is 1")
-    return np.ascontiguousarray(np.broadcast_to(result, shape))
+    if result.shape == shape:
+        return result
+    everywhere = np.zeros(shape[0], int)
+    return pick(result, everywhere, streamed=is_large(*shape))
 
 
 def box_mask(text: str, height: int, width: int) -> np.ndarray:
@@ -212,66 +218,91 @@ def _seconds(text: str) -> float:
 
 def combine_masks(
     shape: tuple[int, int, int],
-    mask: np.ndarray | None = None,
-    keep: np.ndarray | None = None,
+    mask: Frames | None = None,
+    keep: Frames | None = None,
     box: np.ndarray | None = None,
     time: np.ndarray | None = None,
-) -> np.ndarray:
+) -> Frames:
     """Return what may change, float32 [T, H, W] of `shape`: within the mask [T, H, W], the box [H, W] and the time [T],
     and not kept [T, H, W]; what is None does not limit it. Raises `UserError` where nothing is left."""
-    allowed = np.ones(shape, np.float32) if mask is None else mask.astype(np.float32, copy=False)
-    if box is not None:
-        allowed = allowed * box
-    if time is not None:
-        allowed = allowed * time[:, None, None]
-    if keep is not None:
-        allowed = allowed * (1 - keep)
-    if not allowed.any():
+    whole = np.broadcast_to(np.float32(1), shape)
+    first = mask if mask is not None else as_stream(whole) if is_large(*shape) else whole
+
+    def limit(number: int, allowed: np.ndarray, *kept: np.ndarray) -> np.ndarray:
+        allowed = allowed.astype(np.float32, copy=False)
+        if box is not None:
+            allowed = allowed * box
+        if time is not None:
+            allowed = allowed * time[number]
+        for one in kept:
+            allowed = allowed * (1 - one)
+        return allowed
+
+    result = map_frames(limit, [first, *([] if keep is None else [keep])], dtype=np.float32)
+    if not any(frame.any() for frame in result):
         given = {"--mask": mask, "--keep": keep, "--box": box, "--time": time}
         names = [name for name, value in given.items() if value is not None]
         allow = "allows" if len(names) == 1 else "all allow"
         raise UserError(f"nothing may change: no pixel is left that {' and '.join(names)} {allow}")
-    return allowed
+    return result
 
 
-def clean_levels(levels: np.ndarray) -> np.ndarray:
+def clean_levels(levels: Frames) -> Frames:
     """Remove from a mask, uint8 [T, H, W], what lossy coding leaves: return float32 [T, H, W] of 0..1.
 
     Levels near black and white become exactly 0 and 1. In a hard mask (that has next to no greys but beside edges) a
     grey between black and white becomes the one that is nearer; the greys of other masks are kept as shares."""
     ramp = np.interp(np.arange(256), [BLACK, SHADE, 255 - SHADE, 255 - BLACK], [0, SHADE / 255, 1 - SHADE / 255, 1])
-    counts = sum((np.bincount(frame.ravel(), minlength=256) for frame in levels), np.zeros(256, int))
+    ramp = ramp.astype(np.float32)
+    counts, at_edges = np.zeros(256, int), 0
+    for frame in levels:
+        counts += (own := np.bincount(frame.ravel(), minlength=256))
+        if own[BLACK + 1 : 255 - BLACK].any():
+            at_edges += int(_greys_at_edges(frame).sum())
     greys, others = int(counts[BLACK + 1 : 255 - BLACK].sum()), int(counts[BLACK + 1 :].sum())
-    result = ramp.astype(np.float32)[levels]
-    if not greys:
+    is_hard = greys > 0 and greys - at_edges <= MAX_GREY * others
+
+    def clean(number: int, frame: np.ndarray) -> np.ndarray:
+        result = ramp[frame]
+        if is_hard:
+            edges = _greys_at_edges(frame)
+            result[edges] = frame[edges] >= 128
         return result
-    edges = np.empty(levels.shape, bool)
-    for k in range(0, len(levels), CHUNK):
-        part = levels[k : k + CHUNK]
-        edges[k : k + CHUNK] = dilate(part <= BLACK, RINGING) & dilate(part >= 255 - BLACK, RINGING)
-    edges &= (levels > BLACK) & (levels < 255 - BLACK)
-    if greys - int(edges.sum()) <= MAX_GREY * others:
-        result[edges] = levels[edges] >= 128
-    return result
+
+    return map_frames(clean, [levels], dtype=np.float32)
 
 
-def _snap_levels(levels: np.ndarray) -> np.ndarray:
+def _greys_at_edges(levels: np.ndarray) -> np.ndarray:
+    """Return which pixels of a mask, uint8 [H, W], are grey near both black and white."""
+    greys = (levels > BLACK) & (levels < 255 - BLACK)
+    if not greys.any():
+        return greys
+    both = np.stack([levels <= BLACK, levels >= 255 - BLACK])
+    return greys & dilate(both, RINGING).all(0)
+
+
+def _snap_levels(levels: Frames) -> Frames:
     """Return a share, float32 [T, H, W] of 0..1, from the levels uint8 that are read of its file."""
-    ends = np.where(levels <= SHARE_SLACK, 0, np.where(levels >= 255 - SHARE_SLACK, 255, levels))
-    return (ends / np.float32(255)).astype(np.float32)
+
+    def snap(number: int, frame: np.ndarray) -> np.ndarray:
+        ends = np.where(frame <= SHARE_SLACK, 0, np.where(frame >= 255 - SHARE_SLACK, 255, frame))
+        return (ends / np.float32(255)).astype(np.float32)
+
+    return map_frames(snap, [levels], dtype=np.float32)
 
 
-def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_mask(mask: Frames, height: int, width: int) -> Frames:
     """Resize a mask, float32 [T, h, w] of 0..1, to [T, H, W]: bilinear, antialiased where it becomes smaller; what is
     0 or 1 all around stays exactly so."""
     if mask.shape[1:] == (height, width):
         return mask
-    result = np.empty((len(mask), height, width), np.float32)
-    for k in range(0, len(mask), CHUNK):
-        part = torch.from_numpy(np.ascontiguousarray(mask[k : k + CHUNK]))[:, None]
-        part = F.interpolate(part, (height, width), mode="bilinear", antialias=True)[:, 0]
-        result[k : k + CHUNK] = torch.where(part > 1 - 1e-4, 1.0, torch.where(part < 1e-4, 0.0, part)).numpy()
-    return result
+
+    def resize(number: int, frame: np.ndarray) -> np.ndarray:
+        part = torch.from_numpy(np.ascontiguousarray(frame))[None, None]
+        part = F.interpolate(part, (height, width), mode="bilinear", antialias=True)[0, 0]
+        return torch.where(part > 1 - 1e-4, 1.0, torch.where(part < 1e-4, 0.0, part)).numpy()
+
+    return map_frames(resize, [mask], (height, width))
 
 
 def _flatten(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
@@ -288,14 +319,13 @@ def _check_aspect(name: Path | str, given: tuple[int, ...], wanted: tuple[int, .
         raise UserError(f"{name} is {sizes[0]} and the clip {sizes[1]}: a mask has the same proportions as its clip")
 
 
-def _to_levels(path: Path, frames: Any) -> np.ndarray:
+def _to_levels(path: Path, frames: Frames) -> Frames:
     """Return the grey levels, uint8 [T, H, W], of a mask's frames, uint8 [T, H, W, 3]; where there are colours, all but
     black is white. Raises `UserError` for a photo or a film."""
-    red, green, blue = (frames[..., k] for k in range(3))
-    brightest = np.maximum(np.maximum(red, green), blue)
-    if not (brightest - np.minimum(np.minimum(red, green), blue) > COLOURED).any():
-        return green.copy()
-    step = max(1, frames[0, ..., 0].size // 100_000)
+    _, height, width = clip_size(frames)
+    if not any((frame.max(-1) - frame.min(-1) > COLOURED).any() for frame in frames):
+        return map_frames(lambda _, frame: frame[..., 1].copy(), [frames], (height, width))
+    step = max(1, height * width // 100_000)
     for frame in frames[:: max(1, -(-len(frames) // LOOKED_AT))]:  # the first of a film may be black
         colours = frame.reshape(-1, 3)[::step].astype(int) // 16
         counts = np.sort(np.bincount(colours @ [256, 16, 1]))[::-1].cumsum()
@@ -304,7 +334,12 @@ def _to_levels(path: Path, frames: Any) -> np.ndarray:
                 f"{path} is a picture in colours, no mask: a mask is white where the clip may change, else black"
             )
     log.warning("%s has colours: all but black may change", path)
-    return np.where(brightest > COLOURED, 255, 0).astype(np.uint8)
+    return map_frames(lambda _, frame: (frame.max(-1) > COLOURED) * np.uint8(255), [frames], (height, width))
+
+
+def _peak(levels: Frames) -> int:
+    """Return the largest level of a mask."""
+    return max(int(frame.max()) for frame in levels)
 
 
 def _match_frames(path: Path, mask: Video, clip: Video) -> np.ndarray:
