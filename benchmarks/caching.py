@@ -20,6 +20,7 @@ from v2edit.backbones import Backbone, FakeModel
 from v2edit.bench.methods import V2Edit
 from v2edit.bench.tasks import BenchTask, primitives_tasks
 from v2edit.editing.cost import CostModel, count_forwards
+from v2edit.metrics.registry import Measures
 from v2edit.primitives.classifier import SceneClassifier
 
 STEPS = 25
@@ -71,7 +72,7 @@ def measure(backbone: Backbone, tasks: Sequence[BenchTask], config: V2Edit) -> s
     figures = []
     for task in tasks:
         frames = method(task.clips.source.frames, task.prompts, task.seed)
-        measured = task.measure({"frames": frames}, None, classify, None)
+        measured = task.measure({"frames": frames}, None, Measures(classify))
         figures.append([measured[name] for name in ("score", "psnr_outside", "psnr_inside")])
     score, outside, inside = np.mean(figures, axis=0)
     return f"{score:.3f} | {outside:.2f} | {inside:.2f}"

@@ -108,7 +108,7 @@ def main() -> None:
             given = kept(folder / f"{task.name}-given.npz", partial(edit_given, backbone, task, config))
         for method, frames in (videos | peer | given).items():
             figures = measure(task.edit, clips, frames, classify)
-            rows.append(Row(task.kind, task.seed, method, vars(figures)))
+            rows.append(Row(task.kind, task.name, method, vars(figures)))
         overlaps.setdefault(task.kind, []).append((*overlap(share, clips.changed), share.mean()))
         masks = {name: as_picture(mask) for name, mask in (("true mask", clips.changed), ("mask found", share))}
         sheet = {"source": clips.source.frames, "truth": clips.target.frames, **videos, **masks}
@@ -136,8 +136,8 @@ def report(rows: Sequence[Row], overlaps: dict[str, list[tuple[float, ...]]]) ->
     for other in (PLAIN, PEER):
         for column in ("score", "success", "psnr_outside", "psnr_inside"):
             print(f"{FOUND} - {other}, {column}: {table.difference(FOUND, other, column).text(4, '+')}")
-    some = {(row.kind, row.seed) for row in rows if row.method == GIVEN}
-    table = Table([row for row in rows if (row.kind, row.seed) in some])
+    some = {(row.kind, row.task) for row in rows if row.method == GIVEN}
+    table = Table([row for row in rows if (row.kind, row.task) in some])
     for kind in table.kinds if some else ():
         inside, outside = (table.values(GIVEN, c, kind).mean() for c in ("psnr_inside", "psnr_outside"))
         gain = inside - table.values(PLAIN, "psnr_inside", kind).mean()

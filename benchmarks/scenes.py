@@ -26,6 +26,7 @@ import numpy as np
 from v2edit import video
 from v2edit.bench.scenes import SceneTask, scene_tasks
 from v2edit.metrics.clip_score import ClipEncoder
+from v2edit.metrics.registry import Measures
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
@@ -72,8 +73,9 @@ def measure_edit(task: SceneTask, words: list[str], out: Path | None) -> dict[st
         pictures = {"photographs": task.posed.dataset.held_out.images, "truth": task.posed.truth.held_out.images}
         pictures |= {name: row["held_out"] for name, row in rows.items()}
         video.contact_sheet(pictures, out / f"{task.name}.png")
-    unedited = task.measure(renders["scene"], None, read, clip)["psnr_held_out"]
-    figures = task.measure(renders["edited"], renders["scene"], read, clip)
+    measures = Measures(read, clip)
+    unedited = task.measure(renders["scene"], None, measures)["psnr_held_out"]
+    figures = task.measure(renders["edited"], renders["scene"], measures)
     return {**figures, "unedited": unedited, "seconds": seconds, "cpu_seconds": spent}
 
 

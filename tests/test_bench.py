@@ -179,7 +179,7 @@ def rows_of(**scores: list[float]) -> list[Row]:
     """Two kinds of tasks, the first two of each method's scores being of the first kind."""
     kinds = ["sky", "sky", "floor", "floor"]
     return [
-        Row(kinds[k], k, name.replace("_", " "), {"score": value, "seconds": 2.0})
+        Row(kinds[k], str(k), name.replace("_", " "), {"score": value, "seconds": 2.0})
         for name, values in scores.items()
         for k, value in enumerate(values)
     ]
@@ -206,7 +206,7 @@ def test_the_tables_in_print():
     assert text.startswith("Means over 4 tasks of these kinds: sky, floor.")
     assert as_markdown(Table(rows_of(full=[0.5])), "full").startswith("One task of the kind sky.")
     lines = list(csv.DictReader(as_csv(rows, ["score"]).splitlines()))
-    assert len(lines) == 12 and lines[4] == {"kind": "sky", "seed": "0", "method": "full", "score": "0.5"}
+    assert len(lines) == 12 and lines[4] == {"kind": "sky", "task": "0", "method": "full", "score": "0.5"}
     assert lines[-1]["score"] == ""
 
 
@@ -313,11 +313,11 @@ def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_r
     assert len(data["tasks"]) == 6 and {row["method"] for row in data["summary"]} == {*REFERENCES, "V2Edit", "V2V"}
     results = {name: np.frombuffer(frames, np.uint8) for name, (_, frames) in results_in(folder).items()}
     for entry in data["tasks"]:
-        (tmp_path / "film.mp4").write_bytes(base64.b64decode(entry["film"]))
+        (tmp_path / "film.mp4").write_bytes(base64.b64decode(entry["film"].partition(",")[2]))
         film = video.read(tmp_path / "film.mp4")
         parts = np.split(film.frames, len(data["columns"]), axis=2)
-        task = BenchTask(entry["kind"], entry["seed"])
-        assert film.fps == data["fps"] and parts[0].shape == (data["frames"], data["height"], data["width"], 3)
+        task = BenchTask(entry["kind"], int(entry["name"].rpartition("-")[2]))
+        assert film.fps == entry["fps"] and parts[0].shape == (entry["frames"], entry["height"], entry["width"], 3)
         v2v = next(frames for name, frames in results.items() if name.startswith(f"{task.name}/VideoToVideo"))
         expected = {0: task.clips.source.frames, 1: task.clips.target.frames, 4: v2v.reshape(parts[0].shape)}
         for k, frames in expected.items():
@@ -328,7 +328,7 @@ def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_r
 
 def test_a_methods_name_cannot_end_the_pages_data():
     task = primitives_tasks("reporting", 1, ["sky"])[0]
-    rows = [Row("sky", task.seed, "</script><b>", {"score": 0.5})]
+    rows = [Row("sky", task.name, "</script><b>", {"score": 0.5})]
     page = Page(as_html([ScoredTask(task, rows, ["unedited", "</script><b>"], b"film", 0)], Table(rows), "t", "f"))
     assert json.loads(page.data)["summary"][0]["method"] == "</script><b>"
 

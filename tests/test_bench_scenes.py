@@ -18,6 +18,7 @@ from v2edit.bench.tasks import primitives_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.metrics.clip_score import ClipEncoder
+from v2edit.metrics.registry import Measures
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.primitives import sample_task
@@ -83,7 +84,8 @@ def test_the_truth_is_perfect_and_the_source_is_not(monkeypatch):
     task = SceneTask("recolour", 1_900_000_001, FitConfig())
     source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.held_out.images}
     truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.held_out.images}
-    measured = partial(task.measure, start=source, classify=SceneClassifier.load().classify, clip=ClipEncoder.load())
+    measures = Measures(SceneClassifier.load().classify, ClipEncoder.load())
+    measured = partial(task.measure, start=source, measures=measures)
     best, none = measured(truth), measured(source)
     assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
     assert best["success"] == best["kept"] == best["clip_preference"] == 1 and best["ctids"] > 0.3

@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 from v2edit.workers import ProcessPool, Worker
 
@@ -32,6 +34,24 @@ class ForkingPool(ProcessPool):
     def __init__(self, factories: Sequence[Callable[[], Worker]], threads: int | None = None) -> None:
         super().__init__(factories, threads)
         self._context = multiprocessing.get_context("fork")
+
+
+class InlinePool:
+    """A pool whose one worker is this process, for tests that processes do not matter to."""
+
+    def __init__(self, factories: Sequence[Callable[[], Worker]], threads: int | None = None) -> None:
+        self.worker = factories[0]()
+
+    def imap_unordered(self, jobs: deque[Any]) -> Iterator[tuple[Any, Any]]:
+        while jobs:
+            job = jobs.popleft()
+            outcome = self.worker.run(job)
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield job, outcome
+
+    def stop(self) -> None:
+        pass
 
 
 def run_command(*words: object, cwd: Path) -> CompletedProcess[str]:

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,17 +19,20 @@ from tyro.conf import arg
 from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import find
 from v2edit.bench import suites
-from v2edit.bench.methods import REFERENCES, MethodConfig
+from v2edit.bench.methods import MethodConfig
 from v2edit.bench.selection import select_methods, sweep_methods
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, lock_folder
 from v2edit.host import available_cores, find_device
 from v2edit.jobs.options import OUT, expect_folder
+from v2edit.metrics.columns import COLUMNS, Column
+from v2edit.metrics.registry import DINO, MetricOptions, find_metrics
 from v2edit.runs import PACKAGES, redact
 
 if TYPE_CHECKING:
+    from v2edit.bench.report import Table
     from v2edit.bench.scoring import ScoredTask
-    from v2edit.bench.tasks import BenchTask
+    from v2edit.bench.tasks import Task
     from v2edit.metrics.attributes import Classify
 
 Seeds = Literal["reporting", "tuning"]
@@ -38,18 +42,27 @@ Seeds = Literal["reporting", "tuning"]
 class BenchOptions:
     """Which methods are compared on which tasks, and where."""
 
-    suite: suites.Name = "primitives"
-    """The tasks: edits of clips of the built-in world (primitives), or of its 3D scenes (scenes)."""
+    suite: Annotated[str, arg(metavar="SUITE")] = "primitives"
+    """The tasks: edits of clips of the built-in world (primitives), of its 3D scenes (scenes), or your own: a file
+    (.jsonl, .json, .csv) with a task a line, or the folder of FiVE-Bench, LOVEU-TGVE, IVEBench or OpenVE-Bench."""
     quick: bool = False
-    """3 tasks of each kind instead of 20 (of scenes 1 instead of 3): minutes instead of hours."""
+    """3 tasks of each kind instead of 20, or of all (of scenes 1 instead of 3): minutes instead of hours."""
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD", help_behavior_hint="")] = ()
     """Which methods (default: all, or with a sweep none but its own): v2edit, v2edit-own-mask, wo-progression, wo-inc,
-    wo-pnc, wo-amr, wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p."""
+    wo-pnc, wo-amr, wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p; your own
+    as package.module:Class; none for --results alone."""
+    results: Annotated[tuple[str, ...], arg(metavar="NAME=FOLDER", help_behavior_hint="")] = ()
+    """What other tools made of the same clips, in the same tables: found by the tasks' names, fitted to the sources."""
+    metrics: Annotated[tuple[str, ...], arg(metavar="METRIC", help_behavior_hint="")] = ()
+    """What is measured of your own suite (default: all that loads nothing): clip (CTIDS, CDC, …), pixels, lpips,
+    structure, warp, flicker, colour; your own as module:function. Of built-in suites, besides their figures."""
     kinds: Annotated[tuple[str, ...], arg(metavar="KIND", help_behavior_hint="")] = ()
     """Which kinds of edit (default: all): recolour, reshape, resize, insert, remove, floor, sky, reshape-and-recolour
     (of scenes the first two and from insert to sky unless named)."""
     count: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Tasks of each kind."""
+    frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many frames of each clip of your own suite are taken, from its beginning (default: all)."""
     seeds: Annotated[Seeds | None, arg(help_behavior_hint="")] = None
     """The reporting seeds, or, to choose settings by, the tuning ones (default: those for a sweep)."""
     steps: int = 25
@@ -68,6 +81,10 @@ class BenchOptions:
     """Edits at a time, each on one thread (default: one for each core; one on a GPU)."""
     clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None
     """A CLIP for CTIDS and CDC: a Hugging Face id or a folder, or primitives, the built-in one."""
+    lpips: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """The weights of LPIPS as .npz (default: those of the package lpips)."""
+    dino: Annotated[str, arg(metavar="MODEL")] = DINO
+    """The DINO of the metric structure: a Hugging Face id or a folder."""
     sheets: bool = False
     """Also write a contact sheet of each task."""
     out: Annotated[Path | None, arg(aliases=OUT, metavar="FOLDER", help_behavior_hint="")] = None
@@ -75,8 +92,11 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         expect_folder(self.out)
-        if self.processes is not None and self.processes < 1:
-            raise UserError(f"--processes is {self.processes}, expected 1 or more")
+        for name in ("processes", "frames"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name} is {value}, expected 1 or more")
+        if self.suite in suites.BUILT_IN_SUITES and (self.results or self.frames):
+            raise UserError(f"--{'results' if self.results else 'frames'} is for a suite of your own, by --suite FILE")
         if self.sweep and self.seeds == "reporting":
             raise UserError(
                 "settings are chosen on tuning seeds, not on those reported: sweep without --seeds reporting"
@@ -87,6 +107,14 @@ class BenchOptions:
         return self.seeds or ("tuning" if self.sweep else "reporting")
 
     @property
+    def own_methods(self) -> list[str]:
+        return [name for name in self.methods if ":" in name]
+
+    @property
+    def metric_options(self) -> MetricOptions:
+        return MetricOptions(self.clip, self.lpips, self.dino)
+
+    @property
     def report_name(self) -> str:
         """The stem of the report's files: one folder holds those of the whole suite, the quick one and of sweeps."""
         if not self.sweep:
@@ -94,7 +122,7 @@ class BenchOptions:
         fields = (re.sub(r"\W+", "-", one.partition("=")[0]) for one in self.sweep)
         return "-".join(["sweep", *fields])
 
-    def list_tasks(self, suite: suites.Suite) -> Sequence[BenchTask]:
+    def list_tasks(self, suite: suites.Suite) -> Sequence[Task]:
         """Return the tasks. Raises `UserError` for an unknown kind or a count that is out of range."""
         default = suite.quick_count if self.quick else suite.count
         return suite.tasks(self.seed_set, default if self.count is None else self.count, self.kinds)
@@ -102,6 +130,10 @@ class BenchOptions:
     def list_methods(self, suite: suites.Suite) -> dict[str, MethodConfig]:
         """Return the methods to compare, by title. Raises `UserError` for one that is unknown."""
         selected = sweep_methods(suite.methods, self.sweep) if self.sweep else {}
+        if self.methods == ("none",):
+            if not self.results:
+                raise UserError("--methods none leaves nothing to compare; it is for --results NAME=FOLDER")
+            return {}
         if self.methods or not self.sweep:
             selected |= select_methods(suite.methods, self.methods)
         return selected
@@ -130,73 +162,96 @@ def benchmark(
     number of results, of how many, and the latest one's name; `command` is the command line, for the report. Raises
     `UserError`, in one line, for what the user can mend."""
     checkpoint = find(options.model)
-    suite = suites.make_suite(options.suite, options.steps, options.settings)
+    suite = suites.make_suite(options.suite, options.steps, options.settings, options.own_methods, options.frames)
     selected = options.list_methods(suite)
-    from v2edit.bench import scoring, trials
+    metrics = find_metrics(options.metrics, options.clip is not None) if options.metrics or suite.of_files else []
+    from v2edit.bench import scoring, tool_results, trials
 
     tasks = options.list_tasks(suite)
-    models = scoring.MetricModels(classify, options.clip)
-    models.load()  # A CLIP that is missing is an error before the work, not after it.
+    tools = tool_results.parse_results(options.results)
+    given = tool_results.list_tool_trials(tasks, tools) if tools else []  # pyright: ignore[reportArgumentType]
+    models = scoring.MetricModels(classify, options.metric_options, tuple(one.name for one in metrics))
+    models.load()  # What is missing is an error before the work, not after it.
     place, identity = find_device(options.device), trials.model_identity(checkpoint)
     processes = options.processes or (available_cores() if place.type == "cpu" else 1)
-    folder = Path(os.path.abspath(options.out or Path("runs") / f"bench-{options.suite}-{options.seed_set}"))
+    label = suite.name if suite.of_files else f"{suite.name}-{options.seed_set}"
+    folder = Path(os.path.abspath(options.out or Path("runs") / f"bench-{label}"))
     facts = {
         "command": None if command is None else redact(command),
-        "tasks": [{"kind": task.kind, "seed": task.seed} for task in tasks],
+        "tasks": [{"kind": task.kind, "name": task.name, "seed": task.seed} for task in tasks],
+        "left out": list(suite.mistakes),
         "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in selected.items()},  # pyright: ignore[reportArgumentType]
+        "results": {title: str(tool.folder) for title, tool in tools.items()},
+        "metrics": [one.name for one in metrics],
         "model": {"name": options.model, "identity": identity, "device": str(place)},
         "clip": options.clip,
         "versions": {name: version(name) for name in PACKAGES},
     }
     with lock_folder(folder, trials.LOCK, "benchmark"):
-        listed = trials.list_trials(tasks, REFERENCES | selected, identity, place, folder / "results")
+        made = trials.list_trials(tasks, suite.references | selected, identity, place, folder / "results")
+        order = {task: number for number, task in enumerate(tasks)}
+        listed = sorted([*made, *given], key=lambda trial: order[trial.task])  # pyright: ignore[reportArgumentType]
         with trials.open_pool(checkpoint, place, processes) as pool:
             trials.run_trials(listed, pool, on_progress)
             sheets = folder / "sheets" if options.sheets else None
-            scored = scoring.score_trials(listed, models, pool, sheets, on_progress)
-        return _write_report(folder, options, facts, selected, scored)
+            films = folder / f"{options.report_name}-films"
+            scored = scoring.score_trials(listed, models, pool, sheets, films, on_progress)
+        columns = COLUMNS | {name: one for metric in metrics for name, one in metric.columns.items()}
+        return _write_report(folder, options, suite, facts, selected, scored, columns)
 
 
 def _write_report(
     folder: Path,
-    comparison: BenchOptions,
+    options: BenchOptions,
+    suite: suites.Suite,
     facts: dict[str, Any],
     selected: dict[str, MethodConfig],
     scored: Sequence[ScoredTask],
+    columns: Mapping[str, Column],
 ) -> BenchReport:
     from v2edit.bench import page, report
 
     rows = [row for one in scored for row in one.rows]
-    table = report.Table(rows)
-    title = f"V2Edit benchmark: {comparison.suite}"
+    table = report.Table(rows, columns, suite.references)
+    title = f"V2Edit benchmark: {suite.name}"
     summary = (
-        f"{comparison.seed_set} seeds; model {facts['model']['name']} ({facts['model']['identity'][:16]});"
-        f" {comparison.steps} steps where nothing else is said; {''.join(f'{one}; ' for one in comparison.settings)}"
+        f"{'' if suite.of_files else f'{options.seed_set} seeds; '}"
+        f"model {facts['model']['name']} ({facts['model']['identity'][:16]});"
+        f" {options.steps} steps where nothing else is said; {''.join(f'{one}; ' for one in options.settings)}"
         f"{facts['model']['device']}; {datetime.now(UTC):%Y-%m-%d}, v2edit {version('v2edit')}"
     )
-    notes = _notes(selected, sum(one.other_code for one in scored))
+    notes = _notes(table, selected, suite, scored)
     line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
-    markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{report.as_markdown(table, next(iter(selected)))}"
+    against = next(iter(selected), next(iter(facts["results"]), ""))
+    markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{report.as_markdown(table, against)}"
     contents = {
         ".md": markdown,
         ".csv": report.as_csv(rows, table.columns),
         ".html": page.as_html(scored, table, title, summary),
         ".json": json.dumps(facts, indent=1) + "\n",
     }
-    files = [folder / f"{comparison.report_name}{ending}" for ending in contents]
+    files = [folder / f"{options.report_name}{ending}" for ending in contents]
     for path, text in zip(files, contents.values(), strict=True):
         atomic_write(path, text.encode())
     return BenchReport(folder, markdown, files)
 
 
-def _notes(selected: dict[str, MethodConfig], other_code: int) -> str:
-    """Return notes on methods that are the same configuration, and on results made by other code."""
+def _notes(table: Table, selected: dict[str, MethodConfig], suite: suites.Suite, scored: Sequence[ScoredTask]) -> str:
+    """Return notes on methods that are the same configuration, on results that were made by other code, fitted or are
+    missing, and on lines of the suite that were left out."""
     notes, first = [], {}
     for title, config in selected.items():
         if config in first.values():
             twin = next(name for name, one in first.items() if one == config)
             notes.append(f"{title} is the same configuration as {twin} here.")
         first.setdefault(title, config)
-    if other_code:
+    if other_code := sum(one.other_code for one in scored):
         notes.append(f"{other_code} results were made by other code than today's; delete `results` to make them anew.")
+    for title in table.methods:
+        if (measured := table.measured(title)) < table.count:
+            notes.append(f"{title} has results of {measured} of {table.count} tasks.")
+    fitted = Counter(f"{title}: {text}" for one in scored for title, text in one.fitted)
+    notes += [f"{what} ({count} task{'s' * (count > 1)})." for what, count in fitted.items()]
+    if suite.mistakes:
+        notes.append(f"{len(suite.mistakes)} lines of the suite were left out for their mistakes.")
     return "\n".join([*notes, ""])

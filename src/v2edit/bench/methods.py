@@ -45,7 +45,8 @@ class Unedited:
 
 @dataclass(frozen=True)
 class Autoencoded:
-    """The *true* edited clip through the model's autoencoder: the bound on what any edit with these weights can do."""
+    """The *true* edited clip, or the source where nobody knows it, through the model's autoencoder: the bound on what
+    any edit with these weights can do, or keep."""
 
     def build(self, backbone: Backbone) -> Method:
         from v2edit.backbones import Size
@@ -59,6 +60,8 @@ class Autoencoded:
 
 
 REFERENCES: dict[str, MethodConfig] = {UNEDITED: Unedited(), "autoencoder of the truth": Autoencoded()}
+# Where no truth is known, the source through the autoencoder bounds what any edit can keep.
+SOURCE_REFERENCES: dict[str, MethodConfig] = {UNEDITED: Unedited(), "autoencoder of the source": Autoencoded()}
 
 
 @dataclass(frozen=True)

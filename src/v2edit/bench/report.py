@@ -9,14 +9,14 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from v2edit.bench.methods import REFERENCES
 from v2edit.bench.scoring import Row
-from v2edit.metrics.columns import COLUMNS, explain_columns, head
+from v2edit.metrics.columns import COLUMNS, Column, explain_columns, head
 
 RESAMPLES, COVERED = 10_000, 0.95
 
@@ -59,19 +59,34 @@ def bootstrap_mean(groups: Sequence[np.ndarray]) -> BootstrapMean:
 
 
 class Table:
-    """Rows by method, kind and seed; `columns` are the names of the figures that at least one row has."""
+    """Rows by method, kind and task; `columns` are the names of the figures that at least one row has, among `known`,
+    which says what they are; `references` are methods that edit nothing."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(
+        self, rows: Sequence[Row], known: Mapping[str, Column] = COLUMNS, references: Collection[str] = REFERENCES
+    ) -> None:
+        self.known, self.references = known, references
         self.methods = list(dict.fromkeys(row.method for row in rows))
         self.kinds = list(dict.fromkeys(row.kind for row in rows))
-        self.figures = {(row.method, row.kind, row.seed): row.figures for row in rows}
-        self.seeds = {kind: sorted({row.seed for row in rows if row.kind == kind}) for kind in self.kinds}
-        known = {name for row in rows for name, value in row.figures.items() if not math.isnan(value)}
-        self.columns = [name for name in COLUMNS if name in known]
+        self.figures = {(row.method, row.kind, row.task): row.figures for row in rows}
+        self.tasks = {kind: sorted({row.task for row in rows if row.kind == kind}) for kind in self.kinds}
+        defined = {name for row in rows for name, value in row.figures.items() if not math.isnan(value)}
+        self.columns = [name for name in known if name in defined]
+
+    @property
+    def count(self) -> int:
+        """The number of tasks."""
+        return sum(map(len, self.tasks.values()))
+
+    def measured(self, method: str) -> int:
+        """Return the number of tasks that a method has figures of."""
+        return sum((method, kind, task) in self.figures for kind in self.kinds for task in self.tasks[kind])
 
     def values(self, method: str, column: str, kind: str) -> np.ndarray:
-        """Return a method's figures on the tasks of a kind, float64 [N], in the order of seeds."""
-        return np.array([self.figures[method, kind, seed].get(column, math.nan) for seed in self.seeds[kind]])
+        """Return a method's figures on the tasks of a kind, float64 [N], in the order of their names; nan where it
+        has none."""
+        figures = (self.figures.get((method, kind, task), {}) for task in self.tasks[kind])
+        return np.array([one.get(column, math.nan) for one in figures])
 
     def mean(self, method: str, column: str, kinds: Sequence[str] = ()) -> BootstrapMean:
         """Return the mean over all tasks, or over those of some kinds."""
@@ -87,39 +102,42 @@ def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Return CSV with a line for each method on each task; a field is empty where a figure is undefined."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["kind", "seed", "method", *columns])
+    writer.writerow(["kind", "task", "method", *columns])
     for row in rows:
         values = (row.figures.get(name, math.nan) for name in columns)
-        writer.writerow([row.kind, row.seed, row.method, *("" if math.isnan(v) else repr(v) for v in values)])
+        writer.writerow([row.kind, row.task, row.method, *("" if math.isnan(v) else repr(v) for v in values)])
     return out.getvalue()
 
 
 def as_markdown(table: Table, against: str) -> str:
     """Return the tables: means, the method `against` minus each other method, and the first column by kind."""
-    count, kinds = sum(map(len, table.seeds.values())), ", ".join(table.kinds)
+    count, kinds = table.count, ", ".join(table.kinds)
     what = f"of these kinds: {kinds}" if len(table.kinds) > 1 else f"of the kind {kinds}"
     parts = [f"Means over {count} tasks {what}." if count > 1 else f"One task {what}.", ""]
-    heads = [head(name) for name in table.columns]
+    heads = [head(name, table.known) for name in table.columns]
     rows = [
-        [method, *(table.mean(method, name).text(COLUMNS[name].decimals) for name in table.columns)]
+        [method, *(table.mean(method, name).text(table.known[name].decimals) for name in table.columns)]
         for method in table.methods
     ]
     parts += _markdown(["method", *heads], rows)
-    others = [method for method in table.methods if method != against and method not in REFERENCES]
+    others = [method for method in table.methods if method != against and method not in table.references]
     if others:
         compared = [name for name in table.columns if name not in ("seconds", "hue")]
         parts += ["", f"{against} minus the other method on the same task:", ""]
         rows = [
-            [other, *(table.difference(against, other, name).text(COLUMNS[name].decimals, "+") for name in compared)]
+            [
+                other,
+                *(table.difference(against, other, name).text(table.known[name].decimals, "+") for name in compared),
+            ]
             for other in others
         ]
-        parts += _markdown(["other method", *(COLUMNS[name].heading for name in compared)], rows)
+        parts += _markdown(["other method", *(table.known[name].heading for name in compared)], rows)
     if len(table.kinds) > 1:
         first = table.columns[0]
-        parts += ["", f"{COLUMNS[first].heading[:1].upper()}{COLUMNS[first].heading[1:]} by kind of edit:", ""]
+        parts += ["", f"{table.known[first].heading[:1].upper()}{table.known[first].heading[1:]} by kind of edit:", ""]
         rows = [[one, *(table.mean(one, first, [kind]).text(2) for kind in table.kinds)] for one in table.methods]
         parts += _markdown(["method", *table.kinds], rows)
-    return "\n".join([*parts, "", textwrap.fill(f"{explain_columns(table.columns)} {INTERVALS}", 120), ""])
+    return "\n".join([*parts, "", textwrap.fill(f"{explain_columns(table.columns, table.known)} {INTERVALS}", 120), ""])
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> list[str]:

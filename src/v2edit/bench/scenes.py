@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
 from v2edit.bench.tasks import Arrays, BenchTask, select_seeds
 from v2edit.editing.editor import Editor
 from v2edit.metrics.attributes import attributes
+from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.primitives import posed
 from v2edit.primitives.edits import Edit, EditTruth
 from v2edit.scenes.config import FitConfig
@@ -32,10 +33,6 @@ from v2edit.scenes.measure import region_psnr
 from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.primitives import PosedTask, sample_task
 from v2edit.scenes.rer import EditedScene, edit_gaussians, render_edit_reconstruct, render_video, video_cameras
-
-if TYPE_CHECKING:
-    from v2edit.metrics.attributes import Classify
-    from v2edit.metrics.clip_score import ClipEncoder
 
 KINDS = ("recolour", "reshape", "insert", "remove", "floor", "sky")
 COUNT, QUICK_COUNT = 3, 1
@@ -104,12 +101,12 @@ class SceneTask(BenchTask):
 
         return run
 
-    def measure(
-        self, result: Arrays, start: Arrays | None, classify: Classify, clip: ClipEncoder | None
-    ) -> dict[str, float]:
+    def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]:
+        assert measures.classify is not None
+        clip = measures.clip
         source, target = self.posed.dataset.held_out.images, self.posed.truth.held_out.images
         held_out, frames = region_psnr(result["held_out"], source, target), result["frames"]
-        success, kept = attributes(self.edit, classify(frames))
+        success, kept = attributes(self.edit, measures.classify(frames))
         source = frames if start is None else start["frames"]
         figures = {
             "psnr_held_out": held_out.whole,
@@ -122,7 +119,8 @@ class SceneTask(BenchTask):
         if clip is not None:
             figures |= {"clip_preference": clip.preference(self.prompts, frames)}
             figures |= clip.score_edit(self.prompts, source, frames)
-        return figures
+        edited = EditedClip(source, frames, self.prompts, self.instruction, self.clips.changed, self.truth)
+        return measures.of(edited) | figures
 
     def _unedited(self) -> dict[str, np.ndarray]:
         scene = reconstruct(self.posed.dataset, self.fit, seed=self.seed)

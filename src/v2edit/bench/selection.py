@@ -6,12 +6,13 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from itertools import product
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from v2edit.bench.methods import FULL, MethodConfig, V2Edit
 from v2edit.errors import UserError
+from v2edit.metrics.registry import import_object
 
 Config = TypeVar("Config")  # a frozen dataclass
 
@@ -22,11 +23,15 @@ def slug(title: str) -> str:
 
 
 def known_methods(
-    full: V2Edit, variants: Callable[[Any], Mapping[str, MethodConfig]], assignments: Sequence[str] = ()
+    full: V2Edit,
+    variants: Callable[[Any], Mapping[str, MethodConfig]],
+    assignments: Sequence[str] = (),
+    own: Sequence[str] = (),
 ) -> dict[str, MethodConfig]:
     """Return all methods by title: the variants of `full`, and the baselines with as many steps. An assignment
     FIELD=VALUE sets a field of V2Edit's configuration in all its variants, NAME.FIELD=VALUE one of the method of that
-    name (`slug`). Raises `UserError` for an unknown method or field, or a wrong value."""
+    name (`slug`). `own` are methods of the user's, as package.module:Class. Raises `UserError` for an unknown method or
+    field, or a wrong value."""
     from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo
 
     named, steps = [], full.steps
@@ -40,6 +45,7 @@ def known_methods(
         "V2V": VideoToVideo(steps),
         "FlowEdit": FlowEdit(steps),
         "DDIM + P2P": PromptToPrompt(steps),
+        **{one.rpartition(":")[2]: own_method(one, steps) for one in own},
     }
     for name, field, value in named:
         title = _find_title(name, known)
@@ -47,9 +53,23 @@ def known_methods(
     return known
 
 
+def own_method(name: str, steps: int) -> MethodConfig:
+    """Return the method of a class package.module:Class, a frozen dataclass with `build` as `MethodConfig` has it; it
+    takes so many `steps` where it has that field. Raises `UserError` for what is none."""
+    kind = import_object(name, "a class")
+    if not (isinstance(kind, type) and is_dataclass(kind) and callable(getattr(kind, "build", None))):
+        raise UserError(f"{name} is no method: a frozen dataclass whose build(backbone) returns a function of frames")
+    try:
+        method: Any = kind()
+        hash(method)
+        return replace(method, steps=steps) if any(one.name == "steps" for one in fields(method)) else method
+    except TypeError as error:
+        raise UserError(f"{name} is no method: {error} (its fields need defaults, and frozen=True)") from error
+
+
 def select_methods(known: Mapping[str, MethodConfig], names: Sequence[str]) -> dict[str, MethodConfig]:
     """Return the methods of these names (`slug`), in the order of `known`; all of them where there are no names."""
-    titles = {_find_title(name, known) for name in names}
+    titles = {_find_title(slug(name.rpartition(":")[2]) if ":" in name else name, known) for name in names}
     return {title: config for title, config in known.items() if not names or title in titles}
 
 

@@ -5,39 +5,60 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from v2edit.bench.methods import MethodConfig
+from v2edit.bench.methods import REFERENCES, SOURCE_REFERENCES, MethodConfig
 from v2edit.bench.selection import known_methods, with_field
 
 if TYPE_CHECKING:
-    from v2edit.bench.tasks import BenchTask
+    from v2edit.bench.suite_files import SuiteLine
+    from v2edit.bench.tasks import Task
 
-Name = Literal["primitives", "scenes"]
+BUILT_IN_SUITES = ("primitives", "scenes")
 FIT = "fit."  # before a field of a scene's reconstruction, which is the same for all methods
 
 
 @dataclass(frozen=True)
 class Suite:
     """Tasks and methods: `tasks` makes the tasks of a set of seeds, a count and kinds (default: all of the suite);
-    `methods` are by title; `count` and `quick_count` are the default numbers of tasks of a kind."""
+    `methods` are by title, `references` those that edit nothing; `count` and `quick_count` are the default numbers of
+    tasks of a kind; `mistakes` are the lines that were left out. Tasks of files have no known truth."""
 
-    tasks: Callable[[str, int, Sequence[str]], Sequence[BenchTask]]
+    name: str
+    tasks: Callable[[str, int, Sequence[str]], Sequence[Task]]
     methods: dict[str, MethodConfig]
     count: int
     quick_count: int
+    references: dict[str, MethodConfig]
+    of_files: bool = False
+    mistakes: Sequence[str] = ()
 
 
-def make_suite(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite:
+def make_suite(
+    name: str, steps: int, assignments: Sequence[str] = (), own: Sequence[str] = (), frames: int | None = None
+) -> Suite:
     """Return a suite whose methods take so many steps, with the assignments applied (see `selection.known_methods`; in
-    the suite of scenes, fit.FIELD=VALUE sets a field of the reconstructions). Raises `UserError` where one names an
-    unknown method or field, or has a wrong value."""
+    the suite of scenes, fit.FIELD=VALUE sets a field of the reconstructions). A name that is none of the built-in ones
+    is a file or a folder (`suite_files`), of whose clips the first `frames` are taken; `own` are methods of the user's,
+    as package.module:Class. Raises `UserError` where one names an unknown method or field, or has a wrong value."""
+    if name not in BUILT_IN_SUITES:
+        from v2edit.bench import file_tasks, suite_files
+        from v2edit.bench.methods import V2Edit, clip_variants
+
+        known = known_methods(V2Edit(steps=steps), clip_variants, assignments, own)
+        suite = suite_files.read_suite(Path(name))
+        select = partial(_select_file_tasks, suite.lines, frames)
+        return Suite(
+            suite.name, select, known, suite_files.MAX_TASKS, file_tasks.QUICK_COUNT, SOURCE_REFERENCES, True,
+            suite.mistakes,
+        )  # fmt: skip
     if name == "primitives":
         from v2edit.bench import tasks
         from v2edit.bench.methods import V2Edit, clip_variants
 
-        known = known_methods(V2Edit(steps=steps), clip_variants, assignments)
-        return Suite(tasks.primitives_tasks, known, tasks.COUNT, tasks.QUICK_COUNT)
+        known = known_methods(V2Edit(steps=steps), clip_variants, assignments, own)
+        return Suite(name, tasks.primitives_tasks, known, tasks.COUNT, tasks.QUICK_COUNT, REFERENCES)
     from v2edit.bench import scenes
     from v2edit.scenes.config import FitConfig
 
@@ -46,5 +67,14 @@ def make_suite(name: Name, steps: int, assignments: Sequence[str] = ()) -> Suite
         if one.startswith(FIT):
             fit = with_field(fit, *one.removeprefix(FIT).partition("=")[::2])
     others = [one for one in assignments if not one.startswith(FIT)]
-    known = known_methods(scenes.SceneV2Edit(steps=steps, subtasks=scenes.SUBTASKS), scenes.table_c, others)
-    return Suite(partial(scenes.scene_tasks, fit=fit), known, scenes.COUNT, scenes.QUICK_COUNT)
+    known = known_methods(scenes.SceneV2Edit(steps=steps, subtasks=scenes.SUBTASKS), scenes.table_c, others, own)
+    tasks_of = partial(scenes.scene_tasks, fit=fit)
+    return Suite(name, tasks_of, known, scenes.COUNT, scenes.QUICK_COUNT, REFERENCES)
+
+
+def _select_file_tasks(
+    lines: Sequence[SuiteLine], frames: int | None, seeds: str, count: int, kinds: Sequence[str]
+) -> Sequence[Task]:
+    from v2edit.bench.file_tasks import select_tasks
+
+    return select_tasks(lines, frames, count, kinds)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
 from v2edit.bench.methods import Autoencoded, MethodConfig
 from v2edit.errors import UserError
+from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.primitives.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
+from v2edit.primitives.scene import FPS
 from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
-    from v2edit.metrics.attributes import Classify
-    from v2edit.metrics.clip_score import ClipEncoder
 
 # Training takes seeds below a billion, and its validation a few from there on. Settings are chosen on tuning seeds and
 # reported on others. Each kind has a thousand seeds of its own, so that no two kinds share their sources.
@@ -34,18 +35,52 @@ COUNT, QUICK_COUNT = 20, 3
 Arrays = Mapping[str, np.ndarray]  # a result's, by name
 
 
+class Task(Protocol):
+    """An edit that methods are compared on: `source` and `truth` (None where nobody knows it) are uint8 [T, H, W, 3].
+
+    `code` is what results depend on, in the package; code that only measures or presents results may change. Where
+    `has_start`, all other methods start from the result of `Unedited`. Results that are `is_long` are kept as videos.
+    `identity` is the task's content as text, by which stored results are known."""
+
+    code: ClassVar[tuple[str, ...]]
+    has_start: ClassVar[bool]
+    is_long: ClassVar[bool]
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def instruction(self) -> str: ...
+    @property
+    def prompts(self) -> PromptPair: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def source(self) -> np.ndarray: ...
+    @property
+    def truth(self) -> np.ndarray | None: ...
+    @property
+    def fps(self) -> Fraction: ...
+
+    def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]: ...
+    def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]: ...
+
+
 @dataclass(frozen=True)
 class BenchTask:
     """An edit of a clip with its true result; `v2edit sample --seed SEED --kind KIND` writes both."""
 
     kind: str
     seed: int
-    # The code that results depend on, in the package. Code that only measures or presents results may change.
     code: ClassVar[tuple[str, ...]] = (
         "attention", "backbones", "editing", "prompts", "sampling.py", "bench/baselines.py", "bench/methods.py",
         "primitives/render.py",
     )  # fmt: skip
-    has_start: ClassVar[bool] = False  # whether all other methods start from the result of `Unedited`
+    has_start: ClassVar[bool] = False
+    is_long: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -69,6 +104,22 @@ class BenchTask:
         """The true source and target clip, rendered and cached."""
         return _clips(self)
 
+    @property
+    def instruction(self) -> str:
+        return self.edit.instruction
+
+    @property
+    def source(self) -> np.ndarray:
+        return self.clips.source.frames
+
+    @property
+    def truth(self) -> np.ndarray:
+        return self.clips.target.frames
+
+    @property
+    def fps(self) -> Fraction:
+        return Fraction(FPS)
+
     def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this task, ready to be timed, which returns `frames`, the edited clip; `start`
         is the result that the method starts from, where the task has one (`has_start`)."""
@@ -82,15 +133,16 @@ class BenchTask:
 
         return run
 
-    def measure(
-        self, result: Arrays, start: Arrays | None, classify: Classify, clip: ClipEncoder | None
-    ) -> dict[str, float]:
+    def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]:
         """Return a result's figures by name; `start` is the result that it started from."""
         from v2edit.metrics.attributes import measure
 
-        frames, source = result["frames"], self.clips.source.frames
-        figures = asdict(measure(self.edit, self.clips, frames, classify))
-        return figures | (clip.score_edit(self.prompts, source, frames) if clip else {})
+        assert measures.classify is not None
+        frames, clip = result["frames"], measures.clip
+        figures = asdict(measure(self.edit, self.clips, frames, measures.classify))
+        figures |= clip.score_edit(self.prompts, self.source, frames) if clip else {}
+        edited = EditedClip(self.source, frames, self.prompts, self.instruction, self.clips.changed, self.truth)
+        return measures.of(edited) | figures
 
 
 @lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ computed twice and nothing stale is taken for new; a sweep shares its folder's r
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -25,8 +26,9 @@ import torch
 
 from v2edit import backbones
 from v2edit.backbones import Backbone, Checkpoint
+from v2edit.bench.lossless import read_lossless, write_lossless
 from v2edit.bench.methods import MethodConfig, Unedited
-from v2edit.bench.tasks import BenchTask
+from v2edit.bench.tasks import Arrays, Task
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
 from v2edit.workers import ProcessPool, WorkerDied
@@ -64,10 +66,10 @@ class BenchWorker:
 
 @dataclass(frozen=True)
 class Trial:
-    """One method on one task. The file of its result has the task's arrays (`frames` among them), `seconds`, and the
-    `code` that made it."""
+    """One method on one task. The file of its result has the task's arrays (`frames` among them unless the task
+    is long), `seconds`, and the `code` that made it."""
 
-    task: BenchTask
+    task: Task
     title: str
     config: MethodConfig
     path: Path  # of its result
@@ -82,13 +84,27 @@ class Trial:
         begin = clock()
         arrays = call()
         seconds = clock() - begin
+        if self.task.is_long:
+            write_lossless(arrays["frames"], self.video, self.task.fps)
+            arrays = {name: value for name, value in arrays.items() if name != "frames"}
         content = io.BytesIO()
         np.savez_compressed(content, seconds=seconds, code=self.code, **arrays)  # pyright: ignore[reportArgumentType]
         atomic_write(self.path, content.getvalue())
 
+    @property
+    def video(self) -> Path:
+        """The file of the edited video, beside the result's, of a task whose results are long."""
+        return self.path.with_suffix(".mkv")
+
+    def load(self) -> Arrays:
+        """Return the result."""
+        with np.load(self.path) as result:
+            arrays = dict(result)
+        return arrays | {"frames": read_lossless(self.video)} if self.task.is_long else arrays
+
 
 def list_trials(
-    tasks: Sequence[BenchTask], methods: dict[str, MethodConfig], model: str, device: torch.device, folder: Path
+    tasks: Sequence[Task], methods: dict[str, MethodConfig], model: str, device: torch.device, folder: Path
 ) -> list[Trial]:
     """Return all trials, task by task, of a model with this identity (`model_identity`) on a device. Methods of equal
     configurations share a result. Where a task has a start, the others start from `Unedited`'s result."""
@@ -99,7 +115,7 @@ def list_trials(
             content = [task.identity, name, asdict(config), model, device.type]  # pyright: ignore[reportArgumentType]
             key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
             path = folder / task.name / f"{name}-{key}.npz"
-            trials.append(Trial(task, title, config, path, code_digest(task.code)))
+            trials.append(Trial(task, title, config, path, code_digest(task.code) + own_code(type(config))))
     starts = {one.task: one.path for one in trials if one.task.has_start and isinstance(one.config, Unedited)}
     return [one if starts.get(one.task) in (None, one.path) else replace(one, start=starts[one.task]) for one in trials]
 
@@ -148,6 +164,15 @@ def digest_of(folder: Path, files: Sequence[Path] | None = None) -> str:
             with path.open("rb") as file:
                 total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()[:16]
+
+
+@cache
+def own_code(kind: type) -> str:
+    """Return a checksum of the file that a method from outside this package is in; nothing for one from within."""
+    file = inspect.getsourcefile(kind)
+    if file is None or Path(file).is_relative_to(Path(__file__).parents[1]):
+        return ""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 @cache

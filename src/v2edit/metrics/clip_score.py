@@ -88,6 +88,17 @@ class ClipEncoder:
             "cdc": cdc(self, source, edited) if len(source) > 1 else math.nan,
         }
 
+    def text_similarity(self, prompt: str, frames: Frames) -> float:
+        """Return 100 times the mean cosine between frames, uint8 [T, H, W, 3], and a prompt (the CLIP score)."""
+        return 100 * float((self.encode_images(frames) @ self.encode_texts([prompt]).T).mean())
+
+    def frame_consistency(self, frames: Frames) -> float:
+        """Return 100 times the mean cosine between all pairs of frames, uint8 [T, H, W, 3]; nan of a single one."""
+        if (count := len(frames)) < 2:
+            return math.nan
+        embeddings = self.encode_images(frames)
+        return 100 * float(((embeddings @ embeddings.T).sum() - count) / (count * (count - 1)))
+
     def preference(self, pair: PromptPair, frames: Frames) -> float:
         """Return the share of frames, uint8 [T, H, W, 3], that are nearer to the target prompt than to the source's."""
         likeness = self.encode_images(frames) @ self.encode_texts([pair.source, pair.target]).T

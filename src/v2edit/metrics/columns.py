@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure's column: its heading, decimals, whether more is better, and its explanation for the notes."""
+    """A figure's column: its heading, decimals, whether more is better, its explanation for the notes, the paper that
+    it is from, and what it cannot tell."""
 
     heading: str
     decimals: int
     more: bool = True
     note: str = ""
+    paper: str = ""
+    limits: str = ""
 
 
 # In the order of the bench's table, which compares kinds of edit by the first that it has.
@@ -28,18 +32,50 @@ COLUMNS = {
     "kept": Column("kept", 3, note="share of the others which are read as in the source"),
     "clip_preference": Column("CLIP preference", 3,
         note="share of frames that CLIP finds nearer to the target prompt than to the source's"),
-    "ssim_outside": Column("SSIM outside", 3, note="against the source where the true edit changes nothing"),
+    "ssim_outside": Column("SSIM outside", 3,
+        note="against the source where the edit is to change nothing, by its true result or the task's mask",
+        paper="Wang et al. 2004", limits="what the edit did inside"),
     "psnr_outside": Column("PSNR outside", 2, note="the same, in dB"),
+    "lpips_outside": Column("LPIPS outside", 3, more=False,
+        note="perceptual distance to the source there, inside the mask the source's pixels in both",
+        paper="Zhang et al. 2018", limits="how large the outside is: a small one counts little"),
+    "psnr_source": Column("PSNR source", 2, note="of whole frames against the source's, in dB",
+        limits="whether a change was asked for: the unedited video is best"),
+    "ssim_source": Column("SSIM source", 3, note="of whole frames against the source's",
+        paper="Wang et al. 2004", limits="the same"),
+    "lpips_source": Column("LPIPS source", 3, more=False, note="perceptual distance of whole frames to the source's",
+        paper="Zhang et al. 2018", limits="the same"),
+    "psnr_target": Column("PSNR target", 2, note="of whole frames against the true edited video's, in dB",
+        limits="another edit that is as good"),
+    "ssim_target": Column("SSIM target", 3, note="of whole frames against the true edited video's",
+        paper="Wang et al. 2004", limits="the same"),
+    "lpips_target": Column("LPIPS target", 3, more=False,
+        note="perceptual distance of whole frames to the true edited video's", paper="Zhang et al. 2018"),
+    "structure": Column("structure", 4, more=False,
+        note="structure distance: mean squared difference of the self-similarities of DINO's keys to the source's",
+        paper="Tumanyan et al. 2022", limits="a change of shape that was asked for from an error"),
+    "warp_error": Column("warp error", 2, more=False,
+        note="squared difference of neighbouring edited frames along the source's optical flow, in thousandths",
+        paper="Lai et al. 2018", limits="a smooth video from a blurred or a still one, a new motion from an error"),
+    "colour_drift": Column("colour drift", 2, more=False,
+        note="of the frames' mean colour outside the mask against the source's, in levels of 255",
+        limits="without a mask, a change of colour that was asked for from a drift"),
     "ssim_inside": Column("SSIM inside", 3, note="against the true result where the true edit changes something"),
     "psnr_inside": Column("PSNR inside", 2, note="the same, in dB"),
     "flicker": Column("flicker", 2, more=False,
         note="mean absolute second difference over time of the error outside, in levels of 255"),
     "hue": Column("hue", 2, note="share of recoloured objects of the right hue"),
     "ctids": Column("CTIDS", 3, 
-        note="CLIP text-image directional similarity: whether frames change as the prompts do, -1 to 1"),
+        note="CLIP text-image directional similarity: whether frames change as the prompts do, -1 to 1",
+        paper="Haque et al. 2023", limits="where, and whether the rest was kept"),
     "cdc": Column("CDC", 3, 
         note="CLIP direction consistency: whether the video changes from frame to frame as its source does; "
-        "undefined (–) where the source stands still"),
+        "undefined (–) where the source stands still",
+        paper="Haque et al. 2023", limits="whether anything was edited: the unedited video has 1"),
+    "clip_text": Column("CLIP text", 2, note="100 times the cosine of frames and the target prompt",
+        paper="Hessel et al. 2021", limits="what was kept"),
+    "clip_frames": Column("CLIP frames", 2, note="100 times the mean cosine between all pairs of frames",
+        paper="Wu et al. 2023, LOVEU-TGVE", limits="a consistent video from a still one, which has 100"),
     "edit_transfer": Column("edit transfer", 2, note="share of the edited video's change that the scene shows"),
     "quality": Column("quality", 1, note="how good the video looks by itself, 1 to 100, as a language model judges it"),
     "preservation": Column("preservation", 1, note="how well what the instruction does not speak of is kept, the same"),
@@ -50,13 +86,17 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def head(name: str) -> str:
+def head(name: str, columns: Mapping[str, Column] = MappingProxyType(COLUMNS)) -> str:
     """Return a column's heading, with an arrow to where it is better."""
-    column = COLUMNS[name]
+    column = columns[name]
     return f"{column.heading} {'↑' if column.more else '↓'}"
 
 
-def explain_columns(names: Iterable[str]) -> str:
+def explain_columns(names: Iterable[str], columns: Mapping[str, Column] = MappingProxyType(COLUMNS)) -> str:
     """Return the explanation of columns in one paragraph."""
-    known = (COLUMNS[name] for name in names)
-    return f"{'; '.join(f'{one.heading}: {one.note}' for one in known if one.note)}."
+    return f"{'; '.join(_explain(columns[name]) for name in names if columns[name].note)}."
+
+
+def _explain(column: Column) -> str:
+    paper = f" ({column.paper})" if column.paper else ""
+    return f"{column.heading}{paper}: {column.note}{f'; it cannot tell: {column.limits}' if column.limits else ''}"

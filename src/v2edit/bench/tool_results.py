@@ -1,0 +1,164 @@
+"""Results that another tool made of a suite's clips: found by name in the layouts that tools use, and fitted.
+
+FOLDER/NAME.mp4             NAME: the task's name, the name its benchmark gives its results, or, where the suite
+FOLDER/NAME/                edits a clip once, the clip's; frames, one video, or a run folder of this project
+FOLDER/NAME_TARGET….mp4     and the target prompt, the instruction or the kind behind it, also as NAME/TARGET….mp4
+TABLE.csv                   with original_video and edited_result_path, as OpenVE-Bench's
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from v2edit.bench.file_tasks import FileTask
+from v2edit.bench.fitting import fit_clip
+from v2edit.bench.methods import Method
+from v2edit.bench.tasks import Arrays
+from v2edit.bench.trials import Trial
+from v2edit.errors import UserError
+from v2edit.runs.layout import EDITED
+
+SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".gif", ".avi", ".m4v", ".webp")
+CUT = 16  # letters from which on a name may be the beginning of a text
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class ToolResults:
+    """The results of another tool, from a folder or a table."""
+
+    folder: Path
+
+    def build(self, backbone: object) -> Method:
+        raise AssertionError("another tool's results are there already")
+
+
+@dataclass(frozen=True)
+class ToolTrial(Trial):
+    """What another tool made of a task, as it is in its file."""
+
+    def load(self) -> Arrays:
+        """Return the frames in the source's size and length, and what was done to get them, `fitted`."""
+        from v2edit import video
+
+        assert isinstance(self.task, FileTask)
+        try:
+            frames, notes = fit_clip(video.read(self.path), self.task.clip)
+        except UserError as error:
+            raise UserError(f"{self.title}, {self.task.name}: {error}") from error
+        facts = {"seconds": math.nan, "code": self.code, "fitted": "; ".join(notes)}
+        return {"frames": frames} | {name: np.asarray(value) for name, value in facts.items()}
+
+
+def parse_results(given: Sequence[str]) -> dict[str, ToolResults]:
+    """Return the tools of NAME=FOLDER by name. Raises `UserError` for anything else."""
+    tools: dict[str, ToolResults] = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not (name.strip() and equals and folder):
+            raise UserError(f"cannot read --results {one!r}, expected NAME=FOLDER")
+        if not os.path.exists(folder):
+            raise UserError(f"there are no results of {name} in {folder!r}: no such folder")
+        if name in tools:
+            raise UserError(f"--results names {name} twice")
+        tools[name] = ToolResults(Path(folder).absolute())
+    return tools
+
+
+def list_tool_trials(tasks: Sequence[FileTask], tools: dict[str, ToolResults]) -> list[ToolTrial]:
+    """Return what is there of the tools' results. Raises `UserError` for a tool that has none of them."""
+    edits: dict[Path, int] = {}
+    for task in tasks:
+        edits[task.line.path] = edits.get(task.line.path, 0) + 1
+    trials = []
+    for title, tool in tools.items():
+        found = {task: find_result(tool.folder, task, edits[task.line.path] == 1) for task in tasks}
+        if not any(found.values()):
+            names = ", ".join(task.name for task in tasks[:3])
+            raise UserError(f"{tool.folder} has no result of {title} for any task; they are found by names: {names} …")
+        trials += [ToolTrial(task, title, tool, path, "") for task, path in found.items() if path is not None]
+    return trials
+
+
+def find_result(folder: Path, task: FileTask, only_edit: bool) -> Path | None:
+    """Return the file or the folder of frames that a tool made of a task; `only_edit`: whether no other task of the
+    suite edits the same clip, so that the clip's name says which it is."""
+    line = task.line
+    if folder.is_file():
+        return _rows(folder).get(_key(line.path.stem))
+    clip = line.path.stem if line.path.is_file() else line.path.name
+    texts = [line.pair.target if line.pair else "", line.instruction, line.kind]
+    ends = [key for key in map(_key, texts) if key]
+    entries = _entries(folder)
+    for name in dict.fromkeys((line.name, *line.aliases)):
+        if "/" in name and (found := _content(folder / name)):
+            return found
+        if (found := entries.get(_key(name))) and (content := _content(found)):
+            return content
+    named = [path for key, path in entries.items() if key.startswith(_key(clip)) and key != _key(clip)]
+    if found := _by_end(named, _key(clip), ends):
+        return found
+    inside = entries.get(_key(clip))
+    if inside is not None and inside.is_dir() and (found := _by_end(sorted(inside.iterdir()), "", ends)):
+        return found
+    return _content(inside) if only_edit and inside is not None else None
+
+
+def _by_end(paths: Sequence[Path], start: str, ends: Sequence[str]) -> Path | None:
+    """Return the path whose name, behind `start`, is one of these texts, or its beginning where it was cut."""
+    for end in ends:
+        for path in paths:
+            rest = _key(path.name if path.is_dir() else path.stem).removeprefix(start).strip("-")
+            is_named = rest == end or (len(rest) >= CUT and end.startswith(rest))
+            if is_named and (found := _content(path)):
+                return found
+    return None
+
+
+def _content(path: Path) -> Path | None:
+    """Return the video that a path is or holds: a file, a folder of frames, a run folder, a folder with one video."""
+    if path.is_file():
+        return path if path.suffix.lower() in SUFFIXES else None
+    if not path.is_dir():
+        with_suffix = (path.with_name(path.name + suffix) for suffix in SUFFIXES)
+        return next((file for file in with_suffix if file.is_file()), None)
+    files = sorted(path.iterdir())
+    if edited := next((file for file in files if file.stem == EDITED), None):
+        return _content(edited)
+    videos = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    if len(videos) == 1:
+        return videos[0]
+    return path if not videos and any(file.suffix.lower() in IMAGES for file in files) else None
+
+
+@lru_cache(maxsize=64)
+def _entries(folder: Path) -> dict[str, Path]:
+    """Return what is in a folder, by its name's key; of a video and a folder of one name the video."""
+    entries: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda one: one.is_file()):
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            entries[_key(path.name if path.is_dir() else path.stem)] = path
+    return entries
+
+
+@lru_cache(maxsize=8)
+def _rows(file: Path) -> dict[str, Path]:
+    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+    if not {"original_video", "edited_result_path"} <= set(rows.fieldnames or ()):
+        raise UserError(f"{file} is no table of results: it has no original_video and edited_result_path")
+    found = {_key(Path(row["original_video"]).stem): file.parent / (row["edited_result_path"] or "") for row in rows}
+    return {key: path for key, path in found.items() if path.is_file()}
+
+
+def _key(text: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
