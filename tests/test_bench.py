@@ -284,7 +284,9 @@ def test_a_larger_run_takes_what_is_there_and_only_the_report_is_new(killed_and_
     again = compare(quick, processes=1, model=str(tiny_model), out=folder,
                       on_progress=lambda *at: calls.append(at))  # fmt: skip
     assert results_in(folder) == before and [at[2][:7] for at in calls] == ["scoring"] * 3
-    assert {path.name for path in again.files} == {f"quick.{end}" for end in ("md", "csv", "html", "json")}
+    assert {path.name for path in again.files} == {
+        f"quick{end}" for end in (".md", ".csv", ".html", ".json", "-tables.csv", ".tex")
+    }
     assert all(path.exists() for path in report.files)
 
 

@@ -106,7 +106,7 @@ def test_a_table_says_what_its_figures_mean():
     head, _, *rows, empty, legend = found.markdown.splitlines()[:6]
     assert head == "| run | CTIDS ↑ | CDC ↑ | success ↑ | flicker ↓ |" and empty == ""
     assert rows == ["| a | 0.250 | – | – | – |", "| b | 0.500 | – | 1.000 | 2.00 |"]
-    assert legend.startswith("CTIDS: CLIP text-image directional similarity")
+    assert legend.startswith("CTIDS (Haque et al. 2023): CLIP text-image directional similarity")
     assert "undefined (–) where the source stands still" in " ".join(found.markdown.split())
 
 

@@ -141,8 +141,8 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """A finished benchmark: its folder, and in it the tables (`.md`), the rows (`.csv`), the page (`.html`) and the
-    options (`.json`)."""
+    """A finished benchmark: its folder, and in it the tables (`.md`, and the paper's as `-tables.csv` and `.tex`), the
+    rows (`.csv`), the page (`.html`) and the options (`.json`)."""
 
     folder: Path
     markdown: str
@@ -209,7 +209,7 @@ def _write_report(
     scored: Sequence[ScoredTask],
     columns: Mapping[str, Column],
 ) -> BenchReport:
-    from v2edit.bench import page, report
+    from v2edit.bench import page, paper_tables, report
 
     rows = [row for one in scored for row in one.rows]
     table = report.Table(rows, columns, suite.references)
@@ -223,12 +223,16 @@ def _write_report(
     notes = _notes(table, selected, suite, scored)
     line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
     against = next(iter(selected), next(iter(facts["results"]), ""))
-    markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{report.as_markdown(table, against)}"
+    tables = paper_tables.paper_tables(table, scenes=suite.name == "scenes")
+    own = f"{report.as_markdown(table, against)}{paper_tables.as_markdown(tables)}"
+    markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{own}"
     contents = {
         ".md": markdown,
         ".csv": report.as_csv(rows, table.columns),
         ".html": page.as_html(scored, table, title, summary),
         ".json": json.dumps(facts, indent=1) + "\n",
+        "-tables.csv": paper_tables.as_csv(tables),
+        ".tex": paper_tables.as_latex(tables),
     }
     files = [folder / f"{options.report_name}{ending}" for ending in contents]
     for path, text in zip(files, contents.values(), strict=True):

@@ -95,6 +95,9 @@ def clip_variants(full: V2Edit) -> dict[str, V2Edit]:
     return {FULL: known.pop(FULL), "V2Edit, own mask": OwnMaskV2Edit(**vars(full)), **known}
 
 
+ABLATIONS = ("w/o progression", "w/o INC", "w/o PNC", "w/o AMR", "w/o PNC, AMR", "w/o reconstruction")
+
+
 def table_c(full: V2Edit) -> dict[str, V2Edit]:
     """Return V2Edit and its ablations by title (V2Edit Sec. A.3, Table C). Where `full` has one subtask, "w/o
     progression" is the same configuration."""

@@ -18,11 +18,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from v2edit.backbones import Backbone
+from v2edit.backbones import Backbone, Size
 from v2edit.bench import methods
 from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
 from v2edit.bench.tasks import Arrays, BenchTask, select_seeds
 from v2edit.editing.editor import Editor
+from v2edit.editing.resize import resize_clip
 from v2edit.metrics.attributes import attributes
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.primitives import posed
@@ -119,6 +120,10 @@ class SceneTask(BenchTask):
         if clip is not None:
             figures |= {"clip_preference": clip.preference(self.prompts, frames)}
             figures |= clip.score_edit(self.prompts, source, frames)
+            if "video" in result:  # before the reconstruction, as the upper half of Table B
+                unedited = resize_clip(source, Size(*result["video"].shape[:3]))
+                before = clip.score_edit(self.prompts, unedited, result["video"])
+                figures |= {f"{name}_video": value for name, value in before.items()}
         edited = EditedClip(source, frames, self.prompts, self.instruction, self.clips.changed, self.truth)
         return measures.of(edited) | figures
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
-
-from v2edit.errors import UserError
 
 SMOOTHING = 0.01, 0.5  # of the test of occlusion (Sundaram et al. 2010): share of the flows' squares, and pixels²
 
@@ -31,7 +30,6 @@ def warp_error(edited: np.ndarray, source: np.ndarray) -> float:
 def flow_between(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the optical flow from a frame uint8 [H, W, 3] to the next, float32 [H, W, 2] as (x, y), and where it
     holds, bool [H, W]: within the frame, and the way back leads back."""
-    cv2 = _opencv()
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     there, back = finder.calc(grey[0], grey[1], None), finder.calc(grey[1], grey[0], None)
@@ -47,7 +45,6 @@ def flow_between(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.
 
 def warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """Return what an image [H, W, C] has where a flow, float32 [H, W, 2], leads to, float32 [H, W, C], bilinear."""
-    cv2 = _opencv()
     y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
     return cv2.remap(image.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
 
@@ -59,11 +56,3 @@ def colour_drift(edited: np.ndarray, source: np.ndarray, outside: np.ndarray) ->
         edited[k][outside[k]].mean(0) - source[k][outside[k]].mean(0) for k in range(len(edited)) if outside[k].any()
     ]
     return float(np.sqrt(np.square(means).mean())) if means else math.nan
-
-
-def _opencv():
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError("the metric warp needs OpenCV: pip install opencv-python-headless") from error
-    return cv2

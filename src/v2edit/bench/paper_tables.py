@@ -1,0 +1,171 @@
+"""The tables of the paper (V2Edit Tables 1, B and C) on any suite, as Markdown, CSV and LaTeX.
+
+Table 1 compares tools and baselines with V2Edit, Table C its ablations; of scenes Table B has the edited videos, before
+the reconstruction, beside the rendered scenes. Each mean has the 95 % interval of its bootstrap; a dagger marks a
+method whose paired difference to V2Edit has an interval without 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from v2edit.bench.methods import ABLATIONS, FULL
+from v2edit.bench.report import BootstrapMean, Table
+
+PAPER = ("ctids", "cdc", "overall")  # the columns of the paper's tables, those that are measured
+DAGGER = "†"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean with its interval, in how many decimals, whether it is the best of its group's, and whether the paired
+    difference to V2Edit is beyond chance."""
+
+    mean: BootstrapMean
+    decimals: int
+    is_best: bool
+    differs: bool
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table: its name in the paper, its headings with arrows, and for each group a heading and rows."""
+
+    name: str
+    caption: str
+    heads: Sequence[str]
+    columns: Sequence[str]
+    groups: Mapping[str, Mapping[str, Sequence[Cell]]]  # heading -> method -> cells
+    counts: Mapping[str, int]  # method -> its number of tasks
+
+
+def paper_tables(table: Table, scenes: bool) -> list[PaperTable]:
+    """Return the tables that the rows have methods and figures for; `scenes`: whether they are of scenes."""
+    methods = [name for name in table.methods if name not in table.references]
+    ablations = [name for name in methods if name in ABLATIONS]
+    others = [name for name in methods if name not in (FULL, *ablations)]
+    ours = [FULL] if FULL in methods else []
+    what = "3D Scene Editing" if scenes else "Video Editing"
+    columns = [name for name in PAPER if name in table.columns]
+    columns = columns or [name for name in table.columns if name not in ("seconds", "hue")][:4]
+    found = []
+    if others or not ablations:
+        found.append(_table(table, "Table 1", "Quantitative evaluation", {what: (others + ours, columns)}))
+    before = [f"{name}_video" for name in columns if f"{name}_video" in table.columns]
+    if scenes and others and before:
+        groups = {"Edited Video": (others + ours, before), "Rendered Edited Scenes": (others + ours, columns)}
+        found.append(
+            _table(table, "Table B", "Video editing methods in scenes, before and after reconstruction", groups)
+        )
+    if ablations:
+        found.append(_table(table, "Table C", "Ablation study", {what: (ablations + ours, columns)}))
+    return found
+
+
+def _table(
+    table: Table, name: str, caption: str, groups: Mapping[str, tuple[Sequence[str], Sequence[str]]]
+) -> PaperTable:
+    methods, columns = next(reversed(list(groups.values())))
+    cells = {heading: _group(table, *group) for heading, group in groups.items()}
+    heads = [f"{table.known[one].heading} {'↑' if table.known[one].more else '↓'}" for one in columns]
+    return PaperTable(name, caption, heads, columns, cells, {method: table.measured(method) for method in methods})
+
+
+def _group(table: Table, methods: Sequence[str], columns: Sequence[str]) -> dict[str, list[Cell]]:
+    rows: dict[str, list[Cell]] = {method: [] for method in methods}
+    for column in columns:
+        means = {method: table.mean(method, column) for method in methods}
+        known = [one.mean for one in means.values() if not math.isnan(one.mean)]
+        best = (max if table.known[column].more else min)(known) if len(set(known)) > 1 else None
+        for method, mean in means.items():
+            differs = False
+            if method != FULL and FULL in methods:
+                gap = table.difference(FULL, method, column)
+                differs = gap.low > 0 or gap.high < 0
+            rows[method].append(Cell(mean, table.known[column].decimals, mean.mean == best, differs))
+    return rows
+
+
+def as_markdown(tables: Sequence[PaperTable]) -> str:
+    """Return the tables as Markdown."""
+    parts: list[str] = []
+    for one in tables:
+        parts += ["", f"## {one.name}: {one.caption}", "", f"| method | {' | '.join(one.heads)} | tasks |"]
+        parts.append(f"| --- |{' ---: |' * (len(one.heads) + 1)}")
+        for heading, rows in one.groups.items():
+            parts.append(f"| *{heading}* |{' |' * (len(one.heads) + 1)}")
+            for method, cells in rows.items():
+                texts = [f"**{text}**" if cell.is_best else text for cell in cells for text in [_text(cell)]]
+                parts.append(f"| {method} | {' | '.join(texts)} | {one.counts[method]} |")
+    note = f"{DAGGER}: the paired difference to {FULL} has a 95 % interval without 0."
+    return "\n".join([*parts, "", note, ""]) if tables else ""
+
+
+def _text(cell: Cell) -> str:
+    return cell.mean.text(cell.decimals) + (f" {DAGGER}" if cell.differs else "")
+
+
+def as_csv(tables: Sequence[PaperTable]) -> str:
+    """Return a line for each figure of the tables."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", "group", "method", "figure", "mean", "low", "high", "tasks", "differs"])
+    for one in tables:
+        for heading, rows in one.groups.items():
+            for method, cells in rows.items():
+                for column, cell in zip(one.columns, cells, strict=True):
+                    values = (cell.mean.mean, cell.mean.low, cell.mean.high)
+                    numbers = ["" if math.isnan(value) else repr(value) for value in values]
+                    writer.writerow(
+                        [one.name, heading, method, column, *numbers, one.counts[method], int(cell.differs)]
+                    )
+    return out.getvalue()
+
+
+def as_latex(tables: Sequence[PaperTable]) -> str:
+    """Return the tables for a paper's LaTeX source (packages booktabs and amsmath)."""
+    return "\n".join(map(_as_latex, tables))
+
+
+def _as_latex(one: PaperTable) -> str:
+    width = len(one.heads) + 1
+    arrows = str.maketrans({"↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+    heads = " & ".join(_escape(head).translate(arrows) for head in one.heads)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+        r"\toprule",
+        rf"Method & {heads} \\",
+    ]
+    for heading, rows in one.groups.items():
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{c}}{{\emph{{{_escape(heading)}}}}} \\", r"\midrule"]
+        lines += [rf"{_escape(method)} & {' & '.join(map(_latex_cell, cells))} \\" for method, cells in rows.items()]
+    counts = sorted(set(one.counts.values()))
+    tasks = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0] if counts else 0}"
+    caption = (
+        rf"{one.caption} on {tasks} tasks. Small: 95\,\% bootstrap intervals. "
+        rf"$^\dagger$: the paired difference to {_escape(FULL)} has an interval without 0."
+    )
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}", ""])
+
+
+def _latex_cell(cell: Cell) -> str:
+    if math.isnan(cell.mean.mean):
+        return "--"
+    mean, low, high = (f"{value:.{cell.decimals}f}" for value in (cell.mean.mean, cell.mean.low, cell.mean.high))
+    text = rf"\textbf{{{mean}}}" if cell.is_best else mean
+    text += r"$^\dagger$" if cell.differs else ""
+    return text if math.isnan(cell.mean.low) else rf"{text} {{\scriptsize [{low}, {high}]}}"
+
+
+SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SPECIAL |= {mark: rf"\{mark}" for mark in "&%$#_{}"}
+
+
+def _escape(text: str) -> str:
+    return "".join(SPECIAL.get(letter, letter) for letter in text)
