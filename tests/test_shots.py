@@ -193,6 +193,7 @@ def test_a_vision_model_writes_prompts_for_the_shots_that_are_chosen(asked):
         ({"shots": "1,x"}, "--shots is x, expected seconds"),
         ({"only_shots": "1,0"}, "--only-shots is '1,0', expected auto, all, or numbers"),
         ({"only_shots": "second"}, "--only-shots is 'second'"),
+        ({"model_fps": "fast"}, "--model-fps is fast, expected a number above 0"),
     ],
 )
 def test_mistakes_are_told_in_one_line(options, message):

@@ -99,6 +99,7 @@ class Backbone(Protocol):
     name: str
     defaults: Defaults  # of the settings that an edit leaves open
     native_size: Size  # the clip it was trained on
+    native_fps: float | None  # frames a second of such clips, where that is known
     tokenizer: PromptTokenizer
     text_length: int  # L
     unit: int  # latent frames of a token

@@ -26,6 +26,7 @@ class CogVideoX(PipelineBackbone):
 
     # After 4 groups the output of the built-in model's autoencoder depends on its start by at most 1 of 255.
     lead_groups = 4
+    native_fps = 8.0
     coded_frame_by_frame = True
     shares_tokens = True
     predictions: ClassVar = {"v_prediction": x0_from_v, "epsilon": x0_from_epsilon}
@@ -39,7 +40,7 @@ class CogVideoX(PipelineBackbone):
             if round(getattr(self.vae, f"tile_sample_min_{side}") * (1 - overlap)) % self.spatial:
                 setattr(self.vae, f"tile_overlap_factor_{side}", 1 / 4)
         if config.patch_size_t is not None:  # 1.5
-            self.unit = config.patch_size_t
+            self.unit, self.native_fps = config.patch_size_t, 16.0
             return Size(81, 768, 1360)  # its configuration has the size of the table of positions instead
         height, width = config.sample_height * self.spatial, config.sample_width * self.spatial
         return Size(config.sample_frames, height, width)

@@ -51,6 +51,7 @@ class PipelineBackbone(MemoryModes, VideoCoding):
         "flow_prediction": x0_from_flow
     }
     frame_rate = FRAME_RATE  # of the clip
+    native_fps: float | None = None
     own_device: torch.device | None = None  # of a replica, which shares its pipeline's other parts
     replica: PipelineBackbone | None = None
     load_options = LoadOptions(offload="none")

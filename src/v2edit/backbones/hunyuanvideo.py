@@ -31,6 +31,7 @@ class HunyuanVideo(PipelineBackbone):
 
     hides_padding = True
     classifier_free = False
+    native_fps = 24.0  # by its paper; diffusers' example writes 15
 
     def configure(self, pipeline: Any) -> Size:
         config = pipeline.transformer.config

@@ -32,6 +32,7 @@ class LTX(SeparateBackbone):
     hides_padding = True
     coded_frame_by_frame = True
     coded_whole = True
+    native_fps = 25.0  # diffusers' default; it is told the rate, and was trained on several
     # Its decoder looks ahead as far as back. As many frames as of CogVideoX; not measured on real weights.
     lead_groups = trail_groups = 4
 

@@ -29,6 +29,7 @@ class Mochi(StandardisedCoding, PipelineBackbone):
 
     hides_padding = True
     coded_whole = True
+    native_fps = 30.0
 
     def configure(self, pipeline: Any) -> Size:
         self.spatial = pipeline.vae_spatial_scale_factor

@@ -15,6 +15,7 @@ class SkyReels(Wan):
     """The `Backbone` of a diffusers `SkyReelsV2Pipeline`."""
 
     stock_processor = SkyReelsV2AttnProcessor
+    native_fps = 24.0
 
     def configure(self, pipeline: Any) -> Size:
         super().configure(pipeline)

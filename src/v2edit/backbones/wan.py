@@ -27,13 +27,17 @@ class Wan(SeparateBackbone):
     stock_processor = WanAttnProcessor
     float32_parts = ("vae",)
     shares_tokens = True
+    native_fps = 16.0
     lead_groups = 8  # as many frames as of CogVideoX; not measured on real weights
 
     def configure(self, pipeline: Any) -> Size:
         config, vae = pipeline.transformer.config, pipeline.vae.config
         self.temporal = self.group = vae.scale_factor_temporal
         self.spatial, self.side = vae.scale_factor_spatial, vae.scale_factor_spatial * config.patch_size[1]
-        return Size(121, 704, 1280) if vae.patch_size else Size(81, 480, 832)
+        if vae.patch_size:  # 2.2's of 5B
+            self.native_fps = 24.0
+            return Size(121, 704, 1280)
+        return Size(81, 480, 832)
 
     @property
     def networks(self) -> list[Any]:

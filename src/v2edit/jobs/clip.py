@@ -152,12 +152,14 @@ def parse_time(value: str | float | None, option: str) -> float | None:
     raise UserError(f"{option} is {value}, expected seconds or minutes:seconds, such as 2.5 or 1:30")
 
 
-def parse_rate(value: str | float) -> Fraction:
+def parse_rate(value: str | float, option: str = "--fps") -> Fraction:
     """Return frames a second, of a number or of text such as 30000/1001. Raises `UserError` for what is no rate."""
     try:
         rate = Fraction(str(value).strip()).limit_denominator(1_000_000)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= LARGEST_FPS:
-        raise UserError(f"--fps is {value}, expected a number above 0 and up to {LARGEST_FPS}, or such as 30000/1001")
+        raise UserError(
+            f"{option} is {value}, expected a number above 0 and up to {LARGEST_FPS}, or such as 30000/1001"
+        )
     return rate

@@ -85,6 +85,12 @@ class Estimate:
     limits: dict[str, str] = field(default_factory=dict)  # what may change, for people, by kind: mask, window, box …
     seeds: int = 1  # edits of which the time and operations are those of all, the rest those of each
 
+    def scaled(self, factor: float) -> Estimate:
+        """Return the estimate of an edit of several clips, whose time and operations are those of the longest times a
+        factor."""
+        seconds = {name: n if name == "loading" else n * factor for name, n in self.seconds.items()}
+        return replace(self, flops=self.flops * factor, seconds=seconds)
+
     def times(self, seeds: int) -> Estimate:
         """Return the estimate of as many edits, one after the other, with the model loaded once."""
         seconds = {name: n if name == "loading" else n * seeds for name, n in self.seconds.items()}

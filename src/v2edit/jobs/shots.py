@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from tyro.conf import arg
 
 from v2edit.errors import UserError
-from v2edit.jobs.clip import parse_time
+from v2edit.jobs.clip import parse_rate, parse_time
 from v2edit.jobs.prompts import GivenPrompts, write_prompts_for
 from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
     from v2edit.backbones import Checkpoint
-    from v2edit.editing.config import ResolvedConfig
-    from v2edit.editing.editor import Editor, EditResult, Progress
     from v2edit.editing.local import LocalEdit
     from v2edit.jobs.job import EditJob
-    from v2edit.runs.snapshots import Snapshots
     from v2edit.video import Video
-    from v2edit.video.colour_hold import ColourDrift
     from v2edit.video.stream import Frames
 
 log = logging.getLogger(__name__)
-AUTO, OFF, ALL = "auto", "off", "all"
-Steps = Mapping[str, int]
+AUTO, OFF, ALL, SOURCE = "auto", "off", "all", "source"
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class ShotOptions:
-    """The shots of the video, and which of them are edited."""
+    """The shots of the video, which of them are edited, and how many of their frames the model sees."""
 
     shots: Annotated[str | float, arg(metavar="auto|off|TIMES")] = AUTO
     """Edit each shot as a clip of its own, so that nothing bleeds over a cut: cuts are looked for (auto), there are
@@ -66,6 +59,9 @@ class ShotOptions:
     only_shots: Annotated[str | int, arg(metavar="auto|all|NUMBERS")] = AUTO
     """Edit these shots alone, such as 1,3, or all; the others stay as they are, to the last bit. By default those that
     the language model (--lvlm) or the built-in world's grammar finds the subject in, without either all."""
+    model_fps: Annotated[str | float, arg(metavar="auto|source|RATE")] = AUTO
+    """Edit every n-th frame, so that the model sees so many a second, and carry the change to those between: of clips
+    longer than the model's about as many as it was trained on (auto), all (source), or such as 8."""
 
     def __post_init__(self) -> None:
         for name in ("shots", "only_shots"):  # in Python numbers, too: 2.5 and (1, 3)
@@ -74,6 +70,9 @@ class ShotOptions:
             object.__setattr__(self, name, ",".join(str(one).strip() for one in texts))
         self._times()
         self._numbers()
+        object.__setattr__(self, "model_fps", str(self.model_fps).strip())
+        if self.model_fps not in (AUTO, SOURCE):
+            parse_rate(str(self.model_fps), "--model-fps")
 
     def _times(self) -> list[float]:
         """Return the times at which shots begin. Raises `UserError` where they are none, or not in order."""
@@ -143,7 +142,7 @@ class ShotOptions:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> ShotOptions:
         """Return the options that a run was begun with, as its run.json has them; older ones have none."""
-        return cls(**record.get("shot_options", {}))
+        return cls(**record.get("shot_options", {"shots": OFF, "model_fps": SOURCE}))
 
 
 def _may_change(share: Frames) -> bool:
@@ -158,22 +157,6 @@ def record_shots(options: ShotOptions, shots: Sequence[Shot]) -> dict[str, Any]:
 def read_shots(record: dict[str, Any]) -> tuple[Shot, ...]:
     """Return the shots of a run, as its run.json has them; older ones have none."""
     return tuple(map(Shot.from_record, record.get("shots", [])))
-
-
-def longest_shot(shots: Sequence[Shot], count: int) -> int:
-    """Return the frames of the longest shot that is edited of a clip of `count`."""
-    return max((len(one) for one in shots if one.edited), default=count)
-
-
-def plan_shots(shots: Sequence[Shot], steps: Steps) -> dict[str, int]:
-    """Return the steps of each loop of an edit of shots, by name, from those of one clip's."""
-    numbers = [number for number, one in enumerate(shots) if one.edited] or [0]
-    return {_loop_name(number, name): count for number in numbers for name, count in steps.items()}
-
-
-def _loop_name(number: int, name: str) -> str:
-    """Return the name of a loop in a run of several shots: the first shot's are those of a clip of one."""
-    return f"{name}-shot-{number + 1}" if number else name
 
 
 def settle_shots(
@@ -252,101 +235,3 @@ def _caption(
             yield replace(shot, edited=False)
     if len(mistakes) == sum(one.edited for one in shots):
         raise mistakes[0]
-
-
-def edit_shots(
-    editor: Editor,
-    frames: Any,
-    prompts: PromptPair,
-    config: ResolvedConfig,
-    on_progress: Callable[[Progress], None] | None,
-    snapshots: Snapshots,
-    rate: float,
-    local: LocalEdit,
-    shots: Sequence[Shot] = (),
-) -> EditResult:
-    """Edit frames, uint8 [T, H, W, 3], as `Editor.edit` does, each of several shots as a clip of its own; those that
-    are not edited stay as they are."""
-    from v2edit.editing.editor import Editor
-
-    if not shots:
-        return editor.edit(frames, prompts, config, on_progress, snapshots, rate, local)
-    editor = Editor(editor.backbone)  # whose text encoders are needed for each shot
-    edited = [number for number, one in enumerate(shots) if one.edited]
-    results: dict[int, EditResult] = {}
-    for place, number in enumerate(edited, start=1):
-        shot = shots[number]
-        pair = shot.prompts or prompts
-        if shot.prompts is not None:
-            log.info("shot %d: %s", number + 1, pair.target)
-        own_config = replace(config, seed=shot_seed(config.seed, number))
-        share = None if local.share is None else local.share[shot.frames]
-        own_local = replace(local, share=share)
-        report = None if on_progress is None else partial(_report, on_progress, place, len(edited))
-        results[number] = editor.edit(
-            frames[shot.frames], pair, own_config, report, shot_snapshots(snapshots, number), rate, own_local
-        )
-    return join_results(frames, shots, results)
-
-
-def shot_seed(seed: int, number: int) -> int:
-    """Return the seed of a shot's noise: the first shot's is the clip's own, so that it is edited as a clip of one shot
-    is; the others' are drawn from it."""
-    if number == 0:
-        return seed
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
-
-
-def shot_snapshots(snapshots: Snapshots, number: int) -> Snapshots:
-    """Return the snapshots of a shot's loops: the first shot's are the run's, the others' lie in folders of their
-    own."""
-    if number == 0:
-        return snapshots
-    folder = snapshots.folder / f"shot-{number + 1}"
-    folder.mkdir(exist_ok=True)
-
-    def on_step(name: str, left: int) -> None:
-        snapshots.on_step(_loop_name(number, name), left)
-
-    return replace(snapshots, folder=folder, on_step=on_step)
-
-
-def _report(on_progress: Callable[[Progress], None], shot: int, shots: int, progress: Progress) -> None:
-    on_progress(replace(progress, shot=shot, shots=shots))
-
-
-def join_results(frames: Frames, shots: Sequence[Shot], results: Mapping[int, EditResult]) -> EditResult:
-    """Return the result of a clip of the results of its shots, by their places; those without one are the source's
-    frames. The drift of colours is that of the edited shots."""
-    from v2edit.editing.editor import EditResult
-    from v2edit.video.stream import concatenate
-
-    count = len(next(iter(results.values())).subtasks)
-    videos: list[Any] = [
-        concatenate([results[k].subtasks[n] if k in results else frames[one.frames] for k, one in enumerate(shots)])
-        for n in range(count)
-    ]
-    share: Any = None
-    if len(results) < len(shots) or any(one.share is not None for one in results.values()):
-        share = concatenate([_share_of(results.get(k), one, frames.shape[1:3]) for k, one in enumerate(shots)])
-    drifts, joints, first = [], [], 0
-    for result in results.values():
-        if result.drift is not None:
-            drifts.append(result.drift)
-            joints += [first + joint for joint in result.joints]
-            first += len(result.frames)
-    change = max(one.change for one in results.values())
-    return EditResult(videos, share, _join_drifts(drifts), joints, change)
-
-
-def _share_of(result: EditResult | None, shot: Shot, size: Sequence[int]) -> Frames:
-    if result is not None and result.share is not None:
-        return result.share
-    return np.broadcast_to(np.float32(result is not None), (len(shot), *size))
-
-
-def _join_drifts(drifts: Sequence[ColourDrift]) -> ColourDrift | None:
-    if len(drifts) < 2:
-        return drifts[0] if drifts else None
-    names = [one.name for one in fields(drifts[0])]
-    return type(drifts[0])(*(np.concatenate([getattr(one, name) for one in drifts]) for name in names))

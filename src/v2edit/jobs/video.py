@@ -30,16 +30,8 @@ from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.jobs.seeds import MOST_SEEDS, edit_seeds, request_seeds
-from v2edit.jobs.shots import (
-    Shot,
-    ShotOptions,
-    edit_shots,
-    longest_shot,
-    plan_shots,
-    read_shots,
-    record_shots,
-    settle_shots,
-)
+from v2edit.jobs.shot_edits import Rate, edit_shots, given_frames, plan_shots
+from v2edit.jobs.shots import SOURCE, Shot, ShotOptions, read_shots, record_shots, settle_shots
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input, read_run_state
 from v2edit.runs.layout import seed_folder
@@ -84,17 +76,18 @@ class PreparedVideo(Prepared):
     part: slice
     local: LocalEdit  # of the part
     shots: tuple[Shot, ...] = ()  # of the part, where there are several
+    model_fps: str = SOURCE
 
     @property
     def clip(self) -> ClipEdit:
         """What is edited, and how."""
-        return ClipEdit(self.source, self.part, self.local, self.prompts, self.config, self.shots)
+        return ClipEdit(self.source, self.part, self.local, self.prompts, self.config, self.shots, self.model_fps)
 
 
 @dataclass(frozen=True)
 class ClipEdit:
     """What an edit makes of a clip: the whole video `source`, the `part` of its frames that is edited, what the edit
-    may change of that, and how."""
+    may change of that, and how: its `shots`, where there are several, and the rate at which the model sees them."""
 
     source: Video
     part: slice
@@ -102,6 +95,16 @@ class ClipEdit:
     prompts: PromptPair
     config: ResolvedConfig
     shots: tuple[Shot, ...] = ()
+    model_fps: str = SOURCE
+
+    @property
+    def rate(self) -> Rate:
+        """The frames a second of the source, and of those that the model sees."""
+        return Rate(float(self.source.fps), self.model_fps)
+
+    def given_to(self, backbone: Backbone) -> list[int]:
+        """Return how many frames a model is given of each clip that it edits."""
+        return given_frames(self.shots, self.part.stop - self.part.start, self.rate, backbone)
 
     @property
     def frames(self) -> Frames:
@@ -114,7 +117,7 @@ class ClipEdit:
         from v2edit.editing.local import edited_size
 
         size = edited_size(self.local, self.frames, backbone.native_size)
-        return replace(size, frames=longest_shot(self.shots, size.frames))
+        return replace(size, frames=max(self.given_to(backbone)))
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ class VideoEdit(EditJob):
             looks = self.shot_options.looks
             given, shots = settle_shots(self, looks, given, checkpoint, shots, source.frames[part])
         settled = self.settle(given, checkpoint, lambda: source.frames[part], ask, loaded)
-        return PreparedVideo(**vars(settled), source=source, part=part, local=local, shots=shots)
+        model_fps = str(self.shot_options.model_fps)
+        return PreparedVideo(**vars(settled), source=source, part=part, local=local, shots=shots, model_fps=model_fps)
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
@@ -185,14 +189,20 @@ class VideoEdit(EditJob):
         prepared = self.prepare(given, ask=False)
         source, frames = prepared.source, prepared.clip.frames
         with stopwatch.paused():
-            size = prepared.clip.size_for(load_fake_model(prepared.checkpoint, self.model_options).backbone)
+            fake = load_fake_model(prepared.checkpoint, self.model_options).backbone
+            size, given_to = prepared.clip.size_for(fake), prepared.clip.given_to(fake)
             limits = describe_share(prepared.local, size)
+            if (count := len(frames)) > size.frames:
+                many = f"{len(given_to)} shots, " if len(given_to) > 1 else ""
+                limits["frames"] = f"{many}{sum(given_to)} of {count} frames are given to the model"
+        several = sum(given_to) / max(given_to)  # the time of all clips, in that of the longest
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, size, self.model_options)
-            return replace(estimate, limits=limits).times(self.seeds)
+            return replace(estimate, limits=limits).scaled(several).times(self.seeds)
         with stopwatch.paused():
             writing = time_writing(source.frames, source.fps, prepared.config.subtasks, self.format_options)
-        estimate = estimate_edit(stopwatch, prepared, size, self.model_options, frames)
+        some: Any = frames[: size.frames]
+        estimate = estimate_edit(stopwatch, prepared, size, self.model_options, some).scaled(several)
         if estimate.is_timed:
             estimate = replace(estimate, seconds=estimate.seconds | {"writing": writing})
         return replace(estimate, limits=limits).times(self.seeds)
@@ -252,7 +262,8 @@ class VideoEdit(EditJob):
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             source, part = ClipOptions.from_record(record).cut(videos.read(path))
             local = load_local(record, run.snapshots.folder)
-            clip = ClipEdit(source, part, local, prompts, config, read_shots(record))
+            model_fps = str(ShotOptions.from_record(record).model_fps)
+            clip = ClipEdit(source, part, local, prompts, config, read_shots(record), model_fps)
             backbone = load_recorded(record, loaded)
             log_plan(prompts, config, clip.size_for(backbone), backbone)
             result = _finish(run, path, clip, backbone, loaded is None, on_progress)
@@ -322,10 +333,10 @@ def _edit_and_write(
     record, source, part = run.request.facts, clip.source, clip.part
     if (whole := len(source.frames)) > part.stop - part.start:
         log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
-    output, rate, subtasks = FormatOptions.from_record(record), float(source.fps), clip.config.subtasks
+    output, subtasks = FormatOptions.from_record(record), clip.config.subtasks
     frames: Any = clip.frames
     result = edit_shots(
-        editor, frames, clip.prompts, clip.config, on_progress, run.snapshots, rate, clip.local, clip.shots
+        editor, frames, clip.prompts, clip.config, on_progress, run.snapshots, clip.rate, clip.local, clip.shots
     )
     if clip.local.find:
         log_found(result.share)

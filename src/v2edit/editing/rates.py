@@ -1,0 +1,145 @@
+"""Clips of more frames a second than the model's: every n-th frame is edited, and the change carried to those between.
+
+The change is what the edit adds to the source (their residual). It moves with what it is on, along the source's own
+optical flow, from the edited frame before and the one behind. Letters: T frames, n frames from one that is edited to
+the next, H and W the sides of a frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+
+import numpy as np
+
+from v2edit.editing.editor import EditResult
+from v2edit.editing.local import LocalEdit
+from v2edit.video.flow import estimate_flow, warp
+from v2edit.video.stream import Frames, FrameStream
+
+# How much the pictures may differ, in levels, where the flow is right; and the least weight of a neighbour.
+TOLERANCE, LEAST = 12.0, 1e-3
+
+
+def frames_apart(fps: float, model_fps: float) -> int:
+    """Return the distance n of the frames to edit at which they come nearest to the model's rate, as a ratio."""
+    return min(range(1, max(2, math.ceil(fps / model_fps) + 1)), key=lambda n: abs(math.log(fps / n / model_fps)))
+
+
+def edit_every(
+    edit: Callable[[Frames, float, LocalEdit], EditResult],
+    frames: Frames,
+    every: int,
+    frame_rate: float,
+    local: LocalEdit,
+    loop: bool = False,
+) -> EditResult:
+    """Edit every n-th frame of a clip, uint8 [T, H, W, 3], by `edit`, which takes frames, their rate and what may
+    change of them; return the result for all frames. A result of streams carries the change as it is read."""
+    if every == 1 or len(frames) <= every:
+        return edit(frames, frame_rate, local)
+    # What is left over at the end is shared between both ends, which know one edited frame alone.
+    chosen = slice(0 if loop else (len(frames) - 1) % every // 2, None, every)
+    share = None if local.share is None else local.share[chosen]
+    result = edit(frames[chosen], frame_rate / every, replace(local, share=share))
+    carry = Carry(frames, chosen.start, every, loop, local.share, result.share)
+    videos = [carry.change(video) for video in result.subtasks]
+    return replace(result, subtasks=videos, share=carry.edited_share(local.find))
+
+
+@dataclass(frozen=True, eq=False)
+class Carry:
+    """Carries the change of every n-th frame of a clip, from `first` on, to all frames; `given` is the share of the
+    edit that each pixel may take, float32 [T, H, W], and `shares` what those that are edited took, [T/n, H, W]."""
+
+    source: Frames
+    first: int
+    every: int
+    loop: bool
+    given: Frames | None
+    shares: Frames | None
+
+    def change(self, edited: Frames) -> Frames:
+        """Return the clip with the change of the `edited` frames, uint8 [T/n, H, W, 3]."""
+
+        def read(first: int, stop: int) -> Iterator[np.ndarray]:
+            given = None if self.given is None else iter(self.given[first:stop])
+            for frame, residual, share in self._read(edited, first, stop):
+                if given is not None:  # the mask is exact at every frame, wherever the flow leads
+                    residual *= np.minimum(next(given) / np.maximum(share, LEAST), 1)[..., None]
+                yield np.rint(frame + residual).clip(0, 255).astype(np.uint8)
+
+        return self._as_source(FrameStream(read, self.source.shape))
+
+    def edited_share(self, found: bool) -> Frames | None:
+        """Return how much of the edit each pixel has, float32 [T, H, W], which is carried where the model has `found`
+        it; None for all of it everywhere."""
+        if self.shares is None or not found:
+            return self.given
+
+        def read(first: int, stop: int) -> Iterator[np.ndarray]:
+            given = None if self.given is None else iter(self.given[first:stop])
+            for _, _, share in self._read(self.source[self.first :: self.every], first, stop):
+                yield share if given is None else np.minimum(share, next(given))
+
+        return self._as_source(FrameStream(read, self.source.shape[:3], np.float32))
+
+    def _as_source(self, stream: FrameStream) -> Frames:
+        return np.asarray(stream) if isinstance(self.source, np.ndarray) else stream
+
+    def _read(self, edited: Frames, first: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield frames, their residuals, float32 [H, W, 3], and their shares [H, W], from `first` up to `stop`."""
+        keys = self._keys(edited, max(0, (first - self.first) // self.every))
+        before = None if first < self.first else next(keys)
+        behind = next(keys, None)
+        for place, frame in enumerate(self.source[first:stop], start=first):
+            if behind is not None and place >= behind.place:
+                before, behind = behind, next(keys, None)
+            yield (frame, *_between(frame, place, before, behind))
+
+    def _keys(self, edited: Frames, begin: int) -> Iterator[Key]:
+        """Yield the frames that are edited, from the one of that number on; of a loop the first follows the last."""
+        chosen = self.source[self.first :: self.every]
+        whole = np.ones(self.source.shape[1:3], np.float32)
+
+        def keys(first: int, stop: int | None, place: int) -> Iterator[Key]:
+            shares = repeat(whole) if self.shares is None else iter(self.shares[first:stop])
+            for k, pair in enumerate(zip(chosen[first:stop], edited[first:stop], shares, strict=False)):
+                source, edit, share = pair
+                yield Key(place + k * self.every, source, edit.astype(np.float32) - source, share)
+
+        yield from keys(begin, None, self.first + begin * self.every)
+        if self.loop:
+            yield from keys(0, 1, len(self.source))
+
+
+@dataclass(frozen=True, eq=False)
+class Key:
+    """A frame that was edited, at its place in the clip: the source's, uint8 [H, W, 3], the residual, float32
+    [H, W, 3], and the share of the edit that each pixel took [H, W]."""
+
+    place: int
+    source: np.ndarray
+    residual: np.ndarray
+    share: np.ndarray
+
+
+def _between(frame: np.ndarray, place: int, before: Key | None, behind: Key | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the residual, float32 [H, W, 3], and the share [H, W] of a frame, uint8 [H, W, 3], at its place between
+    two that were edited, or beside one."""
+    if before is not None and before.place == place:
+        return before.residual.copy(), before.share
+    total = np.zeros(frame.shape[:2], np.float32)
+    residual, share = np.zeros(frame.shape, np.float32), np.zeros(frame.shape[:2], np.float32)
+    for key, other in ((before, behind), (behind, before)):
+        if key is None:
+            continue
+        near = 1.0 if other is None else abs(other.place - place) / abs(other.place - key.place)
+        flow = estimate_flow(frame, key.source)
+        gap = np.abs(warp(key.source, flow).astype(np.float32) - frame).mean(-1)
+        weight = near * (np.exp(-np.square(gap / TOLERANCE)) + LEAST)
+        residual += weight[..., None] * warp(key.residual, flow)
+        share += weight * warp(key.share, flow)
+        total += weight
+    return residual / total[..., None], share / total
