@@ -19,7 +19,8 @@ from v2edit.batch.tasks import read_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.options import job_from_keywords
-from v2edit.jobs.shots import ShotOptions, shot_seed
+from v2edit.jobs.shot_edits import shot_seed
+from v2edit.jobs.shots import ShotOptions
 from v2edit.jobs.video import PreparedVideo, VideoEdit
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Object, Scene, sample_scene
