@@ -8,13 +8,13 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg
 
 from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import find
@@ -26,6 +26,7 @@ from v2edit.files import atomic_write, lock_folder
 from v2edit.host import available_cores, find_device
 from v2edit.jobs.options import OUT, expect_folder
 from v2edit.metrics.columns import COLUMNS, Column
+from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.metrics.registry import DINO, MetricOptions, find_metrics
 from v2edit.runs import PACKAGES, redact
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from v2edit.bench.report import Table
     from v2edit.bench.scoring import ScoredTask
     from v2edit.bench.tasks import Task
+    from v2edit.bench.trials import Trial
     from v2edit.metrics.attributes import Classify
 
 Seeds = Literal["reporting", "tuning"]
@@ -85,6 +87,9 @@ class BenchOptions:
     """The weights of LPIPS as .npz (default: those of the package lpips)."""
     dino: Annotated[str, arg(metavar="MODEL")] = DINO
     """The DINO of the metric structure: a Hugging Face id or a folder."""
+    judging: Annotated[OmitArgPrefixes[JudgeConfig], arg(name="judge")] = JudgeConfig()
+    judges: Annotated[tuple[str, ...], arg(metavar="MODEL", help_behavior_hint="")] = ()
+    """More models at the judge's address; all are averaged, and how far they agree is told."""
     sheets: bool = False
     """Also write a contact sheet of each task."""
     out: Annotated[Path | None, arg(aliases=OUT, metavar="FOLDER", help_behavior_hint="")] = None
@@ -95,6 +100,8 @@ class BenchOptions:
         for name in ("processes", "frames"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"--{name} is {value}, expected 1 or more")
+        if self.judges and self.judging.model is None:
+            raise UserError("--judges are more judges: name the first with --judge")
         if self.suite in suites.BUILT_IN_SUITES and (self.results or self.frames):
             raise UserError(f"--{'results' if self.results else 'frames'} is for a suite of your own, by --suite FILE")
         if self.sweep and self.seeds == "reporting":
@@ -196,8 +203,37 @@ def benchmark(
             sheets = folder / "sheets" if options.sheets else None
             films = folder / f"{options.report_name}-films"
             scored = scoring.score_trials(listed, models, pool, sheets, films, on_progress)
+        judged: list[str] = []
         columns = COLUMNS | {name: one for metric in metrics for name, one in metric.columns.items()}
-        return _write_report(folder, options, suite, facts, selected, scored, columns)
+        if options.judging.model is not None:
+            scored, said = _judge(options, listed, suite, scored, folder, on_progress)
+            judged += said
+        return _write_report(folder, options, suite, facts, selected, scored, columns, judged)
+
+
+def _judge(
+    options: BenchOptions,
+    trials: Sequence[Trial],
+    suite: suites.Suite,
+    scored: Sequence[ScoredTask],
+    folder: Path,
+    on_progress: Callable[[int, int, str], None],
+) -> tuple[list[ScoredTask], list[str]]:
+    """Return the scored tasks with what judges say of the methods, and notes on the judges."""
+    from v2edit.bench.judging import judge_trials
+
+    assert options.judging.model is not None
+    models = list(dict.fromkeys([options.judging.model, *options.judges]))
+    shown = [trial for trial in trials if trial.title not in suite.references]
+    figures, notes = judge_trials(shown, options.judging, models, folder / "judge", on_progress)
+    named = f"{options.judging.queries} queries a task" if options.judging.queries > 1 else "1 query a task"
+    notes = [f"LVLM score by {', '.join(models)}: {named}, {options.judging.frames} frames.", *notes]
+    return [
+        replace(
+            one, rows=[replace(row, figures=row.figures | figures.get((row.method, row.task), {})) for row in one.rows]
+        )
+        for one in scored
+    ], notes
 
 
 def _write_report(
@@ -208,6 +244,7 @@ def _write_report(
     selected: dict[str, MethodConfig],
     scored: Sequence[ScoredTask],
     columns: Mapping[str, Column],
+    judged: Sequence[str],
 ) -> BenchReport:
     from v2edit.bench import page, paper_tables, report
 
@@ -220,7 +257,7 @@ def _write_report(
         f" {options.steps} steps where nothing else is said; {''.join(f'{one}; ' for one in options.settings)}"
         f"{facts['model']['device']}; {datetime.now(UTC):%Y-%m-%d}, v2edit {version('v2edit')}"
     )
-    notes = _notes(table, selected, suite, scored)
+    notes = "\n".join([*_notes(table, selected, suite, scored), *judged, ""])
     line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
     against = next(iter(selected), next(iter(facts["results"]), ""))
     tables = paper_tables.paper_tables(table, scenes=suite.name == "scenes")
@@ -240,7 +277,9 @@ def _write_report(
     return BenchReport(folder, markdown, files)
 
 
-def _notes(table: Table, selected: dict[str, MethodConfig], suite: suites.Suite, scored: Sequence[ScoredTask]) -> str:
+def _notes(
+    table: Table, selected: dict[str, MethodConfig], suite: suites.Suite, scored: Sequence[ScoredTask]
+) -> list[str]:
     """Return notes on methods that are the same configuration, on results that were made by other code, fitted or are
     missing, and on lines of the suite that were left out."""
     notes, first = [], {}
@@ -258,4 +297,4 @@ def _notes(table: Table, selected: dict[str, MethodConfig], suite: suites.Suite,
     notes += [f"{what} ({count} task{'s' * (count > 1)})." for what, count in fitted.items()]
     if suite.mistakes:
         notes.append(f"{len(suite.mistakes)} lines of the suite were left out for their mistakes.")
-    return "\n".join([*notes, ""])
+    return notes

@@ -98,7 +98,7 @@ class FileTask:
             return None
         from v2edit.video.masks import read_mask
 
-        return read_mask(self.line.mask, self.clip) > 0
+        return np.asarray(read_mask(self.line.mask, self.clip)) > 0
 
     def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this clip, ready to be timed, which returns `frames`, the edited clip."""

@@ -87,6 +87,13 @@ COLUMNS = {
     "fulfilment": Column("fulfilment", 1, note="how well the edit does what was asked, the same"),
     "overall": Column("overall", 1, note="mean of the three (LVLM score)"),
     "± overall": Column("± overall", 1, more=False, note="its spread over the queries"),
+    "five_acc": Column("FiVE-Acc", 3,
+        note="mean of the four that follow: whether a vision model sees the edit", paper="Li et al. 2025",
+        limits="what was kept, and how it looks"),
+    "five_yes_no": Column("YN", 3, note="share of edits of which it answers yes to the target and no to the source"),
+    "five_choice": Column("MC", 3, note="share of edits of which it chooses the target"),
+    "five_any": Column("YN or MC", 3, note="share with either"),
+    "five_all": Column("YN and MC", 3, note="share with both"),
     "seconds": Column("seconds", 1, more=False, note="of one thread, on a CPU its own"),
 }  # fmt: skip
 
