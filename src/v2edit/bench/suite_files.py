@@ -79,6 +79,7 @@ class _Line(BaseModel):
     scene: str | None = None
     name: str | None = None
     kind: str = "edit"
+    difficulty: str | None = None  # as a suggestion has it; for readers
     instruction: str | None = None
     source_prompt: str | None = None
     target_prompt: str | None = None

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch": commands.batch,
     "batch-status": commands.show_batch_status,
     "bench": commands.bench,
+    "suggest": commands.suggest,
     "calibrate": commands.calibrate,
     "doctor": commands.doctor,
 }

@@ -34,6 +34,7 @@ from v2edit.jobs.resume import resume as resume_run
 from v2edit.jobs.resume import serve_run
 from v2edit.jobs.scene import SceneEdit
 from v2edit.jobs.seeds import keep_seeds
+from v2edit.jobs.suggest import Suggest
 from v2edit.jobs.video import EditRun, VideoEdit
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter, find_runs, read_run_state
@@ -279,6 +280,16 @@ def evaluate(context: Context, job: Annotated[Evaluate, arg(name="")]) -> None:
     print(evaluation.markdown)
     rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in evaluation.rows.items()}
     context.reporter.result(rows=rows, files=[] if job.csv is None else [job.csv])
+
+
+def suggest(context: Context, job: Annotated[Suggest, arg(name="")]) -> None:
+    """Let a vision model suggest editing tasks for videos and scenes, and write them as a suite for v2edit bench."""
+    with context.reporter.working():
+        lines = job.run(context.reporter.on_count)
+    for line in lines:
+        print(f"{line['kind']:12} {line['difficulty']:7} {line['instruction']}")
+    print(job.out)
+    context.reporter.result(tasks=len(lines), files=[job.out])
 
 
 def calibrate(context: Context, job: Annotated[Calibrate, arg(name="")]) -> None:
