@@ -13,16 +13,21 @@ import numpy as np
 import pytest
 from support.bench import Page, compare
 from support.processes import InlinePool
+from support.servers import completion, serve
 
 from v2edit import video
+from v2edit.backbones.hub import find
 from v2edit.bench.command import BenchOptions, BenchReport
 from v2edit.bench.file_tasks import FileTask
 from v2edit.bench.fitting import fit_clip
 from v2edit.bench.selection import own_method
 from v2edit.bench.suite_files import read_suite
 from v2edit.bench.tool_results import find_result, parse_results
+from v2edit.bench.writing import write_prompts_for_tasks
 from v2edit.errors import UserError
 from v2edit.metrics.registry import find_metrics
+from v2edit.prompts import PromptPair
+from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.video import Video
 
 # What a user writes: a method and a metric, in a file of their own.
@@ -242,6 +247,24 @@ def test_other_rates_lengths_and_sizes_are_fitted_and_said() -> None:
         assert len(notes) == len(says) and all(note.startswith(what) for note, what in zip(notes, says, strict=True))
     with pytest.raises(UserError, match="less than half"):
         fit_clip(clip_of([1, 2], 8), source)
+
+
+def test_prompts_of_instructions_are_written_once_and_kept(suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "suite.jsonl").write_text(json.dumps({"video": str(suite / "bus"), "instruction": "make it blue"}))
+    task = FileTask(read_suite(tmp_path / "suite.jsonl").lines[0])
+    checkpoint = find("primitives")
+
+    def write(url: str | None) -> list[FileTask]:
+        lvlm = LVLMConfig("m" if url else None, url)
+        return write_prompts_for_tasks([task], checkpoint, lvlm, tmp_path / "out" / "prompts", lambda *at: None)
+
+    with pytest.raises(UserError, match=r"1 of 1 tasks have an instruction and no prompts.*--lvlm"):
+        write(None)
+    prompts = {"source": "A red ball hops on a white floor.", "target": "A blue ball hops on a white floor."}
+    with serve(completion(prompts)) as server:
+        (written,) = write(server.url)
+    assert written.prompts == PromptPair(**prompts) and written.identity != task.identity
+    assert write(None) == [written]  # kept: nobody is asked again
 
 
 def test_a_wrong_method_or_metric_is_one_line(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from v2edit.jobs.options import OUT, expect_folder
 from v2edit.metrics.columns import COLUMNS, Column
 from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.metrics.registry import DINO, MetricOptions, find_metrics
+from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import PACKAGES, redact
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class BenchOptions:
     """The weights of LPIPS as .npz (default: those of the package lpips)."""
     dino: Annotated[str, arg(metavar="MODEL")] = DINO
     """The DINO of the metric structure: a Hugging Face id or a folder."""
+    lvlm: Annotated[OmitArgPrefixes[LVLMConfig], arg(name="language-model")] = LVLMConfig()
     judging: Annotated[OmitArgPrefixes[JudgeConfig], arg(name="judge")] = JudgeConfig()
     judges: Annotated[tuple[str, ...], arg(metavar="MODEL", help_behavior_hint="")] = ()
     """More models at the judge's address; all are averaged, and how far they agree is told."""
@@ -172,17 +174,19 @@ def benchmark(
     suite = suites.make_suite(options.suite, options.steps, options.settings, options.own_methods, options.frames)
     selected = options.list_methods(suite)
     metrics = find_metrics(options.metrics, options.clip is not None) if options.metrics or suite.of_files else []
-    from v2edit.bench import scoring, tool_results, trials
+    from v2edit.bench import scoring, tool_results, trials, writing
 
     tasks = options.list_tasks(suite)
+    label = suite.name if suite.of_files else f"{suite.name}-{options.seed_set}"
+    folder = Path(os.path.abspath(options.out or Path("runs") / f"bench-{label}"))
+    if suite.of_files and selected:
+        tasks = writing.write_prompts_for_tasks(tasks, checkpoint, options.lvlm, folder / "prompts", on_progress)  # pyright: ignore[reportArgumentType]
     tools = tool_results.parse_results(options.results)
     given = tool_results.list_tool_trials(tasks, tools) if tools else []  # pyright: ignore[reportArgumentType]
     models = scoring.MetricModels(classify, options.metric_options, tuple(one.name for one in metrics))
     models.load()  # What is missing is an error before the work, not after it.
     place, identity = find_device(options.device), trials.model_identity(checkpoint)
     processes = options.processes or (available_cores() if place.type == "cpu" else 1)
-    label = suite.name if suite.of_files else f"{suite.name}-{options.seed_set}"
-    folder = Path(os.path.abspath(options.out or Path("runs") / f"bench-{label}"))
     facts = {
         "command": None if command is None else redact(command),
         "tasks": [{"kind": task.kind, "name": task.name, "seed": task.seed} for task in tasks],

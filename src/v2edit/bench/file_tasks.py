@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from v2edit.bench.methods import MethodConfig
+from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
 from v2edit.bench.suite_files import SuiteLine
 from v2edit.bench.tasks import Arrays
 from v2edit.errors import UserError
@@ -66,7 +66,8 @@ class FileTask:
     def identity(self) -> str:
         """All that an edit depends on: the clip by its content, the prompts, and what part is taken. What a result is
         measured with may change without edits being made anew."""
-        return json.dumps([_checksum(self.line.path), asdict(self.prompts), self.frames, self.seed])
+        prompts = None if self.line.pair is None else asdict(self.line.pair)
+        return json.dumps([_checksum(self.line.path), prompts, self.frames, self.seed])
 
     @property
     def clip(self) -> Video:
@@ -102,7 +103,11 @@ class FileTask:
 
     def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this clip, ready to be timed, which returns `frames`, the edited clip."""
-        method, frames, prompts = config.build(backbone), self.source, self.prompts
+        method, frames = config.build(backbone), self.source
+        if self.line.pair is None and isinstance(config, (Unedited, Autoencoded)):
+            prompts = PromptPair(self.instruction, self.instruction)  # which they do not read
+        else:
+            prompts = self.prompts
 
         def run() -> Arrays:
             edited = method(frames, prompts, self.seed)
