@@ -353,7 +353,7 @@ def time_writing(frames: Frames, fps: Fraction | int, subtasks: int, output: For
         video = time.perf_counter()
         videos.write_compare(some, some, Path(folder) / "compare.mp4", fps)
         compare = time.perf_counter()
-        videos.contact_sheet({"source": frames, "edited": frames}, Path(folder) / "contact.png")
+        videos.contact_sheet({"source": some, "edited": some}, Path(folder) / "contact.png")
         sheet = time.perf_counter() - compare
     return sheet + len(frames) / len(some) * (subtasks * (video - start) + (compare - video))
 

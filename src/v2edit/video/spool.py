@@ -21,6 +21,15 @@ def spool(mask: Frames, path: Path | None = None) -> FrameStream:
     """Write a mask [T, H, W] to a file, a temporary one where no path is given, and return it as a stream from there.
     Frames like the one before are there once, and of each the part that is not 0."""
     file = tempfile.TemporaryFile() if path is None else path.open("w+b")  # noqa: SIM115  (the stream's, to its end)
+    name = "a temporary file" if path is None else str(path)
+    try:
+        _write(mask, file)
+    except OSError as error:
+        raise UserError(f"cannot write {name}: {error.strerror or error}") from error
+    return _open(file, name)
+
+
+def _write(mask: Frames, file: IO[bytes]) -> None:
     index: list[int] = []  # which of the frames that are there each frame is
     boxes: list[list[int]] = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive:
@@ -36,7 +45,6 @@ def spool(mask: Frames, path: Path | None = None) -> FrameStream:
         for name, value in facts.items():
             with archive.open(f"{name}.npy", "w") as entry:
                 np.save(entry, np.array(value))
-    return _open(file, "a temporary file")
 
 
 def open_spool(path: Path) -> FrameStream:
