@@ -279,7 +279,7 @@ def evaluate(context: Context, job: Annotated[Evaluate, arg(name="")]) -> None:
         evaluation = job.run(context.reporter.on_count)
     print(evaluation.markdown)
     rows = {run: {k: x if math.isfinite(x) else None for k, x in row.items()} for run, row in evaluation.rows.items()}
-    context.reporter.result(rows=rows, files=[] if job.csv is None else [job.csv])
+    context.reporter.result(rows=rows, files=[path for path in (job.csv, job.out) if path])
 
 
 def suggest(context: Context, job: Annotated[Suggest, arg(name="")]) -> None:

@@ -82,6 +82,8 @@ COLUMNS = {
     "clip_frames": Column("CLIP frames", 2, note="100 times the mean cosine between all pairs of frames",
         paper="Wu et al. 2023, LOVEU-TGVE", limits="a consistent video from a still one, which has 100"),
     "edit_transfer": Column("edit transfer", 2, note="share of the edited video's change that the scene shows"),
+    "reconstruction_psnr": Column("reconstruction", 2,
+        note="PSNR of the unedited scene against photographs that were held out, in dB"),
     "quality": Column("quality", 1, note="how good the video looks by itself, 1 to 100, as a language model judges it"),
     "preservation": Column("preservation", 1, note="how well what the instruction does not speak of is kept, the same"),
     "fulfilment": Column("fulfilment", 1, note="how well the edit does what was asked, the same"),
