@@ -76,8 +76,8 @@ def hold(edited: np.ndarray, source: np.ndarray, every: int) -> np.ndarray:
     return (source + change[nearest]).clip(0, 255).astype(np.uint8)
 
 
-def ways_of(task: BenchTask, editor: Editor, steps: int, rate: float, count: int) -> dict[str, np.ndarray]:
-    """Edit a task's clip of a rate in each way."""
+def ways_of(task: BenchTask, editor: Editor, steps: int, rate: float, count: int, whole: bool) -> dict[str, np.ndarray]:
+    """Edit a task's clip of a rate in each way, `whole` included."""
     source = render(task.edit.source, rate, count)
     config, every = EditConfig(steps=steps, seed=task.seed), frames_apart(rate, FPS)
     edit = partial(editor.edit, prompts=task.prompts, config=config)
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1, help="tasks of each kind")
     parser.add_argument("--kinds", nargs="+", default=KINDS)
     parser.add_argument("--rates", type=float, nargs="+", default=[30.0, 60.0])
+    parser.add_argument("--whole", type=float, default=30.0, help="the highest rate at which all frames are edited")
     parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
     editor, classify = Editor(backbones.load()), SceneClassifier.load().classify
@@ -113,7 +114,7 @@ def main() -> None:
             count = round(rate * 8 / FPS) + 1
             source, true = (render(one, rate, count) for one in (task.edit.source, task.edit.target))
             inside = np.abs(source.astype(int) - true).max(-1) > CHANGE_THRESHOLD
-            for way, edited in ways_of(task, editor, options.steps, rate, count).items():
+            for way, edited in ways_of(task, editor, options.steps, rate, count, rate <= options.whole).items():
                 seen = classify(edited[np.linspace(0, count - 1, SEEN).round().astype(int)])
                 still = flicker(source, edited) if rate == FPS else still
                 figures = [attributes(task.edit, seen)[0], psnr(edited, true, inside), psnr(edited, source, ~inside)]
