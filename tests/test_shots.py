@@ -1,6 +1,7 @@
 """Clips of several shots: cuts are found, each shot is edited as a clip of its own, shots without the subject stay."""
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -19,12 +20,13 @@ from v2edit.batch.tasks import read_tasks
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.options import job_from_keywords
-from v2edit.jobs.shot_edits import shot_seed
-from v2edit.jobs.shots import ShotOptions
+from v2edit.jobs.shot_edits import plan_shots, shot_seed, weigh_shots
+from v2edit.jobs.shots import Shot, ShotOptions
 from v2edit.jobs.video import PreparedVideo, VideoEdit
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Object, Scene, sample_scene
 from v2edit.prompts import PromptPair
+from v2edit.runs.pace import Pace
 from v2edit.video.shots import find_cuts
 from v2edit.video.stream import FrameStream
 
@@ -224,6 +226,19 @@ def test_shots_differ_in_their_noise_and_the_first_is_the_clips_own():
     seeds = [shot_seed(7, number) for number in range(5)]
     assert seeds[0] == 7 and len(set(seeds)) == 5
     assert not {shot_seed(8, number) for number in range(1, 5)} & set(seeds)
+
+
+def test_the_time_left_knows_that_longer_shots_take_longer(monkeypatch):
+    shots = [Shot(0, 5), Shot(5, 9, edited=False), Shot(9, 24)]
+    steps = {"edit-1": 2, "edit-2": 2}
+    plan, weights = plan_shots(shots, steps), weigh_shots(shots, steps, [5, 15])
+    assert plan == {"edit-1": 2, "edit-2": 2, "edit-1-shot-3": 2, "edit-2-shot-3": 2}
+    now, pace = 0.0, Pace(plan, weights=weights)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for done in (0, 1):
+        pace.update("edit-1", done, 2)
+        now += 1.0
+    assert pace.to_dict()["seconds_left"] == 1 + 2 + 3 * 2 * 2
 
 
 def test_several_seeds_edit_each_shot(clip, tiny_model, tmp_path):

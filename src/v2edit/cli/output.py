@@ -115,8 +115,9 @@ class Reporter:
 
     def on_edit(self, progress: Progress) -> None:
         step = f"{progress.step}/{progress.steps}"
-        subtasks = (progress.shot - 1) * progress.subtasks + progress.subtask - 1  # that are done
-        done, total = subtasks * progress.steps + progress.step, progress.shots * progress.subtasks * progress.steps
+        frames, shot = progress.shot_frames or (1,), progress.shot - 1  # a step of a longer shot takes longer
+        done, total = (progress.subtask - 1) * progress.steps + progress.step, progress.subtasks * progress.steps
+        done, total = sum(frames[:shot]) * total + frames[shot] * done, sum(frames) * total
         figures = {name: getattr(progress, name) for name in ("subtask", "subtasks", "step", "steps")}
         if progress.shots > 1:
             figures |= {name: getattr(progress, name) for name in ("shot", "shots")}

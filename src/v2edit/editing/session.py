@@ -37,9 +37,9 @@ from v2edit.video.feather import spread_in_time
 @dataclass(frozen=True)
 class Progress:
     """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, and `shot` of the `shots` that are
-    edited, all counted from 1. Where a video is edited with several seeds, also the `seed` and its number among them.
-    Of a long video also what comes after these steps is reported, frame by frame: then the `stage` says what that
-    is."""
+    edited, all counted from 1; of several shots the model is given `shot_frames`. Where a video is edited with several
+    seeds, also the `seed` and its number among them. Of a long video also what comes after these steps is reported,
+    frame by frame: then the `stage` says what that is."""
 
     subtask: int
     subtasks: int
@@ -51,6 +51,7 @@ class Progress:
     stage: str = "editing"
     shot: int = 1
     shots: int = 1
+    shot_frames: tuple[int, ...] = ()
 
     @property
     def phase(self) -> str:

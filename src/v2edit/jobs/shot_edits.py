@@ -39,6 +39,13 @@ def _loop_name(number: int, name: str) -> str:
     return f"{name}-shot-{number + 1}" if number else name
 
 
+def weigh_shots(shots: Sequence[Shot], steps: Steps, given: Sequence[int]) -> dict[str, float]:
+    """Return what a step of each loop of `plan_shots` takes, by the frames of each shot that the model is given."""
+    weights = plan_shots(shots, dict.fromkeys(steps, 1))
+    each = np.repeat(np.asarray(given, float) / given[0], len(steps)).tolist()
+    return dict(zip(weights, each, strict=True))
+
+
 @dataclass(frozen=True)
 class Rate:
     """The frames a second of a clip, and of those that a model is given of it: auto, source or a number."""
@@ -90,6 +97,7 @@ def edit_shots(
         return _edit_clip(editor, frames, prompts, config, on_progress, snapshots, rate, local)
     editor = Editor(editor.backbone)  # whose text encoders are needed for each shot
     edited = [number for number, one in enumerate(shots) if one.edited]
+    given = tuple(given_frames(shots, len(frames), rate, editor.backbone))
     results: dict[int, EditResult] = {}
     for place, number in enumerate(edited, start=1):
         shot = shots[number]
@@ -99,7 +107,7 @@ def edit_shots(
         own_config = replace(config, seed=shot_seed(config.seed, number))
         share = None if local.share is None else local.share[shot.frames]
         own_local = replace(local, share=share)
-        report = None if on_progress is None else partial(_report, on_progress, place, len(edited))
+        report = None if on_progress is None else partial(_report, on_progress, place, given)
         own_snapshots = shot_snapshots(snapshots, number)
         results[number] = _edit_clip(
             editor, frames[shot.frames], pair, own_config, report, own_snapshots, rate, own_local
@@ -156,8 +164,8 @@ def shot_snapshots(snapshots: Snapshots, number: int) -> Snapshots:
     return replace(snapshots, folder=folder, on_step=on_step)
 
 
-def _report(on_progress: Callable[[Progress], None], shot: int, shots: int, progress: Progress) -> None:
-    on_progress(replace(progress, shot=shot, shots=shots))
+def _report(on_progress: Callable[[Progress], None], shot: int, given: tuple[int, ...], progress: Progress) -> None:
+    on_progress(replace(progress, shot=shot, shots=len(given), shot_frames=given))
 
 
 def join_results(frames: Frames, shots: Sequence[Shot], results: Mapping[int, EditResult]) -> EditResult:

@@ -30,7 +30,7 @@ from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.jobs.seeds import MOST_SEEDS, edit_seeds, request_seeds
-from v2edit.jobs.shot_edits import Rate, edit_shots, given_frames, plan_shots
+from v2edit.jobs.shot_edits import Rate, edit_shots, given_frames, plan_shots, weigh_shots
 from v2edit.jobs.shots import SOURCE, Shot, ShotOptions, read_shots, record_shots, settle_shots
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input, read_run_state
@@ -239,8 +239,9 @@ class VideoEdit(EditJob):
                 "guidance": config.guidance,
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
             }
-            steps = plan_shots(prepared.shots, loop_steps(backbone.schedule(config.steps), config))
-            request = Request("edit", record, steps, self.run_options.save_every, command)
+            loops, given_to = loop_steps(backbone.schedule(config.steps), config), prepared.clip.given_to(backbone)
+            steps, weights = plan_shots(prepared.shots, loops), weigh_shots(prepared.shots, loops, given_to)
+            request = Request("edit", record, steps, self.run_options.save_every, command, weights=weights)
             request = request if self.seeds == 1 else request_seeds(request, self.seeds)
             run.begin(request, partial(save_share, prepared.local))
             result = _finish(run, self.video, prepared.clip, backbone, loaded is None, on_progress)

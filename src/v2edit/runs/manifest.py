@@ -29,7 +29,7 @@ State = Literal["running", "stopped", "failed", "done"]
 @dataclass(frozen=True)
 class Request:
     """What a run is to do: all that resuming it needs, and nothing secret. `facts` are the manifest's; `plan` has the
-    steps of each of the run's loops, by the loops' names."""
+    steps of each of the run's loops, by the loops' names, and `weights` what their steps take, as multiples."""
 
     kind: Kind
     facts: dict[str, Any]
@@ -39,6 +39,7 @@ class Request:
     started: str = field(default_factory=lambda: utc_now())
     versions: dict[str, str] = field(default_factory=lambda: installed_versions())
     format: int = FORMAT
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", None if self.command is None else redact(self.command))

@@ -91,7 +91,7 @@ class RunWriter:
                 (self._state / RESULTS_DIR).mkdir()
                 self.request = request
                 if request is not None:
-                    self._pace = Pace(request.plan)
+                    self._pace = Pace(request.plan, weights=request.weights)
                     save(self._state)
                     _write_json(self._state / REQUEST_FILE, request)
                     self._write_manifest("running")
@@ -116,7 +116,7 @@ class RunWriter:
             for path in (*parts, self._state / RESULTS_DIR):
                 _delete(path)
             (self._state / RESULTS_DIR).mkdir()
-            self._pace = Pace(self.request.plan, read_progress(self._state))
+            self._pace = Pace(self.request.plan, read_progress(self._state), self.request.weights)
             installed, before = installed_versions(), self.request.versions
             if changed := [f"{name} {old}" for name, old in before.items() if installed.get(name) != old]:
                 log.warning("the run began with %s: its result may differ in the last bits now", ", ".join(changed))
