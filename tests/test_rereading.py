@@ -15,7 +15,10 @@ from v2edit.errors import UserError
 from v2edit.video import Video, reading, stream
 from v2edit.video.stream import FrameStream
 
-FAULTS = ["cat_reset.ts", "sy5.mkv", "sy_h264.avi"]
+ODD = [
+    *("faults/cat_reset.ts", "faults/sy5.mkv", "faults/sy_h264.avi", "odd/rotate90.mov", "odd/hdr10.mp4"),
+    *("odd/transparent.webm", "odd/sar-16-9.mp4", "odd/corrupted.mp4"),
+]
 
 
 def assert_same(path: Path, most: int | None = None) -> None:
@@ -34,9 +37,25 @@ def assert_same(path: Path, most: int | None = None) -> None:
         assert len(part) == len(expected)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ODD)
 def test_a_damaged_or_odd_file_is_the_same_as_a_stream(data: Path, name: str) -> None:
-    assert_same(data / "faults" / name, 40)
+    assert_same(data / name, 12)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("folder", ["odd", "faults", "videos"])
+def test_every_file_is_the_same_as_a_stream(data: Path, folder: str) -> None:
+    """Or refused in the same words."""
+    for path in sorted(one for one in (data / folder).iterdir() if one.suffix not in ("", ".json")):
+        refusals = []
+        for streamed in (False, True):
+            try:
+                video.read(path, streamed=streamed)
+            except UserError as error:
+                refusals.append(str(error))
+        assert len(set(refusals)) == len(refusals) / 2, (path, refusals)
+        if not refusals:
+            assert_same(path)
 
 
 def test_a_cropped_file_with_uneven_times_is_the_same_as_a_stream(tmp_path: Path) -> None:

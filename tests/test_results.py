@@ -17,7 +17,8 @@ from v2edit.jobs.results import write_results
 from v2edit.video import Video
 from v2edit.video.stream import FrameStream, as_stream
 
-SOURCE = Video(clip(7, 32, 48), Fraction(4), np.array([0, 0.1, 0.5, 0.6, 1.3, 1.4, 1.5]))
+FRAMES = clip(7, 32, 48)
+SOURCE = Video(FRAMES, Fraction(4), np.array([0, 0.1, 0.5, 0.6, 1.3, 1.4, 1.5]))
 PART = slice(2, 6)
 SHARE = np.linspace(0, 1, 4 * 32 * 48, dtype=np.float32).reshape(4, 32, 48)
 
@@ -34,7 +35,7 @@ def written(folder: Path, source: Video, result: EditResult, output: str = "mp4"
 
 @pytest.mark.parametrize("output", ["mp4", "png"])
 def test_streams_give_the_files_that_arrays_give(tmp_path: Path, output: str) -> None:
-    milder, edited = 255 - SOURCE.frames[PART] // 2, 255 - SOURCE.frames[PART]
+    milder, edited = 255 - FRAMES[PART] // 2, 255 - FRAMES[PART]
     arrays = written(tmp_path / "a", SOURCE, EditResult([milder, edited], SHARE), output)
     opened: list[int] = []
 

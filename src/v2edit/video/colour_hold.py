@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import overload
 
 import numpy as np
@@ -217,6 +218,7 @@ def _hats(levels: np.ndarray) -> np.ndarray:
     return out.transpose(0, 2, 1, 3)
 
 
+@lru_cache(maxsize=2)  # of a frame and of its cells
 def _field_terms(height: int, width: int) -> np.ndarray:
     """Return the terms of a quadratic field over a frame but the constant one, float32 [H, W, 5]."""
     y = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[:, None]
