@@ -1,6 +1,7 @@
 """Clips of several shots: cuts are found, each shot is edited as a clip of its own, shots without the subject stay."""
 
 import json
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -87,6 +88,13 @@ def test_real_clips_joined_have_their_cuts_alone(data):
     lengths = [12, 4, 9]
     joined = np.concatenate([clip[:length] for clip, length in zip(clips, lengths, strict=True)])
     assert find_cuts(joined, 10) == np.cumsum(lengths)[:-1].tolist()
+
+
+def test_a_missing_library_is_told_in_one_line_with_the_way_on(parts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    assert find_cuts(parts[0][:1], 8) == []
+    with pytest.raises(UserError, match="pip install scenedetect-headless, or say with --shots off"):
+        find_cuts(parts[0], 8)
 
 
 @pytest.mark.parametrize("length", [1, 2])

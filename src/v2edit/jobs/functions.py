@@ -50,6 +50,7 @@ def edit_video(
               guidance, solver, loop, negative_prompt, seed, inc, pnc, amr ...;
             - what may change: mask and keep (a file or an array), box, time, grow, crop, colour;
             - the clip and what it is written as: start, end, fps; format, crf;
+            - its shots, which of them are edited, and the frames a second of them: shots, only_shots, model_fps;
             - the run: out or output (the run folder), save_every, save_frames; seeds (so many edits in one folder).
 
     Returns:
