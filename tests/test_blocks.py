@@ -2,22 +2,31 @@
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.clips import PAIR, SAME
+from support.clips import PAIR, SAME, frames_of
+from support.families import FAMILIES
 from support.models import pipeline_of
 
+from v2edit import backbones
+from v2edit.backbones import Size
 from v2edit.backbones.cogvideox import CogVideoX
-from v2edit.editing import EditConfig, Editor
+from v2edit.backbones.stretches import decode_in_stretches, encode_in_stretches, plan_stretches
+from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.blocks import BlendedFrames, Blocks
 from v2edit.editing.local import LatentBlend, LocalEdit
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import aligned_text
 from v2edit.editing.session import EditSession
+from v2edit.primitives.render import render_clip
+from v2edit.primitives.scene import sample_scene
 from v2edit.runs.snapshots import Snapshots
+from v2edit.video.stream import Frames, FrameStream, as_stream
 
 CONFIG = EditConfig(steps=6, beta=0.0, long="blocks")
 
@@ -90,7 +99,7 @@ def test_an_edit_that_dies_anywhere_goes_on_to_the_same_bits(tiny, tmp_path: Pat
     for calls in moments:
         with pytest.raises(RuntimeError, match="dead"):
             edit(Snapshots(tmp_path), calls)
-        assert list(tmp_path.glob("*.latents"))
+        assert list(tmp_path.glob("*.raw"))
     for one, other in zip(edit(Snapshots(tmp_path)), whole, strict=True):
         assert torch.equal(one, other)
     assert all(
@@ -103,3 +112,62 @@ def test_a_model_of_absolute_positions_makes_long_clips_in_blocks():
     x0 = torch.randn(1, 7, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     (back,) = Editor(learned).subtasks(x0, aligned_text(learned, SAME), replace(CONFIG, long="auto"))
     torch.testing.assert_close(back, x0, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, loop", [("5b", False), ("5b", True), ("1.5", False), ("Wan 2.1", True)])
+def test_stretches_of_a_clip_are_its_frames_in_their_order(name, loop):
+    """Told apart by their brightness: whatever is at a stretch's begin, it is not another frame."""
+    backbone = FAMILIES[name]() if name in FAMILIES else CogVideoX(pipeline_of(name))
+    groups = backbone.lead_groups + 4
+    size = Size(groups * backbone.group + (0 if loop else 1), 32, 32)
+    stretches = plan_stretches(backbone, size, loop, groups=2)
+    assert len(stretches) > 2
+    kept = np.concatenate([one.kept_frames for one in stretches])
+    assert sorted(kept.tolist()) == list(range(size.frames))
+    kept = np.concatenate([one.kept_latents for one in stretches])
+    assert sorted(kept.tolist()) == list(range(backbone.latent_shape(size, loop)[0]))
+    for one in stretches:
+        assert np.array_equal(one.frames[one.lead :][: len(one.kept_frames)], one.kept_frames)
+        latents = one.latents[one.latent_lead :][: len(one.kept_latents)]
+        assert np.array_equal(latents, one.kept_latents) or (one.kept_latents[0] == 0 and not one.latent_lead)
+        assert len(one.latents) == backbone.latent_shape(replace(size, frames=len(one.frames)))[0]
+
+
+def test_a_clip_in_stretches_is_nearly_the_whole_clip():
+    built_in = backbones.load()
+    clip = render_clip(sample_scene(Random(3)), 49).frames
+    stretches = plan_stretches(built_in, Size(49, 64, 64), groups=5)
+    whole = built_in.encode(clip)
+    latents = encode_in_stretches(built_in, clip, stretches, lambda count: iter(range(count)), torch.zeros_like(whole))
+    assert float((latents - whole).abs().max()) < 0.05 * float(whole.std())
+    frames = built_in.decode(whole)
+    out = decode_in_stretches(built_in, whole, stretches, lambda count: iter(range(count)), np.zeros_like(frames))
+    assert np.abs(out.astype(int) - frames).max() <= 2
+
+
+def test_a_stream_in_stretches_and_blocks_is_edited_as_its_array_is(tiny, tmp_path, monkeypatch):
+    """Of another size than the model's, with a mask; killed while it is coded, and resumed."""
+    monkeypatch.setattr("v2edit.backbones.stretches.STRETCH", 0)
+    clip = frames_of(3, 60, 40, 48)
+    share = np.zeros(clip.shape[:3], np.float32)
+    share[:, 10:30, 10:30] = 1
+    config = replace(CONFIG, steps=2)
+
+    def edit(frames: Frames, share: Frames, **options) -> Frames:
+        return Editor(tiny).edit(frames, PAIR, config, local=LocalEdit(share), **options).frames
+
+    whole = edit(clip, share)
+    stages = []
+
+    def stop(at: Progress) -> None:
+        stages.append(at.stage)
+        if at.stage == "decoding" and stages.count("decoding") == 2:
+            raise KeyboardInterrupt
+
+    streams = as_stream(clip), as_stream(share)
+    with pytest.raises(KeyboardInterrupt):
+        edit(*streams, snapshots=Snapshots(tmp_path), on_progress=stop)
+    result = edit(*streams, snapshots=Snapshots(tmp_path))
+    assert isinstance(result, FrameStream) and {"encoding", "editing", "decoding"} <= set(stages)
+    assert np.array_equal(np.asarray(result), whole)
+    assert np.array_equal(whole[:, :8], clip[:, :8])

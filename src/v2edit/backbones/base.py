@@ -113,6 +113,11 @@ class Backbone(Protocol):
         """The same model on a second device, for the unconditional rows of guidance; None where there is one device."""
         ...
 
+    group: int  # frames that the autoencoder takes together, after a first one
+    lead_groups: int  # after which an autoencoder that is causal in time has forgotten what was before
+    trail_groups: int  # that its decoder looks ahead
+    coded_whole: bool  # whether a clip is coded all at once, in memory that grows with it
+
     @property
     def latent_group(self) -> int:
         """The latent frames that the autoencoder makes together, after a first one."""

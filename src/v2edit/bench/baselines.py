@@ -61,7 +61,7 @@ class VideoToVideo:
         config = EditConfig(self.steps, self.strength, beta=0.0, guidance=guidance, pnc=False, amr=False, ending="same")
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
-            return Editor(backbone).edit(frames, pair, replace(config, seed=seed)).frames
+            return np.asarray(Editor(backbone).edit(frames, pair, replace(config, seed=seed)).frames)
 
         return edit
 

@@ -77,7 +77,7 @@ class V2Edit(EditConfig):
         local = LocalEdit(find=self.finds_mask)
 
         def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
-            return Editor(backbone).edit(frames, pair, replace(self, seed=seed), local=local).frames
+            return np.asarray(Editor(backbone).edit(frames, pair, replace(self, seed=seed), local=local).frames)
 
         return edit
 

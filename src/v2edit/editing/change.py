@@ -16,13 +16,15 @@ from v2edit.attention.words import Slots, WordShare
 LEAST = 1e-4  # of the largest difference: less is as good as none
 LARGE, MOST = 0.4, 0.6  # of all cells: a region that is large, and one that is as good as everything
 MOST_CHANGED = 1e-3  # of all cells, one at least: by these an edit is judged that may be a small object
+SOME = 256  # latent frames that are compared at a time
 MIN_CONTRAST = 3.0  # the factor by which the difference of what changes is larger, to be told from what does not
 
 
 def latent_change(original: Tensor, edited: Tensor) -> float:
     """Return how much an edit changed latents [1, F, C, h, w]: the mean difference in the cells that changed most, in
     standard deviations of the original's latents."""
-    cells = (edited - original).abs().float().mean(2).flatten()
+    parts = zip(edited.split(SOME, 1), original.split(SOME, 1), strict=True)
+    cells = torch.cat([(one - other).abs().float().mean(2).flatten() for one, other in parts])
     most = cells.topk(max(1, round(MOST_CHANGED * len(cells)))).values
     return float(most.mean() / original.float().std().clamp(min=1e-6))
 

@@ -26,6 +26,7 @@ from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import Snapshots
 from v2edit.video.colour_hold import ColourDrift
 from v2edit.video.crop import extract, paste
+from v2edit.video.stream import Frames, clip_size
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class EditResult:
     the frames with which the autoencoder's later chunks begin; `change`: how far the latents are from the source's
     (`latent_change`)."""
 
-    subtasks: list[np.ndarray]
-    share: np.ndarray | None = None
+    subtasks: Sequence[Frames]
+    share: Frames | None = None
     drift: ColourDrift | None = None
     joints: Sequence[int] = ()
     change: float = math.inf
 
     @property
-    def frames(self) -> np.ndarray:
+    def frames(self) -> Frames:
         return self.subtasks[-1]
 
 
@@ -61,7 +62,7 @@ class Editor:
 
     def edit(
         self,
-        frames: np.ndarray,
+        frames: Frames,
         prompts: PromptPair,
         config: EditConfig = EditConfig(),
         on_progress: Callable[[Progress], None] | None = None,
@@ -70,14 +71,15 @@ class Editor:
         local: LocalEdit = EVERYWHERE,
     ) -> EditResult:
         """Edit uint8 frames [T, H, W, 3] of any length and size, at a `frame_rate` in frames a second, which matters to
-        models that place frames by seconds; the result has the same. With `snapshots`, an edit that was interrupted
-        resumes when it is called again, with the same result. `local`: what the edit may not change, and keeps to the
-        last bit. Raises `UserError` for a loop of a model that cannot make one."""
+        models that place frames by seconds; the result has the same, and is a stream if they are one. With `snapshots`,
+        an edit that was interrupted resumes when it is called again, with the same result. `local`: what the edit may
+        not change, and keeps to the last bit. Raises `UserError` for a loop of a model that cannot make one."""
         if (boxes := plan_window(local, self.backbone.native_size)) is not None:
             clip, within = extract(frames, boxes), local.in_window(boxes)
             edited = self.edit(clip, prompts, config, on_progress, snapshots, frame_rate, within)
             assert edited.share is not None
-            share = paste(np.zeros(frames.shape[:3], np.float32), edited.share, boxes)
+            nothing = np.broadcast_to(np.zeros((), np.float32), clip_size(frames))
+            share = paste(nothing, edited.share, boxes)
             videos = [paste(frames, video, boxes) for video in edited.subtasks]
             return replace(edited, subtasks=videos, share=share)
         edit = self.begin(prompts, config, on_progress, snapshots, frame_rate, local)

@@ -1,4 +1,4 @@
-"""Latents of whole clips: in main memory while they are small, else in files that are mapped into it."""
+"""What an edit keeps of whole clips: in main memory while it is small, else in files that are mapped into it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from v2edit.files import fsync_path
 
 LARGE = 2**28  # bytes of a tensor that goes to a file even where nothing is to be resumed
-SUFFIX = ".latents"
 
 
 @dataclass(eq=False)
 class LatentStore:
-    """Tensors by name. With a `folder`, that of a run's snapshots, they are files there, which outlive the process;
-    else they are in main memory, and large ones in temporary files."""
+    """Latents and frames by name. With a `folder`, that of a run's snapshots, they are files there, which outlive the
+    process; else latents are in main memory while they are small, and the rest in temporary files."""
 
     folder: Path | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -37,18 +37,25 @@ class LatentStore:
                 self.tensors[name] = torch.from_file(path, shared=True, size=size, dtype=torch.float32).view(*shape)
         return self.tensors[name]
 
+    def open_frames(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the uint8 frames [T, H, W, 3] of a name, in a file, as they were left."""
+        path = self.path(name)
+        return np.memmap(path, np.uint8, "r+" if path.exists() else "w+", shape=shape)
+
     def path(self, name: str) -> Path:
         """Return the path of a name's file."""
-        if self.folder is not None:
-            return self.folder / f"{name}{SUFFIX}"
-        self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="v2edit-", ignore_cleanup_errors=True)
-        return Path(self._temporary.name) / f"{name}{SUFFIX}"
+        if (folder := self.folder) is None:
+            if self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="v2edit-", ignore_cleanup_errors=True)
+            folder = Path(self._temporary.name)
+        return folder / f"{name}.raw"
 
     def flush(self, names: Sequence[str]) -> None:
         """Write what is new of some tensors to the disk itself, where a run may be resumed."""
         if self.folder is not None:
-            for name in set(names) & set(self.tensors):
-                fsync_path(self.path(name))
+            for path in map(self.path, names):
+                if path.exists():
+                    fsync_path(path)
 
     def remove(self, name: str) -> None:
         """Forget a tensor, and remove its file."""

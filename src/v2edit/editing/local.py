@@ -16,7 +16,9 @@ from torch import Tensor
 from v2edit.backbones import Size
 from v2edit.editing.change import ChangeMap, grow
 from v2edit.video.crop import extract, plan_crop
-from v2edit.video.stream import Frames, clip_size
+from v2edit.video.stream import Frames, clip_size, in_chunks
+
+CHUNK = 64  # frames at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +97,14 @@ class LatentBlend:
             self.mask = self.changed if self.allowed is None else torch.minimum(self.allowed, self.changed)
 
 
-def latent_mask(share: np.ndarray, frames: np.ndarray, latent_frames: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+def latent_mask(share: Frames, frames: np.ndarray, latent_frames: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """Return how much of an edit each latent takes, float32 [1, F, 1, h, w] of `shape` [F, C, h, w]: the most of its
     pixels and frames, and of the cells beside it, at which the decoder looks, too (without them the inside of an exact
     mask lost up to .5 dB). `frames`: the video's frame that each of the model's T' is; `latent_frames` [T']: the latent
     frame of each."""
     count, _, height, width = shape
-    cells = F.adaptive_max_pool2d(torch.from_numpy(share)[:, None], (height, width))[torch.from_numpy(frames)]
+    chunks = (torch.from_numpy(part)[:, None] for _, part in in_chunks(share, CHUNK))
+    cells = torch.cat([F.adaptive_max_pool2d(part, (height, width)) for part in chunks])[torch.from_numpy(frames)]
     index = torch.from_numpy(latent_frames).view(-1, 1, 1, 1).expand_as(cells)
     mask = cells.new_zeros(count, 1, height, width).scatter_reduce(0, index, cells, "amax")
     first = int(latent_frames.min())  # those before it are copies of it

@@ -6,7 +6,8 @@ Letters: T frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from v2edit.editing.local import on_frames, on_video
+from v2edit.video.spool import spool
+from v2edit.video.stream import Frames, FrameStream, as_stream, map_frames
 
 UNCHANGED, CHANGED = (
     5.0,
@@ -40,6 +43,36 @@ def find_share(
     if share.min() < 1:
         share = find_matte(edited, autoencode(), source(), share, edited.shape[1] // changed.shape[-2])
     return on_video(share, frames, size)
+
+
+def stream_share(
+    changed: Tensor,
+    edited: np.ndarray,
+    autoencoded: np.ndarray,
+    source: Frames,
+    frames: np.ndarray,
+    latent_frames: np.ndarray,
+    size: tuple[int, int, int],
+) -> FrameStream:
+    """Return the same as `find_share` as a stream, of which the matte, at the size of the edited frames, is in a
+    temporary file."""
+    latents, cell = changed[0].cpu().float(), edited.shape[1] // changed.shape[-2]
+
+    def find(number: int, edit: np.ndarray, autoencode: np.ndarray, original: np.ndarray) -> np.ndarray:
+        latent = latents[latent_frames[number]][None]
+        region = F.interpolate(latent, edited.shape[1:3], mode="bilinear", align_corners=False)[0, 0]
+        return (_frame_matte(edit, autoencode, original, region, cell) if region.any() else region).numpy()
+
+    clips = [as_stream(edited), as_stream(autoencoded), as_stream(source)]
+    matte = spool(map_frames(find, clips, edited.shape[1:3], np.float32))
+
+    def read(first: int, stop: int) -> Iterator[np.ndarray]:
+        begin, end = np.searchsorted(frames, (first, stop)).tolist()
+        for _, of_frame in groupby(zip(frames[begin:end], matte[begin:end], strict=True), key=lambda pair: pair[0]):
+            small = torch.stack([torch.from_numpy(share.copy()) for _, share in of_frame])[:, None]
+            yield F.interpolate(small, size[1:], mode="bilinear", align_corners=False)[:, 0].amax(0).numpy()
+
+    return FrameStream(read, size, np.float32)
 
 
 def find_matte(edited: np.ndarray, autoencoded: np.ndarray, source: np.ndarray, region: Tensor, cell: int) -> Tensor:

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from v2edit.backbones import Size
+from v2edit.video.stream import Frames, clip_size, pick
 
 RESIZE_BATCH = 8  # frames: in float32 a long clip would be four times its size, several times over
 
 
-def resize_clip(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray:
+@overload
+def resize_clip(frames: np.ndarray, size: Size, loop: bool = False) -> np.ndarray: ...
+@overload
+def resize_clip(frames: Frames, size: Size, loop: bool = False) -> Frames: ...
+def resize_clip(frames: Frames, size: Size, loop: bool = False) -> Frames:
     """Resize uint8 frames [T, H, W, 3]: repeat the last frame or cut frames, resample pixels (bicubic). In a loop
     frames are repeated all over it, evenly, and the repeated ones cut again: a pause would be visible."""
-    count, height, width = frames.shape[:3]
+    count, height, width = clip_size(frames)
     if count != size.frames:
-        frames = frames[frame_index(count, size.frames, loop)]
+        frames = pick(frames, frame_index(count, size.frames, loop))
     if (height, width) == (size.height, size.width):
-        return np.ascontiguousarray(frames)
+        return np.ascontiguousarray(frames) if isinstance(frames, np.ndarray) else frames
+    if not isinstance(frames, np.ndarray):
+        return frames.map(lambda frame: _resize_pixels(frame[None], size)[0], (size.height, size.width, 3))
     resized = np.empty((size.frames, size.height, size.width, 3), np.uint8)
     for k in range(0, size.frames, RESIZE_BATCH):
-        video = torch.from_numpy(frames[k : k + RESIZE_BATCH]).permute(0, 3, 1, 2).float()
-        video = F.interpolate(video, (size.height, size.width), mode="bicubic", antialias=True)
-        resized[k : k + RESIZE_BATCH] = video.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        resized[k : k + RESIZE_BATCH] = _resize_pixels(frames[k : k + RESIZE_BATCH], size)
     return resized
+
+
+def _resize_pixels(frames: np.ndarray, size: Size) -> np.ndarray:
+    video = torch.tensor(frames).permute(0, 3, 1, 2).float()
+    video = F.interpolate(video, (size.height, size.width), mode="bicubic", antialias=True)
+    return video.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def frame_index(count: int, frames: int, loop: bool = False) -> np.ndarray:

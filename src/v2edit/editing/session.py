@@ -7,8 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 from torch import Tensor
@@ -19,10 +18,11 @@ from v2edit.editing import controls
 from v2edit.editing.blocks import Blocks, BlockSettings, plan_blocks
 from v2edit.editing.blockwise import BlockLoop
 from v2edit.editing.change import latent_change
+from v2edit.editing.coder import ClipCoder
 from v2edit.editing.config import EditConfig
 from v2edit.editing.latents import LatentStore
 from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask
-from v2edit.editing.matte import find_share
+from v2edit.editing.matte import find_share, stream_share
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText
 from v2edit.editing.resize import frame_index, resize_clip
@@ -32,6 +32,7 @@ from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.video.colour_hold import ColourDrift, estimate_drift, hold_colours
 from v2edit.video.composite import composite
 from v2edit.video.feather import spread_in_time
+from v2edit.video.stream import Frames, FrameStream, as_stream, clip_size, map_frames
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,11 @@ class EditSession:
     local: LocalEdit = EVERYWHERE
     block_settings: BlockSettings = BlockSettings()
     subtask: int = field(default=0, init=False)
-    source: np.ndarray = field(init=False)
+    source: Frames = field(init=False)
     fitted: Size = field(init=False)
     blend: LatentBlend | None = field(default=None, init=False)
     drift: ColourDrift | None = field(default=None, init=False)
-    found: np.ndarray | None = field(default=None, init=False)
+    found: Frames | None = field(default=None, init=False)
     original: Tensor = field(init=False)
     current: Tensor = field(init=False)
     blocks: Blocks | None = field(default=None, init=False)
@@ -100,26 +101,27 @@ class EditSession:
     def backbone(self) -> Backbone:
         return self.batcher.backbone
 
-    def next_subtask(self, video: np.ndarray | None = None) -> np.ndarray:
-        """Edit one more subtask; return its video, uint8 [T, H, W, 3]. The first call's `video` is the original. A
-        later one stands in for the last subtask's result: what a scene shows, say, that was reconstructed from it.
-        Without one the subtask starts from the last one's latents."""
-        backbone, loop, latents = self.backbone, self.config.loop, None
+    def next_subtask(self, video: Frames | None = None) -> Frames:
+        """Edit one more subtask; return its video, uint8 [T, H, W, 3], a stream if the original is one. The first
+        call's `video` is the original. A later one stands in for the last subtask's result: what a scene shows, say,
+        that was reconstructed from it. Without one the subtask starts from the last one's latents."""
+        loop, latents = self.config.loop, None
         if video is not None:
             assert video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3, video.shape
             if self.subtask == 0:
-                self.source, self.fitted = video, backbone.nearest_size(Size(*video.shape[:3]), loop)
+                self.source, self.fitted = video, self.backbone.nearest_size(Size(*clip_size(video)), loop)
             self._recall_mode()
-            latents = backbone.encode(resize_clip(video, self.fitted, loop), loop=loop)
+            latents = self.coder.encode(resize_clip(video, self.fitted, loop), f"encoded-{self.subtask + 1}")
             if self.subtask == 0:
                 self.blend = self._begin_blend(latents)
         edited = self.next_latents(latents)
         self._recall_mode()
-        frames = backbone.decode(edited, loop)
+        frames = self.coder.decode(edited, f"decoded-{self.subtask}")
         if self.local.find:
             found = self._find_share(frames)
-            self.found = found if self.found is None else np.maximum(found, self.found)
-        result = resize_clip(frames, Size(*self.source.shape[:3]), loop)
+            self.found = found if self.found is None else _largest(found, self.found)
+        decoded = as_stream(frames) if isinstance(self.source, FrameStream) else np.array(frames, copy=None)
+        result = resize_clip(decoded, Size(*clip_size(self.source)), loop)
         share = self.share
         self.drift = estimate_drift(self.source, result, None if share is None else spread_in_time(share))
         if self.local.keep_colours:
@@ -127,6 +129,17 @@ class EditSession:
         # Beside a mask that was found, what differs from the source is the edit's own, and no drift to be taken off it.
         seam = None if self.found is None else "feather"
         return result if share is None else composite(self.source, result, share, seam)
+
+    @cached_property
+    def coder(self) -> ClipCoder:
+        """What codes the video."""
+
+        def report(stage: str, done: int, total: int) -> None:
+            if self.on_progress is not None:
+                number = min(self.subtask + (stage == "encoding"), self.config.subtasks)
+                self.on_progress(Progress(number, self.config.subtasks, done, total, stage=stage))
+
+        return ClipCoder(self.backbone, self.fitted, self.config.loop, self.store, self.snapshots, report)
 
     @property
     def joints(self) -> list[int]:
@@ -141,24 +154,36 @@ class EditSession:
         return latent_change(self.original, self.current)
 
     @property
-    def share(self) -> np.ndarray | None:
+    def share(self) -> Frames | None:
         """How much of the edit each pixel has so far, float32 [T, H, W] of the video's size; None for all of it
         everywhere."""
-        given: Any = self.local.share
-        found = self.found
-        if found is None or found.min() == 1:
+        given, found = self.local.share, self.found
+        if found is None or self._is_everywhere(found):
             return given
-        return found if given is None else np.minimum(given, found)
+        return found if given is None else map_frames(lambda k, one, other: np.minimum(one, other), [given, found])
 
-    def _find_share(self, edited: np.ndarray) -> np.ndarray:
+    def _is_everywhere(self, found: Frames) -> bool:
+        if isinstance(found, np.ndarray):
+            return found.min() == 1
+        assert self.blend is not None
+        return self.blend.changed is None or float(self.blend.changed.min()) == 1
+
+    def _find_share(self, edited: np.ndarray) -> Frames:
         """Return how much of the edit each pixel takes by what the model changed, float32 [T, H, W] of the video's
         size. `edited`: the decoded frames, uint8 [T', h, w, 3]."""
         assert self.blend is not None
-        if (changed := self.blend.changed) is None:  # no step was controlled
-            return np.ones(self.source.shape[:3], np.float32)
-        loop, autoencode = self.config.loop, partial(self.backbone.decode, self.original, self.config.loop)
-        source = partial(resize_clip, self.source, self.fitted, loop)
-        return find_share(changed, edited, autoencode, source, *self._frame_indices(), self.source.shape[:3])
+        changed, loop, size = self.blend.changed, self.config.loop, clip_size(self.source)
+        streamed = isinstance(self.source, FrameStream)
+        if changed is None or (streamed and float(changed.min()) == 1):  # no step was controlled, or all changed
+            everything = np.broadcast_to(np.ones((), np.float32), size)
+            return as_stream(everything) if streamed else everything
+        indices, autoencode = self._frame_indices(), partial(self.coder.decode, self.original, "decoded-0")
+        if isinstance(self.source, FrameStream):
+            source = resize_clip(self.source, self.fitted, loop)
+            return stream_share(changed, edited, autoencode(), source, *indices, size)
+        return find_share(
+            changed, edited, autoencode, partial(resize_clip, self.source, self.fitted, loop), *indices, size
+        )
 
     def _begin_blend(self, original: Tensor) -> LatentBlend | None:
         """Return the local edit in latents, which begins with those of the original [1, F, C, h, w]."""
@@ -221,3 +246,8 @@ class EditSession:
     def _report(self, step: int, steps: int) -> None:
         if self.on_progress is not None:
             self.on_progress(Progress(self.subtask, self.config.subtasks, step, steps))
+
+
+def _largest(one: Frames, other: Frames) -> Frames:
+    """Return the larger of two shares [T, H, W] in each pixel."""
+    return map_frames(lambda k, a, b: np.maximum(a, b), [one, other])

@@ -95,8 +95,9 @@ def edit_gaussians(
     local = LocalEdit(None if seen is None else seen.share, keep_colours=False)
     options = prompts, config, partial(_report_edit, on_progress), snapshots, FRAME_RATE, local
     subtasks = config.for_prompts(prompts).subtasks
+    edit = editor.begin(*options).next_subtask if between else lambda video: editor.edit(video, *options).frames
     return render_edit_reconstruct(
-        editor.begin(*options).next_subtask if between else lambda video: editor.edit(video, *options).frames,
+        lambda video: np.asarray(edit(video)),
         editor.backbone,
         gaussians,
         path,
