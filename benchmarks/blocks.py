@@ -3,6 +3,7 @@
     python benchmarks/blocks.py x0      [--frames 17 33 65] [--seeds 8]
     python benchmarks/blocks.py edits   [--frames 129] [--seeds 10] [--ways windows blocks …]
     python benchmarks/blocks.py memory  [--frames 129 257 513 1025]
+    python benchmarks/blocks.py kill    [--frames 65] [--kills 20]
 
 x0: how well clips longer than the nine frames that the model was trained on are denoised with a true prompt: the PSNR
 of x0 against the clip's latents, whose deviation is 1, over several noise levels.
@@ -13,6 +14,8 @@ the true edited clip, and against the same measures of windows:
   right: the share of frames around which the classifier sees the shapes and colours of the true edit;
   joint: the step of the error (edit less truth) from frame to frame, where a block begins or ends, over the median;
   drift: the largest difference of the mean error's colour between parts of 32 frames, in levels of 255.
+
+kill: whether an edit whose process is killed again and again, at any moment, has the bytes of one that is not.
 
 memory: the peak memory of a process that edits so many frames in blocks, and its seconds a frame.
 """
@@ -25,15 +28,17 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
 
-from v2edit import backbones
+from v2edit import backbones, video
 from v2edit.backbones import Backbone
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.blocks import BlendedFrames, Blocks, BlockSettings, plan_blocks
@@ -42,6 +47,7 @@ from v2edit.primitives.classifier import QUESTIONS, SceneClassifier, preprocess
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import COLOURS, SHAPES, Scene, sample_scene
 from v2edit.prompts import PromptPair
+from v2edit.video.stream import as_stream
 
 FIRST_SEED = 2_000_100_000  # no training or tuning uses what follows
 SWING, PERIOD = math.radians(18.0), 64  # how far the camera turns to either side, and the frames of a swing
@@ -157,7 +163,7 @@ def measure_edit(backbone: Backbone, frames: int, seed: int, way: BlockSettings 
     clip, truth = render_clip(source, frames).frames, render_clip(target, frames).frames
     editor, begun = use(backbone, way), time.perf_counter()
     config = EditConfig(steps=steps, seed=seed, long="blocks" if isinstance(way, BlockSettings) else "windows")
-    edited = editor.edit(clip, PromptPair(caption(source), caption(target)), config).frames
+    edited = np.asarray(editor.edit(clip, PromptPair(caption(source), caption(target)), config).frames)
     seconds = time.perf_counter() - begun
     error = edited.astype(np.float32) - truth
     mse = np.square(error).mean((1, 2, 3))
@@ -175,31 +181,67 @@ def measure_edit(backbone: Backbone, frames: int, seed: int, way: BlockSettings 
 
 
 def edit_once(frames: int, steps: int) -> None:
-    """Edit a clip in blocks, and print the seconds a frame and the peak memory in bytes."""
+    """Edit a clip in blocks, and print the seconds a frame, those of the processor, and the peak memory in bytes."""
     source, target, _ = sample_swing(FIRST_SEED)
     backbone = backbones.load()
-    clip, begun = render_clip(source, frames).frames, time.perf_counter()
-    Editor(backbone).edit(clip, PromptPair(caption(source), caption(target)), EditConfig(steps=steps, long="blocks"))
+    clip, begun, before = render_clip(source, frames).frames, time.perf_counter(), time.process_time()
+    config = EditConfig(steps=steps, long="blocks")
+    edited = Editor(backbone).edit(as_stream(clip), PromptPair(caption(source), caption(target)), config).frames
+    for _ in edited:  # a stream, too
+        pass
     seconds = time.perf_counter() - begun
-    print(seconds / frames, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    cpu, peak = time.process_time() - before, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(seconds / frames, cpu / frames, peak)
+
+
+def kill(frames: int, steps: int, kills: int) -> None:
+    """Edit a clip in blocks in a process that is killed so often and resumed, and compare with one that is not."""
+    source, target, _ = sample_swing(FIRST_SEED)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        video.write(render_clip(source, frames).frames, folder / "clip.mp4", fps=8)
+        prompts = ["--source-prompt", caption(source), "--target-prompt", caption(target)]
+        words = [sys.executable, "-m", "v2edit", "edit", str(folder / "clip.mp4"), *prompts, "--long", "blocks"]
+        words += ["--steps", str(steps), "--quiet"]
+        begun = time.perf_counter()
+        subprocess.run([*words, "-o", str(folder / "whole")], check=True)
+        seconds, rng, killed = time.perf_counter() - begun, Random(0), 0
+        words += ["-o", str(folder / "killed")]
+        while True:
+            process = subprocess.Popen(words)
+            try:
+                process.wait(rng.uniform(0.2, 1.0) * seconds if killed < kills else None)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+            if any((folder / "killed").glob("*/*.safetensors")):
+                words = [sys.executable, "-m", "v2edit", "resume", str(folder / "killed"), "--quiet"]
+        one, other = ((folder / run / "edited.mp4").read_bytes() for run in ("whole", "killed"))
+        print(f"killed {killed} times: {'the same bytes' if one == other else 'OTHER BYTES'}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["x0", "edits", "memory", "once"])
+    parser.add_argument("what", choices=["x0", "edits", "memory", "once", "kill"])
     parser.add_argument("--frames", type=int, nargs="+")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--ways", nargs="+", default=["full", "windows", "blocks"], choices=WAYS)
     parser.add_argument("--steps", type=int, default=20, help="of the edits")
+    parser.add_argument("--kills", type=int, default=20)
     options = parser.parse_args()
     if options.what == "once":
         return edit_once(options.frames[0], options.steps)
+    if options.what == "kill":
+        return kill((options.frames or [65])[0], options.steps, options.kills)
     if options.what == "memory":
-        print("| frames | seconds a frame | peak, GiB |\n|---:|---:|---:|")
+        print("| frames | seconds a frame | of the processor | peak, GiB |\n|---:|---:|---:|---:|")
         for frames in options.frames or (129, 257, 513, 1025):
             words = [sys.executable, __file__, "once", "--frames", str(frames), "--steps", str(options.steps)]
-            seconds, peak = map(float, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
-            print(f"| {frames} | {seconds:.3f} | {peak / 2**30:.2f} |", flush=True)
+            printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+            seconds, cpu, peak = map(float, printed.split())
+            print(f"| {frames} | {seconds:.3f} | {cpu:.3f} | {peak / 2**30:.2f} |", flush=True)
         return None
     backbone = backbones.load()
     if options.what == "x0":

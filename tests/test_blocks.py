@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clips import PAIR, SAME, frames_of
 from support.families import FAMILIES
-from support.models import pipeline_of
+from support.models import fake_model_of, pipeline_of
 
 from v2edit import backbones
 from v2edit.backbones import Size
@@ -19,10 +19,12 @@ from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.backbones.stretches import decode_in_stretches, encode_in_stretches, plan_stretches
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.blocks import BlendedFrames, Blocks
+from v2edit.editing.cost import AT_ONCE, CostModel
 from v2edit.editing.local import LatentBlend, LocalEdit
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import aligned_text
 from v2edit.editing.session import EditSession
+from v2edit.jobs.memory import settle_long
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import sample_scene
 from v2edit.runs.snapshots import Snapshots
@@ -171,3 +173,19 @@ def test_a_stream_in_stretches_and_blocks_is_edited_as_its_array_is(tiny, tmp_pa
     assert isinstance(result, FrameStream) and {"encoding", "editing", "decoding"} <= set(stages)
     assert np.array_equal(np.asarray(result), whole)
     assert np.array_equal(whole[:, :8], clip[:, :8])
+
+
+def test_memory_decides_between_all_of_a_long_clip_and_blocks(tiny_model: Path):
+    fake = fake_model_of(tiny_model)
+    config = replace(CONFIG, long="auto").resolve(fake.backbone.defaults, fake.backbone.schedule(CONFIG.steps))
+    cost_model, size, much = CostModel(fake, config), fake.backbone.nearest_size(Size(65, 32, 32)), 2**40
+    for free in (None, much):
+        assert settle_long(cost_model, size, AT_ONCE, free).long == "auto"
+    in_blocks = replace(cost_model, config=settle_long(cost_model, size, AT_ONCE, 1))
+    assert in_blocks.config.long == "blocks"
+    longer = fake.backbone.nearest_size(Size(129, 32, 32))
+    assert in_blocks.peak("denoising", longer, AT_ONCE) == in_blocks.peak("denoising", size, AT_ONCE)
+    assert in_blocks.peak("denoising", size, AT_ONCE) < cost_model.peak("denoising", size, AT_ONCE)
+    assert in_blocks.disk(longer) > in_blocks.disk(size) > cost_model.disk(size) == 0
+    short = fake.backbone.native_size
+    assert settle_long(cost_model, short, AT_ONCE, 1).long == "auto"

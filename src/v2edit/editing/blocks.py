@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from v2edit.backbones import Backbone
+from v2edit.editing.config import EditConfig
 
 WeightName = Literal["cosine", "triangle", "flat"]
 
@@ -114,6 +115,16 @@ def plan_blocks(settings: BlockSettings, backbone: Backbone, frames: int, loop: 
         return None
     stride = min(max(1, math.floor((1 - settings.overlap) * length / group + 0.5)), length // group) * group
     return Blocks(frames, length, stride, group, loop, first, settings.weights, settings.shifted)
+
+
+def blocks_of(
+    config: EditConfig, backbone: Backbone, frames: int, settings: BlockSettings = BlockSettings()
+) -> Blocks | None:
+    """Return the blocks in which an edit denoises a clip of so many latent frames, None for all of it at once: where
+    the settings ask for them, and where the model has no other way beyond the length that it was trained on."""
+    if config.long == "blocks" or (config.long == "auto" and not backbone.has_rotary_time):
+        return plan_blocks(settings, backbone, frames, config.loop)
+    return None
 
 
 @dataclass(eq=False)

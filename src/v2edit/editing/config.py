@@ -77,7 +77,8 @@ class EditConfig:
     """Count padding tokens among the shared words."""
     cache: float = 0.0
     """Step caching: skip the layers at steps that change little. The most change left out at a time, 0 (off) to 1: 0.1
-    is a start; fewer --steps did as well on the built-in model. Wants a calibrated model (v2edit calibrate)."""
+    is a start; fewer --steps did as well on the built-in model. Wants a calibrated model (v2edit calibrate), and skips
+    nothing in blocks (--long)."""
     long: LongMode = "auto"
     """A clip longer than the model was trained on: denoise all of it at once, each frame seeing those around it
     (windows), or overlapping blocks of the length it was trained on one after the other, in memory that does not grow

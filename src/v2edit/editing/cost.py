@@ -12,6 +12,8 @@ from v2edit.attention import Replacement
 from v2edit.backbones import Size
 from v2edit.backbones.families import Offload
 from v2edit.backbones.memory import MemoryMode
+from v2edit.backbones.stretches import plan_stretches
+from v2edit.editing.blocks import Blocks, blocks_of
 from v2edit.editing.config import ResolvedConfig
 from v2edit.editing.controls import attention_map_replacement, first_step, is_controlled
 from v2edit.editing.microbatch import (
@@ -142,7 +144,8 @@ class CostModel:
         if phase == "encoding prompts":
             return weights["text"] + self.fake.text_encoding(self.config.subtasks + 2).peak
         if phase == "denoising":
-            skipped = (self.fake.skipped(kind.rows, size, self.config.loop) for kind in self.steps if kind.skipped)
+            kinds = [] if self.blocks(size) else [kind for kind in self.steps if kind.skipped]
+            skipped = (self.fake.skipped(kind.rows, size, self.config.loop) for kind in kinds)
             kept = max((kept for _, kept in skipped), default=0)
             return weights["networks"] + max(self.step(kind, size, mode).peak for kind in self.steps) + kept
         encoding, decoding = self.coding(size, mode.vae_tiling)
@@ -150,6 +153,34 @@ class CostModel:
 
     def step(self, kind: StepKind, size: Size, mode: MemoryMode = AT_ONCE) -> Cost:
         """Count a step of a kind in a memory mode: the FLOPs of all its calls, and the peak of the largest."""
+        if blocks := self.blocks(size):  # each an open clip, in which nothing is skipped
+            one = replace(self, config=replace(self.config, loop=False, long="windows"))
+            cost = one.step(replace(kind, skipped=False), self.block(size), mode)
+            return replace(cost, flops=cost.flops * (blocks.count(0) + blocks.count(1)) / 2)
+        return self._whole_step(kind, size, mode)
+
+    def blocks(self, size: Size) -> Blocks | None:
+        """Return the blocks in which a clip is denoised; None for all of it at once."""
+        frames = self.fake.backbone.latent_shape(size, self.config.loop)[0]
+        return blocks_of(self.config, self.fake.backbone, frames)
+
+    def block(self, size: Size) -> Size:
+        """Return the size of the clip that a block of a longer clip is."""
+        return replace(size, frames=self.fake.backbone.native_size.frames)
+
+    def disk(self, size: Size) -> int:
+        """Return the bytes of a run's state that long clips have in files: latents, where a step takes them and where
+        it gives them, and decoded frames; 0 where all of that is in memory."""
+        backbone, config, taken = self.fake.backbone, self.config, 0
+        latents = 4 * math.prod(backbone.latent_shape(size, config.loop))
+        if self.blocks(size):
+            branches = max(kind.branches for kind in self.steps)
+            taken += latents * (2 * (1 + branches) + config.subtasks)
+        if len(plan_stretches(backbone, size, config.loop)) > 1:
+            taken += latents + config.subtasks * size.frames * size.height * size.width * 3
+        return taken
+
+    def _whole_step(self, kind: StepKind, size: Size, mode: MemoryMode) -> Cost:
         if kind.skipped:
             return self.fake.skipped(kind.rows, size, self.config.loop)[0]
         maps = self.maps(kind)
@@ -167,6 +198,16 @@ class CostModel:
     def coding(self, size: Size, tiling: bool) -> tuple[Cost, Cost]:
         """Count encoding and decoding a clip."""
         loop = self.config.loop
+        stretches = plan_stretches(self.fake.backbone, size, loop)
+        if len(stretches) > 1:
+            frames = max(len(one.frames) for one in stretches)
+            encoding, decoding = (
+                replace(one, flops=one.flops * sum(len(part.frames) for part in stretches) / frames)
+                for one in replace(self, config=replace(self.config, loop=False)).coding(
+                    replace(size, frames=frames), tiling
+                )
+            )
+            return encoding, decoding
         return self.fake.encoding(size, loop, tiling), self.fake.decoding(size, loop, tiling)
 
     @property

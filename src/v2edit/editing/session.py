@@ -15,7 +15,7 @@ from torch import Tensor
 from v2edit.backbones import Backbone, Size
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
-from v2edit.editing.blocks import Blocks, BlockSettings, plan_blocks
+from v2edit.editing.blocks import Blocks, BlockSettings, blocks_of
 from v2edit.editing.blockwise import BlockLoop
 from v2edit.editing.change import latent_change
 from v2edit.editing.coder import ClipCoder
@@ -89,13 +89,6 @@ class EditSession:
 
     def __post_init__(self) -> None:
         self.store = LatentStore(self.snapshots.folder if self.snapshots else None)
-
-    def _plan_blocks(self, frames: int) -> Blocks | None:
-        """Return the blocks in which a clip of so many latent frames is denoised, None for all of it at once: where the
-        settings ask for them, and where the model has no other way beyond the length that it was trained on."""
-        if self.config.long == "blocks" or (self.config.long == "auto" and not self.backbone.has_rotary_time):
-            return plan_blocks(self.block_settings, self.backbone, frames, self.config.loop)
-        return None
 
     @property
     def backbone(self) -> Backbone:
@@ -201,7 +194,7 @@ class EditSession:
     def next_latents(self, current: Tensor | None = None) -> Tensor:
         """Edit one more subtask; the same on latents [1, F, C, h, w]."""
         if current is not None:
-            self.blocks = self._plan_blocks(current.shape[1])
+            self.blocks = blocks_of(self.config, self.backbone, current.shape[1], self.block_settings)
             self.current = current if self.blocks is None else current.cpu()
         if self.subtask == 0:
             self.original = self.current
@@ -216,7 +209,8 @@ class EditSession:
             self.current = edit_whole(subtask, self.current, draws, local, snapshot, self._report)
         else:
             shape = (self.blocks.length, *self.current.shape[2:])
-            config = replace(self.config, loop=False)  # a block has ends of its own
+            # A block has ends of its own; what the layers of all blocks add would be too much to keep.
+            config = replace(self.config, loop=False, cache=0.0)
             subtask = Subtask.of(self.batcher, sources, text, config, shape, local.find)
             noise = FrameNoise(self.config.seed, self.subtask, shape[1:])
             loop = BlockLoop(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
 from v2edit.jobs.clip import FormatOptions
 from v2edit.jobs.job import STAND_INS, Prepared
-from v2edit.jobs.memory import load_fake_model, offloads_of
+from v2edit.jobs.memory import load_fake_model, offloads_of, settle_long
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.plan import (
     clip_schedule,
@@ -196,7 +196,7 @@ def estimate_edit(
     with stopwatch.paused():
         fake = load_fake_model(checkpoint, options)
         prepared = prepared.for_clip(fake.backbone, size)
-        log_limits(checkpoint.name, prompts, size, fake.backbone, prepared.config.loop)
+        log_limits(checkpoint.name, prompts, size, fake.backbone, prepared.config.loop, prepared.config.long)
         cost_model = CostModel(fake, prepared.config)
         fitted = fake.backbone.nearest_size(size, prepared.config.loop)
         mode = options.memory_mode
@@ -204,6 +204,10 @@ def estimate_edit(
             offloads = offloads_of(device, fake)
             mode = cost_model.fastest_mode(fitted, free, offloads, options.vae_tiling)
             mode = mode or replace(SMALLEST, offload=offloads[-1])
+        cost_model = replace(cost_model, config=settle_long(cost_model, fitted, mode, free))
+        prepared = replace(prepared, config=cost_model.config)
+        if disk := cost_model.disk(fitted):
+            remarks.append(f"disk, until the run is done: about {format_bytes(disk)}")
         estimate = _count(cost_model, prepared, size, options, mode)
         release_memory()
     counting_bytes = max(0, process_memory() - before)  # held by the counting alone

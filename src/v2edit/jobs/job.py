@@ -12,8 +12,9 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from v2edit.backbones.hub import check_family
 from v2edit.editing.config import EditConfig, ResolvedConfig
+from v2edit.host import available_memory
 from v2edit.jobs.inputs import check_input
-from v2edit.jobs.memory import choose_memory_mode
+from v2edit.jobs.memory import choose_memory_mode, cost_model_of, is_open, load_fake_model, settle_long
 from v2edit.jobs.options import ModelOptions, PromptOptions, RunOptions
 from v2edit.jobs.plan import clip_schedule, noise_window
 from v2edit.jobs.prompts import GivenPrompts, check_token_limit, describe_lvlm, given_prompts, write_prompts_for
@@ -130,6 +131,17 @@ class EditJob:
             return self.model_options.load(prepared.checkpoint, mode)
         loaded.backbone.place(loaded.backbone.device, mode)
         return loaded.backbone
+
+    def settle_long(self, prepared: Prepared, backbone: Backbone, clip_of: ClipOf) -> tuple[ResolvedConfig, Size]:
+        """Return the settings and the size of the edit's clips on a loaded model, with the way to denoise long ones
+        that has room in its free memory."""
+        config, size = clip_of(backbone)
+        if not is_open(config, backbone.nearest_size(size, config.loop), backbone):
+            return config, size
+        cost_model, fitted = cost_model_of(load_fake_model(prepared.checkpoint, self.model_options), clip_of)
+        free = available_memory(backbone.device)
+        free = None if free is None else free + backbone.resident_bytes
+        return settle_long(cost_model, fitted, backbone.memory_mode, free), size
 
     def preview(self) -> Preview:
         """Return the prompts, what they share and what the edit costs; the input is read only if they come from it."""

@@ -45,11 +45,38 @@ def choose_memory_mode(
     fake = load_fake_model(checkpoint, options)
     cost_model, size = cost_model_of(fake, clip_of)
     mode = cost_model.fastest_mode(size, free, offloads_of(device, fake), options.vae_tiling)
+    if mode is None and is_open(cost_model.config, size, fake.backbone):
+        in_blocks = replace(cost_model, config=replace(cost_model.config, long="blocks"))
+        mode = in_blocks.fastest_mode(size, free, offloads_of(device, fake), options.vae_tiling)
     if mode is None:
         raise UserError(describe_misfit(cost_model, size, free, device))
     if mode != options.memory_mode:
         log.warning("%.1f GiB are free on %s: going on with %s", free / GIB, device, mode.text)
     return mode
+
+
+def settle_long(cost_model: CostModel, size: Size, mode: MemoryMode, free: int | None) -> ResolvedConfig:
+    """Return an edit's settings with the way to denoise a clip of a valid size that is longer than the model was
+    trained on: all of it at once where its counted peak in a memory mode is within `free` bytes of the device (None:
+    unknown), else in blocks."""
+    from v2edit.editing.cost import without_margin
+
+    config, backbone = cost_model.config, cost_model.fake.backbone
+    if not is_open(config, size, backbone) or free is None:
+        return config
+    whole = cost_model.peak("denoising", size, mode)
+    if whole <= without_margin(free):
+        return config
+    log.warning(
+        "the whole clip takes %.1f GiB while it is denoised, and %.1f GiB are free: going on in blocks of %d frames "
+        "(--long windows tries it all the same)", whole / GIB, free / GIB, backbone.native_size.frames,
+    )  # fmt: skip
+    return replace(config, long="blocks")
+
+
+def is_open(config: ResolvedConfig, size: Size, backbone: Backbone) -> bool:
+    """Whether it is for the memory to say how a clip is denoised."""
+    return config.long == "auto" and backbone.has_rotary_time and size.frames > backbone.native_size.frames
 
 
 @lru_cache(maxsize=1)

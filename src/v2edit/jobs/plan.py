@@ -24,6 +24,7 @@ LEAST_PIXELS = 0.25
 def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: Backbone) -> None:
     """Log the plan of an edit of clips of `size`, and its limits as a warning. Raises `UserError` for a clip that the
     model cannot edit."""
+    from v2edit.editing.blocks import blocks_of
     from v2edit.editing.cost import count_forwards, steps_per_subtask
 
     schedule, fitted = clip_schedule(backbone, config, size), backbone.nearest_size(size, config.loop)
@@ -34,7 +35,14 @@ def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: 
     log.info("plan: %s; %s; %s", describe_sizes(size, fitted), steps, describe_noise(noise_window(schedule, config)))
     if config.negative_prompt and not backbone.classifier_free:
         log.warning("--negative-prompt: %s takes none, its guidance being a number that it is told", backbone.name)
-    log_limits(backbone.name, prompts, size, backbone, config.loop)
+    if blocks := blocks_of(config, backbone, backbone.latent_shape(fitted, config.loop)[0]):
+        log.info(
+            "blocks: %d latent frames in %d blocks of %d, one after the other at each step",
+            blocks.frames, blocks.count(0), blocks.length,
+        )  # fmt: skip
+        if config.cache:
+            log.warning("--cache: in blocks no steps are skipped, so it changes nothing")
+    log_limits(backbone.name, prompts, size, backbone, config.loop, config.long)
 
 
 def clip_schedule(backbone: Backbone, config: EditConfig, size: Size) -> Schedule:
@@ -43,13 +51,17 @@ def clip_schedule(backbone: Backbone, config: EditConfig, size: Size) -> Schedul
     return backbone.schedule(config.steps, backbone.latent_shape(fitted, config.loop))
 
 
-def log_limits(model: str, prompts: PromptPair | None, size: Size, backbone: Backbone, loop: bool = False) -> None:
+def log_limits(
+    model: str, prompts: PromptPair | None, size: Size, backbone: Backbone, loop: bool = False, long: str = "auto"
+) -> None:
     """Log what speaks against a good result as one warning, if anything does; see `find_limits`."""
-    if limits := find_limits(model, prompts, size, backbone, loop):
+    if limits := find_limits(model, prompts, size, backbone, loop, long):
         log.warning("%s", "; ".join(limits))
 
 
-def find_limits(model: str, prompts: PromptPair | None, size: Size, backbone: Backbone, loop: bool) -> list[str]:
+def find_limits(
+    model: str, prompts: PromptPair | None, size: Size, backbone: Backbone, loop: bool, long: str
+) -> list[str]:
     """Return what speaks against a good result, one clause each: a built-in model and a world that is not its own, a
     clip much larger than the model's, a clip longer than a model of absolute positions was trained on. `prompts` are
     None where a language model has yet to write them; `size` is that of the video, or of a scene's renders."""
@@ -67,11 +79,11 @@ def find_limits(model: str, prompts: PromptPair | None, size: Size, backbone: Ba
             f"{size.width}x{size.height} is edited at {fitted.width}x{fitted.height}, the model's size, and enlarged "
             "afterwards: expect less detail than the source has"
         )
-    if size.frames > backbone.native_size.frames and not backbone.has_rotary_time:
+    if long == "windows" and size.frames > backbone.native_size.frames and not backbone.has_rotary_time:
         limits.append(
             f"{size.frames} frames, and the model, whose positions are absolute, was trained on "
-            f"{backbone.native_size.frames}: it drifts; shorter clips are better, or a model with relative positions, "
-            f"such as {PUBLISHED}"
+            f"{backbone.native_size.frames}: it drifts; --long blocks, or a model with relative positions, such as "
+            f"{PUBLISHED}, does not"
         )
     return limits
 

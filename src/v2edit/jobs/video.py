@@ -226,7 +226,7 @@ class VideoEdit(EditJob):
                 return prepared.for_clip(model, size).config, size
 
             backbone = self.load(prepared, clip_of, loaded)
-            config, size = clip_of(backbone)
+            config, size = self.settle_long(prepared, backbone, clip_of)
             prepared = replace(prepared, config=config)
             log_plan(prepared.prompts, config, size, backbone)
             log_share(prepared.local, size)
