@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bench import Page, compare, results_in
+from support.processes import InlinePool
 
+from v2edit import video
 from v2edit.bench.command import BenchOptions, BenchReport
 from v2edit.bench.methods import REFERENCES, Unedited
 from v2edit.bench.scenes import KINDS, SceneTask, SceneV2Edit, scene_tasks
@@ -21,7 +23,7 @@ from v2edit.metrics.clip_score import ClipEncoder
 from v2edit.metrics.registry import Measures
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.primitives import sample_task
+from v2edit.scenes.primitives import sample_task, write_task
 
 SMALL = ("fit.gaussians=400", "fit.fit_steps=30", "fit.refit_steps=10")
 
@@ -151,3 +153,22 @@ def test_what_a_result_holds_and_the_page_shows(first):
     assert data["columns"][:4] == ["unedited", "truth", "autoencoder of the truth", "V2Edit"]
     assert data["measures"][0]["name"] == "psnr_held_out" and "in views that were held out" in data["notes"]
     assert (data["height"], data["width"]) == task.clips.source.frames.shape[1:3]
+
+
+def test_a_scene_from_files_stands_beside_clips_in_a_suite(tiny_model: Path, tmp_path: Path, monkeypatch):
+    """A dataset of photographs and a clip; of the scene both its edited video and its renders are measured."""
+    monkeypatch.setattr("v2edit.bench.trials.ProcessPool", InlinePool)
+    (tmp_path / "scene").mkdir()
+    write_task(1_900_000_001, tmp_path / "scene", "recolour", views=8, side=32)
+    video.write(np.zeros((5, 32, 32, 3), np.uint8), tmp_path / "clip.mp4", fps=8)
+    pair = {"source_prompt": "a red ball", "target_prompt": "a blue ball"}
+    lines = [{"scene": "scene", "kind": "scene", **pair}, {"video": "clip.mp4", "kind": "clip", **pair}]
+    (tmp_path / "suite.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = BenchOptions(str(tmp_path / "suite.jsonl"), methods=("v2edit", "v2v"), steps=2, frames=5, settings=SMALL)
+    report = compare(options, processes=1, model=str(tiny_model), out=tmp_path / "out", clip="primitives")
+    rows = {(row["method"], row["kind"]): row for row in csv.DictReader((tmp_path / "out" / "report.csv").open())}
+    assert len(rows) == 2 * 4 and float(rows["unedited", "scene"]["psnr_source"]) == pytest.approx(60, abs=0.2)
+    for method in ("V2Edit", "V2V"):
+        assert rows[method, "scene"]["ctids_video"] and rows[method, "scene"]["edit_transfer"]
+        assert rows[method, "scene"]["ctids"] and not rows[method, "clip"]["ctids_video"]
+    assert "Table B" in report.markdown and "Rendered Edited Scenes" in report.markdown

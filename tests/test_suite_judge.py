@@ -58,7 +58,7 @@ def config(url: str, **changes: object) -> JudgeConfig:
 
 
 def run(trials: list[ToolTrial], url: str, cache: Path, models: tuple[str, ...] = ("m",)):
-    return judge_trials(trials, config(url), models, cache, lambda done, total, what: None)
+    return judge_trials(trials, (), config(url), models, cache, lambda done, total, what: None)
 
 
 def test_all_methods_are_judged_and_asked_about(trials, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -228,8 +228,7 @@ def _judge(
 
     assert options.judging.model is not None
     models = list(dict.fromkeys([options.judging.model, *options.judges]))
-    shown = [trial for trial in trials if trial.title not in suite.references]
-    figures, notes = judge_trials(shown, options.judging, models, folder / "judge", on_progress)
+    figures, notes = judge_trials(trials, suite.references, options.judging, models, folder / "judge", on_progress)
     named = f"{options.judging.queries} queries a task" if options.judging.queries > 1 else "1 query a task"
     notes = [f"LVLM score by {', '.join(models)}: {named}, {options.judging.frames} frames.", *notes]
     return [
@@ -264,7 +263,7 @@ def _write_report(
     notes = "\n".join([*_notes(table, selected, suite, scored), *judged, ""])
     line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
     against = next(iter(selected), next(iter(facts["results"]), ""))
-    tables = paper_tables.paper_tables(table, scenes=suite.name == "scenes")
+    tables = paper_tables.paper_tables(table, scenes=any(one.task.has_start for one in scored))
     own = f"{report.as_markdown(table, against)}{paper_tables.as_markdown(tables)}"
     markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{own}"
     contents = {

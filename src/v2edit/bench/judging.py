@@ -7,7 +7,7 @@ twice. What it will cost is told before anything is sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,7 @@ from statistics import fmean
 import numpy as np
 
 from v2edit.bench.file_tasks import FileTask
-from v2edit.bench.trials import OnProgress, Trial
+from v2edit.bench.trials import OnProgress, Trial, source_of
 from v2edit.metrics.lvlm_score import JudgeConfig, JudgingCost, Query, estimate_cost, judge, make_queries
 from v2edit.metrics.question_accuracy import Question, accuracy, make_questions
 from v2edit.prompts.chat import Chat, Picture, sample_frames
@@ -36,15 +36,20 @@ class Case:
 
 
 def judge_trials(
-    trials: Sequence[Trial], config: JudgeConfig, models: Sequence[str], cache: Path, on_progress: OnProgress
+    trials: Sequence[Trial],
+    references: Collection[str],
+    config: JudgeConfig,
+    models: Sequence[str],
+    cache: Path,
+    on_progress: OnProgress,
 ) -> tuple[Figures, list[str]]:
-    """Return the figures of the trials, the mean over the judges, and notes on how far these agree. Raises `UserError`
-    where a model does not answer; its answers until then are kept."""
+    """Return the figures of the trials but of the `references`, which edit nothing: the mean over the judges, and notes
+    on how far these agree. Raises `UserError` where a model does not answer; its answers until then are kept."""
     by_judge: dict[str, Figures] = {}
     for model in models:
         one = replace(config, model=model)
         with open_chat(one.lvlm, "auto") as chat:
-            by_judge[model] = _judge_all(trials, one, chat, cache, on_progress)
+            by_judge[model] = _judge_all(trials, references, one, chat, cache, on_progress)
     figures: Figures = {}
     for key in next(iter(by_judge.values())):
         names = by_judge[models[0]][key]
@@ -53,15 +58,20 @@ def judge_trials(
 
 
 def _judge_all(
-    trials: Sequence[Trial], config: JudgeConfig, chat: Chat, cache: Path, on_progress: OnProgress
+    trials: Sequence[Trial],
+    references: Collection[str],
+    config: JudgeConfig,
+    chat: Chat,
+    cache: Path,
+    on_progress: OnProgress,
 ) -> Figures:
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.task.name, []).append(trial)
     identity = chat.identify()
-    _tell_cost(groups, config, cache, identity)
+    _tell_cost(groups, references, config, cache, identity)
     figures: Figures = {}
-    for number, case in enumerate(_cases(groups, config, cache, identity), start=1):
+    for number, case in enumerate(_cases(groups, references, config, cache, identity), start=1):
         for method, scores in judge(case.queries, chat).items():
             figures[method, case.task] = {name: score.mean for name, score in scores.items()}
             figures[method, case.task]["± overall"] = scores["overall"].spread
@@ -72,11 +82,13 @@ def _judge_all(
     return figures
 
 
-def _tell_cost(groups: dict[str, list[Trial]], config: JudgeConfig, cache: Path, identity: str) -> None:
+def _tell_cost(
+    groups: dict[str, list[Trial]], references: Collection[str], config: JudgeConfig, cache: Path, identity: str
+) -> None:
     """Log what is to be sent. One task's pictures are in memory at a time."""
     costs: list[JudgingCost] = []
     questions = 0
-    for case in _cases(groups, config, cache, identity):
+    for case in _cases(groups, references, config, cache, identity):
         costs.append(estimate_cost(case.queries))
         questions += sum(one.cached() is None for asked in case.questions.values() for one in asked.values())
     missing, of = sum(one.queries for one in costs), sum(one.of_queries for one in costs)
@@ -87,11 +99,14 @@ def _tell_cost(groups: dict[str, list[Trial]], config: JudgeConfig, cache: Path,
     )  # fmt: skip
 
 
-def _cases(groups: dict[str, list[Trial]], config: JudgeConfig, cache: Path, identity: str) -> Iterator[Case]:
+def _cases(
+    groups: dict[str, list[Trial]], references: Collection[str], config: JudgeConfig, cache: Path, identity: str
+) -> Iterator[Case]:
     for name, trials in groups.items():
         task = trials[0].task
-        source = sample_frames(task.source, config.frames)
-        shown = {trial.title: sample_frames(trial.load()["frames"], config.frames) for trial in trials}
+        source = sample_frames(source_of(trials), config.frames)
+        edits = [trial for trial in trials if trial.title not in references]
+        shown = {trial.title: sample_frames(trial.load()["frames"], config.frames) for trial in edits}
         queries = make_queries(shown, source, task.instruction, config, cache, identity)
         asked = task.line.questions if isinstance(task, FileTask) else None
         questions = {}

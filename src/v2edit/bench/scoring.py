@@ -17,7 +17,7 @@ from v2edit import video
 from v2edit.backbones import Size
 from v2edit.bench.methods import UNEDITED
 from v2edit.bench.tasks import Arrays, Task
-from v2edit.bench.trials import BenchWorker, OnProgress, Trial
+from v2edit.bench.trials import BenchWorker, OnProgress, Trial, load_result, source_of
 from v2edit.editing.resize import resize_clip
 from v2edit.files import atomic_write
 from v2edit.metrics.attributes import Classify
@@ -88,8 +88,9 @@ class Scoring:
         task = self.trials[0].task
         measures, truth = self.models.load(), task.truth
         rows, other_code, fitted = [], 0, []
-        shown = _shown_size(task.source, len(self.trials) + 2) if task.is_long else None
-        columns = {UNEDITED: _shrink(task.source, shown)}
+        source = source_of(self.trials)
+        shown = _shown_size(source, len(self.trials) + 2) if task.is_long else None
+        columns = {UNEDITED: _shrink(source, shown)}
         if truth is not None:
             columns["truth"] = _shrink(truth, shown)
         for trial in self.trials:
@@ -164,5 +165,4 @@ def _clip_encoder(name: str) -> ClipEncoder:
 
 @lru_cache(maxsize=1)  # all methods of a task start from the same one
 def _load_start(path: Path) -> Arrays:
-    with np.load(path) as result:
-        return dict(result)
+    return load_result(path)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from v2edit.bench import layouts
 from v2edit.bench.task_lines import EXAMPLE, read_lines
 from v2edit.errors import UserError
+from v2edit.jobs.inputs import is_scene
 from v2edit.prompts import PromptPair
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,10 @@ def _parse(content: Any, base: Path) -> SuiteLine:
                     for name in ("mask", "target"))  # fmt: skip
     if kind == "video":
         _check_video(path)
+    elif not is_scene(path):
+        raise UserError(f'"scene" is {str(path)!r:.160}, which is no scene: a dataset with cameras, or a splat .ply')
+    elif mask or target:
+        raise UserError('"mask" and "target" are for videos')
     pair, instruction = _prompts(line), (line.instruction or "").strip()
     if not line.kind.strip():
         raise UserError('"kind" is empty')

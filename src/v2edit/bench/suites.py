@@ -14,6 +14,7 @@ from v2edit.bench.selection import known_methods, with_field
 if TYPE_CHECKING:
     from v2edit.bench.suite_files import SuiteLine
     from v2edit.bench.tasks import Task
+    from v2edit.scenes.config import FitConfig
 
 BUILT_IN_SUITES = ("primitives", "scenes")
 FIT = "fit."  # before a field of a scene's reconstruction, which is the same for all methods
@@ -46,9 +47,12 @@ def make_suite(
         from v2edit.bench import file_tasks, suite_files
         from v2edit.bench.methods import V2Edit, clip_variants
 
-        known = known_methods(V2Edit(steps=steps), clip_variants, assignments, own)
         suite = suite_files.read_suite(Path(name))
-        select = partial(_select_file_tasks, suite.lines, frames)
+        fit, assignments = None, list(assignments)
+        if any(line.is_scene for line in suite.lines):
+            fit, assignments = _set_fit(assignments)
+        known = known_methods(V2Edit(steps=steps), clip_variants, assignments, own)
+        select = partial(_select_file_tasks, suite.lines, frames, fit)
         return Suite(
             suite.name, select, known, suite_files.MAX_TASKS, file_tasks.QUICK_COUNT, SOURCE_REFERENCES, True,
             suite.mistakes,
@@ -60,21 +64,32 @@ def make_suite(
         known = known_methods(V2Edit(steps=steps), clip_variants, assignments, own)
         return Suite(name, tasks.primitives_tasks, known, tasks.COUNT, tasks.QUICK_COUNT, REFERENCES)
     from v2edit.bench import scenes
+
+    fit, others = _set_fit(assignments)
+    known = known_methods(scenes.SceneV2Edit(steps=steps, subtasks=scenes.SUBTASKS), scenes.table_c, others, own)
+    tasks_of = partial(scenes.scene_tasks, fit=fit)
+    return Suite(name, tasks_of, known, scenes.COUNT, scenes.QUICK_COUNT, REFERENCES)
+
+
+def _set_fit(assignments: Sequence[str]) -> tuple[FitConfig, list[str]]:
+    """Return the configuration of reconstructions by the assignments fit.FIELD=VALUE, and the others."""
     from v2edit.scenes.config import FitConfig
 
     fit = FitConfig()
     for one in assignments:
         if one.startswith(FIT):
             fit = with_field(fit, *one.removeprefix(FIT).partition("=")[::2])
-    others = [one for one in assignments if not one.startswith(FIT)]
-    known = known_methods(scenes.SceneV2Edit(steps=steps, subtasks=scenes.SUBTASKS), scenes.table_c, others, own)
-    tasks_of = partial(scenes.scene_tasks, fit=fit)
-    return Suite(name, tasks_of, known, scenes.COUNT, scenes.QUICK_COUNT, REFERENCES)
+    return fit, [one for one in assignments if not one.startswith(FIT)]
 
 
 def _select_file_tasks(
-    lines: Sequence[SuiteLine], frames: int | None, seeds: str, count: int, kinds: Sequence[str]
+    lines: Sequence[SuiteLine], frames: int | None, fit: FitConfig | None, seeds: str, count: int, kinds: Sequence[str]
 ) -> Sequence[Task]:
     from v2edit.bench.file_tasks import select_tasks
 
-    return select_tasks(lines, frames, count, kinds)
+    tasks = select_tasks(lines, frames, count, kinds)
+    if fit is None:
+        return tasks
+    from v2edit.bench.file_scenes import FileScene
+
+    return [FileScene(one.line, frames, fit) if one.line.is_scene else one for one in tasks]

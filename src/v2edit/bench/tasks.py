@@ -36,7 +36,8 @@ Arrays = Mapping[str, np.ndarray]  # a result's, by name
 
 
 class Task(Protocol):
-    """An edit that methods are compared on: `source` and `truth` (None where nobody knows it) are uint8 [T, H, W, 3].
+    """An edit that methods are compared on: `source` (None where it is the result of `Unedited`) and
+    `truth` (None where nobody knows it) are uint8 [T, H, W, 3].
 
     `code` is what results depend on, in the package; code that only measures or presents results may change. Where
     `has_start`, all other methods start from the result of `Unedited`. Results that are `is_long` are kept as videos.
@@ -59,7 +60,7 @@ class Task(Protocol):
     @property
     def identity(self) -> str: ...
     @property
-    def source(self) -> np.ndarray: ...
+    def source(self) -> np.ndarray | None: ...
     @property
     def truth(self) -> np.ndarray | None: ...
     @property

@@ -77,6 +77,7 @@ def parse_results(given: Sequence[str]) -> dict[str, ToolResults]:
 
 def list_tool_trials(tasks: Sequence[FileTask], tools: dict[str, ToolResults]) -> list[ToolTrial]:
     """Return what is there of the tools' results. Raises `UserError` for a tool that has none of them."""
+    tasks = [task for task in tasks if not task.line.is_scene]
     edits: dict[Path, int] = {}
     for task in tasks:
         edits[task.line.path] = edits.get(task.line.path, 0) + 1

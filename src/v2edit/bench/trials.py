@@ -98,9 +98,22 @@ class Trial:
 
     def load(self) -> Arrays:
         """Return the result."""
-        with np.load(self.path) as result:
-            arrays = dict(result)
-        return arrays | {"frames": read_lossless(self.video)} if self.task.is_long else arrays
+        return load_result(self.path)
+
+
+def load_result(path: Path) -> Arrays:
+    """Return the arrays of a result's file, `frames` from the video beside it where they are kept there."""
+    with np.load(path) as result:
+        arrays = dict(result)
+    return arrays if "frames" in arrays else arrays | {"frames": read_lossless(path.with_suffix(".mkv"))}
+
+
+def source_of(trials: Sequence[Trial]) -> np.ndarray:
+    """Return the source of one task's trials, uint8 [T, H, W, 3]: of a scene that is the result of `Unedited`."""
+    source = trials[0].task.source
+    if source is None:
+        source = next(trial for trial in trials if isinstance(trial.config, Unedited)).load()["frames"]
+    return source
 
 
 def list_trials(

@@ -23,6 +23,8 @@ def write_prompts_for_tasks(
     """Return the tasks, all with prompts in the style of the video model; what is written is kept in the folder, one
     file a task, and read the next time. Raises `UserError` where some have none and no language model is named, or it
     does not answer."""
+    if scenes := [task.name for task in tasks if task.line.is_scene and task.line.pair is None]:
+        raise UserError(f"{scenes[0]} is a scene without prompts: give source_prompt and target_prompt")
     done = {task: _kept(task, folder) for task in tasks if task.line.pair is None}
     missing = [task for task, found in done.items() if found is None]
     if missing and lvlm.model is None:

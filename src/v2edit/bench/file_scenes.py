@@ -1,0 +1,135 @@
+"""Scenes in suites of files: every method in the render-edit-reconstruct loop, from the same reconstruction.
+
+As in the suite of the built-in world's scenes (`scenes`), but that nobody knows the true edited scene.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from v2edit.backbones import Size
+from v2edit.bench.file_tasks import FileTask
+from v2edit.bench.methods import MethodConfig, Unedited, V2Edit
+from v2edit.bench.tasks import Arrays
+from v2edit.editing.editor import Editor
+from v2edit.editing.resize import resize_clip
+from v2edit.jobs.scene import FPS
+from v2edit.metrics.registry import EditedClip, Measures
+from v2edit.runs import fingerprint_input
+from v2edit.scenes.config import TRANSFORMS, FitConfig
+from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.optimise import reconstruct
+from v2edit.scenes.reading import Scene, choose_path, read_scene
+from v2edit.scenes.rer import EditedScene, edit_gaussians, render_edit_reconstruct, render_video
+
+if TYPE_CHECKING:
+    from v2edit.backbones import Backbone
+    from v2edit.scenes.camera_paths import CameraPath
+
+SIDE = 128  # pixels of the longer side of the photographs and renders, as of v2edit scene on a CPU
+
+
+@dataclass(frozen=True)
+class FileScene(FileTask):
+    """An edit of a scene from files: a dataset or a splat. Its renders along the path are measured against those of the
+    unedited scene; `frames` is the number of cameras (default: as many as the model has frames)."""
+
+    fit: FitConfig = FitConfig()
+    code: ClassVar[tuple[str, ...]] = (*FileTask.code, "metrics/pixels.py", "scenes", "bench/file_scenes.py")
+    has_start: ClassVar[bool] = True
+
+    @property
+    def source(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """None: the renders of the unedited scene are a result, of the reconstruction."""
+
+    @property
+    def truth(self) -> None:
+        """None: nobody knows it."""
+
+    @property
+    def mask(self) -> None:
+        """None: a scene's mask would be in 3D."""
+
+    @property
+    def fps(self) -> Fraction:
+        return Fraction(FPS)
+
+    @property
+    def identity(self) -> str:
+        prompts = None if self.line.pair is None else asdict(self.line.pair)
+        return json.dumps([_checksum(self.line.path), prompts, self.frames, self.seed, asdict(self.fit), SIDE])
+
+    def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
+        """Return the call of a method on this scene, ready to be timed; it returns `frames`, renders along the path,
+        and of an edit `video`, the method's output, and `edit_transfer`, or of the unedited scene its Gaussians."""
+        scene = _read(self.line.path)
+        path = choose_path("auto", scene, self.frames or backbone.native_size.frames, SIDE)
+        if isinstance(config, Unedited):
+            return lambda: self._unedited(scene, path)
+        assert start is not None
+        with np.load(start) as result:
+            gaussians = Gaussians(**{one.name: torch.from_numpy(result[one.name]) for one in fields(Gaussians)})
+
+        def run() -> Arrays:
+            if type(config) is V2Edit:
+                seeded = replace(config, seed=self.seed)
+                edited = edit_gaussians(Editor(backbone), gaussians, path, self.prompts, seeded, self.fit)
+            else:
+                edited = self._edit_video(config, backbone, gaussians, path)
+            transfer = edited.changes[-1].edit_transfer
+            renders = render_video(edited.gaussians, path.cameras)
+            return {"frames": renders, "video": edited.videos[-1], "edit_transfer": np.asarray(transfer)}
+
+        return run
+
+    def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]:
+        source = result["frames"] if start is None else start["frames"]
+        pair, transfer = self.line.pair, float(result.get("edit_transfer", math.nan))
+        figures = measures.of(EditedClip(source, result["frames"], pair, self.instruction))
+        if "video" in result and measures.clip is not None and pair is not None:
+            unedited = resize_clip(source, Size(*result["video"].shape[:3]))
+            before = measures.clip.score_edit(pair, unedited, result["video"])
+            figures |= {f"{name}_video": value for name, value in before.items()}
+        return figures | {"edit_transfer": transfer}
+
+    def _edit_video(
+        self, config: MethodConfig, backbone: Backbone, gaussians: Gaussians, path: CameraPath
+    ) -> EditedScene:
+        method = config.build(backbone)
+
+        def edit(video: np.ndarray) -> np.ndarray:
+            return method(video, self.prompts, self.seed)
+
+        return render_edit_reconstruct(edit, backbone, gaussians, path, self.fit, seed=self.seed)
+
+    def _unedited(self, scene: Scene, path: CameraPath) -> Arrays:
+        gaussians = scene.gaussians
+        if gaussians is None:
+            assert scene.dataset is not None
+            gaussians = reconstruct(scene.dataset, self.fit, seed=self.seed)
+        tensors = {name: tensor.numpy() for name, tensor in gaussians.tensors().items()}
+        return {**tensors, "frames": render_video(gaussians, path.cameras)}
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path) -> Scene:
+    return read_scene(path, SIDE)
+
+
+@lru_cache(maxsize=64)
+def _checksum(path: Path) -> str:
+    """Return the checksum of a scene's own file and the names and sizes of the others beside it."""
+    main = path / TRANSFORMS if (path / TRANSFORMS).is_file() else path
+    own = fingerprint_input(main)["sha256"] if main.is_file() else ""
+    sizes = [(str(file.relative_to(path)), file.stat().st_size) for file in sorted(path.rglob("*")) if file.is_file()]
+    return json.dumps([own, sizes if path.is_dir() else []])
