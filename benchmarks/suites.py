@@ -5,7 +5,7 @@ results whose figures can be calculated by hand.
 
 DATA has videos/index.json with prompts, and sequences with masks. Clips are made small first, so that two cores do it.
 The tool "Shifted" is the source 8 levels brighter, as PNG frames: its PSNR is 20 log10(255 / 8) = 30.07 dB. The tool
-"Re-encoded" is the source as H.264 of half the rate and twice the size.
+"Re-encoded" is the source as H.264 of twice the size.
 """
 
 import argparse
@@ -100,8 +100,8 @@ def write_suite(videos: Path, out: Path, side: int, frames: int) -> Path:
             shifted = np.clip(small.astype(int) + LEVELS, 0, 255).astype(np.uint8)
             write_images(shifted, out / "shifted" / f"{name}-{number}")
             (out / "re-encoded").mkdir(exist_ok=True)
-            large = resize_clip(small[::2], Size(len(small[::2]), 2 * small.shape[1], 2 * small.shape[2]))
-            video.write(large, out / "re-encoded" / f"{name}-{number}.mp4", fps=4)
+            large = resize_clip(small, Size(len(small), 2 * small.shape[1], 2 * small.shape[2]))
+            video.write(large, out / "re-encoded" / f"{name}-{number}.mp4", fps=24)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "tasks.jsonl").write_text(text)
     print(f"{len(lines)} tasks of {len({line['video'] for line in lines})} clips")

@@ -23,7 +23,7 @@ from v2edit import video
 from v2edit.bench.command import BenchOptions, BenchReport
 from v2edit.bench.methods import REFERENCES, V2Edit, table_c
 from v2edit.bench.page import as_html
-from v2edit.bench.report import BootstrapMean, Table, as_csv, as_markdown, bootstrap_mean
+from v2edit.bench.report import BootstrapMean, Table, as_csv, as_markdown, bootstrap_mean, pool_singles
 from v2edit.bench.scenes import SceneTask
 from v2edit.bench.scoring import Row, ScoredTask
 from v2edit.bench.selection import slug, sweep_methods, with_field
@@ -165,6 +165,17 @@ def test_intervals_by_hand():
     alone = bootstrap_mean([np.array([5.0]), np.array([1.0, 3.0])])
     assert alone.mean == 3.0 and math.isnan(alone.low)
     assert math.isnan(bootstrap_mean([np.array([math.nan])]).mean)
+
+
+def test_kinds_of_one_task_are_pooled_in_suites_of_files():
+    one, two, nan = np.array([5.0]), np.array([1.0, 3.0]), np.array([math.nan, 7.0])
+    assert [group.tolist() for group in pool_singles([two, one, nan])] == [[5.0, 7.0], [1.0, 3.0]]
+    assert [group.tolist() for group in pool_singles([two, one])] == [[5.0, 1.0, 3.0]]
+    assert [group.tolist() for group in pool_singles([two, two])] == [[1.0, 3.0], [1.0, 3.0]]
+    assert [group.tolist() for group in pool_singles([one])] == [[5.0]] and pool_singles([]) == []
+    rows = [Row(kind, kind, "full", {"score": value}) for kind, value in (("a", 0.2), ("b", 0.6))]
+    assert math.isnan(Table(rows).mean("full", "score").low)
+    assert Table(rows, pooled=True).mean("full", "score") == BootstrapMean(pytest.approx(0.4), 0.2, 0.6)
 
 
 def test_intervals_are_as_wide_as_the_theory_says():

@@ -252,7 +252,7 @@ def _write_report(
     from v2edit.bench import page, paper_tables, report
 
     rows = [row for one in scored for row in one.rows]
-    table = report.Table(rows, columns, suite.references)
+    table = report.Table(rows, columns, suite.references, pooled=suite.of_files)
     title = f"V2Edit benchmark: {suite.name}"
     summary = (
         f"{'' if suite.of_files else f'{options.seed_set} seeds; '}"

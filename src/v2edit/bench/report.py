@@ -58,14 +58,28 @@ def bootstrap_mean(groups: Sequence[np.ndarray]) -> BootstrapMean:
     return BootstrapMean(mean, float(low), float(high))
 
 
+def pool_singles(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return groups of values with those of a single one put together; a last single one goes to the smallest group."""
+    known = sorted((group for one in groups if len(group := one[~np.isnan(one)])), key=len)
+    single = sum(len(group) == 1 for group in known)
+    if single == 1 and len(known) > 1:
+        single = 2
+    return [np.concatenate(known[:single]), *known[single:]] if single > 1 else known
+
+
 class Table:
     """Rows by method, kind and task; `columns` are the names of the figures that at least one row has, among `known`,
-    which says what they are; `references` are methods that edit nothing."""
+    which says what they are; `references` are methods that edit nothing. Where kinds are `pooled`, those with a single
+    task are drawn anew together: a suite of anyone's clips has such kinds, and an interval all the same."""
 
     def __init__(
-        self, rows: Sequence[Row], known: Mapping[str, Column] = COLUMNS, references: Collection[str] = REFERENCES
+        self,
+        rows: Sequence[Row],
+        known: Mapping[str, Column] = COLUMNS,
+        references: Collection[str] = REFERENCES,
+        pooled: bool = False,
     ) -> None:
-        self.known, self.references = known, references
+        self.known, self.references, self.pooled = known, references, pooled
         self.methods = list(dict.fromkeys(row.method for row in rows))
         self.kinds = list(dict.fromkeys(row.kind for row in rows))
         self.figures = {(row.method, row.kind, row.task): row.figures for row in rows}
@@ -90,12 +104,24 @@ class Table:
 
     def mean(self, method: str, column: str, kinds: Sequence[str] = ()) -> BootstrapMean:
         """Return the mean over all tasks, or over those of some kinds."""
-        return bootstrap_mean([self.values(method, column, kind) for kind in kinds or self.kinds])
+        return self._bootstrap([self.values(method, column, kind) for kind in kinds or self.kinds])
 
     def difference(self, method: str, other: str, column: str) -> BootstrapMean:
         """Return the mean of method - other, paired by task: the variance that tasks have in common cancels."""
         pairs = ((self.values(method, column, kind), self.values(other, column, kind)) for kind in self.kinds)
-        return bootstrap_mean([a - b for a, b in pairs])
+        return self._bootstrap([a - b for a, b in pairs])
+
+    def _bootstrap(self, groups: Sequence[np.ndarray]) -> BootstrapMean:
+        return bootstrap_mean(pool_singles(groups) if self.pooled else groups)
+
+    @property
+    def intervals(self) -> str:
+        """The note on the intervals."""
+        return (
+            INTERVALS.replace("each kind.", "each kind; kinds of one task are drawn together.")
+            if self.pooled
+            else INTERVALS
+        )
 
 
 def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -137,7 +163,9 @@ def as_markdown(table: Table, against: str) -> str:
         parts += ["", f"{table.known[first].heading[:1].upper()}{table.known[first].heading[1:]} by kind of edit:", ""]
         rows = [[one, *(table.mean(one, first, [kind]).text(2) for kind in table.kinds)] for one in table.methods]
         parts += _markdown(["method", *table.kinds], rows)
-    return "\n".join([*parts, "", textwrap.fill(f"{explain_columns(table.columns, table.known)} {INTERVALS}", 120), ""])
+    return "\n".join(
+        [*parts, "", textwrap.fill(f"{explain_columns(table.columns, table.known)} {table.intervals}", 120), ""]
+    )
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> list[str]:
