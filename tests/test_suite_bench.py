@@ -25,6 +25,7 @@ from v2edit.bench.suite_files import read_suite
 from v2edit.bench.tool_results import find_result, parse_results
 from v2edit.bench.writing import write_prompts_for_tasks
 from v2edit.errors import UserError
+from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.metrics.registry import find_metrics
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
@@ -116,8 +117,8 @@ def done(suite: Path, tiny_model: Path) -> Iterator[tuple[BenchReport, BenchOpti
         yield compare(options), options
 
 
-def rows_of(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
-    rows = list(csv.DictReader((folder / "report.csv").read_text().splitlines()))
+def rows_of(folder: Path, name: str = "report") -> dict[tuple[str, str], dict[str, float]]:
+    rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     names = rows[0].keys() - {"kind", "task", "method"}
     return {(row["method"], row["task"]): {name: float(row[name]) for name in names if row[name]} for row in rows}
 
@@ -178,6 +179,23 @@ def test_the_page_shows_every_result_in_step(done: tuple[BenchReport, BenchOptio
     assert np.abs(shown["Tool"][:, :, 30:].astype(float) - smooth(0)[:, :, 30:] - 5).mean() < 9  # of lossy colours
     assert set(shown) == {*data["columns"]} and "Tool" in entry["figures"]
     assert base64.b64encode(b"ftyp") not in page.data.encode()  # films of long clips are files beside the page
+
+
+def test_judges_and_results_without_any_method(done: tuple[BenchReport, BenchOptions]) -> None:
+    """What other tools made, judged alone; no model edits anything."""
+    report, options = done
+    scores = {"quality": 40, "preservation": 50, "fulfilment": 90}
+    with serve(completion({"A": scores}), endless=True) as server:
+        judging = JudgeConfig(model="m", url=server.url, queries=2, frames=2)
+        judged = compare(options, methods=("none",), judging=judging, quick=True)
+    rows = rows_of(report.folder, "quick")
+    assert {method for method, _ in rows} == {"unedited", "autoencoder of the source", "Tool"}
+    assert rows["Tool", "bus-colour"]["overall"] == 60 and "overall" not in rows["unedited", "bus-colour"]
+    assert len(server.requests) == 2 * 2 and "LVLM score by m: 2 queries a task, 2 frames." in judged.markdown
+    table = judged.markdown.partition("## Table 1")[2]
+    assert "overall ↑" in table and "| Tool | 60.0 (60.0 … 60.0) | 2 |" in table
+    with pytest.raises(UserError, match="leaves nothing"):
+        compare(options, methods=("none",), results=())
 
 
 # --- finding and fitting --------------------------------------------------------------------------

@@ -68,6 +68,8 @@ def _judge_all(
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.task.name, []).append(trial)
+    edited = {trial.task.name for trial in trials if trial.title not in references}
+    groups = {name: group for name, group in groups.items() if name in edited}
     identity = chat.identify()
     _tell_cost(groups, references, config, cache, identity)
     figures: Figures = {}

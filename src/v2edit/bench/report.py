@@ -60,7 +60,8 @@ def bootstrap_mean(groups: Sequence[np.ndarray]) -> BootstrapMean:
 
 def pool_singles(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return groups of values with those of a single one put together; a last single one goes to the smallest group."""
-    known = sorted((group for one in groups if len(group := one[~np.isnan(one)])), key=len)
+    known = [group[~np.isnan(group)] for group in groups]
+    known = sorted((group for group in known if len(group)), key=lambda group: len(group))
     single = sum(len(group) == 1 for group in known)
     if single == 1 and len(known) > 1:
         single = 2

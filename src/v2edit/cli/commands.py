@@ -255,7 +255,7 @@ def show_batch_status(context: Context, folder: Annotated[Path, Positional, arg(
 
 
 def bench(context: Context, options: Annotated[BenchOptions, arg(name="")] = BenchOptions()) -> None:
-    """Compare V2Edit, its ablations and baselines on edits whose true result is known.
+    """Compare V2Edit, its ablations and baselines where the true result is known, or on your own clips.
 
     Results are kept one by one: the same command continues where a stopped one stood, and a larger one uses what is
     there. Nothing is run twice.
