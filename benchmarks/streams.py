@@ -64,10 +64,12 @@ def pass_through(path: Path, out: Path, model_side: int, autoencode: bool) -> di
     from v2edit.jobs.masks import MaskOptions
     from v2edit.jobs.results import write_results
     from v2edit.metrics.drift import measure_drift
+    from v2edit.video import stream
     from v2edit.video.colour_hold import estimate_drift, hold_colours
     from v2edit.video.composite import composite
     from v2edit.video.stream import Frames, FrameStream, clip_size, in_chunks, map_frames
 
+    stream.STREAM_LIMIT = 0  # of small clips, too
     backbone = backbones.load("primitives")
     base, start, peaks = process_memory(), time.perf_counter(), {}
     whole: dict[str, Any] = {"loaded": base}

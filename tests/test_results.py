@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from support.videos import clip
 
+import v2edit
 from v2edit import video
 from v2edit.editing.editor import EditResult
 from v2edit.errors import UserError
 from v2edit.jobs.clip import FormatOptions
 from v2edit.jobs.results import write_results
-from v2edit.video import Video
+from v2edit.primitives.edits import sample_edit
+from v2edit.primitives.render import render_clip
+from v2edit.video import Video, stream
 from v2edit.video.stream import FrameStream, as_stream
 
 FRAMES = clip(7, 32, 48)
@@ -65,3 +69,23 @@ def test_an_edit_that_fails_in_the_middle_leaves_no_part(tmp_path: Path) -> None
     with pytest.raises(UserError, match="has changed"):
         written(tmp_path / "a", SOURCE, result)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["edited.png"]  # which was done before
+
+
+def test_an_edit_of_a_long_clip_is_that_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File by file, with a mask, a part and the progress of writing; and its video is still there afterwards."""
+    source = render_clip(sample_edit(Random(7)).source, 9).frames
+    path = video.write(source, tmp_path / "clip.mp4", 8)
+    options = {"steps": 2, "show_progress": False, "save_frames": True, "box": "0,0,40,64", "time": "0-0.8", "end": 1.0}
+    folders, seen = [], []
+    for limit in (stream.STREAM_LIMIT, 0):
+        monkeypatch.setattr(stream, "STREAM_LIMIT", limit)
+        folders.append(tmp_path / str(limit))
+        run = v2edit.edit_video(path, "make the ball yellow", out=folders[-1], on_progress=seen.append, **options)
+        assert isinstance(run.edited.frames, FrameStream) == (limit == 0) and len(list(run.edited.frames)) == 9
+    assert [at.phase for at in seen[-9:]] == ["writing"] * 9 and seen[-1].step == seen[-1].steps == 9
+    files = [{p.relative_to(one): p.read_bytes() for p in one.rglob("*") if p.is_file()} for one in folders]
+    assert all(one.pop(Path("run.json")) for one in files) and files[0] == files[1]
+    edited = np.asarray(video.read(folders[1] / "edited").frames)
+    before = np.asarray(video.read(path).frames)
+    assert np.array_equal(edited[:, :, 50:], before[:, :, 50:]) and np.array_equal(edited[8], before[8])
+    assert not np.array_equal(edited[:8], before[:8])
