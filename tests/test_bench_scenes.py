@@ -164,7 +164,8 @@ def test_a_scene_from_files_stands_beside_clips_in_a_suite(tiny_model: Path, tmp
     pair = {"source_prompt": "a red ball", "target_prompt": "a blue ball"}
     lines = [{"scene": "scene", "kind": "scene", **pair}, {"video": "clip.mp4", "kind": "clip", **pair}]
     (tmp_path / "suite.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = BenchOptions(str(tmp_path / "suite.jsonl"), methods=("v2edit", "v2v"), steps=2, frames=5, settings=SMALL)
+    tiny = ("fit.gaussians=100", "fit.fit_steps=5", "fit.refit_steps=2")
+    options = BenchOptions(str(tmp_path / "suite.jsonl"), methods=("v2edit", "v2v"), steps=2, frames=3, settings=tiny)
     report = compare(options, processes=1, model=str(tiny_model), out=tmp_path / "out", clip="primitives")
     rows = {(row["method"], row["kind"]): row for row in csv.DictReader((tmp_path / "out" / "report.csv").open())}
     assert len(rows) == 2 * 4 and float(rows["unedited", "scene"]["psnr_source"]) == pytest.approx(60, abs=0.2)

@@ -41,6 +41,8 @@ def test_best_and_certain_differences_are_marked() -> None:
     rows = first.groups["Video Editing"]
     assert [cells[0].is_best for cells in rows.values()] == [False, False, True]
     assert rows["V2V"][0].differs and not rows["V2Edit"][0].differs
+    few = paper_tables(table_of(count=5), scenes=False)[0].groups["Video Editing"]
+    assert not few["V2V"][0].differs  # five of one sign are not beyond chance
     text = as_markdown([first])
     assert re.search(r"\| V2V \| [\d.]+ \([\d.]+ … [\d.]+\) † \|", text) and "| **0.4" in text and "| 12 |" in text
     lines = list(csv.DictReader(as_csv([first]).splitlines()))

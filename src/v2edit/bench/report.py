@@ -112,6 +112,11 @@ class Table:
         pairs = ((self.values(method, column, kind), self.values(other, column, kind)) for kind in self.kinds)
         return self._bootstrap([a - b for a, b in pairs])
 
+    def pairs(self, method: str, other: str, column: str) -> int:
+        """Return the number of tasks of which both methods have a figure."""
+        pairs = ((self.values(method, column, kind), self.values(other, column, kind)) for kind in self.kinds)
+        return sum(int(np.isfinite(a - b).sum()) for a, b in pairs)
+
     def _bootstrap(self, groups: Sequence[np.ndarray]) -> BootstrapMean:
         return bootstrap_mean(pool_singles(groups) if self.pooled else groups)
 
