@@ -21,8 +21,10 @@ from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.blocks import BlendedFrames, Blocks
 from v2edit.editing.cost import AT_ONCE, CostModel
 from v2edit.editing.local import LatentBlend, LocalEdit
+from v2edit.editing.matte import find_share, stream_share
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import aligned_text
+from v2edit.editing.resize import frame_index
 from v2edit.editing.session import EditSession
 from v2edit.jobs.memory import settle_long
 from v2edit.primitives.render import render_clip
@@ -189,3 +191,17 @@ def test_memory_decides_between_all_of_a_long_clip_and_blocks(tiny_model: Path):
     assert in_blocks.disk(longer) > in_blocks.disk(size) > cost_model.disk(size) == 0
     short = fake.backbone.native_size
     assert settle_long(cost_model, short, AT_ONCE, 1).long == "auto"
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_the_matte_of_a_stream_is_that_of_its_array(loop):
+    source, edited, original = (frames_of(seed, 9 if not loop else 8) for seed in range(3))
+    frames = frame_index(7, len(edited), loop)
+    latent_frames = np.arange(len(edited)) // 4
+    changed = torch.zeros(1, 3, 1, 4, 4)
+    changed[:, 1:, :, 1:3, 2:] = 1
+    whole = find_share(changed, edited, lambda: original, lambda: source, frames, latent_frames, (7, 40, 48))
+    stream = stream_share(changed, edited, original, as_stream(source), frames, latent_frames, (7, 40, 48))
+    assert 0 < whole.mean() < 1
+    assert np.array_equal(np.asarray(stream), whole)
+    assert np.array_equal(np.asarray(stream[3:6]), whole[3:6])

@@ -195,7 +195,7 @@ class EditSession:
         """Edit one more subtask; the same on latents [1, F, C, h, w]."""
         if current is not None:
             self.blocks = blocks_of(self.config, self.backbone, current.shape[1], self.block_settings)
-            self.current = current if self.blocks is None else current.cpu()
+            self.current = current.to(self.backbone.device) if self.blocks is None else current.cpu()
         if self.subtask == 0:
             self.original = self.current
         self.subtask += 1
