@@ -206,7 +206,7 @@ def estimate_edit(
             mode = mode or replace(SMALLEST, offload=offloads[-1])
         cost_model = replace(cost_model, config=settle_long(cost_model, fitted, mode, free))
         prepared = replace(prepared, config=cost_model.config)
-        if disk := cost_model.disk(fitted):
+        if (disk := cost_model.disk(fitted)) > GIB // 100:
             remarks.append(f"disk, until the run is done: about {format_bytes(disk)}")
         estimate = _count(cost_model, prepared, size, options, mode)
         release_memory()
