@@ -94,6 +94,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changed[:, :, 24:] += 5  # outside
     write_images(changed.astype(np.uint8), folder / "tool" / "bus")
     write_images(smooth(1) + np.uint8(10), folder / "tool" / "cat_a red cat")
+    (folder / "tool" / "dog.mp4").write_bytes(b"no video")
     return folder
 
 
@@ -136,6 +137,7 @@ def test_another_tools_results_have_the_figures_that_were_put_into_them(done: tu
     assert bus["flicker"] == cat["flicker"] == 0 and "seconds" not in bus
     assert ("Tool", "dog-shape") not in rows
     assert "Tool has results of 2 of 3 tasks." in done[0].markdown
+    assert "Tool: left out, " in done[0].markdown and "dog.mp4" in done[0].markdown  # it is no video
 
 
 def test_own_methods_and_metrics_stand_in_the_same_table(done: tuple[BenchReport, BenchOptions]) -> None:
@@ -196,6 +198,8 @@ def test_judges_and_results_without_any_method(done: tuple[BenchReport, BenchOpt
     assert "overall ↑" in table and "| Tool | 60.0 (60.0 … 60.0) | 2 |" in table
     with pytest.raises(UserError, match="leaves nothing"):
         compare(options, methods=("none",), results=())
+    with pytest.raises(UserError, match="is the name of a method"):
+        compare(options, results=(options.results[0].replace("Tool", "V2V"),))
 
 
 # --- finding and fitting --------------------------------------------------------------------------

@@ -211,6 +211,10 @@ def test_ivebench_and_openve_bench(tmp_path: Path) -> None:
     (tmp_path / "ove" / "benchmark_videos.csv").write_text(table)
     (line,) = read_suite(tmp_path / "ove").lines
     assert (line.kind, line.instruction, line.pair) == ("global_style", "Paint it, please", None)
+    saved = table.replace("please", "caf\u00e9").encode("cp1252")  # as a spreadsheet does
+    (tmp_path / "ove" / "benchmark_videos.csv").write_bytes(saved + b"global_style,,\n")
+    suite = read_suite(tmp_path / "ove")
+    assert suite.lines[0].instruction == "Paint it, caf\u00e9" and len(suite.mistakes) == 1
 
 
 def test_davis(tmp_path: Path) -> None:

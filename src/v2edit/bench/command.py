@@ -182,6 +182,8 @@ def benchmark(
     if suite.of_files and selected:
         tasks = writing.write_prompts_for_tasks(tasks, checkpoint, options.lvlm, folder / "prompts", on_progress)  # pyright: ignore[reportArgumentType]
     tools = tool_results.parse_results(options.results)
+    if clash := tools.keys() & (suite.methods | suite.references).keys():
+        raise UserError(f"--results {min(clash)} is the name of a method: give the tool another")
     given = tool_results.list_tool_trials(tasks, tools) if tools else []  # pyright: ignore[reportArgumentType]
     models = scoring.MetricModels(classify, options.metric_options, tuple(one.name for one in metrics))
     models.load()  # What is missing is an error before the work, not after it.

@@ -17,6 +17,7 @@ import numpy as np
 
 from v2edit.bench.file_tasks import FileTask
 from v2edit.bench.trials import OnProgress, Trial, source_of
+from v2edit.errors import UserError
 from v2edit.metrics.lvlm_score import JudgeConfig, JudgingCost, Query, estimate_cost, judge, make_queries
 from v2edit.metrics.question_accuracy import Question, accuracy, make_questions
 from v2edit.prompts.chat import Chat, Picture, sample_frames
@@ -107,8 +108,16 @@ def _cases(
     for name, trials in groups.items():
         task = trials[0].task
         source = sample_frames(source_of(trials), config.frames)
-        edits = [trial for trial in trials if trial.title not in references]
-        shown = {trial.title: sample_frames(trial.load()["frames"], config.frames) for trial in edits}
+        shown = {}
+        for trial in trials:
+            if trial.title not in references:
+                try:
+                    shown[trial.title] = sample_frames(trial.load()["frames"], config.frames)
+                except UserError:  # which the report tells of
+                    if not trial.is_given:
+                        raise
+        if not shown:
+            continue
         queries = make_queries(shown, source, task.instruction, config, cache, identity)
         asked = task.line.questions if isinstance(task, FileTask) else None
         questions = {}

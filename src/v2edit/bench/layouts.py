@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from v2edit.bench.task_lines import read_lines
+from v2edit.bench.task_lines import read_lines, read_table
 from v2edit.errors import UserError
 from v2edit.files import MAX_JSON_BYTES, read_json
 
@@ -125,7 +125,7 @@ LOVEU_EDITS = ("Style Change Caption", "Object Change Caption", "Background Chan
 
 def _loveu_lines(file: Path) -> Iterator[tuple[str, Any]]:
     folder, part = file.parent, LOVEU_PARTS[0]
-    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+    rows = csv.DictReader(io.StringIO(read_table(file), newline=""))
     for row in rows:
         name = (row.get("Video name") or "").strip()
         if name.endswith("Videos:"):
@@ -198,17 +198,17 @@ def _openve(path: Path) -> tuple[Path, Lines] | None:
 
 
 def _openve_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+    rows = csv.DictReader(io.StringIO(read_table(file), newline=""))
     for number, row in enumerate(rows):
-        given = Path(row["original_video"] or "")
+        given = Path(row.get("original_video") or "")
         clip = next((one for one in (given, Path("videos") / given.name) if (file.parent / one).is_file()), given)
         yield (
             f"line {rows.line_num}",
             {
                 "name": given.stem,
                 "kind": row["edited_type"] or "",
-                "video": str(clip),
-                "instruction": row["prompt"],
+                "video": str(clip) if row.get("original_video") else "",
+                "instruction": row.get("prompt") or "",
                 "aliases": [f"{number:04d}", f"{number:04d}_{given.stem}"],
             },
         )

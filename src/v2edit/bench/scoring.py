@@ -19,6 +19,7 @@ from v2edit.bench.methods import UNEDITED
 from v2edit.bench.tasks import Arrays, Task
 from v2edit.bench.trials import BenchWorker, OnProgress, Trial, load_result, source_of
 from v2edit.editing.resize import resize_clip
+from v2edit.errors import UserError
 from v2edit.files import atomic_write
 from v2edit.metrics.attributes import Classify
 from v2edit.metrics.registry import Measure, Measures, MetricOptions, find_metrics
@@ -94,7 +95,13 @@ class Scoring:
         if truth is not None:
             columns["truth"] = _shrink(truth, shown)
         for trial in self.trials:
-            result = trial.load()
+            try:
+                result = trial.load()
+            except UserError as error:
+                if not trial.is_given:
+                    raise
+                fitted.append((trial.title, f"left out, {error}"))
+                continue
             other_code += str(result["code"]) != trial.code
             if text := str(result.get("fitted", "")):
                 fitted.append((trial.title, text))

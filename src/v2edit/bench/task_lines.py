@@ -42,6 +42,18 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
     yield from ((f"task {number}", one) for number, one in enumerate(tasks, start=1))
 
 
+def read_table(path: Path) -> str:
+    """Return the text of a published table, in UTF-8 or, as spreadsheets save it, in Windows' Western code page.
+    Raises `UserError` where it is too large."""
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise UserError(f"{path}: {size:,} bytes are more than the {MAX_JSON_BYTES:,} that a suite may have")
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
 def _read_csv(text: str) -> Iterator[tuple[str, Any]]:
     """Yield the rows of a CSV file, its empty fields left out; `words` are divided by |."""
     rows = csv.reader(io.StringIO(text, newline=""))

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from v2edit.bench.file_tasks import FileTask
 from v2edit.bench.fitting import fit_clip
 from v2edit.bench.methods import Method
+from v2edit.bench.task_lines import read_table
 from v2edit.bench.tasks import Arrays
 from v2edit.bench.trials import Trial
 from v2edit.errors import UserError
@@ -47,15 +49,15 @@ class ToolResults:
 class ToolTrial(Trial):
     """What another tool made of a task, as it is in its file."""
 
+    is_given: ClassVar[bool] = True
+
     def load(self) -> Arrays:
-        """Return the frames in the source's size and length, and what was done to get them, `fitted`."""
+        """Return the frames in the source's size and length, and what was done to get them, `fitted`. Raises
+        `UserError` where they cannot be read, or are far too few."""
         from v2edit import video
 
         assert isinstance(self.task, FileTask)
-        try:
-            frames, notes = fit_clip(video.read(self.path), self.task.clip)
-        except UserError as error:
-            raise UserError(f"{self.title}, {self.task.name}: {error}") from error
+        frames, notes = fit_clip(video.read(self.path), self.task.clip)
         facts = {"seconds": math.nan, "code": self.code, "fitted": "; ".join(notes)}
         return {"frames": frames} | {name: np.asarray(value) for name, value in facts.items()}
 
@@ -154,7 +156,7 @@ def _entries(folder: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=8)
 def _rows(file: Path) -> dict[str, Path]:
-    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+    rows = csv.DictReader(io.StringIO(read_table(file), newline=""))
     if not {"original_video", "edited_result_path"} <= set(rows.fieldnames or ()):
         raise UserError(f"{file} is no table of results: it has no original_video and edited_result_path")
     found = {_key(Path(row["original_video"]).stem): file.parent / (row["edited_result_path"] or "") for row in rows}

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -75,6 +75,7 @@ class Trial:
     path: Path  # of its result
     code: str  # the checksum of today's
     start: Path | None = None  # the result that it starts from, where there is one
+    is_given: ClassVar[bool] = False  # whether the result is from elsewhere, and may be no video at all
 
     def run(self, worker: BenchWorker) -> None:
         """Write the result."""
