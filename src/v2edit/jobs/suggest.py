@@ -30,7 +30,7 @@ SIDE = 512  # of the photographs of a scene that are shown
 class Suggest:
     """Let a vision model suggest editing tasks for videos and scenes, and write them as a suite for v2edit bench."""
 
-    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO|SCENE")]
+    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO|SCENE", help_behavior_hint="")]
     """Videos, folders of images, or scenes with photographs."""
     out: Annotated[Path, arg(aliases=OUT, metavar="FILE")] = Path("suite.jsonl")
     """The suite to write, a task a line."""
