@@ -1,8 +1,11 @@
 """Long clips in overlapping blocks: the blocks themselves, exactness on the source, and resuming."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,24 +77,29 @@ def test_an_edit_of_nothing_in_blocks_is_the_source(tiny, loop, subtasks):
     assert (edited - x0).abs().amax((2, 3, 4)).min() > 1e-3
 
 
-@pytest.mark.parametrize("moments, find", [((1,), True), ((4, 9), False), ((7, 6, 5, 9), True)])
-def test_an_edit_that_dies_anywhere_goes_on_to_the_same_bits(tiny, tmp_path: Path, monkeypatch, moments, find):
-    """It dies after so many calls of the model, whatever of its latents has gone to files since the last snapshot."""
+@pytest.mark.parametrize(
+    "moments, find, pause",
+    [((1,), True, 0), ((4, 9), False, 0), ((7, 6, 5, 9), True, 0), ((13,), True, 7), ((11,), False, 5)],
+)
+def test_an_edit_that_dies_anywhere_goes_on_to_the_same_bits(tiny, tmp_path: Path, monkeypatch, moments, find, pause):
+    """It dies after so many calls of the model, whatever of its latents has gone to files since the last snapshot,
+    which may be steps ago: one is due once the time has been asked for as often as `pause` says."""
     x0 = torch.randn(1, 8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     text, config = aligned_text(tiny, PAIR), replace(CONFIG, subtasks=2, beta=0.4)
-    monkeypatch.setattr("v2edit.runs.snapshots.PAUSE", 0.0)
+    monkeypatch.setattr("v2edit.runs.snapshots.PAUSE", pause)
+    monkeypatch.setattr("v2edit.runs.snapshots.time", SimpleNamespace(monotonic=partial(next, count(0.0))))
     monkeypatch.setattr("v2edit.runs.snapshots.SHARE", 1e9)
 
     def edit(snapshots: Snapshots | None = None, calls: float = float("inf")) -> list[torch.Tensor]:
         denoise, made = CogVideoX.denoise, []
 
-        def count(*args, **options):
+        def counted(*args, **options):
             made.append(1)
             if len(made) > calls:
                 raise RuntimeError("dead")
             return denoise(*args, **options)
 
-        monkeypatch.setattr(CogVideoX, "denoise", count)
+        monkeypatch.setattr(CogVideoX, "denoise", counted)
         session = EditSession(MicroBatcher(tiny), text, config, None, snapshots, LocalEdit(find=find))
         try:
             session.blend = LatentBlend(x0, find=True) if find else None

@@ -3,7 +3,8 @@ and what is blended of its neighbours.
 
 Step k reads the clip's latents of one set of buffers and writes those of another, which then change places. Frames are
 written once all their blocks are denoised, and are not read before the next step; so what is written since a snapshot
-may be written again, and a snapshot copies no more than the frames that are in between.
+of the same step may be written again, and a snapshot copies no more than the frames that are in between. After each
+step there is one, since the next step writes what this one read.
 
 Letters: F latent frames, C channels, N frames of a block, B branches."""
 
@@ -57,7 +58,7 @@ class BlockLoop:
         steps, start = self.subtask.schedule.steps, self.subtask.start
         self._begin(snapshot.load())
         self.local.begin()
-        for index in snapshot.steps(self.done, len(self.order), self._state):
+        for index in snapshot.steps(self.done, len(self.order), self._state, self._ends_step):
             k, number = self.order[index]
             controlled = self.subtask.is_controlled(k)
             if number == 0:
@@ -68,13 +69,19 @@ class BlockLoop:
             for rows, values in self.blend.add(block, self._denoise(block, k)):
                 self._advance(rows, values, k)
             self.done = index + 1
-            if number == self.blocks.count(k) - 1:
+            if self._ends_step(index):
                 self.report(k - start + 1, steps - start)
         self.local.narrow(self._changes(steps))
         for name in ("edit", *self._x0_names):  # what changed is asked for again where the run is resumed later
             for k in range(steps + (name == "edit"), steps + 2):
                 self.store.remove(self._full_name(name, k))
         return self._buffer("edit", steps)
+
+    def _ends_step(self, index: int) -> bool:
+        """Return whether a block is its step's last: from there on the buffers that the step read are written again, so
+        that no earlier snapshot can be gone on from."""
+        k, number = self.order[index]
+        return number == self.blocks.count(k) - 1
 
     def _begin(self, loop_state: LoopState | None) -> None:
         start, backbone, schedule = self.subtask.start, self.subtask.backbone, self.subtask.schedule

@@ -84,9 +84,12 @@ class LoopSnapshot:
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.tensors.items()}
         atomic_write(self.path, save(tensors, {FACTS: json.dumps(state.facts)}))
 
-    def steps(self, first: int, end: int, read_state: Callable[[], LoopState]) -> Iterator[int]:
-        """Yield the steps `first` to `end` - 1 of a loop and save its state between them: when it is due, after the
-        last step, and after the step in which the user interrupts (KeyboardInterrupt is raised then)."""
+    def steps(
+        self, first: int, end: int, read_state: Callable[[], LoopState], must_save: Callable[[int], bool] = lambda k: False
+    ) -> Iterator[int]:
+        """Yield the steps `first` to `end` - 1 of a loop and save its state between them: when it is due, after a step
+        that it `must_save`, after the last, and after the step in which the user interrupts (KeyboardInterrupt is
+        raised then)."""
         if self.snapshots is None:
             yield from range(first, end)
             return
@@ -97,7 +100,7 @@ class LoopSnapshot:
                 yield k
                 now, count = time.monotonic(), k + 1
                 due = count % self.every == 0 if self.every else now - last_save > max(PAUSE, save_seconds / SHARE)
-                if due or interrupts or count == end:
+                if due or must_save(k) or interrupts or count == end:
                     self.save(read_state())
                     last_save = time.monotonic()
                     save_seconds = last_save - now
