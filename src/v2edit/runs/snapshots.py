@@ -85,7 +85,11 @@ class LoopSnapshot:
         atomic_write(self.path, save(tensors, {FACTS: json.dumps(state.facts)}))
 
     def steps(
-        self, first: int, end: int, read_state: Callable[[], LoopState], must_save: Callable[[int], bool] = lambda k: False
+        self,
+        first: int,
+        end: int,
+        read_state: Callable[[], LoopState],
+        must_save: Callable[[int], bool] = lambda k: False,
     ) -> Iterator[int]:
         """Yield the steps `first` to `end` - 1 of a loop and save its state between them: when it is due, after a step
         that it `must_save`, after the last, and after the step in which the user interrupts (KeyboardInterrupt is
