@@ -1,5 +1,7 @@
 """Long clips in overlapping blocks: the blocks themselves, exactness on the source, and resuming."""
 
+import errno
+import os
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -23,12 +25,14 @@ from v2edit.backbones.stretches import decode_in_stretches, encode_in_stretches,
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.blocks import BlendedFrames, Blocks
 from v2edit.editing.cost import AT_ONCE, CostModel
+from v2edit.editing.latents import LatentStore
 from v2edit.editing.local import LatentBlend, LocalEdit
 from v2edit.editing.matte import find_share, stream_share
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import aligned_text
 from v2edit.editing.resize import frame_index
 from v2edit.editing.session import EditSession
+from v2edit.errors import UserError
 from v2edit.jobs.memory import settle_long
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import sample_scene
@@ -213,3 +217,23 @@ def test_the_matte_of_a_stream_is_that_of_its_array(loop):
     assert 0 < whole.mean() < 1
     assert np.array_equal(np.asarray(stream), whole)
     assert np.array_equal(np.asarray(stream[3:6]), whole[3:6])
+
+
+def test_what_is_mapped_has_its_room_on_the_disk_and_a_full_one_is_told(tmp_path: Path, monkeypatch):
+    """Writing to a mapped file without room would end the process without a word."""
+    store = LatentStore(tmp_path)
+    store.open("x", (1, 50, 4, 8, 8))[:] = 3
+    store.open_frames("frames", (2, 64, 64, 3))[:] = 7
+    for path in tmp_path.iterdir():
+        assert path.stat().st_blocks * 512 >= path.stat().st_size > 0 or not hasattr(os, "posix_fallocate")
+    again = LatentStore(tmp_path)
+    assert (again.open("x", (1, 50, 4, 8, 8)) == 3).all()
+    assert (again.open_frames("frames", (2, 64, 64, 3)) == 7).all()
+
+    def full(*args: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    for open_one in (lambda: again.open("y", (9,)), lambda: again.open_frames("z", (1, 2, 2, 3))):
+        with pytest.raises(UserError, match="No space left"):
+            open_one()

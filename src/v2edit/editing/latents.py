@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from v2edit.errors import UserError
 from v2edit.files import fsync_path
 
 LARGE = 2**28  # bytes of a tensor that goes to a file even where nothing is to be resumed
@@ -33,14 +36,17 @@ class LatentStore:
             if self.folder is None and 4 * size <= LARGE:
                 self.tensors[name] = torch.zeros(*shape)
             else:
-                path = str(self.path(name))
-                self.tensors[name] = torch.from_file(path, shared=True, size=size, dtype=torch.float32).view(*shape)
+                path = self.path(name)
+                allocate(path, 4 * size)
+                tensor = torch.from_file(str(path), shared=True, size=size, dtype=torch.float32)
+                self.tensors[name] = tensor.view(*shape)
         return self.tensors[name]
 
     def open_frames(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Return the uint8 frames [T, H, W, 3] of a name, in a file, as they were left."""
         path = self.path(name)
-        return np.memmap(path, np.uint8, "r+" if path.exists() else "w+", shape=shape)
+        allocate(path, math.prod(shape))
+        return np.memmap(path, np.uint8, "r+", shape=shape)
 
     def path(self, name: str) -> Path:
         """Return the path of a name's file."""
@@ -61,3 +67,18 @@ class LatentStore:
         """Forget a tensor, and remove its file."""
         if self.tensors.pop(name, None) is not None or self.folder is not None:
             self.path(name).unlink(missing_ok=True)
+
+
+def allocate(path: Path, size: int) -> None:
+    """Give a file so many bytes on the disk, those that it lacks 0. Raises `UserError` where there is no room: where a
+    mapped file turned out to have none, writing to it would end the process."""
+    try:
+        with path.open("ab") as file:
+            if size > os.fstat(file.fileno()).st_size:
+                file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that knows no such thing
+            return
+        raise UserError(f"cannot write {path}, which takes {size / 2**20:,.1f} MiB: {error.strerror}") from error
