@@ -88,7 +88,7 @@ class FileStamp:
         except OSError:
             raise UserError(f"{self.path} is gone, and is still needed; put it back") from None
         if facts != self._facts:
-            raise UserError(f"{self.path} has changed since it was first read; start again")
+            raise UserError(f"{self.path} has changed since it was first read; put that back, or start again")
 
     @staticmethod
     def _look(path: Path) -> tuple[int, int]:
