@@ -146,6 +146,10 @@ class ProcessPool:
                     case Refused(_, reason):
                         raise UserError(reason)
 
+    def end(self, worker: int) -> None:
+        """End one worker and wait for its end."""
+        self._end([worker])
+
     def stop(self) -> None:
         self._end(list(self._processes))
 

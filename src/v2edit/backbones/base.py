@@ -17,6 +17,7 @@ from torch import Tensor
 from v2edit.attention import Replacement
 from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.families import Defaults
+from v2edit.backbones.hub import Checkpoint
 from v2edit.backbones.memory import MemoryMode
 from v2edit.backbones.options import LoadOptions
 from v2edit.prompts.tokens import PromptTokenizer
@@ -105,7 +106,9 @@ class Backbone(Protocol):
     unit: int  # latent frames of a token
     pad_id: int
     hides_padding: bool  # whether padding is no key of attention, so that prompts cannot share it
-    load_options: LoadOptions  # what it was loaded with
+    checkpoint: Checkpoint | None  # what it was loaded from, where it was loaded
+    load_options: LoadOptions  # and with what
+    frame_rate: float  # of the clip, which `set_frame_rate` sets
     classifier_free: bool  # whether guidance needs an unconditional batch; else the network is told each row's scale
 
     @property

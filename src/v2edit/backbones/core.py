@@ -25,6 +25,7 @@ from v2edit.backbones.caching import CachedRows
 from v2edit.backbones.coding import VideoCoding
 from v2edit.backbones.compiled import compiled_class
 from v2edit.backbones.families import FRAME_RATE, PUBLISHED_DEFAULTS, Defaults, DType, family_of
+from v2edit.backbones.hub import Checkpoint
 from v2edit.backbones.modes import MemoryModes
 from v2edit.backbones.options import LoadOptions
 from v2edit.backbones.placement import Placement, tensors_of
@@ -50,10 +51,11 @@ class PipelineBackbone(MemoryModes, VideoCoding):
     predictions: ClassVar[Mapping[str, Callable[[Tensor, Tensor, float, float], Tensor]]] = {
         "flow_prediction": x0_from_flow
     }
-    frame_rate = FRAME_RATE  # of the clip
+    frame_rate: float = FRAME_RATE  # of the clip
     native_fps: float | None = None
     own_device: torch.device | None = None  # of a replica, which shares its pipeline's other parts
     replica: PipelineBackbone | None = None
+    checkpoint: Checkpoint | None = None
     load_options = LoadOptions(offload="none")
 
     def __init__(self, pipeline: Any, name: str | None = None, defaults: Defaults | None = None) -> None:

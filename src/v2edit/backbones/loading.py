@@ -156,7 +156,7 @@ def load(
         if not backbone.classifier_free:
             raise UserError(f"--device {options.device}: {checkpoint.name} is told its guidance, which has no halves")
         backbone.replica = replicate(backbone, find_device(second))
-    backbone.load_options = options
+    backbone.checkpoint, backbone.load_options = checkpoint, options
     backbone.place(target, mode or options.memory_mode)
     backbone.check_attention()
     if backbone.replica is not None:

@@ -48,6 +48,9 @@ class LoadOptions:
     take a half or a quarter of the memory."""
     transformer: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE")] = ()
     """The transformer's weights from a file, .gguf (quantised) or .safetensors, named as for --lora."""
+    block_processes: Annotated[int, arg(metavar="INT")] = 1
+    """Processes that denoise the blocks of a long clip (--long) side by side, each with the model: as many times the
+    memory, the same result. --device cuda gives each the next GPU."""
 
     @property
     def memory_mode(self) -> MemoryMode:
@@ -59,6 +62,10 @@ class LoadOptions:
         object.__setattr__(self, "transformer", files)
         if self.device.count(",") > 1:
             raise UserError(f"--device is {self.device!r}, expected one or two: guidance has two halves")
+        if self.block_processes < 1:
+            raise UserError(f"--block-processes is {self.block_processes}, expected 1 or more")
+        if self.block_processes > 1 and "," in self.device:
+            raise UserError(f"--device is {self.device!r}, and --block-processes have one each: name one kind, as cuda")
         loras = (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)
         object.__setattr__(self, "lora", loras)
         _ = self.weight_files

@@ -65,6 +65,8 @@ class EditBatch:
         expect_folder(self.out)
         expect_at_least(1, workers=self.workers)
         expect_at_least(0, retries=self.retries)
+        if self.model_options.block_processes > 1:
+            raise UserError("--block-processes is for one edit; a batch has several edits side by side (--workers)")
 
     def run(
         self,

@@ -10,16 +10,16 @@ Letters: F latent frames, C channels, N frames of a block, B branches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from v2edit.editing.blocks import BlendedFrames, Block, Blocks
-from v2edit.editing.change import ChangeMap, on_latents
+from v2edit.editing.block_processes import CPU, BlockInputs, BlockProcesses, with_sources
+from v2edit.editing.blocks import BlendedFrames, Blocks
+from v2edit.editing.change import ChangeMap
 from v2edit.editing.latents import LatentStore
 from v2edit.editing.local import LatentBlend
 from v2edit.editing.state import FrameNoise
@@ -42,10 +42,12 @@ class BlockLoop:
     store: LatentStore
     name: str
     report: ReportStep = lambda step, steps: None
+    processes: BlockProcesses | None = None  # that denoise blocks; None: this one alone
     begun: Mapping[str, Any] = field(default_factory=dict)
     done: int = 0  # blocks, of all steps
     attended: bool = False  # whether the attention to the words that change is gathered
     blend: BlendedFrames = field(init=False)
+    ahead: dict[int, tuple[Tensor, bool]] = field(default_factory=dict, init=False)  # by their places in `order`
 
     @cached_property
     def order(self) -> list[tuple[int, int]]:
@@ -66,7 +68,7 @@ class BlockLoop:
             if number == 0 or index == self.done:
                 self.local.narrow(None if controlled else self._changes(k))
             block = self.blocks.of_step(k)[number]
-            for rows, values in self.blend.add(block, self._denoise(block, k)):
+            for rows, values in self.blend.add(block, self._denoise(index)):
                 self._advance(rows, values, k)
             self.done = index + 1
             if self._ends_step(index):
@@ -105,23 +107,36 @@ class BlockLoop:
         facts = {"done": self.done, "attended": self.attended, "memory": memory, "begun": self.begun}
         return LoopState({str(frame): tensor for frame, tensor in self.blend.sums.items()}, facts)
 
-    def _denoise(self, block: Block, k: int) -> Tensor:
-        """Return what a block takes for x0 at step k in each branch and, where it is gathered, the attention to the
-        words that change: [N, B C, h, w], or a channel more."""
-        frames, device = list(block.frames), self.subtask.backbone.device
-        own, eps = self._on(frames), self.noise.draw(self._eps_number(k), frames).to(device)
-        branches = own.branches(self._buffer("edit", k)[:, frames].to(device), eps, k)
-        x0s, words = own.denoise(branches, k)
-        values = torch.cat(x0s, dim=2)[0]
-        if words is not None and (attention := on_latents(words.mean, x0s[0].shape[1:])) is not None:
-            self.attended = True
-            values = torch.cat([values, attention[0].to(values)], dim=1)
-        return values.cpu()
+    def _denoise(self, index: int) -> Tensor:
+        """Return what a block of all steps takes for x0 in each branch and, where it is gathered, the attention to the
+        words that change: [N, B C, h, w], or a channel more. Blocks after it in its step may be denoised with it, since
+        they read what the step before has written."""
+        if index not in self.ahead:
+            k, number = self.order[index]
+            together = 1 if self.processes is None else min(self.processes.count, self.blocks.count(k) - number)
+            inputs = [self._inputs(place) for place in range(index, index + together)]
+            denoised = (
+                [inputs[0].denoise(self.subtask)]
+                if self.processes is None
+                else self.processes.denoise(self.subtask, inputs)
+            )
+            self.ahead = dict(enumerate(denoised, start=index))
+        values, attended = self.ahead.pop(index)
+        self.attended |= attended
+        return values
+
+    def _inputs(self, index: int) -> BlockInputs:
+        k, number = self.order[index]
+        frames = list(self.blocks.of_step(k)[number].frames)
+        sources = [source.x0[:, frames] for source in self.subtask.sources]
+        eps = self.noise.draw(self._eps_number(k), frames)
+        return BlockInputs(k, self._buffer("edit", k)[:, frames], eps, sources)
 
     def _advance(self, rows: slice, values: Tensor, k: int) -> None:
         """Take step k in some frames, from what their blocks took for x0."""
         frames, channels = range(self.blocks.frames)[rows], self.current.shape[2]
-        own, number = self._on(rows, torch.device("cpu")), self._eps_number(k)
+        own = with_sources(self.subtask, [source.x0[:, rows] for source in self.subtask.sources], CPU)
+        number = self._eps_number(k)
         eps = self.noise.draw(number, frames)
         branches = own.branches(self._buffer("edit", k)[:, rows], eps, k)
         x0s = [values[None, :, b * channels : (b + 1) * channels] for b in range(len(branches))]
@@ -151,12 +166,6 @@ class BlockLoop:
         last = self.subtask.start + steps
         attention = self._buffer("attention", last) if self.attended else None
         return ChangeMap(self._buffer("difference", last), steps, attention, steps * self.attended)
-
-    def _on(self, frames: slice | Sequence[int], device: torch.device | None = None) -> Subtask:
-        """Return the subtask of some frames, with its sources on a device (default: the model's)."""
-        device = device or self.subtask.backbone.device
-        sources = [replace(source, x0=source.x0[:, frames].to(device)) for source in self.subtask.sources]
-        return replace(self.subtask, sources=sources)
 
     def _controlled_before(self, k: int) -> int:
         """Return how many steps before step k are controlled: they are the first ones."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from v2edit.backbones import Backbone
 from v2edit.backbones.families import FRAME_RATE
+from v2edit.editing.block_processes import BlockProcesses
 from v2edit.editing.blocks import BlockSettings
 from v2edit.editing.config import EditConfig
 from v2edit.editing.local import EVERYWHERE, LocalEdit, plan_window
@@ -58,7 +59,7 @@ class Editor:
         """With `single_use` the text encoders are freed once the first edit's prompts are encoded. `blocks`: how long
         clips are cut into blocks, where they are."""
         self.backbone, self.single_use, self.blocks = backbone, single_use, blocks
-        self.batcher = MicroBatcher(backbone)
+        self.batcher, self.processes = MicroBatcher(backbone), BlockProcesses.of(backbone)
 
     def edit(
         self,
@@ -103,7 +104,7 @@ class Editor:
         text = retry_smaller_on_oom(encode, backbone.offload_more)
         if self.single_use:
             backbone.free_text_encoders()
-        return EditSession(self.batcher, text, config, on_progress, snapshots, local, self.blocks)
+        return EditSession(self.batcher, text, config, on_progress, snapshots, local, self.blocks, self.processes)
 
     def subtasks(
         self,
@@ -114,6 +115,8 @@ class Editor:
         snapshots: Snapshots | None = None,
     ) -> Iterator[Tensor]:
         """Yield the latents [1, F, C, h, w] after each subtask (V2Edit Sec. 3.3)."""
-        session = EditSession(self.batcher, text, config, on_progress, snapshots, block_settings=self.blocks)
+        session = EditSession(
+            self.batcher, text, config, on_progress, snapshots, EVERYWHERE, self.blocks, self.processes
+        )
         for subtask in range(config.subtasks):
             yield session.next_latents(x0 if subtask == 0 else None)

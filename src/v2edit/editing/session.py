@@ -15,6 +15,7 @@ from torch import Tensor
 from v2edit.backbones import Backbone, Size
 from v2edit.backbones.memory import MemoryMode
 from v2edit.editing import controls
+from v2edit.editing.block_processes import BlockProcesses
 from v2edit.editing.blocks import Blocks, BlockSettings, blocks_of
 from v2edit.editing.blockwise import BlockLoop
 from v2edit.editing.change import latent_change
@@ -76,6 +77,7 @@ class EditSession:
     snapshots: Snapshots | None = None
     local: LocalEdit = EVERYWHERE
     block_settings: BlockSettings = BlockSettings()
+    processes: BlockProcesses | None = None
     subtask: int = field(default=0, init=False)
     source: Frames = field(init=False)
     fitted: Size = field(init=False)
@@ -214,8 +216,9 @@ class EditSession:
             subtask = Subtask.of(self.batcher, sources, text, config, shape, local.find)
             noise = FrameNoise(self.config.seed, self.subtask, shape[1:])
             loop = BlockLoop(
-                subtask, self.blocks, self.current, noise, local, self.store, f"{LOOP}-{self.subtask}", self._report
-            )
+                subtask, self.blocks, self.current, noise, local, self.store, f"{LOOP}-{self.subtask}", self._report,
+                self.processes,
+            )  # fmt: skip
             self.current = loop.run(self._block_snapshot(loop))
         return self.current
 

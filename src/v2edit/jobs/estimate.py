@@ -213,6 +213,8 @@ def estimate_edit(
     counting_bytes = max(0, process_memory() - before)  # held by the counting alone
     base = before if device.type == "cpu" else 0
     peak = base + estimate.peak if device.type == "cpu" else with_margin(estimate.peak)
+    if options.block_processes > 1:
+        remarks.append(describe_block_processes(options.block_processes, cost_model, fitted, peak))
     if device.type != "cpu":
         remarks.append(describe_main_memory(fake, mode))
     estimate = replace(estimate, device=str(device), peak=peak, available=free, remarks=remarks, prompts=prompts)
@@ -252,6 +254,13 @@ def _count(cost_model: CostModel, prepared: Prepared, size: Size, options: Model
         steps_per_subtask(schedule, config), config.steps, forwards,
         noise_window(schedule, config), cost.flops, cost.peak, None, {}, COUNTED, mode,
     )  # fmt: skip
+
+
+def describe_block_processes(count: int, cost_model: CostModel, fitted: Size, peak: int) -> str:
+    """Describe what the processes take that denoise blocks of a clip of a valid size, each with its own `peak`."""
+    if cost_model.blocks(fitted) is None:
+        return "--block-processes changes nothing: the clip is not denoised in blocks (--long)"
+    return f"blocks by {count} processes, each with the model: about {format_bytes(count * peak)} in all"
 
 
 def describe_main_memory(fake: FakeModel, mode: MemoryMode) -> str:

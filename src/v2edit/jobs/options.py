@@ -102,6 +102,8 @@ class ModelOptions(LoadOptions, ModelChoice):
 
         if "," in self.device:
             raise UserError(f"--device is {self.device!r}, and torchrun has given each process a device: leave it out")
+        if self.block_processes > 1:
+            raise UserError("--block-processes: torchrun's processes share each call already; leave one of the two out")
         heads = join()
         backbone: Any = backbones.load(checkpoint, replace(self, device=self.device.partition(":")[0]))
         split(backbone, heads)

@@ -36,12 +36,16 @@ def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: 
     if config.negative_prompt and not backbone.classifier_free:
         log.warning("--negative-prompt: %s takes none, its guidance being a number that it is told", backbone.name)
     if blocks := blocks_of(config, backbone, backbone.latent_shape(fitted, config.loop)[0]):
+        processes = backbone.load_options.block_processes
+        each = "one after the other" if processes == 1 else f"{processes} at a time"
         log.info(
-            "blocks: %d latent frames in %d blocks of %d, one after the other at each step",
-            blocks.frames, blocks.count(0), blocks.length,
+            "blocks: %d latent frames in %d blocks of %d, %s at each step",
+            blocks.frames, blocks.count(0), blocks.length, each,
         )  # fmt: skip
         if config.cache:
             log.warning("--cache: in blocks no steps are skipped, so it changes nothing")
+    elif backbone.load_options.block_processes > 1:
+        log.warning("--block-processes: the clip is not denoised in blocks (--long), so it changes nothing")
     log_limits(backbone.name, prompts, size, backbone, config.loop, config.long)
 
 
