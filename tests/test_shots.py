@@ -90,6 +90,17 @@ def test_real_clips_joined_have_their_cuts_alone(data):
     assert find_cuts(joined, 10) == np.cumsum(lengths)[:-1].tolist()
 
 
+@pytest.mark.parametrize("held", [2, 3])
+def test_a_clip_whose_frames_are_held_has_the_cuts_of_the_clip_itself(data, tmp_path, held):
+    names, lengths = ("cog-horse", "hiker", "cof-dog"), (12, 7, 9)
+    clips = [np.asarray(video.read(data / "videos" / f"{name}.mp4", max_frames=12).frames) for name in names]
+    joined = np.concatenate([one[:length, :160, :240] for one, length in zip(clips, lengths, strict=True)])
+    path = video.write(np.repeat(joined, held, 0), tmp_path / "clip.mp4", fps=8 * held)
+    frames = video.read(path).frames
+    assert not np.array_equal(frames[0], frames[1])  # as encoded
+    assert find_cuts(frames, 8 * held) == [held * cut for cut in np.cumsum(lengths)[:-1]]
+
+
 def test_a_missing_library_is_told_in_one_line_with_the_way_on(parts, monkeypatch):
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     assert find_cuts(parts[0][:1], 8) == []

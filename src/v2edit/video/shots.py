@@ -23,6 +23,9 @@ WINDOW, LEAST_RATIO, LEAST_DIFFERENCE = 2, 3.0, 15.0
 # Where the picture before a cut is back within so many seconds, as near as this share of the cut's difference, it was
 # a flash and no cut.
 FLASH, FLASH_SHARE = 0.25, 0.5
+# Frames that differ by less than so many levels, on average, repeat the one before; at most as many in a row are left
+# out as footage of so many frames a second repeats.
+LEAST_MOTION, HELD_FPS = 1.0, 6
 MISSING = (
     "looking for cuts takes PySceneDetect: pip install scenedetect-headless, or say with --shots off that there are "
     "none, or where each shot begins (--shots 2.5,1:30)"
@@ -40,43 +43,74 @@ def find_cuts(frames: Frames, fps: Fraction | float) -> list[int]:
         from scenedetect.detectors import AdaptiveDetector
     except ImportError as error:
         raise UserError(MISSING) from error
-    detector = AdaptiveDetector(LEAST_RATIO, 0, WINDOW, LEAST_DIFFERENCE)
-    filter_, cuts = FlashFilter(max(1, round(FLASH * float(fps)))), []
+    detector, held = AdaptiveDetector(LEAST_RATIO, 0, WINDOW, LEAST_DIFFERENCE), max(1, int(fps / HELD_FPS))
+    length, count = max(1, round(FLASH * float(fps))), len(frames)
+    filter_, places, cuts = FlashFilter(length, WINDOW * held), Distinct(held), []
     # Both ends are mirrored, so that a cut beside them is compared with as many pictures as any other.
-    for number, small in enumerate(_mirrored(_small_frames(frames), min(WINDOW, len(frames) - 1))):
-        found = detector.process_frame(FrameTimecode(number, fps=25.0), small)
-        cuts += filter_.next_frame(small, [one.frame_num for one in found])
-    first = min(WINDOW, len(frames) - 1)
-    cuts += filter_.finish()
-    return sorted({cut - first for cut in cuts if 0 < cut - first < len(frames)})
+    margin, shown = (min(one, count - 1) for one in (WINDOW * held, WINDOW))
+    for place, small in enumerate(_mirrored(_small_frames(frames), margin), start=-margin):
+        found = []
+        if places.add(place, small):
+            found = detector.process_frame(FrameTimecode(len(places.places) - 1, fps=25.0), small)
+        if -shown <= place < count + shown:
+            filter_.add_frame(place, small)
+        cuts += filter_.check([cut for one in found if 0 < (cut := places.places[one.frame_num]) < count])
+    return sorted({*cuts, *filter_.finish()})
+
+
+@dataclass
+class Distinct:
+    """The places of the frames that differ from the one before them: footage of fewer frames a second than its file
+    has repeats each, up to the encoder's noise, and would seem to stand still between two cuts. Of `held` frames that
+    are alike, one counts."""
+
+    held: int
+    places: list[int] = field(default_factory=list, init=False)
+    last: np.ndarray | None = field(default=None, init=False)
+
+    def add(self, place: int, small: np.ndarray) -> bool:
+        """Take the next frame, uint8 [H, W, 3]; return whether it counts."""
+        if self.last is not None and place - self.places[-1] < self.held and _is_repeated(self.last, small):
+            return False
+        self.places.append(place)
+        self.last = small
+        return True
+
+
+def _is_repeated(one: np.ndarray, other: np.ndarray) -> bool:
+    return float(np.abs(one.astype(np.int16) - other).mean()) < LEAST_MOTION
 
 
 @dataclass
 class FlashFilter:
     """Drops cuts that are flashes: where the picture before the cut is back after at most `length` frames, or the one
-    behind it was there at most so many frames before."""
+    behind it was there at most so many frames before. Cuts are told at most `delay` frames late."""
 
     length: int
+    delay: int = WINDOW
     count: int = field(default=0, init=False)
     recent: deque[np.ndarray] = field(init=False)
     waiting: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.recent = deque(maxlen=2 * self.length + WINDOW + 2)
+        self.recent = deque(maxlen=2 * self.length + self.delay + 2)
 
-    def next_frame(self, small: np.ndarray, cuts: list[int]) -> list[int]:
-        """Take the next frame, uint8 [H, W, 3], and the cuts found with it; return those that stand by now."""
+    def add_frame(self, place: int, small: np.ndarray) -> None:
+        """Take the next frame, uint8 [H, W, 3], at its place."""
         self.recent.append(_in_hsv(small))
-        self.count += 1
+        self.count = place + 1
+
+    def check(self, cuts: list[int]) -> list[int]:
+        """Take cuts that were found; return those that stand by now."""
         self.waiting += cuts
         due = [cut for cut in self.waiting if self.count - cut > self.length]
-        return self._check(due)
+        return self._settle(due)
 
     def finish(self) -> list[int]:
         """Return the cuts that stand of those that still waited for frames after them."""
-        return self._check(list(self.waiting))
+        return self._settle(list(self.waiting))
 
-    def _check(self, cuts: list[int]) -> list[int]:
+    def _settle(self, cuts: list[int]) -> list[int]:
         self.waiting = [cut for cut in self.waiting if cut not in cuts]
         return [cut for cut in cuts if not self._is_flash(cut)]
 
