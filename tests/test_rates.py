@@ -12,7 +12,7 @@ import v2edit
 from v2edit import video
 from v2edit.editing.editor import EditResult
 from v2edit.editing.local import EVERYWHERE, LocalEdit
-from v2edit.editing.rates import edit_every, frames_apart
+from v2edit.editing.rates import edit_every, follows_motion, frames_apart
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Object, Scene
 from v2edit.video.flow import estimate_flow, is_consistent, warp
@@ -161,3 +161,37 @@ def test_a_clip_that_the_model_takes_whole_is_edited_whole(fast, tiny_model, tmp
     short = options | {"end": 0.25, "show_progress": False}
     one, other = (v2edit.edit_video(fast, **short, out=tmp_path / fps, model_fps=fps) for fps in ("auto", "source"))
     assert contents(one.folder) == contents(other.folder)
+
+
+def hopping(frames: int, side: int, period: float) -> np.ndarray:
+    """A ball on a textured ground that hops, once in `period` frames."""
+    ground = np.random.default_rng(1).integers(60, 120, (side, side, 3)).astype(np.uint8)
+    ground, clip = cv2.GaussianBlur(ground, (0, 0), 2), []
+    for k in range(frames):
+        picture, height = ground.copy(), 0.35 * side * abs(np.sin(np.pi * k / period))
+        cv2.circle(picture, (side // 2, round(0.75 * side - height)), side // 10, (220, 30, 30), -1, cv2.LINE_AA)
+        clip.append(picture)
+    return np.stack(clip)
+
+
+def test_frames_are_left_out_as_far_as_the_motion_allows(texture):
+    slow = slide(texture, 30)
+    assert all(follows_motion(slow, every) for every in (1, 2, 3, 5, 40))
+    hops = hopping(48, 96, 8.0)
+    assert follows_motion(hops, 1) and not follows_motion(hops, 3)
+    assert follows_motion(hopping(96, 96, 48.0), 3)  # the same, slowly
+    assert follows_motion(np.repeat(slow[:1], 30, 0), 4)  # nothing moves
+
+
+def test_fast_motion_is_edited_frame_by_frame_and_a_rate_that_loses_it_is_warned_of(tmp_path, tiny_model, caplog):
+    frames = np.concatenate([slide(hopping(1, 240, 8.0)[0], 24)[:, ::2, ::2], hopping(24, 80, 8.0)])
+    path = video.write(frames, tmp_path / "clip.mp4", fps=24)
+    options = {"source_prompt": "a red ball", "target_prompt": "a blue cube", "model": str(tiny_model), "shots": 1}
+    given = v2edit.estimate_edit(path, **options)
+    assert given.limits["frames"] == "2 shots, 32 of 48 frames are given to the model"
+    with caplog.at_level("WARNING"):
+        given = v2edit.estimate_edit(path, **options, model_fps=8)
+    assert given.limits["frames"] == "2 shots, 16 of 48 frames are given to the model"
+    assert next(one.message for one in caplog.records if "--model-fps" in one.message).startswith(
+        "--model-fps: in the shot at 1 s things move too fast"
+    )

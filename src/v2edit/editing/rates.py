@@ -20,11 +20,43 @@ from v2edit.video.stream import Frames, FrameStream
 
 # How much the pictures may differ, in levels, where the flow is right; and the least weight of a neighbour.
 TOLERANCE, LEAST = 12.0, 1e-3
+# How motion is looked at: in so many places of a clip, what moves by more than a share of the picture's longer side; it
+# is off where it is not half the way there at half the time. So many of what moves in a place, and so many of the
+# places, are allowed to be off: slides, turning cameras and real clips at 24 to 30 a second keep far below, what hops
+# thrice a second is far above.
+PLACES, LEAST_MOTION, OFF, LEAST_MOVING, MOST_OFF, MOST_PLACES = 16, 0.01, 0.5, 1e-3, 1 / 3, 0.25
 
 
 def frames_apart(fps: float, model_fps: float) -> int:
     """Return the distance n of the frames to edit at which they come nearest to the model's rate, as a ratio."""
     return min(range(1, max(2, math.ceil(fps / model_fps) + 1)), key=lambda n: abs(math.log(fps / n / model_fps)))
+
+
+def follows_motion(frames: Frames, every: int) -> bool:
+    """Return whether what moves in a clip, uint8 [T, H, W, 3], goes on steadily between every n-th frame, so that those
+    alone show its motion."""
+    if every == 1 or len(frames) <= every:
+        return True
+    firsts = np.unique(np.linspace(0, len(frames) - every - 1, PLACES).astype(int)).tolist()
+    off = [_share_off(frames[first : first + every + 1]) > MOST_OFF for first in firsts]
+    return sum(off) < MOST_PLACES * len(firsts)
+
+
+def _share_off(frames: Frames) -> float:
+    """Return how much of what moves from the first frame to the last, and back, is not in the middle as far on its way
+    as the time is."""
+    first, *between, last = frames
+    middle, time = between[len(between) // 2], (len(between) // 2 + 1) / (len(between) + 1)
+    least = LEAST_MOTION * max(first.shape[:2])
+    moving = off = 0
+    for start, end, share in ((first, last, time), (last, first, 1 - time)):
+        whole, part = estimate_flow(start, end), estimate_flow(start, middle)
+        lengths = np.linalg.norm(part, axis=-1)
+        moves = np.maximum(np.linalg.norm(whole, axis=-1), lengths) > least
+        gap = np.linalg.norm(part - share * whole, axis=-1)
+        moving += int(moves.sum())
+        off += int((moves & (gap > np.maximum(least, OFF * lengths))).sum())
+    return off / moving if moving > LEAST_MOVING * 2 * first[..., 0].size else 0.0
 
 
 def edit_every(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,36 +46,55 @@ def weigh_shots(shots: Sequence[Shot], steps: Steps, given: Sequence[int]) -> di
     return dict(zip(weights, each, strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rate:
-    """The frames a second of a clip, and of those that a model is given of it: auto, source or a number."""
+    """The frames of a clip, how many a second there are, and of those that a model is given: auto, source or a number.
+    What is `known` of the shots, by their first frames, is kept: the motion of each is looked at once."""
 
+    frames: Frames
     fps: float
     model_fps: str = SOURCE
+    known: dict[int, int] = field(default_factory=dict)
 
-    def every(self, count: int, backbone: Backbone) -> int:
-        """Return n where every n-th of `count` frames is given to a model. Clips that are no longer than the model's
-        are given whole, unless a rate is asked for."""
-        from v2edit.editing.rates import frames_apart
+    def every(self, clip: slice, backbone: Backbone) -> int:
+        """Return n where every n-th of the frames of a shot is given to a model. Those that are no longer than the
+        model's are given whole, unless a rate is asked for; by default no more are left out than the motion allows."""
+        if clip.start not in self.known:
+            self.known[clip.start] = self._find_every(clip, backbone)
+        return self.known[clip.start]
+
+    def _find_every(self, clip: slice, backbone: Backbone) -> int:
+        from v2edit.editing.rates import follows_motion, frames_apart
 
         if self.model_fps == SOURCE:
             return 1
+        which = f"in the shot at {clip.start / self.fps:.4g} s things move" if clip.start else "things move"
         if self.model_fps != AUTO:
-            return frames_apart(self.fps, float(parse_rate(self.model_fps, "--model-fps")))
-        if backbone.native_fps is None or count <= backbone.native_size.frames:
+            every = frames_apart(self.fps, float(parse_rate(self.model_fps, "--model-fps")))
+            if not follows_motion(self.frames[clip], every):
+                log.warning(
+                    "--model-fps: %s too fast to be seen in one frame of %d; --model-fps auto edits more", which, every
+                )
+            return every
+        if backbone.native_fps is None or clip.stop - clip.start <= backbone.native_size.frames:
             return 1
-        return frames_apart(self.fps, backbone.native_fps)
+        most = frames_apart(self.fps, backbone.native_fps)
+        every = next(n for n in range(most, 0, -1) if follows_motion(self.frames[clip], n))
+        if every < most:
+            more = "every frame is" if every == 1 else f"one frame in {every} is"
+            log.info("rate: %s too fast to be seen in one frame of %d: %s edited", which, most, more)
+        return every
 
-    def given(self, count: int, backbone: Backbone) -> int:
-        """Return how many of `count` frames a model is given."""
-        every = self.every(count, backbone)
+    def given(self, clip: slice, backbone: Backbone) -> int:
+        """Return how many frames of a shot a model is given."""
+        every, count = self.every(clip, backbone), clip.stop - clip.start
         return len(range((count - 1) % every // 2, count, every))
 
 
 def given_frames(shots: Sequence[Shot], count: int, rate: Rate, backbone: Backbone) -> list[int]:
     """Return how many frames of each shot that is edited a model is given, or of the whole clip of `count` frames."""
-    lengths = [len(one) for one in shots if one.edited] or [count]
-    return [rate.given(length, backbone) for length in lengths]
+    clips = [one.frames for one in shots if one.edited] or [slice(0, count)]
+    return [rate.given(clip, backbone) for clip in clips]
 
 
 def edit_shots(
@@ -94,7 +113,8 @@ def edit_shots(
     from v2edit.editing.editor import Editor
 
     if not shots:
-        return _edit_clip(editor, frames, prompts, config, on_progress, snapshots, rate, local)
+        whole = slice(0, len(frames))
+        return _edit_clip(editor, frames, prompts, config, on_progress, snapshots, rate, whole, local)
     editor = Editor(editor.backbone)  # whose text encoders are needed for each shot
     edited = [number for number, one in enumerate(shots) if one.edited]
     given = tuple(given_frames(shots, len(frames), rate, editor.backbone))
@@ -110,7 +130,7 @@ def edit_shots(
         report = None if on_progress is None else partial(_report, on_progress, place, given)
         own_snapshots = shot_snapshots(snapshots, number)
         results[number] = _edit_clip(
-            editor, frames[shot.frames], pair, own_config, report, own_snapshots, rate, own_local
+            editor, frames[shot.frames], pair, own_config, report, own_snapshots, rate, shot.frames, own_local
         )
     return join_results(frames, shots, results)
 
@@ -123,9 +143,10 @@ def _edit_clip(
     on_progress: Callable[[Progress], None] | None,
     snapshots: Snapshots,
     rate: Rate,
+    clip: slice,
     local: LocalEdit,
 ) -> EditResult:
-    every = rate.every(len(frames), editor.backbone)
+    every = rate.every(clip, editor.backbone)
     if every == 1:
         return editor.edit(frames, prompts, config, on_progress, snapshots, rate.fps, local)
     try:
@@ -134,7 +155,7 @@ def _edit_clip(
         raise UserError(
             f"--model-fps takes OpenCV ({error}): pip install opencv-python-headless, or give --model-fps source"
         ) from error
-    log.info("rate: every frame of %d is edited, %.4g a second; the others take their change", every, rate.fps / every)
+    log.info("rate: one frame in %d is edited, %.4g a second; the others take their change", every, rate.fps / every)
 
     def edit(some: Frames, fps: float, own: LocalEdit) -> EditResult:
         return editor.edit(some, prompts, config, on_progress, snapshots, fps, own)  # pyright: ignore[reportArgumentType]

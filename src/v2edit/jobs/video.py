@@ -31,7 +31,7 @@ from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_video
 from v2edit.jobs.seeds import MOST_SEEDS, edit_seeds, request_seeds
 from v2edit.jobs.shot_edits import Rate, edit_shots, given_frames, plan_shots, weigh_shots
-from v2edit.jobs.shots import SOURCE, Shot, ShotOptions, read_shots, record_shots, settle_shots
+from v2edit.jobs.shots import Shot, ShotOptions, read_shots, record_shots, settle_shots
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, check_input, fingerprint_input, read_run_state
 from v2edit.runs.layout import seed_folder
@@ -75,13 +75,13 @@ class PreparedVideo(Prepared):
     source: Video
     part: slice
     local: LocalEdit  # of the part
+    rate: Rate  # of the part
     shots: tuple[Shot, ...] = ()  # of the part, where there are several
-    model_fps: str = SOURCE
 
     @property
     def clip(self) -> ClipEdit:
         """What is edited, and how."""
-        return ClipEdit(self.source, self.part, self.local, self.prompts, self.config, self.shots, self.model_fps)
+        return ClipEdit(self.source, self.part, self.local, self.prompts, self.config, self.rate, self.shots)
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,8 @@ class ClipEdit:
     local: LocalEdit
     prompts: PromptPair
     config: ResolvedConfig
+    rate: Rate
     shots: tuple[Shot, ...] = ()
-    model_fps: str = SOURCE
-
-    @property
-    def rate(self) -> Rate:
-        """The frames a second of the source, and of those that the model sees."""
-        return Rate(float(self.source.fps), self.model_fps)
 
     def given_to(self, backbone: Backbone) -> list[int]:
         """Return how many frames a model is given of each clip that it edits."""
@@ -175,8 +170,8 @@ class VideoEdit(EditJob):
             looks = self.shot_options.looks
             given, shots = settle_shots(self, looks, given, checkpoint, shots, source.frames[part])
         settled = self.settle(given, checkpoint, lambda: source.frames[part], ask, loaded)
-        model_fps = str(self.shot_options.model_fps)
-        return PreparedVideo(**vars(settled), source=source, part=part, local=local, shots=shots, model_fps=model_fps)
+        rate = Rate(source.frames[part], float(source.fps), str(self.shot_options.model_fps))
+        return PreparedVideo(**vars(settled), source=source, part=part, local=local, rate=rate, shots=shots)
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
@@ -235,6 +230,7 @@ class VideoEdit(EditJob):
                 "local": self.mask_options.facts,
                 **record_clip(self.clip_options, self.format_options),
                 **record_shots(self.shot_options, prepared.shots),
+                "frames_apart": list(prepared.rate.known.items()),  # which the motion tells, here as on resuming
                 "seed": config.seed,
                 "guidance": config.guidance,
                 "solver": backbone.solver if config.solver == "auto" else config.solver,
@@ -263,8 +259,9 @@ class VideoEdit(EditJob):
             prompts, config = PromptPair(**record["prompts"]), ResolvedConfig(**record["config"])
             source, part = ClipOptions.from_record(record).cut(videos.read(path))
             local = load_local(record, run.snapshots.folder)
-            model_fps = str(ShotOptions.from_record(record).model_fps)
-            clip = ClipEdit(source, part, local, prompts, config, read_shots(record), model_fps)
+            options, known = ShotOptions.from_record(record), dict(record.get("frames_apart", []))
+            rate = Rate(source.frames[part], float(source.fps), str(options.model_fps), known)
+            clip = ClipEdit(source, part, local, prompts, config, rate, read_shots(record))
             backbone = load_recorded(record, loaded)
             log_plan(prompts, config, clip.size_for(backbone), backbone)
             result = _finish(run, path, clip, backbone, loaded is None, on_progress)
