@@ -145,11 +145,11 @@ def test_an_edit_stopped_in_a_later_shot_resumes_to_the_same_bytes(clip, tiny_mo
     words = ["edit", str(clip), *OPTIONS, "--model", str(tiny_model), "--steps", "3", "--save-every", "1"]
     words += ["--only-shots", "1,3"]
     assert main([*words, "-o", str(tmp_path / "whole")]) == 0
-    with interrupt_when_written("shot 2/2, subtask 1/1, step 1/"):
+    with interrupt_when_written("shot 3 (2 of 2), subtask 1/1, step 1/"):
         assert main([*words, "-o", str(tmp_path / "r")]) == 130
     with interrupt_when_written("") as log:
         assert main(["resume", str(tmp_path / "r")]) == 0
-    assert "shot 1/2" not in log.getvalue()
+    assert "shot 1 (" not in log.getvalue() and "shot 1: its steps are done" in log.getvalue()
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
 
 
@@ -265,7 +265,8 @@ def test_several_seeds_edit_each_shot(clip, tiny_model, tmp_path):
     options = QUICK | PROMPTS | {"model": str(tiny_model), "only_shots": "1,3", "out": tmp_path / "r", "seeds": 2}
     run = v2edit.edit_video(clip, on_progress=lambda one: phases.append(one.phase), **options)
     order = [one for one, after in pairwise([*phases, ""]) if one != after]
-    assert order == [f"seed {n} ({n + 1}/2), shot {k}/2, subtask 1/1" for n in (0, 1) for k in (1, 2)]
+    places = [(n, m, k) for n in (0, 1) for m, k in ((1, 1), (2, 3))]
+    assert order == [f"seed {n} ({n + 1}/2), shot {k} ({m} of 2), subtask 1/1" for n, m, k in places]
     facts = json.loads((run.folder / "run.json").read_text())
     assert facts["steps"]["done"] == facts["steps"]["total"] == len(phases)
 

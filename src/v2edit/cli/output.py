@@ -72,10 +72,20 @@ class Update:
     done: int
     total: int
     figures: dict[str, Any]
+    known: tuple[float | None, tuple[str, ...]] | None = None  # the seconds left and stages that are not in them
 
 
 class Reporter:
     """Prints nothing: the base of the reporters."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+
+    def time_left(self, update: Update) -> tuple[float | None, tuple[str, ...]]:
+        """Return the seconds left, None while no step is timed, and the stages to come that are not in them."""
+        if update.known is not None:
+            return update.known
+        return self.pace.update(update.phase, update.done, update.total), ()
 
     @contextmanager
     def redirected(self) -> Iterator[None]:
@@ -114,22 +124,20 @@ class Reporter:
     # The callbacks of the three kinds of long work.
 
     def on_edit(self, progress: Progress) -> None:
-        step = f"{progress.step}/{progress.steps}"
-        frames, shot = progress.shot_frames or (1,), progress.shot - 1  # a step of a longer shot takes longer
-        done, total = (progress.subtask - 1) * progress.steps + progress.step, progress.subtasks * progress.steps
-        done, total = sum(frames[:shot]) * total + frames[shot] * done, sum(frames) * total
+        step, known = f"{progress.step}/{progress.steps}", (progress.seconds_left, progress.then)
         figures = {name: getattr(progress, name) for name in ("subtask", "subtasks", "step", "steps")}
         if progress.shots > 1:
-            figures |= {name: getattr(progress, name) for name in ("shot", "shots")}
+            figures |= {name: getattr(progress, name) for name in ("shot", "shot_number", "shots")}
         if progress.seed is not None:
             figures |= {name: getattr(progress, name) for name in ("seed", "seed_number", "seeds")}
         if progress.stage != "editing":
             figures["stage"] = progress.stage
-            self.update(
-                Update(progress.stage, f"{progress.phase}, frame {step}", progress.step, progress.steps, figures)
-            )
+            text = f"{progress.phase}, frame {step}"
+            self.update(Update(progress.phase, text, progress.step, progress.steps, figures, known))
             return
-        self.update(Update("editing", f"{progress.phase}, step {step}", done, total, figures))
+        done, total = (progress.subtask - 1) * progress.steps + progress.step, progress.subtasks * progress.steps
+        phase = f"editing shot {progress.shot}"
+        self.update(Update(phase, f"{progress.phase}, step {step}", done, total, figures, known))
 
     def on_scene(self, progress: SceneProgress) -> None:
         figures = {"stage": progress.phase, "step": progress.step, "steps": progress.steps, "psnr": progress.psnr}
@@ -143,12 +151,14 @@ class Reporter:
 
 
 class TextReporter(Reporter):
-    """Text on stderr: a bar where it is a terminal, else plain lines for logs, at most ten a subtask or stage."""
+    """Text on stderr: a bar where it is a terminal, else plain lines for logs, at most ten a subtask or stage, of a
+    stage that shots have each by itself three."""
 
-    LINES = 10
+    LINES, SHOT_LINES = 10, 2
 
     def __init__(self) -> None:
-        self.pace, self.bar, self.task, self.phase = Pace(), None, None, ""
+        super().__init__()
+        self.bar, self.task, self.phase = None, None, ""
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -158,28 +168,29 @@ class TextReporter(Reporter):
         if not console.is_terminal:
             yield
             return
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
         with Progress(*columns, console=console, transient=True) as self.bar:
-            self.task = self.bar.add_task("reading and loading", total=None)
+            self.task = self.bar.add_task("reading and loading", total=None, left="")
             try:
                 yield
             finally:
                 self.bar = None
 
     def update(self, update: Update) -> None:
+        left = describe_left(*self.time_left(update))
         if self.bar is not None and self.task is not None:
             if update.phase != self.phase and self.phase:
                 self.bar.remove_task(self.task)
-                self.task = self.bar.add_task(update.text)
+                self.task = self.bar.add_task(update.text, left="")
             self.phase = update.phase
-            self.bar.update(self.task, description=update.text, completed=update.done, total=update.total)
+            self.bar.update(self.task, description=update.text, completed=update.done, total=update.total, left=left)
             return
-        left = self.pace.update(update.phase, update.done, update.total)
         step, steps = update.figures["step"], update.figures["steps"]
-        if step * self.LINES // steps > (step - 1) * self.LINES // steps:
-            print(f"{update.text}{'' if left is None else f', {left:.0f} s left'}", file=sys.stderr, flush=True)
+        lines = self.SHOT_LINES if update.figures.get("stage") in ("encoding", "decoding", "carrying") else self.LINES
+        if step * lines // steps > (step - 1) * lines // steps:
+            print(f"{update.text}{left and ', '}{left}", file=sys.stderr, flush=True)
 
     def plan(self, text: str) -> None:
         print(text, file=sys.stderr)  # a bar lets it through above itself
@@ -209,7 +220,8 @@ class JsonReporter(Reporter):
     """One JSON object a line on stdout. When its reader goes away, the work goes on."""
 
     def __init__(self, out: IO[str]) -> None:
-        self.out, self.pace = out, Pace()
+        super().__init__()
+        self.out = out
 
     @contextmanager
     def redirected(self) -> Iterator[None]:
@@ -229,8 +241,9 @@ class JsonReporter(Reporter):
         self.write("started", version=__version__, command=list(command))
 
     def update(self, update: Update) -> None:
-        left = self.pace.update(update.phase, update.done, update.total)
-        self.write("progress", **update.figures, seconds_left=None if left is None else round(left, 1))
+        left, then = self.time_left(update)
+        facts = update.figures | ({"then": then} if then else {})
+        self.write("progress", **facts, seconds_left=None if left is None else round(left, 1))
 
     def plan(self, text: str) -> None:
         self.write("plan", message=text)
@@ -267,6 +280,15 @@ def process_age() -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
         return 0.0
+
+
+def describe_left(seconds: float | None, then: Sequence[str]) -> str:
+    """Describe the time left, for people: 12 s left beside decoding and writing. Nothing where nothing is to come."""
+    known = f"{seconds:.0f} s left" if seconds and seconds >= 0.5 else "less than 1 s left" if seconds else ""
+    if not then:
+        return known
+    stages = f"{', '.join(then[:-1])} and {then[-1]}" if len(then) > 1 else then[0]
+    return f"{known} beside {stages}" if known else f"{stages} to come"
 
 
 def open_devnull() -> IO[str]:

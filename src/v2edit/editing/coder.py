@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -16,11 +17,14 @@ from v2edit.editing.latents import LatentStore
 from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
 from v2edit.video.stream import Frames
 
+LONG = 60  # frames of a clip whose coding is reported
+
 
 @dataclass(frozen=True, eq=False)
 class ClipCoder:
     """Codes clips of one valid `size`. What it codes in stretches is in the `store`, by a name; with `snapshots` it
-    goes on where it was interrupted. `report` gets what it does, the stretches that are done, and of how many."""
+    goes on where it was interrupted. `report` gets what it does, the frames that are done, and of how many, first of
+    all none; of a clip of `LONG` frames at most in one stretch it gets nothing."""
 
     backbone: Backbone
     size: Size
@@ -36,16 +40,28 @@ class ClipCoder:
     def encode(self, frames: Frames, name: str) -> Tensor:
         """Encode frames [T, H, W, 3] to latents [1, F, C, h, w], those of stretches on the CPU."""
         if len(self.stretches) == 1:
-            return self.backbone.encode(np.asarray(frames), loop=self.loop)
+            with self._reported("encoding"):
+                return self.backbone.encode(np.asarray(frames), loop=self.loop)
         out = self.store.open(name, (1, *self.backbone.latent_shape(self.size, self.loop)))
         return encode_in_stretches(self.backbone, frames, self.stretches, self._steps("encoding", name), out)
 
     def decode(self, latents: Tensor, name: str) -> np.ndarray:
         """Decode latents [1, F, C, h, w] to uint8 frames [T, H, W, 3]."""
         if len(self.stretches) == 1:
-            return self.backbone.decode(latents.to(self.backbone.device), self.loop)
+            with self._reported("decoding"):
+                return self.backbone.decode(latents.to(self.backbone.device), self.loop)
         out = self.store.open_frames(name, (self.size.frames, self.size.height, self.size.width, 3))
         return decode_in_stretches(self.backbone, latents, self.stretches, self._steps("decoding", name), out)
+
+    @contextmanager
+    def _reported(self, stage: str) -> Iterator[None]:
+        """Report the beginning and the end of what codes a long clip in one call."""
+        frames = self.size.frames
+        if frames > LONG:
+            self.report(stage, 0, frames)
+        yield
+        if frames > LONG:
+            self.report(stage, frames, frames)
 
     def _steps(self, stage: str, name: str) -> Callable[[int], Iterator[int]]:
         """Return what yields the numbers of the stretches that are not coded yet, and saves how far it is."""
@@ -57,15 +73,16 @@ class ClipCoder:
                 first = loop_state.facts["done"]
                 if mode := MemoryMode.from_record(loop_state.facts["memory"]):
                     self.backbone.memory_mode = mode
-            done = first
+            done, frames = first, np.cumsum([0, *(len(one.kept_frames) for one in self.stretches)]).tolist()
 
             def state() -> LoopState:
                 self.store.flush([name])
                 return LoopState({}, {"done": done, "memory": asdict(self.backbone.memory_mode)})
 
+            self.report(stage, frames[done], self.size.frames)
             for number in snapshot.steps(first, count, state):
                 yield number
                 done = number + 1
-                self.report(stage, done, count)
+                self.report(stage, frames[done], self.size.frames)
 
         return steps

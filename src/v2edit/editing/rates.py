@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import count, repeat
 
 import numpy as np
 
@@ -66,16 +66,23 @@ def edit_every(
     frame_rate: float,
     local: LocalEdit,
     loop: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> EditResult:
     """Edit every n-th frame of a clip, uint8 [T, H, W, 3], by `edit`, which takes frames, their rate and what may
-    change of them; return the result for all frames. A result of streams carries the change as it is read."""
+    change of them; return the result for all frames. A result of streams carries the change as it is read; for arrays
+    `report` gets the frames that it is carried to, and of how many."""
     if every == 1 or len(frames) <= every:
         return edit(frames, frame_rate, local)
     # What is left over at the end is shared between both ends, which know one edited frame alone.
     chosen = slice(0 if loop else (len(frames) - 1) % every // 2, None, every)
     share = None if local.share is None else local.share[chosen]
     result = edit(frames[chosen], frame_rate / every, replace(local, share=share))
-    carry = Carry(frames, chosen.start, every, loop, local.share, result.share)
+    passes = len(result.subtasks) + (local.find and result.share is not None)
+    done, total = count(1), passes * len(frames)
+    on_frame = lambda: report(next(done), total)  # noqa: E731
+    if isinstance(frames, np.ndarray):
+        report(0, total)
+    carry = Carry(frames, chosen.start, every, loop, local.share, result.share, on_frame)
     videos = [carry.change(video) for video in result.subtasks]
     return replace(result, subtasks=videos, share=carry.edited_share(local.find))
 
@@ -91,6 +98,7 @@ class Carry:
     loop: bool
     given: Frames | None
     shares: Frames | None
+    on_frame: Callable[[], None] = lambda: None  # called after each frame of an array
 
     def change(self, edited: Frames) -> Frames:
         """Return the clip with the change of the `edited` frames, uint8 [T/n, H, W, 3]."""
@@ -118,7 +126,13 @@ class Carry:
         return self._as_source(FrameStream(read, self.source.shape[:3], np.float32))
 
     def _as_source(self, stream: FrameStream) -> Frames:
-        return np.asarray(stream) if isinstance(self.source, np.ndarray) else stream
+        if not isinstance(self.source, np.ndarray):
+            return stream
+        frames = np.empty(stream.shape, stream.dtype)
+        for place, frame in enumerate(stream):
+            frames[place] = frame
+            self.on_frame()
+        return frames
 
     def _read(self, edited: Frames, first: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield frames, their residuals, float32 [H, W, 3], and their shares [H, W], from `first` up to `stop`."""

@@ -38,10 +38,11 @@ from v2edit.video.stream import Frames, FrameStream, as_stream, clip_size, map_f
 
 @dataclass(frozen=True)
 class Progress:
-    """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, and `shot` of the `shots` that are
-    edited, all counted from 1; of several shots the model is given `shot_frames`. Where a video is edited with several
-    seeds, also the `seed` and its number among them. Of a long video also what comes after these steps is reported,
-    frame by frame: then the `stage` says what that is."""
+    """A finished denoising step: `step` of `steps` in `subtask` of `subtasks`, all counted from 1; of a video of
+    several shots in which `shot`, and its number among the `shots` that are edited. Where a video is edited with
+    several seeds, also the `seed` and its number among them. Of a long video also what comes before and after these
+    steps is reported, frame by frame, from 0 on: then the `stage` says what that is. A job adds the `seconds_left` of
+    this edit, None while none is timed, and the stages that come `then` and are not in them."""
 
     subtask: int
     subtasks: int
@@ -52,15 +53,18 @@ class Progress:
     seeds: int = 1
     stage: str = "editing"
     shot: int = 1
+    shot_number: int = 1
     shots: int = 1
-    shot_frames: tuple[int, ...] = ()
+    seconds_left: float | None = None
+    then: tuple[str, ...] = ()
 
     @property
     def phase(self) -> str:
         seed = "" if self.seed is None else f"seed {self.seed} ({self.seed_number}/{self.seeds}), "
-        shot = "" if self.shots == 1 else f"shot {self.shot}/{self.shots}, "
-        step = f"{shot}subtask {self.subtask}/{self.subtasks}"
-        return seed + (step if self.stage == "editing" else self.stage)
+        shot = "" if self.shots == 1 else f"shot {self.shot} ({self.shot_number} of {self.shots}), "
+        if self.stage == "editing":
+            return f"{seed}{shot}subtask {self.subtask}/{self.subtasks}"
+        return seed + self.stage if self.stage == "writing" else seed + shot + self.stage
 
 
 @dataclass

@@ -32,7 +32,8 @@ def write_results(
 ) -> None:
     """Write the edit of a part of a video: the video after each subtask, the comparison, the mask where there is one,
     the sheet, with the edit's `title`, and as PNG files the frames or the first one, where these are to be saved.
-    `on_frame` is called with how many frames are written, of how many. Raises `UserError` where one cannot be."""
+    `on_frame` is called with how many frames are written, of how many, first of all none. Raises `UserError` where
+    one cannot be."""
     import numpy as np
 
     from v2edit import video as videos
@@ -57,6 +58,7 @@ def write_results(
         compare, sizes = folder / COMPARISON_VIDEO, [(height, width)] * 2
         write_pair = stack.enter_context(open_compare(compare, count, sizes, source.fps, source.path, source.times))
         write_share = stack.enter_context(open_share(folder / MASK_VIDEO, source)) if shares else None
+        on_frame(0, count)
         for k, before in enumerate(source.frames):
             is_edited = part.start <= k < part.stop
             videos_after: tuple[np.ndarray, ...] = next(edits) if is_edited else (before,) * last

@@ -82,7 +82,7 @@ def edit_seeds(
 def _report(group: RunWriter, place: dict[str, int], on_progress: OnProgress | None, progress: Progress) -> None:
     """Note a step of a seed's run in the group, and report it with the seed's place among the seeds."""
     if progress.stage == "editing":
-        subtasks = (progress.shots - progress.shot + 1) * progress.subtasks - progress.subtask
+        subtasks = (progress.shots - progress.shot_number + 1) * progress.subtasks - progress.subtask
         left = (subtasks + 1) * progress.steps - progress.step
         group.snapshots.on_step(seed_folder(place["seed"]), left)
     if on_progress is not None:

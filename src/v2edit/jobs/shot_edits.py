@@ -117,7 +117,6 @@ def edit_shots(
         return _edit_clip(editor, frames, prompts, config, on_progress, snapshots, rate, whole, local)
     editor = Editor(editor.backbone)  # whose text encoders are needed for each shot
     edited = [number for number, one in enumerate(shots) if one.edited]
-    given = tuple(given_frames(shots, len(frames), rate, editor.backbone))
     results: dict[int, EditResult] = {}
     for place, number in enumerate(edited, start=1):
         shot = shots[number]
@@ -127,12 +126,22 @@ def edit_shots(
         own_config = replace(config, seed=shot_seed(config.seed, number))
         share = None if local.share is None else local.share[shot.frames]
         own_local = replace(local, share=share)
-        report = None if on_progress is None else partial(_report, on_progress, place, given)
+        report = None if on_progress is None else partial(_report, on_progress, number + 1, place, len(edited))
         own_snapshots = shot_snapshots(snapshots, number)
+        if _has_all_steps(own_snapshots, editor.backbone, config):
+            log.info("shot %d: its steps are done; its frames are made of them again", number + 1)
         results[number] = _edit_clip(
             editor, frames[shot.frames], pair, own_config, report, own_snapshots, rate, shot.frames, own_local
         )
     return join_results(frames, shots, results)
+
+
+def _has_all_steps(snapshots: Snapshots, backbone: Backbone, config: ResolvedConfig) -> bool:
+    """Return whether an edit that is not in blocks stands after its last step."""
+    from v2edit.editing.state import LOOP
+
+    loop_state = snapshots.loop(f"{LOOP}-{config.subtasks}").load()
+    return loop_state is not None and loop_state.facts.get("k") == backbone.schedule(config.steps).steps
 
 
 def _edit_clip(
@@ -146,6 +155,8 @@ def _edit_clip(
     clip: slice,
     local: LocalEdit,
 ) -> EditResult:
+    from v2edit.editing.editor import Progress
+
     every = rate.every(clip, editor.backbone)
     if every == 1:
         return editor.edit(frames, prompts, config, on_progress, snapshots, rate.fps, local)
@@ -160,7 +171,11 @@ def _edit_clip(
     def edit(some: Frames, fps: float, own: LocalEdit) -> EditResult:
         return editor.edit(some, prompts, config, on_progress, snapshots, fps, own)  # pyright: ignore[reportArgumentType]
 
-    return edit_every(edit, frames, every, rate.fps, local, config.loop)
+    def report(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress(config.subtasks, config.subtasks, done, total, stage="carrying"))
+
+    return edit_every(edit, frames, every, rate.fps, local, config.loop, report)
 
 
 def shot_seed(seed: int, number: int) -> int:
@@ -185,8 +200,10 @@ def shot_snapshots(snapshots: Snapshots, number: int) -> Snapshots:
     return replace(snapshots, folder=folder, on_step=on_step)
 
 
-def _report(on_progress: Callable[[Progress], None], shot: int, given: tuple[int, ...], progress: Progress) -> None:
-    on_progress(replace(progress, shot=shot, shots=len(given), shot_frames=given))
+def _report(
+    on_progress: Callable[[Progress], None], shot: int, shot_number: int, shots: int, progress: Progress
+) -> None:
+    on_progress(replace(progress, shot=shot, shot_number=shot_number, shots=shots))
 
 
 def join_results(frames: Frames, shots: Sequence[Shot], results: Mapping[int, EditResult]) -> EditResult:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from v2edit.editing.editor import Editor, Progress
     from v2edit.editing.local import LocalEdit
     from v2edit.jobs.estimate import Estimate
+    from v2edit.jobs.time_left import TimeLeft
     from v2edit.video import Video
     from v2edit.video.stream import Frames
 
@@ -100,6 +101,19 @@ class ClipEdit:
     def given_to(self, backbone: Backbone) -> list[int]:
         """Return how many frames a model is given of each clip that it edits."""
         return given_frames(self.shots, self.part.stop - self.part.start, self.rate, backbone)
+
+    def time_left(self, backbone: Backbone) -> TimeLeft:
+        """Return what tells the time that an edit by a model still takes."""
+        from v2edit.editing.cost import steps_per_subtask
+        from v2edit.jobs.time_left import TimeLeft
+        from v2edit.video.stream import FrameStream
+
+        steps = steps_per_subtask(backbone.schedule(self.config.steps), self.config)
+        clips = [one.frames for one in self.shots if one.edited] or [slice(0, self.part.stop - self.part.start)]
+        passes = 0 if isinstance(self.frames, FrameStream) else self.config.subtasks + self.local.find
+        # Of a stream the change is carried as it is written.
+        carried = [passes * (c.stop - c.start) if self.rate.every(c, backbone) > 1 else 0 for c in clips]
+        return TimeLeft(self.given_to(backbone), carried, steps, self.config.subtasks, len(self.source.frames))
 
     @property
     def frames(self) -> Frames:
@@ -325,7 +339,6 @@ def _edit_and_write(
     from v2edit.jobs.results import write_results
     from v2edit.metrics.drift import measure_drift
     from v2edit.video.cut import splice
-    from v2edit.video.stream import FrameStream
 
     assert run.request is not None
     record, source, part = run.request.facts, clip.source, clip.part
@@ -333,6 +346,8 @@ def _edit_and_write(
         log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
     output, subtasks = FormatOptions.from_record(record), clip.config.subtasks
     frames: Any = clip.frames
+    if on_progress is not None:
+        on_progress = clip.time_left(editor.backbone).reporting(on_progress)
     result = edit_shots(
         editor, frames, clip.prompts, clip.config, on_progress, run.snapshots, clip.rate, clip.local, clip.shots
     )
@@ -340,10 +355,10 @@ def _edit_and_write(
         log_found(result.share)
     warn_of_no_change(result)
     title = record["instruction"] or clip.prompts.target
-    save_frames, is_long = record["save_frames"] or path.is_dir(), isinstance(result.frames, FrameStream)
+    save_frames = record["save_frames"] or path.is_dir()
 
     def on_frame(done: int, total: int) -> None:
-        if is_long and on_progress is not None:
+        if on_progress is not None:
             on_progress(Progress(subtasks, subtasks, done, total, stage="writing"))
 
     is_image = bool(source.names) and not path.is_dir()

@@ -263,7 +263,7 @@ def _cell_means(frames: np.ndarray) -> Tensor:
 
 
 def _report_edit(on_progress: Callable[[SceneProgress], None], at: Progress) -> None:
-    on_progress(SceneProgress(f"subtask {at.subtask}/{at.subtasks}, editing", at.step, at.steps))
+    on_progress(SceneProgress(f"subtask {at.subtask}/{at.subtasks}, {at.stage}", at.step, at.steps))
 
 
 def _report_fit(on_progress: Callable[[SceneProgress], None], phase: str, at: FitProgress) -> None:
