@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ import v2edit
 from v2edit import video
 from v2edit.batch.tasks import read_tasks
 from v2edit.cli.app import main
+from v2edit.editing.local import EVERYWHERE
 from v2edit.errors import UserError
 from v2edit.jobs.options import job_from_keywords
 from v2edit.jobs.shot_edits import plan_shots, shot_seed, weigh_shots
@@ -126,7 +128,8 @@ def test_shots_with_the_subject_alone_are_edited_and_the_others_keep_their_bytes
     edited = [run.folder / "edited" / path.name for path in images]
     unchanged = [one.read_bytes() == other.read_bytes() for one, other in zip(images, edited, strict=True)]
     assert unchanged == [False] * 5 + [True] * 4 + [False] * 6
-    assert facts["share"]["frames"] == 11  # what mask.mp4 shows as edited
+    assert facts["share"]["frames"] == 11
+    assert not (run.folder / "mask.mp4").exists()  # none was given, and none found
 
 
 @pytest.mark.parametrize("shots", ["auto", "off"])
@@ -215,6 +218,9 @@ def test_a_vision_model_writes_prompts_for_the_shots_that_are_chosen(asked):
         ({"shots": "1,x"}, "--shots is x, expected seconds"),
         ({"only_shots": "1,0"}, "--only-shots is '1,0', expected auto, all, or numbers"),
         ({"only_shots": "second"}, "--only-shots is 'second'"),
+        ({"only_shots": "3-2"}, "--only-shots is '3-2'"),
+        ({"only_shots": "0-2"}, "--only-shots is '0-2'"),
+        ({"only_shots": "1-"}, "--only-shots is '1-'"),
         ({"model_fps": "fast"}, "--model-fps is fast, expected a number above 0"),
     ],
 )
@@ -229,6 +235,7 @@ def test_mistakes_are_told_in_one_line(options, message):
     [
         ({"shots": 99}, "the video ends at 1.875 s"),
         ({"only_shots": 4}, "--only-shots is 4, and there are 3 shots"),
+        ({"only_shots": "2-99999999999"}, "and there are 3 shots"),
         ({"shots": "off", "only_shots": 2}, "there is one shot"),
         ({"shots": "0.5", "loop": True}, "a loop is one shot"),
         ({"only_shots": 1, "time": "1.2-"}, "nothing may change in these shots"),
@@ -239,6 +246,40 @@ def test_what_does_not_fit_the_video_is_told_before_anything_is_written(parts, t
     with pytest.raises(UserError, match=message):
         v2edit.edit_video(path, INSTRUCTION, out=tmp_path / "r", **options)
     assert not (tmp_path / "r").exists()
+
+
+def test_ranges_of_shots_are_chosen_and_shots_are_named_by_their_numbers(parts, tmp_path, caplog):
+    path = video.write(np.concatenate(parts), tmp_path / "clip.mp4", fps=8)
+    source = video.read(path)
+    with caplog.at_level("INFO"):
+        shots = ShotOptions(only_shots="2-3").find(source, slice(0, 15), EVERYWHERE)
+    assert [one.edited for one in shots] == [False, True, True]
+    assert "shots: 1 at 0 s, 2 at 0.625 s, 3 at 1.125 s" in caplog.text
+    times = ",".join(f"{k / 8}" for k in range(1, 15))
+    with caplog.at_level("INFO"):
+        ShotOptions(shots=times).find(source, slice(0, 15), EVERYWHERE)
+    assert "6 at 0.625 s, …, 15 at 1.75 s" in caplog.text
+
+
+def test_what_is_said_of_a_shot_names_it(clip, parts, tmp_path, caplog):
+    job = partial(job_from_keywords, VideoEdit, video=clip)
+    job(instruction="make the red ball blue").prepare()
+    said = [one.message for one in caplog.records if "is taken to show" in one.message]
+    assert [one.partition(" is")[0] for one in said] == ["shot 1", "shot 3"]  # and not the one that stays as it is
+    with pytest.raises(UserError, match="in shot 2, the source shows nothing that fits"):
+        job(instruction="make the red ball blue", only_shots="all").prepare()
+    strange = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    strange = np.broadcast_to(strange[:1], strange.shape)
+    images = write_images(np.concatenate([strange, parts[1], 255 - parts[2]]), tmp_path / "strange")
+    with pytest.raises(UserError, match=r"not of the built-in model's world.*there are shots, 1 at 0 s, 2 at"):
+        job_from_keywords(VideoEdit, video=images, instruction=INSTRUCTION, shots="off").prepare()
+
+
+def test_an_edit_without_prompts_is_refused_before_cuts_are_looked_for(clip, monkeypatch):
+    monkeypatch.setattr("v2edit.video.shots.find_cuts", lambda *given: pytest.fail("cuts were looked for"))
+    for given in ({}, {"instruction": " "}, {"source_prompt": "a ball"}, {"target_prompt": "a ball"}):
+        with pytest.raises(UserError):
+            job_from_keywords(VideoEdit, video=clip, **given).prepare()
 
 
 def test_shots_differ_in_their_noise_and_the_first_is_the_clips_own():

@@ -132,9 +132,9 @@ def write_prompts_for(
     The language model is freed before this returns. Raises `UserError` where it gives no usable answer, or, without
     one, the frames do not look like the built-in world."""
     if lvlm.model is None:
-        return resolve_prompts(path, instruction, _caption(path, frames), None)
-    if source is None and checkpoint.name == BUILT_IN:
-        source = _read_caption(frames)
+        return caption_and_edit(path, frames, instruction)
+    if source is None and checkpoint.name == BUILT_IN and (source := _read_caption(frames)) is not None:
+        _log_caption(source, "the video")
     from v2edit import backbones
     from v2edit.prompts.lvlm import generate_prompts, open_chat
     from v2edit.prompts.style import read_style
@@ -188,6 +188,19 @@ def _source_prompt(facts: Any) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
+def caption_and_edit(path: Path, frames: Frames, instruction: str, name: str = "the video") -> PromptPair:
+    """Return the prompts of a clip of the built-in world: what its classifier reads off the frames, and what its
+    grammar makes of that; the log says by what `name` the clip goes. Raises `UserError` where either cannot."""
+    caption = _caption(path, frames)
+    pair = resolve_prompts(path, instruction, caption, None)
+    _log_caption(caption, name)
+    return pair
+
+
+def _log_caption(caption: str, name: str) -> None:
+    log.warning("%s is taken to show: %s If that is wrong, say it with --source-prompt", name, caption)
+
+
 def _caption(path: Path, frames: Frames) -> str:
     """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
     caption = _read_caption(frames)
@@ -208,5 +221,4 @@ def _read_caption(frames: Frames) -> str | None:
     scene = SceneClassifier.load().classify(frames)
     if not matches_scene(frames, scene):
         return None
-    log.warning("the video is taken to show: %s If that is wrong, say it with --source-prompt", caption(scene))
     return caption(scene)

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from v2edit.errors import UserError
 from v2edit.jobs.clip import parse_rate, parse_time
-from v2edit.jobs.prompts import GivenPrompts, write_prompts_for
+from v2edit.jobs.prompts import GivenPrompts, caption_and_edit
 from v2edit.prompts import PromptPair
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AUTO, OFF, ALL, SOURCE = "auto", "off", "all", "source"
+LISTED = 8  # shots that the log lists; of more, the first and the last
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class ShotOptions:
     """Edit each shot as a clip of its own, so that nothing bleeds over a cut: cuts are looked for (auto), there are
     none (off), or shots begin at these times, such as 2.5,1:30."""
     only_shots: Annotated[str | int, arg(metavar="auto|all|NUMBERS")] = AUTO
-    """Edit these shots alone, such as 1,3, or all; the others stay as they are, to the last bit. By default those that
-    the language model (--lvlm) or the built-in world's grammar finds the subject in, without either all."""
+    """Edit these shots alone, such as 1,3-5, or all; the others stay as they are, to the last bit, up to the encoder.
+    By default those that the language model (--lvlm) or the built-in world's grammar finds the subject in, without
+    either all."""
     model_fps: Annotated[str | float, arg(metavar="auto|source|RATE")] = AUTO
     """Edit every n-th frame, so that the model sees so many a second, and carry the change to those between: of clips
     longer than the model's about as many as it was trained on (auto), all (source), or such as 8."""
@@ -84,14 +86,18 @@ class ShotOptions:
             raise UserError(f"--shots is {self.shots}, expected times in rising order, such as 2.5,1:30")
         return times
 
-    def _numbers(self) -> list[int]:
-        """Return the numbers of the shots to edit, counted from 1; none where they are not given."""
+    def _numbers(self) -> list[range]:
+        """Return the numbers of the shots to edit, counted from 1, as ranges; none where they are not given."""
         if self.only_shots in (AUTO, ALL):
             return []
-        numbers = [int(one) if one.strip().isdecimal() else 0 for one in str(self.only_shots).split(",")]
-        if not all(numbers):
+        numbers = []
+        for one in str(self.only_shots).split(","):
+            first, _, last = map(str.strip, one.partition("-"))
+            ends = (first, last if "-" in one else first)
+            numbers.append(range(int(ends[0]), int(ends[1]) + 1) if all(map(str.isdecimal, ends)) else range(0))
+        if not all(one and one[0] > 0 for one in numbers):
             raise UserError(
-                f"--only-shots is {self.only_shots!r}, expected auto, all, or numbers of shots, such as 1,3"
+                f"--only-shots is {self.only_shots!r}, expected auto, all, or numbers of shots, such as 1,3-5"
             )
         return numbers
 
@@ -113,21 +119,30 @@ class ShotOptions:
             cuts.append(frames_between(source, time, time)[0] - part.start)
         starts = [0, *sorted({cut for cut in cuts if 0 < cut < count})]
         shots = [Shot(*ends) for ends in zip(starts, [*starts[1:], count], strict=True)]
-        if (numbers := self._numbers()) and max(numbers) > len(shots):
+        if (numbers := self._numbers()) and max(one[-1] for one in numbers) > len(shots):
             there = f"there are {len(shots)} shots" if len(shots) > 1 else "there is one shot"
             raise UserError(f"--only-shots is {self.only_shots}, and {there}")
         if len(shots) == 1:
             return ()
-        log.info(
-            "shots: %d, which begin at %s s", len(shots), ", ".join(f"{source.times[part][k]:.4g}" for k in starts)
-        )
-        chosen = numbers or range(1, len(shots) + 1)
-        shots = [replace(one, edited=number in chosen) for number, one in enumerate(shots, start=1)]
+        log.info("shots: %s", _list_shots([float(source.times[part][k]) for k in starts]))
+        chosen = numbers or [range(1, len(shots) + 1)]
+        shots = [
+            replace(one, edited=any(number in some for some in chosen)) for number, one in enumerate(shots, start=1)
+        ]
         if local.share is not None:
             shots = [replace(one, edited=one.edited and _may_change(local.share[one.frames])) for one in shots]
         if not any(one.edited for one in shots):
             raise UserError(f"--only-shots is {self.only_shots}, and nothing may change in these shots")
         return tuple(shots)
+
+    def name_cuts(self, mistake: UserError, source: Video, part: slice) -> UserError:
+        """Return a mistake about what a clip shows that also names the cuts, where they were not looked for."""
+        from v2edit.video.shots import find_cuts
+
+        if self.shots != OFF or not (cuts := find_cuts(source.frames[part], source.fps)):
+            return mistake
+        shots = _list_shots([float(source.times[part][k]) for k in (0, *cuts)])
+        return UserError(f"{mistake}; there are shots, {shots}, and --shots off looks at all as one")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -143,6 +158,14 @@ class ShotOptions:
     def from_record(cls, record: dict[str, Any]) -> ShotOptions:
         """Return the options that a run was begun with, as its run.json has them; older ones have none."""
         return cls(**record.get("shot_options", {"shots": OFF, "model_fps": SOURCE}))
+
+
+def _list_shots(times: Sequence[float]) -> str:
+    """Return the numbers of shots with the times, in seconds, at which they begin."""
+    listed = [f"{number} at {time:.4g} s" for number, time in enumerate(times, start=1)]
+    if len(listed) > LISTED:
+        listed[LISTED - 2 : -1] = ["…"]
+    return ", ".join(listed)
 
 
 def _may_change(share: Frames) -> bool:
@@ -219,18 +242,17 @@ def _caption(
     """Yield the shots with the prompts of the built-in world's grammar; one that has no subject of the instruction is
     not edited."""
     mistakes: list[UserError] = []
-    for shot in shots:
+    for number, shot in enumerate(shots, start=1):
         if not shot.edited:
             yield shot
             continue
         try:
-            pair = write_prompts_for(
-                job.path, frames[shot.frames], given.title, checkpoint, job.lvlm, 1, job.model_options.device
-            )
+            pair = caption_and_edit(job.path, frames[shot.frames], given.title, f"shot {number}")
             yield replace(shot, prompts=pair)
-        except UserError as mistake:
+        except UserError as error:
+            mistake = UserError(f"in shot {number}, {error}")
             if not looks:
-                raise
+                raise mistake from error
             mistakes.append(mistake)
             yield replace(shot, edited=False)
     if len(mistakes) == sum(one.edited for one in shots):

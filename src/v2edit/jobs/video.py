@@ -183,7 +183,12 @@ class VideoEdit(EditJob):
         if ask or self.lvlm.model is None:
             looks = self.shot_options.looks
             given, shots = settle_shots(self, looks, given, checkpoint, shots, source.frames[part])
-        settled = self.settle(given, checkpoint, lambda: source.frames[part], ask, loaded)
+        try:
+            settled = self.settle(given, checkpoint, lambda: source.frames[part], ask, loaded)
+        except UserError as mistake:
+            if given.pair is not None or self.lvlm.model is not None:
+                raise
+            raise self.shot_options.name_cuts(mistake, source, part) from mistake
         rate = Rate(source.frames[part], float(source.fps), str(self.shot_options.model_fps))
         return PreparedVideo(**vars(settled), source=source, part=part, local=local, rate=rate, shots=shots)
 
@@ -362,7 +367,9 @@ def _edit_and_write(
             on_progress(Progress(subtasks, subtasks, done, total, stage="writing"))
 
     is_image = bool(source.names) and not path.is_dir()
-    write_results(run.folder, source, part, result, title, output, save_frames, is_image, on_frame)
+    has_mask = clip.local.share is not None or clip.local.find  # a choice of shots alone is none
+    shown = result if has_mask else replace(result, share=None)
+    write_results(run.folder, source, part, shown, title, output, save_frames, is_image, on_frame)
     drift = measure_drift(result.drift, result.joints)
     run.write_manifest({"memory": editor.backbone.memory_mode, "share": share_facts(result.share), "drift": drift})
     return replace(source, frames=splice(source.frames, part, result.frames))
