@@ -147,7 +147,7 @@ def test_a_clip_keeps_its_frames_and_times_and_the_model_sees_its_own_rate(fast,
     assert len(edited.frames) == 25 and edited.fps == 32
     np.testing.assert_array_equal(edited.times, source.times)
     plan = next(one.message for one in caplog.records if one.message.startswith("plan:"))
-    assert plan.startswith("plan: 7 frames of 32x32")
+    assert plan.startswith("plan: 25 frames of 32x32, edited by 7 of them as ")
     facts = json.loads((run.folder / "run.json").read_text())
     assert facts["shot_options"]["model_fps"] == "auto"
     same = v2edit.edit_video(fast, **options, out=tmp_path / "given", model_fps=8)

@@ -83,6 +83,8 @@ class Estimate:
     remarks: list[str] = field(default_factory=list)
     prompts: PromptPair | None = None  # None where a language model would write them
     limits: dict[str, str] = field(default_factory=dict)  # what may change, for people, by kind: mask, window, box …
+    clip_frames: int = 0  # of the whole clip
+    shots: int = 1  # that are edited; `frames` are those of the longest
     seeds: int = 1  # edits of which the time and operations are those of all, the rest those of each
 
     def scaled(self, factor: float) -> Estimate:
@@ -125,11 +127,10 @@ class Estimate:
         """The estimate for people."""
         from v2edit.backbones import Size
 
-        sizes = describe_sizes(Size(self.frames, self.height, self.width), self.fitted)
+        sizes = describe_sizes(Size(self.frames, self.height, self.width), self.fitted, self.clip_frames, self.shots)
         parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items())
-        room = (
-            "" if self.available is None else f"; {'' if self.fits else 'only '}{format_bytes(self.available)} are free"
-        )
+        only = "" if self.fits else "only "
+        room = "" if self.available is None else f"; {only}{format_bytes(self.available)} are free"
         mode = "" if self.device == "cpu" else f" with {self.memory_mode.text}"
         each = f", for each of {self.seeds} seeds" if self.seeds > 1 else ""
         names, texts = (name_prompts(self.prompts), self.prompts.chain) if self.prompts else ((), ())
@@ -138,7 +139,7 @@ class Estimate:
             f"model   {self.model}, {self.dtype} on {self.device}",
             f"video   {sizes}: {self.tokens:,} tokens",
             *(f"{name:7} {text}" for name, text in self.limits.items()),
-            f"edit    {describe_steps(self.steps, self.of_steps, self.forwards)}{each}",
+            f"edit    {describe_steps(self.steps, self.of_steps, self.forwards, self.shots)}{each}",
             f"noise   {describe_noise(self.sigma)}",
             f"compute {format_flops(self.flops)}",
             f"memory  about {format_bytes(self.peak)} at the peak{mode}{room}",
@@ -369,6 +370,15 @@ def time_writing(frames: Frames, fps: Fraction | int, subtasks: int, output: For
         videos.contact_sheet({"source": some, "edited": some}, Path(folder) / "contact.png")
         sheet = time.perf_counter() - compare
     return sheet + len(frames) / len(some) * (subtasks * (video - start) + (compare - video))
+
+
+def time_carrying(frames: Frames, carried: int) -> float:
+    """Estimate the seconds that carrying the change to so many frames takes, by the flow between two of them."""
+    from v2edit.video import flow
+
+    start = time.perf_counter()
+    flow.estimate_flow(*frames[:2])
+    return 2 * carried * (time.perf_counter() - start)  # from the edited frame before, and the one behind
 
 
 def format_bytes(size: int) -> str:

@@ -21,9 +21,12 @@ log = logging.getLogger(__name__)
 LEAST_PIXELS = 0.25
 
 
-def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: Backbone) -> None:
-    """Log the plan of an edit of clips of `size`, and its limits as a warning. Raises `UserError` for a clip that the
-    model cannot edit."""
+def log_plan(
+    prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: Backbone, count: int = 0, shots: int = 1
+) -> None:
+    """Log the plan of an edit of `size`, and its limits as a warning: of a video of `count` frames (0: as many) in so
+    many `shots` that are edited, of which that is what a model is given of the longest. Raises `UserError` for a clip
+    that the model cannot edit."""
     from v2edit.editing.blocks import blocks_of
     from v2edit.editing.cost import count_forwards, steps_per_subtask
 
@@ -31,8 +34,13 @@ def log_plan(prompts: PromptPair, config: ResolvedConfig, size: Size, backbone: 
     for name, text in zip(name_prompts(prompts), prompts.chain, strict=True):
         log.info("%s prompt: %s", name, text)
     forwards = count_forwards(schedule, config, backbone.classifier_free)
-    steps = describe_steps(steps_per_subtask(schedule, config), config.steps, forwards)
-    log.info("plan: %s; %s; %s", describe_sizes(size, fitted), steps, describe_noise(noise_window(schedule, config)))
+    steps = describe_steps(steps_per_subtask(schedule, config), config.steps, forwards, shots)
+    log.info(
+        "plan: %s; %s; %s",
+        describe_sizes(size, fitted, count, shots),
+        steps,
+        describe_noise(noise_window(schedule, config)),
+    )
     if config.negative_prompt and not backbone.classifier_free:
         log.warning("--negative-prompt: %s takes none, its guidance being a number that it is told", backbone.name)
     if blocks := blocks_of(config, backbone, backbone.latent_shape(fitted, config.loop)[0]):
@@ -97,12 +105,15 @@ def name_prompts(prompts: PromptPair) -> list[str]:
     return ["source", *(f"step {k}" for k, _ in enumerate(prompts.intermediate, start=1)), "target"]
 
 
-def describe_sizes(size: Size, fitted: Size) -> str:
-    """Describe a clip's size and that of its edit: 9 frames of 64x64, edited as 9 of 64x64."""
-    return (
-        f"{size.frames} frames of {size.width}x{size.height}, edited as {fitted.frames} of "
-        f"{fitted.width}x{fitted.height}"
-    )
+def describe_sizes(size: Size, fitted: Size, count: int = 0, shots: int = 1) -> str:
+    """Describe a clip's size and that of its edit: 9 frames of 64x64, edited as 9 of 64x64. Of a video of `count`
+    frames, `shots` of which are edited: 960 frames of 96x96, 3 shots edited, the longest by 64 frames as 65 of 64x64"""
+    video, edit = f"of {size.width}x{size.height}", f"as {fitted.frames} of {fitted.width}x{fitted.height}"
+    if shots > 1:
+        return f"{count} frames {video}, {shots} shots edited, the longest by {size.frames} frames {edit}"
+    if count > size.frames:
+        return f"{count} frames {video}, edited by {size.frames} of them {edit}"
+    return f"{size.frames} frames {video}, edited {edit}"
 
 
 def describe_noise(window: tuple[float, float]) -> str:
@@ -120,7 +131,8 @@ def noise_window(schedule: Schedule, config: ResolvedConfig) -> tuple[float, flo
     return schedule.noise(start), schedule.noise(end)
 
 
-def describe_steps(steps: int, of_steps: int, forwards: Sequence[int]) -> str:
-    """Describe steps and forwards: 1 subtask of 45 denoising steps (of 50): 180 forwards."""
+def describe_steps(steps: int, of_steps: int, forwards: Sequence[int], shots: int = 1) -> str:
+    """Describe steps and forwards: 1 subtask of 45 denoising steps (of 50): 180 forwards, each of 3 shots."""
+    each = f", each of {shots} shots" if shots > 1 else ""
     count = f"{len(forwards)} subtask{'s' if len(forwards) > 1 else ''}"
-    return f"{count} of {steps} denoising steps (of {of_steps}): {' + '.join(map(str, forwards))} forwards"
+    return f"{count} of {steps} denoising steps (of {of_steps}): {' + '.join(map(str, forwards))} forwards{each}"

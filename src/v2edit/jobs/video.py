@@ -102,6 +102,16 @@ class ClipEdit:
         """Return how many frames a model is given of each clip that it edits."""
         return given_frames(self.shots, self.part.stop - self.part.start, self.rate, backbone)
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many frames there are, and shots of them that are edited."""
+        return self.part.stop - self.part.start, max(1, sum(one.edited for one in self.shots))
+
+    def carried_by(self, backbone: Backbone) -> list[int]:
+        """Return how many frames of each clip that is edited take the change of those that a model is given."""
+        clips = [one.frames for one in self.shots if one.edited] or [slice(0, self.part.stop - self.part.start)]
+        return [one.stop - one.start if self.rate.every(one, backbone) > 1 else 0 for one in clips]
+
     def time_left(self, backbone: Backbone) -> TimeLeft:
         """Return what tells the time that an edit by a model still takes."""
         from v2edit.editing.cost import steps_per_subtask
@@ -109,10 +119,9 @@ class ClipEdit:
         from v2edit.video.stream import FrameStream
 
         steps = steps_per_subtask(backbone.schedule(self.config.steps), self.config)
-        clips = [one.frames for one in self.shots if one.edited] or [slice(0, self.part.stop - self.part.start)]
         passes = 0 if isinstance(self.frames, FrameStream) else self.config.subtasks + self.local.find
         # Of a stream the change is carried as it is written.
-        carried = [passes * (c.stop - c.start) if self.rate.every(c, backbone) > 1 else 0 for c in clips]
+        carried = [passes * count for count in self.carried_by(backbone)]
         return TimeLeft(self.given_to(backbone), carried, steps, self.config.subtasks, len(self.source.frames))
 
     @property
@@ -195,7 +204,8 @@ class VideoEdit(EditJob):
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
         model is asked. Raises `UserError` for what would stop the edit, in one line."""
-        from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_writing
+        from v2edit.editing.coder import LONG
+        from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_carrying, time_writing
         from v2edit.jobs.memory import load_fake_model
 
         stopwatch, given = Stopwatch(), self.given_prompts()
@@ -210,16 +220,20 @@ class VideoEdit(EditJob):
                 many = f"{len(given_to)} shots, " if len(given_to) > 1 else ""
                 limits["frames"] = f"{many}{sum(given_to)} of {count} frames are given to the model"
         several = sum(given_to) / max(given_to)  # the time of all clips, in that of the longest
-        if not timed:
-            estimate = estimate_edit(stopwatch, prepared, size, self.model_options)
-            return replace(estimate, limits=limits).scaled(several).times(self.seeds)
+        reading, beside, subtasks = stopwatch.seconds, {}, prepared.config.subtasks
         with stopwatch.paused():
-            writing = time_writing(source.frames, source.fps, prepared.config.subtasks, self.format_options)
-        some: Any = frames[: size.frames]
+            if timed or len(source.frames) > LONG:  # of a short clip that is little, and is not counted
+                if carried := subtasks * sum(prepared.clip.carried_by(fake)):
+                    beside["carrying"] = time_carrying(frames, carried)
+                beside["writing"] = time_writing(source.frames, source.fps, subtasks, self.format_options)
+        some: Any = frames[: size.frames] if timed else None
         estimate = estimate_edit(stopwatch, prepared, size, self.model_options, some).scaled(several)
-        if estimate.is_timed:
-            estimate = replace(estimate, seconds=estimate.seconds | {"writing": writing})
-        return replace(estimate, limits=limits).times(self.seeds)
+        if beside and not timed:
+            beside = {"loading": reading} | beside
+        if estimate.is_timed or not timed:
+            estimate = replace(estimate, seconds=estimate.seconds | beside)
+        count, shots = prepared.clip.extent
+        return replace(estimate, limits=limits, clip_frames=count, shots=shots).times(self.seeds)
 
     def run(
         self,
@@ -242,7 +256,7 @@ class VideoEdit(EditJob):
             backbone = self.load(prepared, clip_of, loaded)
             config, size = self.settle_long(prepared, backbone, clip_of)
             prepared = replace(prepared, config=config)
-            log_plan(prepared.prompts, config, size, backbone)
+            log_plan(prepared.prompts, config, size, backbone, *prepared.clip.extent)
             log_share(prepared.local, size)
             record = self.record(prepared, backbone, size, identity) | {
                 "save_frames": self.save_frames,
@@ -282,7 +296,7 @@ class VideoEdit(EditJob):
             rate = Rate(source.frames[part], float(source.fps), str(options.model_fps), known)
             clip = ClipEdit(source, part, local, prompts, config, rate, read_shots(record))
             backbone = load_recorded(record, loaded)
-            log_plan(prompts, config, clip.size_for(backbone), backbone)
+            log_plan(prompts, config, clip.size_for(backbone), backbone, *clip.extent)
             result = _finish(run, path, clip, backbone, loaded is None, on_progress)
         return _settle_result(result)
 
