@@ -23,7 +23,7 @@ from v2edit.errors import UserError
 from v2edit.files import is_existing_file, read_json
 from v2edit.host import find_device
 from v2edit.jobs.clip import ClipOptions, read_edited
-from v2edit.jobs.options import OUT, expect_new_file
+from v2edit.jobs.options import OUT, expect_folder, expect_new_file
 from v2edit.metrics.columns import COLUMNS, Column, explain_columns, head
 from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.metrics.registry import EditedClip, MetricOptions, find_metrics
@@ -165,6 +165,9 @@ class Evaluate:
         if self.csv is not None:
             expect_new_file(self.csv, "--csv")
         if self.out is not None:
+            if self.out.suffix.lower() == ".csv":
+                raise UserError(f"-o is {self.out}, expected a folder; did you mean --csv?")
+            expect_folder(self.out)
             expect_new_file(self.out, "-o")
         find_device(self.device)  # refuses before anything is read
         metrics = find_metrics(self.metrics, with_clip=True) if self.metrics else []
