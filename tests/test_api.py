@@ -150,11 +150,12 @@ def absolute(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edited(tmp_path: Path, model: Path, frames: int, prompts: tuple[str, str] = ("a ball", "a cube")) -> Path:
+    """Edit a clip, a long one in windows, which a model of absolute positions is noted to be bad at."""
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "clip.mp4"
     video.write(np.zeros((frames, 32, 32, 3), np.uint8), path, fps=8)
     source, target = prompts
-    config = EditConfig(steps=2)
+    config = EditConfig(steps=2, long="windows")
     run = edit_video(
         path, source_prompt=source, target_prompt=target, model=str(model), config=config, out=tmp_path / "run"
     )

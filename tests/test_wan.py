@@ -19,7 +19,10 @@ from v2edit.backbones.wan import Wan
 from v2edit.bench.baselines import FlowEdit, PromptToPrompt, VideoToVideo
 from v2edit.editing import EditConfig, Editor
 from v2edit.editing.controls import Source
+from v2edit.editing.local import LatentBlend
+from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import aligned_text
+from v2edit.editing.subtask import Subtask, edit_whole
 from v2edit.errors import UserError
 from v2edit.jobs.job import Prepared
 
@@ -52,7 +55,8 @@ def test_without_the_controls_it_is_diffusers_video_to_video(scheduler, guidance
     noise = torch.randn(x0.transpose(1, 2).shape, generator=generator).transpose(1, 2)
     text = aligned_text(backbone, PAIR).for_subtask(1, 1)
     config = EditConfig(steps=10, alpha=0.9, beta=0.0, guidance=guidance, pnc=False, amr=False, ending="same")
-    got = Editor(backbone).subtask(x0, [Source(x0, text.original)], text, config, iter([noise]))
+    subtask = Subtask.of(MicroBatcher(backbone), [Source(x0, text.original)], text, config, x0.shape[1:])
+    got = edit_whole(subtask, x0, iter([noise]), LatentBlend(x0))
     assert float((got - expected).norm() / expected.norm()) <= 1e-6
 
 
