@@ -23,9 +23,10 @@ memory: the peak memory of a process that edits so many frames in blocks, and it
 Measured in November 2026, x0 with 4 seeds at 17, 33 and 65 frames: full attention 18.63, 17.94, 16.04 dB;
 windows 19.97, 19.24, 18.84; blocks 20.43, 20.02, 19.90, but 20.28, 18.96, 18.37 where those of every other step
 began between two of the autoencoder's groups, which they no longer do. Edits of 65 frames, 8 steps, 2 seeds
-only: PSNR 29.44 in blocks and 28.95 in windows, worst tenth 27.43 and 26.35, right 0.92 and 0.98, joints 1.04
-and 1.03 (1.06 and 1.07 at most), drift 0.45 and 0.57. Memory at 2 steps: 0.78 GiB at 129 frames, 0.79 at 513,
-with 0.093 and 0.094 s of the processor a frame. Blocks of the built-in model are 3 latent frames and overlap in
+only: PSNR 29.44 in blocks and 28.95 in windows, worst tenth 27.43 and 26.35, joints 1.04
+and 1.03 (1.06 and 1.07 at most), drift 0.45 and 0.57. Edits of 129 frames in blocks, 10 seeds: PSNR 30.25, worst tenth
+27.87, right 0.97 (from 0.86 on), joints 1.01 (1.19 at most), drift 0.78 (2.10 at most). Memory at 2 steps: 0.70 GiB at
+129 frames, 0.87 at 1,025, with 0.090 and 0.093 s of the processor a frame. Blocks of the built-in model are 3 latent frames and overlap in
 one, so that shapes of weights are all alike; longer ones, with windows within, have not been compared.
 """
 
