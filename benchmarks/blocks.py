@@ -26,7 +26,8 @@ began between two of the autoencoder's groups, which they no longer do. Edits of
 only: PSNR 29.44 in blocks and 28.95 in windows, worst tenth 27.43 and 26.35, joints 1.04
 and 1.03 (1.06 and 1.07 at most), drift 0.45 and 0.57. Edits of 129 frames in blocks, 10 seeds: PSNR 30.25, worst tenth
 27.87, right 0.97 (from 0.86 on), joints 1.01 (1.19 at most), drift 0.78 (2.10 at most). Memory at 2 steps: 0.70 GiB at
-129 frames, 0.87 at 1,025, with 0.090 and 0.093 s of the processor a frame. Blocks of the built-in model are 3 latent frames and overlap in
+129 frames, 0.87 at 1,025, with 0.090 and 0.093 s of the processor a frame. Blocks of the
+built-in model are 3 latent frames and overlap in
 one, so that shapes of weights are all alike; longer ones, with windows within, have not been compared.
 """
 

@@ -175,7 +175,11 @@ def print_edits(seeds: str, count: int, steps: int, kinds: list[str]) -> None:
             result = Editor(backbone).edit(source, task.prompts, config, local=LocalEdit(keep_colours=False))
             held = hold_colours(result.frames, result.drift)
             regions = ((source, ~changed), (target, changed))
-            row = [psnr(frames, ideal, mask) for ideal, mask in regions for frames in (result.frames, held)]
+            row = [
+                psnr(frames, ideal, mask)
+                for ideal, mask in regions
+                for frames in map(np.asarray, (result.frames, held))
+            ]
             drift = measure_drift(result.drift)
             rows.append([*row, *(float("nan") if drift[name] is None else drift[name] for name in ("colour", "flash"))])
         print(f"| {kind} | {' | '.join(f'{value:.2f}' for value in np.nanmean(rows, 0))} |", flush=True)

@@ -44,13 +44,13 @@ PLAIN, FOUND, GIVEN, PEER = "without mask", "found mask", "true mask", "FlowEdit
 def edit_all(backbone: backbones.Backbone, task: BenchTask, config: EditConfig) -> dict[str, np.ndarray]:
     """Edit a task with the mask that the model finds: both videos and the mask."""
     session = Editor(backbone).begin(task.prompts, replace(config, seed=task.seed), local=LocalEdit(find=True))
-    found = session.next_subtask(task.clips.source.frames)
+    found = np.asarray(session.next_subtask(task.clips.source.frames))
     if config.beta:  # below it the latents were blended
-        plain = Editor(backbone).edit(session.source, task.prompts, replace(config, seed=task.seed)).frames
+        plain = np.asarray(Editor(backbone).edit(session.source, task.prompts, replace(config, seed=task.seed)).frames)
     else:
         plain = resize_clip(backbone.decode(session.current), Size(*found.shape[:3]))
         plain = hold_colours(plain, estimate_drift(session.source, plain))
-    share = np.ones(found.shape[:3], np.float32) if session.share is None else session.share
+    share = np.ones(found.shape[:3], np.float32) if session.share is None else np.asarray(session.share)
     return {PLAIN: plain, FOUND: found, "share": share}
 
 
@@ -58,7 +58,8 @@ def edit_given(backbone: backbones.Backbone, task: BenchTask, config: EditConfig
     """Edit a task with its true mask."""
     local = LocalEdit(task.clips.changed.astype(np.float32))
     seeded = replace(config, seed=task.seed)
-    return {GIVEN: Editor(backbone).edit(task.clips.source.frames, task.prompts, seeded, local=local).frames}
+    edited = Editor(backbone).edit(task.clips.source.frames, task.prompts, seeded, local=local)
+    return {GIVEN: np.asarray(edited.frames)}
 
 
 def edit_peer(method: Method, task: BenchTask) -> dict[str, np.ndarray]:

@@ -107,7 +107,7 @@ def seams(editor: Editor, frames: int, seed: int, steps: int) -> tuple[float, fl
     open_clip, loop = (
         editor.edit(clip, pair, EditConfig(steps=steps, seed=seed, loop=loop)).frames for loop in (False, True)
     )
-    return seam(clip), seam(open_clip), seam(loop)
+    return seam(clip), seam(np.asarray(open_clip)), seam(np.asarray(loop))
 
 
 def main() -> None:

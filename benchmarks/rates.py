@@ -82,17 +82,17 @@ def ways_of(task: BenchTask, editor: Editor, steps: int, rate: float, count: int
     config, every = EditConfig(steps=steps, seed=task.seed), frames_apart(rate, FPS)
     edit = partial(editor.edit, prompts=task.prompts, config=config)
     if every == 1:
-        return {"model's rate": edit(source, frame_rate=rate).frames}
+        return {"model's rate": np.asarray(edit(source, frame_rate=rate).frames)}
     some: list[np.ndarray] = []
 
     def edit_some(frames: Any, fps: float, local: LocalEdit) -> EditResult:
         result = edit(frames, frame_rate=fps, local=local)
-        some.append(result.frames)
+        some.append(np.asarray(result.frames))
         return result
 
     carried = np.asarray(edit_every(edit_some, source, every, rate, EVERYWHERE).frames)
     return {
-        "all frames": edit(source, frame_rate=rate).frames,
+        "all frames": np.asarray(edit(source, frame_rate=rate).frames),
         "held": hold(some[0], source, every),
         "carried": carried,
     }

@@ -231,7 +231,9 @@ def test_a_resumed_edit_encodes_in_tiles_where_it_did_before(tmp_path):
         vae.encoder.register_forward_pre_hook(run_out)
         backbone.shrink_coding = tile
         folder.mkdir(exist_ok=True)
-        return Editor(backbone).edit(frames_of(0), PAIR, config, interrupt, Snapshots(folder, every=1)).frames
+        return np.asarray(
+            Editor(backbone).edit(frames_of(0), PAIR, config, interrupt, Snapshots(folder, every=1)).frames
+        )
 
     whole = edited(tmp_path / "whole", is_poor=True)
     with pytest.raises(KeyboardInterrupt):

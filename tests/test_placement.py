@@ -309,7 +309,7 @@ def test_a_run_goes_on_as_it_was_made_to_and_the_next_edit_starts_afresh(tmp_pat
                 raise KeyboardInterrupt
 
         backbone.networks[0].patch_embed.register_forward_hook(refuse)
-        return Editor(backbone).edit(frames_of(0), PAIR, config, report, snapshots).frames, backbone
+        return np.asarray(Editor(backbone).edit(frames_of(0), PAIR, config, report, snapshots).frames), backbone
 
     for folder in ("whole", "stopped"):
         (tmp_path / folder).mkdir()

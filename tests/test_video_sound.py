@@ -41,7 +41,7 @@ def test_real_sound_is_copied_untouched(data: Path, tmp_path: Path, name: str) -
 def test_sound_is_copied_untouched_and_in_time(tmp_path: Path, name: str, codec: str) -> None:
     source = tone(tmp_path / name, codec, 1.0, pictures=clip(10))
     read = video.read(source)
-    out = video.write(Video(255 - read.frames, read.fps, read.times, read.path), tmp_path / "out.mp4")
+    out = video.write(Video(255 - np.asarray(read.frames), read.fps, read.times, read.path), tmp_path / "out.mp4")
     before, after = sound_of(source), sound_of(out)
     assert [p for p, _ in before] == [p for p, _ in after]
     assert np.allclose([t for _, t in before], [t for _, t in after], atol=1.1e-3)

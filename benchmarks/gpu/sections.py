@@ -166,7 +166,7 @@ def edits(trial: Trial) -> None:
                     edited = Editor(backbone).edit(clip, PAIR, config).frames
                 again = Editor(backbone).edit(clip, PAIR, config).frames
                 what = f"{name}, {size.frames} frames, --offload {offload}"
-                first = edited if first is None else first
+                first = np.asarray(edited) if first is None else first
                 rows.append({
                     "model": name, "frames": size.frames, "offload": offload,
                     "seconds": sum(phase["seconds"] for phase in phases.values()),
