@@ -88,22 +88,23 @@ Steps = Callable[[int], Iterator[int]]  # the numbers of so many stretches that 
 
 
 def encode_in_stretches(
-    backbone: Backbone, frames: Frames, stretches: list[Stretch], steps: Steps, out: Tensor, loop: bool = False
+    backbone: Backbone, frames: Frames, stretches: list[Stretch], steps: Steps, out: Tensor
 ) -> Tensor:
-    """Encode frames [T, H, W, 3] of a valid size to latents `out` [1, F, C, h, w], stretch after stretch."""
+    """Encode frames [T, H, W, 3] of a valid size to latents `out` [1, F, C, h, w], stretch after stretch; a part of a
+    loop is coded as one of any clip."""
     for number in steps(len(stretches)):
         one = stretches[number]
-        latents = backbone.encode(np.asarray(pick(frames, one.frames)), loop=loop and len(stretches) == 1)
+        latents = backbone.encode(np.asarray(pick(frames, one.frames)))
         out[:, one.kept_latents] = latents[:, one.latent_lead :][:, : len(one.kept_latents)].to(out)
     return out
 
 
 def decode_in_stretches(
-    backbone: Backbone, latents: Tensor, stretches: list[Stretch], steps: Steps, out: np.ndarray, loop: bool = False
+    backbone: Backbone, latents: Tensor, stretches: list[Stretch], steps: Steps, out: np.ndarray
 ) -> np.ndarray:
     """Decode latents [1, F, C, h, w] to uint8 frames `out` [T, H, W, 3], stretch after stretch."""
     for number in steps(len(stretches)):
         one = stretches[number]
-        frames = backbone.decode(latents[:, one.latents].to(backbone.device), loop and len(stretches) == 1)
+        frames = backbone.decode(latents[:, one.latents].to(backbone.device))
         out[one.kept_frames] = frames[one.lead :][: len(one.kept_frames)]
     return out

@@ -21,6 +21,7 @@ from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.files import MAX_JSON_BYTES, parse_json
 from v2edit.jobs.clip import ClipOptions, FormatOptions
+from v2edit.jobs.inputs import choose_input
 from v2edit.jobs.masks import AUTO, MaskOptions
 from v2edit.jobs.regions import RegionOptions
 from v2edit.jobs.shots import ShotOptions
@@ -189,11 +190,8 @@ def _parse_task(
         line = TaskLine.model_validate(content)
     except ValidationError as error:
         raise UserError("; ".join(map(_describe_mistake, error.errors(include_url=False)))) from error
-    if (line.video is None) == (line.scene is None):
-        both = "both are given" if line.video is not None else "neither is given"
-        raise UserError(f'"video" or "scene" says what to edit, and {both}')
-    kind = "video" if line.video is not None else "scene"
-    path = base / (line.video if line.video is not None else line.scene or "")
+    kind, given = choose_input(line.video, line.scene)
+    path = base / given
     if not os.path.exists(path):  # which is false, too, for what no path can be
         raise UserError(f'"{kind}" is {str(path)!r}, and there is no such file')
     if line.name is not None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from v2edit.bench import layouts
 from v2edit.bench.task_lines import EXAMPLE, read_lines
 from v2edit.errors import UserError
-from v2edit.jobs.inputs import is_scene
+from v2edit.jobs.inputs import choose_input, is_scene
 from v2edit.prompts import PromptPair
 
 log = logging.getLogger(__name__)
@@ -140,11 +140,8 @@ def _parse(content: Any, base: Path) -> SuiteLine:
         line = _Line.model_validate(content)
     except ValidationError as error:
         raise UserError("; ".join(map(_describe, error.errors(include_url=False)))) from error
-    if (line.video is None) == (line.scene is None):
-        what = "both are given" if line.video is not None else "neither is given"
-        raise UserError(f'"video" or "scene" says what to edit, and {what}')
-    kind = "video" if line.video is not None else "scene"
-    path = _existing(base, kind, line.video if line.video is not None else line.scene or "")
+    kind, given = choose_input(line.video, line.scene)
+    path = _existing(base, kind, given)
     mask, target = (_existing(base, name, value) if (value := getattr(line, name)) is not None else None
                     for name in ("mask", "target"))  # fmt: skip
     if kind == "video":

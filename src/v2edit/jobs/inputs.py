@@ -24,6 +24,15 @@ def is_scene(path: Path) -> bool:
     return path.suffix.lower() in (".ply", ".json")
 
 
+def choose_input(video: str | None, scene: str | None) -> tuple[Literal["video", "scene"], str]:
+    """Return which of the two a line of a file of tasks says to edit, and its path as given. Raises `UserError` where
+    that is none, or both."""
+    if (video is None) == (scene is None):
+        what = "both are given" if video is not None else "neither is given"
+        raise UserError(f'"video" or "scene" says what to edit, and {what}')
+    return ("video", video) if video is not None else ("scene", scene or "")
+
+
 def check_input(path: Path, instruction: str | None, kind: Literal["file", "scene"]) -> None:
     """Raise `UserError` for an input that does not exist, that was swapped with the instruction, or that is a scene
     where a video is edited (a `kind` of "file"), or the other way round."""
