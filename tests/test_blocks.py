@@ -81,6 +81,18 @@ def test_an_edit_of_nothing_in_blocks_is_the_source(tiny, loop, subtasks):
     assert (edited - x0).abs().amax((2, 3, 4)).min() > 1e-3
 
 
+def test_where_a_mask_keeps_the_source_blocks_keep_its_latents(tiny):
+    """To the last bit, also below the controls' window; and only there."""
+    x0 = torch.randn(1, 8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    allowed = torch.zeros(1, 8, 1, 8, 8)
+    allowed[:, 2:, :, :, 4:] = 1
+    session = EditSession(MicroBatcher(tiny), aligned_text(tiny, PAIR), replace(CONFIG, beta=0.4))
+    session.blend = LatentBlend(x0, allowed)
+    edited = session.next_latents(x0)
+    kept = (edited == x0).all(2, keepdim=True)
+    assert kept[allowed == 0].all() and not kept[allowed == 1].any()
+
+
 @pytest.mark.parametrize(
     "moments, find, pause",
     [((1,), True, 0), ((4, 9), False, 0), ((7, 6, 5, 9), True, 0), ((13,), True, 7), ((11,), False, 5)],
