@@ -46,7 +46,7 @@ def is_locked(folder: Path, lock: str) -> bool:
         return not try_flock(file, exclusive=False)
 
 
-def try_flock(file: IO[str], exclusive: bool, timeout: float = 0.0) -> bool:
+def try_flock(file: IO[Any], exclusive: bool, timeout: float = 0.0) -> bool:
     """Lock an open file until it is closed or its process ends; return False where another process holds the lock for
     more than `timeout` seconds. Raises `OSError` where the file system has no locks, `ImportError` on Windows."""
     import fcntl

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -18,6 +19,7 @@ from v2edit.bench.tasks import Task
 from v2edit.errors import UserError
 from v2edit.metrics.columns import explain_columns
 
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -71,6 +73,18 @@ def as_html(scored: Sequence[ScoredTask], table: Table, title: str, facts: str) 
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # In a script element the text would end at its closing tag.
     return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text.replace("</", "<\\/"))
+
+
+def read_page(path: Path) -> dict[str, Any]:
+    """Return the data of a page that `as_html` made. Raises `UserError` where it is none."""
+    try:
+        found = DATA.search(path.read_text(encoding="utf-8"))
+        data = json.loads(found[1]) if found else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict) or not {"tasks", "references", "columns"} <= data.keys():
+        raise UserError(f"{path} is no report of v2edit bench")
+    return data
 
 
 def _prompts(task: Task) -> str:

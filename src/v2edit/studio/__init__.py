@@ -1,0 +1,1 @@
+"""The studio: V2Edit in the browser."""
