@@ -270,6 +270,7 @@ def test_a_bench_report_is_compared_by_its_methods(tmp_path: Path) -> None:
         folder = create_study(tmp_path / "studies", "", "lists", entries)
     for one, grey in zip(read_study(folder).comparisons[0].candidates, (80, 120), strict=True):
         shown = video.read(folder / "media" / one.media.file).frames
+        assert isinstance(one.media.crop, tuple)
         x, y, width, height = one.media.crop
         assert abs(shown[:, y : y + height, x : x + width].mean() - grey) < 8
     for text in ("", "<html></html>", '<script type="application/json" id="data">{"tasks": 1}</script>'):

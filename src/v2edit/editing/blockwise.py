@@ -23,7 +23,7 @@ from v2edit.editing.change import ChangeMap
 from v2edit.editing.latents import LatentStore
 from v2edit.editing.local import LatentBlend
 from v2edit.editing.state import FrameNoise
-from v2edit.editing.subtask import ReportStep, Subtask, recall_mode
+from v2edit.editing.subtask import ReportStep, Subtask, Watch, recall_mode
 from v2edit.runs.snapshots import LoopSnapshot, LoopState
 
 SOME = 64  # latent frames that are computed with at a time
@@ -42,6 +42,7 @@ class BlockLoop:
     store: LatentStore
     name: str
     report: ReportStep = lambda step, steps: None
+    watch: Watch = lambda rows, x0: None
     processes: BlockProcesses | None = None  # that denoise blocks; None: this one alone
     begun: Mapping[str, Any] = field(default_factory=dict)
     done: int = 0  # blocks, of all steps
@@ -147,6 +148,7 @@ class BlockLoop:
         edit = self.local.blend(edit, source, rows)
         own.check(edit, k + 1)
         self._buffer("edit", k + 1)[:, rows] = edit
+        self.watch(rows, x0s[-1])
         for name, x0 in zip(self._x0_names[-len(x0s) :], x0s, strict=False):  # no names where none is asked for again
             self._buffer(name, k + 1)[:, rows] = x0
         if own.is_controlled(k) and self.local.find:

@@ -27,6 +27,7 @@ from v2edit.editing.matte import find_share, stream_share
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText
 from v2edit.editing.resize import frame_index, resize_clip
+from v2edit.editing.sketch import Sketch
 from v2edit.editing.state import LOOP, FrameNoise, noise_stream
 from v2edit.editing.subtask import Subtask, edit_whole
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
@@ -42,7 +43,8 @@ class Progress:
     several shots in which `shot`, and its number among the `shots` that are edited. Where a video is edited with
     several seeds, also the `seed` and its number among them. Of a long video also what comes before and after these
     steps is reported, frame by frame, from 0 on: then the `stage` says what that is. A job adds the `seconds_left` of
-    this edit, None while none is timed, and the stages that come `then` and are not in them."""
+    this edit, None while none is timed, and the stages that come `then` and are not in them. `sketch`: what the edit
+    looks like so far, small and in rough colours, uint8 [S, h, w, 3], the frames of one shot or some of them."""
 
     subtask: int
     subtasks: int
@@ -57,6 +59,7 @@ class Progress:
     shots: int = 1
     seconds_left: float | None = None
     then: tuple[str, ...] = ()
+    sketch: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def phase(self) -> str:
@@ -88,6 +91,7 @@ class EditSession:
     blend: LatentBlend | None = field(default=None, init=False)
     drift: ColourDrift | None = field(default=None, init=False)
     found: Frames | None = field(default=None, init=False)
+    sketch: Sketch | None = field(default=None, init=False)
     original: Tensor = field(init=False)
     current: Tensor = field(init=False)
     blocks: Blocks | None = field(default=None, init=False)
@@ -110,9 +114,12 @@ class EditSession:
             if self.subtask == 0:
                 self.source, self.fitted = video, self.backbone.nearest_size(Size(*clip_size(video)), loop)
             self._recall_mode()
-            latents = self.coder.encode(resize_clip(video, self.fitted, loop), f"encoded-{self.subtask + 1}")
+            fitted = resize_clip(video, self.fitted, loop)
+            latents = self.coder.encode(fitted, f"encoded-{self.subtask + 1}")
             if self.subtask == 0:
                 self.blend = self._begin_blend(latents)
+                if self.on_progress is not None:
+                    self.sketch = Sketch.of(self.backbone, latents, fitted, self._frame_indices()[1])
         edited = self.next_latents(latents)
         self._recall_mode()
         frames = self.coder.decode(edited, f"decoded-{self.subtask}")
@@ -212,7 +219,7 @@ class EditSession:
             subtask = Subtask.of(self.batcher, sources, text, self.config, self.current.shape[1:], local.find)
             draws = noise_stream(self.config.seed, self.subtask, self.original)
             snapshot = self._snapshot(self.subtask)
-            self.current = edit_whole(subtask, self.current, draws, local, snapshot, self._report)
+            self.current = edit_whole(subtask, self.current, draws, local, snapshot, self._report, self._watch)
         else:
             shape = (self.blocks.length, *self.current.shape[2:])
             # A block has ends of its own; what the layers of all blocks add would be too much to keep.
@@ -221,7 +228,7 @@ class EditSession:
             noise = FrameNoise(self.config.seed, self.subtask, shape[1:])
             loop = BlockLoop(
                 subtask, self.blocks, self.current, noise, local, self.store, f"{LOOP}-{self.subtask}", self._report,
-                self.processes,
+                self._watch, self.processes,
             )  # fmt: skip
             self.current = loop.run(self._block_snapshot(loop))
         return self.current
@@ -246,7 +253,12 @@ class EditSession:
 
     def _report(self, step: int, steps: int) -> None:
         if self.on_progress is not None:
-            self.on_progress(Progress(self.subtask, self.config.subtasks, step, steps))
+            frames = None if self.sketch is None else self.sketch.frames
+            self.on_progress(Progress(self.subtask, self.config.subtasks, step, steps, sketch=frames))
+
+    def _watch(self, rows: slice, x0: Tensor) -> None:
+        if self.sketch is not None:
+            self.sketch.update(rows, x0)
 
 
 def _largest(one: Frames, other: Frames) -> Frames:

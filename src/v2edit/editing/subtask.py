@@ -31,6 +31,7 @@ from v2edit.runs.snapshots import LoopSnapshot, LoopState
 from v2edit.sampling import SOLVERS, Schedule, Solver, add_step_noise, step_mean
 
 ReportStep = Callable[[int, int], None]  # the steps that are done, of how many
+Watch = Callable[[slice, Tensor], None]  # the edit's x0 [1, F, C, h, w] in some frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +154,7 @@ def edit_whole(
     local: LatentBlend,
     snapshot: LoopSnapshot = LoopSnapshot(),
     report: ReportStep = lambda step, steps: None,
+    watch: Watch = lambda rows, x0: None,
 ) -> Tensor:
     """Edit `current` [1, F, C, h, w] into a video of the edit's prompt, controlled by the sources, where `local` lets
     it change, which is narrowed if it says so."""
@@ -179,6 +181,7 @@ def edit_whole(
             state.changes = ChangeMap.of(x0s[0], x0s[-1], words).after(state.changes)
         state.edit = local.blend(state.edit, partial(schedule.add_noise, local.original, state.eps, k + 1))
         state.x0s, state.k = list(x0s), k + 1
+        watch(slice(None), x0s[-1])
         report(k - start + 1, schedule.steps - start)
     local.narrow(state.changes)  # where the controls act to the end, or the loop was at its end before
     subtask.check(state.edit)

@@ -16,6 +16,7 @@ from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.clip import ClipOptions, FormatOptions, read_edited, record_clip
 from v2edit.jobs.job import EditJob, Prepared
+from v2edit.jobs.live_preview import keep_preview
 from v2edit.jobs.masks import (
     MaskOptions,
     describe_share,
@@ -365,10 +366,10 @@ def _edit_and_write(
         log.info("part: frames %d to %d of %d; the others stay as they are", part.start + 1, part.stop, whole)
     output, subtasks = FormatOptions.from_record(record), clip.config.subtasks
     frames: Any = clip.frames
-    if on_progress is not None:
-        on_progress = clip.time_left(editor.backbone).reporting(on_progress)
+    report = clip.time_left(editor.backbone).reporting(on_progress or (lambda progress: None))
+    report = keep_preview(run.snapshots.folder, (part.stop - part.start) / float(source.fps), report)
     result = edit_shots(
-        editor, frames, clip.prompts, clip.config, on_progress, run.snapshots, clip.rate, clip.local, clip.shots
+        editor, frames, clip.prompts, clip.config, report, run.snapshots, clip.rate, clip.local, clip.shots
     )
     if clip.local.find:
         log_found(result.share)
@@ -377,8 +378,7 @@ def _edit_and_write(
     save_frames = record["save_frames"] or path.is_dir()
 
     def on_frame(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress(subtasks, subtasks, done, total, stage="writing"))
+        report(Progress(subtasks, subtasks, done, total, stage="writing"))
 
     is_image = bool(source.names) and not path.is_dir()
     has_mask = clip.local.share is not None or clip.local.find  # a choice of shots alone is none
