@@ -5,7 +5,8 @@
 Writes out/clips/00000.npy ...: uint8 [500, 9, 64, 96, 4], and out/stills/00000.npy ...: uint8 [2000, 1, 64, 96, 4]. The
 fourth channel is the object that fills most of the pixel (1 for the first, 0 for none). Clip i shows the scene of seed
 i, still i that of seed STILLS_FROM + i; seeds from EVALUATION_SEED on are never trained on. Finished shards are kept,
-so an interrupted run continues, and a larger number adds to them.
+so an interrupted run continues, and a larger number adds to them;
+`--first` leaves out those before a clip and a still, as where a machine that is new goes on training: with others.
 """
 
 from __future__ import annotations
@@ -68,13 +69,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=12_000)
     parser.add_argument("--stills", type=int, default=40_000)
+    parser.add_argument("--first", type=int, nargs=2, metavar=("CLIP", "STILL"), default=(0, 0))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    firsts = {kind: first // SHARDS[kind][0] for kind, first in zip(SHARDS, options.first, strict=True)}
     counts = {kind: -(-getattr(options, kind) // SHARDS[kind][0]) for kind in SHARDS}
     for kind in SHARDS:
         (OUT / kind).mkdir(parents=True, exist_ok=True)
     # In turn, so that training can begin with some of both.
-    jobs = [(kind, k) for k in range(max(counts.values())) for kind in SHARDS if k < counts[kind]]
+    jobs = [(kind, firsts[kind] + k) for k in range(max(counts.values())) for kind in SHARDS if k < counts[kind]]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for name in pool.imap(render_shard, jobs):
             print(f"{name} done", flush=True)

@@ -132,9 +132,7 @@ class Latents:
     def load(self) -> None:
         """Load the shards that were encoded since the last time."""
         for path in sorted((OUT / "latents" / self.kind).glob("?????.npy"))[len(self.latents) :]:
-            index = len(self.latents)
-            if path.stem != f"{index:05d}":
-                break
+            index = int(path.stem)
             self.latents.append(np.load(path, mmap_mode="r"))
             self.scenes += shard_scenes(self.kind, index)
             owners, objects = owners_of(OUT / self.kind / path.name)
