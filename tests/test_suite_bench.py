@@ -29,6 +29,7 @@ from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.metrics.registry import find_metrics
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.runs import fingerprint_input
 from v2edit.video import Video
 
 # What a user writes: a method and a metric, in a file of their own.
@@ -167,6 +168,38 @@ def test_the_same_command_edits_nothing_again_and_says_the_same(done: tuple[Benc
         assert {**figures, "seconds": 0} == {**after[key], "seconds": 0}
     written = {path: path.stat().st_mtime_ns for path in report.folder.glob("results/*/*")}
     assert {path for path in files if written[path] != files[path]} == {lost, lost.with_suffix(".mkv")}
+
+
+def test_what_has_not_changed_is_not_measured_again(
+    done: tuple[BenchReport, BenchOptions], suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is; then what another mask changes; then a film that is lost; then all, by another metric."""
+    report, options = done
+    measured: list[str] = []
+    measure = FileTask.measure
+
+    def counting(task: FileTask, *args):
+        measured.append(task.name)
+        return measure(task, *args)
+
+    monkeypatch.setattr(FileTask, "measure", counting)
+    monkeypatch.setattr("v2edit.bench.file_tasks._checksum", lambda path: fingerprint_input(path)["sha256"])
+    monkeypatch.chdir(suite)
+    before = rows_of(report.folder)
+    tables = [compare(options).markdown.partition("Means over")[2] for _ in range(2)]
+    assert tables[0] == tables[1] and rows_of(report.folder) == before and not measured
+    mask = (suite / "mask.png").read_bytes()
+    video.write_still(np.pad(np.full((32, 40, 3), 255, np.uint8), ((0, 0), (0, 8), (0, 0))), suite / "mask.png")
+    compare(options)
+    assert measured == ["bus-colour"] * 5
+    (suite / "mask.png").write_bytes(mask)
+    film = next(iter((report.folder / "report-films").iterdir()))
+    shown = film.read_bytes()
+    film.write_bytes(b"something else")
+    compare(options)
+    assert len(measured) == 5 and film.read_bytes() == shown
+    compare(options, metrics=("pixels",))
+    assert len(measured) == 5 + 3 * 4 + 2
 
 
 def test_the_page_shows_every_result_in_step(done: tuple[BenchReport, BenchOptions], suite: Path) -> None:

@@ -174,7 +174,7 @@ def benchmark(
     suite = suites.make_suite(options.suite, options.steps, options.settings, options.own_methods, options.frames)
     selected = options.list_methods(suite)
     metrics = find_metrics(options.metrics, options.clip is not None) if options.metrics or suite.of_files else []
-    from v2edit.bench import scoring, tool_results, trials, writing
+    from v2edit.bench import score_cache, scoring, tool_results, trials, writing
 
     tasks = options.list_tasks(suite)
     label = suite.name if suite.of_files else f"{suite.name}-{options.seed_set}"
@@ -208,7 +208,10 @@ def benchmark(
             trials.run_trials(listed, pool, on_progress)
             sheets = folder / "sheets" if options.sheets else None
             films = folder / f"{options.report_name}-films"
-            scored = scoring.score_trials(listed, models, pool, sheets, films, on_progress)
+            cache = None
+            if classify is None or suite.of_files:  # what another classifier sees is known by no checksum
+                cache = score_cache.open_cache(folder / "scores", models.options, models.names)
+            scored = scoring.score_trials(listed, models, pool, sheets, films, cache, on_progress)
         judged: list[str] = []
         columns = COLUMNS | {name: one for metric in metrics for name, one in metric.columns.items()}
         if options.judging.model is not None:

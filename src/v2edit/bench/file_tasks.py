@@ -70,6 +70,12 @@ class FileTask:
         return json.dumps([_checksum(self.line.path), prompts, self.frames, self.seed])
 
     @property
+    def measured_with(self) -> str:
+        """What results are compared with, by content, and what tables and films say."""
+        files = [path and _checksum(path) for path in (self.line.mask, self.line.target)]
+        return json.dumps([self.name, self.kind, self.instruction, *files])
+
+    @property
     def clip(self) -> Video:
         """The clip, read and cached."""
         return _read(self)

@@ -1,5 +1,5 @@
-"""From results to figures and side-by-side videos. None of this is stored: a better classifier, another CLIP or a new
-measure needs no edit to be repeated."""
+"""From results to figures and side-by-side videos: a better classifier, another CLIP or a new measure needs no edit to
+be repeated, and what nothing has changed for is taken from the cache of scores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 from v2edit import video
 from v2edit.backbones import Size
 from v2edit.bench.methods import UNEDITED
+from v2edit.bench.score_cache import Film, ScoreCache, Scores, checksum_of
 from v2edit.bench.tasks import Arrays, Task
 from v2edit.bench.trials import BenchWorker, OnProgress, Trial, load_result, source_of
 from v2edit.editing.resize import resize_clip
 from v2edit.errors import UserError
-from v2edit.files import atomic_write
 from v2edit.metrics.attributes import Classify
 from v2edit.metrics.registry import Measure, Measures, MetricOptions, find_metrics
 from v2edit.primitives.classifier import SceneClassifier
@@ -78,49 +78,84 @@ class ScoredTask:
 @dataclass(frozen=True)
 class Scoring:
     """The job of scoring all trials of one task; contact sheets go to the folder `sheets`, films of long tasks to
-    `films`."""
+    `films`. What `cache` keeps is not measured again."""
 
     trials: list[Trial]
     models: MetricModels
     sheets: Path | None
-    films: Path | None = None
+    films: Path
+    cache: ScoreCache | None = None
+
+    def load(self) -> ScoredTask | None:
+        """Return what is kept of the task, or None where something is missing, or a contact sheet is wanted."""
+        if self.cache is None or self.sheets is not None:
+            return None
+        kept = [self.cache.read_scores(self.cache.scores_path(trial)) for trial in self.trials]
+        film = self.cache.read_film(self.cache.film_path(self.trials), self._film_file())
+        known = [one for one in kept if one is not None]
+        return self._scored(known, film) if film is not None and len(known) == len(kept) else None
 
     def run(self, worker: BenchWorker) -> ScoredTask:
-        task = self.trials[0].task
-        measures, truth = self.models.load(), task.truth
-        rows, other_code, fitted = [], 0, []
-        source = source_of(self.trials)
+        cache, kept = self.cache, []
+        for trial in self.trials:
+            path = cache and cache.scores_path(trial)
+            scores = cache.read_scores(path) if cache and path else None
+            if scores is None:
+                scores = self._measure(trial)
+                if cache and path:
+                    cache.write(path, scores)
+            kept.append(scores)
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._film_file() if cache or self.trials[0].task.is_long else Path(folder) / "columns.mp4"
+            film = self._write_film([one.is_left_out for one in kept], file)
+            if cache:
+                cache.write(cache.film_path(self.trials), film)
+            return self._scored(kept, film, file)
+
+    def _measure(self, trial: Trial) -> Scores:
+        try:
+            result = trial.load()
+        except UserError as error:
+            if not trial.is_given:
+                raise
+            return Scores({}, f"left out, {error}", is_left_out=True)
+        start = trial.start and _load_start(trial.start)
+        figures = trial.task.measure(result, start, self.models.load()) | {"seconds": float(result["seconds"])}
+        return Scores(figures, str(result.get("fitted", "")), str(result["code"]))
+
+    def _write_film(self, left_out: Sequence[bool], file: Path) -> Film:
+        task, source = self.trials[0].task, source_of(self.trials)
         shown = _shown_size(source, len(self.trials) + 2) if task.is_long else None
         columns = {UNEDITED: _shrink(source, shown)}
-        if truth is not None:
-            columns["truth"] = _shrink(truth, shown)
-        for trial in self.trials:
-            try:
-                result = trial.load()
-            except UserError as error:
-                if not trial.is_given:
-                    raise
-                fitted.append((trial.title, f"left out, {error}"))
-                continue
-            other_code += str(result["code"]) != trial.code
-            if text := str(result.get("fitted", "")):
-                fitted.append((trial.title, text))
-            figures = task.measure(result, trial.start and _load_start(trial.start), measures)
-            rows.append(Row(task.kind, task.name, trial.title, figures | {"seconds": float(result["seconds"])}))
-            columns[trial.title] = _shrink(result["frames"], shown)
+        if task.truth is not None:
+            columns["truth"] = _shrink(task.truth, shown)
+        for trial, is_left_out in zip(self.trials, left_out, strict=True):
+            if not is_left_out:
+                columns[trial.title] = _shrink(trial.load()["frames"], shown)
         if self.sheets is not None:
-            labels = {"truth" if truth is not None else UNEDITED: task.instruction}
+            labels = {"truth" if task.truth is not None else UNEDITED: task.instruction}
             sheet = {f"{title}: {labels[title]}" if title in labels else title: one for title, one in columns.items()}
             video.contact_sheet(sheet, self.sheets / f"{task.name}.png")
         frames = np.concatenate(list(columns.values()), axis=2)
-        with tempfile.TemporaryDirectory() as folder:
-            path = video.write(frames, Path(folder) / "columns.mp4", fps=task.fps, crf=CRF)
-            film, path = path.read_bytes(), None
-        if task.is_long and self.films is not None:
-            atomic_write(path := self.films / f"{task.name}.mp4", film)
-            film = b""
-        size = frames.shape[2] // len(columns), frames.shape[1]
-        return ScoredTask(task, rows, list(columns), film, other_code, size, len(frames), path, fitted)
+        file.parent.mkdir(exist_ok=True)
+        video.write(frames, file, fps=task.fps, crf=CRF)
+        return Film(list(columns), (frames.shape[2] // len(columns), frames.shape[1]), len(frames), checksum_of(file))
+
+    def _film_file(self) -> Path:
+        """Return where the film is kept: beside the page that shows it, or in the cache if it will be in the page."""
+        task = self.trials[0].task
+        if task.is_long or self.cache is None:
+            return self.films / f"{task.name}.mp4"
+        return self.cache.film_path(self.trials).with_suffix(".mp4")
+
+    def _scored(self, kept: Sequence[Scores], film: Film, file: Path | None = None) -> ScoredTask:
+        task, file, found = self.trials[0].task, file or self._film_file(), list(zip(self.trials, kept, strict=True))
+        rows = [Row(task.kind, task.name, one.title, dict(s.figures)) for one, s in found if not s.is_left_out]
+        other_code = sum(scores.code != trial.code for trial, scores in found if not scores.is_left_out)
+        fitted = [(trial.title, scores.fitted) for trial, scores in found if scores.fitted]
+        content = b"" if task.is_long else file.read_bytes()
+        path = file if task.is_long else None
+        return ScoredTask(task, rows, film.titles, content, other_code, film.size, film.frames, path, fitted)
 
 
 def _shown_size(frames: np.ndarray, columns: int) -> Size:
@@ -140,18 +175,20 @@ def score_trials(
     pool: ProcessPool,
     sheets: Path | None,
     films: Path,
+    cache: ScoreCache | None,
     on_progress: OnProgress,
 ) -> list[ScoredTask]:
     """Return every task's rows and film, in the tasks' order; contact sheets go to `sheets`, films of long tasks to
-    `films`."""
-    for folder in (sheets, films if any(trial.task.is_long for trial in trials) else None):
-        if folder is not None:
-            folder.mkdir(exist_ok=True)
+    `films`. What is in the cache is taken from there."""
+    if sheets is not None:
+        sheets.mkdir(exist_ok=True)
     by_task: dict[Task, list[Trial]] = {}
     for trial in trials:
         by_task.setdefault(trial.task, []).append(trial)
-    scored: dict[Task, ScoredTask] = {}
-    for _, result in pool.imap_unordered(deque(Scoring(group, models, sheets, films) for group in by_task.values())):
+    jobs = [Scoring(group, models, sheets, films, cache) for group in by_task.values()]
+    scored = {result.task: result for job in jobs if (result := job.load()) is not None}
+    missing = deque(job for job in jobs if job.trials[0].task not in scored)
+    for _, result in pool.imap_unordered(missing):
         scored[result.task] = result
         on_progress(len(scored), len(by_task), f"scoring {result.task.name}")
     return [scored[task] for task in by_task]

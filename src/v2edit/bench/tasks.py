@@ -41,7 +41,8 @@ class Task(Protocol):
 
     `code` is what results depend on, in the package; code that only measures or presents results may change. Where
     `has_start`, all other methods start from the result of `Unedited`. Results that are `is_long` are kept as videos.
-    `identity` is the task's content as text, by which stored results are known."""
+    `identity` is the task's content as text, by which stored results are known; `measured_with` is what its figures
+    depend on besides."""
 
     code: ClassVar[tuple[str, ...]]
     has_start: ClassVar[bool]
@@ -59,6 +60,8 @@ class Task(Protocol):
     def prompts(self) -> PromptPair: ...
     @property
     def identity(self) -> str: ...
+    @property
+    def measured_with(self) -> str: ...
     @property
     def source(self) -> np.ndarray | None: ...
     @property
@@ -99,6 +102,11 @@ class BenchTask:
     def identity(self) -> str:
         """The task's whole content as text: tasks of one name differ in it where the built-in world has changed."""
         return json.dumps(asdict(self.edit))
+
+    @property
+    def measured_with(self) -> str:
+        """The task's name: all else is in its identity."""
+        return self.name
 
     @property
     def clips(self) -> EditTruth:

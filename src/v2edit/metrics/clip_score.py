@@ -5,13 +5,15 @@ Letters: T frames, N texts, D width of an embedding. Embeddings are L2-normalise
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,11 +23,12 @@ from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.host import quiet_libraries
 from v2edit.prompts import PromptPair
-from v2edit.video.stream import Frames
+from v2edit.video.stream import Frames, FrameStream, in_chunks
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parents[1] / "weights/clip"
 BATCH = 32  # images or texts in a forward pass
+KEPT = 8  # embeddings of clips and texts
 STILL = 4.0  # levels of 255, of 4x4 pixels: what changes by less from frame to frame is a lossy file's noise
 
 
@@ -36,6 +39,7 @@ class ClipEncoder:
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
             raise UserError(f"{type(model).__name__} is no CLIP: it has no common space for images and texts")
         self.model, self.processor = model.eval().requires_grad_(False), processor
+        self._known: dict[Any, tuple[Frames | None, Tensor]] = {}
 
     @classmethod
     def load(
@@ -54,19 +58,37 @@ class ClipEncoder:
             raise UserError(f"no CLIP called {name}: {reason[0] if reason else type(error).__name__}") from error
         return cls(model.to(device), processor)
 
-    @torch.no_grad()
     def encode_images(self, frames: Frames) -> Tensor:
-        """Return C(.), embeddings [T, D] of uint8 frames [T, H, W, 3], float32 on the CPU."""
+        """Return C(.), embeddings [T, D] of uint8 frames [T, H, W, 3], float32 on the CPU. Those of the last few clips
+        are kept: the figures of an edit are of the same frames, and all edits of a video have one source."""
+        if isinstance(frames, FrameStream):
+            return self._remember(id(frames), frames, lambda: self._encode_images(frames))
+        content = hashlib.blake2b(np.ascontiguousarray(frames).data).digest()
+        return self._remember((frames.shape, content), None, lambda: self._encode_images(frames))
+
+    def _remember(self, key: Any, held: Frames | None, encode: Callable[[], Tensor]) -> Tensor:
+        """Return what is kept under a key, or else what `encode` returns, which is kept; `held` lives as long."""
+        found = self._known.pop(key, None) or (held, encode())
+        self._known[key] = found  # the latest one last
+        if len(self._known) > KEPT:
+            del self._known[next(iter(self._known))]
+        return found[1]
+
+    @torch.no_grad()
+    def _encode_images(self, frames: Frames) -> Tensor:
         parts = []
-        for start in range(0, len(frames), BATCH):
-            inputs = self.processor.image_processor(list(frames[start : start + BATCH]), return_tensors="pt")  # pyright: ignore
+        for _, images in in_chunks(frames, BATCH):
+            inputs = self.processor.image_processor(list(images), return_tensors="pt")  # pyright: ignore
             parts.append(_unit(self.model.get_image_features(inputs["pixel_values"].to(self.model.device))))  # pyright: ignore
         return torch.cat(parts)
 
-    @torch.no_grad()
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
         """Return T(.), embeddings [N, D] of N texts, float32 on the CPU. Texts that are longer than the encoder takes
         (77 tokens for OpenAI's CLIPs) are cut, with a warning."""
+        return self._remember(tuple(prompts), None, lambda: self._encode_texts(prompts))
+
+    @torch.no_grad()
+    def _encode_texts(self, prompts: Sequence[str]) -> Tensor:
         tokenizer = self.processor.tokenizer  # pyright: ignore
         config: Any = self.model.config
         limit: int = getattr(config, "text_config", config).max_position_embeddings
