@@ -1,6 +1,6 @@
 """Worker processes of this machine: each holds a worker object, which loads once and then does one job at a time.
 
-`WorkerPool` is the protocol of a pool; `ProcessPool` is the one of processes, used by batch and bench alike.
+`WorkerPool` is the protocol of a pool; `ProcessPool` is the one of processes, which batch, bench and studio use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from v2edit.errors import UserError
 
@@ -33,6 +33,15 @@ class Worker(Protocol):
 
     def run(self, job: Any) -> Any:
         """Do one job and return its outcome; an exception ends the process."""
+        ...
+
+
+@runtime_checkable
+class ReportingWorker(Worker, Protocol):
+    """A worker that reports while it works."""
+
+    def connect(self, report: Callable[[Any], None]) -> None:
+        """Take what reports to the pool: each object that it is called with becomes a `Reported`."""
         ...
 
 
@@ -68,7 +77,15 @@ class Died:
     reason: str
 
 
-Event = Started | Refused | Ended | Died
+@dataclass(frozen=True)
+class Reported:
+    """What a worker that reports has said of its job."""
+
+    worker: int
+    update: Any
+
+
+Event = Started | Refused | Ended | Died | Reported
 
 
 class WorkerDied(UserError):
@@ -120,9 +137,12 @@ class ProcessPool:
         with suppress(OSError):  # Then it is dead, and `wait` reports it.
             self._processes[worker][1].send(job)
 
-    def wait(self) -> list[Event]:
+    def wait(self, timeout: float | None = None, also: Sequence[Connection] = ()) -> list[Event]:
+        """Wait until something has happened and return it, or nothing after `timeout` seconds, or once one of the
+        connections in `also` can be read."""
         workers = {pipe: worker for worker, (_, pipe) in self._processes.items()}
-        return [self._receive(workers[pipe]) for pipe in connection.wait(list(workers))]  # pyright: ignore[reportArgumentType]
+        ready = connection.wait([*workers, *also], timeout)
+        return [self._receive(workers[pipe]) for pipe in ready if pipe not in also]  # pyright: ignore[reportArgumentType]
 
     def imap_unordered(self, jobs: deque[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield each job with its outcome as it ends, starting workers as needed; jobs may be appended meanwhile.
@@ -145,6 +165,12 @@ class ProcessPool:
                         raise WorkerDied(reason)
                     case Refused(_, reason):
                         raise UserError(reason)
+
+    def interrupt(self, worker: int, kill: bool = False) -> None:
+        """Ask a worker to end, as Ctrl-C would, or `kill` it; `wait` reports that it died once it has."""
+        if worker in self._processes:
+            process, _ = self._processes[worker]
+            process.kill() if kill else process.terminate()
 
     def end(self, worker: int) -> None:
         """End one worker and wait for its end."""
@@ -193,7 +219,14 @@ def _cause(code: int) -> str:
 def _no_interrupts_for_children() -> Iterator[None]:
     """Ignore Ctrl-C while a process is started, which inherits that: its parent ends it."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            yield
+            return
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -210,6 +243,8 @@ def _serve(pipe: Connection, number: int, factory: Callable[[], Worker], threads
     from tqdm import tqdm
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # where a thread of the parent started this
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that half-written files are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The libraries' bars share a lock that is a semaphore of the system, and left behind by a process that is killed.
@@ -219,6 +254,8 @@ def _serve(pipe: Connection, number: int, factory: Callable[[], Worker], threads
             os.environ.setdefault(name, str(threads))
     try:
         worker = factory()
+        if isinstance(worker, ReportingWorker):
+            worker.connect(lambda update: pipe.send(Reported(number, update)))
         place, reason = worker.load()
         pipe.send(Refused(number, reason) if place is None else Started(number, place))
         while place is not None:

@@ -101,18 +101,18 @@ class EditWorker:
             backbone = replace(setup.model_options, device=self.device).load(setup.checkpoint)
             self.loaded = LoadedModel(setup.checkpoint, backbone)
         except Exception as error:
-            return None, _reason(error)
+            return None, describe_error(error)
         return f"{socket.gethostname()}, {backbone.device}, process {os.getpid()}", ""
 
     def run(self, job: Assignment) -> AttemptOutcome:
         """Make one attempt at a task; its error is returned, not raised."""
         begin = time.perf_counter()
         reason, trace, suspect = None, None, False
-        with _captured_log() as notes:
+        with captured_log() as notes:
             try:
                 self._edit(job)
             except Exception as error:
-                reason = _reason(error)
+                reason = describe_error(error)
                 if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
                     trace, suspect = "".join(traceback.format_exception(error)), True
         if reason is not None:
@@ -132,7 +132,7 @@ class EditWorker:
             raise UserError(f"something else is at {job.out} by now; the run is in {run.folder}")
 
 
-def _reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error's text as one line of a bounded length."""
     advice = memory_advice(error)
     text = advice or " ".join(str(error).split())
@@ -142,7 +142,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _captured_log() -> Iterator[list[str]]:
+def captured_log() -> Iterator[list[str]]:
     """Collect the package's log messages in a list, instead of printing them on the terminal."""
     notes: list[str] = []
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": commands.runs,
     "keep": commands.keep,
     "view": commands.view,
+    "studio": commands.studio,
     "sample": commands.sample,
     "batch": commands.batch,
     "batch-status": commands.show_batch_status,

@@ -39,11 +39,13 @@ from v2edit.jobs.video import EditRun, VideoEdit
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import RunWriter, find_runs, read_run_state
 from v2edit.runs.layout import SEEDS_SHEET, seed_folder
+from v2edit.studio.command import ServeStudio, open_browser
 
 if TYPE_CHECKING:
     from v2edit.batch.state import BatchStatus
     from v2edit.jobs.scene import SceneRun
     from v2edit.prompts.comparison import PromptComparison
+    from v2edit.studio.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,21 @@ def view(
     from v2edit.scenes.viewer import serve
 
     serve(run, port)
+
+
+def studio(context: Context, job: Annotated[ServeStudio, arg(name="")] = ServeStudio()) -> None:
+    """Edit in a browser: a page with a queue of edits, their previews, and all runs of a folder."""
+
+    def on_ready(address: str, settings: Settings) -> None:
+        print(f"the studio of {settings.folder} is at {address}", "Ctrl-C ends it; edits go on with its next start",
+              sep="\n", flush=True)  # fmt: skip
+        context.reporter.note("the address has a token in it, which lets anybody in: pass it on with care") if (
+            settings.token and not job.token_file
+        ) else None
+        if not job.no_open:
+            open_browser(address)
+
+    job.run(on_ready)
 
 
 def sample(

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import FlagCreatePairsOff, arg
 
 from v2edit.errors import UserError
+from v2edit.jobs.progress import Update, describe_count, describe_edit_step, describe_scene_step
 from v2edit.runs import Pace
 
 if TYPE_CHECKING:
@@ -63,18 +64,6 @@ class DryRunOptions(OutputOptions):
             raise UserError("--timed is for a dry run: add --dry-run")
 
 
-@dataclass(frozen=True)
-class Update:
-    """One step of long work: `done` of `total` steps of a `phase`, in words and in figures for programs."""
-
-    phase: str  # the time left is estimated for each phase by itself
-    text: str
-    done: int
-    total: int
-    figures: dict[str, Any]
-    known: tuple[float | None, tuple[str, ...]] | None = None  # the seconds left and stages that are not in them
-
-
 class Reporter:
     """Prints nothing: the base of the reporters."""
 
@@ -83,9 +72,7 @@ class Reporter:
 
     def time_left(self, update: Update) -> tuple[float | None, tuple[str, ...]]:
         """Return the seconds left, None while no step is timed, and the stages to come that are not in them."""
-        if update.known is not None:
-            return update.known
-        return self.pace.update(update.phase, update.done, update.total), ()
+        return update.time_left(self.pace)
 
     @contextmanager
     def redirected(self) -> Iterator[None]:
@@ -124,30 +111,13 @@ class Reporter:
     # The callbacks of the three kinds of long work.
 
     def on_edit(self, progress: Progress) -> None:
-        step, known = f"{progress.step}/{progress.steps}", (progress.seconds_left, progress.then)
-        figures = {name: getattr(progress, name) for name in ("subtask", "subtasks", "step", "steps")}
-        if progress.shots > 1:
-            figures |= {name: getattr(progress, name) for name in ("shot", "shot_number", "shots")}
-        if progress.seed is not None:
-            figures |= {name: getattr(progress, name) for name in ("seed", "seed_number", "seeds")}
-        if progress.stage != "editing":
-            figures["stage"] = progress.stage
-            text = f"{progress.phase}, frame {step}"
-            self.update(Update(progress.phase, text, progress.step, progress.steps, figures, known))
-            return
-        done, total = (progress.subtask - 1) * progress.steps + progress.step, progress.subtasks * progress.steps
-        phase = f"editing shot {progress.shot}"
-        self.update(Update(phase, f"{progress.phase}, step {step}", done, total, figures, known))
+        self.update(describe_edit_step(progress))
 
     def on_scene(self, progress: SceneProgress) -> None:
-        figures = {"stage": progress.phase, "step": progress.step, "steps": progress.steps, "psnr": progress.psnr}
-        psnr = "" if progress.psnr is None else f", PSNR {progress.psnr:.1f} dB"
-        text = f"{progress.phase}{psnr}, step {progress.step}/{progress.steps}"
-        self.update(Update(progress.phase, text, progress.step, progress.steps, figures))
+        self.update(describe_scene_step(progress))
 
     def on_count(self, done: int, total: int, what: str) -> None:
-        figures = {"step": done, "steps": total, "what": what}
-        self.update(Update("counting", f"{done} of {total}: {what}", done, total, figures))
+        self.update(describe_count(done, total, what))
 
 
 class TextReporter(Reporter):
@@ -241,9 +211,7 @@ class JsonReporter(Reporter):
         self.write("started", version=__version__, command=list(command))
 
     def update(self, update: Update) -> None:
-        left, then = self.time_left(update)
-        facts = update.figures | ({"then": then} if then else {})
-        self.write("progress", **facts, seconds_left=None if left is None else round(left, 1))
+        self.write("progress", **update.facts(*self.time_left(update)))
 
     def plan(self, text: str) -> None:
         self.write("plan", message=text)
