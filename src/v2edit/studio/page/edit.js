@@ -1,0 +1,205 @@
+/** Prepare an edit: the clip and what of it may change, the instruction and its prompts, settings, cost, and go. */
+
+import * as api from "./api.js";
+import { Trim, Transport, usePlayback } from "./clip.js";
+import { Cost } from "./cost.js";
+import { loadDraft, media, request, saveDraft, startDraft } from "./draft.js";
+import { Drop } from "./drop.js";
+import { clock } from "./format.js";
+import { MaskCanvas, MaskTools, drawingAt, isPainted, sendMask } from "./mask.js";
+import { ModelPicker, More, Option, SEEDS, Strength, withOption } from "./options.js";
+import { PromptPair } from "./prompts.js";
+import { putJob, putUpload, state, useStore } from "./store.js";
+import { text } from "./text.js";
+import { Bar, ErrorLine, Icon, useAction, useAsync } from "./ui.js";
+import { html, useEffect, useMemo, useRef, useState } from "./vendor/ui.js";
+
+/** What is known of the input: an upload that is probed, or a run's own input. */
+function useInput(input) {
+  const { uploads } = useStore();
+  const upload = input?.upload ? uploads.get(input.upload) : null;
+  const asked = useAsync(async () => {
+    if (!input) return null;
+    if (input.upload) {
+      const found = await api.get(`uploads/${input.upload}`);
+      if (!state.uploads.has(found.id) || found.state !== "probing") putUpload(found);
+      return found;
+    }
+    return fromRun(await api.get(`runs/${api.name(input.run)}`));
+  }, [input?.upload, input?.run]);
+  return { source: upload ?? asked.value, error: asked.error };
+}
+
+/** The edited video or scene of a run, which is edited further. */
+function fromRun({ title, kind, frames, fps, width, height, media }) {
+  const edited = media?.after ?? media?.edited;
+  const kinds = kind === "scene" ? "scene" : frames > 1 ? "video" : "image";
+  return { name: title, state: "ready", kind: kinds, frames, fps, width, height, seconds: frames / fps, proxy: edited, thumb: frames > 1 ? null : edited };
+}
+
+function Stage({ source, draft, onChange }) {
+  const { kind } = source;
+  const frames = source.frames ?? 1;
+  const fps = source.fps || 24;
+  const moves = frames > 1 && source.proxy;
+  const part = draft.trim && [Math.round(draft.trim[0] * fps), Math.round(draft.trim[1] * fps) - 1];
+  const playback = usePlayback(frames, fps, part);
+  const [tool, setTool] = useState(null);
+  const [carried, setCarried] = useState(null);
+  const size = { width: source.width ?? 1, height: source.height ?? 1 };
+  const box = useRef();
+  useEffect(() => {
+    box.current?.style.setProperty("--shape", `${size.width} / ${size.height}`);
+    box.current?.style.setProperty("--ratio", size.width / size.height);
+  });
+  const setMask = (mask) => (setCarried(null), onChange({ mask }));
+  const add = (stroke) => {
+    const own = draft.mask.keyframes[playback.frame] ?? drawingAt(draft.mask.keyframes, playback.frame)?.strokes ?? [];
+    setMask({ ...draft.mask, id: null, keyframes: { ...draft.mask.keyframes, [playback.frame]: [...own, stroke] } });
+  };
+  const overlay = useRef();
+  useEffect(() => {
+    if (!carried || !overlay.current) return;
+    const time = (playback.frame + 0.5) / fps;
+    if (Math.abs(overlay.current.currentTime - time) > 0.5 / fps) overlay.current.currentTime = time;
+  }, [carried, playback.frame]);
+  if (kind === "scene" && !source.proxy)
+    return html`<div class="scene-source"><${Icon} name="cube" /><h2>${source.name}</h2><p class="muted">${text.edit.scene}</p></div>`;
+  return html`<div class=${`picture${size.height < 256 ? " tiny" : ""}`} ref=${box}>
+      ${moves
+        ? html`<video ref=${playback.video} src=${source.proxy} muted loop playsinline preload="auto" aria-label=${text.edit.clip} />`
+        : html`<img src=${source.thumb ?? source.proxy} alt=${text.edit.clip} />`}
+      ${carried && html`<video ref=${overlay} class="carried" src=${carried.preview} muted playsinline preload="auto" aria-label=${text.mask.title} />`}
+      ${draft.mask.mode === "paint" && !carried && html`<${MaskCanvas} size=${size} frame=${playback.frame} mask=${draft.mask} tool=${tool ?? { size: 0.12 }} onStroke=${add} />`}
+    </div>
+    ${moves && html`<${Transport} playback=${playback} frames=${frames} fps=${fps} />`}
+    ${moves && draft.kind === "edit" && html`<${Trim} frames=${frames} fps=${fps} trim=${draft.trim} onChange=${(trim) => onChange({ trim })} />`}
+    ${draft.kind === "edit" &&
+    html`<${MaskTools} draft=${draft} size=${size} frame=${playback.frame} frames=${frames} tool=${tool ?? { size: 0.12 }} setTool=${setTool} onChange=${setMask} onPreview=${(made) => (setCarried(made), onChange({ mask: { ...draft.mask, id: made.id } }))} />`}
+    ${carried && html`<p class="help">${text.mask.share(Math.round(100 * (carried.share ?? 0)))} <button type="button" class="quiet" onClick=${() => setCarried(null)}>${text.mask.hide}</button></p>`}`;
+}
+
+function Facts({ source }) {
+  const facts = [
+    source.width && `${source.width} × ${source.height}`,
+    source.frames > 1 && text.edit.frames(source.frames),
+    source.fps && source.frames > 1 && `${Number(source.fps.toFixed?.(2) ?? source.fps)} fps`,
+    source.seconds && source.frames > 1 && clock(source.seconds),
+    source.sound && text.edit.sound,
+    source.shots > 1 && text.edit.shots(source.shots),
+  ].filter(Boolean);
+  return html`<p class="facts">${facts.map((fact) => html`<span>${fact}</span>`)}</p>`;
+}
+
+/** Add the painted mask's id to what is asked, once the server has it. */
+async function withMask(draft, source) {
+  const asked = request(draft);
+  if (draft.mask.mode !== "paint" || !isPainted(draft.mask)) return asked;
+  return { ...asked, mask: draft.mask.id ?? (await sendMask(draft.input, draft.mask, source)).id };
+}
+
+function Form({ draft, source, change }) {
+  const { machine } = useStore();
+  const { run, error, busy } = useAction();
+  const asked = request(draft);
+  const ready = source.state === "ready";
+  const says = Boolean(asked.instruction || draft.target_prompt);
+  const key = JSON.stringify(asked);
+  const ask = useMemo(() => ({ ...asked, source_prompt: draft.source_prompt, target_prompt: draft.target_prompt }), [key]);
+  const prompts = useAsync((signal) => (ready && says ? api.post("prompts", ask, signal) : Promise.resolve(null)), [key, ready], 450);
+  const cost = useAsync((signal) => (ready && says ? api.post("estimates", asked, signal) : Promise.resolve(null)), [key, ready], 700);
+  const setPrompts = ({ lvlm, ...change_ }) =>
+    change(lvlm === undefined ? change_ : { ...change_, options: withOption(draft.options, "lvlm", lvlm || null) });
+  const setOptions = (options) => change({ options });
+  const go = () =>
+    run(async () => {
+      const job = await api.post("jobs", await withMask(draft, source));
+      putJob(job);
+      location.hash = `#/jobs/${job.id}`;
+    });
+  const submit = (event) => {
+    event.preventDefault();
+    if (ready && says && !busy) go();
+  };
+  const needs = !ready ? text.edit.probing : !says ? text.edit.needsInstruction : null;
+  return html`<form class="form" onSubmit=${submit}>
+    <div class="field">
+      <label for="instruction" class="big-label">${text.edit.instruction}</label>
+      <textarea
+        id="instruction"
+        rows="2"
+        placeholder=${text.edit.placeholder}
+        aria-describedby="instruction-help"
+        value=${draft.instruction}
+        onInput=${(e) => change({ instruction: e.target.value, target_prompt: null })}
+        onKeyDown=${(e) => e.key === "Enter" && (e.ctrlKey || e.metaKey) && submit(e)}
+      />
+      <p class="help" id="instruction-help">${text.edit.instructionHelp}</p>
+    </div>
+    <${PromptPair} preview=${prompts} draft=${draft} lvlm=${machine?.lvlm} onChange=${setPrompts} />
+    <section class="settings" aria-label=${text.edit.settings}>
+      <${ModelPicker} models=${machine?.models ?? []} options=${draft.options} onChange=${setOptions} />
+      <${Strength} options=${draft.options} onChange=${setOptions} />
+      ${draft.kind === "edit" && html`<${Option} option=${SEEDS} options=${draft.options} onChange=${setOptions} />`}
+      <${More} kind=${draft.kind} options=${draft.options} onChange=${setOptions} />
+    </section>
+    <div class="go">
+      <${Cost} cost=${cost} />
+      <${ErrorLine}>${error}<//>
+      <button class="primary wide" disabled=${Boolean(needs) || busy}>${busy ? text.edit.starting : text.edit.start}</button>
+      ${needs && html`<p class="help">${needs}</p>`}
+    </div>
+  </form>`;
+}
+
+/** What was uploaded lately, to take again. */
+function Recent({ onChoose }) {
+  const { value } = useAsync(() => api.get("uploads"), []);
+  const ready = (value?.uploads ?? []).filter((one) => one.state === "ready");
+  const list = ready.sort((a, b) => (b.created ?? "").localeCompare(a.created ?? "")).slice(0, 6);
+  if (!list.length) return null;
+  return html`<section class="recent" aria-label=${text.edit.recent}>
+    <h2>${text.edit.recent}</h2>
+    <div class="recent-list">${list.map((one) => html`<button type="button" key=${one.id} onClick=${() => onChoose(one.id)}><span class="thumb">${one.thumb ? html`<img src=${one.thumb} alt="" loading="lazy" />` : html`<${Icon} name="cube" />`}</span><span class="recent-name">${one.name}</span></button>`)}</div>
+  </section>`;
+}
+
+export function EditView({ id }) {
+  const [draft, setDraft] = useState(() => {
+    const known = loadDraft();
+    return id && id !== "again" && known.input?.upload !== id ? { ...known, input: { upload: id } } : known;
+  });
+  const change = (some) =>
+    setDraft((old) => {
+      const next = { ...old, ...some };
+      saveDraft(next);
+      return next;
+    });
+  const input = id ? draft.input : null;
+  const { source, error } = useInput(input);
+  useEffect(() => {
+    const kind = source?.kind === "scene" ? "scene" : "edit";
+    if (source?.kind && kind !== draft.kind) change({ kind, options: { model: draft.options.model }, trim: null });
+  }, [source?.kind]);
+  const uploaded = (upload) => {
+    startDraft({ upload }, "edit");
+    location.hash = `#/edit/${upload}`;
+  };
+  if (!input) return html`<div class="start"><${Drop} onUpload=${uploaded} /><${Recent} onChoose=${uploaded} /></div>`;
+  if (error || source?.state === "failed")
+    return html`<div class="column"><${ErrorLine}>${error ?? source.reason}<//><${Drop} onUpload=${uploaded} /></div>`;
+  if (!source) return html`<p class="loading" role="status">${text.loading}</p>`;
+  return html`<div class="edit">
+    <section class="stage" aria-label=${text.edit.clip}>
+      <div class="stage-head">
+        <h1>${source.name}</h1>
+        <a class="quiet button" href="#/edit">${text.edit.other}</a>
+      </div>
+      <${Facts} source=${source} />
+      ${source.state === "ready"
+        ? html`<${Stage} key=${media(draft.input)} source=${source} draft=${draft} onChange=${change} />`
+        : html`<div class="picture waiting"><div><p>${text.edit.probing}</p><${Bar} label=${text.edit.probing} /></div></div>`}
+    </section>
+    <${Form} draft=${draft} source=${source} change=${change} />
+  </div>`;
+}
