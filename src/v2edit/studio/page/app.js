@@ -33,6 +33,7 @@ const TABS = [
   ["edit", "film", text.nav.edit],
   ["jobs", "queue", text.nav.jobs],
   ["gallery", "grid", text.nav.gallery],
+  ["studies", "study", text.nav.studies],
 ];
 const TAB_OF = { run: "gallery", scene: "gallery", compare: "gallery", study: "studies" };
 

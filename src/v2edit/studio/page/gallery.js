@@ -89,6 +89,7 @@ export function Gallery({ query }) {
           ${chosen.length > 0 &&
           html`<div class="bottom-bar" role="region" aria-label=${text.gallery.chosen(chosen.length)}><span>${text.gallery.chosen(chosen.length)}</span>
             <a class=${`button primary${chosen.length < 2 ? " disabled" : ""}`} aria-disabled=${chosen.length < 2} href=${chosen.length < 2 ? undefined : `#/compare?runs=${chosen.map(api.name).join(",")}`}>${text.gallery.compare}</a>
+            <a class="button" href=${`#/studies?runs=${chosen.map(api.name).join(",")}`}>${text.gallery.study}</a>
             <button type="button" class="quiet" onClick=${() => setChosen([])}>${text.gallery.chooseNone}</button></div>`}`}
   </div>`;
 }
