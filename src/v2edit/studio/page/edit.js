@@ -138,7 +138,7 @@ function Form({ draft, source, change }) {
     </div>
     <${PromptPair} preview=${prompts} draft=${draft} lvlm=${machine?.lvlm} onChange=${setPrompts} />
     <section class="settings" aria-label=${text.edit.settings}>
-      <${ModelPicker} models=${machine?.models ?? []} options=${draft.options} onChange=${setOptions} />
+      <${ModelPicker} machine=${machine} options=${draft.options} onChange=${setOptions} />
       <${Strength} options=${draft.options} onChange=${setOptions} />
       ${draft.kind === "edit" && html`<${Option} option=${SEEDS} options=${draft.options} onChange=${setOptions} />`}
       <${More} kind=${draft.kind} options=${draft.options} onChange=${setOptions} />

@@ -54,11 +54,11 @@ function Filters({ filter, setFilter, models }) {
   return html`<div class="filters" role="search">
     <label class="search"><${Icon} name="search" /><span class="visually-hidden">${text.gallery.search}</span>
       <input type="search" placeholder=${text.gallery.search} value=${filter.q} onInput=${(e) => set({ q: e.target.value })} /></label>
-    ${pick("state", [["", text.gallery.any], ["done", text.states.done], ["running", text.states.running], ["suspended,interrupted,failed", text.gallery.notDone]])}
+    <div class="picks">${pick("state", [["", text.gallery.any], ["done", text.states.done], ["running", text.states.running], ["suspended,interrupted,failed", text.gallery.notDone]])}
     ${pick("kind", [["", text.gallery.any], ...Object.entries(text.kinds)])}
     ${pick("model", [["", text.gallery.any], ...models.map((one) => [one, one])])}
     ${pick("sort", Object.entries(text.gallery.sorts))}
-    <label class="check"><input type="checkbox" checked=${filter.starred} onChange=${(e) => set({ starred: e.target.checked })} /><span>${text.gallery.starred}</span></label>
+    <label class="check"><input type="checkbox" checked=${filter.starred} onChange=${(e) => set({ starred: e.target.checked })} /><span>${text.gallery.starred}</span></label></div>
   </div>`;
 }
 

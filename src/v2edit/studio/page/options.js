@@ -2,7 +2,9 @@
 
 import { text } from "./text.js";
 import { Field, Segments } from "./ui.js";
-import { html } from "./vendor/ui.js";
+import { html, useState } from "./vendor/ui.js";
+
+const OTHER = "+";
 
 const number = (name, min, max, step, fallback) => ({ name, type: "number", min, max, step, fallback });
 const choice = (name, ...choices) => ({ name, type: "choice", choices });
@@ -98,19 +100,22 @@ export function More({ kind, options, onChange }) {
   </details>`;
 }
 
-export function ModelPicker({ models, options, onChange }) {
-  const value = options.model ?? models[0]?.name;
-  const known = models.some((model) => model.name === value);
+/** The models that the studio knows, with what fits this machine, or any other by its Hugging Face id. */
+export function ModelPicker({ machine, options, onChange }) {
+  const models = machine?.models ?? [];
+  const fallback = machine?.default_model ?? models[0]?.name;
+  const value = options.model ?? fallback;
   const model = models.find((one) => one.name === value);
-  const fits = model?.fits ? (text.fits[model.fits] ?? model.fits) : text.fits.unknown;
-  return html`<${Field} id="option-model" label=${text.options.model.label} help=${model?.note || text.options.model.help} aside=${fits}>
-    <select
-      id="option-model"
-      aria-describedby="option-model-help"
-      onChange=${(e) => (e.target.value === "+" ? onChange(withOption(options, "model", "")) : onChange(withOption(options, "model", e.target.value === models[0]?.name ? null : e.target.value)))}
-    >
-      ${models.map((one) => html`<option key=${one.name} value=${one.name} selected=${one.name === value}>${one.label ?? one.name}${one.fits === "no" ? ` – ${text.fits.no}` : ""}</option>`)}
-      ${!known && value ? html`<option value=${value} selected>${value}</option>` : null}
+  const [own, setOwn] = useState(Boolean(options.model) && !model);
+  const fits = model?.fits ? (text.fits[model.fits] ?? model.fits) : "";
+  const set = (name) => onChange(withOption(options, "model", name === fallback ? null : name.trim()));
+  const choose = (name) => (setOwn(name === OTHER), name !== OTHER && set(name));
+  return html`<${Field} id="option-model" label=${text.options.model.label} help=${(!own && model?.note) || text.options.model.help} aside=${own ? "" : fits}>
+    <select id="option-model" aria-describedby="option-model-help" disabled=${!machine} onChange=${(e) => choose(e.target.value)}>
+      ${!machine && html`<option>${text.edit.models}</option>`}
+      ${models.map((one) => html`<option key=${one.name} value=${one.name} selected=${!own && one.name === value}>${one.label ?? one.name}${one.fits === "no" ? ` – ${text.fits.no}` : ""}</option>`)}
+      <option value=${OTHER} selected=${own}>${text.edit.otherModel}</option>
     </select>
+    ${own && html`<input type="text" aria-label=${text.edit.modelId} placeholder="zai-org/CogVideoX-5b" value=${options.model ?? ""} onChange=${(e) => set(e.target.value)} />`}
   <//>`;
 }

@@ -59,10 +59,21 @@ export function jobsInOrder() {
 
 let epoch = null;
 
+/** What this machine has and which models fit takes the server a while the first time. */
+async function readMachine() {
+  try {
+    state.machine = await api.get("machine");
+  } catch (error) {
+    state.machine = { models: [], devices: [], problems: [error.message] };
+  }
+  changed();
+}
+
 async function reload() {
   try {
-    const [machine, jobs] = await Promise.all([api.get("machine"), api.get("jobs")]);
-    Object.assign(state, { machine, ready: true, locked: false });
+    const jobs = await api.get("jobs");
+    Object.assign(state, { ready: true, locked: false });
+    readMachine();
     state.jobs = new Map(jobs.jobs.map((job) => [job.id, job]));
     state.runsVersion += 1;
   } catch (error) {
