@@ -49,13 +49,14 @@ def tiny() -> CogVideoX:
 
 @given(
     length=st.integers(1, 6), longer=st.integers(1, 20), stride=st.integers(1, 6), group=st.integers(1, 2),
-    loop=st.booleans(), weights=st.sampled_from(["cosine", "triangle", "flat"]), shifted=st.booleans(),
+    loop=st.booleans(), weights=st.sampled_from(["cosine", "triangle", "flat"]), lead=st.sampled_from([0.25, 1e-6]),
+    shifted=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=100, deadline=None)
-def test_blocks_cover_a_clip_and_blend_what_they_agree_on(length, longer, stride, group, loop, weights, shifted):
+def test_blocks_cover_a_clip_and_blend_what_they_agree_on(length, longer, stride, group, loop, weights, lead, shifted):
     frames, stride = (length + longer) * group, min(stride, length) * group
     first = -1 if loop else 0
-    blocks = Blocks(frames, length * group, stride, group, loop, first, weights, shifted)
+    blocks = Blocks(frames, length * group, stride, group, loop, first, weights, lead, group, shifted)
     whole = torch.randn(frames, 2, 1, 1)
     for k in range(2):
         placed = blocks.of_step(k)
@@ -68,6 +69,23 @@ def test_blocks_cover_a_clip_and_blend_what_they_agree_on(length, longer, stride
                 got[rows] = values
         torch.testing.assert_close(got, whole)
         assert not blend.sums
+
+
+def test_a_later_block_gives_little_of_the_frames_that_the_network_takes_for_the_first():
+    """They are the clip's first frame alone elsewhere, without motion; what they weigh less goes to the block before,
+    and to none other."""
+    even, less = (Blocks(9, 3, 2, 2, lead=lead).of_step(0) for lead in (1.0, 0.25))
+    assert [block.weights.tolist() for block in even[1:3]] == [[0.5, 1, 0.5]] * 2
+    for number, block in enumerate(less):
+        lead = [0.2] if number else [1.0]
+        last = [0.8] if number < len(less) - 1 else [1.0]
+        torch.testing.assert_close(block.weights, torch.tensor([*lead, 1.0, *last]))
+    alone = Blocks(6, 2, 2, lead=1e-6)
+    assert all(block.weights.tolist() == [1, 1] for block in alone.of_step(0))
+    around = Blocks(6, 3, 2, loop=True, lead=0.25)
+    assert {tuple(block.weights.tolist()) for block in around.of_step(0)} == {
+        (torch.tensor(0.2).item(), 1.0, torch.tensor(0.8).item())
+    }
 
 
 @pytest.mark.parametrize("loop", [False, True])

@@ -24,12 +24,13 @@ WeightName = Literal["cosine", "triangle", "flat"]
 @dataclass(frozen=True)
 class BlockSettings:
     """How a clip is cut into blocks: their `length` in latent frames (None: the model's native one), the share of a
-    block that the next one `overlap`s at least, how a block's weight falls off to its ends, and whether every other
-    step has its blocks half a stride later, so that no joint stays in its place."""
+    block that the next one `overlap`s at least, how a block's weight falls off to its ends, that of its `lead` (see
+    `Blocks`), and whether every other step has its blocks half a stride later, so that no joint stays in its place."""
 
     length: int | None = None
     overlap: float = 0.5
     weights: WeightName = "cosine"
+    lead: float = 0.25
     shifted: bool = True
 
 
@@ -39,7 +40,8 @@ class Blocks:
     whole number of the autoencoder's groups of `group` latent frames after the first frame: the network knows the
     groups (x0 of blocks in between is as much as 1.5 dB worse). `first`: where the first one begins; a block of a loop
     may lie across its ends. Every frame is in some block, and a block's weights beside the others' sum to 1 in each
-    frame."""
+    frame. `lead`: by how much the weight of a block's first `unit` frames is multiplied where they are not the clip's:
+    the network takes them for a clip's first one, which holds a single frame and no motion."""
 
     frames: int
     length: int
@@ -48,6 +50,8 @@ class Blocks:
     loop: bool = False
     first: int = 0
     weights: WeightName = "cosine"
+    lead: float = 1.0
+    unit: int = 1
     shifted: bool = False
 
     def __post_init__(self) -> None:
@@ -78,12 +82,15 @@ class Blocks:
         return [self._place(k) for k in range(2)]
 
     def _place(self, k: int) -> list[Block]:
-        own = block_weights(self.length, self.weights)
-        frames = [[(start + n) % self.frames for n in range(self.length)] for start in self.starts(k)]
-        total = torch.zeros(self.frames, dtype=torch.float64)
-        for block in frames:
-            total[block] += own
-        return [Block(tuple(block), (own / total[block]).float()) for block in frames]
+        placed, total = [], torch.zeros(self.frames, dtype=torch.float64)
+        for start in self.starts(k):
+            own = block_weights(self.length, self.weights)
+            if start or self.loop:
+                own[: self.unit] *= self.lead
+            frames = [(start + n) % self.frames for n in range(self.length)]
+            placed.append((frames, own))
+            total[frames] += own
+        return [Block(tuple(frames), (own / total[frames]).float()) for frames, own in placed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +113,15 @@ def block_weights(length: int, name: WeightName) -> Tensor:
 
 def plan_blocks(settings: BlockSettings, backbone: Backbone, frames: int, loop: bool = False) -> Blocks | None:
     """Return the blocks of a clip of so many latent frames; None where one has room for all of it."""
-    group = math.lcm(backbone.latent_group, backbone.unit)
+    unit, group = backbone.unit, math.lcm(backbone.latent_group, backbone.unit)
     length = settings.length or backbone.latent_shape(backbone.native_size)[0]
     # In a loop groups begin with the first frame; elsewhere a frame of its own comes before them, or tokens of copies.
-    first = -1 if loop and backbone.unit == 1 < group else 0
+    first = -1 if loop and unit == 1 < group else 0
     length -= 0 if first else (length - frames) % group  # so that the last one ends with the clip
     if frames <= length:
         return None
     stride = min(max(1, math.floor((1 - settings.overlap) * length / group + 0.5)), length // group) * group
-    return Blocks(frames, length, stride, group, loop, first, settings.weights, settings.shifted)
+    return Blocks(frames, length, stride, group, loop, first, settings.weights, settings.lead, unit, settings.shifted)
 
 
 def blocks_of(
