@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit"
 FLOORS = [
     {"__init__", "__main__"},
     {"cli"},
-    {"studio"},
+    {"studio", "comfyui"},
     {"batch", "bench"},
     {"jobs"},
     {"scenes"},

@@ -97,6 +97,13 @@ def share_picture(share: np.ndarray) -> np.ndarray:
     return np.broadcast_to(grey[..., None], (*grey.shape, 3))
 
 
+def read_share(path: Path) -> Frames:
+    """Read how much of the edit each pixel took, float32 [T, H, W], from a file of `open_share`. Raises `UserError`
+    where it cannot be read."""
+    frames = read(path).frames
+    return _snap_levels(map_frames(lambda _, frame: frame[..., 1], [frames], frames.shape[1:3]))
+
+
 def is_share(path: Path | str) -> bool:
     """Return whether a file is one of `open_share`, unchanged: programs that write MP4 files drop others' tags."""
     path = Path(path)
