@@ -75,8 +75,8 @@ def show_text(text: str) -> None:
 
 
 def progress_bar() -> Callable[[Any], None]:
-    """Return a callback for the steps of a job, which moves the node's bar, shows the edit so far, and stops the job where
-    the user has asked for that: then it raises `KeyboardInterrupt`, by which a run says that it was stopped."""
+    """Return a callback for the steps of a job, which moves the node's bar, shows the edit so far, and stops the job
+    where the user has asked for that: then it raises `KeyboardInterrupt`, by which a run says that it was stopped."""
     bar = comfy.utils.ProgressBar(PARTS)
 
     def report(progress: Any) -> None:
