@@ -287,6 +287,7 @@ def nodes() -> Any:
     """The nodes, in a ComfyUI without GPU."""
     if importlib.util.find_spec("comfy_api") is None:
         pytest.skip("ComfyUI cannot be imported: PYTHONPATH=FOLDER, and its Python")
+    import utils.install_util  # pyright: ignore[reportMissingImports]  # noqa: F401  (before another utils hides it)
     from comfy.cli_args import args  # pyright: ignore[reportMissingImports]
 
     args.cpu = True
