@@ -25,7 +25,7 @@ from v2edit.backbones.stretches import decode_in_stretches, encode_in_stretches,
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.blocks import BlendedFrames, Blocks
 from v2edit.editing.cost import AT_ONCE, CostModel
-from v2edit.editing.latents import LatentStore
+from v2edit.editing.latents import LatentStore, stream_file
 from v2edit.editing.local import LatentBlend, LocalEdit
 from v2edit.editing.matte import find_share, stream_share
 from v2edit.editing.microbatch import MicroBatcher
@@ -256,6 +256,8 @@ def test_what_is_mapped_has_its_room_on_the_disk_and_a_full_one_is_told(tmp_path
     store.open_frames("frames", (2, 64, 64, 3))[:] = 7
     for path in tmp_path.iterdir():
         assert path.stat().st_blocks * 512 >= path.stat().st_size > 0 or not hasattr(os, "posix_fallocate")
+    streamed = stream_file(store.open_frames("frames", (2, 64, 64, 3)))
+    assert (np.asarray(streamed) == 7).all() and (streamed[1] == 7).all()
     again = LatentStore(tmp_path)
     assert (again.open("x", (1, 50, 4, 8, 8)) == 3).all()
     assert (again.open_frames("frames", (2, 64, 64, 3)) == 7).all()

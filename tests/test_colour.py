@@ -12,7 +12,7 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.local import LocalEdit
 from v2edit.metrics.drift import measure_drift
 from v2edit.primitives.edits import render_truth, sample_edit
-from v2edit.video.colour_hold import cell_means, estimate_drift, hold_colours
+from v2edit.video.colour_hold import SIDE, cell_means, estimate_drift, hold_colours
 
 T, H, W = 12, 96, 128
 TINT = np.array([7.0, -5.0, 3.0])
@@ -160,3 +160,17 @@ def test_an_edit_is_held_before_it_is_composited(monkeypatch, source):
         np.testing.assert_array_equal(free, tinted)
         assert apart(kept, clip, np.ones((*clip.shape[:3], 1), bool)) < 1
     assert results[0].joints == [9]
+
+
+@pytest.mark.parametrize("size", [(37, 51), (9, 300), (200, 120)])
+def test_means_over_cells_are_those_of_the_known_pixels(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    frame, known = rng.integers(0, 256, (*size, 3), np.uint8), rng.random(size) < 0.7
+    known[: size[0] // 2] = True
+    means, weights = cell_means(frame[None], known[None])
+    side = max(4, -(-min(size) // SIDE))
+    for y, x in np.ndindex(means.shape[1:3]):
+        ends = ((k + 1) * side if k + 1 < n else None for k, n in zip((y, x), means.shape[1:3], strict=True))
+        cell = tuple(slice(k * side, end) for k, end in zip((y, x), ends, strict=True))
+        assert np.allclose(means[0, y, x], frame[cell][known[cell]].mean(0), atol=1e-4)
+        assert np.isclose(weights[0, y, x], known[cell].mean() if known[cell].mean() > 0.5 else 0)

@@ -12,7 +12,7 @@ from support.videos import clip, error_of
 
 from v2edit import video
 from v2edit.errors import UserError
-from v2edit.video import Video, reading, stream
+from v2edit.video import Video, reading, rereading, stream
 from v2edit.video.stream import FrameStream
 
 ODD = [
@@ -101,6 +101,30 @@ def test_a_reader_goes_on_where_another_stopped(tmp_path: Path, monkeypatch: pyt
         for _ in range(2):
             assert len(np.asarray(streamed[k : k + 8])) == 8
     assert len(opened) == 2
+
+
+def test_readers_in_step_decode_a_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them a few frames ahead, as where an edit is composited; and nothing stays in memory behind them."""
+    path, converted = video.write(clip(24, 32, 48), tmp_path / "a.mp4", 10), []
+    expected, streamed = video.read(path).frames, video.read(path, streamed=True).frames
+    assert isinstance(streamed, FrameStream) and isinstance(streamed.read, rereading.Rereader)
+    convert = reading.Conversion.__call__
+    monkeypatch.setattr(
+        reading.Conversion, "__call__", lambda self, one: converted.append(one.presented) or convert(self, one)
+    )
+    behind, ahead = iter(streamed), iter(streamed)
+    seen = [next(ahead) for _ in range(8)]
+    for k, frame in enumerate(behind):
+        seen += [one for one in [next(ahead, None)] if one is not None]
+        assert np.array_equal(frame, expected[k]) and np.array_equal(seen[k], expected[k])
+    assert len(converted) == 24
+    with pytest.raises(ValueError, match="read-only"):
+        seen[0][0, 0] = 0
+    del ahead
+    assert not streamed.read._recent
+    monkeypatch.setattr(rereading, "MAX_RECENT", 2 * seen[0].nbytes)
+    far = [np.stack(pair) for pair in zip(streamed[:20], streamed[4:], strict=True)]  # farther apart than that
+    assert np.array_equal(np.stack(far, 1), np.stack([expected[:20], expected[4:]]))
 
 
 def test_a_file_that_is_gone_or_another_is_one_clear_line(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from v2edit import video
 from v2edit.metrics.pixels import psnr
 from v2edit.video import Video
 from v2edit.video.stream import FrameStream
+from v2edit.video.writing import open_writer
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -229,6 +230,31 @@ def test_compare_of_unlike_sizes_keeps_proportions(tmp_path: Path) -> None:
     back = video.read(video.write_compare(clip(2, 300, 400), clip(2, 150, 160), tmp_path / "compare.mp4", 10))
     height, width = back.frames.shape[1:3]
     assert (height, width) == (300 + 24, 400 + 8 + 320)
+
+
+def test_compare_of_a_large_clip_is_smaller(tmp_path: Path) -> None:
+    frames = np.zeros((1, 740, 801, 3), np.uint8)
+    frames[:, :370] = 200
+    back = video.read(video.write_compare(frames, 255 - frames, tmp_path / "compare.mp4", 10)).frames[0]
+    assert back.shape[:2] == (370 + 24, 401 + 8 + 401)
+    for left, level in ((0, 200), (409, 55)):
+        assert (abs(back[24 + 10 : 24 + 180, left + 9 : left + 390].astype(int) - level) < 4).all()
+
+
+def test_frames_that_repeat_are_written_as_any(tmp_path: Path) -> None:
+    """Also where an array is filled anew, and is the same object."""
+    still, moving = clip(1, 32, 48)[0], clip(6, 32, 48)
+    still.flags.writeable = False
+    for name, frames in (("still", [still] * 6), ("moving", moving)):
+        reused = np.empty((32, 48, 3), np.uint8)
+        with open_writer(tmp_path / f"{name}.mp4", (6, 32, 48), Fraction(8)) as write_frame:
+            for frame in frames:
+                if name == "moving":
+                    reused[:] = frame
+                    frame = reused
+                write_frame(frame)
+        video.write(np.stack(frames), tmp_path / "copies.mp4", 8)
+        assert (tmp_path / f"{name}.mp4").read_bytes() == (tmp_path / "copies.mp4").read_bytes()
 
 
 @pytest.mark.parametrize("size", [(48, 64), (200, 150), (720, 1280)])

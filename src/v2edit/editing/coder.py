@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from v2edit.backbones import Backbone, Size
 from v2edit.backbones.memory import MemoryMode
 from v2edit.backbones.stretches import Stretch, decode_in_stretches, encode_in_stretches, plan_stretches
-from v2edit.editing.latents import LatentStore
+from v2edit.editing.latents import LatentStore, release_pages
 from v2edit.runs.snapshots import LoopSnapshot, LoopState, Snapshots
 from v2edit.video.stream import Frames
 
@@ -51,7 +51,8 @@ class ClipCoder:
             with self._reported("decoding"):
                 return self.backbone.decode(latents.to(self.backbone.device), self.loop)
         out = self.store.open_frames(name, (self.size.frames, self.size.height, self.size.width, 3))
-        return decode_in_stretches(self.backbone, latents, self.stretches, self._steps("decoding", name), out)
+        steps = self._steps("decoding", name, partial(release_pages, out))
+        return decode_in_stretches(self.backbone, latents, self.stretches, steps, out)
 
     @contextmanager
     def _reported(self, stage: str) -> Iterator[None]:
@@ -63,8 +64,11 @@ class ClipCoder:
         if frames > LONG:
             self.report(stage, frames, frames)
 
-    def _steps(self, stage: str, name: str) -> Callable[[int], Iterator[int]]:
-        """Return what yields the numbers of the stretches that are not coded yet, and saves how far it is."""
+    def _steps(
+        self, stage: str, name: str, release: Callable[[], None] = lambda: None
+    ) -> Callable[[int], Iterator[int]]:
+        """Return what yields the numbers of the stretches that are not coded yet, saves how far it is, and calls
+        `release` after each."""
 
         def steps(count: int) -> Iterator[int]:
             quiet = self.snapshots and replace(self.snapshots, on_step=lambda name, left: None)
@@ -82,6 +86,7 @@ class ClipCoder:
             self.report(stage, frames[done], self.size.frames)
             for number in snapshot.steps(first, count, state):
                 yield number
+                release()
                 done = number + 1
                 self.report(stage, frames[done], self.size.frames)
 

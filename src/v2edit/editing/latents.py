@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import math
+import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from v2edit.errors import UserError
 from v2edit.files import fsync_path
+from v2edit.video.stream import FrameStream, in_chunks
 
+SOME = 16  # frames of a file that are in memory at a time
 LARGE = 2**28  # bytes of a tensor that goes to a file even where nothing is to be resumed
 
 
@@ -67,6 +70,24 @@ class LatentStore:
         """Forget a tensor, and remove its file."""
         if self.tensors.pop(name, None) is not None or self.folder is not None:
             self.path(name).unlink(missing_ok=True)
+
+
+def stream_file(frames: np.ndarray) -> FrameStream:
+    """Return the frames of `LatentStore.open_frames` as a stream, which keeps few of them in memory."""
+
+    def read(first: int, stop: int) -> Iterator[np.ndarray]:
+        for _, some in in_chunks(frames[first:stop], SOME):
+            yield from np.array(some)
+            release_pages(frames)
+
+    return FrameStream(read, frames.shape, frames.dtype)
+
+
+def release_pages(frames: np.ndarray) -> None:
+    """Let what is in memory of a mapped file go, which stays in the file: it would count as the process's."""
+    pages = getattr(frames, "_mmap", None)
+    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def allocate(path: Path, size: int) -> None:

@@ -21,7 +21,7 @@ from v2edit.editing.blockwise import BlockLoop
 from v2edit.editing.change import latent_change
 from v2edit.editing.coder import ClipCoder
 from v2edit.editing.config import EditConfig
-from v2edit.editing.latents import LatentStore
+from v2edit.editing.latents import LatentStore, stream_file
 from v2edit.editing.local import EVERYWHERE, LatentBlend, LocalEdit, latent_mask
 from v2edit.editing.matte import find_share, stream_share
 from v2edit.editing.microbatch import MicroBatcher
@@ -126,7 +126,7 @@ class EditSession:
         if self.local.find:
             found = self._find_share(frames)
             self.found = found if self.found is None else _largest(found, self.found)
-        decoded = as_stream(frames) if isinstance(self.source, FrameStream) else np.array(frames, copy=None)
+        decoded = stream_file(frames) if isinstance(self.source, FrameStream) else np.array(frames, copy=None)
         result = resize_clip(decoded, Size(*clip_size(self.source)), loop)
         share = self.share
         self.drift = estimate_drift(self.source, result, None if share is None else spread_in_time(share))

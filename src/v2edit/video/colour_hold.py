@@ -191,11 +191,21 @@ class _Cells:
     def __init__(self, height: int, width: int) -> None:
         side = max(4, -(-min(height, width) // SIDE))
         self.rows, self.columns = (np.arange(0, max(1, size - side // 2), side) for size in (height, width))
+        self.spans = list(zip(self.rows.tolist(), [*self.rows[1:].tolist(), height], strict=True))
+        self.kind = np.uint16 if 2 * side * 255 < 2**16 else np.uint32  # of a sum over a cell's rows
         self.pixels = self.sums(np.ones((height, width), np.uint8))
 
-    def sums(self, image: np.ndarray) -> np.ndarray:
-        """Return the sums over cells of an image [H, W, ...]."""
-        return np.add.reduceat(np.add.reduceat(image, self.rows, 0, dtype=np.uint32), self.columns, 1)
+    def sums(self, image: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """Return the sums over cells of an image [H, W, ...], of the `known` pixels where these are given."""
+        rows = []
+        for first, end in self.spans:
+            rows.append(np.add.reduce(image[first:end], 0, dtype=self.kind))
+            places = [] if known is None else np.flatnonzero(~known[first:end].all(0))
+            if known is not None and len(places):  # what is left out is often little
+                some = slice(places[0], places[-1] + 1)
+                left_out = image[first:end, some] * ~known[first:end, some, None]
+                rows[-1][some] -= np.add.reduce(left_out, 0, dtype=self.kind)
+        return np.add.reduceat(np.stack(rows), self.columns, 1, dtype=np.uint32)
 
     def means(self, frame: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the means and weights of a frame's cells, as `cell_means` does."""
@@ -203,7 +213,7 @@ class _Cells:
             means = self.sums(frame) / self.pixels[..., None]
             return means.astype(np.float32), np.ones(self.pixels.shape, np.float32)
         taken = self.sums(known)
-        means = self.sums(frame * known[..., None]) / np.maximum(taken, 1)[..., None]
+        means = self.sums(frame, known) / np.maximum(taken, 1)[..., None]
         weights = np.where(2 * taken > self.pixels, taken / self.pixels, 0)
         return means.astype(np.float32), weights.astype(np.float32)
 

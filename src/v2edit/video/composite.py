@@ -41,18 +41,20 @@ def composite(source: Frames, edited: Frames, share: Frames, seam: Seam | None =
         return source.copy() if isinstance(source, np.ndarray) else source
     window = extent.window(round(AROUND * min(share.shape[1:])))
 
-    def mix(frame: np.ndarray, edit: np.ndarray, m: np.ndarray, drift: Tensor | None = None) -> np.ndarray:
-        out, before, after, m = frame.copy(), frame[window], edit[window].astype(np.float32), m[window]
-        if drift is not None:
-            resized = F.interpolate(drift[None], before.shape[:2], mode="bilinear", align_corners=False)
-            after = (after - resized[0].permute(1, 2, 0).numpy()).clip(0, 255)
+    def mix(k: int, frame: np.ndarray, edit: np.ndarray, m: np.ndarray, drift: Tensor | None = None) -> np.ndarray:
+        box = slice(*extent.rows[k]), slice(*extent.columns[k])  # the rest stays as it is
+        out, before, after, m = frame.copy(), frame[box], edit[box].astype(np.float32), m[box]
+        if drift is not None and extent.part[k]:
+            resized = F.interpolate(drift[None], frame[window].shape[:2], mode="bilinear", align_corners=False)
+            rows, columns = (slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, window, strict=True))
+            after = (after - resized[0, :, rows, columns].permute(1, 2, 0).numpy()).clip(0, 255)
         mixed = before + m[..., None] * (after - before)
         np.rint(mixed, out=mixed)
-        out[window] = mixed
+        out[box] = mixed
         return out
 
     if seam == "feather":
-        return map_frames(lambda _, frame, edit, m: mix(frame, edit, m), [source, edited, share])
+        return map_frames(mix, [source, edited, share])
     clips = [source, edited, share]
     is_array = all(isinstance(clip, np.ndarray) for clip in clips)
     size = len(share) if is_array else DRIFT_CHUNK
@@ -75,7 +77,7 @@ def composite(source: Frames, edited: Frames, share: Frames, seam: Seam | None =
                 drift = _solve_drift(*(torch.stack(part) for part in zip(*sums, strict=True)))
                 for one in range(number - begin, after - begin):
                     frame, edit, m = waiting.popleft()
-                    yield mix(frame, edit, m, drift[one])
+                    yield mix(begin + one, frame, edit, m, drift[one])
                 number, after = after, min(after + size, stop)
                 while begin < number - REACH:
                     sums.popleft()

@@ -46,8 +46,12 @@ def measure_extent(mask: Frames) -> Extent:
     count, height, width = clip_size(mask)
     part, means = np.zeros(count), np.zeros(count)
     rows, columns = np.zeros((count, 2), int), np.zeros((count, 2), int)
-    most = np.zeros((height, width), mask.dtype)
+    most, last = np.zeros((height, width), mask.dtype), None
     for k, frame in enumerate(mask):
+        if frame is last:  # as masks from a file are, which are often still for long
+            part[k], means[k], rows[k], columns[k] = part[k - 1], means[k - 1], rows[k - 1], columns[k - 1]
+            continue
+        last = frame
         part[k], means[k] = (frame > 0).mean(), frame.mean(dtype=np.float64)
         if part[k]:
             for ends, axis in ((rows, 1), (columns, 0)):

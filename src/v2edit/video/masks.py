@@ -21,6 +21,7 @@ from v2edit.video.clip import Video
 from v2edit.video.cut import frames_between
 from v2edit.video.decoding import open_container
 from v2edit.video.feather import dilate
+from v2edit.video.formats import QUICK
 from v2edit.video.reading import read
 from v2edit.video.stream import Frames, as_stream, clip_size, is_large, map_frames, pick
 from v2edit.video.writing import WriteFrame, open_writer
@@ -87,8 +88,18 @@ def open_share(path: Path, source: Video) -> Iterator[WriteFrame]:
     file in step with the source, by which `read_mask` finds the same. The file says that it is one (`is_share`), until
     a program that changes it writes it anew."""
     size, tags = clip_size(source.frames), {SHARE_TAG: "1"}
-    with open_writer(path, size, source.fps, times=source.times, crf=SHARE_CRF, tags=tags) as write_frame:
-        yield lambda share: write_frame(share_picture(share))
+    shown = picture = None
+    with open_writer(
+        path, size, source.fps, times=source.times, crf=SHARE_CRF, tags=tags, settings=QUICK
+    ) as write_frame:
+
+        def write_share(share: np.ndarray) -> None:
+            nonlocal shown, picture
+            if picture is None or share is not shown or share.flags.writeable:
+                shown, picture = share, share_picture(share)
+            write_frame(picture)
+
+        yield write_share
 
 
 def share_picture(share: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from v2edit.errors import UserError
 from v2edit.video.decoding import DamageError
 
 MAX_PARKED = 3  # decoders, which hold some frames each
+MAX_RECENT = 2**27  # bytes of frames that are kept for readers a little behind
 
 Item = TypeVar("Item")
 
@@ -22,7 +23,8 @@ class Rereader(Generic[Item]):
     """Reads the frames of a file in order, from any of them on, always the same.
 
     Nothing is sought, since what a decoder gives after a seek need not be what it gives in order: frames before the
-    first one are decoded and left out. A reader that stops leaves its decoder open, for the one that goes on there."""
+    first one are decoded and left out. A reader that stops leaves its decoder open, for the one that goes on there;
+    and one that follows another closely takes its frames, which are read-only, instead of decoding them, too."""
 
     def __init__(
         self, path: Path, count: int, begin: Callable[[], Iterator[Item]], convert: Callable[[Item], np.ndarray]
@@ -31,21 +33,27 @@ class Rereader(Generic[Item]):
         self.path, self.count = path, count
         self._begin, self._convert = begin, convert
         self._parked: list[tuple[int, Iterator[Item]]] = []  # the number of the next item, and the items from there
+        self._recent: dict[int, np.ndarray] = {}  # frames by their numbers, while there are readers
+        self._readers = 0
         self._lock = threading.Lock()
 
     def __call__(self, first: int, stop: int) -> Iterator[np.ndarray]:
         """Yield the frames from `first` up to `stop`. Raises `UserError` where the file is not what it was."""
-        if first >= stop:
-            return
-        position, items = self._take(first)
+        position, items = 0, None
+        with self._lock:
+            self._readers += 1
         try:
-            while position < stop:
-                item = next(items)
-                frame = self._convert(item) if position >= first else None
-                del item  # see `decode_frames`
-                position += 1
-                if frame is not None:
-                    yield frame
+            for wanted in range(first, stop):
+                frame = self._recent.get(wanted)
+                if frame is None:
+                    if items is None:
+                        position, items = self._take(wanted)
+                    for _ in range(position, wanted):
+                        next(items)
+                        position += 1
+                    frame, position = self._convert(next(items)), position + 1  # no item is held: see `decode_frames`
+                    self._keep(wanted, frame)
+                yield frame
         except (StopIteration, DamageError):
             position = self.count
             raise UserError(f"{self.path} is no longer what it was; start again") from None
@@ -55,7 +63,20 @@ class Rereader(Generic[Item]):
             position = self.count
             raise
         finally:
-            self._park(position, items)
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    self._recent.clear()
+            if items is not None:
+                self._park(position, items)
+
+    def _keep(self, number: int, frame: np.ndarray) -> None:
+        """Keep a frame for those who read it soon."""
+        frame.flags.writeable = False
+        with self._lock:
+            self._recent[number] = frame
+            while len(self._recent) * frame.nbytes > MAX_RECENT:
+                del self._recent[next(iter(self._recent))]
 
     def _take(self, first: int) -> tuple[int, Iterator[Item]]:
         """Return items that begin at or before `first`, and the number of the first of them."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.video.formats import QUICK
 from v2edit.video.stream import Frames
 from v2edit.video.writing import atomic_output, check_frames, open_writer
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 COMPARE_SIDE = 256  # a clip whose short side is less is shown enlarged, by a whole number
 MAX_SIDE = 4096  # of a clip that is enlarged: encoders have limits
+LARGE_SIDE = 720  # a clip whose short side is more is shown made smaller, by a whole number
 CELL_MIN, CELL_MAX = 128, 288  # the short side of a contact sheet's cells
 BACKGROUND, TEXT_COLOR = (24, 25, 28), (232, 232, 235)
 GAP, TEXT_SIZE = 8, 16
@@ -36,7 +38,7 @@ def write_compare(
 ) -> Path:
     """Write source | edited as one MP4 file, frame by frame in step, labelled; the rest is as in `write`.
     Both are uint8 [T, H, W, 3] with the same T; the lower one is enlarged to the height of the other, and clips with a
-    short side under 256 pixels by a whole number, each pixel to a square."""
+    short side under 256 pixels by a whole number, each pixel to a square; with one over 720 they are made smaller."""
     if len(check_frames(source)) != len(check_frames(edited)):
         raise UserError(f"source has {len(source)} frames and edited {len(edited)}: they cannot be shown in step")
     sizes = [(clip.shape[1], clip.shape[2]) for clip in (source, edited)]
@@ -59,7 +61,8 @@ def open_compare(
     height = max(height for height, _ in sizes)
     widths = [round(w * height / h) for h, w in sizes]
     scale = max(1, min(math.ceil(COMPARE_SIDE / min(height, *widths)), MAX_SIDE // max(height, sum(widths))))
-    widths, height = [w * scale for w in widths], height * scale
+    shrink = math.ceil(min(height, *widths) / LARGE_SIDE)
+    widths, height = [-(-w * scale // shrink) for w in widths], -(-height * scale // shrink)
     head = TEXT_SIZE + GAP
     canvas = _blank_canvas(sum(widths) + GAP, head + height)
     lefts = [0, widths[0] + GAP]
@@ -67,12 +70,12 @@ def open_compare(
         _draw_text(canvas, (left + 4, 2), label, width - 4)
     base = np.array(canvas)
 
-    with open_writer(path, (count, *base.shape[:2]), fps, audio_from, times) as write_frame:
+    with open_writer(path, (count, *base.shape[:2]), fps, audio_from, times, settings=QUICK) as write_frame:
 
         def write_pair(before: np.ndarray, after: np.ndarray) -> None:
             frame = base.copy()
             for left, width, picture in zip(lefts, widths, (before, after), strict=True):
-                frame[head:, left : left + width] = np.asarray(_resize(picture, width, height))
+                frame[head:, left : left + width] = _resize_shown(picture, width, height, shrink)
             write_frame(frame)
 
         yield write_pair
@@ -118,6 +121,17 @@ def _resize(frame: np.ndarray, width: int, height: int) -> Image:
     picture = Image.fromarray(frame)
     whole = width % picture.width == 0 and height % picture.height == 0
     return picture.resize((width, height), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+
+
+def _resize_shown(frame: np.ndarray, width: int, height: int, shrink: int) -> np.ndarray:
+    """Resize a frame for a comparison: a large one to the means of squares of pixels."""
+    from PIL import Image
+
+    if frame.shape[:2] == (height, width):
+        return frame
+    if shrink > 1 and (-(-frame.shape[0] // shrink), -(-frame.shape[1] // shrink)) == (height, width):
+        return np.asarray(Image.fromarray(frame).reduce(shrink))
+    return np.asarray(_resize(frame, width, height))
 
 
 def _blank_canvas(width: int, height: int) -> Image:

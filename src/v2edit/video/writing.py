@@ -153,9 +153,10 @@ def open_writer(
     times: np.ndarray | None = None,
     crf: int | None = None,
     tags: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[WriteFrame]:
-    """Yield what writes the next frame of a video file of `shape` (T, H, W); the file is as `write` makes it, and
-    appears once the context is left."""
+    """Yield what writes the next frame of a video file of `shape` (T, H, W); the file is as `write` makes it, or by
+    other `settings` of the encoder, and appears once the context is left."""
     import av
 
     kind, (count, height, width) = find_format(path, crf), shape
@@ -175,9 +176,9 @@ def open_writer(
         out.metadata.update(tags or {})
         if any(more):
             out.metadata[SIZE_TAG] = f"{width}x{height}"
-        stream = _add_stream(out, kind, size, fps, clock, crf)
+        stream = _add_stream(out, kind, size, fps, clock, crf, settings or {})
         sound = transfer_sound(source, out, count, fps, kind.sound) if source and kind.sound else deque()
-        moments = iter(ticks)
+        moments, last, repeated = iter(ticks), None, []
 
         def mux(pictures: list[Packet], until: Fraction | float) -> None:
             """Write pictures, and before them the sound up to a time in seconds."""
@@ -189,11 +190,17 @@ def open_writer(
                 out.mux(packet)
 
         def write_frame(frame: np.ndarray) -> None:
-            padded = np.pad(frame, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge")
-            picture, tick = av.VideoFrame.from_ndarray(padded, "rgb24"), next(moments)
-            picture.pts, picture.time_base = tick, clock
+            nonlocal last, repeated
+            tick, pictures = next(moments), repeated
+            if not pictures or frame is not last or frame.flags.writeable:
+                padded = np.pad(frame, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge") if any(more) else frame
+                picture = av.VideoFrame.from_ndarray(padded, "rgb24")
+                picture.pts, picture.time_base = tick, clock
+                pictures = list(_convert(converter, picture))
+            last, repeated = frame, pictures
             with name_in_errors(path):
-                for converted in _convert(converter, picture):
+                for converted in pictures:
+                    converted.pts = tick
                     mux(stream.encode(converted), tick * clock)
 
         yield write_frame
@@ -203,11 +210,17 @@ def open_writer(
 
 
 def _add_stream(
-    out: OutputContainer, kind: Format, size: tuple[int, int], fps: Fraction, clock: Fraction, crf: int | None
+    out: OutputContainer,
+    kind: Format,
+    size: tuple[int, int],
+    fps: Fraction,
+    clock: Fraction,
+    crf: int | None,
+    settings: Mapping[str, str],
 ) -> VideoStream:
     """Add the stream of pictures of `size` (height, width) to a file."""
     quality = {} if kind.crf is None else {"crf": str(kind.crf if crf is None else crf)}
-    stream: Any = out.add_stream(kind.codec, rate=fps, options=quality | {**kind.settings})
+    stream: Any = out.add_stream(kind.codec, rate=fps, options=quality | {**kind.settings, **settings})
     (stream.height, stream.width), stream.pix_fmt = size, kind.pixels
     stream.time_base = stream.codec_context.time_base = clock
     stream.thread_count = ENCODER_THREADS
