@@ -203,10 +203,12 @@ def test_a_stream_in_stretches_and_blocks_is_edited_as_its_array_is(tiny, tmp_pa
         return Editor(tiny).edit(frames, PAIR, config, local=LocalEdit(share), **options).frames
 
     whole = edit(clip, share)
-    stages = []
+    stages, sketches = [], []
 
     def stop(at: Progress) -> None:
         stages.append(at.stage)
+        if at.sketch is not None and "editing" not in stages:
+            sketches.append(at.sketch.copy())
         if at.stage == "decoding" and stages.count("decoding") == 2:
             raise KeyboardInterrupt
 
@@ -215,6 +217,10 @@ def test_a_stream_in_stretches_and_blocks_is_edited_as_its_array_is(tiny, tmp_pa
         edit(*streams, snapshots=Snapshots(tmp_path), on_progress=stop)
     result = edit(*streams, snapshots=Snapshots(tmp_path))
     assert isinstance(result, FrameStream) and {"encoding", "editing", "decoding"} <= set(stages)
+    # What is there can be seen before the first step is done: the clip's frames change one after the other.
+    assert (
+        len(sketches) > 1 and (sketches[0] == sketches[-1]).all((1, 2, 3)).any() and (sketches[0] != sketches[-1]).any()
+    )
     assert np.array_equal(np.asarray(result), whole)
     assert np.array_equal(whole[:, :8], clip[:, :8])
 

@@ -15,7 +15,7 @@ from v2edit.editing.local import EVERYWHERE, LocalEdit
 from v2edit.editing.rates import edit_every, follows_motion, frames_apart
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Object, Scene
-from v2edit.video.flow import estimate_flow, is_consistent, warp
+from v2edit.video.flow import estimate_flow, warp
 from v2edit.video.stream import FrameStream
 
 SIDE, COUNT = 160, 14
@@ -51,12 +51,6 @@ def test_the_flow_of_a_shifted_picture_is_its_shift(texture, x, y):
     flow, inner = estimate_flow(one, other), np.s_[16:-16, 16:-16]
     np.testing.assert_allclose(flow[inner], np.broadcast_to([x, y], (SIDE, SIDE, 2))[inner], atol=0.2)
     assert np.abs(warp(other, flow)[inner].astype(int) - one[inner]).max() <= 6
-    assert is_consistent(flow, estimate_flow(other, one))[inner].min() > 0.8
-
-
-def test_pictures_that_have_nothing_in_common_have_no_consistent_flow(texture):
-    other = np.ascontiguousarray(255 - texture[::-1, ::-1])
-    assert is_consistent(estimate_flow(texture, other), estimate_flow(other, texture)).mean() < 0.5
 
 
 def test_the_distance_of_frames_is_the_nearest_to_the_models_rate():

@@ -214,8 +214,9 @@ def test_a_vision_model_writes_prompts_for_the_shots_that_are_chosen(asked):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": "2,1"}, "--shots is 2,1, expected times in rising order"),
-        ({"shots": "1,x"}, "--shots is x, expected seconds"),
+        ({"shots": "2,1"}, "--shots is '2,1', expected auto, off, or times in rising order"),
+        ({"shots": "1,x"}, "--shots is '1,x', expected auto, off, or times"),
+        ({"shots": ""}, "--shots is '', expected auto, off"),
         ({"only_shots": "1,0"}, "--only-shots is '1,0', expected auto, all, or numbers"),
         ({"only_shots": "second"}, "--only-shots is 'second'"),
         ({"only_shots": "3-2"}, "--only-shots is '3-2'"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from v2edit import backbones, edit_video, video
 from v2edit.editing.editor import Progress
-from v2edit.editing.sketch import LatentColours, Sketch, spread
+from v2edit.editing.sketch import SKETCHING, LatentColours, Sketch, spread
 from v2edit.jobs.live_preview import PREVIEW_FILE, keep_preview
 from v2edit.primitives.sample import write_sample
 from v2edit.runs.manifest import STATE_DIR
@@ -97,7 +97,7 @@ def test_the_sketch_of_an_edit_comes_to_look_like_it(clip: Path, tmp_path: Path)
 
 def test_a_preview_plays_and_one_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     frames = np.stack([np.full((6, 10, 3), 60 * k, np.uint8) for k in range(4)])
-    progress, seen = SimpleNamespace(sketch=frames), []
+    progress, seen = SimpleNamespace(sketch=frames, stage="editing"), []
     keep_preview(tmp_path, 2.0, seen.append)(progress)
     with Image.open(tmp_path / PREVIEW_FILE) as preview:
         assert preview.n_frames == 4 and min(preview.size) >= 128
@@ -106,3 +106,7 @@ def test_a_preview_plays_and_one_that_cannot_be_written_stops_nothing(tmp_path: 
             assert abs(np.asarray(preview.convert("RGB")).mean() - 60 * k) < 4 and preview.info["duration"] == 500
     keep_preview(tmp_path / "gone", 2.0, seen.append)(progress)
     assert seen == [progress, progress]
+    within = SimpleNamespace(sketch=frames[:2], stage=SKETCHING)  # a step: for the preview alone
+    (tmp_path / "other").mkdir()
+    keep_preview(tmp_path / "other", 2.0, seen.append)(within)
+    assert len(seen) == 2 and (tmp_path / "other" / PREVIEW_FILE).is_file()

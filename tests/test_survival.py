@@ -225,7 +225,7 @@ def test_a_full_disk_loses_nothing(edit, small_disk, tmp_path):
         if full_at == 0:
             assert list(small_disk.iterdir()) == []
             continue
-        assert f"v2edit resume {out}" in str(error.value)
+        assert f"v2edit resume {out}" in str(error.value) and str(out / ".state") in str(error.value)
         assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
         before = len(steps)
         assert contents(resume_run(out, on_progress=on_progress).folder) == whole

@@ -75,11 +75,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or as it was before, whatever happens, a loss of power too."""
-    with atomic_path(path) as part, part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a file that is there whole or as it was before, whatever happens, a loss of power too. Raises `OSError`,
+    with a name, where the disk does not take it."""
+    try:
+        with atomic_path(path) as part, part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     fsync_path(path.parent)
 
 

@@ -27,7 +27,7 @@ from v2edit.editing.matte import find_share, stream_share
 from v2edit.editing.microbatch import MicroBatcher
 from v2edit.editing.progression import AlignedText, WrittenText
 from v2edit.editing.resize import frame_index, resize_clip
-from v2edit.editing.sketch import Sketch
+from v2edit.editing.sketch import SKETCHING, Sketch
 from v2edit.editing.state import LOOP, FrameNoise, noise_stream
 from v2edit.editing.subtask import Subtask, edit_whole
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
@@ -44,7 +44,8 @@ class Progress:
     several seeds, also the `seed` and its number among them. Of a long video also what comes before and after these
     steps is reported, frame by frame, from 0 on: then the `stage` says what that is. A job adds the `seconds_left` of
     this edit, None while none is timed, and the stages that come `then` and are not in them. `sketch`: what the edit
-    looks like so far, small and in rough colours, uint8 [S, h, w, 3], the frames of one shot or some of them."""
+    looks like so far, small and in rough colours, uint8 [S, h, w, 3], the frames of one shot or some of them; of an
+    edit in blocks also within a step, as the stage `SKETCHING`."""
 
     subtask: int
     subtasks: int
@@ -248,7 +249,7 @@ class EditSession:
     def _recall_mode(self) -> None:
         """Take the memory mode in which an edit that was interrupted began the next subtask, if it did: what it encoded
         and decoded before that was in tiles, which are another result, or not."""
-        if (state := self._snapshot(self.subtask + 1).load()) and (begun := state.facts.get("begun")):
+        if (state := self._snapshot(self.subtask + 1).load(tensors=False)) and (begun := state.facts.get("begun")):
             self.backbone.memory_mode = MemoryMode(**begun)
 
     def _report(self, step: int, steps: int) -> None:
@@ -259,6 +260,9 @@ class EditSession:
     def _watch(self, rows: slice, x0: Tensor) -> None:
         if self.sketch is not None:
             self.sketch.update(rows, x0)
+            if self.blocks is not None and self.on_progress is not None:  # whose steps may take long
+                frames = self.sketch.frames
+                self.on_progress(Progress(self.subtask, self.config.subtasks, 0, 1, stage=SKETCHING, sketch=frames))
 
 
 def _largest(one: Frames, other: Frames) -> Frames:

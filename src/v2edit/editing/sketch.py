@@ -21,6 +21,7 @@ FITTED, SHOWN = 8, 48  # latent frames, at most: that the map is fitted to, and 
 FIRST = 32  # latent frames that the fitted ones are of: of a stream those behind them would have to be read
 RIDGE = 1e-4  # of the latents' mean square: channels that say nothing of colours get no weight
 CHART_CELLS = 12  # colours along the short side of the chart
+SKETCHING = "sketching"  # the stage of progress that has a new sketch alone
 EVERY = 1.0  # seconds between two sketches of a whole clip, whose latents may be on a GPU
 
 

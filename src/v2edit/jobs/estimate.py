@@ -6,17 +6,14 @@ piece of each part is timed, too.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v2edit.host import available_memory, find_device, is_out_of_memory, process_memory, release_memory
-from v2edit.jobs.clip import FormatOptions
 from v2edit.jobs.job import STAND_INS, Prepared
 from v2edit.jobs.memory import load_fake_model, offloads_of, settle_long
 from v2edit.jobs.options import ModelOptions
@@ -31,8 +28,6 @@ from v2edit.jobs.plan import (
 )
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     import numpy as np
     import torch
 
@@ -48,7 +43,6 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 TIMED_FIT_STEPS = 20  # of a reconstruction
-WRITTEN_FRAMES = 24  # that writing is timed on
 TIMED = "timed: one piece of each part, with this model on this device"
 COUNTED = "counted from the model's configuration, and rough; --timed times a piece of each part"
 NOT_ASKED = "without the language model, which was not asked, and the subtasks that it may add"
@@ -350,35 +344,6 @@ def time_reconstruction(
     refit = fitting - start + (time.perf_counter() - fitting) * fit.refit_steps / TIMED_FIT_STEPS
     # The source is rendered once, and both scenes in the end.
     return ReconstructionTiming(seconds + config.subtasks * (refit + rendering) + 3 * rendering, frames)
-
-
-def time_writing(frames: Frames, fps: Fraction | int, subtasks: int, output: FormatOptions = FormatOptions()) -> float:
-    """Estimate the seconds that writing the results takes, by writing a part of the source."""
-    from fractions import Fraction
-
-    from v2edit import video as videos
-
-    some = frames[:WRITTEN_FRAMES]
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        with output.open(videos.Video(some, Fraction(fps)), Path(folder) / "edited") as write_frame:
-            for frame in some:
-                write_frame(frame)
-        video = time.perf_counter()
-        videos.write_compare(some, some, Path(folder) / "compare.mp4", fps)
-        compare = time.perf_counter()
-        videos.contact_sheet({"source": some, "edited": some}, Path(folder) / "contact.png")
-        sheet = time.perf_counter() - compare
-    return sheet + len(frames) / len(some) * (subtasks * (video - start) + (compare - video))
-
-
-def time_carrying(frames: Frames, carried: int) -> float:
-    """Estimate the seconds that carrying the change to so many frames takes, by the flow between two of them."""
-    from v2edit.video import flow
-
-    start = time.perf_counter()
-    flow.estimate_flow(*frames[:2])
-    return 2 * carried * (time.perf_counter() - start)  # from the edited frame before, and the one behind
 
 
 def format_bytes(size: int) -> str:

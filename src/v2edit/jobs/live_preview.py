@@ -21,8 +21,11 @@ SIDE = 128  # pixels that the short side is brought to at least, each pixel to a
 
 
 def keep_preview(folder: Path, seconds: float, on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """Return a callback that calls `on_progress` and keeps the preview of a clip of so many seconds in a run's state
-    folder. A preview that cannot be written is left out: a full disk shows with what matters."""
+    """Return a callback that calls `on_progress`, but where there is a new sketch alone, and keeps the preview of a
+    clip of so many seconds in a run's state folder. A preview that cannot be written is left out: a full disk shows
+    with what matters."""
+    from v2edit.editing.sketch import SKETCHING
+
     due = 0.0
 
     def report(progress: Progress) -> None:
@@ -32,7 +35,8 @@ def keep_preview(folder: Path, seconds: float, on_progress: Callable[[Progress],
                 write_preview(progress.sketch, seconds, part)
             taken = time.monotonic() - began
             due = began + max(EVERY, taken / SHARE)
-        on_progress(progress)
+        if progress.stage != SKETCHING:
+            on_progress(progress)
 
     return report
 

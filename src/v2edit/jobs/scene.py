@@ -143,8 +143,9 @@ class SceneEdit(EditJob):
         steps of the reconstructions are, too, which are not counted. Raises `UserError` for what would stop the
         edit, in one line."""
         from v2edit.backbones import Size
-        from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction, time_writing
+        from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_reconstruction
         from v2edit.jobs.memory import load_fake_model
+        from v2edit.jobs.time_beside import time_writing
         from v2edit.scenes.rer import path_size
 
         stopwatch, given = Stopwatch(), self.given_prompts()

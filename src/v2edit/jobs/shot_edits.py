@@ -140,7 +140,7 @@ def _has_all_steps(snapshots: Snapshots, backbone: Backbone, config: ResolvedCon
     """Return whether an edit that is not in blocks stands after its last step."""
     from v2edit.editing.state import LOOP
 
-    loop_state = snapshots.loop(f"{LOOP}-{config.subtasks}").load()
+    loop_state = snapshots.loop(f"{LOOP}-{config.subtasks}").load(tensors=False)
     return loop_state is not None and loop_state.facts.get("k") == backbone.schedule(config.steps).steps
 
 

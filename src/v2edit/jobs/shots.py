@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,10 +81,13 @@ class ShotOptions:
         """Return the times at which shots begin. Raises `UserError` where they are none, or not in order."""
         if self.shots in (AUTO, OFF):
             return []
-        times = [parse_time(one, "--shots") for one in str(self.shots).split(",")]
-        times = [one for one in times if one is not None]
-        if times != sorted(set(times)):
-            raise UserError(f"--shots is {self.shots}, expected times in rising order, such as 2.5,1:30")
+        times: list[float] = []
+        with suppress(UserError):
+            times = [time for one in str(self.shots).split(",") if (time := parse_time(one, "--shots")) is not None]
+        if not times or times != sorted(set(times)):
+            raise UserError(
+                f"--shots is {self.shots!r}, expected auto, off, or times in rising order, such as 2.5,1:30"
+            )
         return times
 
     def _numbers(self) -> list[range]:

@@ -206,8 +206,9 @@ class VideoEdit(EditJob):
         """Estimate the time and memory of the edit (a dry run), counted or `timed`: nothing is written, no language
         model is asked. Raises `UserError` for what would stop the edit, in one line."""
         from v2edit.editing.coder import LONG
-        from v2edit.jobs.estimate import Stopwatch, estimate_edit, time_carrying, time_writing
+        from v2edit.jobs.estimate import Stopwatch, estimate_edit
         from v2edit.jobs.memory import load_fake_model
+        from v2edit.jobs.time_beside import time_beside
 
         stopwatch, given = Stopwatch(), self.given_prompts()
         self.check_out()
@@ -221,12 +222,10 @@ class VideoEdit(EditJob):
                 many = f"{len(given_to)} shots, " if len(given_to) > 1 else ""
                 limits["frames"] = f"{many}{sum(given_to)} of {count} frames are given to the model"
         several = sum(given_to) / max(given_to)  # the time of all clips, in that of the longest
-        reading, beside, subtasks = stopwatch.seconds, {}, prepared.config.subtasks
+        reading, beside = stopwatch.seconds, {}
         with stopwatch.paused():
             if timed or len(source.frames) > LONG:  # of a short clip that is little, and is not counted
-                if carried := subtasks * sum(prepared.clip.carried_by(fake)):
-                    beside["carrying"] = time_carrying(frames, carried)
-                beside["writing"] = time_writing(source.frames, source.fps, subtasks, self.format_options)
+                beside = time_beside(prepared.clip, fake, size, self.format_options)
         some: Any = frames[: size.frames] if timed else None
         estimate = estimate_edit(stopwatch, prepared, size, self.model_options, some).scaled(several)
         if beside and not timed:

@@ -63,15 +63,16 @@ class LoopSnapshot:
         assert self.snapshots is not None
         return self.snapshots.folder / f"{self.name}.safetensors"
 
-    def load(self) -> LoopState | None:
-        """Read the saved state, on the CPU; None before the first. Raises `UserError` where it cannot be read."""
+    def load(self, tensors: bool = True) -> LoopState | None:
+        """Read the saved state, on the CPU, its `tensors` or the facts alone; None before the first. Raises `UserError`
+        where it cannot be read."""
         if self.snapshots is None or not self.path.exists():
             return None
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(str(self.path), "pt") as file:
-                names, facts = file.keys(), json.loads((file.metadata() or {})[FACTS])
+                names, facts = file.keys() if tensors else (), json.loads((file.metadata() or {})[FACTS])
                 # Copied out of the mapped file, which the next step replaces.
                 return LoopState({name: file.get_tensor(name).clone() for name in names}, facts)
         except (SafetensorError, OSError, ValueError, KeyError) as error:

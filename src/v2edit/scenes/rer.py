@@ -21,6 +21,7 @@ from v2edit.backbones.families import FRAME_RATE
 from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.local import LocalEdit
 from v2edit.editing.resize import resize_clip
+from v2edit.editing.sketch import SKETCHING
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.camera_paths import CameraPath
@@ -263,7 +264,8 @@ def _cell_means(frames: np.ndarray) -> Tensor:
 
 
 def _report_edit(on_progress: Callable[[SceneProgress], None], at: Progress) -> None:
-    on_progress(SceneProgress(f"subtask {at.subtask}/{at.subtasks}, {at.stage}", at.step, at.steps))
+    if at.stage != SKETCHING:
+        on_progress(SceneProgress(f"subtask {at.subtask}/{at.subtasks}, {at.stage}", at.step, at.steps))
 
 
 def _report_fit(on_progress: Callable[[SceneProgress], None], phase: str, at: FitProgress) -> None:

@@ -36,12 +36,3 @@ def warp(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return cv2.remap(
         picture, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-
-
-def is_consistent(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Return how far each pixel's flow [H, W, 2] leads back to it along the other frame's, 0 to 1, float32 [H, W]: 0
-    where it is hidden in the other frame, or its flow is wrong (Sundaram et al. 2010)."""
-    returned = warp(back, flow)
-    gap = np.square(flow + returned).sum(-1)
-    allowed = 0.05 * (np.square(flow).sum(-1) + np.square(returned).sum(-1)) + 0.5
-    return np.exp(-gap / allowed).astype(np.float32)

@@ -6,8 +6,9 @@ import math
 import shutil
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -178,29 +179,21 @@ def open_writer(
             out.metadata[SIZE_TAG] = f"{width}x{height}"
         stream = _add_stream(out, kind, size, fps, clock, crf, settings or {})
         sound = transfer_sound(source, out, count, fps, kind.sound) if source and kind.sound else deque()
-        moments, last, repeated = iter(ticks), None, []
+        moments, pictures = iter(ticks), _Pictures(converter, more, clock)
 
-        def mux(pictures: list[Packet], until: Fraction | float) -> None:
-            """Write pictures, and before them the sound up to a time in seconds."""
+        def mux(packets: list[Packet], until: Fraction | float) -> None:
+            """Write packets of pictures, and before them the sound up to a time in seconds."""
             while sound and decode_time(sound[0]) <= until:
                 out.mux(sound.popleft())
-            for packet in pictures:
+            for packet in packets:
                 k = bisect_left(ticks, packet.pts or 0)
                 packet.duration = ticks[k + 1] - ticks[k]
                 out.mux(packet)
 
         def write_frame(frame: np.ndarray) -> None:
-            nonlocal last, repeated
-            tick, pictures = next(moments), repeated
-            if not pictures or frame is not last or frame.flags.writeable:
-                padded = np.pad(frame, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge") if any(more) else frame
-                picture = av.VideoFrame.from_ndarray(padded, "rgb24")
-                picture.pts, picture.time_base = tick, clock
-                pictures = list(_convert(converter, picture))
-            last, repeated = frame, pictures
+            tick = next(moments)
             with name_in_errors(path):
-                for converted in pictures:
-                    converted.pts = tick
+                for converted in pictures.convert(frame, tick):
                     mux(stream.encode(converted), tick * clock)
 
         yield write_frame
@@ -263,6 +256,32 @@ def _open_converter(height: int, width: int, clock: Fraction, kind: Format) -> G
     last.link_to(graph.add("buffersink"))
     graph.configure()
     return graph
+
+
+@dataclass
+class _Pictures:
+    """Frames in a file's pixels, padded by `more` rows and columns; one that repeats, a read-only array, is converted
+    once."""
+
+    converter: Graph
+    more: tuple[int, int]
+    clock: Fraction
+    last: np.ndarray | None = None
+    converted: Sequence[VideoFrame] = ()
+
+    def convert(self, frame: np.ndarray, tick: int) -> Sequence[VideoFrame]:
+        """Return the pictures that are ready once a frame [H, W, 3] is in, which appears at a tick."""
+        from av import VideoFrame
+
+        if not self.converted or frame is not self.last or frame.flags.writeable:
+            rows, columns = self.more
+            padded = np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge") if rows or columns else frame
+            picture = VideoFrame.from_ndarray(padded, "rgb24")
+            picture.pts, picture.time_base = tick, self.clock
+            self.last, self.converted = frame, list(_convert(self.converter, picture))
+        for one in self.converted:
+            one.pts = tick
+        return self.converted
 
 
 def _convert(converter: Graph, picture: VideoFrame | None) -> Iterator[VideoFrame]:
