@@ -3,10 +3,10 @@
     PYTHON benchmarks/comfyui.py --comfyui FOLDER    (FOLDER has main.py; PYTHON is ComfyUI's, with v2edit installed)
 
 The server gets a folder of its own for inputs, outputs and nodes: nothing in FOLDER is changed. Each check prints a
-line with its figures, and the exit status is 1 where one fails: an edit end to end, with the source's frames and rate;
-the same prompt again, which is cached; a mask, outside of which nothing changes; an interrupt in the middle, after
-which the same prompt goes on to the bytes of an edit that was not interrupted; an IMAGE batch; a VIDEO with sound; a
-mistake in one line; and with --scene a scene.
+line with its figures, and the exit status is 1 where one fails: an edit end to end, with the source's frames and rate
+and the bytes of `v2edit edit`; the same prompt again, which is cached; a mask, outside of which nothing changes; an
+interrupt in the middle, after which the same prompt goes on to the bytes of an edit that was not interrupted; an IMAGE
+batch; a VIDEO with sound; a mistake in one line; and with --scene a scene.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "comfyui" / "api_workflows"
 SAMPLE = "v2edit_sample.mp4"
 STARTS, RUNS = 600, 900  # seconds for which the server may start, and a prompt run
+PICTURE, TEXT = 1, 3  # kinds of binary messages
 EDIT = "4"  # the node of the edit in the examples
 
 
 @dataclass
 class Outcome:
     """How a prompt went: the `kind` of its last message, the nodes that were `cached`, the messages of the edit's
-    progress, the texts below it, and what the nodes show."""
+    progress, the texts below it, the pictures of it, and what the nodes show."""
 
     kind: str = ""
     cached: list[str] = field(default_factory=list)
     steps: list[tuple[float, float]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    pictures: int = 0
     shown: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
@@ -73,7 +75,7 @@ class Client:
             async with asyncio.timeout(RUNS):
                 async for message in events:
                     if message.type == aiohttp.WSMsgType.BINARY:
-                        self._note_text(message.data, outcome)
+                        self._note_binary(message.data, outcome)
                     elif message.type == aiohttp.WSMsgType.TEXT:
                         event = json.loads(message.data)
                         if await self._note(event, queued["prompt_id"], outcome, interrupt_at):
@@ -108,9 +110,11 @@ class Client:
         return False
 
     @staticmethod
-    def _note_text(data: bytes, outcome: Outcome) -> None:
-        """Note a text below a node: a kind (3), the length of the node's number, the number, the text."""
-        if int.from_bytes(data[:4], "big") == 3:
+    def _note_binary(data: bytes, outcome: Outcome) -> None:
+        """Note a picture, or a text below a node: a kind, the length of the node's number, the number, the text."""
+        kind = int.from_bytes(data[:4], "big")
+        outcome.pictures += kind == PICTURE
+        if kind == TEXT:
             length = int.from_bytes(data[4:8], "big")
             if data[8 : 8 + length] == EDIT.encode():
                 outcome.texts.append(data[8 + length :].decode())
@@ -166,12 +170,18 @@ class Trial:
         change = np.abs(np.asarray(edited.frames).astype(int) - np.asarray(source.frames)).mean()
         passed = outcome.kind == "execution_success" and same and change > 1 and len(outcome.steps) >= self.steps // 2
         figures = f"{outcome.kind}, {len(edited.frames)} frames at {edited.fps}, changed by {change:.1f} of 255, "
-        figures += f"{len(outcome.steps)} messages of progress, the last text {outcome.texts[-1]!r}"
-        self.check("an edit", passed, figures)
+        figures += f"{len(outcome.steps)} messages of progress, {outcome.pictures} pictures, {outcome.texts[-1]!r}"
+        self.check("an edit", passed and outcome.pictures > 1, figures)
         self.check(
             "shown in the node", outcome.shown[EDIT]["images"][0]["filename"] == "edited.mp4", str(outcome.shown[EDIT])
         )
         print(outcome.shown["3"]["text"][0])
+        words = ["edit", self.base / "input" / SAMPLE, "turn the red box yellow", "--mask", "auto", "--device", "cpu"]
+        words += ["--steps", str(self.steps), "-o", self.base / "cli"]
+        command = [sys.executable, "-m", "v2edit", "--quiet", *words]
+        subprocess.run(command, check=True)
+        own, other = checksum(made[0] / "edited.mp4"), checksum(self.base / "cli" / "edited.mp4")
+        self.check("as v2edit edit", own == other, f"{own} by the node, {other} by the command")
         again, more = await self.edit("edit_video.json")
         passed = again.kind == "execution_success" and EDIT in again.cached and not more and not again.steps
         self.check("the same again", passed, f"{again.kind}, cached nodes {again.cached}, {len(more)} new runs")
@@ -235,7 +245,23 @@ class Trial:
 
     async def scene(self) -> None:
         folder = self.base / "scene"
-        subprocess.run([sys.executable, "-m", "v2edit", "sample", "--scene", "--seed", "3", "-o", folder], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "v2edit",
+                "--quiet",
+                "sample",
+                "--scene",
+                "--seed",
+                "3",
+                "--kind",
+                "recolour",
+                "-o",
+                folder,
+            ],
+            check=True,
+        )
         workflow = {"2": copy.deepcopy(read_workflow("edit_video.json")["2"])}
         inputs = {"model": ["2", 0], "scene": str(folder), "instruction": "make the orange ball green", "seed": 0}
         inputs |= {"strength": "normal", "steps": self.steps, "subtasks": 1, "options": "quality = draft"}

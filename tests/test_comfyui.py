@@ -18,7 +18,7 @@ from support.videos import clip, make, tone
 
 from v2edit import video as videos
 from v2edit.comfyui.clips import to_images, to_levels, to_mask, to_mask_array, write_bytes, write_source
-from v2edit.comfyui.options import MODEL_OPTIONS, help_of, read_options
+from v2edit.comfyui.options import MODEL_OPTIONS, help_of, name_widgets, read_options
 from v2edit.comfyui.progress import PARTS, describe_progress, draw_sketch, measure_progress
 from v2edit.comfyui.runs import NodeEdit, NodePrompts, choose_model, describe_preview, edited_file, make_prompts
 from v2edit.editing.config import EditConfig
@@ -140,6 +140,9 @@ def test_every_option_has_a_tooltip() -> None:
         for one in fields(options):
             text = help_of(options, one.name)
             assert text.endswith((".", ")")) and "--" not in text, one.name
+    assert name_widgets("say it with --target-prompt (--lvlm-url): v2edit-x -- y") == (
+        "say it with target_prompt (lvlm_url): v2edit-x -- y"
+    )
     assert help_of(ModelOptions, "model").startswith("The built-in model")  # of the class that has the field
 
 
@@ -337,3 +340,45 @@ def test_a_video_of_a_file_is_that_file(nodes: Any, tmp_path: Path, monkeypatch:
 
         found = find_source(InputImpl.VideoFromFile(io.BytesIO(file.read())), 24)
     assert found.read_bytes() == path.read_bytes() and found.suffix == ".mp4"
+
+
+def test_an_edit_comes_out_as_comfyui_takes_it(
+    nodes: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In inference mode, as ComfyUI runs a node: its outputs, what is too long for a batch, an interrupt, a mistake."""
+    import comfy.model_management as management  # pyright: ignore[reportMissingImports]
+    import folder_paths  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    frames, mask = images_of(frames_of(8)), torch.zeros(1, 32, 32)
+    mask[:, :, :16] = 1
+    with torch.inference_mode():
+        (model,) = nodes.V2EditModel.execute(model="primitives", other_model=str(tiny_model), vae_tiling=False).args
+        assert model.options.device == "cpu"
+        prompts = nodes.V2EditPrompts.execute(model, "", source_prompt=PAIR.source, target_prompt=PAIR.target).args
+        assert prompts[1:3] == (PAIR.source, PAIR.target)
+
+        def edit(**more: Any) -> Any:
+            given = {"steps": 3, "grow": 0, "options": "crop = off\ncolour = free"} | more
+            return nodes.V2EditVideo.execute(model, prompts[0], frames, 12.5, mask, **given)
+
+        made = edit()
+        video, images, masks, *_, folder = made.args
+        assert images.shape == (9, 32, 32, 3) and images.dtype == masks.dtype == torch.float32
+        assert torch.equal(images[:, :, 16:], frames[:, :, 16:]) and not torch.equal(images, frames)
+        assert masks.shape == (9, 32, 32) and not masks[:, :, 16:].any() and (masks[:, :, :8] == 1).all()
+        assert video.get_frame_rate() == Fraction(25, 2) and Path(folder, "run.json").is_file()
+        assert made.ui.as_dict()["images"][0]["subfolder"] == f"v2edit/{Path(folder).name}"
+        monkeypatch.setattr(nodes, "fits_a_batch", lambda video: False)
+        video, images, masks, *_ = edit().args
+        assert video.get_frame_count() == 9 and images is masks and "too long for a batch" in images.message
+
+        management.interrupt_current_processing()
+        with pytest.raises(management.InterruptProcessingException):
+            edit(seed=2)
+        assert not management.processing_interrupted()
+        with pytest.raises(UserError, match=r"^strength is 'much'"):
+            edit(strength="much")
+        for more, words in (({"auto_mask": True}, "auto_mask"), ({"options": "format = png"}, "format = png")):
+            with pytest.raises(UserError, match=words):
+                edit(**more)

@@ -29,6 +29,7 @@ from v2edit.comfyui.server import (
     make_room,
     open_file,
     output_folder,
+    own_device,
     progress_bar,
     show_text,
 )
@@ -45,7 +46,7 @@ MAX_SEED = 2**32 - 1
 Model, Prompts = io.Custom("V2EDIT_MODEL"), io.Custom("V2EDIT_PROMPTS")
 # What widgets, inputs and this pack itself set, and `options` may not.
 TAKEN = frozenset({"video", "scene", "instruction", "source_prompt", "target_prompt", "prompts", "out", "output"})
-TAKEN |= {"seeds", "save_frames"} | MODEL_OPTIONS
+TAKEN |= {"seeds"} | MODEL_OPTIONS
 EDIT_WIDGETS = ("strength", "steps", "subtasks", "seed", "negative_prompt")
 PROMPT_WIDGETS = frozenset({"lvlm", "lvlm_url"})
 MODEL_WIDGETS = frozenset({"model", "dtype", "offload", "quantize", "vae_tiling", "resolution"})
@@ -120,8 +121,8 @@ class V2EditModel(io.ComfyNode):
         more = read_options(options, MODEL_WIDGETS)
         if odd := more.keys() - MODEL_OPTIONS:
             raise UserError(f"options has {', '.join(sorted(odd))}, which is no option of a model")
-        name = other_model.strip() or model
-        return io.NodeOutput(choose_model(model=name, resolution=resolution.strip() or None, **widgets, **more))
+        widgets |= {"model": other_model.strip() or model, "resolution": resolution.strip() or None}
+        return io.NodeOutput(choose_model(**{"device": own_device()} | widgets | more))
 
     @classmethod
     def fingerprint_inputs(cls, **widgets: Any) -> Any:
@@ -239,6 +240,8 @@ class V2EditVideo(io.ComfyNode):
         more = read_options(options, TAKEN | {*EDIT_WIDGETS, "mask", "grow"}) | settings
         if mask is not None and auto_mask:
             raise UserError("a mask is connected, and auto_mask lets the model find one: use one of them")
+        if more.get("format") == "png":
+            raise UserError("options has format = png, which makes no video: leave it out, or take save_frames = true")
         if mask is not None or auto_mask:
             more["mask"] = "auto" if mask is None else to_mask_array(mask)
         if grow >= 0:

@@ -53,6 +53,11 @@ def name_unknown(error: TypeError) -> UserError:
 MODEL_OPTIONS = frozenset(one.name for one in fields(ModelOptions))
 
 
+def name_widgets(text: str) -> str:
+    """Return a text with the options in it named as widgets are: --target-prompt is target_prompt."""
+    return re.sub(r"(?<![\w-])--([a-z][\w-]*)", lambda found: found[1].replace("-", "_"), text)
+
+
 @cache
 def help_of(options: type, name: str) -> str:
     """Return the help text of a field of a group of options, as a tooltip: the text below it in the source, with
@@ -63,5 +68,5 @@ def help_of(options: type, name: str) -> str:
     for field, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and getattr(field.target, "id", "") == name and isinstance(after, ast.Expr):
             text = " ".join(str(ast.literal_eval(after.value)).split())
-            return re.sub(r"--([a-z][\w-]*)", lambda found: found[1].replace("-", "_"), text)
+            return name_widgets(text)
     raise AssertionError(f"{owner.__name__}.{name} has no help")

@@ -17,10 +17,11 @@ from comfy_execution.utils import get_executing_context  # pyright: ignore[repor
 from server import PromptServer  # pyright: ignore[reportMissingImports]
 
 from v2edit.comfyui.clips import write_bytes, write_source
+from v2edit.comfyui.options import name_widgets
 from v2edit.comfyui.progress import PARTS, describe_progress, draw_sketch, measure_progress
 from v2edit.comfyui.runs import SOURCES, ModelHandle
 from v2edit.errors import UserError
-from v2edit.host import find_device, memory_advice
+from v2edit.host import GPUS, find_device, memory_advice
 
 SUFFIXES = {"mov": ".mp4", "matroska": ".mkv"}  # by the first name of a container; of others the name is the suffix
 PREVIEW_SIDE = 768  # pixels, of pictures that are shown while an edit runs
@@ -61,6 +62,12 @@ def open_file(path: Path) -> Any:
     return InputImpl.VideoFromFile(str(path))
 
 
+def own_device() -> str:
+    """Return the device that ComfyUI computes on, where V2Edit can, too: that of its own options, such as --cpu."""
+    device = model_management.get_torch_device()
+    return str(device) if device.type in ("cpu", *GPUS) else "auto"
+
+
 def make_room(model: ModelHandle) -> None:
     """Let ComfyUI's own models leave the GPU, whose free memory decides how an edit runs."""
     if find_device(model.options.device).type != "cpu":
@@ -94,14 +101,17 @@ def progress_bar() -> Callable[[Any], None]:
 
 @contextmanager
 def comfy_terms() -> Iterator[None]:
-    """Run a job as ComfyUI expects it: interrupted with its exception, out of memory with advice. The job computes
-    outside of inference mode, in which ComfyUI runs its nodes and nothing can be optimised."""
+    """Run a job as ComfyUI expects it: interrupted with its exception, mistakes and a lack of memory told in the words
+    of its widgets. The job computes outside of inference mode, in which ComfyUI runs its nodes and nothing can be
+    optimised."""
     try:
         with torch.inference_mode(False):
             yield
     except KeyboardInterrupt:
         raise model_management.InterruptProcessingException from None
+    except UserError as mistake:
+        raise UserError(name_widgets(str(mistake))) from mistake
     except (MemoryError, RuntimeError) as error:
         if (advice := memory_advice(error)) is None:
             raise
-        raise UserError(advice) from error
+        raise UserError(name_widgets(advice)) from error
