@@ -2,12 +2,15 @@
 
 import csv
 import json
-from dataclasses import asdict, replace
+import re
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
 from support.bench import Page, compare, results_in
 from support.processes import InlinePool
 
@@ -17,12 +20,16 @@ from v2edit.bench.methods import REFERENCES, Unedited
 from v2edit.bench.scenes import KINDS, SceneTask, SceneV2Edit, scene_tasks
 from v2edit.bench.suites import make_suite
 from v2edit.bench.tasks import primitives_tasks
+from v2edit.bench.tool_results import scene_files
+from v2edit.bench.trials import load_result
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.metrics.clip_score import ClipEncoder
 from v2edit.metrics.registry import Measures
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
+from v2edit.scenes.formats.ply import write_splat
+from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.primitives import sample_task, write_task
 
 SMALL = ("fit.gaussians=400", "fit.fit_steps=30", "fit.refit_steps=10")
@@ -173,3 +180,34 @@ def test_a_scene_from_files_stands_beside_clips_in_a_suite(tiny_model: Path, tmp
         assert rows[method, "scene"]["ctids_video"] and rows[method, "scene"]["edit_transfer"]
         assert rows[method, "scene"]["ctids"] and not rows[method, "clip"]["ctids_video"]
     assert "Table B" in report.markdown and "Rendered Edited Scenes" in report.markdown
+    check_other_tools(options, report, tiny_model, tmp_path)
+
+
+def check_other_tools(options: BenchOptions, report: BenchReport, model: Path, folder: Path) -> None:
+    """Results of other tools: the unedited scene as a splat, with a grey video of another length; and grey renders."""
+    (start,) = report.folder.glob("results/scene-scene/Unedited-*.npz")
+    unedited = load_result(start)
+    gaussians = Gaussians(**{one.name: torch.from_numpy(unedited[one.name]) for one in fields(Gaussians)})
+    (folder / "same" / "scene-scene").mkdir(parents=True)
+    write_splat(folder / "same" / "scene-scene" / "point_cloud.ply", gaussians)
+    grey = np.full_like(np.asarray(unedited["frames"]), 100)
+    video.write(grey[:2], folder / "same" / "scene-scene" / "edited_video.mp4", fps=8)
+    for k, frame in enumerate(grey):
+        (folder / "grey" / "scene").mkdir(parents=True, exist_ok=True)
+        video.write_still(frame, folder / "grey" / "scene" / f"{k}.png")
+    results = tuple(f"{name.title()}={folder / name}" for name in ("same", "grey"))
+    again = compare(options, processes=1, model=str(model), out=report.folder, clip="primitives", results=results)
+    rows = {(row["method"], row["kind"]): row for row in csv.DictReader((report.folder / "report.csv").open())}
+    assert len(rows) == 2 * 4 + 2 and float(rows["Same", "scene"]["psnr_source"]) > 55  # its file rounds
+    assert rows["Same", "scene"]["ctids_video"] and not rows["Grey", "scene"]["ctids_video"]
+    expected = peak_signal_noise_ratio(np.asarray(unedited["frames"]), grey)
+    assert float(rows["Grey", "scene"]["psnr_source"]) == pytest.approx(expected)
+    assert "Same: its video has 2 frames for 3: its last frame repeated" in again.markdown
+    assert "Same has results of 1 of 2 tasks" in again.markdown
+    edited = again.markdown.partition("*Edited Video*")[2]
+    assert re.search(r"\| Same \| [-\d]", edited) and re.search(r"\| Grey \| –", edited)
+    run = folder / "grey" / "scene"
+    (run / "edited.ply").write_bytes((folder / "same" / "scene-scene" / "point_cloud.ply").read_bytes())
+    for name in ("subtask-1.mp4", "subtask-2.mp4", "compare.mp4"):
+        (run / name).write_bytes(b"")
+    assert scene_files(run) == (run / "edited.ply", run / "subtask-2.mp4")  # a run folder of this project

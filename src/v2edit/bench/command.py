@@ -203,6 +203,7 @@ def benchmark(
     with lock_folder(folder, trials.LOCK, "benchmark"):
         made = trials.list_trials(tasks, suite.references | selected, identity, place, folder / "results")
         order = {task: number for number, task in enumerate(tasks)}
+        given = tool_results.from_starts(given, made)
         listed = sorted([*made, *given], key=lambda trial: order[trial.task])  # pyright: ignore[reportArgumentType]
         with trials.open_pool(checkpoint, place, processes) as pool:
             trials.run_trials(listed, pool, on_progress)

@@ -27,6 +27,7 @@ from v2edit.jobs.scene import FPS
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.runs import fingerprint_input
 from v2edit.scenes.config import TRANSFORMS, FitConfig
+from v2edit.scenes.formats.ply import read_splat
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.reading import Scene, choose_path, read_scene
@@ -91,6 +92,12 @@ class FileScene(FileTask):
             return {"frames": renders, "video": edited.videos[-1], "edit_transfer": np.asarray(transfer)}
 
         return run
+
+    def render(self, splat: Path, frames: int) -> np.ndarray:
+        """Return renders of an edited scene, a splat in the scene's coordinates, along a path of so many cameras, uint8
+        [T, H, W, 3]. Raises `UserError` for what is no splat."""
+        path = choose_path("auto", _read(self.line.path), frames, SIDE)
+        return render_video(read_splat(splat), path.cameras)
 
     def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]:
         source = result["frames"] if start is None else start["frames"]
