@@ -172,13 +172,17 @@ def test_a_scene_from_files_stands_beside_clips_in_a_suite(tiny_model: Path, tmp
     lines = [{"scene": "scene", "kind": "scene", **pair}, {"video": "clip.mp4", "kind": "clip", **pair}]
     (tmp_path / "suite.jsonl").write_text("\n".join(map(json.dumps, lines)))
     tiny = ("fit.gaussians=100", "fit.fit_steps=5", "fit.refit_steps=2")
-    options = BenchOptions(str(tmp_path / "suite.jsonl"), methods=("v2edit", "v2v"), steps=2, frames=3, settings=tiny)
+    options = BenchOptions(str(tmp_path / "suite.jsonl"), methods=("v2edit", "wo-reconstruction", "v2v"), steps=2,
+                           frames=3, settings=(*tiny, "subtasks=2"))  # fmt: skip
     report = compare(options, processes=1, model=str(tiny_model), out=tmp_path / "out", clip="primitives")
     rows = {(row["method"], row["kind"]): row for row in csv.DictReader((tmp_path / "out" / "report.csv").open())}
-    assert len(rows) == 2 * 4 and float(rows["unedited", "scene"]["psnr_source"]) == pytest.approx(60, abs=0.2)
+    assert len(rows) == 2 * 5 and float(rows["unedited", "scene"]["psnr_source"]) == pytest.approx(60, abs=0.2)
     for method in ("V2Edit", "V2V"):
         assert rows[method, "scene"]["ctids_video"] and rows[method, "scene"]["edit_transfer"]
         assert rows[method, "scene"]["ctids"] and not rows[method, "clip"]["ctids_video"]
+    ablated = [rows[method, "scene"]["psnr_source"] for method in ("V2Edit", "w/o reconstruction")]
+    assert ablated[0] != ablated[1] and rows["V2Edit", "clip"]["psnr_source"]
+    assert "w/o reconstruction" in report.markdown.partition("Table C")[2]
     assert "Table B" in report.markdown and "Rendered Edited Scenes" in report.markdown
     check_other_tools(options, report, tiny_model, tmp_path)
 
@@ -198,7 +202,7 @@ def check_other_tools(options: BenchOptions, report: BenchReport, model: Path, f
     results = tuple(f"{name.title()}={folder / name}" for name in ("same", "grey"))
     again = compare(options, processes=1, model=str(model), out=report.folder, clip="primitives", results=results)
     rows = {(row["method"], row["kind"]): row for row in csv.DictReader((report.folder / "report.csv").open())}
-    assert len(rows) == 2 * 4 + 2 and float(rows["Same", "scene"]["psnr_source"]) > 55  # its file rounds
+    assert len(rows) == 2 * 5 + 2 and float(rows["Same", "scene"]["psnr_source"]) > 55  # its file rounds
     assert rows["Same", "scene"]["ctids_video"] and not rows["Grey", "scene"]["ctids_video"]
     expected = peak_signal_noise_ratio(np.asarray(unedited["frames"]), grey)
     assert float(rows["Grey", "scene"]["psnr_source"]) == pytest.approx(expected)

@@ -82,9 +82,11 @@ class FileScene(FileTask):
             gaussians = Gaussians(**{one.name: torch.from_numpy(result[one.name]) for one in fields(Gaussians)})
 
         def run() -> Arrays:
-            if type(config) is V2Edit:
-                seeded = replace(config, seed=self.seed)
-                edited = edit_gaussians(Editor(backbone), gaussians, path, self.prompts, seeded, self.fit)
+            if isinstance(config, V2Edit) and not config.finds_mask:
+                seeded, between = replace(config, seed=self.seed), getattr(config, "between", True)
+                edited = edit_gaussians(
+                    Editor(backbone), gaussians, path, self.prompts, seeded, self.fit, between=between
+                )
             else:
                 edited = self._edit_video(config, backbone, gaussians, path)
             transfer = edited.changes[-1].edit_transfer

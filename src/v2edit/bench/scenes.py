@@ -162,3 +162,9 @@ class SceneV2Edit(methods.V2Edit):
 def table_c(full: SceneV2Edit) -> dict[str, methods.V2Edit]:
     """Return the lower half of the paper's Table C, and V2Edit without reconstruction between the subtasks."""
     return {**methods.table_c(full), "w/o reconstruction": replace(full, between=False)}
+
+
+def scene_variants(full: methods.V2Edit) -> dict[str, methods.V2Edit]:
+    """Return the variants for a suite of clips and scenes of files: those on clips, and without reconstruction between
+    the subtasks, which of clips is V2Edit itself."""
+    return {**methods.clip_variants(full), "w/o reconstruction": SceneV2Edit(**vars(full), between=False)}

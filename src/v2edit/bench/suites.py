@@ -48,10 +48,13 @@ def make_suite(
         from v2edit.bench.methods import V2Edit, clip_variants
 
         suite = suite_files.read_suite(Path(name))
-        fit, assignments = None, list(assignments)
+        fit, assignments, variants = None, list(assignments), clip_variants
         if any(line.is_scene for line in suite.lines):
+            from v2edit.bench.scenes import scene_variants
+
             fit, assignments = _set_fit(assignments)
-        known = known_methods(V2Edit(steps=steps), clip_variants, assignments, own)
+            variants = scene_variants
+        known = known_methods(V2Edit(steps=steps), variants, assignments, own)
         select = partial(_select_file_tasks, suite.lines, frames, fit)
         return Suite(
             suite.name, select, known, suite_files.MAX_TASKS, file_tasks.QUICK_COUNT, SOURCE_REFERENCES, True,
