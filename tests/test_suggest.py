@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.lvlm import FRAMES, SOURCE, STYLE, TOKENIZER
-from support.servers import completion, serve
+from support.lvlm import FRAMES, KEY, SOURCE, STYLE, TOKENIZER
+from support.servers import RETRY_SOON, Reply, completion, http_error, serve
 
 from v2edit import video
 from v2edit.bench.suite_files import read_suite
@@ -63,6 +63,27 @@ def test_a_bad_edit_is_asked_for_anew_and_the_good_ones_are_kept(bad: object, sa
         found = suggested(server.url, 2)
     assert [one.after for one in found] == ["black", "stormy"]
     assert says in server.requests[1].last_text and "make the white black" in server.requests[1].last_text
+
+
+FAULTS = {
+    "too many requests": http_error(429, "slow down", **RETRY_SOON),
+    "half a response": Reply(body='{"choices": [', cuts=True),
+    "no response in time": Reply(hangs=True),
+    "an answer that is cut off": completion('{"edits": [{"kind": "appea', finish="length"),
+    "a remark": completion("I would rather not."),
+    "no list": completion({"edits": "none"}),
+}
+
+
+def test_faults_of_the_server_change_no_suggestion(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("V2EDIT_LVLM_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    right = completion({"edits": [RED, WHITE]})
+    for fault in FAULTS.values():
+        with serve(fault, right) as server, open_chat(LVLMConfig("m", server.url, timeout=0.5)) as chat:
+            found = suggest_edits(chat, FRAMES, STYLE, TOKENIZER, 2)
+        assert [one.after for one in found] == ["blue", "black"] and len(server.requests) == 2
+    assert KEY not in caplog.text and caplog.records
 
 
 def test_fewer_than_were_wanted_are_better_than_none(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,12 +3,14 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.judges import SHADES, SOURCE, VIDEOS, score_by_shade, shade_of
-from support.servers import Reply, Request, completion, http_error, serve
+from support.lvlm import KEY
+from support.servers import RETRY_SOON, Reply, Request, completion, http_error, serve
 
 from v2edit import video
 from v2edit.bench.file_tasks import FileTask
@@ -16,7 +18,7 @@ from v2edit.bench.judging import agreement, judge_trials
 from v2edit.bench.suite_files import read_suite
 from v2edit.bench.tool_results import ToolTrial, list_tool_trials, parse_results
 from v2edit.errors import UserError
-from v2edit.metrics.lvlm_score import JudgeConfig
+from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig
 from v2edit.metrics.question_accuracy import accuracy, make_questions
 
 
@@ -43,7 +45,10 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> list[ToolTrial]:
 
 
 def answer(request: Request) -> Reply:
-    """Score a comparison by shade; see a flamingo and no swan in what "ours" made, the source's swan elsewhere."""
+    """Score a comparison by shade; see a flamingo and no swan in what "ours" made, the source's swan elsewhere. What
+    was answered before, and was of no use, does not matter."""
+    asked = {**request.body, "messages": request.messages[:2]}
+    request = replace(request, text=json.dumps(asked))
     text = request.last_text
     if "Instruction:" in text:
         return score_by_shade(request)
@@ -51,6 +56,10 @@ def answer(request: Request) -> Reply:
     if "a)" in text:
         return completion({"answer": "b" if is_ours else "a"})
     return completion({"answer": "yes" if ("flamingo" in text) == is_ours else "no"})
+
+
+def ignore(done: int, total: int, what: str) -> None:
+    """Take no notice of progress."""
 
 
 def config(url: str, **changes: object) -> JudgeConfig:
@@ -86,6 +95,39 @@ def test_a_judge_that_falls_silent_is_asked_only_for_what_is_missing(trials, tmp
             run(trials, server.url, tmp_path)
         run(trials, server.url, tmp_path)
     assert len(server.requests) == 13 + 1  # the one that was refused
+
+
+FAULTS = {
+    "too many requests": http_error(429, "slow down", **RETRY_SOON),
+    "a server that is overloaded": http_error(503, "later", **RETRY_SOON),
+    "half a response": Reply(body='{"choices": [', cuts=True),
+    "no response in time": Reply(hangs=True),
+    "an answer that is cut off": completion('{"A": {"quality": 5', finish="length"),
+    "a remark": completion("I would rather not."),
+    "a score out of range": completion({letter: dict.fromkeys(ASPECTS, 500) for letter in "ABC"}),
+    "a video too few": completion({"A": dict.fromkeys(ASPECTS, 50)}),
+}
+
+
+def test_faults_of_a_judge_change_no_score(trials, tmp_path: Path, monkeypatch, caplog) -> None:
+    """All of them one after the other, each before a right answer; the key is in no file and no line."""
+    monkeypatch.setenv("V2EDIT_LVLM_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    seen: list[Request] = []
+
+    def answer_after_faults(request: Request) -> Reply:
+        seen.append(request)
+        number = len(seen) - 1
+        return list(FAULTS.values())[number // 2] if number % 2 == 0 and number < 2 * len(FAULTS) else answer(request)
+
+    with serve(answer_after_faults, endless=True) as server:
+        faulty, _ = judge_trials(trials, (), config(server.url, timeout=0.5, queries=6), ("m",), tmp_path / "a", ignore)
+        assert len(seen) == 2 * 6 + 9 + len(FAULTS)
+        assert all(request.headers["Authorization"] == f"Bearer {KEY}" for request in seen)
+    with serve(answer, endless=True) as server:
+        assert faulty == judge_trials(trials, (), config(server.url, queries=6), ("m",), tmp_path / "b", ignore)[0]
+    kept = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert len(kept) == 2 * (2 * 6 + 9) and not [text for text in (*kept, caplog.text) if KEY in text]
 
 
 def test_several_judges_are_averaged_and_their_agreement_is_told(trials, tmp_path: Path) -> None:

@@ -227,3 +227,50 @@ def test_davis(tmp_path: Path) -> None:
     (line,) = suite.lines
     assert line.path == tmp_path / "JPEGImages/480p/bear" and line.mask == tmp_path / "Annotations/480p/bear"
     assert line.aliases == ("bear",) and len(suite.mistakes) == 1
+
+
+FIVE = {"editing_type_id": "1", "video_name": "bus", "source_prompt": "a [bus]", "target_prompt": "a [truck]"}
+IVE = {"id": 1, "src_video_name": "1.mp4", "source_prompt": "a", "edit_prompt": "b", "target_prompt": "c"}
+LOVEU = "Video name,Our GT caption,Style Change Caption,Object Change Caption\n"
+OPENVE = "edited_type,prompt,original_video\n"
+FIVE_FILE, IVE_FILE, LOVEU_FILE, OPENVE_FILE = (
+    "edit_prompt/edit1_FiVE.json", "ivebench_prompt_short.json", "LOVEU-TGVE.csv", "benchmark_videos.csv",
+)  # fmt: skip
+MALFORMED = {
+    "FiVE: no JSON": (FIVE_FILE, "[{", "cannot be read"),
+    "FiVE: an object": (FIVE_FILE, FIVE, "holds no list of tasks"),
+    "FiVE: texts": (FIVE_FILE, ["bus"], "it is no object"),
+    "FiVE: no source prompt": (FIVE_FILE, [{**FIVE, "source_prompt": None}], "a field is no text"),
+    "FiVE: no clip": (FIVE_FILE, [{key: FIVE[key] for key in FIVE if key != "video_name"}], "no field 'video_name'"),
+    "FiVE: a lost clip": (FIVE_FILE, [FIVE], "no such file"),
+    "FiVE: half the questions": (
+        FIVE_FILE,
+        [{**FIVE, "multiple_choice_question": "a or b?"}],
+        "target_yes_no_question",
+    ),
+    "FiVE: too deep": (FIVE_FILE, "[" * 100_000, "cannot be read"),
+    "LOVEU: a spreadsheet": ("LOVEU-TGVE.xlsx", "PK", "save it as .csv"),
+    "LOVEU: a lost clip": (LOVEU_FILE, f"{LOVEU}judo,two men,a,b\n", "no such file"),
+    "LOVEU: no captions": (LOVEU_FILE, f"{LOVEU}judo,,a,b\n", "has no tasks"),
+    "LOVEU: headings alone": (LOVEU_FILE, f"{LOVEU}DAVIS Videos:,,,\n", "has no tasks"),
+    "IVEBench: no UTF-8": (IVE_FILE, b"[{\xff", "cannot be read"),
+    "IVEBench: no number": (IVE_FILE, [{key: IVE[key] for key in IVE if key != "id"}], "no field 'id'"),
+    "IVEBench: a number for a clip": (IVE_FILE, [{**IVE, "src_video_name": 7}], "a field is no text"),
+    "IVEBench: a lost clip": (IVE_FILE, [IVE], "no such file"),
+    "OpenVE: no clip": (OPENVE_FILE, f"{OPENVE}style,paint it,\n", "no such file"),
+    "OpenVE: a lost clip": (OPENVE_FILE, f"{OPENVE}style,paint it,videos/x.mp4\n", "no such file"),
+    "OpenVE: no lines": (OPENVE_FILE, OPENVE, "has no tasks"),
+    "OpenVE: a line that is cut": (OPENVE_FILE, f"{OPENVE}style\n", "no such file"),
+    "DAVIS: no edits": ("JPEGImages/480p/bear/0.png", b"", "has DAVIS's clips and no edits"),
+    "DAVIS: another sequence": ("tasks.jsonl", json.dumps({"video": "lynx", **PAIR}), "no such file"),
+}
+
+
+@pytest.mark.parametrize(("file", "content", "says"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_published_suites_are_one_line(file: str, content: object, says: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        read_suite(tmp_path)
+    assert says in str(error.value) and "\n" not in str(error.value)

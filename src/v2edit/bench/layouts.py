@@ -232,7 +232,8 @@ def _translate(
                 fields: Any = line(item, folder.absolute(), file)
                 fields = {key: value for key, value in fields.items() if value is not None}
             except (KeyError, TypeError, AttributeError) as error:
-                fields = UserError(f"it has no field {error}" if isinstance(error, KeyError) else "it is no object")
+                kind = "it is no object" if not isinstance(item, dict) else "a field is no text"
+                fields = UserError(f"it has no field {error}" if isinstance(error, KeyError) else kind)
             yield f"{file.name}, task {number}", fields
 
 
