@@ -30,7 +30,7 @@ from v2edit.metrics.registry import find_metrics
 from v2edit.prompts import PromptPair
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import fingerprint_input
-from v2edit.video import Video
+from v2edit.video import Video, stream
 
 # What a user writes: a method and a metric, in a file of their own.
 OWN = '''
@@ -200,6 +200,25 @@ def test_what_has_not_changed_is_not_measured_again(
     assert len(measured) == 5 and film.read_bytes() == shown
     compare(options, metrics=("pixels",))
     assert len(measured) == 5 + 3 * 4 + 2
+
+
+def test_long_clips_are_streams_with_the_same_results_and_figures(
+    done: tuple[BenchReport, BenchOptions], suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, options = done
+    monkeypatch.chdir(suite)
+    compare(options)
+    monkeypatch.setattr(stream, "STREAM_LIMIT", 0)
+    assert isinstance(FileTask(read_suite(suite).lines[0]).mask, stream.FrameStream)
+    before, lost = rows_of(report.folder), list(report.folder.glob("results/bus-colour/V2Edit-*"))
+    contents = {path: path.read_bytes() for path in lost if path.suffix == ".mkv"}
+    for path in (*lost, *(report.folder / "scores").iterdir()):
+        path.unlink()
+    compare(options)
+    after = rows_of(report.folder)
+    for key, figures in before.items():
+        assert {**figures, "seconds": 0} == pytest.approx({**after[key], "seconds": 0})
+    assert contents and all(path.read_bytes() == content for path, content in contents.items())
 
 
 def test_the_page_shows_every_result_in_step(done: tuple[BenchReport, BenchOptions], suite: Path) -> None:

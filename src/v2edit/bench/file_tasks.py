@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
+from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited, V2Edit
 from v2edit.bench.suite_files import SuiteLine
 from v2edit.bench.tasks import Arrays
 from v2edit.errors import UserError
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.prompts import PromptPair
 from v2edit.runs import fingerprint_input
+from v2edit.video.stream import Frames, map_frames
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
@@ -81,15 +82,15 @@ class FileTask:
         return _read(self)
 
     @property
-    def source(self) -> np.ndarray:
-        return self.clip.frames  # pyright: ignore[reportReturnType]
+    def source(self) -> Frames:
+        return self.clip.frames
 
     @property
     def fps(self) -> Fraction:
         return self.clip.fps
 
     @property
-    def truth(self) -> np.ndarray | None:
+    def truth(self) -> Frames | None:
         """The true edited video, fitted to the source's size and length, where there is one."""
         if self.line.target is None:
             return None
@@ -99,17 +100,19 @@ class FileTask:
         return fit_clip(video.read(self.line.target), self.clip)[0]
 
     @property
-    def mask(self) -> np.ndarray | None:
+    def mask(self) -> Frames | None:
         """What the edit may change, bool [T, H, W], where the suite says so."""
         if self.line.mask is None:
             return None
         from v2edit.video.masks import read_mask
 
-        return np.asarray(read_mask(self.line.mask, self.clip)) > 0
+        return map_frames(lambda _, share: share > 0, [read_mask(self.line.mask, self.clip)], dtype=bool)
 
     def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this clip, ready to be timed, which returns `frames`, the edited clip."""
-        method, frames = config.build(backbone), self.source
+        method, source = config.build(backbone), self.source
+        takes_streams = isinstance(config, (Unedited, V2Edit))
+        frames: Any = source if takes_streams else np.asarray(source)
         if self.line.pair is None and isinstance(config, (Unedited, Autoencoded)):
             prompts = PromptPair(self.instruction, self.instruction)  # which they do not read
         else:
@@ -136,8 +139,7 @@ class FileTask:
 def _read(task: FileTask) -> Video:
     from v2edit import video
 
-    clip = video.read(task.line.path, task.frames)
-    return replace(clip, frames=np.asarray(clip.frames))
+    return video.read(task.line.path, task.frames)
 
 
 @lru_cache(maxsize=1024)

@@ -9,13 +9,16 @@ import numpy as np
 
 from v2edit import video
 from v2edit.files import atomic_path
+from v2edit.video.stream import Frames
 
 
-def write_lossless(frames: np.ndarray, path: Path, fps: Fraction) -> None:
-    """Write uint8 frames [T, H, W, 3] to a file that `read_lossless` gives back to the bit."""
+def write_lossless(frames: Frames, path: Path, fps: Fraction) -> None:
+    """Write uint8 frames [T, H, W, 3] to a file that `read_lossless` gives back to the bit; the same frames give the
+    same file."""
     import av
 
-    with atomic_path(path) as part, av.open(str(part), "w", format="matroska") as container:
+    same = {"fflags": "+bitexact"}  # no number that is drawn anew
+    with atomic_path(path) as part, av.open(str(part), "w", format="matroska", options=same) as container:
         stream = container.add_stream("ffv1", rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "bgr0"
@@ -26,6 +29,6 @@ def write_lossless(frames: np.ndarray, path: Path, fps: Fraction) -> None:
         container.mux(stream.encode())
 
 
-def read_lossless(path: Path) -> np.ndarray:
-    """Return the frames of a file of `write_lossless`, uint8 [T, H, W, 3]."""
-    return np.asarray(video.read(path).frames)
+def read_lossless(path: Path) -> Frames:
+    """Return the frames of a file of `write_lossless`, uint8 [T, H, W, 3], of a long one as a stream."""
+    return video.read(path).frames

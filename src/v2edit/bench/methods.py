@@ -7,7 +7,7 @@ can be swept. Nothing here loads torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -76,8 +76,8 @@ class V2Edit(EditConfig):
 
         local = LocalEdit(find=self.finds_mask)
 
-        def edit(frames: np.ndarray, pair: PromptPair, seed: int) -> np.ndarray:
-            return np.asarray(Editor(backbone).edit(frames, pair, replace(self, seed=seed), local=local).frames)
+        def edit(frames: Any, pair: PromptPair, seed: int) -> Any:  # a stream of a stream
+            return Editor(backbone).edit(frames, pair, replace(self, seed=seed), local=local).frames
 
         return edit
 

@@ -24,6 +24,7 @@ from v2edit.errors import UserError
 from v2edit.metrics.attributes import Classify
 from v2edit.metrics.registry import Measure, Measures, MetricOptions, find_metrics
 from v2edit.primitives.classifier import SceneClassifier
+from v2edit.video.stream import Frames, map_frames
 from v2edit.workers import ProcessPool
 
 if TYPE_CHECKING:
@@ -136,10 +137,12 @@ class Scoring:
             labels = {"truth" if task.truth is not None else UNEDITED: task.instruction}
             sheet = {f"{title}: {labels[title]}" if title in labels else title: one for title, one in columns.items()}
             video.contact_sheet(sheet, self.sheets / f"{task.name}.png")
-        frames = np.concatenate(list(columns.values()), axis=2)
+        height, width = columns[UNEDITED].shape[1:3]
+        shape = (height, width * len(columns), 3)
+        frames = map_frames(lambda _, *parts: np.concatenate(parts, axis=1), list(columns.values()), shape)
         file.parent.mkdir(exist_ok=True)
         video.write(frames, file, fps=task.fps, crf=CRF)
-        return Film(list(columns), (frames.shape[2] // len(columns), frames.shape[1]), len(frames), checksum_of(file))
+        return Film(list(columns), (width, height), len(frames), checksum_of(file))
 
     def _film_file(self) -> Path:
         """Return where the film is kept: beside the page that shows it, or in the cache if it will be in the page."""
@@ -158,14 +161,14 @@ class Scoring:
         return ScoredTask(task, rows, film.titles, content, other_code, film.size, film.frames, path, fitted)
 
 
-def _shown_size(frames: np.ndarray, columns: int) -> Size:
+def _shown_size(frames: Frames, columns: int) -> Size:
     """Return the size at which so many clips fit side by side into one film that browsers play."""
     count, height, width = frames.shape[:3]
     share = min(1.0, PAGE_WIDTH / width, FILM_WIDTH / (columns * width))
     return Size(count, *(max(2, round(side * share / 2) * 2) for side in (height, width)))
 
 
-def _shrink(frames: np.ndarray, size: Size | None) -> np.ndarray:
+def _shrink(frames: Frames, size: Size | None) -> Frames:
     return frames if size is None else resize_clip(frames, size)
 
 

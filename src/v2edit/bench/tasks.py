@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.primitives.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
 from v2edit.primitives.scene import FPS
 from v2edit.prompts import PromptPair
+from v2edit.video.stream import Frames
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
@@ -32,7 +33,7 @@ SEED_BLOCK = {
     "recolour": 0, "reshape": 1, "resize": 2, "insert": 3, "remove": 4, "floor": 5, "sky": 6, "reshape and recolour": 7,
 }  # fmt: skip
 COUNT, QUICK_COUNT = 20, 3
-Arrays = Mapping[str, np.ndarray]  # a result's, by name
+Arrays = Mapping[str, Any]  # a result's, by name; the `frames` of a long one may be a stream
 
 
 class Task(Protocol):
@@ -63,9 +64,9 @@ class Task(Protocol):
     @property
     def measured_with(self) -> str: ...
     @property
-    def source(self) -> np.ndarray | None: ...
+    def source(self) -> Frames | None: ...
     @property
-    def truth(self) -> np.ndarray | None: ...
+    def truth(self) -> Frames | None: ...
     @property
     def fps(self) -> Fraction: ...
 

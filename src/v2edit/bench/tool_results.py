@@ -32,6 +32,7 @@ from v2edit.bench.tasks import Arrays
 from v2edit.bench.trials import Trial, load_result
 from v2edit.errors import UserError
 from v2edit.runs.layout import EDITED, EDITED_SPLAT, subtask_video
+from v2edit.video.stream import Frames
 
 SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".gif", ".avi", ".m4v", ".webp")
 SPLAT = ".ply"
@@ -70,7 +71,7 @@ class ToolTrial(Trial):
         facts = {"seconds": math.nan, "code": self.code, "fitted": "; ".join(notes)}
         return {"frames": frames, **more} | {name: np.asarray(value) for name, value in facts.items()}
 
-    def _load_scene(self) -> tuple[np.ndarray, list[str], Arrays]:
+    def _load_scene(self) -> tuple[Frames, list[str], Arrays]:
         """Return the edited scene's renders along the path, what was done to get them, and the edited video."""
         from v2edit import video
         from v2edit.bench.file_scenes import FileScene

@@ -31,6 +31,7 @@ from v2edit.bench.methods import MethodConfig, Unedited
 from v2edit.bench.tasks import Arrays, Task
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
+from v2edit.video.stream import Frames
 from v2edit.workers import ProcessPool, WorkerDied
 
 LOCK = ".bench"
@@ -109,7 +110,7 @@ def load_result(path: Path) -> Arrays:
     return arrays if "frames" in arrays else arrays | {"frames": read_lossless(path.with_suffix(".mkv"))}
 
 
-def source_of(trials: Sequence[Trial]) -> np.ndarray:
+def source_of(trials: Sequence[Trial]) -> Frames:
     """Return the source of one task's trials, uint8 [T, H, W, 3]: of a scene that is the result of `Unedited`."""
     source = trials[0].task.source
     if source is None:

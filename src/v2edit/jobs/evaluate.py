@@ -30,6 +30,7 @@ from v2edit.metrics.registry import EditedClip, MetricOptions, find_metrics
 from v2edit.prompts import PromptPair
 from v2edit.runs import MANIFEST, fingerprint_input
 from v2edit.runs.layout import AFTER_VIDEO, BEFORE_VIDEO, COMPARISON_VIDEO, MASK_VIDEO, subtask_video
+from v2edit.video.stream import map_frames
 
 if TYPE_CHECKING:
     from v2edit.primitives.edits import Edit
@@ -251,10 +252,11 @@ def as_clip(run: Run) -> EditedClip:
 
     mask, path = None, run.folder / MASK_VIDEO
     if path.is_file():
-        share = np.asarray(video.read(path).frames)[..., 0] > 0
-        mask = share if share.shape == run.source.shape[:3] else None
+        frames = video.read(path).frames
+        if frames.shape[:3] == run.source.shape[:3]:
+            mask = map_frames(lambda _, frame: frame[..., 0] > 0, [frames], frames.shape[1:3], bool)
     pair = PromptPair(run.source_prompt, run.target_prompt)
-    return EditedClip(np.asarray(run.source), np.asarray(run.edited), pair, run.instruction, mask)
+    return EditedClip(run.source, run.edited, pair, run.instruction, mask)
 
 
 def clip_figures(run: Run, clip: str | None, device: str) -> dict[str, float]:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from v2edit.errors import UserError
 from v2edit.host import quiet_libraries
+from v2edit.video.stream import Frames, in_chunks
 
-Distance = Callable[[np.ndarray, np.ndarray], Tensor]  # two clips to a distance for each frame, [T]
+Distance = Callable[[Frames, Frames], Tensor]  # two clips to a distance for each frame, [T]
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of LPIPS's input, which is -1 ... 1
 LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # (stride, padding) of AlexNet's convolutions
 POOLED = (1, 2)  # layers before which the largest of 3 x 3, each 2, is taken
@@ -41,10 +42,10 @@ def load_lpips(path: Path | None = None, device: str = "cpu") -> Distance:
         network = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
 
     @torch.no_grad()
-    def distance(a: np.ndarray, b: np.ndarray) -> Tensor:
+    def distance(a: Frames, b: Frames) -> Tensor:
         parts = []
-        for k in range(0, len(a), BATCH):
-            pair = (_as_input(one[k : k + BATCH], device) * 2 - 1 for one in (a, b))
+        for (_, first), (_, second) in zip(in_chunks(a, BATCH), in_chunks(b, BATCH), strict=True):
+            pair = (_as_input(one, device) * 2 - 1 for one in (first, second))
             parts.append(network(*pair).flatten().cpu())
         return torch.cat(parts)
 
@@ -111,7 +112,7 @@ class StructureDistance:
         return cls(model, device)
 
     @torch.no_grad()
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> Tensor:
+    def __call__(self, a: Frames, b: Frames) -> Tensor:
         """Return the distance for each frame of two clips, [T]."""
         values = []
         for first, second in zip(a, b, strict=True):

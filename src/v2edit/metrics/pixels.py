@@ -6,12 +6,15 @@ Letters: T frames, C channels. Frames are uint8 [T, H, W, C], masks bool [T, H, 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from v2edit.video.stream import Frames
 
 Array = Tensor | np.ndarray
 RADIUS, SIGMA = 5, 1.5  # of SSIM's Gaussian window, in pixels
@@ -29,6 +32,15 @@ def psnr(a: Array, b: Array, mask: Array | None = None, data_range: float = 255.
     return mse_to_psnr(float(error.mean()), data_range, highest)
 
 
+def clip_psnr(a: Frames, b: Frames, mask: Frames, highest: float = math.inf) -> float:
+    """Return the `psnr` of two clips over a mask, frame by frame: clips may be streams."""
+    total, count = 0.0, 0
+    for first, second, inside in zip(a, b, mask, strict=True):
+        errors = np.square(first.astype(np.float64) - second)[inside]
+        total, count = total + float(errors.sum()), count + errors.size
+    return mse_to_psnr(total / count, highest=highest) if count else math.nan
+
+
 def mse_to_psnr(mse: float, data_range: float = 255.0, highest: float = math.inf) -> float:
     """Convert a mean squared error to a peak signal-to-noise ratio in dB, `highest` at most."""
     return highest if mse == 0 else min(highest, 10 * math.log10(data_range**2 / mse))
@@ -38,18 +50,18 @@ def _tensor(values: Array) -> Tensor:
     return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
 
 
-def ssim(frames: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+def ssim(frames: Frames, reference: Frames, mask: Frames) -> float:
     """Return the structural similarity over a mask: the mean of `ssim_map`, which is symmetric at the frame's edge.
     Outside the mask the frames are replaced by the reference first: windows reach 5 pixels over the mask's border, and
     what lies beyond it belongs to the other region's measure. So the true edit scores 1 on both sides. The result is
     nan where the mask is empty."""
-    if not mask.any():
-        return math.nan
-    values = []
+    total, count = 0.0, 0
     for frame, ideal, inside in zip(frames, reference, mask, strict=True):
-        pair = (torch.from_numpy(one).double() for one in (np.where(inside[..., None], frame, ideal), ideal))
-        values.append(ssim_map(*pair, data_range=255.0, padding="symmetric").permute(1, 2, 0)[torch.from_numpy(inside)])
-    return float(torch.cat(values).mean())
+        if inside.any():
+            pair = (torch.from_numpy(one).double() for one in (np.where(inside[..., None], frame, ideal), ideal))
+            likeness = ssim_map(*pair, data_range=255.0, padding="symmetric").permute(1, 2, 0)[torch.from_numpy(inside)]
+            total, count = total + float(likeness.sum()), count + likeness.numel()
+    return total / count if count else math.nan
 
 
 def ssim_map(a: Tensor, b: Tensor, data_range: float = 1.0, padding: Literal["zeros", "symmetric"] = "zeros") -> Tensor:
@@ -77,15 +89,20 @@ def _mirrored(size: int) -> Tensor:
     return torch.minimum(period, 2 * size - 1 - period)
 
 
-def flicker(frames: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+def flicker(frames: Frames, reference: Frames, mask: Frames) -> float:
     """Return the mean absolute second difference over time of (frames - reference), in levels of 255, over the pixels
     that lie in the mask in all three frames; nan where there is none. Second differences pass over constant errors and
     steady drifts, which the other measures see; the reference is subtracted so that real motion does not count. (The
     ratio to the reference's own second difference would not do: that is zero where camera and objects are still.)"""
-    inside = mask[:-2] & mask[1:-1] & mask[2:]
-    if not inside.any():
-        return math.nan
-    return float(np.abs(np.diff(frames.astype(np.float64) - reference, n=2, axis=0))[inside].mean())
+    total, count = 0.0, 0
+    last: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=3)
+    for frame, ideal, inside in zip(frames, reference, mask, strict=True):
+        last.append((frame.astype(np.float64) - ideal, inside))
+        if len(last) == 3:
+            (first, a), (second, b), (third, c) = last
+            changes = np.abs(first - 2 * second + third)[a & b & c]
+            total, count = total + float(changes.sum()), count + changes.size
+    return total / count if count else math.nan
 
 
 def harmonic_mean(a: float, b: float) -> float:

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.metrics.columns import COLUMNS, Column
+from v2edit.video.stream import Frames, map_frames
 
 if TYPE_CHECKING:
     from v2edit.metrics.attributes import Classify
@@ -32,19 +33,33 @@ DINO = "facebook/dino-vitb8"  # as Tumanyan et al. and PnPInversion use
 @dataclass(frozen=True, eq=False)
 class EditedClip:
     """An edit to be measured: `source` and `edited`, uint8 [T, H, W, 3]; its prompts, where it has any; what the edit
-    may change, `mask` bool [T, H, W], and the true result, `target` as the source, where they are known."""
+    may change, `mask` bool [T, H, W], and the true result, `target` as the source, where they are known. Long clips are
+    streams; functions from outside get arrays."""
 
-    source: np.ndarray
-    edited: np.ndarray
+    source: Frames
+    edited: Frames
     prompts: PromptPair | None = None
     instruction: str = ""
-    mask: np.ndarray | None = None
-    target: np.ndarray | None = None
+    mask: Frames | None = None
+    target: Frames | None = None
 
     @property
-    def outside(self) -> np.ndarray:
+    def outside(self) -> Frames:
         """Where the source is to stay, bool [T, H, W]: everywhere where nothing else is known."""
-        return np.ones(self.source.shape[:3], bool) if self.mask is None else ~self.mask
+        if self.mask is None:
+            return self.everywhere
+        return map_frames(lambda _, frame: ~frame, [self.mask], dtype=bool)
+
+    @property
+    def everywhere(self) -> Frames:
+        """All pixels, bool [T, H, W]."""
+        shape = self.source.shape[1:3]
+        return map_frames(lambda _, frame: np.ones(shape, bool), [self.source], shape, bool)
+
+    def as_arrays(self) -> EditedClip:
+        """Return the edit with its clips in memory."""
+        mask, target = (None if one is None else np.asarray(one) for one in (self.mask, self.target))
+        return replace(self, source=np.asarray(self.source), edited=np.asarray(self.edited), mask=mask, target=target)
 
 
 Measure = Callable[[EditedClip], Figures]
@@ -84,17 +99,17 @@ class Measures:
 
 
 def _pixels(options: MetricOptions, encoder: ClipEncoder | None) -> Measure:
-    from v2edit.metrics.pixels import psnr, ssim
+    from v2edit.metrics.pixels import clip_psnr, ssim
 
     def measure(clip: EditedClip) -> Figures:
         where = "source" if clip.mask is None else "outside"
-        outside, everywhere = clip.outside, np.ones(clip.source.shape[:3], bool)
+        outside, everywhere = clip.outside, clip.everywhere
         figures = {
-            f"psnr_{where}": psnr(clip.edited, clip.source, outside, highest=EQUAL),
+            f"psnr_{where}": clip_psnr(clip.edited, clip.source, outside, EQUAL),
             f"ssim_{where}": ssim(clip.edited, clip.source, outside),
         }
         if clip.target is not None:
-            figures["psnr_target"] = psnr(clip.edited, clip.target, highest=EQUAL)
+            figures["psnr_target"] = clip_psnr(clip.edited, clip.target, everywhere, EQUAL)
             figures["ssim_target"] = ssim(clip.edited, clip.target, everywhere)
         return figures
 
@@ -112,7 +127,10 @@ def _lpips(options: MetricOptions, encoder: ClipEncoder | None) -> Measure:
     def measure(clip: EditedClip) -> Figures:
         where = "source" if clip.mask is None else "outside"
         # Inside the mask the source is put in both: what lies there is the other figures' matter.
-        edited = np.where(clip.outside[..., None], clip.edited, clip.source)
+        edited = map_frames(
+            lambda _, one, source, outside: np.where(outside[..., None], one, source),
+            [clip.edited, clip.source, clip.outside],
+        )
         figures = {f"lpips_{where}": float(distance(edited, clip.source).mean())}
         if clip.target is not None:
             figures["lpips_target"] = float(distance(clip.edited, clip.target).mean())
@@ -203,7 +221,7 @@ def _own_metric(name: str) -> Metric:
     return Metric(
         name,
         {column: Column(heading, decimals, getattr(function, "more_is_better", True), about)},
-        lambda options, encoder: lambda clip: {column: float(function(clip))},
+        lambda options, encoder: lambda clip: {column: float(function(clip.as_arrays()))},
     )
 
 

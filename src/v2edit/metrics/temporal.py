@@ -6,23 +6,26 @@ Letters: T frames. Frames are uint8 [T, H, W, 3], masks bool [T, H, W].
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
+from v2edit.video.stream import Frames
+
 SMOOTHING = 0.01, 0.5  # of the test of occlusion (Sundaram et al. 2010): share of the flows' squares, and pixels²
 
 
-def warp_error(edited: np.ndarray, source: np.ndarray) -> float:
+def warp_error(edited: Frames, source: Frames) -> float:
     """Return the warping error (Lai et al. 2018, Eq. 11) in thousandths: the mean squared difference, of values 0 to 1,
     between each edited frame and the next one brought to it by the *source's* optical flow, where neither is occluded.
     The flow is OpenCV's DIS (Kroeger et al. 2016), which needs no weights; nan for a single frame."""
     values = []
-    for k in range(len(edited) - 1):
-        forward, visible = flow_between(source[k], source[k + 1])
+    for (now, before), (following, after) in pairwise(zip(edited, source, strict=True)):
+        forward, visible = flow_between(before, after)
         if visible.any():
-            back = warp(edited[k + 1], forward)
-            error = (edited[k].astype(np.float64) - back) / 255
+            back = warp(following, forward)
+            error = (now.astype(np.float64) - back) / 255
             values.append(float(np.square(error)[visible].mean()))
     return 1000 * float(np.mean(values)) if values else math.nan
 
@@ -49,10 +52,12 @@ def warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return cv2.remap(image.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
 
 
-def colour_drift(edited: np.ndarray, source: np.ndarray, outside: np.ndarray) -> float:
+def colour_drift(edited: Frames, source: Frames, outside: Frames) -> float:
     """Return how far the mean colour of each frame, over a mask, is from the source's: root mean square over frames and
     channels, in levels of 255; nan where the mask is empty."""
     means = [
-        edited[k][outside[k]].mean(0) - source[k][outside[k]].mean(0) for k in range(len(edited)) if outside[k].any()
+        after[where].mean(0) - before[where].mean(0)
+        for after, before, where in zip(edited, source, outside, strict=True)
+        if where.any()
     ]
     return float(np.sqrt(np.square(means).mean())) if means else math.nan
