@@ -27,7 +27,7 @@ from v2edit.host import available_cores, find_device
 from v2edit.jobs.options import OUT, expect_folder
 from v2edit.metrics.columns import COLUMNS, Column
 from v2edit.metrics.lvlm_score import JudgeConfig
-from v2edit.metrics.registry import DINO, MetricOptions, find_metrics
+from v2edit.metrics.registry import DINO, Metric, MetricOptions, find_metrics
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.runs import PACKAGES, redact
 
@@ -193,12 +193,9 @@ def benchmark(
         "command": None if command is None else redact(command),
         "tasks": [{"kind": task.kind, "name": task.name, "seed": task.seed} for task in tasks],
         "left out": list(suite.mistakes),
-        "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in selected.items()},  # pyright: ignore[reportArgumentType]
         "results": {title: str(tool.folder) for title, tool in tools.items()},
-        "metrics": [one.name for one in metrics],
         "model": {"name": options.model, "identity": identity, "device": str(place)},
-        "clip": options.clip,
-        "versions": {name: version(name) for name in PACKAGES},
+        **_settings(options, selected, metrics),
     }
     with lock_folder(folder, trials.LOCK, "benchmark"):
         made = trials.list_trials(tasks, suite.references | selected, identity, place, folder / "results")
@@ -219,6 +216,16 @@ def benchmark(
             scored, said = _judge(options, listed, suite, scored, folder, on_progress)
             judged += said
         return _write_report(folder, options, suite, facts, selected, scored, columns, judged)
+
+
+def _settings(options: BenchOptions, selected: dict[str, MethodConfig], metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return what is compared and measured, for the report's record."""
+    return {
+        "methods": {title: {"is": type(one).__name__, **asdict(one)} for title, one in selected.items()},  # pyright: ignore[reportArgumentType]
+        "metrics": [one.name for one in metrics],
+        "clip": options.clip,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
 
 
 def _judge(
