@@ -1,11 +1,18 @@
 """What every test shares: few threads, and the way to real material where there is some."""
 
+from __future__ import annotations
+
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from support.studio import Client, Sample
 
 # Timing belongs in benchmarks: a busy machine must not fail a test. And a change is judged by the same examples as the
 # one before it; `--hypothesis-profile=search` draws new ones every time.
@@ -68,3 +75,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     pipeline_of("5b").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A short edit for the studio."""
+    from support.studio import make_sample
+
+    return make_sample(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A studio that all tests share, with its client."""
+    from support.studio import serving
+
+    with serving(tmp_path_factory.mktemp("studio") / "runs") as client:
+        yield client
