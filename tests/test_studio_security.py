@@ -2,9 +2,7 @@
 
 import json
 import logging
-import stat
 import time
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,9 @@ import pytest
 from support.studio import API, Answer, Client, serving
 from support.videos import error_of
 
-from v2edit.studio.archives import unzip
 from v2edit.studio.command import ServeStudio
 from v2edit.studio.media import parse_range
-from v2edit.studio.uploads import Uploads, sanitise
+from v2edit.studio.uploads import Uploads
 
 TOKEN = "a-token-of-many-letters"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
@@ -82,8 +79,9 @@ def test_every_answer_has_the_headers(studio: Client):
 
 
 TRAVERSALS = [
-    "../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "..%5c..%5cetc", "%2fetc%2fpasswd",
-    "/etc/passwd", "run.json%00.png", "link.txt", "dir/secret.txt", ".state/lock", ".hidden", "....//run.json", "",
+    "../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "..%5c..%5cetc",
+    "%2fetc%2fpasswd", "/etc/passwd", "run.json%00.png", "link.txt", "dir/secret.txt",
+    ".state/lock", ".hidden", "....//run.json", "",
 ]  # fmt: skip
 
 
@@ -163,8 +161,9 @@ def some_upload(studio: Client, sample: Any) -> str:
         {"output": "/tmp/x"}, {"cache_file": "/etc/passwd"}, {"lora": ["/etc/passwd"]}, {"transformer": "/etc/x.gguf"},
         {"allow_pickle": True}, {"model": "/etc"}, {"model": "../weights"}, {"model": "."}, {"device": "cuda:7"},
         {"lvlm": "gpt"}, {"lvlm": True}, {"lvlm_url": "http://evil.example"}, {"prompt_style": "/etc"},
-        {"block_processes": 64}, {"path": "/etc/passwd"}, {"config": {}}, {"model_options": {}}, {"video": "/etc/passwd"},
-        {"nothing": 1}, {"steps": {"a": 1}}, {"steps": "many"}, {"seeds": 1000}, {"source_prompt": "x" * 5000},
+        {"block_processes": 64}, {"path": "/etc/passwd"}, {"config": {}}, {"model_options": {}},
+        {"video": "/etc/passwd"}, {"nothing": 1}, {"steps": {"a": 1}}, {"steps": "many"}, {"seeds": 1000},
+        {"source_prompt": "x" * 5000},
     ],
 )  # fmt: skip
 def test_options_that_name_files_or_code_are_refused(
@@ -227,53 +226,6 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"),
-    [
-        ("../../etc/passwd", "passwd"), ("C:\\x\\clip.mp4", "clip.mp4"), ("..", "file"), (".hidden", "file.hidden"),
-        ("a\0b.mp4", "a_b.mp4"), ("наш клип.mp4", "наш клип.mp4"), ("x" * 500 + ".mp4", "x" * 116 + ".mp4"),
-        ("-o.mp4", "-o.mp4"), ("a;rm -rf.mp4", "a_rm -rf.mp4"),
-    ],
-)  # fmt: skip
-def test_names_of_files_are_made_plain(name: str, kept: str):
-    assert sanitise(name) == kept
-
-
-def make_zip(path: Path, *members: tuple[str, bytes], links: tuple[str, ...] = ()) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members:
-            file.writestr(name, content)
-        for name in links:
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (stat.S_IFLNK | 0o777) << 16
-            file.writestr(info, "/etc/passwd")
-    return path
-
-
-@pytest.mark.parametrize(
-    ("members", "links", "reason"),
-    [
-        ([("../evil.txt", b"x")], (), "leads elsewhere"), ([("/etc/evil", b"x")], (), "leads elsewhere"),
-        ([("a/../../evil", b"x")], (), "leads elsewhere"), ([("..\\evil", b"x")], (), "leads elsewhere"),
-        ([("C:evil", b"x")], (), "leads elsewhere"), ([("a", b"x")], ("link",), "link"),
-        ([("/".join("d" * 20), b"x")], (), "leads elsewhere"), ([], (), "empty"),
-        ([(f"{k}", b"") for k in range(101)], (), "100 are the most"), ([("a", b"\0" * 20_001)], (), "more than is taken"),
-    ],
-)  # fmt: skip
-def test_hostile_archives_are_refused(tmp_path: Path, members: Any, links: Any, reason: str):
-    archive = make_zip(tmp_path / "a.zip", *members, links=links)
-    assert reason in error_of(lambda: unzip(archive, tmp_path / "out", 20_000, 100))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip"]
-
-
-def test_an_archive_that_lies_about_its_size_is_refused(tmp_path: Path):
-    archive = make_zip(tmp_path / "a.zip", ("a", b"\0" * 10_000))
-    raw = archive.read_bytes().replace((10_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
-    archive.write_bytes(raw)
-    assert error_of(lambda: unzip(archive, tmp_path / "out", 20_000, 100))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
     "content", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"\0" * 1000, b"PK\3\4"]
 )
 def test_uploads_that_are_no_video_fail_and_are_never_sent_back(studio: Client, tmp_path: Path, content: bytes):
@@ -316,12 +268,9 @@ def test_a_slow_request_is_ended(tmp_path: Path):
                 except TimeoutError:
                     continue
             assert answered.startswith(b"HTTP/1.1 408")
-        with client.connect() as raw:  # a head that does not end
-            raw.sendall(head.encode())
-            with suppress(ConnectionResetError):
-                assert raw.recv(100) == b""
-        with client.connect() as raw:  # nothing at all
-            with suppress(ConnectionResetError):
+        for sent in (head.encode(), b""):  # a head that does not end, and nothing at all
+            with client.connect() as raw, suppress(ConnectionResetError):
+                raw.sendall(sent)
                 assert raw.recv(100) == b""
         assert client.get("/jobs")["jobs"] == []
 

@@ -242,7 +242,10 @@ class JobQueue:
             while not self._ends:
                 try:
                     self._assign()
-                    for event in self._pool.wait(self._timeout(), [self._reader]):
+                    events = self._pool.wait(self._timeout(), [self._reader])
+                    while self._reader.poll():
+                        self._reader.recv_bytes()
+                    for event in events:
                         with self._lock:
                             self._handle(event)
                     self._mind_time()
@@ -261,8 +264,6 @@ class JobQueue:
         return 0.5 if self._deadlines else 5.0
 
     def _assign(self) -> None:
-        while self._reader.poll():
-            self._reader.recv_bytes()
         with self._lock:
             waiting = deque(self._waiting())
             for worker in range(self._pool.count):

@@ -11,8 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote
 
-from v2edit.bench.methods import UNEDITED
-from v2edit.bench.page import read_page
 from v2edit.errors import UserError
 from v2edit.files import read_json
 from v2edit.runs import MANIFEST, read_run_state
@@ -45,6 +43,9 @@ def entries_of_runs(runs: Sequence[Path], labels: Mapping[Path, str] | None = No
 def entries_of_bench(page: Path) -> Iterator[list[Entry]]:
     """Yield an entry for each task of a bench report (its page), with the methods but the references; its videos are
     parts of the page's films. Raises `UserError` where it is no such page."""
+    from v2edit.bench.methods import UNEDITED  # which loads torch
+    from v2edit.bench.page import read_page
+
     data = read_page(page)
     with TemporaryDirectory() as folder:
         entries = []

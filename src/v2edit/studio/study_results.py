@@ -8,11 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from v2edit.bench.report import BootstrapMean, bootstrap_mean
 from v2edit.studio.studies import Study, Vote
+
+if TYPE_CHECKING:
+    from v2edit.bench.report import BootstrapMean
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def study_results(study: Study, votes: Sequence[Vote]) -> StudyResults:
                 difference = candidates[one][question] - candidates[other][question]
                 win = 0.5 if difference == 0 else float(difference > 0)
                 wins[labels[one], labels[other], question][voter].append(win)
+
+    from v2edit.bench.report import bootstrap_mean  # which loads torch
 
     def mean(of: dict[str, list[float]]) -> BootstrapMean:
         return bootstrap_mean([np.array([np.mean(values) for values in of.values()])])

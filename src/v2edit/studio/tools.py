@@ -119,13 +119,14 @@ class Tools:
     def _work(self) -> None:
         try:
             while not self._ends:
-                while self._reader.poll():
-                    self._reader.recv_bytes()
                 with self._lock:
                     self._assign()
                     times = [end for _, end in self._running.values()]
                 timeout = max(0.0, min(times) - time.monotonic()) + 0.01 if times else 30.0
-                for event in self._pool.wait(timeout, [self._reader]):
+                events = self._pool.wait(timeout, [self._reader])
+                while self._reader.poll():
+                    self._reader.recv_bytes()
+                for event in events:
                     self._handle(event)
                 self._mind_time()
         finally:

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import FileResponse, Response
 
-from v2edit.bench.report import BootstrapMean
 from v2edit.errors import UserError
 from v2edit.studio.api.common import Asked, answer, conflict, read_body, studio_of
 from v2edit.studio.core import Studio, Unknown
@@ -42,6 +41,9 @@ STUDIES = "studies"  # in the studio's state folder
 PAGE = Path(__file__).parent.parent / "page"
 ASSETS = {"study.css": "text/css", "study.js": "text/javascript"}
 TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
+if TYPE_CHECKING:
+    from v2edit.bench.report import BootstrapMean
+
 router, voters_router = APIRouter(), APIRouter()  # under /api/v1, and of the pages of voters
 
 
