@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from v2edit.video.stream import Frames
 
 FEW, WRITTEN, FINISHED = 4, 20, 6  # frames that writing is timed on, twice, and what comes before it
+REPEATS = 5  # of carrying to one frame
 DRIFT = 3  # levels: by which the colours of the frames that are timed drift, as an edit's do
 
 
@@ -87,13 +89,13 @@ def _time_results(source: Video, share: Frames | None, subtasks: int, output: Fo
 
 def time_carrying(frames: Frames, every: int, carried: int) -> float:
     """Estimate the seconds that carrying the change to so many frames of a clip, uint8 [T, H, W, 3], takes where every
-    n-th is edited, by carrying none to one that lies between two."""
+    n-th is edited, by carrying none to one that lies between two, some times."""
     from v2edit.editing.rates import Carry
 
     carry = Carry(frames[:3], 0, 2, False, None, None)
     work = lambda: list(carry.change(frames[:3:2]))  # noqa: E731
     work()
-    return carried * (every - 1) / every * _seconds(work)
+    return carried * (every - 1) / every * statistics.median(_seconds(work) for _ in range(REPEATS))
 
 
 def _seconds(work: Callable[[], object]) -> float:

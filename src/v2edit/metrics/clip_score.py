@@ -159,7 +159,7 @@ def cdc(clip: ClipEncoder, source: Frames, edited: Frames) -> float:
 
 def _stands_still(frames: Frames) -> bool:
     """Return whether no frame differs from the one before it by more than noise."""
-    images = (torch.from_numpy(frame).permute(2, 0, 1).float() for frame in frames)
+    images = (torch.tensor(frame).permute(2, 0, 1).float() for frame in frames)
     blocks = (F.avg_pool2d(image, 4, ceil_mode=True) for image in images)
     return all((after - before).abs().max() < STILL for before, after in pairwise(blocks))
 

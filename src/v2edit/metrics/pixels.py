@@ -47,7 +47,7 @@ def mse_to_psnr(mse: float, data_range: float = 255.0, highest: float = math.inf
 
 
 def _tensor(values: Array) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 def ssim(frames: Frames, reference: Frames, mask: Frames) -> float:

@@ -316,7 +316,7 @@ def resize_mask(mask: Frames, height: int, width: int) -> Frames:
         return mask
 
     def resize(number: int, frame: np.ndarray) -> np.ndarray:
-        part = torch.from_numpy(np.ascontiguousarray(frame))[None, None]
+        part = torch.from_numpy(np.require(frame, requirements=["C", "W"]))[None, None]
         part = F.interpolate(part, (height, width), mode="bilinear", antialias=True)[0, 0]
         return torch.where(part > 1 - 1e-4, 1.0, torch.where(part < 1e-4, 0.0, part)).numpy()
 
