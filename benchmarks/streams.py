@@ -126,7 +126,8 @@ def pass_through(path: Path, out: Path, model_side: int, autoencode: bool) -> di
     def check(_: int, after: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
         nonlocal differing
         unlike = after != before
-        differing += bool(((unlike[..., 0] | unlike[..., 1] | unlike[..., 2]) & (share == 0)).any())
+        unlike[share > 0] = False
+        differing += bool(unlike.any())
         return after
 
     def on_frame(done: int, total: int) -> None:

@@ -122,7 +122,7 @@ def test_readers_in_step_decode_a_clip_once(tmp_path: Path, monkeypatch: pytest.
         seen[0][0, 0] = 0
     del ahead
     assert not streamed.read._recent
-    monkeypatch.setattr(rereading, "MAX_RECENT", 2 * seen[0].nbytes)
+    monkeypatch.setattr(rereading, "RECENT_BYTES", 2 * seen[0].nbytes)
     far = [np.stack(pair) for pair in zip(streamed[:20], streamed[4:], strict=True)]  # farther apart than that
     assert np.array_equal(np.stack(far, 1), np.stack([expected[:20], expected[4:]]))
 

@@ -14,7 +14,7 @@ from v2edit.errors import UserError
 from v2edit.video.decoding import DamageError
 
 MAX_PARKED = 3  # decoders, which hold some frames each
-MAX_RECENT = 2**27  # bytes of frames that are kept for readers a little behind
+MAX_RECENT, RECENT_BYTES = 16, 2**27  # frames, and bytes of them, that are kept for readers a little behind
 
 Item = TypeVar("Item")
 
@@ -75,7 +75,7 @@ class Rereader(Generic[Item]):
         frame.flags.writeable = False
         with self._lock:
             self._recent[number] = frame
-            while len(self._recent) * frame.nbytes > MAX_RECENT:
+            while len(self._recent) > min(MAX_RECENT, RECENT_BYTES // frame.nbytes):
                 del self._recent[next(iter(self._recent))]
 
     def _take(self, first: int) -> tuple[int, Iterator[Item]]:
