@@ -19,6 +19,7 @@ from support.videos import NTSC, clip, error_of, make, rgb_of, sound_of, tone
 from v2edit import video
 from v2edit.metrics.pixels import psnr
 from v2edit.video import Video
+from v2edit.video.sheets import shrink_to_cell
 from v2edit.video.stream import FrameStream
 from v2edit.video.writing import open_writer
 
@@ -255,6 +256,17 @@ def test_frames_that_repeat_are_written_as_any(tmp_path: Path) -> None:
                 write_frame(frame)
         video.write(np.stack(frames), tmp_path / "copies.mp4", 8)
         assert (tmp_path / f"{name}.mp4").read_bytes() == (tmp_path / "copies.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("size", [(300, 401), (48, 64)])
+def test_a_contact_sheet_of_shrunk_frames_is_the_same(tmp_path: Path, size: tuple[int, int]) -> None:
+    frames = clip(2, *size)
+    grey = np.broadcast_to(frames[..., :1], frames.shape)
+    for name, change in (("whole", np.asarray), ("shrunk", shrink_to_cell)):
+        rows = {"a": np.stack(list(map(change, frames))), "b": np.stack(list(map(change, grey)))}
+        video.contact_sheet(rows, tmp_path / f"{name}.png")
+    assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "shrunk.png").read_bytes()
+    assert min(shrink_to_cell(frames[0]).shape[:2]) <= 288
 
 
 @pytest.mark.parametrize("size", [(48, 64), (200, 150), (720, 1280)])

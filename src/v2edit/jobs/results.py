@@ -38,7 +38,7 @@ def write_results(
 
     from v2edit import video as videos
     from v2edit.video.masks import open_share, share_picture
-    from v2edit.video.sheets import COLUMNS, open_compare, spread_columns
+    from v2edit.video.sheets import COLUMNS, open_compare, shrink_to_cell, spread_columns
     from v2edit.video.stream import clip_size
 
     count, height, width = clip_size(source.frames)
@@ -73,7 +73,7 @@ def write_results(
                 shown_frames.append(share_picture(share))
             if k in shown:
                 for row, frame in zip(rows.values(), shown_frames, strict=True):
-                    row.append(frame)
+                    row.append(shrink_to_cell(frame))
             if k == 0 and save_first:
                 videos.write_still(after, folder / f"{EDITED}.png")
             on_frame(k + 1, count)

@@ -109,6 +109,15 @@ def contact_sheet(rows: Mapping[str, Frames], path: Path | str, columns: int = C
     return path
 
 
+def shrink_to_cell(frame: np.ndarray) -> np.ndarray:
+    """Return a frame, uint8 [H, W, 3], at the size at which a contact sheet shows it, where that is smaller."""
+    height, width = frame.shape[:2]
+    if min(height, width) <= CELL_MAX:
+        return frame
+    scale = CELL_MAX / min(height, width)
+    return np.asarray(_resize(frame, round(width * scale), round(height * scale)))
+
+
 def spread_columns(count: int, columns: int = COLUMNS) -> np.ndarray:
     """Return which of `count` frames a sheet of so many columns shows, int [columns]: from the first to the last."""
     return np.linspace(0, count - 1, columns).round().astype(int)
