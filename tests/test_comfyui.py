@@ -1,11 +1,10 @@
-"""ComfyUI: its images, sound and masks as clips and back, a node's edit that is made once, the pack's files; and, where
-ComfyUI itself can be imported (PYTHONPATH=FOLDER), the nodes. benchmarks/comfyui.py runs them in its server."""
+"""ComfyUI: its images, sound and masks as clips and back, a node's edit that is made once, and the pack's files. The
+nodes themselves are in test_comfyui_nodes.py; benchmarks/comfyui.py runs them in ComfyUI's server."""
 
-import importlib.util
 import json
 import tomllib
 from dataclasses import fields, replace
-from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import av
 import numpy as np
 import pytest
 import torch
-from support.clips import PAIR, frames_of
-from support.videos import clip, make, tone
+from support.clips import PAIR, frames_of, images_of
+from support.videos import NTSC, clip, make, tone
 
 from v2edit import video as videos
 from v2edit.comfyui.clips import to_images, to_levels, to_mask, to_mask_array, write_bytes, write_source
-from v2edit.comfyui.options import MODEL_OPTIONS, help_of, name_widgets, read_options
+from v2edit.comfyui.options import help_of, name_widgets, read_options
 from v2edit.comfyui.progress import PARTS, describe_progress, draw_sketch, measure_progress
 from v2edit.comfyui.runs import NodeEdit, NodePrompts, choose_model, describe_preview, edited_file, make_prompts
 from v2edit.editing.config import EditConfig
@@ -28,17 +27,11 @@ from v2edit.jobs.options import ModelOptions
 from v2edit.prompts import PromptPair
 from v2edit.runs import read_run_state
 from v2edit.scenes.rer import SceneProgress
-from v2edit.video.masks import open_share
+from v2edit.video.masks import mask_from_array, open_share
 from v2edit.video.stream import as_stream
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = ROOT / "comfyui"
-NTSC = Fraction(30000, 1001)
-
-
-def images_of(frames: np.ndarray) -> torch.Tensor:
-    """Return frames as ComfyUI's own nodes hand them on."""
-    return torch.from_numpy(frames) / 255.0
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (33, 47)])
@@ -95,6 +88,34 @@ def test_sound_is_kept_as_long_as_the_frames(tmp_path: Path, channels: int) -> N
     edited = videos.write(videos.read(path), tmp_path / "edited.mp4")  # as a job writes it
     with av.open(str(edited)) as container:
         assert container.streams.audio[0].codec_context.name == "aac"
+
+
+def test_a_real_clip_and_its_sound_go_through_comfyuis_tensors(data: Path, tmp_path: Path) -> None:
+    with av.open(str(data / "odd" / "pancake.mkv")) as container:  # as ComfyUI decodes it
+        decoded = islice(container.decode(video=0), 12)
+        frames = np.stack([one.to_ndarray(format="rgb24")[::2, ::2] for one in decoded])
+        container.seek(0)
+        sound = np.concatenate([one.to_ndarray() for one in container.decode(audio=0)], 1)[
+            :, 48000:
+        ]  # it begins silent
+    audio = {"waveform": torch.from_numpy(sound)[None], "sample_rate": 48000}
+    written = write_source(images_of(frames), 30, tmp_path, audio)
+    assert np.array_equal(videos.read(written).frames[:], frames)
+    edited = videos.write(videos.read(written), tmp_path / "edited.mp4")  # as a job writes it
+    with av.open(str(edited)) as container:
+        heard = np.concatenate([one.to_ndarray() for one in container.decode(audio=0)], 1)[:, : 48000 * 12 // 30]
+        assert container.streams.video[0].average_rate == 30
+    assert heard.shape == (1, 19200)
+    assert np.corrcoef(heard.ravel(), sound[:, : heard.shape[1]].ravel())[0, 1] > 0.95
+
+
+def test_a_real_mask_goes_through_comfyuis_tensor(data: Path) -> None:
+    source = videos.read(data / "masks" / "BigBen.mp4", max_frames=4)
+    levels = videos.read(data / "masks" / "BigBen-mask.mp4", max_frames=4).frames[..., 0]
+    mask = torch.from_numpy(levels)[:, ::2, ::2].float() / 255  # of another size, and with what coding left
+    taken = mask_from_array(to_mask_array(mask), source.frames.shape[:3])
+    assert taken.shape == source.frames.shape[:3]
+    assert np.abs(taken[:, ::2, ::2] - mask.numpy()).mean() < 0.02
 
 
 def test_a_video_in_memory_is_written_as_it_is(tmp_path: Path) -> None:
@@ -211,15 +232,14 @@ def test_an_edit_is_made_once_and_goes_on_where_it_stopped(edit: NodeEdit) -> No
     loaded = edit.model.load()
     run = edit.edit_video(lambda progress: steps.append(progress.step))
     assert run.folder == folder and steps == [3, 4] and edit.model.load() is loaded
-    whole = replace(edit, output=edit.output.parent / "whole").edit_video(lambda progress: None)
-    assert (whole.folder / "edited.mp4").read_bytes() == (folder / "edited.mp4").read_bytes()
 
     count = len(steps)
     again = edit.edit_video(lambda progress: steps.append(progress.step))
     assert again.folder == folder and len(steps) == count and again.edited.frames.shape == run.edited.frames.shape
-    edited_file(run, edit.options).unlink()
-    assert edit.edit_video(lambda progress: steps.append(progress.step)).folder == folder.with_name(f"{folder.name}-2")
-    assert len(steps) > count
+    resumed = edited_file(run, edit.options).rename(edit.output / "resumed.mp4")  # then it is made anew, in one go
+    whole = edit.edit_video(lambda progress: steps.append(progress.step))
+    assert whole.folder == folder.with_name(f"{folder.name}-2") and steps[count:] == [1, 2, 3, 4]
+    assert edited_file(whole, edit.options).read_bytes() == resumed.read_bytes()
 
 
 def test_whatever_decides_the_result_names_the_folder(edit: NodeEdit, tmp_path: Path) -> None:
@@ -283,102 +303,3 @@ def test_the_pack_is_described() -> None:
     assert described["project"]["version"] == own["project"]["version"]
     assert described["project"]["requires-python"] == own["project"]["requires-python"]
     assert described["project"]["name"] == own["project"]["name"] and described["tool"]["comfy"]["DisplayName"]
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Any:
-    """The nodes, in a ComfyUI without GPU."""
-    if importlib.util.find_spec("comfy_api") is None:
-        pytest.skip("ComfyUI cannot be imported: PYTHONPATH=FOLDER, and its Python")
-    import utils.install_util  # pyright: ignore[reportMissingImports]  # noqa: F401  (before another utils hides it)
-    from comfy.cli_args import args  # pyright: ignore[reportMissingImports]
-
-    args.cpu = True
-    from v2edit.comfyui import nodes
-
-    return nodes
-
-
-def test_the_nodes_take_what_the_workflows_give(nodes: Any) -> None:
-    known = {
-        one.GET_SCHEMA().node_id: one.INPUT_TYPES()
-        for one in (nodes.V2EditModel, nodes.V2EditPrompts, nodes.V2EditVideo, nodes.V2EditScene)
-    }
-    for path in (PACK / "api_workflows").glob("*.json"):
-        for node in json.loads(path.read_text()).values():
-            if (inputs := known.get(node["class_type"])) is not None:
-                assert (
-                    inputs["required"].keys()
-                    <= node["inputs"].keys()
-                    <= (inputs["required"] | inputs["optional"]).keys()
-                )
-    edit = known["V2Edit"]["required"] | known["V2Edit"]["optional"]
-    for name in nodes.EDIT_WIDGETS:
-        assert edit[name][1]["default"] == getattr(EditConfig(), name)
-    assert known["V2EditModel"]["required"].keys() | known["V2EditModel"]["optional"].keys() <= MODEL_OPTIONS | {
-        "other_model",
-        "options",
-    }
-
-
-def test_a_video_of_a_file_is_that_file(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import folder_paths  # pyright: ignore[reportMissingImports]
-    from comfy_api.latest import InputImpl, Types  # pyright: ignore[reportMissingImports]
-
-    from v2edit.comfyui.server import find_source, open_file
-
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
-    path = make(tmp_path / "clip.mp4", list(clip(4)))
-    assert find_source(open_file(path), 24) == path and not (tmp_path / "output").exists()
-    frames = frames_of(7, 4)
-    parts = Types.VideoComponents(images=images_of(frames), audio=None, frame_rate=NTSC)
-    read = videos.read(find_source(InputImpl.VideoFromComponents(parts), 24))
-    assert np.array_equal(read.frames[:], frames) and read.fps == NTSC
-    assert videos.read(find_source(images_of(frames), 12.5)).fps == Fraction(25, 2)
-    with path.open("rb") as file:
-        import io
-
-        found = find_source(InputImpl.VideoFromFile(io.BytesIO(file.read())), 24)
-    assert found.read_bytes() == path.read_bytes() and found.suffix == ".mp4"
-
-
-def test_an_edit_comes_out_as_comfyui_takes_it(
-    nodes: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In inference mode, as ComfyUI runs a node: its outputs, what is too long for a batch, an interrupt, a mistake."""
-    import comfy.model_management as management  # pyright: ignore[reportMissingImports]
-    import folder_paths  # pyright: ignore[reportMissingImports]
-
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
-    frames, mask = images_of(frames_of(8)), torch.zeros(1, 32, 32)
-    mask[:, :, :16] = 1
-    with torch.inference_mode():
-        (model,) = nodes.V2EditModel.execute(model="primitives", other_model=str(tiny_model), vae_tiling=False).args
-        assert model.options.device == "cpu"
-        prompts = nodes.V2EditPrompts.execute(model, "", source_prompt=PAIR.source, target_prompt=PAIR.target).args
-        assert prompts[1:3] == (PAIR.source, PAIR.target)
-
-        def edit(**more: Any) -> Any:
-            given = {"steps": 3, "grow": 0, "options": "crop = off\ncolour = free"} | more
-            return nodes.V2EditVideo.execute(model, prompts[0], frames, 12.5, mask, **given)
-
-        made = edit()
-        video, images, masks, *_, folder = made.args
-        assert images.shape == (9, 32, 32, 3) and images.dtype == masks.dtype == torch.float32
-        assert torch.equal(images[:, :, 16:], frames[:, :, 16:]) and not torch.equal(images, frames)
-        assert masks.shape == (9, 32, 32) and not masks[:, :, 16:].any() and (masks[:, :, :8] == 1).all()
-        assert video.get_frame_rate() == Fraction(25, 2) and Path(folder, "run.json").is_file()
-        assert made.ui.as_dict()["images"][0]["subfolder"] == f"v2edit/{Path(folder).name}"
-        monkeypatch.setattr(nodes, "fits_a_batch", lambda video: False)
-        video, images, masks, *_ = edit().args
-        assert video.get_frame_count() == 9 and images is masks and "too long for a batch" in images.message
-
-        management.interrupt_current_processing()
-        with pytest.raises(management.InterruptProcessingException):
-            edit(seed=2)
-        assert not management.processing_interrupted()
-        with pytest.raises(UserError, match=r"^strength is 'much'"):
-            edit(strength="much")
-        for more, words in (({"auto_mask": True}, "auto_mask"), ({"options": "format = png"}, "format = png")):
-            with pytest.raises(UserError, match=words):
-                edit(**more)

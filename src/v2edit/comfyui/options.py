@@ -7,6 +7,7 @@ import inspect
 import re
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from textwrap import dedent
 from typing import Any
 
@@ -58,15 +59,20 @@ def name_widgets(text: str) -> str:
     return re.sub(r"(?<![\w-])--([a-z][\w-]*)", lambda found: found[1].replace("-", "_"), text)
 
 
-@cache
 def help_of(options: type, name: str) -> str:
     """Return the help text of a field of a group of options, as a tooltip: the text below it in the source, with
-    options named as in Python."""
+    options named as widgets are."""
     owner = next(one for one in options.__mro__ if name in inspect.get_annotations(one))
+    return name_widgets(_read_help(owner)[name])
+
+
+@cache
+def _read_help(owner: type) -> dict[str, str]:
+    """Return the texts below the fields of a class in its source, by the fields' names."""
     (body,) = ast.parse(dedent(inspect.getsource(owner))).body
     assert isinstance(body, ast.ClassDef)
-    for field, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and getattr(field.target, "id", "") == name and isinstance(after, ast.Expr):
-            text = " ".join(str(ast.literal_eval(after.value)).split())
-            return name_widgets(text)
-    raise AssertionError(f"{owner.__name__}.{name} has no help")
+    return {
+        field.target.id: " ".join(str(ast.literal_eval(text.value)).split())
+        for field, text in pairwise(body.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
+    }
