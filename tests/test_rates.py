@@ -148,6 +148,10 @@ def test_a_clip_keeps_its_frames_and_times_and_the_model_sees_its_own_rate(fast,
     assert contents(same.folder) == contents(run.folder)
     estimate = v2edit.estimate_edit(fast, **{k: v for k, v in options.items() if k != "show_progress"})
     assert estimate.frames == 7 and estimate.limits["frames"] == "7 of 25 frames are given to the model"
+    timed = v2edit.estimate_edit(
+        fast, **{k: v for k, v in options.items() if k != "show_progress"}, timed=True, box="4,4,16,16"
+    )
+    assert min(timed.seconds[part] for part in ("encoding", "denoising", "decoding", "carrying", "writing")) > 0
 
 
 def test_a_clip_that_the_model_takes_whole_is_edited_whole(fast, tiny_model, tmp_path):
