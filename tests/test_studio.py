@@ -178,6 +178,15 @@ def test_one_studio_serves_a_folder(studio):
     assert "another studio serves" in error_of(second)
 
 
+def test_the_example_of_the_documents_edits(studio, sample, whole):
+    page = (Path(__file__).parent.parent / "docs" / "studio.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("127.0.0.1:7860", f"127.0.0.1:{studio.port}"), "studio.md", "exec"), names)
+    run = names["edit"](sample.clip.read_bytes(), sample.instruction, **sample.options)
+    assert contents(studio.folder / run) == whole
+
+
 def test_masks_are_drawn_and_carried(studio, upload, sample):
     import base64
     import io

@@ -16,7 +16,7 @@ from support.processes import PreloadedPool
 from support.videos import error_of
 
 from v2edit.batch.worker import AttemptOutcome
-from v2edit.studio.queue import MAX_ATTEMPTS, JobQueue, QueueFull, UnknownJob
+from v2edit.studio.queue import MAX_ATTEMPTS, MAX_RESTARTS, JobQueue, QueueFull, UnknownJob
 from v2edit.studio.records import JobRecord, JobRecords
 from v2edit.workers import ProcessPool
 
@@ -145,7 +145,7 @@ def test_what_a_server_left_is_put_right(tmp_path):
     records = JobRecords(tmp_path / "jobs")
     facts: dict[str, Any] = {"created": "2026-01-01T00:00:00+00:00", "kind": "edit", "title": "x", "input": {}}
     ids = [letter * 20 for letter in "abc"]
-    changes: list[dict[str, Any]] = [{}, {"stopping": True}, {"attempts": MAX_ATTEMPTS}]
+    changes: list[dict[str, Any]] = [{}, {"stopping": True}, {"restarts": MAX_RESTARTS - 1}]
     for k, (id, change) in enumerate(zip(ids, changes, strict=True)):
         records.write(JobRecord(id=id, order=k, state="running", run=f"run-{id}", **facts | change))
     (tmp_path / "jobs" / f"{'d' * 20}.json").write_text("{")

@@ -302,7 +302,10 @@ def test_another_address_asks_for_a_token(tmp_path: Path):
         one, other = ServeStudio(host=host).token(), ServeStudio(host=host).token()
         assert one and other and one != other and len(one) >= 32
     settings = ServeStudio(tmp_path, host="0.0.0.0", allow_host=("me.example:80",)).settings(7)
-    assert settings.token and "me.example:80" in settings.hosts and "evil.example:7" not in settings.hosts
+    assert settings.token and settings.allows("me.example:80") and settings.allows("192.168.1.2:7")
+    for host in ("evil.example:7", "me.example:7", "192.168.1.2:8", "192.168.1.2", "192.168.1.2.evil.example:7"):
+        assert not settings.allows(host)
+    assert not ServeStudio(tmp_path).settings(7).allows("192.168.1.2:7")
     assert ServeStudio(host="0.0.0.0").address(settings).endswith(f"/login#{settings.token}")
     for text in ("short", "with a space in it, and long", "ü" * 20):
         (tmp_path / "token").write_text(text)

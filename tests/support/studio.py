@@ -18,7 +18,7 @@ from v2edit.studio.settings import Settings
 from v2edit.workers import ProcessPool
 
 API = "/api/v1"
-PATIENCE = 120.0  # seconds that a test waits for what must come; a busy machine is no fault
+PATIENCE = 300.0  # seconds that a test waits for what must come; a busy machine is no fault
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -64,16 +66,25 @@ class Studio:
         records = JobRecords(settings.state / "jobs")
         self.queue = JobQueue(records, edits, settings.folder, self.prepare, self._publish_job, limits)
         self.commands: dict[str, tuple[str | None, tuple[str, str]]] = {}  # of jobs, by their run folder
+        self._describing: dict[Path, Future[dict[str, Any]]] = {}
         self.machine: Future[dict[str, Any]] | None = None
         self._machine_lock = threading.Lock()
 
     def start(self) -> None:
         """Read what is on disk and begin with what waits."""
         self.library.start()
+        self._prune_cache()
         self.queue.start()
         for upload in self.uploads.all():
             if upload.state == "probing":  # when an earlier server ended
                 self.probe(upload.id)
+
+    def _prune_cache(self) -> None:
+        """Remove what was made of runs that are gone, or others by now."""
+        kept = {self.cache_of(run.name) for run in self.library.all()}
+        for path in self.cache.iterdir():
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         """End all work, which goes on with the next start, and release the folder."""
@@ -212,6 +223,8 @@ class Studio:
             raise Unknown("there is no such run")
         place = self.cache_of(name)
         thumb, facts = place / "thumb.jpg", place / "facts.json"
+        if (going := self._describing.get(place)) is not None and not going.done():
+            return thumb, going
         if facts.is_file():
             known = read_json(facts)
             self.library.set_media(name, run.stamp, known["media"])
@@ -226,13 +239,13 @@ class Studio:
                 atomic_write(facts, to_json({"media": done.result()}))
                 self.library.set_media(name, run.stamp, done.result())
 
+        self._describing[place] = call
         call.add_done_callback(keep)
+        call.add_done_callback(lambda done: self._describing.pop(place, None))
         return thumb, call
 
     def cache_of(self, name: str) -> Path:
         """Return the folder of what was made of a run as it is now. Raises `Unknown`."""
-        import hashlib
-
         run = self.library.get(name)
         if run is None:
             raise Unknown("there is no such run")

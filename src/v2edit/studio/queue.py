@@ -15,12 +15,13 @@ from typing import Any
 from v2edit.batch.state import run_folder_state
 from v2edit.errors import UserError
 from v2edit.runs import read_run_state, utc_now
-from v2edit.studio.records import ACTIVE, JobRecord, JobRecords, make_id
+from v2edit.studio.records import ACTIVE, JobRecord, JobRecords, make_id, order_before
 from v2edit.studio.worker import EditTask, Note
 from v2edit.workers import GRACE, Died, Ended, Event, ProcessPool, Refused, Reported, Started
 
 log = logging.getLogger(__name__)
-MAX_ATTEMPTS = 3  # of a job that make no step
+MAX_ATTEMPTS = 3  # of a job that make no step, while the server lives
+MAX_RESTARTS = 10  # of the server, in which a job makes no step: it may be what ends it
 MAX_FAILED_STARTS = 3  # of a worker, one after the other, before a job fails for it
 MAX_NOTES = 50
 IDLE_SECONDS = 900.0  # after which a worker without jobs is ended, and with it the model in its memory
@@ -60,6 +61,7 @@ class JobQueue:
         self._starting: set[int] = set()
         self._failed_starts: dict[int, int] = {}
         self._idle_since: dict[int, float] = {}
+        self._unwritten: set[str] = set()  # jobs whose record on disk is an older one
         self._deadlines: dict[int, float] = {}  # when workers that were told to end are killed
         self._submitted: deque[float] = deque()
         self._reader, self._writer = Pipe(duplex=False)
@@ -138,7 +140,14 @@ class JobQueue:
             record = self.get(id)
             if record.state not in ("stopped", "failed"):
                 raise UserError(f"the job is {record.state}: only what stopped or failed is gone on with")
-            update = {"state": "queued", "reason": None, "attempts": 0, "finished": None, "stopping": False}
+            update = {
+                "state": "queued",
+                "reason": None,
+                "attempts": 0,
+                "restarts": 0,
+                "finished": None,
+                "stopping": False,
+            }
             self._put(record.model_copy(update=update))
         self._wake()
         return self.get(id)
@@ -150,17 +159,11 @@ class JobQueue:
             if record.state != "queued":
                 raise UserError(f"the job is {record.state}: only what waits can be moved")
             if before is None:
-                order = max((one.order for one in self._records.values()), default=0.0) + 1
+                order = max(one.order for one in self._records.values()) + 1
             else:
-                place = next((k for k, one in enumerate(waiting) if one.id == before), None)
-                if place is None:
-                    raise UserError("the job that it is to come before does not wait")
-                lower = waiting[place - 1].order if place else waiting[0].order - 2
-                order = (lower + waiting[place].order) / 2
-                if not lower < order < waiting[place].order:  # no number lies between any more
-                    for number, one in enumerate(waiting[place:], start=1):
-                        self._put(one.model_copy(update={"order": one.order + number}))
-                    order = lower + 0.5
+                order, moved = order_before(waiting, before)
+                for one in moved:
+                    self._put(one)
             self._put(record.model_copy(update={"order": order}))
             return self.get(id)
 
@@ -171,6 +174,7 @@ class JobQueue:
             if record.state in ACTIVE:
                 raise UserError("the job is running: stop it first")
             del self._records[id]
+            self._unwritten.discard(id)
             self._disk.remove(id)
             self._on_change(id, None)
 
@@ -181,7 +185,14 @@ class JobQueue:
         return sorted(waiting, key=lambda one: (one.order, one.id))
 
     def _put(self, record: JobRecord) -> None:
-        self._disk.write(record)
+        try:
+            self._disk.write(record)
+            self._unwritten.discard(record.id)
+        except OSError as error:  # a full disk, most likely
+            if threading.current_thread() is not self._thread:
+                raise
+            log.error("the record of a job cannot be written: %s", error)
+            self._unwritten.add(record.id)  # What has happened has, and is written as soon as may be.
         self._records[record.id] = record
         self._on_change(record.id, record)
 
@@ -207,17 +218,18 @@ class JobQueue:
             if record.stopping:
                 self._end(record, "stopped", "stopped by you")
             else:
-                self._retry(record, "its process and the studio's ended")
+                counts = {"attempts": max(0, record.attempts - 1), "restarts": record.restarts + 1}
+                self._retry(record.model_copy(update=counts), "its process and the studio's ended")
 
     def _retry(self, record: JobRecord, reason: str) -> None:
-        """Queue a job again whose worker died, unless that has made no step too often."""
-        steps = self._steps(record)
-        attempts = 0 if steps > record.steps else record.attempts
-        if attempts >= MAX_ATTEMPTS:
-            self._end(record, "failed", f"{reason}, {attempts} times")
-            return
+        """Queue a job again whose worker is gone, unless that has made no step too often."""
         self.progress.pop(record.id, None)
-        self._put(record.model_copy(update={"state": "queued", "attempts": attempts, "steps": steps}))
+        if (steps := self._steps(record)) > record.steps:
+            record = record.model_copy(update={"attempts": 0, "restarts": 0, "steps": steps})
+        if record.attempts >= MAX_ATTEMPTS or record.restarts >= MAX_RESTARTS:
+            self._end(record, "failed", f"{reason}, {max(record.attempts, record.restarts)} times")
+        else:
+            self._put(record.model_copy(update={"state": "queued"}))
 
     def _steps(self, record: JobRecord) -> int:
         """Return how many steps of a job's run are made."""
@@ -240,18 +252,14 @@ class JobQueue:
     def _work(self) -> None:
         try:
             while not self._ends:
-                try:
-                    self._assign()
-                    events = self._pool.wait(self._timeout(), [self._reader])
-                    while self._reader.poll():
-                        self._reader.recv_bytes()
-                    for event in events:
-                        with self._lock:
-                            self._handle(event)
-                    self._mind_time()
-                except OSError as error:  # a full disk, most likely; the records in memory are right
-                    log.error("the queue cannot write: %s", error)
-                    time.sleep(1.0)
+                self._assign()
+                events = self._pool.wait(self._timeout(), [self._reader])
+                while self._reader.poll():
+                    self._reader.recv_bytes()
+                for event in events:
+                    with self._lock:
+                        self._handle(event)
+                self._mind_time()
         finally:
             self._pool.stop()
             with self._lock:
@@ -261,7 +269,7 @@ class JobQueue:
                         self._end(record, "done", None)
 
     def _timeout(self) -> float:
-        return 0.5 if self._deadlines else 5.0
+        return 0.5 if self._deadlines or self._unwritten else 5.0
 
     def _assign(self) -> None:
         with self._lock:
@@ -376,6 +384,9 @@ class JobQueue:
     def _mind_time(self) -> None:
         """Kill workers that were told to end and have not, and end those that have had no job for long."""
         now = time.monotonic()
+        with self._lock:
+            for id in list(self._unwritten):
+                self._put(self._records[id])
         for worker, deadline in self._deadlines.items():
             if now > deadline:
                 self._pool.interrupt(worker, kill=True)

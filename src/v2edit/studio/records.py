@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from v2edit.errors import UserError
 from v2edit.files import atomic_write, read_json
 from v2edit.studio.settings import ID
 
@@ -26,7 +28,7 @@ def make_id() -> str:
 
 class JobRecord(BaseModel, frozen=True):
     """A job: what it is to do, and how it stands. `steps` are those that its run had made when its latest attempt
-    began: `attempts` counts those that made none."""
+    began: `attempts` counts those of one server that made none, `restarts` those that ended with their server."""
 
     id: str
     created: str
@@ -43,10 +45,26 @@ class JobRecord(BaseModel, frozen=True):
     stopping: bool = False  # its worker has been told to end, since the user stopped it
     reason: str | None = None
     attempts: int = 0
+    restarts: int = 0
     steps: int = 0
     started: str | None = None
     finished: str | None = None
     notes: list[str] = []
+
+
+def order_before(waiting: Sequence[JobRecord], before: str) -> tuple[float, list[JobRecord]]:
+    """Return the order that comes right before a job of those that wait, and the jobs that have to make room for it,
+    with their new ones. Raises `UserError` where that job does not wait."""
+    place = next((k for k, one in enumerate(waiting) if one.id == before), None)
+    if place is None:
+        raise UserError("the job that it is to come before does not wait")
+    upper = waiting[place].order
+    lower = waiting[place - 1].order if place else upper - 2
+    if lower < (order := (lower + upper) / 2) < upper:
+        return order, []
+    # No number lies between any more.
+    later = [one.model_copy(update={"order": one.order + k}) for k, one in enumerate(waiting[place:], start=1)]
+    return lower + 0.5, later
 
 
 class JobRecords:

@@ -75,7 +75,7 @@ class Guard:
         method, path = scope["method"], scope["path"]
         headers = Headers(scope["headers"])
         host = headers.one("host").lower()
-        if host not in self.settings.hosts:
+        if not self.settings.allows(host):
             raise Refusal(403, "this address is not the studio's: --allow-host allows more names")
         if "\0" in path or "\\" in path or any(part in (".", "..") for part in path.split("/")):
             raise Refusal(404, "there is no such page")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,3 +53,17 @@ class Settings:
         own = self.host if ":" not in self.host else f"[{self.host}]"
         names = {own, *LOCAL_NAMES}
         return frozenset({f"{name}:{self.port}".lower() for name in names} | {one.lower() for one in self.allow_hosts})
+
+    def allows(self, host: str) -> bool:
+        """Return whether a Host header may be this. Where all of the machine's addresses are served, each of them may:
+        a page that leads its own name here, as a hostile one would, sends that name."""
+        if host in self.hosts:
+            return True
+        name, _, port = host.rpartition(":")
+        if self.host not in ("0.0.0.0", "::") or port != str(self.port):
+            return False
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True

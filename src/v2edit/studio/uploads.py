@@ -88,7 +88,12 @@ class Uploads:
         self._uploads: dict[str, Upload] = {}
         for path in folder.iterdir():
             with suppress(OSError, ValueError, ValidationError):
+                for part in path.glob(".*.part"):
+                    part.unlink()
                 upload = Upload.model_validate(read_json(path / "upload.json"))
+                if upload.state == "open":  # Its client is gone with the server that it sent to.
+                    shutil.rmtree(path, ignore_errors=True)
+                    continue
                 if upload.id == path.name and ID.fullmatch(upload.id):
                     self._uploads[upload.id] = upload
                     self._sizes[upload.id] = {one.name: one.stat().st_size for one in (path / "files").iterdir()}

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 REPORT_EVERY = 0.25  # seconds
 LOCK_PATIENCE = 60.0  # seconds in which an earlier worker, whose server was killed, ends
-NICENESS = 5  # so that the server answers while all cores edit
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ class Note:
 
 
 class StudioWorker:
-    """A worker of the pool of edits, on one device. `nice` makes it wait for other processes."""
+    """A worker of the pool of edits, on one device."""
 
-    def __init__(self, device: str, nice: bool = True) -> None:
-        self.device, self._nice = device, nice
+    def __init__(self, device: str) -> None:
+        self.device = device
         self._loaded: LoadedModel | None = None
         self._options: ModelOptions | None = None  # that it was loaded by,
         self._recorded: ModelOptions | None = None  # as run.json has them
@@ -70,8 +69,6 @@ class StudioWorker:
         with the first job."""
         from v2edit.host import find_device, use_expandable_segments
 
-        if self._nice and hasattr(os, "nice"):
-            os.nice(NICENESS)
         if threads := os.environ.get("OMP_NUM_THREADS"):
             os.environ.setdefault("NUMBA_NUM_THREADS", threads)
         use_expandable_segments()

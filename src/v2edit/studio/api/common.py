@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -85,6 +86,11 @@ def handle_errors(app: FastAPI) -> None:
         texts = {404: "there is no such page", 405: "this method is not allowed here"}
         return answer({"error": texts.get(error.status_code, str(error.detail))}, error.status_code)
 
+    async def on_query(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return answer({"error": f"{first['loc'][-1]}: {first['msg']}"[:300]}, 422)
+
     async def on_disk(request: Request, error: Exception) -> Response:
         assert isinstance(error, OSError)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -97,5 +103,6 @@ def handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, on_known)
     app.add_exception_handler(Refusal, on_refusal)
     app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_query)
     app.add_exception_handler(OSError, on_disk)
     app.add_exception_handler(Exception, on_any)
