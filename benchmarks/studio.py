@@ -83,6 +83,24 @@ class Studio:
             time.sleep(0.1)
         return found
 
+    def wait_for_step(self, jobs: list[str]) -> None:
+        """Wait until one of some jobs makes steps, or none is left to."""
+        while True:
+            states = [self.ask("GET", f"/jobs/{job}")["state"] for job in jobs]
+            if "running" in states or not {"queued", "loading"} & set(states):
+                return
+            time.sleep(0.05)
+
+    def steps(self, run: str) -> int | None:
+        """Return how many steps of a run are made, None for one that has not begun."""
+        from v2edit.errors import UserError
+        from v2edit.runs import read_run_state
+
+        try:
+            return read_run_state(self.folder / run).done
+        except UserError:
+            return None
+
     def workers(self) -> list[int]:
         """Return the processes that the server has started and that run edits or tools."""
         found = []
@@ -117,13 +135,19 @@ def kills(place: Path, ends: int, seed: int) -> None:
     options = SHORT | {"source_prompt": facts["source_prompt"]}
     studio = Studio(place / "runs")
     upload = studio.upload(clip)
-    begin = time.monotonic()
-    whole = contents(studio.folder / studio.wait(studio.submit(upload, facts["instruction"], **options))["run"])
-    takes = time.monotonic() - begin
-    print(f"undisturbed: {takes:.0f} s, with the start of a worker", flush=True)
+    begin, first = time.monotonic(), studio.submit(upload, facts["instruction"], **options)
+    studio.wait_for_step([first])
+    loading = time.monotonic() - begin
+    whole = contents(studio.folder / studio.wait(first)["run"])
+    working = time.monotonic() - begin - loading
+    print(f"undisturbed: {loading:.0f} s up to the first step, {working:.0f} s from there", flush=True)
     jobs = [studio.submit(upload, facts["instruction"], **options) for _ in range(3)]
     while sum(counts.values()) < ends:
-        time.sleep(rng.uniform(0, takes))
+        if rng.random() < 0.2:  # Most of such a short job's time goes into loading, and little is at stake.
+            time.sleep(rng.uniform(0, loading))
+        else:
+            studio.wait_for_step(jobs)
+            time.sleep(rng.uniform(0, working))
         what = rng.choice(["server", "worker", "both"])
         workers = studio.workers()
         if what in ("worker", "both"):
@@ -137,8 +161,10 @@ def kills(place: Path, ends: int, seed: int) -> None:
             studio.process.wait()
             studio.start()
         counts[what] += 1
+        runs = {job: found["run"] for job in jobs if (found := studio.ask("GET", f"/jobs/{job}"))["run"]}
+        steps = {job: studio.steps(run) for job, run in runs.items()}
         states = Counter(studio.ask("GET", f"/jobs/{job}")["state"] for job in jobs)
-        print(f"{sum(counts.values()):3} {what:6} {dict(states)}", flush=True)
+        print(f"{sum(counts.values()):3} {what:6} {dict(states)}, steps made {[*steps.values()]}", flush=True)
         if all(state == "done" for state in states):
             jobs.append(studio.submit(upload, facts["instruction"], **options))
     ended = [studio.wait(job) for job in jobs]

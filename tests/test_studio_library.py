@@ -48,7 +48,7 @@ def test_the_index_follows_the_folder(library, changes):
     library.scan()
     assert library.version == version and len(changes) == 2  # nothing has changed, so nothing was read
     shutil.rmtree(library.folder / "a")
-    make_run(library.folder / "c", status="failed", reason="of a fault")
+    make_run(library.folder / "c")
     facts = json.loads((library.folder / "b" / "run.json").read_text())
     (library.folder / "b" / "run.json").write_text(json.dumps(facts | {"instruction": "another"}))
     library.scan()
@@ -97,7 +97,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory):
     for k in range(25):
         started = f"2026-01-{k + 1:02}T00:00:00+00:00"
         make_run(folder / f"run-{k:02}", started, model={"name": f"m{k % 2}"}, instruction=f"make it {k}")
-    make_run(folder / "stopped", status="failed", kind="scene")
+    make_run(folder / "scene", kind="scene")
     with serving(folder, PreloadedPool, devices=()) as client:
         yield client
 
@@ -111,7 +111,7 @@ def test_the_list_is_searched_sorted_and_cut(listed):
     assert whole["total"] == 26 and len(whole["runs"]) == 10 and whole["models"] == ["m0", "m1"]
     assert names(listed, "limit=2") == ["run-24", "run-23"] and names(listed, "limit=1&offset=1") == ["run-23"]
     assert names(listed, "q=MAKE+13") == ["run-13"]
-    assert names(listed, "kind=scene") == names(listed, "state=failed") == ["stopped"]
+    assert names(listed, "kind=scene,seeds") == ["scene"] and names(listed, "state=failed,running") == []
     assert len(names(listed, "model=m1")) == 12 and names(listed, "sort=title&limit=1") == ["run-00"]
     assert listed.api("GET", "/runs?limit=x").error.startswith("limit")
 
