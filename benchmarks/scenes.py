@@ -30,7 +30,7 @@ from v2edit.metrics.registry import Measures
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
-from v2edit.scenes.formats.ply import read_splat, write_splat
+from v2edit.scenes.formats.splats import read_splat, write_splat
 from v2edit.scenes.measure import photograph_psnr
 from v2edit.scenes.optimise import FitProgress, reconstruct
 from v2edit.scenes.reading import read_scene

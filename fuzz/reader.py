@@ -12,6 +12,7 @@ import struct
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,35 @@ def style() -> tuple[str, Read]:
 
 
 def splat() -> tuple[str, Read]:
-    from v2edit.scenes.formats.ply import read_splat
+    from v2edit.scenes.formats.splats import read_splat
 
     return "splat.ply", read_splat
+
+
+def _splat(name: str) -> tuple[str, Read]:
+    from v2edit.scenes.formats.splats import read_splat
+
+    return name, read_splat
+
+
+def spz() -> tuple[str, Read]:
+    return _splat("scene.spz")
+
+
+def dot_splat() -> tuple[str, Read]:
+    return _splat("scene.splat")
+
+
+def ksplat() -> tuple[str, Read]:
+    return _splat("scene.ksplat")
+
+
+def sog() -> tuple[str, Read]:
+    return _splat("scene.sog")
+
+
+def sog_meta() -> tuple[str, Read]:
+    return _splat("meta.json")
 
 
 def points() -> tuple[str, Read]:
@@ -169,12 +196,12 @@ def tasks() -> tuple[str, Read]:
 TARGETS = {
     one.__name__: one
     for one in (
-        video, sound, image, folder, prompts, sidecar, style, answer, splat, points, transforms, camera_path,
-        model_index, model_config, colmap, colmap_cameras, colmap_points, run, tasks,
+        video, sound, image, folder, prompts, sidecar, style, answer, splat, spz, dot_splat, ksplat, sog, sog_meta,
+        points, transforms, camera_path, model_index, model_config, colmap, colmap_cameras, colmap_points, run, tasks,
     )
 }  # fmt: skip
 # Targets of JSON are mutated as JSON, too: bytes alone hardly get past its syntax.
-JSON = {"prompts", "sidecar", "answer", "transforms", "camera_path", "model_index", "model_config", "run"}
+JSON = {"prompts", "sidecar", "answer", "transforms", "camera_path", "model_index", "model_config", "run", "sog_meta"}
 ODD_VALUES = [
     None, True, -1, 0, 1, 0.5, 2**31, 2**63, 10**40, 1e308, -1e-320, math.nan, math.inf, "", "\0", "../x", "/dev/zero",
     "\ud800", "a" * 300, [], {}, [[]], [1] * 50,
@@ -238,6 +265,9 @@ class Target:
 
             for k in "01a":
                 Image.new("RGB", (8, 6)).save(self.root / f"{k}.png")
+        if name == "sog_meta":
+            with zipfile.ZipFile(Path(__file__).parent / "corpus/sog/six.sog") as archive:
+                archive.extractall(self.root, [one for one in archive.namelist() if one != "meta.json"])
         if name == "tasks":
             (self.root / "a.mp4").touch()
         if name.startswith("colmap"):

@@ -28,7 +28,7 @@ from v2edit.metrics.clip_score import ClipEncoder
 from v2edit.metrics.registry import Measures
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
-from v2edit.scenes.formats.ply import write_splat
+from v2edit.scenes.formats.splats import write_splat
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.primitives import sample_task, write_task
 

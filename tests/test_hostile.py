@@ -27,7 +27,8 @@ from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.style import read_style
 from v2edit.scenes.formats.colmap import read_colmap
 from v2edit.scenes.formats.nerfstudio import read_transforms, write_transforms
-from v2edit.scenes.formats.ply import read_points, read_splat
+from v2edit.scenes.formats.ply import read_points
+from v2edit.scenes.formats.splats import read_splat
 
 FUZZ = Path(__file__).resolve().parent.parent / "fuzz"
 sys.path.insert(0, str(FUZZ))

@@ -13,7 +13,8 @@ from support.scenes import gaussians_of
 from v2edit.errors import UserError
 from v2edit.scenes.camera_paths import orbit_around
 from v2edit.scenes.cameras import Cameras, up_of
-from v2edit.scenes.formats.ply import read_points, write_splat
+from v2edit.scenes.formats.ply import read_points
+from v2edit.scenes.formats.splats import write_splat
 from v2edit.scenes.orientation import AXES, box_of, estimate_up
 from v2edit.scenes.reading import choose_path, read_scene
 

@@ -13,7 +13,7 @@ import v2edit
 from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.regions import RegionOptions, load_region, save_region
-from v2edit.scenes.formats.ply import read_splat, write_splat
+from v2edit.scenes.formats.splats import read_splat, write_splat
 from v2edit.scenes.primitives import write_task
 from v2edit.scenes.reading import read_scene
 from v2edit.scenes.regions import Region, box_share, parse_box

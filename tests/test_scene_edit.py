@@ -27,7 +27,8 @@ from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.scenes.camera_paths import CameraPath, along_views
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.formats.nerfstudio import write_transforms
-from v2edit.scenes.formats.ply import read_splat
+from v2edit.scenes.formats.rows import Splat
+from v2edit.scenes.formats.splats import read_splat, read_splat_file, write_splat_file
 from v2edit.scenes.masks import editable_mask
 from v2edit.scenes.primitives import write_task
 from v2edit.scenes.rasterise import rasteriser_device
@@ -221,7 +222,7 @@ def test_which_path_is_meant(tmp_path):
     for path in ("nowhere.json", "spiral"):
         with pytest.raises(UserError, match="expected auto, views, orbit"):
             choose_path(path, scene, 9, 64)
-    splat = Scene(tmp_path / "a.ply", gaussians=gaussians_of(0))
+    splat = Scene(tmp_path / "a.ply", splat=Splat(gaussians_of(0)))
     with pytest.raises(UserError, match="has no views of its own"):
         choose_path("views", splat, 9, 64)
     around = choose_path("auto", splat, 9, 64)
@@ -278,10 +279,21 @@ def test_the_run_folder_holds_what_was_promised(sample, run):
 
 
 def test_a_splat_alone_can_be_edited(run, tmp_path):
-    """By the prompts that another run's manifest holds, along the path that it saved."""
+    """By the prompts that another run's manifest holds, along the path that it saved. What its file says beside its
+    Gaussians is kept, and the edited one is written in another format, too."""
+    labels = np.ones(600, [("label", "u1")])
+    write_splat_file(tmp_path / "a.ply", Splat(read_splat(run / "scene.ply"), True, ("Made by hand",), labels))
     words = ["--prompts", run / "run.json", "--path", run / "camera_path.json", "--frames", 5, "--side", 32]
-    quick = ["--steps", 2, "--refit-steps", 2]
-    assert main(["scene", *map(str, [run / "scene.ply", *words, *quick, "-o", tmp_path / "out"])]) == 0
+    quick = ["--steps", 2, "--refit-steps", 2, "--format", "spz"]
+    assert main(["scene", *map(str, [tmp_path / "a.ply", *words, *quick, "-o", tmp_path / "out"])]) == 0
+    splat = read_splat_file(tmp_path / "out" / "edited.ply")
+    assert splat.antialiased and "Made by hand" in splat.comments and splat.extra is not None
+    before, after = read_splat(run / "scene.ply").sh, splat.gaussians.sh[:600]
+    untouched = (before == after).all(2).all(1).numpy()
+    assert (splat.extra["label"][:600][~untouched] == 0).all() and not splat.extra["label"][600:].any()
+    other = read_splat_file(tmp_path / "out" / "edited.spz")
+    assert other.antialiased and len(other.gaussians) == len(splat.gaussians)
+    torch.testing.assert_close(other.gaussians.means, splat.gaussians.means, rtol=0, atol=1e-4)
     assert len(list((tmp_path / "out" / "dataset" / "images").iterdir())) == 5
     ours, theirs = (json.loads((folder / "run.json").read_text())["prompts"] for folder in (tmp_path / "out", run))
     assert (ours["source"], ours["target"]) == (theirs["source"], theirs["target"])

@@ -23,7 +23,8 @@ from v2edit.scenes.cameras import focus_of, from_opencv, up_of
 from v2edit.scenes.distortion import Distortion, sample_bilinear, undistort
 from v2edit.scenes.formats.colmap import MODELS
 from v2edit.scenes.formats.nerfstudio import file_names, write_transforms
-from v2edit.scenes.formats.ply import read_points, read_splat, write_splat
+from v2edit.scenes.formats.ply import read_points
+from v2edit.scenes.formats.splats import read_splat, write_splat
 from v2edit.scenes.reading import read_scene
 from v2edit.video.stills import natural_key
 

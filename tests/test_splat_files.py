@@ -10,7 +10,8 @@ from plyfile import PlyData
 from support.scenes import cameras_of, gaussians_of
 
 from v2edit.errors import UserError
-from v2edit.scenes.formats.ply import read_points, read_splat, read_vertical_axis, write_splat
+from v2edit.scenes.formats.ply import read_points
+from v2edit.scenes.formats.splats import read_splat, read_splat_file, write_splat
 from v2edit.scenes.rasterise import render
 
 
@@ -117,7 +118,7 @@ def test_the_vertical_axis_of_a_header(tmp_path, line, up):
     path = write_splat(tmp_path / "a.ply", gaussians_of(0))
     head, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(head + b"\n" + line.encode() + b"\n" + rest)
-    found = read_vertical_axis(path)
+    found = read_splat_file(path).up
     assert up is None if found is None else found.tolist() == up
     assert len(read_splat(path)) == 60
 

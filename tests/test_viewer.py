@@ -15,7 +15,7 @@ from support.scenes import gaussians_of, ring
 from v2edit.cli.app import main
 from v2edit.scenes.camera_paths import CameraPath, write_path
 from v2edit.scenes.cameras import FLIP
-from v2edit.scenes.formats.ply import read_splat, write_splat
+from v2edit.scenes.formats.splats import read_splat_file, write_splat
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.viewer import WIPE, Viewer, rotation_matrix, start, surface_point
 
@@ -122,8 +122,8 @@ def test_the_path_is_played_round_and_round(viewer):
 def test_a_splat_alone_is_seen_from_an_orbit(data: Path, monkeypatch: pytest.MonkeyPatch):
     reads = []
     for module in ("viewer", "reading"):
-        name = f"v2edit.scenes.{module}.read_splat"
-        monkeypatch.setattr(name, lambda path: reads.append(path) or read_splat(path))
+        name = f"v2edit.scenes.{module}.read_splat_file"
+        monkeypatch.setattr(name, lambda path: reads.append(path) or read_splat_file(path))
     viewer = start(data / "scenes" / "guitar.ply", 0)
     try:
         assert len(reads) == 1  # a splat may take gigabytes

@@ -6,7 +6,7 @@ import pytest
 from support.scenes import gaussians_of
 from v2edit import video
 from v2edit.cli.app import main
-from v2edit.scenes.formats.ply import write_splat
+from v2edit.scenes.formats.splats import write_splat
 
 
 @pytest.fixture(scope="module")

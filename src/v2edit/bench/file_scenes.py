@@ -27,7 +27,7 @@ from v2edit.jobs.scene import FPS
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.runs import fingerprint_input
 from v2edit.scenes.config import TRANSFORMS, FitConfig
-from v2edit.scenes.formats.ply import read_splat
+from v2edit.scenes.formats.splats import read_splat
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.reading import Scene, choose_path, read_scene

@@ -147,7 +147,7 @@ def _parse(content: Any, base: Path) -> SuiteLine:
     if kind == "video":
         _check_video(path)
     elif not is_scene(path):
-        raise UserError(f'"scene" is {str(path)!r:.160}, which is no scene: a dataset with cameras, or a splat .ply')
+        raise UserError(f'"scene" is {str(path)!r:.160}, which is no scene: a dataset with cameras, or a splat')
     elif mask or target:
         raise UserError('"mask" and "target" are for videos')
     pair, instruction = _prompts(line), (line.instruction or "").strip()

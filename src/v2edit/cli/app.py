@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "keep": commands.keep,
     "view": commands.view,
     "studio": commands.studio,
+    "convert": commands.convert,
     "sample": commands.sample,
     "batch": commands.batch,
     "batch-status": commands.show_batch_status,

@@ -24,6 +24,7 @@ from v2edit.errors import UserError
 from v2edit.host import launched_processes
 from v2edit.jobs.calibrate import Calibrate
 from v2edit.jobs.clip import ClipOptions
+from v2edit.jobs.convert import Convert
 from v2edit.jobs.doctor import Doctor
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
@@ -184,7 +185,7 @@ def view(
     """Look at a scene before and after its edit, in a browser.
 
     Args:
-        run: The run folder of v2edit scene, or a splat .ply.
+        run: The run folder of v2edit scene, or a splat (.ply, .spz, .splat, .ksplat or .sog).
         port: The local port to serve on (default: 8080, or the next one that is free).
     """
     from v2edit.scenes.viewer import serve
@@ -205,6 +206,14 @@ def studio(context: Context, job: Annotated[ServeStudio, arg(name="")] = ServeSt
             open_browser(address)
 
     job.run(on_ready)
+
+
+def convert(context: Context, job: Annotated[Convert, arg(name="")]) -> None:
+    """Convert a splat to the format of OUT's name: .ply, .compressed.ply, .spz, .splat, .sog or meta.json."""
+    converted = job.run()
+    print(converted.text)
+    facts = asdict(converted)
+    context.reporter.result(files=[facts.pop("path")], **facts)
 
 
 def sample(

@@ -75,7 +75,7 @@ def edit_scene(
     """Edit a 3D scene and write a run folder, as `v2edit scene` does; arguments and errors are those of `edit_video`.
 
     Args:
-        scene: The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply.
+        scene: The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat.
         on_progress: Called after every step of reconstructing and editing with a `SceneProgress`.
         **options: Any option of `v2edit scene` by its name, with `_` for `-`: those of `edit_video` but save_frames,
             and path, frames, side, fit (a `FitConfig`) or its fields: quality, gaussians, fit_steps, refit_steps,

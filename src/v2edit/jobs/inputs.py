@@ -10,6 +10,7 @@ from typing import Literal
 
 from v2edit.errors import UserError
 from v2edit.jobs.options import FILE_SUFFIXES
+from v2edit.runs.layout import SPLAT_SUFFIXES
 from v2edit.scenes.config import BLENDER_SPLITS, TRANSFORMS
 
 QUOTED = 80  # characters of what was given that a message quotes
@@ -19,9 +20,11 @@ def is_scene(path: Path) -> bool:
     """Whether a path is a scene rather than a video: a splat, a dataset, or its folder."""
     if path.is_dir():
         from v2edit.scenes.formats.colmap import find_models
+        from v2edit.scenes.formats.splats import is_splat
 
-        return any((path / name).is_file() for name in (TRANSFORMS, BLENDER_SPLITS[0])) or bool(find_models(path))
-    return path.suffix.lower() in (".ply", ".json")
+        names = TRANSFORMS, BLENDER_SPLITS[0]
+        return any((path / name).is_file() for name in names) or bool(find_models(path)) or is_splat(path)
+    return path.suffix.lower() in (*SPLAT_SUFFIXES, ".json")
 
 
 def choose_input(video: str | None, scene: str | None) -> tuple[Literal["video", "scene"], str]:
@@ -58,7 +61,7 @@ def _check_scene(path: Path) -> None:
     if path.is_file() and (what := _kind(path)) in ("video", "image"):
         raise UserError(
             f"{path} is {'a video' if what == 'video' else 'an image'}, which v2edit edit edits; a scene has cameras, "
-            "too: a folder with transforms.json, a COLMAP project, or a splat .ply"
+            f"too: a folder with transforms.json, a COLMAP project, or a splat ({', '.join(SPLAT_SUFFIXES)})"
         )
     if path.is_dir() and not is_scene(path) and len(_files(path, "image")) > max(1, len(_files(path, "video"))):
         raise UserError(

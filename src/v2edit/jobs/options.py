@@ -21,6 +21,7 @@ from v2edit.backbones.options import LoadOptions
 from v2edit.errors import UserError
 from v2edit.host import launched_processes
 from v2edit.runs import check_save_every, default_run_folder, fingerprint_input
+from v2edit.runs.layout import SPLAT_SUFFIXES
 from v2edit.runs.snapshots import SAVE_EVERY
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Job = TypeVar("Job")
 OUT = ["-o", "--output"]  # other names of --out on the command line
 FILE_SUFFIXES = (
     *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".png", ".jpg", ".jpeg"),
-    *(".ply", ".json", ".zip"),
+    *(*SPLAT_SUFFIXES, ".json", ".zip"),
 )
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 # The options of loading that run.json has under their own names; device and dtype are those of the loaded model.

@@ -18,6 +18,7 @@ from v2edit.jobs.options import PromptOptions
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.prompts.tokens import PromptTokenizer
+from v2edit.runs.layout import SPLAT_SUFFIXES
 from v2edit.scenes.config import SCENE_FACTS, TRANSFORMS
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _caption(path: Path, frames: Frames) -> str:
     """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
     caption = _read_caption(frames)
     if caption is None:
-        looked = "It has no photographs, and its renders are" if path.suffix.lower() == ".ply" else "It is"
+        looked = "It has no photographs, and its renders are" if path.suffix.lower() in SPLAT_SUFFIXES else "It is"
         raise UserError(
             f"what does {path.name} show? {looked} not of the built-in model's world: say it with --source-prompt and "
             f"--target-prompt, or name a language model that looks (--lvlm), and use --model {PUBLISHED}"

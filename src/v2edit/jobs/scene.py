@@ -30,6 +30,7 @@ from v2edit.runs.layout import (
     CONTACT_SHEET,
     EDITED_SPLAT,
     SOURCE_SPLAT,
+    SplatFormatName,
     subtask_video,
 )
 from v2edit.scenes.config import PIXELS_PER_GAUSSIAN, FitConfig, ResolvedFit
@@ -103,13 +104,15 @@ class SceneEdit(EditJob):
     """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
 
     scene: Annotated[Positional[Path], arg(metavar="SCENE")]
-    """The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat .ply."""
+    """The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat (.ply, .spz, .sog, …)."""
     instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION", help_behavior_hint="")] = None  # pyright: ignore[reportIncompatibleMethodOverride]
     """What to change, in one sentence. A language model (--lvlm) turns it into prompts, or the grammar of the built-in
     world does."""
     render: Annotated[OmitArgPrefixes[RenderOptions], arg(name="rendering")] = RenderOptions()
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
     region: Annotated[OmitArgPrefixes[RegionOptions], arg(name="mask")] = RegionOptions()
+    format: SplatFormatName = "ply"
+    """What the edited scene is written as beside edited.ply, which is always there."""
 
     kind = "scene"
 
@@ -210,6 +213,7 @@ class SceneEdit(EditJob):
                     "closed": path.closed,
                 },
                 "local": self.region.facts,
+                "output": {"format": self.format},
                 "side": prepared.side,
                 "scene_device": str(prepared.device),
             }
@@ -217,9 +221,8 @@ class SceneEdit(EditJob):
             steps |= fit_loop_steps(prepared.fit, config.subtasks, scene.gaussians is None)
             request = Request("scene", record, steps, self.run_options.save_every, command)
             run.begin(request, partial(save_region, prepared.region))
-            editor = Editor(backbone, single_use=loaded is None)
-            fit, region = prepared.fit, prepared.region
-            edited = _Edit(run, scene, path, prepared.prompts, config, fit, region, editor).run(on_progress)
+            options = prepared.fit, prepared.region, Editor(backbone, single_use=loaded is None), self.format
+            edited = _Edit(run, scene, path, prepared.prompts, config, *options).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prepared.prompts)
 
     @staticmethod
@@ -251,7 +254,8 @@ class SceneEdit(EditJob):
             fit = ResolvedFit(**record["fit"])
             editor = Editor(backbone, single_use=loaded is None)
             region = load_region(run.snapshots.folder, record.get("local", {}))
-            edited = _Edit(run, scene, path, prompts, config, fit, region, editor).run(on_progress)
+            written_as = record.get("output", {}).get("format", "ply")  # runs that began before there was a choice
+            edited = _Edit(run, scene, path, prompts, config, fit, region, editor, written_as).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)
 
     def _choose_path(self, prepared: PreparedScene, backbone: Backbone) -> tuple[CameraPath, PreparedScene]:
@@ -285,7 +289,7 @@ def _count_pixels(scene: Scene) -> int:
 
 def read_scene_run(folder: Path) -> SceneRun:
     """Read a finished scene edit."""
-    from v2edit.scenes.formats.ply import read_splat
+    from v2edit.scenes.formats.splats import read_splat
 
     prompts, _ = read_prompts(folder / MANIFEST)
     return SceneRun(folder, read_splat(folder / EDITED_SPLAT), prompts)
@@ -303,6 +307,7 @@ class _Edit:
     fit: ResolvedFit
     region: Region | None
     editor: Editor
+    format: SplatFormatName
 
     def run(self, on_progress: ProgressCallback | None) -> EditedScene:
         """Go from where the run's snapshots stand to its results; return the edited scene."""
@@ -345,12 +350,13 @@ class _Edit:
         from v2edit.scenes.camera_paths import write_path
         from v2edit.scenes.dataset import views_dataset
         from v2edit.scenes.formats.nerfstudio import write_transforms
-        from v2edit.scenes.formats.ply import write_splat
+        from v2edit.scenes.formats.splats import Splat, write_in_formats, write_splat_file
         from v2edit.scenes.rer import render_video
 
         folder, dataset, cameras = self.folder.folder, self.scene.dataset, self.path.cameras
-        write_splat(folder / SOURCE_SPLAT, source)
-        write_splat(folder / EDITED_SPLAT, edited.gaussians)
+        splat = self.scene.splat or Splat(source)
+        write_splat_file(folder / SOURCE_SPLAT, splat)
+        write_in_formats(folder / EDITED_SPLAT, splat.edited(edited.gaussians), self.format)
         write_path(folder / "camera_path.json", self.path, FPS, None if dataset is None else dataset.applied)
         before, after = render_video(source, cameras), render_video(edited.gaussians, cameras)
         videos.write(before, folder / BEFORE_VIDEO, fps=FPS)

@@ -10,29 +10,33 @@ from typing import Any
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.runs.layout import SPLAT_SUFFIXES
 from v2edit.scenes.camera_paths import TRANSFORM_FILE, CameraPath, along_views, orbit, orbit_around, read_path
 from v2edit.scenes.config import BLENDER_SPLITS
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.colmap import find_models, read_colmap
 from v2edit.scenes.formats.nerfstudio import FILE, read_blender, read_transforms
-from v2edit.scenes.formats.ply import read_splat, read_vertical_axis
+from v2edit.scenes.formats.rows import Splat
+from v2edit.scenes.formats.splats import is_splat, read_splat_file
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.orientation import parse_up
 
 PICKLES = {".ckpt", ".pth", ".pt", ".pkl", ".pickle", ".bin", ".yml", ".yaml"}
 MIN_ALPHA = 0.1  # of a Gaussian that an orbit takes into account
-EXPECTED = "a folder with transforms.json, a COLMAP project, or a splat .ply"
+EXPECTED = f"a folder with transforms.json, a COLMAP project, or a splat ({', '.join(SPLAT_SUFFIXES)})"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The content of a scene's files: posed images, or Gaussians that another program optimised, with the upward
-    direction [3] that their file states."""
+    """The content of a scene's files: posed images, or a splat that another program optimised."""
 
     path: Path
     dataset: Dataset | None = None
-    gaussians: Gaussians | None = None
-    up: np.ndarray | None = None
+    splat: Splat | None = None
+
+    @property
+    def gaussians(self) -> Gaussians | None:
+        return None if self.splat is None else self.splat.gaussians
 
 
 def read_scene(path: Path, side: int | None = None) -> Scene:
@@ -48,11 +52,13 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
             return Scene(path, read_blender(path, side))
         if find_models(path):
             return Scene(path, read_colmap(path, side))
+        if is_splat(path):
+            return Scene(path, splat=read_splat_file(path))
         raise UserError(f"there is no scene in {path}: expected {EXPECTED}")
+    if is_splat(path):
+        return Scene(path, splat=read_splat_file(path))
     if path.suffix.lower() == ".json":
         return Scene(path, read_transforms(path, side))
-    if path.suffix.lower() == ".ply":
-        return Scene(path, gaussians=read_splat(path), up=read_vertical_axis(path))
     if path.suffix.lower() in PICKLES:
         raise UserError(
             f"{path} is not opened: files of its kind can run code. Export the scene with ns-export gaussian-splat, "
@@ -83,8 +89,9 @@ def choose_path(option: str, scene: Scene, frames: int, side: int, up: str = "au
     if option == "orbit":
         if dataset is not None:
             return orbit(dataset.training.cameras, frames, upward)
-        assert scene.gaussians is not None
-        return orbit_around(_visible_positions(scene.gaussians), frames, side, scene.up if upward is None else upward)
+        assert scene.splat is not None
+        stated = scene.splat.up if upward is None else upward
+        return orbit_around(_visible_positions(scene.splat.gaussians), frames, side, stated)
     if option == "views":
         if dataset is None:
             raise UserError(f"{scene.path} has no views of its own: --path orbit, or a camera-path .json")

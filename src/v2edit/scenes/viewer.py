@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from v2edit.errors import UserError
-from v2edit.runs.layout import EDITED_SPLAT, SOURCE_SPLAT
+from v2edit.runs.layout import EDITED_SPLAT, SOURCE_SPLAT, SPLAT_SUFFIXES
 from v2edit.scenes.camera_paths import CameraPath, read_path
 from v2edit.scenes.cameras import distance_of, up_of
-from v2edit.scenes.formats.ply import read_splat, read_vertical_axis
+from v2edit.scenes.formats.splats import is_splat, read_splat_file
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
 from v2edit.scenes.rasterise.projection import rotations
 from v2edit.scenes.reading import Scene, choose_path
@@ -55,17 +55,19 @@ def start(run: Path, port: int) -> Viewer:
         import viser
     except ModuleNotFoundError as missing:
         raise UserError(f"the viewer needs {missing.name}: pip install 'v2edit[scenes]'") from missing
-    named = {"scene": run} if run.is_file() else {name: run / file for name, file in NAMES.items()}
-    files = {name: path for name, path in named.items() if path.is_file()}
+    alone = run.is_file() or is_splat(run)
+    named = {"scene": run} if alone else {name: run / file for name, file in NAMES.items()}
+    files = {name: path for name, path in named.items() if alone or path.is_file()}
     if not files:
-        raise UserError(f"there is no scene to view in {run}: give a run folder of v2edit scene, or a splat .ply")
-    scenes = {name: read_splat(path) for name, path in files.items()}
+        expected = f"a run folder of v2edit scene, or a splat ({', '.join(SPLAT_SUFFIXES)})"
+        raise UserError(f"there is no scene to view in {run}: give {expected}")
+    splats = {name: read_splat_file(path) for name, path in files.items()}
+    scenes = {name: splat.gaussians for name, splat in splats.items()}
     if run.is_dir() and (run / PATH).is_file():
         path = read_path(run / PATH, None)
     else:
         name, file = list(files.items())[-1]
-        scene = Scene(file, gaussians=scenes[name], up=read_vertical_axis(file))
-        path = choose_path("orbit", scene, ORBIT_FRAMES, 512)
+        path = choose_path("orbit", Scene(file, splat=splats[name]), ORBIT_FRAMES, 512)
     # Browsers open connections ahead that they never use: each would print a traceback.
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
     return Viewer(viser.ViserServer(host=HOST, port=port, verbose=False), scenes, path)

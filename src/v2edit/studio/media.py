@@ -25,6 +25,7 @@ from v2edit.runs.layout import (
     MASK_VIDEO,
     SEEDS_SHEET,
     SOURCE_SPLAT,
+    SPLAT_SUFFIXES,
 )
 
 MAX_FILES, MAX_DEPTH = 5000, 3  # of a run that are listed
@@ -64,7 +65,7 @@ def _describe(folder: Path, path: Path, size: int) -> dict[str, Any]:
     name = path.relative_to(folder).as_posix()
     role = ROLES.get(name, "other")
     described = {"name": name, "bytes": size, "type": TYPES.get(path.suffix.lower(), OTHER)}
-    if path.stem == EDITED and "/" not in name and path.suffix.lower() != ".ply":
+    if path.stem == EDITED and "/" not in name and path.suffix.lower() not in SPLAT_SUFFIXES:
         role = "edited"
     if match := re.fullmatch(r"subtask-(\d+)(\.\w+)?", name):
         return described | {"role": "subtask", "subtask": int(match[1])}

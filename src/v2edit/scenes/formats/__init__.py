@@ -1,1 +1,1 @@
-"""The file formats of scenes: nerfstudio, COLMAP, PLY."""
+"""The file formats of scenes: nerfstudio, COLMAP, PLY, and those of splats."""

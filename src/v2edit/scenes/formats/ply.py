@@ -1,4 +1,4 @@
-"""Reading and writing of PLY files: splats in the layout of the original 3D Gaussian splatting, and coloured points.
+"""Reading of PLY files, and coloured points in them; splats are in `splat_ply`.
 
 Headers are checked before anything is allocated: one may claim any size.
 """
@@ -12,18 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.lib.recfunctions import unstructured_to_structured
 
 from v2edit.errors import UserError
 from v2edit.files import check_content
-from v2edit.scenes.config import MAX_DEGREE
 from v2edit.scenes.dataset import Points
-from v2edit.scenes.gaussians import SH_C0, Gaussians
+from v2edit.scenes.gaussians import SH_C0
 
 log = logging.getLogger(__name__)
-MAX_HEADER = 1 << 24  # bytes
-LIMIT = 20.0  # of a logit or of a logarithm, in place of infinity: in float32 an alpha of 1 or 0, a scale of 2e-9
+USUAL_HEADER, MAX_HEADER = 1 << 16, 1 << 24  # bytes
 TEXT, BIG = "ascii", "binary_big_endian"
 FORMATS = {TEXT: "", "binary_little_endian": "<", BIG: ">"}
 NUMPY = {"char": "i1", "uchar": "u1", "int8": "i1", "uint8": "u1", "short": "i2", "ushort": "u2", "int16": "i2",
@@ -33,68 +30,14 @@ BYTES = {kind: int(code[1]) for kind, code in NUMPY.items()}
 HARMONICS = [f"f_dc_{k}" for k in range(3)]
 COLOURS = [["red", "green", "blue"], ["diffuse_red", "diffuse_green", "diffuse_blue"], list("rgb"), HARMONICS]
 GREY = 128
+PLURALS = {"vertex": "vertices", "chunk": "chunks"}
 TOLERANCE = 1.01  # of white, in decimal numbers
 BRIGHTEST = 16  # times white: decimal colours beyond 1 may be of a high dynamic range
 
 
-def read_splat(path: Path) -> Gaussians:
-    """Read the Gaussians of a splat file, with or without normals, of any degree of harmonics up to 3. Gaussians that
-    are not finite after their activations are left out, with a warning; an infinite logit is an alpha of 0 or 1, a
-    logarithm of minus infinity a flat Gaussian. Raises `UserError` for a file that is no splat."""
-    vertex, kinds = _read_vertices(path)
-    names = set(kinds)
-    if "packed_position" in names:
-        raise UserError(f"{path} is a compressed splat: export it uncompressed (SuperSplat: PLY, not compressed PLY)")
-    rest = sorted(
-        (n for n in names if re.fullmatch(r"f_rest_\d{1,4}", n)), key=lambda name: int(name.removeprefix("f_rest_"))
-    )
-    required = [*"xyz", *HARMONICS, "opacity"]
-    required += [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
-    if missing := [name for name in required if name not in names]:
-        raise UserError(f"{path} is no Gaussian splat: it has no {', '.join(missing[:3])}")
-    if len(rest) not in {3 * ((degree + 1) ** 2 - 1) for degree in range(MAX_DEGREE + 1)}:
-        raise UserError(f"{path} has {len(rest)} f_rest properties, expected 0, 9, 24 or 45")
-    with np.errstate(over="ignore"):  # beyond float32: infinite
-        table = np.stack([np.asarray(vertex[name], np.float32) for name in [*required, *rest]], axis=1)
-    table = torch.from_numpy(_activate_infinite(table, path))
-    if not len(table):
-        raise UserError(f"{path} holds no Gaussian that can be used")
-    # The file has all of red's higher coefficients, then green's, then blue's.
-    higher = table[:, 14:].reshape(len(table), 3, len(rest) // 3).transpose(1, 2)
-    return Gaussians(
-        means=table[:, :3].contiguous(),
-        quats=table[:, 10:14].contiguous(),
-        log_scales=table[:, 7:10].contiguous(),
-        logit_opacities=table[:, 6].contiguous(),
-        sh=torch.cat([table[:, None, 3:6], higher], dim=1).contiguous(),
-    )
-
-
-def write_splat(path: Path, gaussians: Gaussians) -> Path:
-    """Write a splat file in the original's layout, with normals, for any viewer or trainer."""
-    from plyfile import PlyData, PlyElement
-
-    parts = {name: tensor.detach().cpu().float().numpy() for name, tensor in gaussians.tensors().items()}
-    higher = parts["sh"][:, 1:].transpose(0, 2, 1).reshape(len(gaussians), -1)
-    columns = {
-        **{axis: parts["means"][:, i] for i, axis in enumerate("xyz")},
-        **{f"n{axis}": np.zeros(len(gaussians)) for axis in "xyz"},
-        **{f"f_dc_{i}": parts["sh"][:, 0, i] for i in range(3)},
-        **{f"f_rest_{i}": higher[:, i] for i in range(higher.shape[1])},
-        "opacity": parts["logit_opacities"],
-        **{f"scale_{i}": parts["log_scales"][:, i] for i in range(3)},
-        **{f"rot_{i}": parts["quats"][:, i] for i in range(4)},
-    }
-    table = np.empty(len(gaussians), [(name, "f4") for name in columns])
-    for name, column in columns.items():
-        table[name] = column
-    PlyData([PlyElement.describe(table, "vertex")]).write(str(path))
-    return path
-
-
 def read_points(path: Path) -> Points | None:
     """Read coloured points, grey where the file has no colours, which is logged; None where no point is finite."""
-    vertex, kinds = _read_vertices(path)
+    vertex, kinds = read_table(path)
     if missing := set("xyz") - set(kinds):
         raise UserError(f"{path} has points without {', '.join(sorted(missing))}")
     positions = np.stack([np.asarray(vertex[axis], np.float64) for axis in "xyz"], axis=1)
@@ -155,29 +98,6 @@ def write_points(path: Path, points: Points) -> Path:
     return path
 
 
-def read_vertical_axis(path: Path) -> np.ndarray | None:
-    """Return the upward direction [3] that a PLY's header states (`comment Vertical Axis: z`, as nerfstudio exports
-    splats); None where it states none. Raises `UserError` for a file that is no PLY."""
-    stated = re.search(r"^comment\s+vertical\s+axis\W*?([+-]?)([xyz])\s*$", _read_header(path).text, re.I | re.M)
-    if stated is None:
-        return None
-    sign, axis = stated.groups()
-    return np.eye(3)["xyz".index(axis.lower())] * (-1 if sign == "-" else 1)
-
-
-def _activate_infinite(table: np.ndarray, path: Path) -> np.ndarray:
-    """Return the rows (position, colour, logit, log-scales, quaternion, harmonics) that are finite after activation,
-    with finite numbers that give the same."""
-    logits, scales, quats = table[:, 6], table[:, 7:10], table[:, 10:14]
-    np.copyto(logits, logits.clip(-LIMIT, LIMIT), where=np.isinf(logits))
-    np.copyto(scales, np.float32(-LIMIT), where=np.isneginf(scales))
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        extents, norms = np.exp(scales), np.linalg.norm(quats.astype(np.float64), axis=1, keepdims=True)
-        rotations = quats / norms
-        np.copyto(quats, rotations, where=abs(np.log10(norms)) > 12, casting="same_kind")  # its square would overflow
-    return table[_are_finite(np.concatenate([table, extents, rotations], axis=1), path, "Gaussians")]
-
-
 def _are_finite(table: np.ndarray, path: Path, what: str) -> np.ndarray:
     """Return which rows are finite, bool [N]; warn of those that are not."""
     finite = np.asarray(np.isfinite(table).all(axis=1))
@@ -187,7 +107,7 @@ def _are_finite(table: np.ndarray, path: Path, what: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Element:
+class Element:
     """An element of a PLY header: its number of rows, and the words of each property, (kind, name) or ("list", kind of
     the count, kind, name)."""
 
@@ -216,14 +136,19 @@ class _Element:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
     """The header of a PLY file: its length in bytes with `end_header`, and its lines before that without stray
     blanks."""
 
     length: int
     text: str
 
-    def parse(self, path: Path) -> tuple[str, list[_Element]]:
+    @property
+    def comments(self) -> tuple[str, ...]:
+        """The comments, without that word."""
+        return tuple(line[8:].strip() for line in self.text.split("\n") if line.startswith("comment "))
+
+    def parse(self, path: Path) -> tuple[str, list[Element]]:
         """Return the format and the elements. Raises `UserError` where they make no sense."""
         encoding, elements = "", []
         for line in self.text.split("\n"):
@@ -231,7 +156,7 @@ class _Header:
                 case ["format", word, *_]:
                     encoding = word
                 case ["element", name, count] if re.fullmatch("[0-9]{1,18}", count):
-                    elements.append(_Element(name, int(count), ()))
+                    elements.append(Element(name, int(count), ()))
                 case ["property", *words] if elements and _is_property(words, elements[-1]):
                     elements[-1] = replace(elements[-1], properties=(*elements[-1].properties, tuple(words)))
                 case ["element" | "property", *_]:
@@ -241,59 +166,62 @@ class _Header:
         return encoding, elements
 
 
-def _is_property(words: list[str], element: _Element) -> bool:
+def _is_property(words: list[str], element: Element) -> bool:
     """Return whether words make a further property of an element: of known kinds, and its name is new."""
     kinds = words[1:-1] if words[:1] == ["list"] else words[:-1]
     names = {known[-1] for known in element.properties}
     return len(words) == 2 * len(kinds) > 0 and set(kinds) <= set(BYTES) and words[-1] not in names
 
 
-def _read_header(path: Path) -> _Header:
+def read_header(path: Path) -> Header:
     """Read a PLY header, whatever blanks surround its lines. Raises `UserError` for a file that has none."""
     with path.open("rb") as file:
-        start = file.read(MAX_HEADER)
-    check_content(path, start, "scene")
-    first = re.match(rb"(?:\xef\xbb\xbf)?ply[ \t]*(\r?\n|\r)", start)  # after a byte order mark
-    if first is None:
-        raise UserError(f"{path} is no PLY file")
-    newline = rb"\r" if first[1] == b"\r" else rb"\r?\n"
-    end = re.search(newline + rb"[ \t]*end_header[ \t]*" + newline, start)
+        start = file.read(USUAL_HEADER)
+        check_content(path, start, "scene")
+        first = re.match(rb"(?:\xef\xbb\xbf)?ply[ \t]*(\r?\n|\r)", start)  # after a byte order mark
+        if first is None:
+            raise UserError(f"{path} is no PLY file")
+        newline = rb"\r" if first[1] == b"\r" else rb"\r?\n"
+        last_line = re.compile(newline + rb"[ \t]*end_header[ \t]*" + newline)
+        if (end := last_line.search(start)) is None:
+            start += file.read(MAX_HEADER - len(start))
+            end = last_line.search(start)
     if end is None:
         raise UserError(f"{path} has no end of its PLY header within {MAX_HEADER:,} bytes")
     lines = (line.strip() for line in re.split(newline, start[: end.start()]))
-    return _Header(end.end(), "\n".join(line.decode("utf-8", "replace") for line in lines if line))
+    return Header(end.end(), "\n".join(line.decode("utf-8", "replace") for line in lines if line))
 
 
-def _read_vertices(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Read the `vertex` element of a PLY file, a structured array [N], and the kinds of its numbers by their names;
-    other elements, as a mesh's faces, are skipped. Raises `UserError` where there is none, or less than the header
-    claims."""
-    header = _read_header(path)
+def read_table(path: Path, name: str = "vertex") -> tuple[np.ndarray, dict[str, str]]:
+    """Read an element of a PLY file, a structured array [N], and the kinds of its numbers by their names; other
+    elements, as a mesh's faces, are skipped. Binary ones are mapped, not read. Raises `UserError` where there is none,
+    or less than the header claims."""
+    header = read_header(path)
     encoding, elements = header.parse(path)
     names = [element.name for element in elements]
-    if "vertex" not in names:
-        raise UserError(f"{path} holds no vertices: expected points or Gaussians")
-    place = names.index("vertex")
-    vertex = elements[place]
-    if vertex.has_lists:
-        raise UserError(f"{path} has lists in its vertices: expected points or Gaussians")
-    kinds = {name: kind for kind, name in vertex.properties}
+    if name not in names:
+        raise UserError(f"{path} holds no {PLURALS.get(name, name)}: expected points or Gaussians")
+    place = names.index(name)
+    table = elements[place]
+    if table.has_lists:
+        raise UserError(f"{path} has lists in its {PLURALS.get(name, name)}: expected points or Gaussians")
+    kinds = {name: kind for kind, name in table.properties}
     if not kinds:
-        raise UserError(f"{path} has vertices without properties: expected points or Gaussians")
+        raise UserError(f"{path} has {PLURALS.get(name, name)} without properties: expected points or Gaussians")
     if encoding == TEXT:
-        return _read_text(path, header, list(kinds), sum(one.count for one in elements[:place]), vertex.count), kinds
+        return _read_text(path, header, list(kinds), sum(one.count for one in elements[:place]), table.count), kinds
     dtype = np.dtype([(name, f"{FORMATS[encoding]}{NUMPY[kind]}") for name, kind in kinds.items()])
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         start = _find_data(data, header, elements, encoding == BIG, path)
         for element in elements[:place]:
             start = element.find_end(data, start, encoding == BIG)
-        claimed, available = vertex.count * dtype.itemsize, max(len(data) - start, 0)
+        claimed, available = table.count * dtype.itemsize, max(len(data) - start, 0)
     if claimed > available:
         raise UserError(f"{path} says it holds {claimed:,} bytes and has {available:,}: it is cut short or forged")
-    return (np.memmap(path, dtype, "r", start, (vertex.count,)) if vertex.count else np.empty(0, dtype)), kinds
+    return (np.memmap(path, dtype, "r", start, (table.count,)) if table.count else np.empty(0, dtype)), kinds
 
 
-def _find_data(data: mmap.mmap, header: _Header, elements: list[_Element], is_big: bool, path: Path) -> int:
+def _find_data(data: mmap.mmap, header: Header, elements: list[Element], is_big: bool, path: Path) -> int:
     """Return where binary rows begin: at the header's end, or after a stray end of a line where the length of the file
     says so. Raises `UserError` where it may be either; logs what is left over."""
     blanks = re.match(rb"[\r\n]{0,4}", data[header.length : header.length + 4])
@@ -315,7 +243,7 @@ def _find_data(data: mmap.mmap, header: _Header, elements: list[_Element], is_bi
     return start
 
 
-def _read_text(path: Path, header: _Header, names: list[str], skipped: int, count: int) -> np.ndarray:
+def _read_text(path: Path, header: Header, names: list[str], skipped: int, count: int) -> np.ndarray:
     """Read `count` rows of numbers of a text PLY after those `skipped`, as a structured array of float64."""
     with path.open("rb") as file:
         file.seek(header.length)
