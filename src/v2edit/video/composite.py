@@ -41,13 +41,9 @@ def composite(source: Frames, edited: Frames, share: Frames, seam: Seam | None =
         return source.copy() if isinstance(source, np.ndarray) else source
     window = extent.window(round(AROUND * min(share.shape[1:])))
 
-    def box_of(k: int) -> tuple[slice, slice]:
-        """Return where the edit shows in a frame; the rest stays as it is."""
-        return slice(*extent.rows[k]), slice(*extent.columns[k])
-
     def mix(k: int, frame: np.ndarray, edit: np.ndarray, m: np.ndarray, drift: Tensor | None = None) -> np.ndarray:
-        """Return a frame with its edit, of which `edit` and `m` are what is in the box."""
-        box = box_of(k)
+        """Return a frame in whose box of m, of which `edit` and `m` are, the edit shows."""
+        box = extent.box(k)
         out, before, after = frame.copy(), frame[box], edit.astype(np.float32)
         if drift is not None and extent.part[k]:
             resized = F.interpolate(drift[None], frame[window].shape[:2], mode="bilinear", align_corners=False)
@@ -59,7 +55,7 @@ def composite(source: Frames, edited: Frames, share: Frames, seam: Seam | None =
         return out
 
     if seam == "feather":
-        mix_boxes = lambda k, frame, edit, m: mix(k, frame, edit[box_of(k)], m[box_of(k)])  # noqa: E731
+        mix_boxes = lambda k, frame, edit, m: mix(k, frame, edit[extent.box(k)], m[extent.box(k)])  # noqa: E731
         return map_frames(mix_boxes, [source, edited, share])
     clips = [source, edited, share]
     is_array = all(isinstance(clip, np.ndarray) for clip in clips)
@@ -79,7 +75,7 @@ def composite(source: Frames, edited: Frames, share: Frames, seam: Seam | None =
             sums.append(sums_of(k, *frames))
             if first <= k < stop:
                 frame, edit, m = frames
-                waiting.append((frame, edit[box_of(k)].copy(), m[box_of(k)].copy()))
+                waiting.append((frame, edit[extent.box(k)].copy(), m[extent.box(k)].copy()))
             while number < stop and k + 1 == min(after + REACH, end):
                 drift = _solve_drift(*(torch.stack(part) for part in zip(*sums, strict=True)))
                 for one in range(number - begin, after - begin):

@@ -27,6 +27,10 @@ class Extent:
         """Whether the mask is 0 everywhere."""
         return not self.part.any()
 
+    def box(self, k: int) -> tuple[slice, slice]:
+        """Return the rows and columns in which the mask is not 0 in frame k."""
+        return slice(*self.rows[k].tolist()), slice(*self.columns[k].tolist())
+
     def window(self, margin: int) -> tuple[slice, slice]:
         """Return the rows and columns in which the mask is not 0 in any frame, with a margin in pixels."""
         if self.is_empty:
