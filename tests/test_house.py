@@ -26,6 +26,7 @@ FLOORS = [
     {"primitives"},
     {"prompts"},
     {"video"},
+    {"cluster"},
     {"files", "workers"},
     {"host"},
     {"errors"},

@@ -4,6 +4,10 @@ import base64
 import csv
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -233,6 +237,22 @@ def test_the_page_shows_every_result_in_step(done: tuple[BenchReport, BenchOptio
     assert np.abs(shown["Tool"][:, :, 30:].astype(float) - smooth(0)[:, :, 30:] - 5).mean() < 9  # of lossy colours
     assert set(shown) == {*data["columns"]} and "Tool" in entry["figures"]
     assert base64.b64encode(b"ftyp") not in page.data.encode()  # films of long clips are files beside the page
+
+
+@pytest.mark.heavy
+def test_ray_says_the_same(done: tuple[BenchReport, BenchOptions], suite: Path, tmp_path: Path) -> None:
+    """On Ray itself, two actors on this machine, by the command line."""
+    pytest.importorskip("ray")
+    _, options = done
+    words = ["--suite", suite, "--results", *options.results, "--methods", *options.methods, "--metrics", *METRICS]
+    words += ["--steps", 2, "--model", options.model, "-o", tmp_path / "out"]
+    found = []
+    for more in (["--ray", "local", "--processes", 2], []):
+        command = [sys.executable, "-m", "v2edit", "bench", *map(str, [*words, *more])]
+        subprocess.run(command, check=True, cwd=suite, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        found.append({key: {**figures, "seconds": 0} for key, figures in rows_of(tmp_path / "out").items()})
+        shutil.rmtree(tmp_path / "out" / "results")
+    assert found[0] == found[1]
 
 
 def test_judges_and_results_without_any_method(done: tuple[BenchReport, BenchOptions]) -> None:

@@ -111,7 +111,42 @@ class WorkerPool(Protocol):
         """End all workers and wait for their ends."""
 
 
-class ProcessPool:
+class JobQueue:
+    """What gives jobs to the workers of a pool: `count`, `start`, `submit` and `wait` are those of `WorkerPool`."""
+
+    count: int
+
+    def start(self, worker: int) -> None: ...
+    def submit(self, worker: int, job: Any) -> None: ...
+    def wait(self) -> list[Event]: ...
+    def is_started(self, worker: int) -> bool:
+        """Return whether a worker has a process."""
+        ...
+
+    def imap_unordered(self, jobs: deque[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield each job with its outcome as it ends, starting workers as needed; jobs may be appended meanwhile.
+        Raises an outcome that is an exception, `WorkerDied` where a worker died, `UserError` where one cannot start."""
+        busy: dict[int, Any] = {}
+        while jobs or busy:
+            for worker in set(range(self.count)) - set(busy):
+                if jobs:
+                    if not self.is_started(worker):
+                        self.start(worker)
+                    busy[worker] = jobs.popleft()
+                    self.submit(worker, busy[worker])
+            for event in self.wait():
+                match event:
+                    case Ended(_, Exception() as error):
+                        raise error
+                    case Ended(worker, outcome):
+                        yield busy.pop(worker), outcome
+                    case Died(_, reason):
+                        raise WorkerDied(reason)
+                    case Refused(_, reason):
+                        raise UserError(reason)
+
+
+class ProcessPool(JobQueue):
     """A `WorkerPool` of spawned processes, one for each factory, which is called in the process to make its worker. The
     processes ignore Ctrl-C, which is for their parent, clean up when they are stopped, and end with their parent even
     where that is killed. `threads` is the number of CPU threads of each (default: the libraries' own)."""
@@ -144,33 +179,8 @@ class ProcessPool:
         ready = connection.wait([*workers, *also], timeout)
         return [self._receive(workers[pipe]) for pipe in ready if pipe not in also]  # pyright: ignore[reportArgumentType]
 
-    def imap_unordered(self, jobs: deque[Any]) -> Iterator[tuple[Any, Any]]:
-        """Yield each job with its outcome as it ends, starting workers as needed; jobs may be appended meanwhile.
-        Raises an outcome that is an exception, `WorkerDied` where a worker died, `UserError` where one cannot start."""
-        busy: dict[int, Any] = {}
-        while jobs or busy:
-            for worker in set(range(self.count)) - set(busy):
-                if jobs:
-                    if worker not in self._processes:
-                        self.start(worker)
-                    busy[worker] = jobs.popleft()
-                    self.submit(worker, busy[worker])
-            for event in self.wait():
-                match event:
-                    case Ended(_, Exception() as error):
-                        raise error
-                    case Ended(worker, outcome):
-                        yield busy.pop(worker), outcome
-                    case Died(_, reason):
-                        raise WorkerDied(reason)
-                    case Refused(_, reason):
-                        raise UserError(reason)
-
-    def interrupt(self, worker: int, kill: bool = False) -> None:
-        """Ask a worker to end, as Ctrl-C would, or `kill` it; `wait` reports that it died once it has."""
-        if worker in self._processes:
-            process, _ = self._processes[worker]
-            process.kill() if kill else process.terminate()
+    def is_started(self, worker: int) -> bool:
+        return worker in self._processes
 
     def end(self, worker: int) -> None:
         """End one worker and wait for its end."""

@@ -181,12 +181,13 @@ class _Reporter:
 
 def _open_pool(setup: WorkerSetup, ray: str | None, device: str, count: int | None, tasks: int) -> WorkerPool:
     """Return a pool of `count` workers (default: one a device), and no more than there are tasks."""
-    if ray is not None:
-        from v2edit.batch.cluster import RayPool
-
-        return RayPool(setup, ray, device, count)
-
     from v2edit.batch.worker import EditWorker
+
+    if ray is not None:
+        from v2edit.cluster import RayPool
+
+        return RayPool(partial(EditWorker, setup), ray, device, count)
+
     from v2edit.workers import ProcessPool
 
     device_type = find_device(device).type

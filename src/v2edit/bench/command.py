@@ -23,7 +23,7 @@ from v2edit.bench.methods import MethodConfig
 from v2edit.bench.selection import select_methods, sweep_methods
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, lock_folder
-from v2edit.host import available_cores, find_device
+from v2edit.host import find_device
 from v2edit.jobs.options import OUT, expect_folder
 from v2edit.metrics.columns import COLUMNS, Column
 from v2edit.metrics.lvlm_score import JudgeConfig
@@ -80,6 +80,9 @@ class BenchOptions:
     """The built-in model, a Hugging Face id or a local diffusers folder."""
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
     """A torch device, such as cpu, cuda:1, mps or xpu; auto takes CUDA where there is one."""
+    ray: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    """Let Ray find the devices: the address of a cluster, whose machines share the folder, auto for the one that this
+    machine belongs to, or local to start Ray here."""
     processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Edits at a time, each on one thread (default: one for each core; one on a GPU)."""
     clip: Annotated[str | None, arg(metavar="CLIP", help_behavior_hint="")] = None
@@ -187,22 +190,24 @@ def benchmark(
     given = tool_results.list_tool_trials(tasks, tools) if tools else []  # pyright: ignore[reportArgumentType]
     models = scoring.MetricModels(classify, options.metric_options, tuple(one.name for one in metrics))
     models.load()  # What is missing is an error before the work, not after it.
-    place, identity = find_device(options.device), trials.model_identity(checkpoint)
-    processes = options.processes or (available_cores() if place.type == "cpu" else 1)
+    identity = trials.model_identity(checkpoint)
+    if options.ray is None:
+        find_device(options.device)  # an error before the work, too
     facts = {
         "command": None if command is None else redact(command),
         "tasks": [{"kind": task.kind, "name": task.name, "seed": task.seed} for task in tasks],
         "left out": list(suite.mistakes),
         "results": {title: str(tool.folder) for title, tool in tools.items()},
-        "model": {"name": options.model, "identity": identity, "device": str(place)},
+        "model": {"name": options.model, "identity": identity},
         **_settings(options, selected, metrics),
     }
     with lock_folder(folder, trials.LOCK, "benchmark"):
-        made = trials.list_trials(tasks, suite.references | selected, identity, place, folder / "results")
-        order = {task: number for number, task in enumerate(tasks)}
-        given = tool_results.from_starts(given, made)
-        listed = sorted([*made, *given], key=lambda trial: order[trial.task])  # pyright: ignore[reportArgumentType]
-        with trials.open_pool(checkpoint, place, processes) as pool:
+        with trials.open_pool(checkpoint, options.device, options.processes, options.ray) as (pool, place):
+            facts["model"]["device"] = str(place)
+            made = trials.list_trials(tasks, suite.references | selected, identity, place, folder / "results")
+            order = {task: number for number, task in enumerate(tasks)}
+            given = tool_results.from_starts(given, made)
+            listed = sorted([*made, *given], key=lambda trial: order[trial.task])  # pyright: ignore[reportArgumentType]
             trials.run_trials(listed, pool, on_progress)
             sheets = folder / "sheets" if options.sheets else None
             films = folder / f"{options.report_name}-films"

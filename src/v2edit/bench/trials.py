@@ -31,8 +31,9 @@ from v2edit.bench.methods import MethodConfig, Unedited
 from v2edit.bench.tasks import Arrays, Task
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
+from v2edit.host import available_cores, find_device
 from v2edit.video.stream import Frames
-from v2edit.workers import ProcessPool, WorkerDied
+from v2edit.workers import JobQueue, ProcessPool, WorkerDied
 
 LOCK = ".bench"
 OnProgress = Callable[[int, int, str], None]  # gets the number of results, of how many, and the latest one's name
@@ -135,7 +136,7 @@ def list_trials(
     return [one if starts.get(one.task) in (None, one.path) else replace(one, start=starts[one.task]) for one in trials]
 
 
-def run_trials(trials: Sequence[Trial], pool: ProcessPool, on_progress: OnProgress) -> None:
+def run_trials(trials: Sequence[Trial], pool: JobQueue, on_progress: OnProgress) -> None:
     """Run the trials that have no result yet."""
     total = len({trial.path for trial in trials})
     missing = {trial.path: trial for trial in trials if not trial.path.exists()}
@@ -155,15 +156,30 @@ def run_trials(trials: Sequence[Trial], pool: ProcessPool, on_progress: OnProgre
 
 
 @contextmanager
-def open_pool(checkpoint: Checkpoint, device: torch.device, processes: int) -> Iterator[ProcessPool]:
-    """A pool of workers, ended when the context is left."""
-    pool = ProcessPool([partial(BenchWorker, checkpoint, device)] * processes)
+def open_pool(
+    checkpoint: Checkpoint, device: str, processes: int | None, ray: str | None = None
+) -> Iterator[tuple[JobQueue, torch.device]]:
+    """A pool of workers and their device, ended when the context is left: `processes` on this machine (default: one a
+    core; one on a GPU), or actors of Ray at an address."""
+    if ray is not None:
+        from v2edit.cluster import RayPool
+
+        pool = RayPool(partial(_worker_on, checkpoint), ray, device, processes)
+        place = torch.device(pool.device)
+    else:
+        place = find_device(device)
+        count = processes or (available_cores() if place.type == "cpu" else 1)
+        pool = ProcessPool([partial(BenchWorker, checkpoint, place)] * count)
     try:
-        yield pool
+        yield pool, place
     except WorkerDied as error:
         raise UserError(f"{error}; the same command goes on from here (try fewer --processes)") from error
     finally:
         pool.stop()
+
+
+def _worker_on(checkpoint: Checkpoint, device: str) -> BenchWorker:
+    return BenchWorker(checkpoint, torch.device(device))
 
 
 def model_identity(checkpoint: Checkpoint) -> str:

@@ -10,13 +10,13 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from typing import Any
 
-from v2edit.batch.worker import Assignment, EditWorker, WorkerSetup
 from v2edit.errors import UserError, first_line
 from v2edit.host import available_cores
-from v2edit.workers import Died, Ended, Event, Refused, Started
+from v2edit.workers import Died, Ended, Event, JobQueue, Refused, Started, Worker
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 100 * 2**20  # of a local instance: nothing large goes through it
@@ -25,17 +25,18 @@ POLL_INTERVAL = 1.0  # seconds between two looks for an interrupt while waiting
 CONNECT_TIMEOUT = 10.0  # seconds for a cluster's machine to answer
 
 
-class RayPool:
-    """A `WorkerPool` of one actor for each GPU of the cluster or, without GPUs, one for each machine."""
+class RayPool(JobQueue):
+    """A `WorkerPool` of one actor for each GPU of the cluster or, without GPUs, one for each machine. `device` is the
+    device of all of them, cuda or cpu."""
 
-    def __init__(self, setup: WorkerSetup, address: str, device: str, count: int | None) -> None:
-        """Connect to a cluster ("auto": the one that this machine belongs to), or start Ray here ("local"). `count` is
-        the number of workers, if not one for each device. Raises `UserError` where Ray is not installed, there is no
-        cluster, or it has no such device."""
+    def __init__(self, factory: Callable[[str], Worker], address: str, device: str, count: int | None) -> None:
+        """Connect to a cluster ("auto": the one that this machine belongs to), or start Ray here ("local"). `factory`
+        makes a worker of its device, in the actor's process; `count` is the number of workers, if not one for each
+        device. Raises `UserError` where Ray is not installed, there is no cluster, or it has no such device."""
         self._ray = _import_ray()
         if self._ray.is_initialized():
             raise UserError("this process uses Ray already; call ray.shutdown() first")
-        self._setup = setup
+        self._factory = factory
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, bool]] = {}  # of each call that runs: its worker, and whether it loads
         # Ray prints what happens to its workers, and stdout is for this process's results.
@@ -43,7 +44,7 @@ class RayPool:
         self._redirection.enter_context(redirect_stdout(sys.stderr))
         try:
             _connect(self._ray, address, count)
-            self.count, self._device, self._resources = self._allocate(device, count)
+            self.count, self.device, self._resources = self._allocate(device, count)
         except BaseException:
             self.stop()
             raise
@@ -71,11 +72,14 @@ class RayPool:
     def start(self, worker: int) -> None:
         self._kill(worker)
         # Ray itself must restart none: an attempt that ended with its actor counts, and an actor loads before it works.
-        actor_class = self._ray.remote(max_restarts=0, max_task_retries=0, **self._resources)(EditWorker)
-        self._actors[worker] = actor = actor_class.remote(self._setup, self._device)
+        actor_class = self._ray.remote(max_restarts=0, max_task_retries=0, **self._resources)(_Actor)
+        self._actors[worker] = actor = actor_class.remote(self._factory, self.device)
         self._pending[actor.load.remote()] = worker, True
 
-    def submit(self, worker: int, job: Assignment) -> None:
+    def is_started(self, worker: int) -> bool:
+        return worker in self._actors
+
+    def submit(self, worker: int, job: Any) -> None:
         self._pending[self._actors[worker].run.remote(job)] = worker, False
 
     def wait(self) -> list[Event]:
@@ -112,6 +116,19 @@ class RayPool:
             self._ray.wait(calls, num_returns=len(calls), timeout=GRACE)
         self._ray.shutdown()
         self._redirection.close()
+
+
+class _Actor:
+    """The worker in an actor's process."""
+
+    def __init__(self, factory: Callable[[str], Worker], device: str) -> None:
+        self.worker = factory(device)
+
+    def load(self) -> tuple[str | None, str]:
+        return self.worker.load()
+
+    def run(self, job: Any) -> Any:
+        return self.worker.run(job)
 
 
 def _import_ray() -> Any:
