@@ -5,7 +5,7 @@ import { bytes } from "./format.js";
 import { putUpload, state } from "./store.js";
 import { text } from "./text.js";
 import { Bar, ErrorLine, Icon } from "./ui.js";
-import { html, useEffect, useRef, useState } from "./vendor/ui.js";
+import { html, useLayoutEffect, useRef, useState } from "./vendor/ui.js";
 
 const SCENE = /\.(zip|ply|splat|spz)$/i;
 
@@ -75,7 +75,7 @@ export function Drop({ onUpload, compact }) {
     }
     setProgress(null);
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const stop = (event) => event.preventDefault();
     const hover = (event) => (stop(event), setOver(true));
     const leave = (event) => event.relatedTarget || setOver(false);

@@ -86,7 +86,7 @@ function Facts({ source }) {
     source.fps && source.frames > 1 && `${Number(source.fps.toFixed?.(2) ?? source.fps)} fps`,
     source.seconds && source.frames > 1 && clock(source.seconds),
     source.sound && text.edit.sound,
-    source.shots > 1 && text.edit.shots(source.shots),
+    source.shots?.length > 1 && text.edit.shots(source.shots.length),
   ].filter(Boolean);
   return html`<p class="facts">${facts.map((fact) => html`<span>${fact}</span>`)}</p>`;
 }
@@ -190,7 +190,7 @@ export function EditView({ id }) {
     return html`<div class="column"><${ErrorLine}>${error ?? source.reason}<//><${Drop} onUpload=${uploaded} /></div>`;
   if (!source) return html`<p class="loading" role="status">${text.loading}</p>`;
   return html`<div class="edit">
-    <section class="stage" aria-label=${text.edit.clip}>
+    <section class=${`stage${draft.mask.mode === "paint" ? " painting" : ""}`} aria-label=${text.edit.clip}>
       <div class="stage-head">
         <h1>${source.name}</h1>
         <a class="quiet button" href="#/edit">${text.edit.other}</a>

@@ -21,11 +21,8 @@ function Progress({ job }) {
   }, [progress?.step, progress?.stage, progress?.seconds_left]);
   if (!isActive(job)) return null;
   const left = progress?.seconds_left != null ? Math.max(0, progress.seconds_left - now) : null;
-  const facts = [
-    progress?.subtasks > 1 && text.run.subtask(progress.subtask, progress.subtasks),
-    progress?.steps && text.jobs.step(progress.step, progress.steps),
-    left != null && (left > 0 ? text.jobs.left(duration(left)) : text.jobs.soon),
-  ].filter(Boolean);
+  const share = progress?.done != null && `${Math.floor(100 * progress.done)} %`;
+  const facts = [share, left != null && (left > 0 ? text.jobs.left(duration(left)) : text.jobs.soon)].filter(Boolean);
   return html`<div class="progress">
     <${Bar} value=${progress?.done} label=${text.jobs.progress} />
     <p class="progress-text"><span role="status">${progress?.text ?? text.states[job.state]}</span>${facts.map((fact) => html`<span class="aside">${fact}</span>`)}</p>
@@ -45,7 +42,7 @@ function Preview({ job }) {
     : html`<video class="preview" key=${fresh} src=${fresh} autoplay muted loop playsinline aria-label=${text.jobs.preview} onError=${() => setHidden(true)} />`;
 }
 
-export function JobActions({ job, waiting }) {
+function JobActions({ job, waiting, children }) {
   const { run, error, busy } = useAction();
   const act = (what, body) => run(async () => putJob((await api.post(`jobs/${job.id}/${what}`, body)) ?? job));
   const forget = () => run(async () => (await api.remove(`jobs/${job.id}`), state.jobs.delete(job.id), putJobGone()));
@@ -61,6 +58,7 @@ export function JobActions({ job, waiting }) {
       ${job.state === "done" && job.run && html`<a class="button" href=${pageOf(job.run)}>${text.jobs.open}</a>`}
       ${!isActive(job) && job.state !== "queued" && html`<button type="button" class="quiet" disabled=${busy} onClick=${() => run(async () => { const again = await api.post(`jobs/${job.id}/again`); putJob(again); location.hash = `#/jobs/${again.id}`; })}>${text.jobs.again}</button>`}
       <button type="button" class="quiet" onClick=${() => draftFrom(job)}>${text.jobs.againWith}</button>
+      ${children}
       ${!isActive(job) && job.state !== "queued" && html`<${IconButton} icon="close" label=${text.jobs.forget} disabled=${busy} onClick=${forget} />`}
     </div>
     <${ErrorLine}>${error}<//>`;
@@ -74,13 +72,13 @@ function JobCard({ job, waiting, open }) {
       <h2 id=${`job-${job.id}`}><a href=${job.state === "done" && job.run ? pageOf(job.run) : `#/jobs/${job.id}`}>${job.title || job.instruction}</a></h2>
       <${State} state=${job.state} />
     </div>
+    ${job.state === "done" && job.run && html`<span class="job-thumb"><img src=${`${api.ROOT}/runs/${api.name(job.run)}/thumb.jpg`} alt="" loading="lazy" onError=${(e) => e.target.remove()} /></span>`}
     <p class="facts"><span>${text.kinds[job.kind]}</span>${job.options?.model && html`<span>${job.options.model}</span>`}<span>${when(job.finished ?? job.started ?? job.created)}</span></p>
     <${Preview} job=${job} />
     <${Progress} job=${job} />
     ${job.reason && html`<p class=${job.state === "failed" ? "error" : "help"}>${job.reason}</p>`}
     ${big && job.notes?.length ? html`<details class="more"><summary>${text.jobs.notes}</summary><ul class="notes">${job.notes.map((note) => html`<li>${note}</li>`)}</ul></details>` : null}
-    ${big && job.command && html`<div class="row"><${CopyButton} value=${job.command} label=${text.run.command} /><${CopyButton} value=${job.python} label=${text.run.python} /></div>`}
-    <${JobActions} job=${job} waiting=${waiting} />
+    <${JobActions} job=${job} waiting=${waiting}>${big && job.command && html`<${CopyButton} value=${job.command} label=${text.run.command} /><${CopyButton} value=${job.python} label=${text.run.python} />`}<//>
   </article>`;
 }
 

@@ -14,7 +14,7 @@ const line = (name, placeholder) => ({ name, type: "text", placeholder });
 export const SEEDS = number("seeds", 1, 16, 1, 1);
 export const MORE = {
   edit: [
-    ["effort", [number("steps", 1, 200, 1, 50), number("subtasks", 1, 6, 1, 1), SEEDS, number("seed", 0, 2 ** 31, 1, 0)]],
+    ["effort", [number("steps", 1, 200, 1, 50), number("subtasks", 1, 6, 1, 1), number("seed", 0, 2 ** 31, 1, 0)]],
     [
       "control",
       [number("alpha", 0, 1, 0.05), number("beta", 0, 1, 0.05), number("guidance", 0, 30, 0.5), number("mixture", 0, 1, 0.1), line("negative_prompt", "")],

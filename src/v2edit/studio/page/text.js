@@ -136,7 +136,7 @@ export const text = {
   mask: {
     title: "May change",
     canvas: "Picture to paint the mask on",
-    modes: { none: "Everything", auto: "What the edit finds", paint: "What I paint", given: "The mask of before" },
+    modes: { none: "Everything", auto: "Automatic", paint: "Painted", given: "As before" },
     help: {
       none: "The whole picture may change; what the instruction does not touch is held by the model.",
       auto: "The model finds out what it changes; all else stays the source’s, bit for bit.",
@@ -171,7 +171,6 @@ export const text = {
     unknown: "this job is not in the queue any more",
     progress: "Progress",
     preview: "What the edit looks like so far",
-    step: (step, steps) => `step ${step} of ${steps}`,
     left: (time) => `${time} left`,
     soon: "nearly done",
     then: (parts) => `then ${parts.join(", ")}`,
@@ -246,7 +245,7 @@ export const text = {
     stoppedHelp: "It was stopped, and can go on from its last snapshot.",
     toQueue: "Show in the queue",
     parent: "← All of this group",
-    page: (name) => `Open ${name}`,
+    page: (name) => `Save ${name}, to open on its own`,
     sheet: "Frames of all variants",
     compareAll: (count) => `Compare ${count} in step`,
   },

@@ -1,0 +1,265 @@
+"""The studio's page in a browser: from drop to download, a painted mask, reloads and other tabs, and how it reads."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.browser import LOOK, PATIENCE, THREE_D, Browser, browsing, drop
+from support.studio import Client, Sample
+
+from v2edit import video as videos
+from v2edit.studio.options import ALLOWED
+
+PAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit" / "studio" / "page"
+MODULES = [path for path in PAGE.glob("*.js") if 'from "./text.js"' in path.read_text()]
+WIDTHS = (1440, 1024, 390)
+FEW_STEPS = {"steps": "4", "guidance": "1"}
+
+
+@pytest.fixture(scope="module")
+def browser(studio: Client) -> Iterator[Browser]:
+    with browsing(f"http://127.0.0.1:{studio.port}/") as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def complains_of_nothing(browser: Browser) -> Iterator[None]:
+    """No test may leave an error in the console, or a request to another place than the studio."""
+    browser.complaints.clear()
+    yield
+    assert not browser.complaints and not browser.foreign
+
+
+def expect(locator: Any) -> Any:
+    from playwright.sync_api import expect as wait_for
+
+    wait_for.set_options(timeout=PATIENCE)
+    return wait_for(locator)
+
+
+def set_up(page: Any, sample: Sample, **options: str) -> None:
+    """Drop the clip, say what should change, and set a few options."""
+    drop(page, sample.clip)
+    page.get_by_label("What should change?").fill(sample.instruction)
+    page.get_by_text("More settings").click()
+    for name, value in (FEW_STEPS | options).items():
+        control = page.locator(f"#option-{name}")
+        if control.evaluate("one => one.tagName") == "SELECT":
+            control.select_option(value)
+        else:
+            control.fill(value)
+            control.blur()
+
+
+def start(page: Any, studio: Client) -> Path:
+    """Start the edit, wait for its result, and return the run folder."""
+    page.get_by_role("button", name="Start the edit").click()
+    expect(page.locator(".player canvas")).to_be_visible()
+    return studio.folder / page.url.rpartition("/")[2]
+
+
+@pytest.fixture(scope="module")
+def run(studio: Client, sample: Sample) -> str:
+    """The name of a run with two subtasks."""
+    upload = studio.upload(sample.clip)
+    return studio.ended(studio.submit(upload["id"], sample.instruction, **sample.options | {"subtasks": 2}))["run"]
+
+
+def test_an_edit_from_drop_to_download(browser, studio, sample):
+    with browser.page() as page:
+        set_up(page, sample)
+        shared, changed = page.locator(".pieces"), page.locator(".pieces .change").first
+        expect(changed).to_be_visible()
+        words = changed.locator("del").inner_text(), changed.locator("ins").inner_text()
+        assert words[0] in sample.source_prompt and words[1] in sample.instruction and len(shared.inner_text()) > 40
+        expect(page.locator(".cost")).to_contain_text("GiB")
+        folder = start(page, studio)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="MP4").click()
+        assert Path(download.value.path()).read_bytes() == (folder / "edited.mp4").read_bytes()
+        assert download.value.suggested_filename == f"{folder.name}.mp4"
+        assert "v2edit edit" in page.locator(".command").inner_text()
+
+
+def test_what_is_not_painted_stays_as_it_was(browser, studio, sample):
+    source = videos.read(sample.clip).frames
+    side = source.shape[1]
+    with browser.page() as page:
+        set_up(page, sample, format="png")
+        page.get_by_role("radio", name="Painted").check()
+        box = page.locator(".mask-canvas").bounding_box()
+        left, middle = box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"]
+        page.mouse.move(left, box["y"] + 0.1 * box["height"])
+        page.mouse.down()
+        page.mouse.move(left, middle, steps=4)
+        page.mouse.move(left, box["y"] + 0.9 * box["height"], steps=4)
+        page.mouse.up()
+        page.get_by_role("radio", name="Stay").check()
+        folder = start(page, studio)
+    edited = np.asarray([one for one in videos.read(folder / "edited").frames])
+    mask = np.asarray([one for one in videos.read(folder / "mask.mp4").frames]).max(-1) > 16
+    # A brush of 12 % of the height, a fifth of the width from the left, and the pixels that the edit fades out in.
+    columns = np.flatnonzero(mask.any(axis=(0, 1)))
+    assert columns[0] < 0.2 * side < columns[-1] < 0.45 * side and mask[:, side // 2, round(0.2 * side)].all()
+    outside = slice(columns[-1] + 3, None)
+    assert np.array_equal(edited[:, :, outside], np.asarray(source)[:, :, outside])
+    assert not np.array_equal(edited, np.asarray(source))
+
+
+def test_tabs_agree_and_a_reload_loses_nothing(browser, studio, sample):
+    upload = studio.upload(sample.clip)
+    job = studio.submit(upload["id"], sample.instruction, **sample.options | {"steps": 200, "subtasks": 6})
+    with browser.page(f"#/jobs/{job}") as one, browser.page("#/jobs") as other:
+        cards = [page.locator(f"article:has(#job-{job})") for page in (one, other)]
+        for card in cards:
+            expect(card.get_by_text(re.compile(r"step \d+/\d+"))).to_be_visible()
+        one.reload()
+        expect(cards[0].get_by_text(re.compile(r"step \d+/\d+"))).to_be_visible()
+        cards[0].get_by_role("button", name="Stop").click()
+        for card in cards:
+            expect(card.locator(".state")).to_have_text("Stopped")
+        cards[1].get_by_role("button", name="Remove from the list").click()
+        for card in cards:
+            expect(card).to_have_count(0)
+
+
+def test_a_draft_survives_a_reload(browser, sample):
+    with browser.page() as page:
+        set_up(page, sample, subtasks="3")
+        page.reload()
+        expect(page.get_by_label("What should change?")).to_have_value(sample.instruction)
+        page.get_by_text("More settings").click()
+        expect(page.locator("#option-subtasks")).to_have_value("3")
+
+
+def test_before_and_after_are_in_step(browser, studio, run):
+    """Each step of the dial shows its own picture; before and after are halves of one frame."""
+    with browser.page(f"#/run/{run}") as page:
+        canvas = page.locator(".player canvas")
+        page.get_by_role("radio", name="After").check()
+        expect(page.locator(".picture")).to_have_attribute("data-mode", "after")
+        pictures: set[str] = set()
+        for step, name in ((0, "source"), (1, "subtask 1 of 2"), (2, "the whole edit")):
+            page.locator("#dial").fill(str(step))
+            expect(page.locator(".dial")).to_contain_text(name)
+            deadline = time.monotonic() + PATIENCE / 1000
+            while (picture := canvas.evaluate("canvas => canvas.toDataURL()")) in pictures:  # until it is loaded
+                assert time.monotonic() < deadline, f"{name} looks like another step"
+                page.wait_for_timeout(50)
+            pictures.add(picture)
+        page.keyboard.press("Escape")
+        page.locator("body").click(position={"x": 5, "y": 300})
+        page.keyboard.press("ArrowRight")
+        expect(canvas).to_have_attribute("data-frame", "1")
+        page.keyboard.down("b")
+        expect(page.locator(".picture")).to_have_attribute("data-mode", "before")
+        page.keyboard.up("b")
+        expect(page.locator(".picture")).to_have_attribute("data-mode", "after")
+
+
+def test_again_with_fills_in_everything(browser, studio, run, sample):
+    with browser.page(f"#/run/{run}") as page:
+        page.get_by_role("button", name="Again with …").click()
+        expect(page.get_by_label("What should change?")).to_have_value(sample.instruction)
+        page.get_by_text("More settings").click()
+        expect(page.locator("#option-steps")).to_have_value("4")
+        expect(page.locator("#option-subtasks")).to_have_value("2")
+        expect(page.locator("#option-seed")).to_have_value("5")
+
+
+def test_runs_are_starred_noted_deleted_and_restored(browser, studio, sample):
+    upload = studio.upload(sample.clip)
+    name = studio.ended(studio.submit(upload["id"], sample.instruction, **sample.options))["run"]
+    with browser.page(f"#/run/{name}") as page, browser.page("#/gallery") as gallery:
+        page.get_by_role("button", name="Star", exact=True).click()
+        page.get_by_label("Note").last.fill("a good one")
+        page.get_by_label("Title").last.fill("The chosen one")
+        page.get_by_label("Title").last.blur()
+        expect(gallery.get_by_text("The chosen one")).to_be_visible()
+        gallery.get_by_label("Starred").check()
+        expect(gallery.locator(".card")).to_have_count(1)
+        assert studio.get(f"/runs/{name}")["note"] == "a good one"
+        page.get_by_role("button", name="Move to the trash").click()
+        page.get_by_role("button", name="Restore").first.click()
+        expect(gallery.get_by_text("The chosen one")).to_be_visible()
+
+
+def test_an_error_stands_where_it_belongs(browser, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    with browser.page() as page:
+        drop(page, broken)
+        expect(page.get_by_role("alert")).to_contain_text("broken.mp4")
+        expect(page.get_by_text("Drop a video here")).to_be_visible()
+
+
+VIEWS = ("#/edit", "#/edit/UPLOAD", "#/jobs", "#/run/RUN", "#/gallery", "#/compare?runs=RUN,RUN", "#/gallery?trash=1")
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_every_view_can_be_read_and_used(browser, studio, run, sample, scheme):
+    """Names on all controls, contrast of 4.5 and more, nothing wider than the window, at each width."""
+    upload, wrong = studio.upload(sample.clip)["id"], {}
+    with browser.page(scheme=scheme) as page:
+        for view in VIEWS:
+            page.goto(browser.address + view.replace("UPLOAD", upload).replace("RUN", run))
+            page.reload()
+            expect(page.locator("h1, .empty h2").first).to_be_visible()
+            page.wait_for_timeout(150)
+            page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 860})
+                wrong[view, width] = page.evaluate(LOOK)
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        wrong["keys", WIDTHS[-1]] = page.evaluate(LOOK)
+    assert not {where: found for where, found in wrong.items() if found}
+
+
+def test_strings_and_options_are_those_of_the_program(browser):
+    """Modules name strings that there are, and options that the server takes."""
+    named = {name for path in MODULES for name in re.findall(r"(?<![.\w/])text\.([a-z][a-zA-Z.]+\w)", path.read_text())}
+    missing = """async (names) => {
+        const { text } = await import("/text.js");
+        const find = (at, part) => (typeof at === "string" ? "" : at?.[part]);
+        return names.filter((name) => name.split(".").reduce(find, text) === undefined);
+    }"""
+    offered = """async () => {
+        const { MORE } = await import("/options.js");
+        const names = (groups) => groups.flatMap(([, list]) => list.map((one) => one.name));
+        return Object.entries(MORE).map(([kind, groups]) => [kind, names(groups)]);
+    }"""
+    with browser.page() as page:
+        assert page.evaluate(missing, sorted(named)) == []
+        options = page.evaluate(offered)
+        for kind, names in options:
+            assert set(names) <= ALLOWED[kind] and len(names) > 8
+
+
+@pytest.mark.heavy
+def test_a_scene_is_shown_in_3d(tmp_path):
+    from support.studio import serving
+
+    from v2edit.cli.app import main
+
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    assert main(["sample", "--scene", "--seed", "3", "--kind", "recolour", "-o", str(tmp_path / "scene")]) == 0
+    words = ["--quality", "draft", "--steps", "4", "--frames", "5", "--side", "48"]
+    asked = [str(tmp_path / "scene"), "make the orange ball green", "-o", str(folder / "one")]
+    assert main(["scene", *asked, *words]) == 0
+    with serving(folder) as client, browsing(f"http://127.0.0.1:{client.port}/", *THREE_D) as browser:
+        with browser.page("#/run/one", width=800) as page:
+            expect(page.locator(".space")).to_have_attribute("data-loaded", "true")
+            page.wait_for_timeout(8000)
+            shot = tmp_path / "shot.png"
+            page.locator(".space").screenshot(path=str(shot))
+        assert not browser.complaints and not browser.foreign
+    picture = videos.read(shot).frames[0].astype(int)
+    half = picture.shape[1] // 2
+    green = (picture[..., 1] > picture[..., 0] + 40) & (picture[..., 1] > picture[..., 2] + 40)
+    assert green[:, half:].sum() > 10 * green[:, :half].sum() and green.sum() > 100
