@@ -67,6 +67,7 @@ from v2edit.primitives.classifier import QUESTIONS, SceneClassifier, preprocess
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import COLOURS, SHAPES, Scene, sample_scene
 from v2edit.prompts import PromptPair
+from v2edit.runs.manifest import REQUEST_FILE, STATE_DIR
 from v2edit.video.stream import as_stream
 
 FIRST_SEED = 2_000_100_000  # no training or tuning uses what follows
@@ -275,7 +276,7 @@ def kill(frames: int, steps: int, kills: int) -> None:
         seconds, rng, killed, resumed, same = time.perf_counter() - begun, Random(0), 0, 0, []
         while killed < kills:
             run = folder / f"killed-{len(same)}"
-            words = [*edit, str(run)]
+            words, before, begun = [*edit, str(run)], killed, time.perf_counter()
             while True:
                 process = subprocess.Popen(words)
                 try:
@@ -285,13 +286,15 @@ def kill(frames: int, steps: int, kills: int) -> None:
                     process.kill()
                     process.wait()
                     killed += 1
-                if any(run.glob("*/*.safetensors")):
+                if (run / STATE_DIR / REQUEST_FILE).is_file():  # else the run had not begun, or was done
                     words = [*v2edit, "resume", str(run), "--quiet"]
                     resumed += 1
                 else:
                     shutil.rmtree(run, ignore_errors=True)
             if code:
                 raise SystemExit(f"after {killed} kills {' '.join(words)} ended with {code}")
+            if killed == before:  # the machine is quicker than it was
+                seconds = time.perf_counter() - begun
             same.append((run / "edited.mp4").read_bytes() == (folder / "whole" / "edited.mp4").read_bytes())
             print(
                 f"killed {killed} times, resumed {resumed}: {sum(same)} of {len(same)} edits have its bytes", flush=True
