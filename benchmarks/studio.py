@@ -200,6 +200,12 @@ def memory(pid: int) -> float:
     return int(re.search(r"VmRSS:\s*(\d+)", text)[1]) / 1024  # type: ignore[index]
 
 
+def processor(pid: int) -> float:
+    """Return the seconds of processor time that a process has taken."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def one_client(
     studio: Studio, number: int, end: float, names: list[str], times: list[float], errors: list[str]
 ) -> None:
@@ -258,7 +264,7 @@ def load(place: Path, minutes: float, clients: int) -> None:
         return time.monotonic() - begin
 
     alone = timed(1)
-    before = memory(studio.process.pid)
+    before, taken = memory(studio.process.pid), processor(studio.process.pid)
     times, errors, beside = [], [], []
     end = time.monotonic() + 60 * minutes
     threads = [threading.Thread(target=one_client, args=(studio, k, end, names, times, errors)) for k in range(clients)]
@@ -271,6 +277,7 @@ def load(place: Path, minutes: float, clients: int) -> None:
             peak, seed = max(peak, memory(studio.process.pid)), seed + 1
         for thread in threads:
             thread.join()
+    taken = processor(studio.process.pid) - taken
     studio.stop()
     times.sort()
     mean = sum(beside) / len(beside)
@@ -279,6 +286,8 @@ def load(place: Path, minutes: float, clients: int) -> None:
     shown = ", ".join(f"p{p} {value:.0f} ms" for p, value in percentile.items())
     print(f"a list: {shown}, {1000 * times[-1]:.0f} ms at most")
     print(f"an edit: {alone:.1f} s alone, {mean:.1f} s beside them ({mean / alone:.2f} times), {len(beside)} edits")
+    print(f"the server: {1000 * taken / (6 * len(times)):.2f} ms of processor a request, load of the machine "
+          f"{os.getloadavg()[1]:.0f} on {os.cpu_count()} cores")  # fmt: skip
     print(f"the server: {before:.0f} MiB before, {peak:.0f} MiB at the peak, with a client that reads nothing")
     for text, count in Counter(errors).most_common(5):
         print(f"{count} x {text}")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -314,6 +315,12 @@ def test_another_address_asks_for_a_token(tmp_path: Path):
     assert ServeStudio(token_file=tmp_path / "token").token() == TOKEN
 
 
+def test_without_its_packages_the_studio_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    text = error_of(lambda: ServeStudio(tmp_path / "runs", port=0).run(lambda address, settings: None))
+    assert "pip install 'v2edit[studio]'" in text and not (tmp_path / "runs").exists()
+
+
 def test_jobs_are_bounded_in_rate_and_number(sample: Any, tmp_path: Path):
     with serving(tmp_path / "runs", devices=(), jobs_per_minute=3) as client:
         upload = client.upload(sample.clip)["id"]
@@ -343,7 +350,6 @@ def test_keys_of_language_models_stay_in_the_server(tmp_path: Path, monkeypatch:
 def test_the_server_loads_no_torch(studio: Client):
     """Nor does it decode a video: the modules that it takes are looked at in a process of its own."""
     import subprocess
-    import sys
 
     code = (
         "import sys; from v2edit.studio import app, core, server, command; from v2edit.studio.options import build_job;"

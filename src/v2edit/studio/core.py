@@ -25,7 +25,7 @@ from v2edit.studio.library import Library, to_json
 from v2edit.studio.masks import MASK
 from v2edit.studio.media import find_file
 from v2edit.studio.notes import Notes, Trash
-from v2edit.studio.options import build_job, check_options, to_keywords
+from v2edit.studio.options import NOUNS, JobKind, build_job, check_options, to_keywords
 from v2edit.studio.queue import JobQueue
 from v2edit.studio.reading import find_edited
 from v2edit.studio.records import JobRecord, JobRecords
@@ -95,14 +95,17 @@ class Studio:
 
     # --- jobs ----------------------------------------------------------------------------------
 
-    def find_input(self, given: dict[str, Any], kind: str) -> tuple[Path, str]:
+    def find_input(self, given: dict[str, Any], kind: JobKind) -> tuple[Path, str]:
         """Return the path of a job's input and what it is called. Raises `Unknown` where there is none, and `UserError`
         where it cannot be edited."""
         if (id := given.get("upload")) is not None:
             try:
-                return self.uploads.path(id), Path(self.uploads.get(id).name).stem
+                path, upload = self.uploads.path(id), self.uploads.get(id)
             except KeyError:
                 raise Unknown("there is no such upload") from None
+            if (upload.facts.get("kind") == "scene") != (kind == "scene"):
+                raise UserError(f"{upload.name} is a {upload.facts.get('kind')}, and this edits a {NOUNS[kind]}")
+            return path, Path(upload.name).stem
         run = self.library.get(str(given.get("run")))
         if run is None:
             raise Unknown("there is no such run")

@@ -58,7 +58,7 @@ class Library:
         self._on_change = on_change
         self._runs: dict[str, Run] = {}
         self._media: dict[str, tuple[Stamp, dict[str, Any]]] = {}
-        self._lock = threading.RLock()
+        self._lock, self._looking = threading.RLock(), threading.Lock()
         self._wake, self._ends = threading.Event(), False
         self._listing: tuple[int, list[Run]] = (-1, [])
         self.version = 0
@@ -110,6 +110,10 @@ class Library:
 
     def scan(self) -> None:
         """Look which runs have come, changed and gone."""
+        with self._looking:
+            self._scan()
+
+    def _scan(self) -> None:
         seen: set[str] = set()
         for entry in _folders(self.folder):
             name, path = entry.name, Path(entry.path)

@@ -156,9 +156,8 @@ class FileAnswer(Response):
             await send({"type": "http.response.start", "status": status, "headers": _encode(own)})
             if scope["method"] == "HEAD":
                 first = last
-            await asyncio.to_thread(file.seek, first)
             while first < last:
-                block = await asyncio.to_thread(file.read, min(BLOCK, last - first))
+                block = await asyncio.to_thread(_read_at, file, first, min(BLOCK, last - first))
                 if not block:
                     raise OSError("the file has become shorter")
                 first += len(block)
@@ -202,6 +201,11 @@ def open_inside(base: Path, path: Path) -> tuple[IO[bytes], int, int]:
         file.close()
         raise OSError(f"{path} is no plain file")
     return file, found.st_size, found.st_mtime_ns
+
+
+def _read_at(file: IO[bytes], first: int, count: int) -> bytes:
+    file.seek(first)
+    return file.read(count)
 
 
 def _encode(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

@@ -28,6 +28,7 @@ VIDEO = {"box", "time", "grow", "crop", "colour", "start", "end", "fps", "format
          "model_fps", "seeds", "save_frames", "mask"}  # fmt: skip
 SCENE = {one.name for one in fields(FitConfig)} | {"path", "frames", "side", "up", "box3d"}
 ALLOWED: dict[JobKind, set[str]] = {"edit": SHARED | VIDEO, "scene": SHARED | SCENE}
+NOUNS: dict[JobKind, str] = {"edit": "video", "scene": "scene"}
 SCENE_PATHS = ("auto", "views", "orbit")
 
 
@@ -36,7 +37,7 @@ def check_options(kind: JobKind, options: Mapping[str, Any], settings: Settings)
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
         if name not in ALLOWED[kind]:
-            raise UserError(f"there is no option {name[:60]!r} here for an edit of a {_NOUNS[kind]}")
+            raise UserError(f"there is no option {name[:60]!r} here for an edit of a {NOUNS[kind]}")
         texts = value if isinstance(value, list) else [value]
         if not all(isinstance(one, (str, int, float, bool)) for one in texts) or len(texts) > 64:
             raise UserError(f"{name} is {str(value)[:60]!r}, expected text or a number")
@@ -56,9 +57,6 @@ def check_options(kind: JobKind, options: Mapping[str, Any], settings: Settings)
     if (model := given.get("model")) is not None:
         check_model(model, settings)
     return given
-
-
-_NOUNS = {"edit": "video", "scene": "scene"}
 
 
 def check_model(model: Any, settings: Settings) -> None:

@@ -9,7 +9,9 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from v2edit.backbones.hub import check_family
 from v2edit.errors import UserError
+from v2edit.jobs.prompts import given_prompts
 from v2edit.studio.api.common import Asked, answer, conflict, read_body, studio_of
 from v2edit.studio.options import check_options
 from v2edit.studio.records import ACTIVE, JobRecord
@@ -64,7 +66,11 @@ def _submit(studio: Any, asked: NewJob) -> JobRecord:
     options = check_options(asked.kind, asked.options, studio.settings)
     trim = None if asked.trim is None else list(asked.trim)
     job, _ = studio.build(asked.kind, path, asked.instruction, options, asked.mask, trim)
-    job.given_prompts()
+    # What is wrong with the prompts is told at once; what is wrong with the input, the upload has told.
+    check_family(job.model_options.model)
+    given_prompts(
+        path, asked.instruction, job.prompt_options, job.lvlm, job.model_options.model, job.source_prompt_beside
+    )
     title = asked.instruction or str(options.get("target_prompt") or path.name)
     return studio.queue.submit(
         kind=asked.kind, title=title[:200], input=given, instruction=asked.instruction, options=options,
