@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -9,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import PreloadedPool
 from support.studio import API, Answer, Client, serving
 from support.videos import error_of
 
+from v2edit.errors import UserError
 from v2edit.studio.command import ServeStudio
 from v2edit.studio.media import parse_range
+from v2edit.studio.tools import READER, Tools
 from v2edit.studio.uploads import Uploads
 
 TOKEN = "a-token-of-many-letters"
@@ -243,13 +248,29 @@ def test_uploads_that_are_no_video_fail_and_are_never_sent_back(studio: Client, 
         assert status(studio.api("GET", f"/uploads/{id}/{name}")) in (404, 405)
 
 
-def test_a_hostile_file_takes_its_reader_and_not_the_studio(studio: Client, sample: Any):
-    tools = studio.studio.tools
-    first = tools.call("probe", 0, 60.0, folder="/nowhere", kind="file", max_bytes=1, max_files=1)
-    assert isinstance(first.exception(), Exception)
-    endless = tools.call("write_frame", 0, 0.0, path="/dev/zero", number=0, out="/dev/null")
-    assert "more than" in str(endless.exception()) or "file" in str(endless.exception())
+def test_a_hostile_file_takes_its_reader_and_not_the_studio(studio: Client, sample: Any, tmp_path: Path):
+    tools, out = studio.studio.tools, str(tmp_path / "frame.jpg")
+    frame: dict[str, Any] = {"path": str(sample.clip), "number": 0, "out": out}
+    assert "probe" not in str(tools.call("write_frame", READER, 60.0, **frame | {"path": "/dev/zero"}).exception())
+    assert "more than" in str(tools.call("write_frame", READER, -1.0, **frame).exception())  # too slow, so it is killed
+    failed = None
+    while failed is None:  # a decoder that crashes
+        call = tools.call("write_frame", READER, 60.0, **frame)
+        while not call.done():
+            for process, _ in list(tools._pool._processes.values()):
+                os.kill(process.pid, signal.SIGKILL)
+        failed = call.exception()
+    assert "SIGKILL" in str(failed)
     assert studio.upload(sample.clip)["state"] == "ready"
+
+
+def test_the_memory_of_a_reader_is_bounded(sample: Any, tmp_path: Path):
+    tools = Tools(64 * 2**20, 8, PreloadedPool)
+    try:
+        call = tools.call("write_frame", READER, 60.0, path=str(sample.clip), number=0, out=str(tmp_path / "a.jpg"))
+        assert isinstance(call.exception(), UserError)
+    finally:
+        tools.close()
 
 
 def test_a_slow_request_is_ended(tmp_path: Path):

@@ -3,13 +3,14 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import Pipe
 
 import pytest
 
 from v2edit.errors import UserError
-from v2edit.workers import Died, Ended, ProcessPool, Refused, Started, WorkerDied
+from v2edit.workers import Died, Ended, ProcessPool, Refused, Reported, Started, WorkerDied
 
 
 class Echo:
@@ -78,4 +79,42 @@ def test_threads_are_set_where_the_user_has_not(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     pool = ProcessPool([Echo], threads=3)
     assert list(pool.imap_unordered(deque(["threads"]))) == [("threads", "3")]
+    pool.stop()
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_worker_that_is_interrupted_dies_without_being_waited_for(pool, kill):
+    pool.start(0)
+    assert pool.wait() == [Started(0, "here")]
+    pool.interrupt(0, kill)
+    pool.interrupt(1)  # which has no process
+    (event,) = pool.wait()
+    assert isinstance(event, Died) and event.worker == 0
+
+
+def test_waiting_ends_with_time_and_with_other_connections():
+    reader, writer = Pipe(duplex=False)
+    pool = ProcessPool([Echo])
+    assert pool.wait(0.0) == []
+    writer.send_bytes(b"x")
+    assert pool.wait(None, [reader]) == [] and reader.recv_bytes() == b"x"
+
+
+class Reporting(Echo):
+    """An echo that tells of each job before it returns it."""
+
+    def connect(self, report: Callable[[object], None]) -> None:
+        self.report = report
+
+    def run(self, job: object) -> object:
+        self.report(f"doing {job}")
+        return job
+
+
+def test_a_worker_reports_while_it_works():
+    pool = ProcessPool([Reporting])
+    pool.start(0)
+    assert pool.wait() == [Started(0, "here")]
+    pool.submit(0, "job")
+    assert [*pool.wait(), *pool.wait()] == [Reported(0, "doing job"), Ended(0, "job")]
     pool.stop()

@@ -182,6 +182,12 @@ class ProcessPool(JobQueue):
     def is_started(self, worker: int) -> bool:
         return worker in self._processes
 
+    def interrupt(self, worker: int, kill: bool = False) -> None:
+        """Ask a worker to end, as Ctrl-C would, or `kill` it; `wait` reports that it died once it has."""
+        if worker in self._processes:
+            process, _ = self._processes[worker]
+            process.kill() if kill else process.terminate()
+
     def end(self, worker: int) -> None:
         """End one worker and wait for its end."""
         self._end([worker])
