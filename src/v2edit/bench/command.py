@@ -281,7 +281,11 @@ def _write_report(
     notes = "\n".join([*_notes(table, selected, suite, scored), *judged, ""])
     line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
     against = next(iter(selected), next(iter(facts["results"]), ""))
-    tables = paper_tables.paper_tables(table, scenes=any(one.task.has_start for one in scored))
+    by_kind = [[row for one in scored if one.task.has_start is scenes for row in one.rows] for scenes in (False, True)]
+    of_kind = [
+        report.Table(some, columns, suite.references, pooled=suite.of_files) if some else None for some in by_kind
+    ]
+    tables = paper_tables.paper_tables(*of_kind)
     own = f"{report.as_markdown(table, against)}{paper_tables.as_markdown(tables)}"
     markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{own}"
     contents = {

@@ -20,6 +20,7 @@ PAPER = ("ctids", "cdc", "overall")  # the columns of the paper's tables, those 
 DAGGER = "†"
 # Pairs of tasks from which on a difference is marked: of five that all have one sign, chance makes 1 in 16.
 MIN_PAIRS = 6
+UNKNOWN = BootstrapMean(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -42,54 +43,83 @@ class PaperTable:
     heads: Sequence[str]
     columns: Sequence[str]
     groups: Mapping[str, Mapping[str, Sequence[Cell]]]  # heading -> method -> cells
-    counts: Mapping[str, int]  # method -> its number of tasks
+    counts: Mapping[str, Mapping[str, int]]  # heading -> method -> its number of tasks
 
 
-def paper_tables(table: Table, scenes: bool) -> list[PaperTable]:
-    """Return the tables that the rows have methods and figures for; `scenes`: whether they are of scenes."""
-    methods = [name for name in table.methods if name not in table.references]
+@dataclass(frozen=True)
+class _Group:
+    """Rows of a table: figures of `columns`, and the methods that the rows are of, where the figures have them."""
+
+    figures: Table
+    methods: Sequence[str]
+    columns: Sequence[str]
+
+    @property
+    def measured(self) -> dict[str, int]:
+        return {method: self.figures.measured(method) for method in self.methods if method in self.figures.methods}
+
+    def cells(self) -> dict[str, list[Cell]]:
+        rows: dict[str, list[Cell]] = {method: [] for method in self.measured}
+        for column in self.columns:
+            has = column in self.figures.columns
+            means = {method: self.figures.mean(method, column) if has else UNKNOWN for method in rows}
+            known = [one.mean for one in means.values() if not math.isnan(one.mean)]
+            best = (max if self.figures.known[column].more else min)(known) if len(set(known)) > 1 else None
+            for method, mean in means.items():
+                cell = Cell(
+                    mean, self.figures.known[column].decimals, mean.mean == best, has and self._differs(method, column)
+                )
+                rows[method].append(cell)
+        return rows
+
+    def _differs(self, method: str, column: str) -> bool:
+        """Return whether a method's paired difference to V2Edit is beyond chance."""
+        if method == FULL or FULL not in self.measured or self.figures.pairs(FULL, method, column) < MIN_PAIRS:
+            return False
+        gap = self.figures.difference(FULL, method, column)
+        return gap.low > 0 or gap.high < 0
+
+
+def paper_tables(clips: Table | None, scenes: Table | None) -> list[PaperTable]:
+    """Return the tables that there are methods and figures for, of videos and of scenes (None: there are none), each
+    kind in a group of its own."""
+    kinds = {"Video Editing": clips, "3D Scene Editing": scenes}
+    tables = {heading: table for heading, table in kinds.items() if table is not None}
+    methods = list(dict.fromkeys(name for one in tables.values() for name in one.methods if name not in one.references))
     ablations = [name for name in methods if name in ABLATIONS]
     others = [name for name in methods if name not in (FULL, *ablations)]
     ours = [FULL] if FULL in methods else []
-    what = "3D Scene Editing" if scenes else "Video Editing"
-    columns = [name for name in PAPER if name in table.columns]
-    columns = columns or [name for name in table.columns if name not in ("seconds", "hue")][:4]
+    known = list(dict.fromkeys(name for one in tables.values() for name in one.columns))
+    columns = [name for name in PAPER if name in known]
+    columns = columns or [name for name in known if name not in ("seconds", "hue")][:4]
+
+    def groups(*names: str) -> dict[str, _Group]:
+        made = {heading: _Group(table, names, columns) for heading, table in tables.items()}
+        return {heading: one for heading, one in made.items() if set(one.measured) - {FULL} or not others}
+
     found = []
     if others or not ablations:
-        found.append(_table(table, "Table 1", "Quantitative evaluation", {what: (others + ours, columns)}))
-    before = [f"{name}_video" for name in columns if f"{name}_video" in table.columns]
-    if scenes and others and before:
-        groups = {"Edited Video": (others + ours, before), "Rendered Edited Scenes": (others + ours, columns)}
-        found.append(
-            _table(table, "Table B", "Video editing methods in scenes, before and after reconstruction", groups)
-        )
+        found.append(_table("Table 1", "Quantitative evaluation", groups(*others, *ours)))
+    if scenes is not None and others:
+        before = [f"{name}_video" for name in columns if f"{name}_video" in scenes.columns]
+        if before:
+            parts = {"Edited Video": before, "Rendered Edited Scenes": columns}
+            halves = {heading: _Group(scenes, [*others, *ours], some) for heading, some in parts.items()}
+            caption = "Video editing methods in scenes, before and after reconstruction"
+            found.append(_table("Table B", caption, halves))
     if ablations:
-        found.append(_table(table, "Table C", "Ablation study", {what: (ablations + ours, columns)}))
+        found.append(_table("Table C", "Ablation study", groups(*ablations, *ours)))
     return found
 
 
-def _table(
-    table: Table, name: str, caption: str, groups: Mapping[str, tuple[Sequence[str], Sequence[str]]]
-) -> PaperTable:
-    methods, columns = next(reversed(list(groups.values())))
-    cells = {heading: _group(table, *group) for heading, group in groups.items()}
-    heads = [f"{table.known[one].heading} {'↑' if table.known[one].more else '↓'}" for one in columns]
-    return PaperTable(name, caption, heads, columns, cells, {method: table.measured(method) for method in methods})
-
-
-def _group(table: Table, methods: Sequence[str], columns: Sequence[str]) -> dict[str, list[Cell]]:
-    rows: dict[str, list[Cell]] = {method: [] for method in methods}
-    for column in columns:
-        means = {method: table.mean(method, column) for method in methods}
-        known = [one.mean for one in means.values() if not math.isnan(one.mean)]
-        best = (max if table.known[column].more else min)(known) if len(set(known)) > 1 else None
-        for method, mean in means.items():
-            differs = False
-            if method != FULL and FULL in methods:
-                gap = table.difference(FULL, method, column)
-                differs = table.pairs(FULL, method, column) >= MIN_PAIRS and (gap.low > 0 or gap.high < 0)
-            rows[method].append(Cell(mean, table.known[column].decimals, mean.mean == best, differs))
-    return rows
+def _table(name: str, caption: str, groups: Mapping[str, _Group]) -> PaperTable:
+    last = next(reversed(list(groups.values())))
+    heads = [
+        f"{last.figures.known[one].heading} {'↑' if last.figures.known[one].more else '↓'}" for one in last.columns
+    ]
+    cells = {heading: one.cells() for heading, one in groups.items()}
+    counts = {heading: one.measured for heading, one in groups.items()}
+    return PaperTable(name, caption, heads, last.columns, cells, counts)
 
 
 def as_markdown(tables: Sequence[PaperTable]) -> str:
@@ -102,7 +132,7 @@ def as_markdown(tables: Sequence[PaperTable]) -> str:
             parts.append(f"| *{heading}* |{' |' * (len(one.heads) + 1)}")
             for method, cells in rows.items():
                 texts = [f"**{text}**" if cell.is_best else text for cell in cells for text in [_text(cell)]]
-                parts.append(f"| {method} | {' | '.join(texts)} | {one.counts[method]} |")
+                parts.append(f"| {method} | {' | '.join(texts)} | {one.counts[heading][method]} |")
     note = f"{DAGGER}: the paired difference to {FULL}, of {MIN_PAIRS} tasks or more, has a 95 % interval without 0."
     return "\n".join([*parts, "", note, ""]) if tables else ""
 
@@ -122,9 +152,8 @@ def as_csv(tables: Sequence[PaperTable]) -> str:
                 for column, cell in zip(one.columns, cells, strict=True):
                     values = (cell.mean.mean, cell.mean.low, cell.mean.high)
                     numbers = ["" if math.isnan(value) else repr(value) for value in values]
-                    writer.writerow(
-                        [one.name, heading, method, column, *numbers, one.counts[method], int(cell.differs)]
-                    )
+                    count = one.counts[heading][method]
+                    writer.writerow([one.name, heading, method, column, *numbers, count, int(cell.differs)])
     return out.getvalue()
 
 
@@ -147,7 +176,7 @@ def _as_latex(one: PaperTable) -> str:
     for heading, rows in one.groups.items():
         lines += [r"\midrule", rf"\multicolumn{{{width}}}{{c}}{{\emph{{{_escape(heading)}}}}} \\", r"\midrule"]
         lines += [rf"{_escape(method)} & {' & '.join(map(_latex_cell, cells))} \\" for method, cells in rows.items()]
-    counts = sorted(set(one.counts.values()))
+    counts = sorted({count for counts in one.counts.values() for count in counts.values()})
     tasks = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0] if counts else 0}"
     caption = (
         rf"{one.caption} on {tasks} tasks. Small: 95\,\% bootstrap intervals. "
