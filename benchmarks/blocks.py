@@ -290,6 +290,7 @@ def kill(frames: int, steps: int, kills: int) -> None:
                     words = [*v2edit, "resume", str(run), "--quiet"]
                     resumed += 1
                 else:
+                    words = [*edit, str(run)]
                     shutil.rmtree(run, ignore_errors=True)
             if code:
                 raise SystemExit(f"after {killed} kills {' '.join(words)} ended with {code}")
