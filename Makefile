@@ -56,8 +56,8 @@ fuzz: $(SETUP)-dev ## the readers against made-up files, all in turn (MINUTES=20
 	  '$(PY)' fuzz/reader.py $$target -max_total_time=$$(( $(MINUTES) * 60 / $(words $(FUZZ)) )) -rss_limit_mb=1024 \
 	  -timeout=10 -max_len=16384 -verbosity=0 -artifact_prefix=".fuzz/$$target-" ".fuzz/$$target" "fuzz/corpus/$$target" || exit 1; done
 MINUTES ?= 20
-FUZZ := video sound image folder prompts sidecar style answer splat points transforms camera_path model_index \
-	model_config colmap colmap_cameras colmap_points run tasks
+FUZZ := video sound image folder prompts sidecar style answer splat spz dot_splat ksplat sog sog_meta \
+	points transforms camera_path model_index model_config colmap colmap_cameras colmap_points run tasks
 
 check: $(SETUP)-dev ## lint, formatting and types
 	'$(PY)' -m ruff check .

@@ -11,7 +11,7 @@ from torch import Tensor
 BOOK = 256
 BINS = 1 << 14  # of the histogram that a code book is fitted to
 ROUNDS = 24  # of Lloyd's algorithm
-BLOCK = 1 << 20  # numbers that are looked at at a time
+BLOCK, ROWS = 1 << 20, 1 << 16  # numbers, and vectors, that are looked at at a time
 
 
 def fit_codebook(values: Tensor | np.ndarray) -> np.ndarray:
@@ -50,25 +50,33 @@ def fit_palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]
     of the number that varies most among them (a k-d tree), whose cost does not grow with the size of the palette."""
     if len(vectors) <= size:
         return vectors, np.arange(len(vectors))
-    labels = np.zeros(len(vectors), np.int64)
-    parts = 1
+    labels, parts = np.zeros(len(vectors), np.int64), 1
     while parts < size:
-        counts = np.maximum(np.bincount(labels, minlength=parts), 1)
-        widest, axes, means = np.full(parts, -1.0), np.zeros(parts, np.int64), np.zeros(parts)
-        for axis in range(vectors.shape[1]):
-            column = vectors[:, axis].astype(np.float64)
-            mean = np.bincount(labels, column, parts) / counts
-            spread = np.bincount(labels, (column - mean[labels]) ** 2, parts)
-            wider = spread > widest
-            axes[wider], means[wider], widest[wider] = axis, mean[wider], spread[wider]
-        for start in range(0, len(vectors), BLOCK):
-            own = labels[start : start + BLOCK]
-            chosen = np.take_along_axis(vectors[start : start + BLOCK], axes[own][:, None], 1)[:, 0]
-            labels[start : start + BLOCK] = 2 * own + (chosen > means[own])
+        counts, sums, squares = _moments(vectors, labels, parts)
+        means = sums / np.maximum(counts, 1)[:, None]
+        axes = (squares - sums * means).argmax(axis=1)
+        middles = np.take_along_axis(means, axes[:, None], 1)[:, 0]
+        for start in range(0, len(vectors), ROWS):
+            own = labels[start : start + ROWS]
+            chosen = np.take_along_axis(vectors[start : start + ROWS], axes[own][:, None], 1)[:, 0]
+            labels[start : start + ROWS] = 2 * own + (chosen > middles[own])
         parts *= 2
-    counts = np.bincount(labels, minlength=parts)
+    counts, sums, _ = _moments(vectors, labels, parts)
     used = np.flatnonzero(counts)
-    sums = [np.bincount(labels, vectors[:, axis], parts)[used] for axis in range(vectors.shape[1])]
     places = np.zeros(parts, np.int64)
     places[used] = np.arange(len(used))
-    return np.stack([one / counts[used] for one in sums], axis=1).astype(np.float32), places[labels]
+    return (sums[used] / counts[used, None]).astype(np.float32), places[labels]
+
+
+def _moments(vectors: np.ndarray, labels: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each part how many vectors are in it, [P], their sum and that of their squares, float64 [P, D]."""
+    sums = np.zeros((parts, vectors.shape[1]))
+    squares = sums.copy()
+    for start in range(0, len(vectors), ROWS):
+        own = labels[start : start + ROWS]
+        order = np.argsort(own, kind="stable")
+        block, own = vectors[start : start + ROWS][order].astype(np.float64), own[order]
+        starts = np.flatnonzero(np.concatenate([[True], own[1:] != own[:-1]]))
+        sums[own[starts]] += np.add.reduceat(block, starts, axis=0)
+        squares[own[starts]] += np.add.reduceat(block * block, starts, axis=0)
+    return np.bincount(labels, minlength=parts), sums, squares

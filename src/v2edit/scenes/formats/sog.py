@@ -6,10 +6,11 @@ Coordinates are those of the PLY that it was made from, as every program that wr
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,7 +34,6 @@ META = "meta.json"
 SQRT = np.sqrt(2.0)
 PALETTE_WIDTH = 64  # entries in a row of the palette of higher harmonics
 MAX_SIDE = 16383  # pixels, of WebP
-MAX_MEMBER = 1 << 31  # bytes of a compressed image
 FIRST_TAG = 252  # of a rotation: the place of its largest component
 Load = Callable[[str], bytes]  # reads a file beside meta.json
 Numbers = Annotated[list[float | None], Field(max_length=4096)]
@@ -48,13 +48,13 @@ class _Part(BaseModel):
     codebook: Numbers | None = None
     count: int | None = None
     bands: Literal[0, 1, 2, 3] | None = None
-    shape: list[int] | None = None
+    shape: list[Annotated[int, Field(ge=0)]] | None = None
 
 
 class _Meta(BaseModel):
     model_config = ConfigDict(extra="ignore")
     version: Literal[1, 2] = 1
-    count: int = 0
+    count: Annotated[int, Field(ge=0)] = 0
     antialias: bool = False
     model: str = ""
     means: _Part
@@ -97,17 +97,25 @@ def _opened(path: Path) -> Iterator[tuple[Load, int]]:
         return
     with path.open("rb") as file:
         check_content(path, file.read(64), "scene")
+    size = path.stat().st_size
+    with ExitStack() as stack:
+        with _damage_in_a_line(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+
+        def load(name: str) -> bytes:
+            info = archive.getinfo(name)
+            with _damage_in_a_line(path), archive.open(info) as member:
+                return member.read(2 * size + MAX_JSON_BYTES)  # images are compressed already
+
+        yield load, size
+
+
+@contextmanager
+def _damage_in_a_line(path: Path) -> Iterator[None]:
+    """Raise `UserError` for whatever zipfile raises of a file that is no zip, or a damaged one."""
     try:
-        with zipfile.ZipFile(path) as archive:
-
-            def load(name: str) -> bytes:
-                if archive.getinfo(name).file_size > MAX_MEMBER:
-                    raise UserError(f"{path} has {name} of more than {MAX_MEMBER:,} bytes: it is forged")
-                with archive.open(name) as member:
-                    return member.read(path.stat().st_size * 2 + MAX_JSON_BYTES)  # images are compressed already
-
-            yield load, path.stat().st_size
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        yield
+    except (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} is no .sog file, or a damaged one: {error}") from error
 
 
