@@ -117,6 +117,7 @@ def test_tabs_agree_and_a_reload_loses_nothing(browser, studio, sample):
         cards = [page.locator(f"article:has(#job-{job})") for page in (one, other)]
         for card in cards:
             expect(card.get_by_text(re.compile(r"step \d+/\d+"))).to_be_visible()
+        expect(cards[0].get_by_role("img", name="What the edit looks like so far")).to_be_visible()
         one.reload()
         expect(cards[0].get_by_text(re.compile(r"step \d+/\d+"))).to_be_visible()
         cards[0].get_by_role("button", name="Stop").click()

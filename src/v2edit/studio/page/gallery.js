@@ -19,7 +19,7 @@ export function RunCard({ run, chosen, onChoose }) {
       <span class="thumb">${run.thumb && !broken ? html`<img src=${run.thumb} alt="" loading="lazy" onError=${() => setBroken(true)} />` : html`<${Icon} name=${run.kind === "scene" ? "cube" : "film"} />`}
         ${run.state !== "done" && html`<${State} state=${run.state} />`}
       </span>
-      <span class="card-title">${run.title}</span>
+      <span class="card-title">${run.parent ? run.name.split("~").pop() : run.title}</span>
     </a>
     <div class="card-foot">
       <span class="facts"><span>${text.kinds[run.kind]}</span>${run.seconds ? html`<span>${duration(run.seconds)}</span>` : null}<span>${when(run.finished ?? run.started)}</span></span>

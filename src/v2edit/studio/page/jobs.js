@@ -30,16 +30,16 @@ function Progress({ job }) {
   </div>`;
 }
 
-/** The newest preview, asked for again when the run has gone on. */
+/** The newest preview: a picture that moves, or a video. Its address is another when there is a newer one. */
 function Preview({ job }) {
   const address = job.preview;
-  const [hidden, setHidden] = useState(false);
-  useEffect(() => setHidden(false), [address, job.progress?.step]);
-  if (!address || hidden || !isActive(job)) return null;
-  const fresh = `${address}${address.includes("?") ? "&" : "?"}at=${job.progress?.step ?? 0}`;
-  return /\.(png|webp|jpe?g|gif)/.test(address)
-    ? html`<img class="preview" src=${fresh} alt=${text.jobs.preview} onError=${() => setHidden(true)} />`
-    : html`<video class="preview" key=${fresh} src=${fresh} autoplay muted loop playsinline aria-label=${text.jobs.preview} onError=${() => setHidden(true)} />`;
+  const [fails, setFails] = useState(0);
+  useEffect(() => setFails(0), [address]);
+  if (!address || fails > 1 || !isActive(job)) return null;
+  const next = () => setFails(fails + 1);
+  return fails
+    ? html`<video class="preview" src=${address} autoplay muted loop playsinline aria-label=${text.jobs.preview} onError=${next} />`
+    : html`<img class="preview" src=${address} alt=${text.jobs.preview} onError=${next} />`;
 }
 
 function JobActions({ job, waiting, children }) {
