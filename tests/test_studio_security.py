@@ -258,7 +258,8 @@ def test_a_hostile_file_takes_its_reader_and_not_the_studio(studio: Client, samp
         call = tools.call("write_frame", READER, 60.0, **frame)
         while not call.done():
             for process, _ in list(tools._pool._processes.values()):
-                os.kill(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # It is gone already.
+                    os.kill(process.pid, signal.SIGKILL)
         failed = call.exception()
     assert "SIGKILL" in str(failed)
     assert studio.upload(sample.clip)["state"] == "ready"
