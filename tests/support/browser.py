@@ -55,6 +55,13 @@ class Browser:
         yield page
         context.close()
 
+    @contextmanager
+    def another(self, address: str, *arguments: str) -> Iterator["Browser"]:
+        """Start one more browser, for another studio."""
+        engine = self.engine.browser_type.launch(executable_path=str(find_browser()), args=["--no-sandbox", *arguments])
+        yield Browser(engine, address)
+        engine.close()
+
     def _note(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(f"{message.type}: {message.text}")
