@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.processes import PreloadedPool
 from support.studio import API, Answer, Client, serving
@@ -20,6 +21,7 @@ from v2edit.studio.command import ServeStudio
 from v2edit.studio.media import parse_range
 from v2edit.studio.tools import READER, Tools
 from v2edit.studio.uploads import Uploads
+from v2edit.video import Video, write
 
 TOKEN = "a-token-of-many-letters"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
@@ -249,18 +251,17 @@ def test_uploads_that_are_no_video_fail_and_are_never_sent_back(studio: Client, 
 
 
 def test_a_hostile_file_takes_its_reader_and_not_the_studio(studio: Client, sample: Any, tmp_path: Path):
-    tools, out = studio.studio.tools, str(tmp_path / "frame.jpg")
-    frame: dict[str, Any] = {"path": str(sample.clip), "number": 0, "out": out}
-    assert "probe" not in str(tools.call("write_frame", READER, 60.0, **frame | {"path": "/dev/zero"}).exception())
-    assert "more than" in str(tools.call("write_frame", READER, -1.0, **frame).exception())  # too slow, so it is killed
-    failed = None
-    while failed is None:  # a decoder that crashes
-        call = tools.call("write_frame", READER, 60.0, **frame)
-        while not call.done():
-            for process, _ in list(tools._pool._processes.values()):
-                with suppress(ProcessLookupError):  # It is gone already.
-                    os.kill(process.pid, signal.SIGKILL)
-        failed = call.exception()
+    tools = studio.studio.tools
+    noise = np.random.default_rng(0).integers(0, 255, (48, 256, 256, 3), np.uint8)  # which takes long to encode
+    write(Video(noise, 8), tmp_path / "edited.mp4")
+    film: dict[str, Any] = {"folder": str(tmp_path), "kind": "webm", "out": str(tmp_path / "film.webm")}
+    assert "more than" in str(tools.call("transcode", READER, 0.1, **film).exception())
+    call = tools.call("transcode", READER, 60.0, **film)
+    while not call.done():  # a decoder that crashes
+        for process, _ in list(tools._pool._processes.values()):
+            with suppress(ProcessLookupError):  # It is gone already.
+                os.kill(process.pid, signal.SIGKILL)
+    failed = call.exception()
     assert "SIGKILL" in str(failed)
     assert studio.upload(sample.clip)["state"] == "ready"
 
