@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.clock import set_clock
 
 from v2edit.errors import UserError
 from v2edit.runs import (
@@ -312,7 +313,7 @@ def test_other_versions_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_the_pace_of_steps_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("v2edit.runs.pace.time.monotonic", lambda: now[0])
+    set_clock(monkeypatch, "v2edit.runs.pace", lambda: now[0])
 
     def update(pace: Pace, seconds: float, *step: Any) -> float | None:
         now[0] += seconds

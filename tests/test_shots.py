@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.batch import write_tasks
+from support.clock import set_clock
 from support.interrupts import interrupt_when_written
 from support.servers import Request, completion, serve
 from support.survival import contents
@@ -295,7 +295,7 @@ def test_the_time_left_knows_that_longer_shots_take_longer(monkeypatch):
     plan, weights = plan_shots(shots, steps), weigh_shots(shots, steps, [5, 15])
     assert plan == {"edit-1": 2, "edit-2": 2, "edit-1-shot-3": 2, "edit-2-shot-3": 2}
     now, pace = 0.0, Pace(plan, weights=weights)
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    set_clock(monkeypatch, "v2edit.runs.pace", lambda: now)
     for done in (0, 1):
         pace.update("edit-1", done, 2)
         now += 1.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from support.clock import set_clock
 
 from v2edit.cli.output import OutputOptions, reporter_for
 from v2edit.editing.editor import Progress
@@ -16,7 +15,7 @@ SECONDS = {"encoding": 0.01, "editing": 0.02, "decoding": 0.03, "carrying": 0.04
 def run(clock: TimeLeft, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Progress, float]]:
     """Play an edit whose frames take `SECONDS`; return what was reported, each with the seconds it really had left."""
     now, reported = 0.0, []
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    set_clock(monkeypatch, "v2edit.jobs.time_left", lambda: now)
     on_progress = clock.reporting(lambda one: reported.append((one, now)))
 
     def stage(name: str, subtask: int, count: int, frames: float, first: int = 0, **shot: int) -> None:
