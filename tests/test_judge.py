@@ -3,14 +3,15 @@
 import re
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.judges import SHADES, SOURCE, VIDEOS, labelled_videos, score_by_shade
-from support.servers import completion, http_error, serve
+from support.servers import Request, completion, http_error, serve
 
 from v2edit.errors import UserError
 from v2edit.metrics.lvlm_score import ASPECTS, JudgeConfig, Score, estimate_cost, judge, make_queries
-from v2edit.prompts.lvlm import open_chat
 
 
 def setting(url: str, **changes: object) -> JudgeConfig:
@@ -19,7 +20,7 @@ def setting(url: str, **changes: object) -> JudgeConfig:
 
 def judged(url: str, cache: Path, **changes: object) -> dict[str, dict[str, Score]]:
     config = setting(url, **changes)
-    with open_chat(config.lvlm) as chat:
+    with config.open() as chat:
         return judge(make_queries(VIDEOS, SOURCE, "make it bright", config, cache, chat.identify()), chat)
 
 
@@ -69,7 +70,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="out of money"):
             judged(server.url, tmp_path)
         config = setting(server.url)
-        with open_chat(config.lvlm) as chat:
+        with config.open() as chat:
             queries = make_queries(VIDEOS, SOURCE, "make it bright", config, tmp_path, chat.identify())
         assert (estimate_cost(queries).queries, estimate_cost(queries).of_queries) == (4, 6)
         next(iter(tmp_path.glob("*.json"))).write_text('{"scores": {"A"')  # half a file, as after a power cut
@@ -177,11 +178,33 @@ def test_videos_that_cannot_be_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "says_so"),
-    [({"queries": 0}, "--judge-queries is 0"), ({"frames": 0}, "--judge-frames"), ({"timeout": 0}, "--judge-timeout")],
+    [
+        ({"queries": 0}, "--judge-queries is 0"),
+        ({"frames": 0}, "--judge-frames"),
+        ({"timeout": 0}, "--judge-timeout"),
+        ({"rate": 0}, "--judge-rate"),
+        ({"rate": float("nan")}, "--judge-rate"),
+    ],
 )
 def test_settings_that_cannot_be_meant(settings: dict, says_so: str) -> None:
     with pytest.raises(UserError, match=says_so):
         JudgeConfig(model="m", **settings)
+
+
+def test_queries_keep_to_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a pause, in which none are saved up."""
+    now, asked = [100.0], []
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr("v2edit.prompts.chat.time", clock)
+
+    def answer(request: Request) -> Any:
+        asked.append(now[0])
+        now[0] += 50 if len(asked) == 3 else 1
+        return score_by_shade(request)
+
+    with serve(answer, endless=True) as server:
+        judged(server.url, tmp_path, rate=6)
+    assert asked == [100, 110, 120, 170, 180, 190]
 
 
 def test_the_queries_are_the_same_in_every_run(tmp_path: Path) -> None:

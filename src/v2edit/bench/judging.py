@@ -21,7 +21,6 @@ from v2edit.errors import UserError
 from v2edit.metrics.lvlm_score import JudgeConfig, JudgingCost, Query, estimate_cost, judge, make_queries
 from v2edit.metrics.question_accuracy import Question, accuracy, make_questions
 from v2edit.prompts.chat import Chat, Picture, sample_frames
-from v2edit.prompts.lvlm import open_chat
 
 log = logging.getLogger(__name__)
 Figures = dict[tuple[str, str], dict[str, float]]  # by (method, task)
@@ -49,7 +48,7 @@ def judge_trials(
     by_judge: dict[str, Figures] = {}
     for model in models:
         one = replace(config, model=model)
-        with open_chat(one.lvlm, "auto") as chat:
+        with one.open() as chat:
             by_judge[model] = _judge_all(trials, references, one, chat, cache, on_progress)
     figures: Figures = {}
     for key in next(iter(by_judge.values())):

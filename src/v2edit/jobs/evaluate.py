@@ -313,13 +313,12 @@ def judge_runs(
 ) -> dict[str, dict[str, float]]:
     """Return the LVLM score of each run and its spread; runs of one video and instruction are judged side by side."""
     from v2edit.metrics.lvlm_score import estimate_cost, judge, make_queries
-    from v2edit.prompts.lvlm import open_chat
 
     groups: dict[tuple[str, str, ClipOptions], list[str]] = {}
     for name, run in runs.items():
         groups.setdefault((run.checksum, run.instruction, run.clip), []).append(name)
     rows: dict[str, dict[str, float]] = {}
-    with open_chat(config.lvlm, "auto") as chat:
+    with config.open() as chat:
         identity = chat.identify()
         queries_of_groups = [
             make_queries(

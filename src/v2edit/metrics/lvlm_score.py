@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -21,8 +23,8 @@ from tyro.conf import arg
 
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
-from v2edit.prompts.chat import Chat, InvalidAnswer, Message, Picture, ask_for_json, sample_frames
-from v2edit.prompts.lvlm import LVLMConfig
+from v2edit.prompts.chat import Chat, InvalidAnswer, Message, PacedChat, Picture, ask_for_json, sample_frames
+from v2edit.prompts.lvlm import LVLMConfig, open_chat
 from v2edit.video.stream import Frames
 
 ASPECTS = {
@@ -58,6 +60,8 @@ class JudgeConfig:
     """How many frames of each video are shown."""
     timeout: Annotated[float, arg(name="judge-timeout", metavar="SECONDS")] = 180.0
     """How long to wait for an answer."""
+    rate: Annotated[float | None, arg(name="judge-rate", metavar="QUERIES", help_behavior_hint="")] = None
+    """Queries a minute, at most, where the server allows no more."""
     seed: Annotated[int, arg(name="judge-seed")] = 0
     """Decides the orders in which the videos are shown."""
 
@@ -65,6 +69,8 @@ class JudgeConfig:
         for name in ("queries", "frames"):
             if getattr(self, name) < 1:
                 raise UserError(f"--judge-{name} is {getattr(self, name)}, expected 1 or more")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise UserError(f"--judge-rate is {self.rate}, expected queries a minute, more than 0")
         if self.model is not None:
             _ = self.lvlm
 
@@ -75,6 +81,12 @@ class JudgeConfig:
             return LVLMConfig(self.model, self.url, self.frames, self.timeout)
         except UserError as error:
             raise UserError(str(error).replace("--lvlm", "--judge")) from None
+
+    @contextmanager
+    def open(self) -> Iterator[Chat]:
+        """Open the model to ask, no faster than it may be asked."""
+        with open_chat(self.lvlm, "auto") as chat:
+            yield chat if self.rate is None else PacedChat(chat, self.rate)
 
 
 @dataclass(frozen=True)

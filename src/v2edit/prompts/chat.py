@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 import unicodedata
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +86,26 @@ class Chat(Protocol):
 
     def close(self) -> None:
         """Release memory and connections."""
+
+
+class PacedChat:
+    """A chat that is asked so many times a minute at most, evenly: for servers that count requests."""
+
+    def __init__(self, chat: Chat, a_minute: float) -> None:
+        self.name, self._chat, self._seconds, self._due = chat.name, chat, 60 / a_minute, -math.inf
+
+    def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Answer:
+        now = time.monotonic()
+        self._due = max(now, self._due)
+        time.sleep(self._due - now)
+        self._due += self._seconds
+        return self._chat.ask(messages, schema)
+
+    def identify(self) -> str:
+        return self._chat.identify()
+
+    def close(self) -> None:
+        self._chat.close()
 
 
 class InvalidAnswer(Exception):
