@@ -16,7 +16,7 @@ from typing import Any
 
 from v2edit.errors import UserError, first_line
 from v2edit.host import available_cores
-from v2edit.workers import Died, Ended, Event, JobQueue, Refused, Started, Worker
+from v2edit.workers import Died, Ended, Event, Executor, Refused, Started, Worker
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 100 * 2**20  # of a local instance: nothing large goes through it
@@ -25,7 +25,7 @@ POLL_INTERVAL = 1.0  # seconds between two looks for an interrupt while waiting
 CONNECT_TIMEOUT = 10.0  # seconds for a cluster's machine to answer
 
 
-class RayPool(JobQueue):
+class RayPool(Executor):
     """A `WorkerPool` of one actor for each GPU of the cluster or, without GPUs, one for each machine. `device` is the
     device of all of them, cuda or cpu."""
 

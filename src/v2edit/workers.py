@@ -111,7 +111,7 @@ class WorkerPool(Protocol):
         """End all workers and wait for their ends."""
 
 
-class JobQueue:
+class Executor:
     """What gives jobs to the workers of a pool: `count`, `start`, `submit` and `wait` are those of `WorkerPool`."""
 
     count: int
@@ -146,7 +146,7 @@ class JobQueue:
                         raise UserError(reason)
 
 
-class ProcessPool(JobQueue):
+class ProcessPool(Executor):
     """A `WorkerPool` of spawned processes, one for each factory, which is called in the process to make its worker. The
     processes ignore Ctrl-C, which is for their parent, clean up when they are stopped, and end with their parent even
     where that is killed. `threads` is the number of CPU threads of each (default: the libraries' own)."""

@@ -11,6 +11,21 @@ from typing import Self
 from v2edit.backbones.memory import MemoryMode
 
 COSTS = Path(__file__).parent / "published_costs.json"
+HUB_IDS = {
+    "CogVideoX-2b": "zai-org/CogVideoX-2b",
+    "CogVideoX-5b": "zai-org/CogVideoX-5b",
+    "CogVideoX 1.5-5b": "zai-org/CogVideoX1.5-5B",
+    "HunyuanVideo": "hunyuanvideo-community/HunyuanVideo",
+    "HunyuanVideo 1.5": "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
+    "Mochi": "genmo/mochi-1-preview",
+    "LTX-Video 0.9.5 2B": "Lightricks/LTX-Video-0.9.5",
+    "LTX-Video 0.9.8 13B": "Lightricks/LTX-Video-0.9.8-13B-distilled",
+    "Wan 2.1 1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    "Wan 2.1 14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    "SkyReels-V2 14B": "Skywork/SkyReels-V2-T2V-14B-540P-Diffusers",
+    "Wan 2.2 TI2V-5B": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    "Wan 2.2 A14B": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

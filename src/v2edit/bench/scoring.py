@@ -25,7 +25,7 @@ from v2edit.metrics.attributes import Classify
 from v2edit.metrics.registry import Measure, Measures, MetricOptions, find_metrics
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.video.stream import Frames, map_frames
-from v2edit.workers import JobQueue
+from v2edit.workers import Executor
 
 if TYPE_CHECKING:
     from v2edit.metrics.clip_score import ClipEncoder
@@ -175,7 +175,7 @@ def _shrink(frames: Frames, size: Size | None) -> Frames:
 def score_trials(
     trials: Sequence[Trial],
     models: MetricModels,
-    pool: JobQueue,
+    pool: Executor,
     sheets: Path | None,
     films: Path,
     cache: ScoreCache | None,

@@ -33,7 +33,7 @@ from v2edit.errors import UserError
 from v2edit.files import atomic_write
 from v2edit.host import available_cores, find_device
 from v2edit.video.stream import Frames
-from v2edit.workers import JobQueue, ProcessPool, WorkerDied
+from v2edit.workers import Executor, ProcessPool, WorkerDied
 
 LOCK = ".bench"
 OnProgress = Callable[[int, int, str], None]  # gets the number of results, of how many, and the latest one's name
@@ -136,7 +136,7 @@ def list_trials(
     return [one if starts.get(one.task) in (None, one.path) else replace(one, start=starts[one.task]) for one in trials]
 
 
-def run_trials(trials: Sequence[Trial], pool: JobQueue, on_progress: OnProgress) -> None:
+def run_trials(trials: Sequence[Trial], pool: Executor, on_progress: OnProgress) -> None:
     """Run the trials that have no result yet."""
     total = len({trial.path for trial in trials})
     missing = {trial.path: trial for trial in trials if not trial.path.exists()}
@@ -158,7 +158,7 @@ def run_trials(trials: Sequence[Trial], pool: JobQueue, on_progress: OnProgress)
 @contextmanager
 def open_pool(
     checkpoint: Checkpoint, device: str, processes: int | None, ray: str | None = None
-) -> Iterator[tuple[JobQueue, torch.device]]:
+) -> Iterator[tuple[Executor, torch.device]]:
     """A pool of workers and their device, ended when the context is left: `processes` on this machine (default: one a
     core; one on a GPU), or actors of Ray at an address."""
     if ray is not None:

@@ -251,7 +251,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         or len(plain) + (len(choices) > 0) < len(kinds)
     ):
         return
-    if not isinstance(value, tuple(kind for kind, _ in plain)) and not (isinstance(value, str) and value in choices):
+    is_plain = isinstance(value, tuple(kind for kind, _ in plain)) and (bool in kinds or not isinstance(value, bool))
+    if not is_plain and not (isinstance(value, str) and value in choices):
         known = [*map(str, choices), *(called for kind, called in plain if kind is not NoneType)]
         raise UserError(f"--{name.replace('_', '-')} is {value!r:.60}, expected {' or '.join(known)}")
 

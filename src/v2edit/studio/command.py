@@ -134,6 +134,7 @@ def serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], No
     try:
         studio.start()
         server = make_server(create_app(studio), settings)
+        server.on_shutdown = studio.begin_to_close
 
         async def main() -> None:
             async def tell() -> None:

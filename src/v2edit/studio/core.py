@@ -38,6 +38,7 @@ from v2edit.workers import ProcessPool
 
 log = logging.getLogger(__name__)
 CAPTION_SECONDS, MACHINE_SECONDS = 60.0, 180.0
+RESUMABLE = ("edit", "seeds", "scene")  # kinds of runs
 
 
 class Unknown(KeyError):
@@ -68,7 +69,7 @@ class Studio:
         self.commands: dict[str, tuple[str | None, tuple[str, str]]] = {}  # of jobs, by their run folder
         self._describing: dict[Path, Future[dict[str, Any]]] = {}
         self.machine: Future[dict[str, Any]] | None = None
-        self._machine_lock = threading.Lock()
+        self._machine_lock, self._resuming = threading.Lock(), threading.Lock()
 
     def start(self) -> None:
         """Read what is on disk and begin with what waits."""
@@ -86,8 +87,15 @@ class Studio:
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
+    def begin_to_close(self) -> None:
+        """Tell workers, tools and streams of events to end, all at once, without waiting for them."""
+        for one in (self.queue, self.tools):
+            one.begin_to_close()
+        self.events.close()
+
     def close(self) -> None:
         """End all work, which goes on with the next start, and release the folder."""
+        self.begin_to_close()
         self.queue.close()
         self.tools.close()
         self.library.close()
@@ -149,6 +157,9 @@ class Studio:
 
     def prepare(self, record: JobRecord) -> EditTask:
         """Return the task of a job, with its run folder reserved. Raises `UserError`."""
+        if record.resumes:
+            out = self.settings.folder / record.input["run"]
+            return EditTask(None, out, ("v2edit", "resume", str(out)))
         try:
             path, stem = self.find_input(record.input, record.kind)
             out = None if record.run is None else self.settings.folder / record.run
@@ -163,6 +174,25 @@ class Studio:
         except Unknown as error:
             raise UserError(str(error)) from error
         return EditTask(job, out, tuple(command_words(record.kind, path, record.instruction, keywords)))
+
+    def resume_run(self, name: str) -> JobRecord:
+        """Put a run that stopped or failed into the queue, wherever it was begun. Raises `Unknown`, `QueueFull`, and
+        `UserError` where it cannot be gone on with."""
+        run = self.library.get(name)
+        if run is None:
+            raise Unknown("there is no such run")
+        if run.state not in ("stopped", "failed"):
+            raise UserError(f"the run is {run.state}: only what stopped or failed is gone on with")
+        if run.parent is not None or run.kind not in RESUMABLE:
+            raise UserError("this run is a part of a larger one, which goes on where it was begun")
+        with self._resuming:
+            for job in self.queue.all():
+                if job.run == name and job.state != "done":
+                    return self.queue.resume(job.id)
+            return self.queue.submit(
+                kind="scene" if run.kind == "scene" else "edit", title=str(run.summary["title"])[:200],
+                input={"run": name, "resume": True}, instruction=run.summary["instruction"], run=name,
+            )  # fmt: skip
 
     def _reserve(self, name: str) -> Path:
         """Make an empty folder for a run, which no other run can take then."""
@@ -240,7 +270,9 @@ class Studio:
         def keep(done: Future[dict[str, Any]]) -> None:
             if done.exception() is None:
                 atomic_write(facts, to_json({"media": done.result()}))
-                self.library.set_media(name, run.stamp, done.result())
+                if not self.library.set_media(name, run.stamp, done.result()):
+                    with suppress(Unknown, ToolsBusy):  # It has ended meanwhile, say: clients wait for its description.
+                        self.describe(name)
 
         self._describing[place] = call
         call.add_done_callback(keep)

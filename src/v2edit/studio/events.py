@@ -1,7 +1,10 @@
 """The events of a studio: a log that keeps the latest of each thing only, and its clients, as server-sent events.
 
 An event is the whole state of what it is about, so that an older one of the same thing says nothing any more. That
-bounds the log, and what waits for a client that reads slowly or not at all."""
+bounds the log, and what waits for a client that reads slowly or not at all.
+
+A client lists jobs, runs and uploads after `hello` has come, not before it connects: events between a list and the
+connection are in neither."""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ class EventLog:
         self._number = self._floor = 0  # of the latest event, and of the latest that the log has dropped
         self._latest: OrderedDict[Key, Event] = OrderedDict()
         self._clients: set[Client] = set()
+        self.is_closed = False
 
     def publish(self, kind: str, id: str, data: Any) -> None:
         """Publish the state of a thing; an event "gone" says that there is none, with `data` of None."""
@@ -70,6 +74,13 @@ class EventLog:
             self._clients.add(client)
         return client
 
+    def close(self) -> None:
+        """End the streams of all clients."""
+        self.is_closed = True
+        with self._lock:
+            for client in self._clients:
+                client.wake()
+
     def hello(self, number: int, reset: bool) -> Event:
         return Event(number, "hello", json.dumps({"epoch": self.epoch, "reset": reset}).encode())
 
@@ -91,7 +102,7 @@ class Client:
     """What waits for a client: the latest event of each thing."""
 
     def __init__(self, log: EventLog, wake: Callable[[], None], first: Event) -> None:
-        self._log, self._wake = log, wake
+        self._log, self.wake = log, wake
         self._lock = threading.Lock()
         self._waiting: OrderedDict[Key, Event] = OrderedDict({("hello", ""): first})
 
@@ -101,7 +112,7 @@ class Client:
             self._waiting[key] = event
             if len(self._waiting) > self._log.most:
                 self._waiting = OrderedDict({("hello", ""): self._log.hello(event.number, reset=True)})
-        self._wake()
+        self.wake()
 
     def take(self) -> list[Event]:
         """Return what waits, in order, and wait for nothing more of it."""
@@ -138,7 +149,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         gone = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
-            while not gone.done():
+            while not gone.done() and not self.log.is_closed:
                 waiter = asyncio.ensure_future(more.wait())
                 await asyncio.wait({gone, waiter}, timeout=PING_EVERY, return_when=asyncio.FIRST_COMPLETED)
                 waiter.cancel()
@@ -150,6 +161,8 @@ class EventStream(Response):
                 await asyncio.sleep(GATHER)
                 more.clear()
                 await write(b"".join(map(self.format, client.take())))
+            if not gone.done():  # The studio ends.
+                await send({"type": "http.response.body", "body": b""})
         except (TimeoutError, asyncio.CancelledError):
             pass  # The server closes what has no end.
         finally:

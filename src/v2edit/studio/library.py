@@ -19,6 +19,7 @@ from v2edit.errors import UserError
 from v2edit.files import read_json
 from v2edit.runs import MANIFEST, read_run_state
 from v2edit.runs.naming import STATE_DIR
+from v2edit.studio.messages import for_browser
 from v2edit.studio.notes import Notes
 
 log = logging.getLogger(__name__)
@@ -94,13 +95,14 @@ class Library:
                 self._listing = self.version, runs
             return runs
 
-    def set_media(self, name: str, stamp: Stamp, facts: dict[str, Any]) -> None:
-        """Add what was read of a run's video, if the run is what it was then."""
+    def set_media(self, name: str, stamp: Stamp, facts: dict[str, Any]) -> bool:
+        """Add what was read of a run's video, if the run is what it was then; return whether it is, or is gone."""
         with self._lock:
             run = self._runs.get(name)
             if run is not None and run.stamp == stamp:
                 self._media[name] = stamp, facts
                 self._put(run.name, run.folder, run.stamp, run.kind, run.facts, run.parent)
+            return run is None or run.stamp == stamp
 
     def refresh(self, name: str) -> None:
         """Make the summary of a run again, as its note has changed."""
@@ -229,7 +231,7 @@ def summarise(name: str, kind: str, facts: dict[str, Any], media: dict[str, Any]
         "title": instruction or (prompts or {}).get("target") or name,
         "kind": kind,
         "state": state,
-        "reason": facts.get("reason"),
+        "reason": for_browser(reason) if isinstance(reason := facts.get("reason"), str) else None,
         "started": facts.get("started"),
         "finished": facts.get("finished"),
         "instruction": instruction,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from v2edit.jobs.scene import SceneEdit
 from v2edit.jobs.video import VideoEdit
+from v2edit.studio.messages import for_browser
 
 if TYPE_CHECKING:
     from v2edit.jobs.estimate import Estimate
@@ -42,7 +43,8 @@ def preview_prompts(job: VideoEdit | SceneEdit) -> dict[str, Any]:
 
 
 def estimate(job: VideoEdit | SceneEdit) -> dict[str, Any]:
-    """Return how long an edit takes and in how much memory, counted. Raises `UserError` for what would stop it."""
+    """Return how long an edit takes and in how much memory, counted. A scene's whole time is None: most of it goes into
+    reconstructions, which are not counted. Raises `UserError` for what would stop it."""
     found: Estimate = job.estimate()
     options = [
         {
@@ -54,14 +56,14 @@ def estimate(job: VideoEdit | SceneEdit) -> dict[str, Any]:
     ]
     return {
         "seconds": {name: round(value, 1) for name, value in found.seconds.items()},
-        "total_seconds": round(found.total_seconds, 1),
+        "total_seconds": None if job.kind == "scene" else round(found.total_seconds, 1),
         "memory_gib": round(found.peak / GIB, 2),
         "free_gib": None if found.available is None else round(found.available / GIB, 2),
         "memory_parts": options,
         "fits": found.fits,
-        "note": "; ".join([found.method, *found.remarks]),
-        "limits": found.limits,
-        "summary": found.summary,
+        "note": "; ".join(map(for_browser, [found.method, *found.remarks])),
+        "limits": {name: for_browser(text) for name, text in found.limits.items()},
+        "summary": found.summary if job.kind != "scene" else found.summary.rpartition(", ")[0],  # without its time
     }
 
 
@@ -80,6 +82,7 @@ def describe_machine(devices: list[str], model: str) -> dict[str, Any]:
     """Return the devices, the models and how they fit, and what is wrong with this machine."""
     import torch
 
+    from v2edit.backbones.costs import HUB_IDS
     from v2edit.backbones.families import BUILT_IN
     from v2edit.host import available_memory, device_name, find_device
     from v2edit.jobs.doctor import Doctor, fits_of
@@ -106,14 +109,14 @@ def describe_machine(devices: list[str], model: str) -> dict[str, Any]:
             if first.type == "cpu" or one.mode is None
             else "yes"
             if one.mode == "--offload none"
-            else f"with {one.mode}"
+            else for_browser(f"with {one.mode}")
         )
         note = f"{one.clip}; about {one.peak / GIB:.0f} GiB"
-        models.append(_model(one.model, one.model.partition("/")[0], one.model.rpartition("/")[2], False, fits, note))
+        models.append(_model(HUB_IDS[one.model], one.model.split()[0], one.model, False, fits, note))
     if model not in [one["name"] for one in models]:
         models.insert(0, _model(model, "", Path(model).name, False, None, "named with --model"))
     diagnosis = Doctor(device=devices[0]).run()
-    problems = [f"{one.name}: {one.text}" for one in diagnosis.findings if one.level == "bad"]
+    problems = [for_browser(f"{one.name}: {one.text}") for one in diagnosis.findings if one.level == "bad"]
     return {"devices": found, "models": models, "problems": problems, "default_model": model}
 
 

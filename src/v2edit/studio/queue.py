@@ -79,10 +79,13 @@ class JobQueue:
         self._forget()
         self._thread.start()
 
-    def close(self) -> None:
-        """End the workers, whose runs are suspended, and the thread. What ran goes on with the next start."""
+    def begin_to_close(self) -> None:
         self._ends = True
         self._wake()
+
+    def close(self) -> None:
+        """End the workers, whose runs are suspended, and the thread. What ran goes on with the next start."""
+        self.begin_to_close()
         if self._thread.is_alive():
             self._thread.join()
 

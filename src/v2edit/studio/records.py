@@ -51,6 +51,11 @@ class JobRecord(BaseModel, frozen=True):
     finished: str | None = None
     notes: list[str] = []
 
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with its input, a run that was begun elsewhere."""
+        return bool(self.input.get("resume"))
+
 
 def order_before(waiting: Sequence[JobRecord], before: str) -> tuple[float, list[JobRecord]]:
     """Return the order that comes right before a job of those that wait, and the jobs that have to make room for it,

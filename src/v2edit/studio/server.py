@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -67,7 +68,18 @@ class PatientProtocol(H11Protocol):
             setattr(self, name, None)
 
 
-def make_server(app: Any, settings: Settings) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """A server that calls `on_shutdown` as soon as it is to end, before it waits for its connections."""
+
+    on_shutdown: Callable[[], None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.on_shutdown is not None:
+            self.on_shutdown()
+        await super().shutdown(sockets)
+
+
+def make_server(app: Any, settings: Settings) -> Server:
     """Return a server of an app, not started; it logs no requests, whose paths are nobody's business."""
     protocol = type("Protocol", (PatientProtocol,), {"patience": settings.read_timeout})
     config = uvicorn.Config(
@@ -75,4 +87,4 @@ def make_server(app: Any, settings: Settings) -> uvicorn.Server:
         access_log=False, server_header=False, proxy_headers=False, limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=30, timeout_graceful_shutdown=3, lifespan="off",
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return Server(config)

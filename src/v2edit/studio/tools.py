@@ -107,9 +107,12 @@ class Tools:
         self._wake()
         return waiting.future
 
-    def close(self) -> None:
+    def begin_to_close(self) -> None:
         self._ends = True
         self._wake()
+
+    def close(self) -> None:
+        self.begin_to_close()
         self._thread.join()
 
     def _wake(self) -> None:
@@ -120,8 +123,10 @@ class Tools:
         try:
             while not self._ends:
                 with self._lock:
-                    self._assign()
+                    starting = self._assign()
                     times = [end for _, end in self._running.values()]
+                for lane in starting:  # outside the lock, which the server's event loop takes: a start takes long
+                    self._pool.start(lane)
                 timeout = max(0.0, min(times) - time.monotonic()) + 0.01 if times else 30.0
                 events = self._pool.wait(timeout, [self._reader])
                 while self._reader.poll():
@@ -137,7 +142,9 @@ class Tools:
             for waiting in [*left, *(one for one, _ in self._running.values())]:
                 _fail(waiting, "the studio is ending")
 
-    def _assign(self) -> None:
+    def _assign(self) -> list[int]:
+        """Give work to the processes that are ready, and return those to start."""
+        starting = []
         for lane, waiting in enumerate(self._waiting):
             while waiting and waiting[0].future.cancelled():
                 waiting.popleft()
@@ -145,11 +152,12 @@ class Tools:
                 continue
             if lane not in self._started:
                 self._started[lane] = False
-                self._pool.start(lane)
+                starting.append(lane)
             elif self._started[lane]:
                 one = waiting.popleft()
                 self._running[lane] = one, time.monotonic() + one.seconds
                 self._pool.submit(lane, one.task)
+        return starting
 
     def _handle(self, event: Event) -> None:
         lane = event.worker
@@ -172,7 +180,8 @@ class Tools:
                     _fail(found[0], f"it took more than {found[0].seconds:.0f} s" if late else reason)
                 elif self._waiting[lane]:  # It died before it began: not again for the same task.
                     with self._lock:
-                        _fail(self._waiting[lane].popleft(), reason)
+                        first = self._waiting[lane].popleft()
+                    _fail(first, reason)
 
     def _mind_time(self) -> None:
         now = time.monotonic()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, read_json
 from v2edit.runs import utc_now
+from v2edit.studio.messages import for_browser
 from v2edit.studio.records import make_id
 from v2edit.studio.settings import GIB, ID
 
@@ -57,7 +58,8 @@ class Upload(BaseModel, frozen=True):
         has_pictures = self.state == "ready" and self.facts.get("kind") != "scene"
         place = f"{API}/uploads/{self.id}"
         return {
-            "id": self.id, "name": self.name, "state": self.state, "reason": self.reason, "created": self.created,
+            "id": self.id, "name": self.name, "state": self.state,
+            "reason": None if self.reason is None else for_browser(self.reason), "created": self.created,
             "bytes": self.bytes, **own,
             "proxy": f"{place}/proxy.mp4" if has_pictures else None,
             "thumb": f"{place}/thumb.jpg" if has_pictures else None,
@@ -119,6 +121,8 @@ class Uploads:
 
     def create(self, name: str, size: int, files: int, wanted: Literal["file", "frames", "scene"]) -> Upload:
         """Begin an upload of so many bytes. Raises `TooLarge`, `DiskFull` or `UserError`."""
+        if size == 0:
+            raise UserError("this file is empty" if files == 1 else "these files are empty")
         if size > self.most_bytes:
             raise TooLarge(f"{size:,} bytes are more than the {self.most_bytes:,} that are taken (--max-upload)")
         if not 1 <= files <= MAX_FILES:

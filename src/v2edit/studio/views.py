@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from v2edit.runs.naming import STATE_DIR
 from v2edit.studio.commands import command_line, python_code, run_command
 from v2edit.studio.library import API, Run, quote
 from v2edit.studio.media import list_files, media_of, settings_of
+from v2edit.studio.messages import for_browser
 from v2edit.studio.options import to_keywords
 from v2edit.studio.records import ACTIVE, JobRecord
 
@@ -26,14 +28,16 @@ def job_view(studio: Studio, record: JobRecord) -> dict[str, Any]:
     state = "stopping" if record.stopping and record.state in ACTIVE else record.state
     return {
         "id": record.id, "kind": record.kind, "title": record.title, "state": record.state,
-        "stopping": state == "stopping", "reason": record.reason, "created": record.created,
+        "stopping": state == "stopping", "created": record.created,
+        "reason": None if record.reason is None else for_browser(record.reason),
         "started": record.started, "finished": record.finished,
         "position": studio.queue.position(record.id) if record.state == "queued" else None,
         "order": record.order, "run": record.run,
         "progress": studio.queue.progress.get(record.id) if record.state in ACTIVE else None,
         "preview": preview_url(studio, record), "input": record.input, "instruction": record.instruction,
         "options": record.options, "mask": record.mask, "trim": record.trim,
-        "notes": record.notes, "plan": studio.queue.plan(record.id),
+        "notes": [*map(for_browser, record.notes)],
+        "plan": [*map(for_browser, studio.queue.plan(record.id))],
         "command": command,
         "python": python,
     }  # fmt: skip
@@ -44,6 +48,9 @@ def job_commands(studio: Studio, record: JobRecord) -> tuple[str, str]:
     known = studio.commands.get(record.id)
     if known is not None and known[0] == record.run:
         return known[1]
+    if record.resumes:
+        folder = str(studio.settings.folder / record.input["run"])
+        return shlex.join(["v2edit", "resume", folder]), f"import v2edit\nv2edit.resume_run({folder!r})"
     path, keywords = Path("INPUT"), {}
     with suppress(UserError, KeyError):
         path, _ = studio.find_input(record.input, record.kind)

@@ -18,7 +18,7 @@ from v2edit.errors import UserError
 from v2edit.host import memory_advice, release_memory
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.progress import Update, describe_edit_step, describe_scene_step
-from v2edit.runs import Pace
+from v2edit.runs import Pace, read_run_state
 from v2edit.runs.lock import is_state_locked
 from v2edit.runs.manifest import read_request
 from v2edit.runs.naming import STATE_DIR
@@ -36,9 +36,10 @@ LOCK_PATIENCE = 60.0  # seconds in which an earlier worker, whose server was kil
 
 @dataclass(frozen=True)
 class EditTask:
-    """A job for a worker: the edit, with its run folder, and the command line that makes the same."""
+    """A job for a worker: the edit, None for a run that is only gone on with, with its run folder, and the command line
+    that makes the same."""
 
-    job: VideoEdit | SceneEdit
+    job: VideoEdit | SceneEdit | None
     out: Path
     command: tuple[str, ...]
 
@@ -101,12 +102,15 @@ class StudioWorker:
         state = run_folder_state(task.out)
         if state == "done":  # by an earlier attempt, whose worker ended before it could report that
             return
-        progress = _Throttle(self._report, task.job.kind == "scene")
         if state == "unfinished":
+            progress = _Throttle(self._report, read_run_state(task.out).kind == "scene")
             record = read_request(task.out / STATE_DIR).facts
             loaded = self._model(ModelOptions.from_record(record), record)
             resume(task.out, progress, loaded, task.command)
             return
+        if task.job is None:
+            raise UserError("the run is gone, or cannot be read")
+        progress = _Throttle(self._report, task.job.kind == "scene")
         run = task.job.run(progress, self._model(task.job.model_options, None), task.command)
         if run.folder != task.out:
             raise UserError(f"something else is at {task.out} by now; the run is in {run.folder}")

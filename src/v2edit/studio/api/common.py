@@ -17,6 +17,7 @@ from v2edit.errors import UserError
 from v2edit.files import parse_json
 from v2edit.studio.core import Studio, Unknown
 from v2edit.studio.library import to_json
+from v2edit.studio.messages import for_browser
 from v2edit.studio.queue import QueueFull, UnknownJob
 from v2edit.studio.security import Refusal
 from v2edit.studio.tools import ToolsBusy
@@ -61,7 +62,7 @@ async def wait_for(call: Future[dict[str, Any]]) -> dict[str, Any]:
 
 def conflict(error: UserError) -> Refusal:
     """Return the refusal of what does not go with the state that something is in."""
-    return Refusal(409, str(error))
+    return Refusal(409, for_browser(str(error)))
 
 
 STATUS: dict[type[Exception], int] = {
@@ -74,7 +75,7 @@ def handle_errors(app: FastAPI) -> None:
 
     async def on_known(request: Request, error: Exception) -> Response:
         status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-        text = "there is no such job" if isinstance(error, UnknownJob) else " ".join(str(error).split())
+        text = "there is no such job" if isinstance(error, UnknownJob) else for_browser(" ".join(str(error).split()))
         return answer({"error": text}, status)
 
     async def on_refusal(request: Request, error: Exception) -> Response:

@@ -111,6 +111,8 @@ async def resume_job(request: Request, id: str) -> Response:
 @router.post("/jobs/{id}/again")
 async def repeat_job(request: Request, id: str) -> Response:
     studio = studio_of(request)
+    if studio.queue.get(id).resumes:
+        raise conflict(UserError("this job went on with a run that was begun elsewhere: resume that"))
     facts = studio.queue.get(id).model_dump(
         include={"kind", "title", "input", "instruction", "options", "mask", "trim"}
     )

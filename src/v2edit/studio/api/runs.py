@@ -22,7 +22,7 @@ from v2edit.studio.reading import TRANSCODED, ZIP_KINDS, find_edited
 from v2edit.studio.records import ACTIVE
 from v2edit.studio.settings import GIB
 from v2edit.studio.tools import READER, ToolsBusy
-from v2edit.studio.views import find_preview, run_view
+from v2edit.studio.views import find_preview, job_view, run_view
 
 router = APIRouter()
 MAX_LISTED = 500
@@ -129,6 +129,16 @@ async def delete_run(request: Request, name: str) -> Response:
         raise conflict(error) from error
     await asyncio.to_thread(studio.library.scan)
     return answer({"trash": id})
+
+
+@router.post("/runs/{name}/resume")
+async def resume_run(request: Request, name: str) -> Response:
+    studio = studio_of(request)
+    try:
+        record = await asyncio.to_thread(studio.resume_run, name)
+    except UserError as error:
+        raise conflict(error) from error
+    return answer(job_view(studio, record), 201)
 
 
 @router.get("/trash")

@@ -33,7 +33,7 @@ MAX_FRAME = 10**7
 
 class NewUpload(Asked):
     name: str = Field(min_length=1, max_length=1000)
-    bytes: int = Field(ge=1, le=2**60)
+    bytes: int = Field(ge=0, le=2**60)
     files: int = 1
     kind: Literal["file", "frames", "scene"] = "file"
 
