@@ -79,10 +79,11 @@ def test_an_edit_from_drop_to_download(browser, studio, sample):
         expect(page.locator(".cost")).to_contain_text("GiB")
         folder = start(page, studio)
         with page.expect_download() as download:
-            page.get_by_role("button", name="MP4").click()
+            page.get_by_role("link", name="MP4", exact=True).click()
         assert Path(download.value.path()).read_bytes() == (folder / "edited.mp4").read_bytes()
         assert download.value.suggested_filename == f"{folder.name}.mp4"
         assert "v2edit edit" in page.locator(".command").inner_text()
+        expect(page.get_by_role("button", name="Play")).to_be_visible()
 
 
 def test_what_is_not_painted_stays_as_it_was(browser, studio, sample):
@@ -131,10 +132,47 @@ def test_tabs_agree_and_a_reload_loses_nothing(browser, studio, sample):
 def test_a_draft_survives_a_reload(browser, sample):
     with browser.page() as page:
         set_up(page, sample, subtasks="3")
+        page.locator("#option-steps").press_sequentially("0")  # and stays in the field
+        expect(page.locator(".cost[aria-busy=false]")).to_contain_text("GiB")
+        expect(page.locator("#option-steps")).to_have_value("40")
         page.reload()
         expect(page.get_by_label("What should change?")).to_have_value(sample.instruction)
         page.get_by_text("More settings").click()
         expect(page.locator("#option-subtasks")).to_have_value("3")
+        expect(page.locator("#option-steps")).to_have_value("40")
+
+
+def test_a_draft_is_of_its_clip_and_starts_only_with_prompts(browser, studio, sample):
+    one, other = (studio.upload(sample.clip)["id"] for _ in range(2))
+    with browser.page(f"#/edit/{one}") as page:
+        page.get_by_role("radio", name="Painted").check()
+        page.evaluate("id => (location.hash = `#/edit/${id}`)", other)
+        expect(page.get_by_role("radio", name="Everything")).to_be_checked()
+        page.get_by_label("What should change?").fill("frobnicate the weather")
+        expect(page.get_by_role("alert")).to_have_count(1)
+        expect(page.get_by_role("button", name="Start the edit")).to_be_disabled()
+    browser.complaints[:] = [
+        one for one in browser.complaints if "422" not in one
+    ]  # the refusals, which were asked for
+
+
+def test_no_job_is_missed_between_the_list_and_the_events(browser, studio, sample):
+    upload = studio.upload(sample.clip)["id"]
+    ended: list[str] = []
+
+    def hold(route: Any) -> None:
+        answer = route.fetch()
+        if not ended:
+            ended.append(studio.submit(upload, sample.instruction, **sample.options))
+            studio.ended(ended[0])
+        route.fulfill(response=answer)
+
+    with browser.page("#/gallery") as page:
+        page.route("**/api/v1/jobs", hold)
+        page.goto(browser.address + "#/jobs")
+        page.reload()
+        expect(page.locator("h1")).to_be_visible()
+        expect(page.locator(f"#job-{ended[0]}")).to_be_visible()
 
 
 def test_before_and_after_are_in_step(browser, studio, run):
@@ -256,7 +294,7 @@ def test_a_scene_is_shown_in_3d(browser, tmp_path):
     with serving(folder) as client, browser.another(f"http://127.0.0.1:{client.port}/", *THREE_D) as own:
         with own.page("#/run/one", width=800) as page:
             expect(page.locator(".space")).to_have_attribute("data-loaded", "true")
-            page.wait_for_timeout(8000)
+            page.wait_for_timeout(500)
             shot = tmp_path / "shot.png"
             page.locator(".space").screenshot(path=str(shot))
         assert not own.foreign and not [one for one in own.complaints if "GPU stall" not in one]

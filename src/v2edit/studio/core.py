@@ -258,8 +258,7 @@ class Studio:
         thumb, facts = place / "thumb.jpg", place / "facts.json"
         if (going := self._describing.get(place)) is not None and not going.done():
             return thumb, going
-        if facts.is_file():
-            known = read_json(facts)
+        if facts.is_file() and "sound" in (known := read_json(facts))["media"]:
             self.library.set_media(name, run.stamp, known["media"])
             return thumb, None
         place.mkdir(parents=True, exist_ok=True)

@@ -238,7 +238,7 @@ def summarise(name: str, kind: str, facts: dict[str, Any], media: dict[str, Any]
         "prompts": prompts,
         "model": (model or {}).get("name"),
         "seconds": seconds,
-        **{key: media.get(key) for key in ("frames", "fps", "width", "height")},
+        **{key: media.get(key) for key in ("frames", "fps", "width", "height", "sound")},
         "thumb": f"{API}/runs/{quote(name)}/thumb.jpg" if state == "done" or kind in GROUPS else None,
         "progress": facts.get("progress"),
         "parent": parent,

@@ -176,7 +176,8 @@ def describe_run(folder: str, thumb: str) -> dict[str, Any]:
     count, height, width = clip_size(source.frames)
     if not os.path.exists(thumb):
         write_thumb(source.frames[count // 2], Path(thumb), THUMB_SIDE)
-    return {"frames": count, "fps": float(source.fps), "width": width, "height": height}
+    size = {"width": width, "height": height}
+    return {"frames": count, "fps": float(source.fps), **size, "sound": has_sound(source)}
 
 
 def transcode(folder: str, kind: str, out: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def job_view(studio: Studio, record: JobRecord) -> dict[str, Any]:
         "position": studio.queue.position(record.id) if record.state == "queued" else None,
         "order": record.order, "run": record.run,
         "progress": studio.queue.progress.get(record.id) if record.state in ACTIVE else None,
-        "preview": preview_url(studio, record), "input": record.input, "instruction": record.instruction,
+        **preview_of(studio, record), "input": record.input, "instruction": record.instruction,
         "options": record.options, "mask": record.mask, "trim": record.trim,
         "notes": [*map(for_browser, record.notes)],
         "plan": [*map(for_browser, studio.queue.plan(record.id))],
@@ -64,11 +64,15 @@ def job_commands(studio: Studio, record: JobRecord) -> tuple[str, str]:
     return made
 
 
-def preview_url(studio: Studio, record: JobRecord) -> str | None:
-    if record.run is None or record.state not in ACTIVE:
-        return None
-    found = find_preview(studio.settings.folder / record.run)
-    return None if found is None else f"{API}/runs/{quote(record.run)}/preview?v={found.stat().st_mtime_ns}"
+def preview_of(studio: Studio, record: JobRecord) -> dict[str, str | None]:
+    """Return the address of the newest preview of a job that runs, and its type."""
+    if record.run is not None and record.state in ACTIVE:
+        found = find_preview(studio.settings.folder / record.run)
+        with suppress(OSError):  # It may be gone by now.
+            if found is not None:
+                address = f"{API}/runs/{quote(record.run)}/preview?v={found.stat().st_mtime_ns}"
+                return {"preview": address, "preview_type": PREVIEWS[found.name]}
+    return {"preview": None, "preview_type": None}
 
 
 def find_preview(folder: Path) -> Path | None:

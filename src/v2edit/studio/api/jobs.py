@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from v2edit.backbones.families import BUILT_IN
 from v2edit.backbones.hub import check_family
 from v2edit.errors import UserError
 from v2edit.jobs.prompts import given_prompts
@@ -68,9 +69,15 @@ def _submit(studio: Any, asked: NewJob) -> JobRecord:
     job, _ = studio.build(asked.kind, path, asked.instruction, options, asked.mask, trim)
     # What is wrong with the prompts is told at once; what is wrong with the input, the upload has told.
     check_family(job.model_options.model)
-    given_prompts(
-        path, asked.instruction, job.prompt_options, job.lvlm, job.model_options.model, job.source_prompt_beside
-    )
+    model = job.model_options.model
+
+    def source_prompt() -> str | None:
+        beside = job.source_prompt_beside()
+        if beside is None and model == BUILT_IN and asked.input.upload is not None and trim is None:
+            return studio.uploads.get(asked.input.upload).facts.get("source_prompt")  # as the classifier has read it
+        return beside
+
+    given_prompts(path, asked.instruction, job.prompt_options, job.lvlm, model, source_prompt)
     title = asked.instruction or str(options.get("target_prompt") or path.name)
     return studio.queue.submit(
         kind=asked.kind, title=title[:200], input=given, instruction=asked.instruction, options=options,

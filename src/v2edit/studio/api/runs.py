@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from concurrent.futures import wait
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from v2edit.studio.views import find_preview, job_view, run_view
 router = APIRouter()
 MAX_LISTED = 500
 ZIP_BYTES = 8 * GIB
+DESCRIBE_SECONDS = 5.0  # that a run waits for what is read of its video
 Sort = Literal["started", "finished", "title", "seconds"]
 
 
@@ -102,7 +104,10 @@ async def get_run(request: Request, name: str) -> Response:
     run = find_run(studio, name)
     if run.state == "done" and run.summary["frames"] is None:
         with suppress(ToolsBusy):  # Then the thumbnail asks again.
-            await asyncio.to_thread(studio.describe, name)
+            _, call = await asyncio.to_thread(studio.describe, name)
+            if call is not None:  # What takes longer, an event brings.
+                await asyncio.to_thread(wait, [call], DESCRIBE_SECONDS)
+            run = find_run(studio, name)
     return answer(await asyncio.to_thread(run_view, run))
 
 
@@ -190,11 +195,15 @@ async def get_thumb(request: Request, name: str) -> Response:
 
 @router.get("/runs/{name}/preview")
 async def get_preview(request: Request, name: str) -> Response:
-    run = find_run(studio_of(request), name)
-    found = await asyncio.to_thread(find_preview, run.folder)
+    studio = studio_of(request)
+    if any(one.run == name for one in studio.queue.all()):  # maybe before the library knows of it
+        folder = studio.settings.folder / name
+    else:
+        folder = find_run(studio, name).folder
+    found = await asyncio.to_thread(find_preview, folder)
     if found is None:
-        raise Unknown("there is no preview of it now")
-    return FileAnswer(found, run.folder)
+        return Response(status_code=204)  # No mistake: the run may be done since its job was told of.
+    return FileAnswer(found, folder)
 
 
 @router.get("/runs/{name}/download")

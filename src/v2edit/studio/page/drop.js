@@ -7,7 +7,7 @@ import { text } from "./text.js";
 import { Bar, ErrorLine, Icon } from "./ui.js";
 import { html, useLayoutEffect, useRef, useState } from "./vendor/ui.js";
 
-const SCENE = /\.(zip|ply|splat|spz)$/i;
+const SCENE = /\.(zip|ply|splat|spz|sog|ksplat)$/i;
 
 /** All files of a drop; folders are read to the bottom. */
 async function filesOf(transfer) {
@@ -33,6 +33,8 @@ const order = new Intl.Collator(undefined, { numeric: true });
 async function send({ files, folder }, onProgress, signal) {
   const kept = files.filter((file) => !file.name.startsWith(".")).sort((a, b) => order.compare(a.name, b.name));
   if (!kept.length) throw new Error(text.drop.nothing);
+  const hollow = kept.find((file) => !file.size);
+  if (hollow) throw new Error(text.drop.hollow(hollow.name));
   const total = kept.reduce((sum, file) => sum + file.size, 0);
   const limit = state.machine?.limits?.max_upload_bytes;
   if (limit && total > limit) throw new Error(text.drop.tooLarge(bytes(total), bytes(limit)));

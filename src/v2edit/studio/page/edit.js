@@ -111,6 +111,8 @@ function Form({ draft, source, change }) {
   const setPrompts = ({ lvlm, ...change_ }) =>
     change(lvlm === undefined ? change_ : { ...change_, options: withOption(draft.options, "lvlm", lvlm || null) });
   const setOptions = (options) => change({ options });
+  const own = source.width ? { resolution: `${source.width}x${source.height}`, fps: source.frames > 1 && source.fps ? String(Number(source.fps.toFixed(2))) : undefined } : {};
+  const refused = Boolean(prompts.error) && !(draft.source_prompt && draft.target_prompt);
   const go = () =>
     run(async () => {
       const job = await api.post("jobs", await withMask(draft, source));
@@ -119,7 +121,7 @@ function Form({ draft, source, change }) {
     });
   const submit = (event) => {
     event.preventDefault();
-    if (ready && says && !busy) go();
+    if (ready && says && !refused && !busy) go();
   };
   const needs = !ready ? text.edit.probing : !says ? text.edit.needsInstruction : null;
   return html`<form class="form" onSubmit=${submit}>
@@ -141,12 +143,12 @@ function Form({ draft, source, change }) {
       <${ModelPicker} machine=${machine} options=${draft.options} onChange=${setOptions} />
       <${Strength} options=${draft.options} onChange=${setOptions} />
       ${draft.kind === "edit" && html`<${Option} option=${SEEDS} options=${draft.options} onChange=${setOptions} />`}
-      <${More} kind=${draft.kind} options=${draft.options} onChange=${setOptions} />
+      <${More} kind=${draft.kind} options=${draft.options} own=${own} onChange=${setOptions} />
     </section>
     <div class="go">
-      <${Cost} cost=${cost} />
+      ${!prompts.error && html`<${Cost} cost=${cost} />`}
       <${ErrorLine}>${error}<//>
-      <button class="primary wide" disabled=${Boolean(needs) || busy}>${busy ? text.edit.starting : text.edit.start}</button>
+      <button class="primary wide" disabled=${Boolean(needs) || refused || busy}>${busy ? text.edit.starting : text.edit.start}</button>
       ${needs && html`<p class="help">${needs}</p>`}
     </div>
   </form>`;
@@ -167,7 +169,8 @@ function Recent({ onChoose }) {
 export function EditView({ id }) {
   const [draft, setDraft] = useState(() => {
     const known = loadDraft();
-    return id && id !== "again" && known.input?.upload !== id ? { ...known, input: { upload: id } } : known;
+    if (id && id !== "again" && known.input?.upload !== id) startDraft({ upload: id }, known.kind); // by its address
+    return loadDraft();
   });
   const change = (some) =>
     setDraft((old) => {

@@ -9,6 +9,16 @@ import { Empty, ErrorLine, Icon, IconButton, Segments, State, useAction, useAsyn
 import { html, useEffect, useState } from "./vendor/ui.js";
 
 const PAGE = 48;
+const FILTER = { q: "", state: "", kind: "", model: "", sort: "-started", starred: false, limit: PAGE };
+const KEPT = "v2edit-gallery"; // what was looked for and chosen, for the way back
+
+function kept() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEPT)) ?? {};
+  } catch {
+    return {};
+  }
+}
 
 export function RunCard({ run, chosen, onChoose }) {
   const [broken, setBroken] = useState(false);
@@ -65,8 +75,9 @@ function Filters({ filter, setFilter, models }) {
 export function Gallery({ query }) {
   const { runs, runsVersion, jobs } = useStore();
   const [where, setWhere] = useState(query.get("trash") ? "trash" : "runs");
-  const [filter, setFilter] = useState({ q: "", state: "", kind: "", model: "", sort: "-started", starred: false, limit: PAGE });
-  const [chosen, setChosen] = useState([]);
+  const [filter, setFilter] = useState({ ...FILTER, ...kept().filter });
+  const [chosen, setChosen] = useState(kept().chosen ?? []);
+  useEffect(() => sessionStorage.setItem(KEPT, JSON.stringify({ filter, chosen })), [filter, chosen]);
   const asked = new URLSearchParams(Object.entries(filter).filter(([, value]) => value !== "" && value !== false)).toString();
   const { value, error, waits } = useAsync(() => api.get(`runs?${asked}`), [asked, runsVersion], patience(filter.q));
   const [shown, setShown] = useState(null);

@@ -21,25 +21,23 @@ function Progress({ job }) {
   }, [progress?.step, progress?.stage, progress?.seconds_left]);
   if (!isActive(job)) return null;
   const left = progress?.seconds_left != null ? Math.max(0, progress.seconds_left - now) : null;
-  const share = progress?.done != null && `${Math.floor(100 * progress.done)} %`;
-  const facts = [share, left != null && (left > 0 ? text.jobs.left(duration(left)) : text.jobs.soon)].filter(Boolean);
+  const soon = left != null && (left > 0 ? text.jobs.left(duration(left)) : text.jobs.soon);
   return html`<div class="progress">
     <${Bar} value=${progress?.done} label=${text.jobs.progress} />
-    <p class="progress-text"><span role="status">${progress?.text ?? text.states[job.state]}</span>${facts.map((fact) => html`<span class="aside">${fact}</span>`)}</p>
+    <p class="progress-text"><span role="status">${progress?.text ?? text.states[job.state]}</span>${soon && html`<span class="aside">${soon}</span>`}</p>
     ${progress?.then?.length ? html`<p class="help">${text.jobs.then(progress.then)}</p>` : null}
   </div>`;
 }
 
 /** The newest preview: a picture that moves, or a video. Its address is another when there is a newer one. */
 function Preview({ job }) {
-  const address = job.preview;
-  const [fails, setFails] = useState(0);
-  useEffect(() => setFails(0), [address]);
-  if (!address || fails > 1 || !isActive(job)) return null;
-  const next = () => setFails(fails + 1);
-  return fails
-    ? html`<video class="preview" src=${address} autoplay muted loop playsinline aria-label=${text.jobs.preview} onError=${next} />`
-    : html`<img class="preview" src=${address} alt=${text.jobs.preview} onError=${next} />`;
+  const { preview: address, preview_type: type } = job;
+  const [broken, setBroken] = useState(null);
+  if (!address || broken === address || !isActive(job)) return null;
+  const fails = () => setBroken(address);
+  return type?.startsWith("video/")
+    ? html`<video class="preview" src=${address} autoplay muted loop playsinline aria-label=${text.jobs.preview} onError=${fails} />`
+    : html`<img class="preview" src=${address} alt=${text.jobs.preview} onError=${fails} />`;
 }
 
 function JobActions({ job, waiting, children }) {
@@ -53,7 +51,7 @@ function JobActions({ job, waiting, children }) {
   };
   return html`<div class="row actions">
       ${job.state === "queued" && waiting?.length > 1 && html`<${IconButton} icon="raise" label=${text.jobs.sooner} disabled=${busy || index === 0} onClick=${() => move(-1)} /><${IconButton} icon="lower" label=${text.jobs.later} disabled=${busy || index === waiting.length - 1} onClick=${() => move(1)} />`}
-      ${(isActive(job) || job.state === "queued") && html`<button type="button" disabled=${busy} onClick=${() => act("cancel")}>${text.jobs.cancel}</button>`}
+      ${(isActive(job) || job.state === "queued") && html`<button type="button" disabled=${busy || job.stopping} onClick=${() => act("cancel")}>${job.stopping ? text.jobs.stopping : text.jobs.cancel}</button>`}
       ${(job.state === "stopped" || job.state === "failed") && html`<button type="button" disabled=${busy} onClick=${() => act("resume")}>${text.jobs.resume}</button>`}
       ${job.state === "done" && job.run && html`<a class="button" href=${pageOf(job.run)}>${text.jobs.open}</a>`}
       ${!isActive(job) && job.state !== "queued" && html`<button type="button" class="quiet" disabled=${busy} onClick=${() => run(async () => { const again = await api.post(`jobs/${job.id}/again`); putJob(again); location.hash = `#/jobs/${again.id}`; })}>${text.jobs.again}</button>`}
@@ -70,12 +68,13 @@ function JobCard({ job, waiting, open }) {
   return html`<article class=${`job${big ? " big" : ""}`} aria-labelledby=${`job-${job.id}`}>
     <div class="job-head">
       <h2 id=${`job-${job.id}`}><a href=${job.state === "done" && job.run ? pageOf(job.run) : `#/jobs/${job.id}`}>${job.title || job.instruction}</a></h2>
-      <${State} state=${job.state} />
+      <${State} state=${job.stopping ? "stopping" : job.state} />
     </div>
     ${job.state === "done" && job.run && html`<span class="job-thumb"><img src=${`${api.ROOT}/runs/${api.name(job.run)}/thumb.jpg`} alt="" loading="lazy" onError=${(e) => e.target.remove()} /></span>`}
     <p class="facts"><span>${text.kinds[job.kind]}</span>${job.options?.model && html`<span>${job.options.model}</span>`}<span>${when(job.finished ?? job.started ?? job.created)}</span></p>
     <${Preview} job=${job} />
     <${Progress} job=${job} />
+    ${job.stopping && html`<p class="help" role="status">${text.jobs.stoppingHelp}</p>`}
     ${job.reason && html`<p class=${job.state === "failed" ? "error" : "help"}>${job.reason}</p>`}
     ${big && job.notes?.length ? html`<details class="more"><summary>${text.jobs.notes}</summary><ul class="notes">${job.notes.map((note) => html`<li>${note}</li>`)}</ul></details>` : null}
     <${JobActions} job=${job} waiting=${waiting}>${big && job.command && html`<${CopyButton} value=${job.command} label=${text.run.command} /><${CopyButton} value=${job.python} label=${text.run.python} />`}<//>

@@ -5,11 +5,13 @@ import { Field, Segments } from "./ui.js";
 import { html, useState } from "./vendor/ui.js";
 
 const OTHER = "+";
+const SIZE = /^\d+x\d+$/;
+const FPS = /^\d+(\.\d+)?(\/\d+)?$/;
 
 const number = (name, min, max, step, fallback) => ({ name, type: "number", min, max, step, fallback });
 const choice = (name, ...choices) => ({ name, type: "choice", choices });
 const flag = (name) => ({ name, type: "flag" });
-const line = (name, placeholder) => ({ name, type: "text", placeholder });
+const line = (name, whole = /./) => ({ name, type: "text", whole }); // `whole`: what is typed to its end
 
 export const SEEDS = number("seeds", 1, 16, 1, 1);
 export const MORE = {
@@ -17,16 +19,16 @@ export const MORE = {
     ["effort", [number("steps", 1, 200, 1, 50), number("subtasks", 1, 6, 1, 1), number("seed", 0, 2 ** 31, 1, 0)]],
     [
       "control",
-      [number("alpha", 0, 1, 0.05), number("beta", 0, 1, 0.05), number("guidance", 0, 30, 0.5), number("mixture", 0, 1, 0.1), line("negative_prompt", "")],
+      [number("alpha", 0, 1, 0.05), number("beta", 0, 1, 0.05), number("guidance", 0, 30, 0.5), number("mixture", 0, 1, 0.1), line("negative_prompt")],
     ],
-    ["clip", [choice("long", "auto", "windows", "blocks"), flag("loop"), line("fps", "24"), choice("format", "mp4", "webm", "gif", "webp", "prores", "png")]],
-    ["memory", [line("resolution", "832x480"), choice("offload", "auto", "none", "model", "group"), choice("quantize", "none", "int8", "fp8", "nf4"), flag("vae_tiling")]],
+    ["clip", [choice("long", "auto", "windows", "blocks"), flag("loop"), line("fps", FPS), choice("format", "mp4", "webm", "gif", "webp", "prores", "png")]],
+    ["memory", [line("resolution", SIZE), choice("offload", "auto", "none", "model", "group"), choice("quantize", "none", "int8", "fp8", "nf4"), flag("vae_tiling")]],
   ],
   scene: [
     ["effort", [choice("quality", "normal", "draft", "high"), number("steps", 1, 200, 1, 50), number("subtasks", 1, 6, 1, 1), number("seed", 0, 2 ** 31, 1, 0)]],
-    ["control", [number("alpha", 0, 1, 0.05), number("beta", 0, 1, 0.05), number("guidance", 0, 30, 0.5), line("negative_prompt", "")]],
+    ["control", [number("alpha", 0, 1, 0.05), number("beta", 0, 1, 0.05), number("guidance", 0, 30, 0.5), line("negative_prompt")]],
     ["scene", [choice("path", "auto", "views", "orbit"), number("frames", 2, 512, 1), number("side", 16, 4096, 16), choice("up", "auto", "x", "y", "z", "-x", "-y", "-z")]],
-    ["memory", [line("resolution", "832x480"), choice("offload", "auto", "none", "model", "group"), choice("quantize", "none", "int8", "fp8", "nf4"), flag("vae_tiling")]],
+    ["memory", [line("resolution", SIZE), choice("offload", "auto", "none", "model", "group"), choice("quantize", "none", "int8", "fp8", "nf4"), flag("vae_tiling")]],
   ],
 };
 
@@ -38,7 +40,36 @@ export function withOption(options, name, value) {
   return next;
 }
 
-export function Option({ option, options, onChange }) {
+/** A number or a line. What is typed stays as it was typed, and counts at once where it is whole, else when it is left. */
+function Typed({ id, option, value, placeholder, onChange }) {
+  const [typed, setTyped] = useState(null);
+  const { type, whole } = option;
+  const set = (given) => given !== String(value ?? "") && onChange(given === "" ? null : type === "number" ? Number(given) : given);
+  const take = (event) => {
+    const { target } = event;
+    setTyped(target.value);
+    if (!target.validity.badInput && (!whole || !target.value || whole.test(target.value))) set(target.value);
+  };
+  const leave = ({ target }) => {
+    if (!target.validity.badInput) set(target.value);
+    setTyped(null);
+  };
+  return html`<input
+    id=${id}
+    type=${type}
+    min=${option.min}
+    max=${option.max}
+    step=${option.step}
+    value=${typed ?? value ?? ""}
+    placeholder=${placeholder}
+    aria-describedby=${`${id}-help`}
+    onInput=${take}
+    onBlur=${leave}
+  />`;
+}
+
+/** One setting; `own` are the values of the clip by option, which are shown where none is given. */
+export function Option({ option, options, own = {}, onChange }) {
   const { name, type, choices, fallback } = option;
   const id = `option-${name}`;
   const words = text.options[name];
@@ -57,20 +88,8 @@ export function Option({ option, options, onChange }) {
       </select>
     <//>`;
   }
-  const parse = (given) => (type === "text" ? given : given === "" || isNaN(given) ? null : Number(given));
-  return html`<${Field} id=${id} label=${words.label} help=${words.help}>
-    <input
-      id=${id}
-      type=${type}
-      min=${option.min}
-      max=${option.max}
-      step=${option.step}
-      value=${value ?? ""}
-      placeholder=${type === "number" ? (fallback ?? text.edit.modelsOwn) : option.placeholder}
-      aria-describedby=${`${id}-help`}
-      onChange=${(e) => set(parse(e.target.value))}
-    />
-  <//>`;
+  const placeholder = type === "number" ? (fallback ?? text.edit.modelsOwn) : own[name];
+  return html`<${Field} id=${id} label=${words.label} help=${words.help}><${Typed} id=${id} option=${option} value=${value} placeholder=${placeholder} onChange=${set} /><//>`;
 }
 
 export function Strength({ options, onChange }) {
@@ -87,14 +106,14 @@ export function Strength({ options, onChange }) {
   </div>`;
 }
 
-export function More({ kind, options, onChange }) {
+export function More({ kind, options, own, onChange }) {
   const changed = MORE[kind].flatMap(([, list]) => list).filter(({ name }) => options[name] !== undefined).length;
   return html`<details class="more">
     <summary>${text.edit.more}${changed ? html`<span class="aside">${text.edit.changed(changed)}</span>` : null}</summary>
     ${MORE[kind].map(
       ([group, list]) => html`<fieldset class="group" key=${group}>
         <legend>${text.groups[group]}</legend>
-        ${list.map((option) => html`<${Option} key=${option.name} option=${option} options=${options} onChange=${onChange} />`)}
+        ${list.map((option) => html`<${Option} key=${option.name} option=${option} options=${options} own=${own} onChange=${onChange} />`)}
       </fieldset>`,
     )}
   </details>`;

@@ -8,13 +8,13 @@ import { ComparePlayer } from "./player.js";
 import { Legend, Pieces, compareWords } from "./prompts.js";
 import { SceneStage } from "./scene.js";
 import { RunCard } from "./gallery.js";
-import { putJob, state, useStore } from "./store.js";
+import { putJob, useStore } from "./store.js";
 import { text } from "./text.js";
 import { Bar, CopyButton, Editable, Empty, ErrorLine, Icon, IconButton, State, useAction, useAsync } from "./ui.js";
 import { html, useEffect, useMemo, useState } from "./vendor/ui.js";
 
 const FORMATS = { edit: ["mp4", "webm", "gif", "webp", "prores", "png-zip", "run-zip"], scene: ["ply", "mp4", "webm", "gif", "run-zip"], seeds: ["run-zip"] };
-const QUIET = new Set(["model", "config", "input", "kind", "steps", "weight_files", "sigma", "frames_apart"]);
+const QUIET = new Set(["model", "config", "input", "kind", "steps", "weight_files", "sigma", "frames_apart", "resumed", "drift"]);
 
 /** What the player takes: one name for the edited video, and the subtasks before the last. */
 export function mediaOf(run) {
@@ -53,25 +53,28 @@ export function settingsOf(run) {
 
 function Downloads({ run }) {
   const { run: act, error, busy } = useAction();
+  const addressOf = (format) => `${api.ROOT}/runs/${api.name(run.name)}/download?format=${format}`;
   const fetchAs = (format) =>
     act(async () => {
-      const address = `${api.ROOT}/runs/${api.name(run.name)}/download?format=${format}`;
-      const answer = await fetch(address); // made by the server first: an error belongs here, not on a page of its own
-      if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? text.run.noDownload);
-      const named = /filename\*=UTF-8''([^;]+)/.exec(answer.headers.get("content-disposition") ?? "")?.[1];
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(await answer.blob());
-      link.download = named ? decodeURIComponent(named) : `${run.name}.${format}`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      // Its first byte waits until the server has made it: an error belongs here, not on a page of its own.
+      const answer = await fetch(addressOf(format), { headers: { Range: "bytes=0-0" } });
+      const body = answer.ok ? null : await answer.json().catch(() => ({}));
+      if (body) throw new Error(body.error ?? text.run.noDownload);
+      await answer.body?.cancel();
+      Object.assign(document.createElement("a"), { href: addressOf(format), download: "" }).click();
     });
+  const isThere = (format) => format === "ply" || run.media?.edited?.endsWith(ENDINGS[format]);
+  const button = (format, style) =>
+    isThere(format)
+      ? html`<a key=${format} class=${`button ${style}`} href=${addressOf(format)} download>${style && html`<${Icon} name="down" />`}${text.formats[format]}</a>`
+      : html`<button key=${format} type="button" class=${style} disabled=${busy} onClick=${() => fetchAs(format)}>${style && html`<${Icon} name="down" />`}${text.formats[format] ?? format}</button>`;
   const [first, ...others] = FORMATS[run.kind] ?? [];
   const files = (run.files ?? []).filter((file) => file.name.split("/").length < 3);
   return html`<section aria-label=${text.run.download}>
     <h2>${text.run.download}</h2>
     <div class="row wrap">
-      ${first && html`<button type="button" class="primary" disabled=${busy} onClick=${() => fetchAs(first)}><${Icon} name="down" />${text.formats[first]}</button>`}
-      ${others.map((format) => html`<button type="button" key=${format} disabled=${busy} onClick=${() => fetchAs(format)}>${text.formats[format] ?? format}</button>`)}
+      ${first && button(first, "primary")}
+      ${others.map((format) => button(format, ""))}
     </div>
     ${busy && html`<${Bar} label=${text.run.making} />`}
     <${ErrorLine}>${error}<//>
@@ -108,10 +111,10 @@ function optionsOf({ config = {} }, { model, prompts }) {
 
 function Unfinished({ run, job }) {
   const { run: act, error, busy } = useAction();
-  const active = job && (isActive(job) || job.state === "queued");
+  const active = job ? isActive(job) || job.state === "queued" || job.state === "done" : run.state === "running"; // done: it is here in a moment
   return html`<div class="column">
     <${Empty} icon="film" title=${active ? text.run.running : text.run.stopped}>
-      <p>${job?.progress?.text ?? run.reason ?? text.run.stoppedHelp}</p>
+      <p>${active ? (job?.progress?.text ?? text.run.runningHelp) : (job?.reason ?? run.reason ?? text.run.stoppedHelp)}</p>
       ${(job?.progress?.done ?? run.progress?.done) != null && html`<${Bar} value=${job?.progress?.done ?? run.progress.done / (run.progress.total || 1)} label=${text.jobs.progress} />`}
       ${job && html`<a class="button primary" href=${`#/jobs/${job.id}`}>${text.run.toQueue}</a>`}
       ${job && !active && html`<button type="button" disabled=${busy} onClick=${() => act(async () => { putJob(await api.post(`jobs/${job.id}/resume`)); location.hash = `#/jobs/${job.id}`; })}>${text.jobs.resume}</button>`}
@@ -170,7 +173,7 @@ export function RunView({ id }) {
   const { value, error } = useAsync(() => api.get(`runs/${api.name(id)}`), [id, summary?.state, summary?.finished]);
   const [problem, setProblem] = useState(null);
   const run = useMemo(() => value && { ...value, ...pick(summary) }, [value, summary]);
-  const job = useMemo(() => [...jobs.values()].find((one) => one.run === id), [jobs.size, id, state.runsVersion]);
+  const job = [...jobs.values()].find((one) => one.run === id);
   useEffect(() => {
     if (run) document.title = `${run.title} – V2Edit`;
     return () => (document.title = "V2Edit studio");
@@ -187,10 +190,12 @@ export function RunView({ id }) {
       <p class="facts">${facts.map((fact) => html`<span>${fact}</span>`)}</p>
       <${ErrorLine}>${problem}<//>
       ${run.parent && html`<p><a href=${pageOf(run.parent)}>${text.run.parent}</a></p>`}
-      ${!single ? html`<${Group} run=${run} />` : run.state !== "done" ? html`<${Unfinished} run=${run} job=${job} />` : run.kind === "scene" && media.splat_after ? html`<${SceneStage} run=${run} media=${media} />` : html`<${ComparePlayer} media=${media} frames=${run.frames ?? 1} fps=${run.fps ?? 24} tiny=${run.height < 256} sound=${run.sound ?? true} />`}
+      ${!single ? html`<${Group} run=${run} />` : run.state !== "done" ? html`<${Unfinished} run=${run} job=${job} />` : run.kind === "scene" && media.splat_after ? html`<${SceneStage} run=${run} media=${media} />` : html`<${ComparePlayer} media=${media} frames=${run.frames ?? 1} fps=${run.fps ?? 24} tiny=${run.height < 256} sound=${Boolean(run.sound)} />`}
     </section>
     <${Panel} run=${run} job=${job} setError=${setProblem} />
   </div>`;
 }
 
-const pick = (summary) => (summary ? Object.fromEntries(["title", "note", "starred", "state"].map((name) => [name, summary[name]])) : {});
+const ENDINGS = { mp4: ".mp4", webm: ".webm", gif: ".gif", webp: ".webp", prores: ".mov" }; // of files that need not be made
+const PICKED = ["title", "note", "starred", "state", "frames", "fps", "width", "height", "sound"];
+const pick = (summary) => (summary ? Object.fromEntries(PICKED.filter((name) => summary[name] != null).map((name) => [name, summary[name]])) : {});

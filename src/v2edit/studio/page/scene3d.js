@@ -3,6 +3,7 @@
 import { Color, Matrix4, OrbitControls, PerspectiveCamera, Quaternion, Scene, SparkRenderer, SplatMesh, Vector3, WebGLRenderer } from "./vendor/splats.js";
 
 const AWAKE = 1000; // ms of drawing after a change
+const LONGEST = 20_000; // ms until the first picture, or what there is of it
 const BACKGROUNDS = { dark: "#101113", light: "#f2f2f0" };
 
 async function fetchBytes(url, onProgress) {
@@ -64,9 +65,10 @@ export class SceneViewer {
       const mesh = new SplatMesh({ fileBytes, fileName: "scene.ply" });
       await mesh.initialized;
       const scene = new Scene();
-      scene.add(new SparkRenderer({ renderer: this.renderer }));
+      const spark = new SparkRenderer({ renderer: this.renderer, onDirty: () => this.wake() }); // when it has sorted
+      scene.add(spark);
       scene.add(mesh);
-      return { scene, mesh };
+      return { scene, mesh, spark };
     };
     this.sides = await Promise.all(urls.map(load));
     if (path) {
@@ -76,7 +78,13 @@ export class SceneViewer {
       this.fps = facts.fps || 8;
     }
     this.place();
-    this.wake(3000);
+    this.wake(LONGEST);
+    await new Promise((resolve) => {
+      this.onShown = resolve;
+      setTimeout(resolve, LONGEST);
+    });
+    this.onShown = null;
+    this.wake();
   }
 
   /** Draw from now on for a while: the order of the splats is found out beside, and comes a few frames later. */
@@ -162,6 +170,7 @@ export class SceneViewer {
       this.renderer.render(scene, this.camera);
     });
     this.renderer.setScissorTest(false);
+    if (this.onShown && this.sides.every(isSorted)) this.onShown();
   }
 
   close() {
@@ -172,6 +181,9 @@ export class SceneViewer {
     this.renderer.dispose();
   }
 }
+
+/** Whether what was drawn just now was in order: from back to front. */
+const isSorted = ({ spark }) => spark.lastSortTime > 0 && spark.activeSplats > 0 && !spark.sorting && !spark.sortDirty;
 
 /** The nearest axis where the up of a path is almost one, so that orbits are level. */
 function snap(up) {

@@ -69,13 +69,20 @@ async function readMachine() {
   changed();
 }
 
+let since = null; // jobs of events that came while the list was read, which is older than they are
+
+/** Read what events do not tell: the jobs there are, and all that has changed unseen. */
 async function reload() {
+  const news = (since = new Map());
   try {
     const jobs = await api.get("jobs");
+    if (news !== since) return state.ready; // a later one reads it
     Object.assign(state, { ready: true, locked: false });
-    readMachine();
     state.jobs = new Map(jobs.jobs.map((job) => [job.id, job]));
+    for (const [id, job] of news) job ? state.jobs.set(id, job) : state.jobs.delete(id);
+    state.runs.clear();
     state.runsVersion += 1;
+    for (const { id, state: stands } of [...state.uploads.values()]) if (stands === "probing") api.get(`uploads/${id}`).then(putUpload, () => {});
   } catch (error) {
     state.locked = error.status === 401;
     state.online = Boolean(error.status);
@@ -85,7 +92,7 @@ async function reload() {
 }
 
 const gone = {
-  job: (id) => state.jobs.delete(id),
+  job: (id) => (state.jobs.delete(id), since?.set(id, null)),
   run: (id) => {
     state.runs.delete(id);
     state.runsVersion += 1;
@@ -98,10 +105,11 @@ function listen() {
   const events = new EventSource(`${api.ROOT}/events`);
   const on = (kind, take) => events.addEventListener(kind, (event) => (take(JSON.parse(event.data)), changed()));
   on("hello", (hello) => {
-    if (epoch !== null && hello.epoch !== epoch) reload();
+    if (hello.epoch !== epoch) readMachine();
+    if (hello.reset) reload(); // the first time too: what has happened between the first list and now
     epoch = hello.epoch;
   });
-  on("job", (job) => state.jobs.set(job.id, job));
+  on("job", (job) => (state.jobs.set(job.id, job), since?.set(job.id, job)));
   on("upload", (upload) => state.uploads.set(upload.id, upload));
   on("run", (run) => {
     state.runs.set(run.name, run);
