@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.processes import PreloadedPool
+from support.scenes import gaussians_of
 from support.survival import contents
 
 from v2edit import edit_video
@@ -17,8 +18,9 @@ from v2edit.batch.worker import describe_error
 from v2edit.errors import UserError
 from v2edit.runs import read_run_state
 from v2edit.runs.naming import why_not_writable
+from v2edit.scenes.formats.splats import write_splat
 from v2edit.studio.messages import for_browser
-from v2edit.studio.options import check_model
+from v2edit.studio.options import build_job, check_model
 from v2edit.studio.tools import READER, Tools
 
 SHELL = re.compile(r"(?<!\w)--?[a-z]|INSTRUCTION|v2edit |Errno|/tmp|/[\w.-]+/[\w.-]+/|\.part\b")
@@ -89,6 +91,16 @@ def test_the_models_that_are_offered_are_taken(studio):
     assert len({one["name"] for one in models}) == len(models) > 5
     for one in models:
         check_model(one["name"], studio.studio.settings)
+
+
+def test_the_time_of_a_scene_is_not_told_without_its_reconstructions(tmp_path):
+    from v2edit.studio.previews import estimate
+
+    splat = write_splat(tmp_path / "a.ply", gaussians_of(0))
+    keywords = {"source_prompt": "a ball", "target_prompt": "a cube", "device": "cpu"}
+    told = estimate(build_job("scene", splat, None, keywords))
+    assert told["total_seconds"] is None and told["seconds"] and told["memory_gib"] > 0
+    assert "not timed" in told["note"] and not SHELL.search(told["note"] + told["summary"])
 
 
 def test_a_run_of_the_command_line_is_gone_on_with(studio, sample, tmp_path):
