@@ -112,12 +112,18 @@ function optionsOf({ config = {} }, { model, prompts }) {
 function Unfinished({ run, job }) {
   const { run: act, error, busy } = useAction();
   const active = job ? isActive(job) || job.state === "queued" || job.state === "done" : run.state === "running"; // done: it is here in a moment
+  const resume = () =>
+    act(async () => {
+      const going = await api.post(job ? `jobs/${job.id}/resume` : `runs/${api.name(run.name)}/resume`); // of the command line
+      putJob(going);
+      location.hash = `#/jobs/${going.id}`;
+    });
   return html`<div class="column">
     <${Empty} icon="film" title=${active ? text.run.running : text.run.stopped}>
-      <p>${active ? (job?.progress?.text ?? text.run.runningHelp) : (job?.reason ?? run.reason ?? text.run.stoppedHelp)}</p>
+      <p>${active ? (job?.progress?.text ?? text.run.runningHelp) : (job?.reason || (run.state === "failed" && run.reason) || text.run.stoppedHelp)}</p>
       ${(job?.progress?.done ?? run.progress?.done) != null && html`<${Bar} value=${job?.progress?.done ?? run.progress.done / (run.progress.total || 1)} label=${text.jobs.progress} />`}
       ${job && html`<a class="button primary" href=${`#/jobs/${job.id}`}>${text.run.toQueue}</a>`}
-      ${job && !active && html`<button type="button" disabled=${busy} onClick=${() => act(async () => { putJob(await api.post(`jobs/${job.id}/resume`)); location.hash = `#/jobs/${job.id}`; })}>${text.jobs.resume}</button>`}
+      ${!active && html`<button type="button" disabled=${busy} onClick=${resume}>${text.jobs.resume}</button>`}
       <${ErrorLine}>${error}<//>
     <//>
   </div>`;
