@@ -144,10 +144,11 @@ def test_a_worker_that_is_killed_is_replaced(studio, upload, sample, whole):
     id = studio.submit(upload["id"], sample.instruction, **sample.options)
     listener.until(lambda name, data: name == "job" and data["id"] == id and data["state"] == "running")
     (worker,) = studio.studio.queue._pool._processes.values()
-    os.kill(worker[0].pid, signal.SIGKILL)
-    listener.until(lambda name, data: name == "job" and data["id"] == id and data["state"] == "queued")
     listener.close()
+    os.kill(worker[0].pid, signal.SIGKILL)
     assert contents(studio.folder / studio.ended(id)["run"]) == whole
+    (another,) = studio.studio.queue._pool._processes.values()
+    assert another[0].pid != worker[0].pid
 
 
 def test_a_server_that_is_killed_goes_on_with_its_next_start(sample, whole, tmp_path):
