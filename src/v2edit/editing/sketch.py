@@ -80,7 +80,7 @@ class Sketch:
         start, stop = rows.start or 0, (rows.start or 0) + x0.shape[1]
         places = np.flatnonzero((self.shown >= start) & (self.shown < stop))
         if len(places):
-            self.frames[places] = self.colours.render(x0[:, torch.from_numpy(self.shown[places] - start)])
+            self.frames[places] = self.colours.render(x0.cpu()[:, torch.from_numpy(self.shown[places] - start)])
 
 
 def spread(count: int, most: int) -> np.ndarray:
