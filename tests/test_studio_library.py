@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,20 @@ def test_a_run_can_be_edited_again(studio: Client, tmp_path: Path):
         {"run": "earlier", "file": ""},
     ):
         assert studio.api("POST", "/masks", body | {"input": wrong}).status == 404
+
+
+def test_changes_of_a_note_at_the_same_time_are_all_kept(tmp_path):
+    notes = Notes(tmp_path)
+    changes = [{"starred": True}, {"note": "a good one"}, {"title": "The chosen one"}]
+    for _ in range(30):
+        notes.set("run", Note())
+        threads = [threading.Thread(target=notes.change, args=("run",), kwargs=change) for change in changes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (
+            notes.get("run")
+            == Notes(tmp_path).get("run")
+            == Note(title="The chosen one", note="a good one", starred=True)
+        )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Notes:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._notes: dict[str, Note] = {}
+        self._lock = threading.Lock()
         for path in folder.glob("*.json"):
             with suppress(OSError, ValueError, ValidationError, KeyError, TypeError):
                 facts = read_json(path)
@@ -44,6 +46,11 @@ class Notes:
 
     def get(self, name: str) -> Note:
         return self._notes.get(name, Note())
+
+    def change(self, name: str, **changes: Any) -> None:
+        """Change some of the note of a run that there is; changes at the same time are all kept."""
+        with self._lock:
+            self.set(name, self.get(name).model_copy(update=changes))
 
     def set(self, name: str, note: Note) -> None:
         """Set the note of a run that there is."""

@@ -116,8 +116,7 @@ async def patch_run(request: Request, name: str) -> Response:
     studio, asked = studio_of(request), await read_body(request, NotePatch)
     find_run(studio, name)
     changes = asked.model_dump(exclude_unset=True)
-    note = studio.notes.get(name).model_copy(update=changes)
-    await asyncio.to_thread(studio.notes.set, name, note)
+    await asyncio.to_thread(studio.notes.change, name, **changes)
     studio.library.refresh(name)
     return answer(find_run(studio, name).summary)
 
