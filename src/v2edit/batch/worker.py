@@ -7,9 +7,10 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +107,7 @@ class EditWorker:
 
     def run(self, job: Assignment) -> AttemptOutcome:
         """Make one attempt at a task; its error is returned, not raised."""
-        begin = time.perf_counter()
-        reason, trace, suspect = None, None, False
-        with captured_log() as notes:
-            try:
-                self._edit(job)
-            except Exception as error:
-                reason = describe_error(error)
-                if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
-                    trace, suspect = "".join(traceback.format_exception(error)), True
-        if reason is not None:
-            release_memory()
-        return AttemptOutcome(reason, notes, round(time.perf_counter() - begin, 3), trace, suspect)
+        return make_attempt(partial(self._edit, job))
 
     def _edit(self, job: Assignment) -> None:
         task, setup = job.task, self.setup
@@ -130,6 +120,22 @@ class EditWorker:
         run = setup.job(task, job.out).run(loaded=self.loaded, command=setup.command)
         if run.folder != job.out:
             raise UserError(f"something else is at {job.out} by now; the run is in {run.folder}")
+
+
+def make_attempt(edit: Callable[[], None]) -> AttemptOutcome:
+    """Make one attempt at an edit; its error is returned, not raised."""
+    begin = time.perf_counter()
+    reason, trace, suspect = None, None, False
+    with captured_log() as notes:
+        try:
+            edit()
+        except Exception as error:
+            reason = describe_error(error)
+            if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
+                trace, suspect = "".join(traceback.format_exception(error)), True
+    if reason is not None:
+        release_memory()
+    return AttemptOutcome(reason, notes, round(time.perf_counter() - begin, 3), trace, suspect)
 
 
 def describe_error(error: BaseException) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v2edit.batch.state import run_folder_state
-from v2edit.batch.worker import AttemptOutcome, captured_log, describe_error
+from v2edit.batch.worker import AttemptOutcome, describe_error, make_attempt
 from v2edit.errors import UserError
-from v2edit.host import memory_advice, release_memory
+from v2edit.host import release_memory
 from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.progress import Update, describe_edit_step, describe_scene_step
 from v2edit.runs import Pace, read_run_state
@@ -80,18 +80,8 @@ class StudioWorker:
 
     def run(self, job: EditTask) -> AttemptOutcome:
         """Make one attempt at a job; its error is returned, not raised."""
-        begin = time.perf_counter()
-        reason, trace, suspect = None, None, False
-        with captured_log() as notes, _forwarded_log(self._report):
-            try:
-                self._edit(job)
-            except Exception as error:
-                reason = describe_error(error)
-                if not isinstance(error, (UserError, OSError)) and memory_advice(error) is None:
-                    trace, suspect = "".join(traceback.format_exception(error)), True
-        if reason is not None:
-            release_memory()
-        return AttemptOutcome(reason, notes, round(time.perf_counter() - begin, 3), trace, suspect)
+        with _forwarded_log(self._report):
+            return make_attempt(partial(self._edit, job))
 
     def _edit(self, task: EditTask) -> None:
         from v2edit.jobs.resume import resume
