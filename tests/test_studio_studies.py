@@ -152,6 +152,11 @@ def test_wrong_votes_are_refused_and_leave_nothing(tmp_path: Path, videos: Path)
     ]:
         with pytest.raises(UserError):
             record_vote(folder, study, who, keys, scores)
+    # A made-up voter has ballots of their own, which are refused for the signature alone.
+    for forged in ("someone.0123456789abcdef", f"x{voter}", voter.rpartition(".")[0]):
+        own = ballots_of(study, forged)[0].keys
+        with pytest.raises(UserError, match="no ballot"):
+            record_vote(folder, study, forged, own, {key: dict.fromkeys(study.questions, 3) for key in own})
     assert not read_votes(folder)
     record_vote(folder, study, voter, ballot.keys, right)
     close_study(folder)
