@@ -179,6 +179,7 @@ def test_a_scene_from_files_stands_beside_clips_in_a_suite(tiny_model: Path, tmp
     assert len(rows) == 2 * 5 and float(rows["unedited", "scene"]["psnr_source"]) == pytest.approx(60, abs=0.2)
     for method in ("V2Edit", "V2V"):
         assert rows[method, "scene"]["ctids_video"] and rows[method, "scene"]["edit_transfer"]
+        assert all(float(rows[method, "scene"][name]) > 0 for name in ("view_error_video", "view_error"))
         assert rows[method, "scene"]["ctids"] and not rows[method, "clip"]["ctids_video"]
     ablated = [rows[method, "scene"]["psnr_source"] for method in ("V2Edit", "w/o reconstruction")]
     assert ablated[0] != ablated[1] and rows["V2Edit", "clip"]["psnr_source"]

@@ -263,6 +263,8 @@ def test_the_run_folder_holds_what_was_promised(sample, run):
     }  # fmt: skip
     facts = json.loads((run / "run.json").read_text())
     assert len(facts["changes"]) == 2 and facts["reconstruction_psnr"] > 20
+    # A scene shows what the frames of the video have in common, and agrees with itself better than they do.
+    assert all(0 < change["view_error"] < change["view_error_video"] < 20 for change in facts["changes"])
     assert facts["config"]["guidance"] > 0 and facts["config"]["beta"] is not None  # what it was done with
     numbers = {"gaussians": 600, "fit_steps": 40, "refit_steps": 10, "degree": 1}
     assert facts["fit"] == {"quality": "normal", **numbers}  # what was open, too

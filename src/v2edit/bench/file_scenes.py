@@ -24,6 +24,7 @@ from v2edit.bench.tasks import Arrays
 from v2edit.editing.editor import Editor
 from v2edit.editing.resize import resize_clip
 from v2edit.jobs.scene import FPS
+from v2edit.metrics.columns import CHANGE_FIGURES
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.runs import fingerprint_input
 from v2edit.scenes.config import TRANSFORMS, FitConfig
@@ -72,7 +73,8 @@ class FileScene(FileTask):
 
     def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this scene, ready to be timed; it returns `frames`, renders along the path,
-        and of an edit `video`, the method's output, and `edit_transfer`, or of the unedited scene its Gaussians."""
+        and of an edit `video`, the method's output, and the figures of its last change, or of the unedited scene its
+        Gaussians."""
         scene = _read(self.line.path)
         path = choose_path("auto", scene, self.frames or backbone.native_size.frames, SIDE)
         if isinstance(config, Unedited):
@@ -89,9 +91,8 @@ class FileScene(FileTask):
                 )
             else:
                 edited = self._edit_video(config, backbone, gaussians, path)
-            transfer = edited.changes[-1].edit_transfer
-            renders = render_video(edited.gaussians, path.cameras)
-            return {"frames": renders, "video": edited.videos[-1], "edit_transfer": np.asarray(transfer)}
+            figures = {name: np.float64(value) for name, value in edited.changes[-1].figures().items()}
+            return {"frames": render_video(edited.gaussians, path.cameras), "video": edited.videos[-1]} | figures
 
         return run
 
@@ -103,13 +104,13 @@ class FileScene(FileTask):
 
     def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]:
         source = result["frames"] if start is None else start["frames"]
-        pair, transfer = self.line.pair, float(result.get("edit_transfer", math.nan))
+        pair = self.line.pair
         figures = measures.of(EditedClip(source, result["frames"], pair, self.instruction))
         if "video" in result and measures.clip is not None and pair is not None:
             unedited = resize_clip(source, Size(*result["video"].shape[:3]))
             before = measures.clip.score_edit(pair, unedited, result["video"])
             figures |= {f"{name}_video": value for name, value in before.items()}
-        return figures | {"edit_transfer": transfer}
+        return figures | {name: float(result.get(name, math.nan)) for name in CHANGE_FIGURES}
 
     def _edit_video(
         self, config: MethodConfig, backbone: Backbone, gaussians: Gaussians, path: CameraPath

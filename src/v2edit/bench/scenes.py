@@ -25,6 +25,7 @@ from v2edit.bench.tasks import Arrays, BenchTask, select_seeds
 from v2edit.editing.editor import Editor
 from v2edit.editing.resize import resize_clip
 from v2edit.metrics.attributes import attributes
+from v2edit.metrics.columns import CHANGE_FIGURES
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.primitives import posed
 from v2edit.primitives.edits import Edit, EditTruth
@@ -33,7 +34,13 @@ from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.measure import region_psnr
 from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.primitives import PosedTask, sample_task
-from v2edit.scenes.rer import EditedScene, edit_gaussians, render_edit_reconstruct, render_video, video_cameras
+from v2edit.scenes.rer import (
+    EditedScene,
+    edit_gaussians,
+    render_edit_reconstruct,
+    render_video,
+    video_cameras,
+)
 
 KINDS = ("recolour", "reshape", "insert", "remove", "floor", "sky")
 COUNT, QUICK_COUNT = 3, 1
@@ -72,7 +79,7 @@ class SceneTask(BenchTask):
     def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
         """Return the call of a method on this task, ready to be timed; it returns renderings of the edited scene,
         `frames` along the path and `held_out` from the held-out views; `video`, the method's output in the model's
-        size; `edit_transfer`, the share of its change that the scene shows; and the Gaussians of the unedited scene."""
+        size; the figures of its last change; and the Gaussians of the unedited scene."""
         scenes = self.posed
         if isinstance(config, Unedited):
             return self._unedited
@@ -97,8 +104,8 @@ class SceneTask(BenchTask):
 
         def run() -> Arrays:
             edited: EditedScene = edit()
-            transfer = np.float64(edited.changes[-1].edit_transfer)
-            return self._render(edited.gaussians) | {"video": edited.videos[-1], "edit_transfer": transfer}
+            figures = {name: np.float64(value) for name, value in edited.changes[-1].figures().items()}
+            return self._render(edited.gaussians) | {"video": edited.videos[-1]} | figures
 
         return run
 
@@ -115,8 +122,8 @@ class SceneTask(BenchTask):
             "held_out_outside": held_out.outside,
             "success": success,
             "kept": kept,
-            "edit_transfer": float(result["edit_transfer"]) if "edit_transfer" in result else math.nan,
         }
+        figures |= {name: float(result.get(name, math.nan)) for name in CHANGE_FIGURES}
         if clip is not None:
             figures |= {"clip_preference": clip.preference(self.prompts, frames)}
             figures |= clip.score_edit(self.prompts, source, frames)

@@ -24,7 +24,7 @@ from v2edit.files import is_existing_file, read_json
 from v2edit.host import find_device
 from v2edit.jobs.clip import ClipOptions, read_edited
 from v2edit.jobs.options import OUT, expect_folder, expect_new_file
-from v2edit.metrics.columns import COLUMNS, Column, explain_columns, head
+from v2edit.metrics.columns import CHANGE_FIGURES, COLUMNS, Column, explain_columns, head
 from v2edit.metrics.lvlm_score import JudgeConfig
 from v2edit.metrics.registry import EditedClip, MetricOptions, find_metrics
 from v2edit.prompts import PromptPair
@@ -238,7 +238,7 @@ def _read_scene_facts(folder: Path, facts: dict[str, Any]) -> SceneFacts | None:
         return None
     figures, changes = {}, facts.get("changes")
     if isinstance(changes, list) and changes and isinstance(changes[-1], dict):
-        figures["edit_transfer"] = changes[-1].get("edit_transfer")
+        figures |= {name: changes[-1].get(name) for name in CHANGE_FIGURES}
     figures["reconstruction_psnr"] = facts.get("reconstruction_psnr")
     count = len(changes) if isinstance(changes, list) else 0
     last = folder / subtask_video(count)

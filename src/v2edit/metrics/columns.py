@@ -82,6 +82,10 @@ COLUMNS = {
     "clip_frames": Column("CLIP frames", 2, note="100 times the mean cosine between all pairs of frames",
         paper="Wu et al. 2023, LOVEU-TGVE", limits="a consistent video from a still one, which has 100"),
     "edit_transfer": Column("edit transfer", 2, note="share of the edited video's change that the scene shows"),
+    "view_error_video": Column("view error, video", 2, more=False,
+        note="squared difference of the same points in neighbouring frames of the edited video, along the depth of the "
+        "scene that is made of it, in thousandths", limits="a scene that is as it should be from a smooth one"),
+    "view_error": Column("view error", 2, more=False, note="the same of the scene's renders", limits="the same"),
     "reconstruction_psnr": Column("reconstruction", 2,
         note="PSNR of the unedited scene against photographs that were held out, in dB"),
     "quality": Column("quality", 1, note="how good the video looks by itself, 1 to 100, as a language model judges it"),
@@ -98,6 +102,9 @@ COLUMNS = {
     "five_all": Column("YN and MC", 3, note="share with both"),
     "seconds": Column("seconds", 1, more=False, note="of one thread, on a CPU its own"),
 }  # fmt: skip
+
+
+CHANGE_FIGURES = ("edit_transfer", "view_error_video", "view_error")  # of a scene's change, in its run and in tables
 
 
 def head(name: str, columns: Mapping[str, Column] = MappingProxyType(COLUMNS)) -> str:

@@ -75,7 +75,7 @@ def spawn(
     `mask` [T, H, W]: how much of each pixel changed."""
     positions = gaussians.means.cpu().numpy()
     sweep = plane_sweep(target, positions)
-    depths = inverse_depths(gaussians, sweep.cameras).cpu()
+    depths = inverse_depths(gaussians, sweep.cameras)[0].cpu()
     # A surface that the scene's own renders seem to have in front of it, as round outlines, is an artefact of matching.
     artefacts = F.max_pool2d(_matches_nearer(plane_sweep(replace(target, images=unedited), positions), depths), 3, 1, 1)
     changed = F.interpolate(mask[sweep.views][:, None], depths.shape[1:], mode="area")[:, 0]
@@ -95,14 +95,17 @@ def _matches_nearer(sweep: Sweep, inverse: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def inverse_depths(gaussians: Gaussians, cameras: Cameras) -> Tensor:
-    """Render the inverse depth of each pixel, along its camera's axis, [C, H, W]; 0 where nothing is."""
-    images = []
+def inverse_depths(gaussians: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Render the inverse depth of each pixel, along its camera's axis and weighted by opacity, so that it is 0 where
+    nothing is, and the opacity, both [C, H, W]."""
+    depths, alphas = [], []
     for k, view in enumerate(torch.from_numpy(cameras.world_to_camera).to(gaussians.means)):
         depth = (gaussians.means @ view[:3, :3].T + view[:3, 3])[:, 2:].clamp(min=1e-6)
         plain = replace(gaussians, sh=colour_to_sh((1 / depth).expand(-1, 3))[:, None])
-        images.append(render(plain, cameras[[k]]).colours[0, ..., 0])
-    return torch.stack(images)
+        rendered = render(plain, cameras[[k]])
+        depths.append(rendered.colours[0, ..., 0])
+        alphas.append(rendered.alphas[0])
+    return torch.stack(depths), torch.stack(alphas)
 
 
 def _changed_in_front(positions: Tensor, cameras: Cameras, mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ no scene can show. Letters: N Gaussians, T frames of the path, H and W the scene
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,11 +23,13 @@ from v2edit.editing import EditConfig, Editor, Progress
 from v2edit.editing.local import LocalEdit
 from v2edit.editing.resize import resize_clip
 from v2edit.editing.sketch import SKETCHING
+from v2edit.metrics.columns import CHANGE_FIGURES
 from v2edit.prompts import PromptPair
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.camera_paths import CameraPath
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.config import FitConfig, ResolvedFit
+from v2edit.scenes.consistency import match_neighbours, view_error
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
@@ -56,10 +59,19 @@ class SceneProgress:
 @dataclass(frozen=True)
 class Change:
     """The change of a subtask. `edited`: that of the video, root mean square of 255. `edit_transfer`: the share of it
-    that the reconstructed scene shows, 1 when all; what the frames do not agree on is left out, as it should be."""
+    that the reconstructed scene shows, 1 when all; what the frames do not agree on is left out, as it should be.
+    `view_error_video` and `view_error`: how far neighbouring frames disagree along the reconstructed scene's depth,
+    before and after the reconstruction, in thousandths; None where no two frames show the same."""
 
     edited: float
     edit_transfer: float
+    view_error_video: float | None = None
+    view_error: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Return what tables show of it, by the names of their columns; nan where there is no figure."""
+        values = {name: getattr(self, name) for name in CHANGE_FIGURES}
+        return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,8 @@ def render_edit_reconstruct(
         scene = optimise_gaussians(start, target, fit.refit_steps, seed + subtask, editable, report, snapshot)
         before, video = video, render_video(scene, cameras)
         change = measure_change(unedited, edited, before, video)
+        shared = match_neighbours(scene, cameras)
+        change = replace(change, view_error_video=view_error(edited, shared), view_error=view_error(video, shared))
         warn_of_weak_edit(change, subtask)
         result.videos.append(edited)
         result.renders.append(video)
