@@ -86,6 +86,18 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 @pytest.fixture(scope="session")
+def sample_run(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of that edit as the command line makes it; read it or copy it, do not change it."""
+    from support.processes import run_command
+
+    out = tmp_path_factory.mktemp("whole") / "run"
+    words = [word for name, value in sample.options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    ran = run_command("edit", sample.clip, sample.instruction, *words, "-o", out, cwd=out.parent)
+    assert ran.returncode == 0, ran.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A studio that all tests share, with its client."""
     from support.studio import serving

@@ -10,21 +10,22 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from v2edit import edit_video, video
+from v2edit import video
 from v2edit.bench.page import as_html
 from v2edit.bench.report import Table
 from v2edit.bench.scoring import Row, ScoredTask
 from v2edit.bench.tasks import primitives_tasks
 from v2edit.errors import UserError
-from v2edit.primitives.sample import write_sample
 from v2edit.studio.studies import (
     VOTES_FILE,
     Clip,
     Entry,
+    Studies,
     Study,
     ballots_of,
     close_study,
@@ -224,23 +225,33 @@ def test_studies_are_found_and_bad_ones_refused(tmp_path: Path, videos: Path) ->
     assert sorted(path.name for path in (tmp_path / "studies").iterdir()) == sorted(["broken", folder.name])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "clip").mkdir()
-    write_sample(7, folder / "clip", None)
-    edited = edit_video(
-        folder / "clip" / "clip.mp4", "make the ball yellow", steps=2, out=folder / "one", show_progress=False
-    )
-    return edited.folder
+def test_a_study_is_found_without_reading_the_others(tmp_path: Path, videos: Path, monkeypatch: Any) -> None:
+    from v2edit.studio import studies as module
+
+    made = [make(tmp_path, videos, count=1) for _ in range(6)]
+    studies, reads = Studies(tmp_path / "studies"), []
+    monkeypatch.setattr(module, "read_study", lambda folder: reads.append(folder) or read_study(folder))
+    for folder, study in made * 5:
+        assert studies.of_token(study.token) == studies.get(study.id) == (folder, study)
+    assert len(reads) == 6
+    (folder, study), later = made[0], make(tmp_path, videos, count=1)
+    assert studies.of_token(later[1].token) == later
+    closed = close_study(folder)  # by another process, say
+    assert closed.closed and studies.of_token(study.token) == (folder, closed)
+    shutil.copytree(folder, tmp_path / "studies" / "a-copy-1")
+    (tmp_path / "studies" / "broken-1").mkdir()
+    for token in ("", study.token[:-1], study.id, "../x"):
+        assert studies.of_token(token) is None and (studies.get(token) is None or token == study.id)
+    shutil.rmtree(folder)
+    assert studies.of_token(study.token) is None and studies.get("a-copy-1") is None
 
 
-def test_runs_are_compared_by_what_differs_in_their_settings(run: Path, tmp_path: Path) -> None:
-    facts = json.loads((run / "run.json").read_text())
+def test_runs_are_compared_by_what_differs_in_their_settings(sample_run: Path, tmp_path: Path) -> None:
+    facts = json.loads((sample_run / "run.json").read_text())
     runs = []
     for name, change in [("a", {"mixture": 0.2}), ("b", {"mixture": 0.8}), ("c", {"mixture": 0.2})]:
         runs.append(tmp_path / name)
-        shutil.copytree(run, runs[-1])
+        shutil.copytree(sample_run, runs[-1])
         manifest = facts | {"config": facts["config"] | change}
         if name == "c":
             manifest |= {"instruction": "another"}
@@ -248,7 +259,7 @@ def test_runs_are_compared_by_what_differs_in_their_settings(run: Path, tmp_path
         (runs[-1] / "run.json").write_text(json.dumps(manifest))
     entries = entries_of_runs(runs)
     assert [(one.instruction, list(one.edits)) for one in entries] == [
-        ("make the ball yellow", ["mixture 0.2", "mixture 0.8"]), ("another", ["mixture 0.2"]),
+        (facts["instruction"], ["mixture 0.2", "mixture 0.8"]), ("another", ["mixture 0.2"]),
     ]  # fmt: skip
     assert entries[0].edits["mixture 0.8"] == Clip(runs[1] / "edited.mp4")
     assert entries[1].edits["mixture 0.2"] == Clip(runs[2] / "compare.mp4", "right")

@@ -30,6 +30,7 @@ from v2edit.studio.queue import JobQueue
 from v2edit.studio.reading import find_edited
 from v2edit.studio.records import JobRecord, JobRecords
 from v2edit.studio.settings import ID, Settings
+from v2edit.studio.studies import Studies
 from v2edit.studio.tools import READER, THINKER, Tools, ToolsBusy
 from v2edit.studio.uploads import Uploads
 from v2edit.studio.views import job_view
@@ -60,6 +61,7 @@ class Studio:
         self.masks, self.cache = settings.state / "masks", settings.state / "cache"
         for folder in (self.masks, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
+        self.studies = Studies(settings.state / "studies")
         self.library = Library(settings.folder, self.notes, partial(self.events.publish, "run"))
         self.tools = Tools(settings.tool_memory, settings.max_tasks, pool)
         edits = pool([partial(StudioWorker, device) for device in settings.devices])

@@ -6,8 +6,10 @@ import asyncio
 import os
 import re
 import stat
+from collections.abc import Mapping
 from email.utils import formatdate
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -115,10 +117,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 class FileAnswer(Response):
     """An ASGI response: a file, or the part of it that a Range header asks for. `name` makes it a file to save; `base`
-    is the folder that the file must be in, no matter what has become of it since it was found."""
+    is the folder that the file must be in, no matter what has become of it since it was found. `headers` are instead of
+    the usual ones. An `immutable` file is kept by browsers, and its answer does not say when it was made."""
 
-    def __init__(self, path: Path, base: Path, name: str | None = None, immutable: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        base: Path,
+        name: str | None = None,
+        immutable: bool = False,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.path, self.base, self.name, self.immutable, self.background = path, base, name, immutable, None
+        self.own = headers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
@@ -128,15 +139,16 @@ class FileAnswer(Response):
             await _answer(send, 404, {"content-type": "application/json"}, b'{"error": "the file is gone"}')
             return
         with file:
-            etag = f'"{stamp:x}-{size:x}"'
-            kind = TYPES.get(self.path.suffix.lower(), OTHER)
+            etag = f'"{size:x}"' if self.immutable else f'"{stamp:x}-{size:x}"'
             own = {
-                "content-type": kind, "accept-ranges": "bytes", "etag": etag,
-                "last-modified": formatdate(stamp / 1e9, usegmt=True),
+                "content-type": TYPES.get(self.path.suffix.lower(), OTHER), "accept-ranges": "bytes", "etag": etag,
                 "content-security-policy": "default-src 'none'; media-src 'self'; sandbox",
                 "cache-control": "private, max-age=31536000, immutable" if self.immutable else "private, no-cache",
+                **self.own,
             }  # fmt: skip
-            if self.name is not None or kind == OTHER:
+            if not self.immutable:
+                own["last-modified"] = formatdate(stamp / 1e9, usegmt=True)
+            if self.name is not None or own["content-type"] == OTHER:
                 own["content-disposition"] = (
                     f"attachment; filename*=UTF-8''{quote(self.name or self.path.name, safe='')}"
                 )

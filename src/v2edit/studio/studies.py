@@ -10,8 +10,10 @@ import hashlib
 import hmac
 import os
 import random
+import re
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from v2edit.files import atomic_write, read_json, try_flock
 from v2edit.runs import utc_now
 
 STUDY_FILE, VOTES_FILE, MEDIA_DIR = "study.json", "votes.jsonl", "media"
+STUDY_ID, MEDIA_NAME = re.compile(r"[\w-]{8}"), re.compile(r"[0-9a-f]{16}\.\w{1,8}")
 Shown = Literal["lists", "pairs", "single"]
 QUESTIONS = {
     "quality": "How good does the video look?",
@@ -159,6 +162,41 @@ def find_studies(studies: Path) -> list[tuple[Path, Study]]:
         with suppress(UserError):
             found.append((path.parent, read_study(path.parent)))
     return sorted(found, key=lambda one: one[1].created)
+
+
+class Studies:
+    """The studies of a folder by their ids and tokens: each is read once, and again when its file has changed, so that
+    finding one costs the same however many there are. Methods may be called from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[tuple[int, int], Study]] = {}  # by id, with what tells that its file has changed
+        self._ids: dict[str, str] = {}  # by token
+
+    def get(self, id: str) -> tuple[Path, Study] | None:
+        """Return a study with its folder, None where there is none of this id, or it is damaged."""
+        if not STUDY_ID.fullmatch(id):
+            return None
+        folder = self.folder / id
+        with self._lock, suppress(OSError, UserError):
+            found = (folder / STUDY_FILE).stat()
+            stamp = found.st_mtime_ns, found.st_ino
+            if id not in self._known or self._known[id][0] != stamp:
+                study = read_study(folder)
+                if study.id != id:  # a copy, whose link would be the original's
+                    return None
+                self._known[id], self._ids[study.token] = (stamp, study), id
+            return folder, self._known[id][1]
+        return None
+
+    def of_token(self, token: str) -> tuple[Path, Study] | None:
+        """Return the study whose link for voters has this token, None where there is none."""
+        if token not in self._ids and self.folder.is_dir():  # made since, or before this server began
+            for name in {path.name for path in self.folder.iterdir()} - self._known.keys():
+                self.get(name)
+        id = self._ids.get(token)
+        return None if id is None else self.get(id)
 
 
 def close_study(folder: Path) -> Study:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from v2edit.studio.studies import Study, Vote
+from v2edit.studio.studies import Study, Vote, read_study, read_votes
 
 if TYPE_CHECKING:
     from v2edit.bench.report import BootstrapMean
@@ -70,6 +72,26 @@ def study_results(study: Study, votes: Sequence[Vote]) -> StudyResults:
         },
         agreement={question: krippendorff_alpha(ratings[question].values()) for question in study.questions},
     )
+
+
+def summarise_study(folder: str) -> dict[str, Any]:
+    """Return the results of the study in a folder as clients get them: None for nan, intervals of 95 %."""
+    study = read_study(Path(folder))
+    found = study_results(study, read_votes(Path(folder)))
+
+    def view(mean: BootstrapMean) -> dict[str, float | None]:
+        return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(mean).items()}
+
+    def rows(of: dict[str, BootstrapMean]) -> dict[str, Any]:
+        return {question: view(mean) for question, mean in of.items()}
+
+    return {
+        "voters": found.voters,
+        "votes": found.votes,
+        "means": [{"label": label, **rows(of)} for label, of in found.means.items()],
+        "preferences": [{"label": one, "over": other, **rows(of)} for (one, other), of in found.preferences.items()],
+        "agreement": {name: None if math.isnan(alpha) else round(alpha, 4) for name, alpha in found.agreement.items()},
+    }
 
 
 def krippendorff_alpha(units: Iterable[Sequence[float]]) -> float:

@@ -24,7 +24,7 @@ IDLE_SECONDS = 120.0  # after which a process without work is ended
 WORK: dict[str, str] = {
     "probe": "reading", "write_frame": "reading", "describe_run": "reading", "transcode": "reading",
     "zip_files": "reading", "draw_mask": "masks", "preview_prompts": "previews", "estimate": "previews",
-    "caption": "previews", "describe_machine": "previews",
+    "caption": "previews", "describe_machine": "previews", "summarise_study": "study_results",
 }  # fmt: skip
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import FileResponse, Response
 
 from v2edit.errors import UserError
-from v2edit.studio.api.common import Asked, answer, conflict, read_body, studio_of
+from v2edit.studio.api.common import Asked, answer, conflict, read_body, studio_of, wait_for
 from v2edit.studio.core import Studio, Unknown
+from v2edit.studio.media import FileAnswer
 from v2edit.studio.security import API
 from v2edit.studio.studies import (
     MEDIA_DIR,
+    MEDIA_NAME,
     QUESTIONS,
     SCALE,
     Media,
@@ -35,14 +34,12 @@ from v2edit.studio.studies import (
     record_vote,
 )
 from v2edit.studio.study_entries import entries_of_bench, entries_of_runs
-from v2edit.studio.study_results import study_results, votes_csv
+from v2edit.studio.study_results import votes_csv
+from v2edit.studio.tools import THINKER
 
-STUDIES = "studies"  # in the studio's state folder
 PAGE = Path(__file__).parent.parent / "page"
 ASSETS = {"study.css": "text/css", "study.js": "text/javascript"}
-TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
-if TYPE_CHECKING:
-    from v2edit.bench.report import BootstrapMean
+RESULT_SECONDS = 60.0
 
 router, voters_router = APIRouter(), APIRouter()  # under /api/v1, and of the pages of voters
 
@@ -78,33 +75,34 @@ async def create(request: Request) -> Response:
     """Make a study; answers with its link for voters."""
     asked, studio = await read_body(request, NewStudy), studio_of(request)
     folder = await asyncio.to_thread(_create, studio, asked)
-    return answer(describe(*_found(studio, lambda study: study.id == folder.name)), 201)
+    return answer(describe(*await _study(studio, folder.name)), 201)
 
 
 @router.get("/studies")
 async def list_all(request: Request) -> Response:
     """List all studies, oldest first."""
-    found = await asyncio.to_thread(find_studies, _folder(studio_of(request)))
+    found = await asyncio.to_thread(find_studies, studio_of(request).studies.folder)
     return answer({"studies": [describe(*one) for one in found]})
 
 
 @router.get("/studies/{id}")
 async def show(request: Request, id: str) -> Response:
     """Return a study and how many have voted."""
-    return answer(describe(*_found(studio_of(request), lambda study: study.id == id)))
+    return answer(describe(*await _study(studio_of(request), id)))
 
 
 @router.get("/studies/{id}/results")
 async def results(request: Request, id: str) -> Response:
     """Return means, preferences and agreement, with 95 % intervals."""
-    folder, study = _found(studio_of(request), lambda study: study.id == id)
-    return answer(await asyncio.to_thread(_results, folder, study))
+    studio = studio_of(request)
+    folder, _ = await _study(studio, id)
+    return answer(await wait_for(studio.tools.call("summarise_study", THINKER, RESULT_SECONDS, folder=str(folder))))
 
 
 @router.get("/studies/{id}/results.csv")
 async def scores(request: Request, id: str) -> Response:
     """Return all scores, a line each."""
-    folder, study = _found(studio_of(request), lambda study: study.id == id)
+    folder, study = await _study(studio_of(request), id)
     text = await asyncio.to_thread(lambda: votes_csv(study, read_votes(folder)))
     headers = {"content-disposition": f'attachment; filename="study-{id}.csv"'}
     return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
@@ -113,7 +111,7 @@ async def scores(request: Request, id: str) -> Response:
 @router.post("/studies/{id}/close")
 async def close(request: Request, id: str) -> Response:
     """Take no more votes."""
-    folder, _ = _found(studio_of(request), lambda study: study.id == id)
+    folder, _ = await _study(studio_of(request), id)
     return answer(describe(folder, await asyncio.to_thread(close_study, folder)))
 
 
@@ -128,14 +126,14 @@ async def asset(name: str) -> Response:
 @voters_router.get("/study/{token}")
 async def vote_page(request: Request, token: str) -> Response:
     """Return the voters' page."""
-    _found(studio_of(request), lambda study: study.token == token)
+    await _voted_on(studio_of(request), token)
     return FileResponse(PAGE / "study.html", media_type="text/html")
 
 
 @voters_router.get("/study/{token}/ballot")
 async def ballot(request: Request, token: str, voter: str = "") -> Response:
     """Return what a voter is to score next; one without a number gets one."""
-    folder, study = _found(studio_of(request), lambda study: study.token == token)
+    folder, study = await _voted_on(studio_of(request), token)
     if not is_voter(study, voter):
         voter = new_voter(study)
     return answer(await asyncio.to_thread(_ballot, folder, study, voter))
@@ -145,7 +143,7 @@ async def ballot(request: Request, token: str, voter: str = "") -> Response:
 async def vote(request: Request, token: str) -> Response:
     """Take the scores of a ballot, and return the next one."""
     asked = await read_body(request, NewVote)
-    folder, study = _found(studio_of(request), lambda study: study.token == token)
+    folder, study = await _voted_on(studio_of(request), token)
     try:
         await asyncio.to_thread(record_vote, folder, study, asked.voter, asked.keys, asked.scores)
     except UserError as error:
@@ -156,12 +154,10 @@ async def vote(request: Request, token: str) -> Response:
 @voters_router.get("/study/{token}/media/{name}")
 async def media(request: Request, token: str, name: str) -> Response:
     """Return a video of a study, by the name that its ballots give it."""
-    folder, study = _found(studio_of(request), lambda study: study.token == token)
-    known = {one.file for each in study.comparisons for one in (each.source, *(c.media for c in each.candidates))}
-    if name not in known:
+    folder, _ = await _voted_on(studio_of(request), token)
+    if not MEDIA_NAME.fullmatch(name):
         raise Unknown("there is no such video")
-    path = folder / MEDIA_DIR / name
-    return FileResponse(path, media_type=TYPES.get(path.suffix, "application/octet-stream"))
+    return FileAnswer(folder / MEDIA_DIR / name, folder, immutable=True)
 
 
 def describe(folder: Path, study: Study) -> dict[str, Any]:
@@ -174,13 +170,17 @@ def describe(folder: Path, study: Study) -> dict[str, Any]:
     return facts | counts | {"link": f"/study/{study.token}", "csv": f"{API}studies/{study.id}/results.csv"}
 
 
-def _folder(studio: Studio) -> Path:
-    return studio.settings.state / STUDIES
+async def _study(studio: Studio, id: str) -> tuple[Path, Study]:
+    """Return a study by its id. Raises `Unknown`."""
+    return _expect(await asyncio.to_thread(studio.studies.get, id))
 
 
-def _found(studio: Studio, wanted: Callable[[Study], bool]) -> tuple[Path, Study]:
-    """Return the study that is wanted. Raises `Unknown`."""
-    found = next((one for one in find_studies(_folder(studio)) if wanted(one[1])), None)
+async def _voted_on(studio: Studio, token: str) -> tuple[Path, Study]:
+    """Return a study by the token of its link. Raises `Unknown`."""
+    return _expect(await asyncio.to_thread(studio.studies.of_token, token))
+
+
+def _expect(found: tuple[Path, Study] | None) -> tuple[Path, Study]:
     if found is None:
         raise Unknown("there is no such study")
     return found
@@ -201,8 +201,8 @@ def _create(studio: Studio, asked: NewStudy) -> Path:
                     raise Unknown(f"there is no run {one.run!r:.80}")
                 folders[run.folder] = one.label or ""
             entries = entries_of_runs(list(folders), {folder: label for folder, label in folders.items() if label})
-        _folder(studio).mkdir(parents=True, exist_ok=True)
-        return create_study(_folder(studio), asked.title, asked.shown, entries, asked.questions)
+        studio.studies.folder.mkdir(parents=True, exist_ok=True)
+        return create_study(studio.studies.folder, asked.title, asked.shown, entries, asked.questions)
 
 
 def _ballot(folder: Path, study: Study, voter: str) -> dict[str, Any]:
@@ -229,24 +229,3 @@ def _ballot(folder: Path, study: Study, voter: str) -> dict[str, Any]:
             "candidates": candidates,
         }
     }  # fmt: skip
-
-
-def _results(folder: Path, study: Study) -> dict[str, Any]:
-    found = study_results(study, read_votes(folder))
-
-    def view(mean: BootstrapMean) -> dict[str, float | None]:
-        return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(mean).items()}
-
-    return {
-        "voters": found.voters,
-        "votes": found.votes,
-        "means": [
-            {"label": label, **{question: view(mean) for question, mean in of.items()}}
-            for label, of in found.means.items()
-        ],
-        "preferences": [
-            {"label": one, "over": other, **{question: view(mean) for question, mean in of.items()}}
-            for (one, other), of in found.preferences.items()
-        ],
-        "agreement": {name: None if math.isnan(alpha) else round(alpha, 4) for name, alpha in found.agreement.items()},
-    }
