@@ -12,6 +12,7 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE = 120_000.0  # milliseconds; a busy machine is no fault
+WIDTHS = (1440, 1024, 390)
 THREE_D = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")  # what is wrong with a page as it is shown

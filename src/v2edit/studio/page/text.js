@@ -318,7 +318,7 @@ export const text = {
     emptyHelp: "A study asks people which edit is better, without telling them what made it. Runs of the same video and instruction are compared.",
     copyLink: "Copy link",
     link: "Link for voters",
-    linkHelp: "Whoever has the link can vote, and sees nothing else of this studio. On other machines it opens only where the studio listens to them (--host).",
+    linkHelp: "Whoever has the link can vote, and sees nothing else of this studio. On other machines it opens only where the studio was started for them, too.",
     try: "Open it",
     comparisons: (count) => (count === 1 ? "1 video" : `${count} videos`),
     voters: (count) => (count === 1 ? "1 voter" : `${count} voters`),
