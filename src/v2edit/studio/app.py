@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from v2edit.studio.api import events, jobs, machine, runs, studies, uploads
+from v2edit.studio.api import events, jobs, machine, reports, runs, studies, uploads
 from v2edit.studio.api.common import Asked, answer, handle_errors, read_body
 from v2edit.studio.core import Studio
 from v2edit.studio.security import API, COOKIE, LOGIN, Guard, Refusal, same
@@ -36,9 +36,10 @@ def create_app(studio: Studio) -> Guard:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.studio = studio
     handle_errors(app)
-    for module in (machine, uploads, jobs, runs, studies, events):
+    for module in (machine, uploads, jobs, runs, reports, studies, events):
         app.include_router(module.router, prefix=API.rstrip("/"))
     app.include_router(studies.voters_router)
+    app.include_router(reports.frame_router)
 
     @app.post(LOGIN)
     async def log_in(request: Request) -> Response:

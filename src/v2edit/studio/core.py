@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class Studio:
     """All that the routes need. `pool` makes the pools of processes."""
 
     def __init__(self, settings: Settings, pool: Callable[..., ProcessPool] = ProcessPool) -> None:
-        self.settings = settings
+        self.settings, self.secret = settings, secrets.token_bytes(32)
         self._lock_file = lock_library(settings.state)
         self.events = EventLog()
         self.notes, self.trash = Notes(settings.state / "notes"), Trash(settings.state / "trash")

@@ -12,7 +12,7 @@ from typing import Any
 
 from v2edit.studio.settings import Settings
 
-API, STUDY, LOGIN = "/api/v1/", "/study/", "/login"
+API, STUDY, REPORT, LOGIN = "/api/v1/", "/study/", "/report/", "/login"
 COOKIE = "v2edit_studio"
 SAFE = ("GET", "HEAD")
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
@@ -20,7 +20,8 @@ DRAIN_BYTES, DRAIN_SECONDS = 16 * 2**20, 0.2
 LEAST_RATE = 1024  # bytes a second of a body, on average
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
-    "media-src 'self' blob:; connect-src 'self' blob: data:; worker-src 'self' blob:; frame-ancestors 'none'; "
+    "media-src 'self' blob:; connect-src 'self' blob: data:; worker-src 'self' blob:; frame-src 'self'; "
+    "frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'self'"
 )
 HEADERS = {
@@ -87,16 +88,20 @@ class Guard:
                 raise Refusal(405, f"{method} is not allowed")
             self._check_same_origin(headers, host)
             self._check_type(method, path, headers)
-        elif headers.one("sec-fetch-site") == "cross-site" and path.startswith(API):
+        elif path.startswith(API) and not self._may_read(headers, host):
             raise Refusal(403, "another site asks this")
         if self.settings.token is not None and path.startswith(API) and not self._has_token(headers):
             raise Refusal(401, "the studio's token is needed: open the address that v2edit studio printed")
 
+    def _is_own_origin(self, headers: Headers, host: str) -> bool:
+        """Return whether a page of the studio asks, or no page: frames of reports have the origin `null`."""
+        return headers.one("origin").lower() in ("", f"http://{host}", f"https://{host}")
+
+    def _may_read(self, headers: Headers, host: str) -> bool:
+        return headers.one("sec-fetch-site") != "cross-site" and self._is_own_origin(headers, host)
+
     def _check_same_origin(self, headers: Headers, host: str) -> None:
-        origin = headers.one("origin")
-        if origin and origin.lower() not in (f"http://{host}", f"https://{host}"):
-            raise Refusal(403, "another site asks this")
-        if headers.one("sec-fetch-site") not in ("", "same-origin", "none"):
+        if not self._is_own_origin(headers, host) or headers.one("sec-fetch-site") not in ("", "same-origin", "none"):
             raise Refusal(403, "another site asks this")
 
     def _check_type(self, method: str, path: str, headers: Headers) -> None:

@@ -6,6 +6,7 @@ import { EditView } from "./edit.js";
 import { Gallery } from "./gallery.js";
 import { JobsView } from "./jobs.js";
 import { useKeys } from "./keys.js";
+import { ReportView } from "./report.js";
 import { RunView } from "./run.js";
 import { start, state, unlock, useStore } from "./store.js";
 import { Studies, StudyView } from "./studies.js";
@@ -26,6 +27,7 @@ const VIEWS = {
   scene: RunView,
   gallery: Gallery,
   compare: Compare,
+  report: ReportView,
   studies: Studies,
   study: StudyView,
 };
@@ -35,7 +37,7 @@ const TABS = [
   ["gallery", "grid", text.nav.gallery],
   ["studies", "study", text.nav.studies],
 ];
-const TAB_OF = { run: "gallery", scene: "gallery", compare: "gallery", study: "studies" };
+const TAB_OF = { run: "gallery", scene: "gallery", compare: "gallery", report: "gallery", study: "studies" };
 
 function Header({ view, onHelp }) {
   const { machine, jobs } = useStore();

@@ -8,6 +8,7 @@ import { ComparePlayer } from "./player.js";
 import { Legend, Pieces, compareWords } from "./prompts.js";
 import { SceneStage } from "./scene.js";
 import { RunCard } from "./gallery.js";
+import { reportOf } from "./report.js";
 import { putJob, useStore } from "./store.js";
 import { text } from "./text.js";
 import { Bar, CopyButton, Editable, Empty, ErrorLine, Icon, IconButton, State, useAction, useAsync } from "./ui.js";
@@ -90,7 +91,11 @@ function Actions({ run, job }) {
   const trash = () => act(async () => (await api.remove(`runs/${api.name(run.name)}`), (location.hash = "#/gallery?trash=1")));
   const settings = run.settings ?? {};
   const again = () =>
-    draftFrom(job ?? { kind: run.kind, input: null, instruction: run.instruction, options: optionsOf(settings, run) });
+    act(async () => {
+      if (job && !job.input.resume) return draftFrom(job);
+      const { input } = await api.post(`runs/${api.name(run.name)}/input`).catch(() => ({ input: null })); // then it is asked for
+      draftFrom({ kind: run.kind, input, instruction: run.instruction, options: optionsOf(settings, run) });
+    });
   const further = () => draftFrom({ kind: run.kind, input: { run: run.name }, options: { model: run.model === "primitives" ? undefined : run.model } });
   return html`<div class="row actions">
       <${IconButton} icon="star" label=${run.starred ? text.run.unstar : text.run.star} pressed=${run.starred} filled=${run.starred} onClick=${star} disabled=${busy} />
@@ -132,11 +137,11 @@ function Unfinished({ run, job }) {
 function Group({ run }) {
   const name = api.name(run.name);
   const { value, error } = useAsync(() => api.get(`runs?parent=${name}&limit=200&sort=started`), [run.name]);
-  const pages = (run.files ?? []).filter((file) => file.name.endsWith(".html"));
+  const pages = (run.files ?? []).filter((file) => /^[^/]+\.html$/.test(file.name));
   const runs = value?.runs ?? [];
   const done = runs.filter((one) => one.state === "done").slice(0, 4);
   return html`<${ErrorLine}>${error}<//>
-    ${pages.length > 0 && html`<ul class="files">${pages.map((file) => html`<li><a href=${`${api.ROOT}/runs/${name}/files/${file.name}`} target="_blank" rel="noopener noreferrer">${text.run.page(file.name)}</a></li>`)}</ul>`}
+    ${pages.length > 0 && html`<p class="row">${pages.map((file) => html`<a class="button primary" href=${reportOf(run.name, file.name)}>${text.run.page(file.name)}</a>`)}</p>`}
     ${run.media?.sheet && html`<img class="sheet" src=${run.media.sheet} alt=${text.run.sheet} />`}
     ${done.length > 1 && html`<p><a class="button primary" href=${`#/compare?runs=${done.map((one) => api.name(one.name)).join(",")}`}>${text.run.compareAll(done.length)}</a></p>`}
     <div class="cards">${runs.map((one) => html`<${RunCard} key=${one.name} run=${one} />`)}</div>`;
@@ -153,23 +158,24 @@ function Panel({ run, job, setError }) {
   const command = job?.command ?? run.command;
   const python = job?.python ?? run.python;
   return html`<aside class="panel" aria-label=${text.run.about}>
+  const settings = settingsOf(run);
     <${Actions} run=${run} job=${job} />
     <${Prompts} prompts=${run.prompts} />
     ${run.state === "done" && html`<${Downloads} run=${run} />`}
-    <section aria-label=${text.run.same}>
+    ${(command || python) && html`<section aria-label=${text.run.same}>
       <h2>${text.run.same}</h2>
       ${command && html`<pre class="command" tabindex="0">${command}</pre>`}
       <div class="row">${command && html`<${CopyButton} value=${command} label=${text.run.command} />`}${python && html`<${CopyButton} value=${python} label=${text.run.python} />`}</div>
-    </section>
+    </section>`}
     <section aria-label=${text.run.note}>
       <h2>${text.run.note}</h2>
       <${Editable} tag="textarea" rows="3" label=${text.run.note} placeholder=${text.run.noteHelp} value=${run.note ?? ""} onSave=${(note) => save({ note })} />
     </section>
-    <section aria-label=${text.run.settings}>
+    ${settings.length > 0 && html`<section aria-label=${text.run.settings}>
       <details class="more"><summary>${text.run.settings}</summary>
-        <dl class="pairs">${settingsOf(run).map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+        <dl class="pairs">${settings.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
       </details>
-    </section>
+    </section>`}
   </aside>`;
 }
 
