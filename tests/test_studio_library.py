@@ -12,6 +12,7 @@ import pytest
 from support.processes import PreloadedPool
 from support.studio import Client, serving
 
+from v2edit.runs import fingerprint_input
 from v2edit.studio.library import Library
 from v2edit.studio.notes import Note, Notes, Trash
 from v2edit.video import Video, write, write_still
@@ -162,6 +163,45 @@ def test_a_run_can_be_edited_again(studio: Client, tmp_path: Path):
         {"run": "earlier", "file": ""},
     ):
         assert studio.api("POST", "/masks", body | {"input": wrong}).status == 404
+
+
+def test_what_a_run_was_made_of_is_found_again(studio: Client, sample: Any, tmp_path: Path):
+    clip, frames = Path(shutil.copy(sample.clip, tmp_path / "my clip.mp4")), tmp_path / "frames"
+    frames.mkdir()
+    for k in range(3):
+        write_still(np.full((16, 24, 3), 90, np.uint8), frames / f"{k}.png")
+    own = studio.upload(sample.clip)["id"]
+    edited = make_run(studio.folder / "edited-before") / "edited.mp4"
+    write(Video(np.full((4, 16, 16, 3), 90, np.uint8), 8), edited)
+    made_of = {
+        "clip": clip,
+        "clip-again": clip,
+        "frames": frames,
+        "upload": studio.studio.uploads.path(own),
+        "run": edited,
+    }
+    for name, path in made_of.items():
+        make_run(studio.folder / f"of-{name}", input=fingerprint_input(path))
+    make_run(studio.folder / "of-nothing")
+    studio.studio.library.scan()
+
+    def found(name: str) -> Any:
+        answer = studio.api("POST", f"/runs/of-{name}/input")
+        return answer.json["input"] if answer.status == 200 else (answer.status, bool(answer.error))
+
+    assert found("upload") == {"upload": own} and found("run") == {"run": "edited-before"}
+    assert found("nothing") == found("none") == (404, True)
+    copies = {name: found(name)["upload"] for name in ("clip", "clip-again", "frames")}
+    assert copies["clip"] == copies["clip-again"] == found("clip")["upload"] != own
+    seen = {name: studio.wait(f"/uploads/{id}", lambda one: one["state"] == "ready") for name, id in copies.items()}
+    assert (seen["clip"]["name"], seen["clip"]["frames"]) == ("my clip.mp4", 5)
+    assert (seen["frames"]["kind"], seen["frames"]["frames"]) == ("frames", 3)
+    clip.write_bytes(clip.read_bytes() + b"x")
+    assert found("clip")["upload"] == copies["clip"]  # the copy is what the file was
+    assert studio.api("DELETE", f"/uploads/{copies['clip']}").status == 204
+    assert found("clip") == (404, True)
+    clip.unlink()
+    assert found("clip") == (404, True)
 
 
 def test_changes_of_a_note_at_the_same_time_are_all_kept(tmp_path):

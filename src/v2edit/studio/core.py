@@ -31,6 +31,7 @@ from v2edit.studio.queue import JobQueue
 from v2edit.studio.reading import find_edited
 from v2edit.studio.records import JobRecord, JobRecords
 from v2edit.studio.settings import ID, Settings
+from v2edit.studio.sources import copy_upload, find_source
 from v2edit.studio.studies import Studies
 from v2edit.studio.tools import READER, THINKER, Tools, ToolsBusy
 from v2edit.studio.uploads import Uploads
@@ -246,6 +247,22 @@ class Studio:
     def _captioned(self, id: str, facts: dict[str, Any], call: Future[dict[str, Any]]) -> None:
         if call.exception() is None and call.result()["source_prompt"] is not None:
             self.publish_upload(self.uploads.set(id, facts=facts | call.result()))
+
+    def take_source(self, name: str) -> dict[str, Any]:
+        """Return what a run was made of as the input of another edit; a file of this machine becomes an upload. Raises
+        `Unknown` where it is not to be found, and what `Uploads.create` raises."""
+        if (run := self.library.get(name)) is None:
+            raise Unknown("there is no such run")
+        try:
+            found = find_source(run, self.library, self.uploads)
+        except UserError as error:
+            raise Unknown(str(error)) from error
+        if not isinstance(found, Path):
+            return found
+        upload = copy_upload(found, run.facts["input"]["sha256"], run.kind, self.uploads)
+        self.publish_upload(upload)
+        self.probe(upload.id)
+        return {"upload": upload.id}
 
     def publish_upload(self, upload: Any) -> None:
         if upload is not None:

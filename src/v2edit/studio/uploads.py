@@ -50,6 +50,14 @@ class Upload(BaseModel, frozen=True):
     reason: str | None = None
     facts: dict[str, Any] = {}
 
+    copy_of: str | None = None  # the checksum of what it is a copy of, where it came from this machine
+
+    @property
+    def splat_suffix(self) -> str | None:
+        """What the name of its splat ends in, None for what is none: a dataset has yet to be reconstructed."""
+        suffix = Path(self.facts.get("path", "")).suffix.lower()
+        is_splat = self.state == "ready" and self.facts.get("kind") == "scene" and suffix in SPLAT_SUFFIXES
+        return suffix if is_splat else None
     @property
     def view(self) -> dict[str, Any]:
         """The upload as clients get it."""
@@ -187,6 +195,13 @@ class Uploads:
 
     def set(self, id: str, **changes: Any) -> Upload | None:
         """Change an upload's state, reason or facts, if it is still there."""
+    def copied(self, id: str, checksum: str) -> Upload:
+        """Close an upload whose files were copied from this machine. Raises `KeyError`."""
+        with self._lock:
+            sizes = {one.name: one.stat().st_size for one in (self.place(id) / "files").iterdir()}
+            self._sizes[id] = sizes
+            return self._put(self.get(id).model_copy(update={"state": "probing", "copy_of": checksum}))
+
         with self._lock:
             if (upload := self._uploads.get(id)) is None:
                 return None

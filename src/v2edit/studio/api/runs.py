@@ -145,6 +145,12 @@ async def resume_run(request: Request, name: str) -> Response:
     return answer(job_view(studio, record), 201)
 
 
+@router.post("/runs/{name}/input")
+async def take_input(request: Request, name: str) -> Response:
+    """Return what a run was made of, as the input of a job."""
+    return answer({"input": await asyncio.to_thread(studio_of(request).take_source, name)})
+
+
 @router.get("/trash")
 async def list_trash(request: Request) -> Response:
     return answer({"runs": await asyncio.to_thread(studio_of(request).trash.list)})

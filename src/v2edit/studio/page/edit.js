@@ -5,13 +5,13 @@ import { Trim, Transport, usePlayback } from "./clip.js";
 import { Cost } from "./cost.js";
 import { loadDraft, media, request, saveDraft, startDraft } from "./draft.js";
 import { Drop } from "./drop.js";
-import { clock } from "./format.js";
+import { bytes, clock, when } from "./format.js";
 import { MaskCanvas, MaskTools, drawingAt, isPainted, sendMask } from "./mask.js";
 import { ModelPicker, More, Option, SEEDS, Strength, withOption } from "./options.js";
 import { PromptPair } from "./prompts.js";
 import { putJob, putUpload, state, useStore } from "./store.js";
 import { text } from "./text.js";
-import { Bar, ErrorLine, Icon, useAction, useAsync } from "./ui.js";
+import { Bar, ErrorLine, Icon, IconButton, useAction, useAsync } from "./ui.js";
 import { html, useEffect, useMemo, useRef, useState } from "./vendor/ui.js";
 
 /** What is known of the input: an upload that is probed, or a run's own input. */
@@ -154,15 +154,36 @@ function Form({ draft, source, change }) {
   </form>`;
 }
 
-/** What was uploaded lately, to take again. */
+const FEW = 6;
+
+/** An upload of before: take it, or delete it. */
+function Earlier({ upload, onChoose, onDelete, busy }) {
+  const [asks, setAsks] = useState(false);
+  const { name, thumb, width, height, frames, created } = upload;
+  const facts = [width && `${width} × ${height}`, frames > 1 && text.edit.frames(frames), bytes(upload.bytes), when(created)].filter(Boolean);
+  return html`<li>
+    <button type="button" class="earlier" onClick=${onChoose}><span class="thumb">${thumb ? html`<img src=${thumb} alt="" loading="lazy" />` : html`<${Icon} name="cube" />`}</span><span class="recent-name">${name}</span></button>
+    <div class="card-foot"><span class="facts">${facts.map((fact) => html`<span>${fact}</span>`)}</span>
+      ${asks ? html`<button type="button" class="danger" disabled=${busy} onClick=${onDelete}>${text.edit.reallyDelete}</button>` : html`<${IconButton} icon="trash" label=${text.edit.deleteUpload(name)} onClick=${() => setAsks(true)} />`}</div>
+  </li>`;
+}
+
+/** What was uploaded before, latest first, to take again. */
 function Recent({ onChoose }) {
-  const { value } = useAsync(() => api.get("uploads"), []);
+  const { uploads } = useStore();
+  const [whole, setWhole] = useState(false);
+  const [version, setVersion] = useState(0);
+  const { value } = useAsync(() => api.get("uploads"), [version, uploads.size]);
+  const { run, error, busy } = useAction();
   const ready = (value?.uploads ?? []).filter((one) => one.state === "ready");
-  const list = ready.sort((a, b) => (b.created ?? "").localeCompare(a.created ?? "")).slice(0, 6);
-  if (!list.length) return null;
+  if (!ready.length) return null;
+  const list = whole ? ready : ready.slice(0, FEW);
+  const forget = (id) => run(async () => (await api.remove(`uploads/${id}`), setVersion(version + 1)));
   return html`<section class="recent" aria-label=${text.edit.recent}>
     <h2>${text.edit.recent}</h2>
-    <div class="recent-list">${list.map((one) => html`<button type="button" key=${one.id} onClick=${() => onChoose(one.id)}><span class="thumb">${one.thumb ? html`<img src=${one.thumb} alt="" loading="lazy" />` : html`<${Icon} name="cube" />`}</span><span class="recent-name">${one.name}</span></button>`)}</div>
+    <${ErrorLine}>${error}<//>
+    <ul class="recent-list">${list.map((one) => html`<${Earlier} key=${one.id} upload=${one} busy=${busy} onChoose=${() => onChoose(one.id)} onDelete=${() => forget(one.id)} />`)}</ul>
+    ${ready.length > list.length && html`<p><button type="button" onClick=${() => setWhole(true)}>${text.edit.allUploads(ready.length)}</button></p>`}
   </section>`;
 }
 

@@ -99,7 +99,7 @@ function Actions({ run, job }) {
   const further = () => draftFrom({ kind: run.kind, input: { run: run.name }, options: { model: run.model === "primitives" ? undefined : run.model } });
   return html`<div class="row actions">
       <${IconButton} icon="star" label=${run.starred ? text.run.unstar : text.run.star} pressed=${run.starred} filled=${run.starred} onClick=${star} disabled=${busy} />
-      ${["edit", "scene"].includes(run.kind) && html`<button type="button" onClick=${again}>${text.jobs.againWith}</button>`}
+      ${["edit", "scene"].includes(run.kind) && html`<button type="button" disabled=${busy} onClick=${again}>${text.jobs.againWith}</button>`}
       ${["edit", "scene"].includes(run.kind) && run.state === "done" && html`<button type="button" class="quiet" onClick=${further}>${text.run.further}</button>`}
       <${IconButton} icon="trash" label=${text.run.trash} onClick=${trash} disabled=${busy} />
     </div>
