@@ -34,8 +34,8 @@ def job_view(studio: Studio, record: JobRecord) -> dict[str, Any]:
         "position": studio.queue.position(record.id) if record.state == "queued" else None,
         "order": record.order, "run": record.run,
         "progress": studio.queue.progress.get(record.id) if record.state in ACTIVE else None,
-        **preview_of(studio, record), "input": record.input, "instruction": record.instruction,
-        "options": record.options, "mask": record.mask, "trim": record.trim,
+        **preview_of(studio, record), "source": source_of(studio, record), "input": record.input,
+        "instruction": record.instruction, "options": record.options, "mask": record.mask, "trim": record.trim,
         "notes": [*map(for_browser, record.notes)],
         "plan": [*map(for_browser, studio.queue.plan(record.id))],
         "command": command,
@@ -62,6 +62,17 @@ def job_commands(studio: Studio, record: JobRecord) -> tuple[str, str]:
     made = command_line(*facts), python_code(*facts)
     studio.commands[record.id] = record.run, made
     return made
+
+
+def source_of(studio: Studio, record: JobRecord) -> dict[str, Any]:
+    """Return the size and a picture of what a job edits, each None where it is not known."""
+    found: dict[str, Any] = {}
+    with suppress(KeyError):
+        if (upload := record.input.get("upload")) is not None:
+            found = studio.uploads.get(upload).view
+        elif (run := studio.library.get(str(record.input.get("run")))) is not None:
+            found = run.summary
+    return {name: found.get(name) for name in ("width", "height", "thumb")}
 
 
 def preview_of(studio: Studio, record: JobRecord) -> dict[str, str | None]:

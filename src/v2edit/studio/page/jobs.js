@@ -6,7 +6,7 @@ import { duration, when } from "./format.js";
 import { jobsInOrder, putJob, state, useStore } from "./store.js";
 import { text } from "./text.js";
 import { Bar, CopyButton, Empty, ErrorLine, IconButton, State, useAction } from "./ui.js";
-import { html, useEffect, useState } from "./vendor/ui.js";
+import { html, useEffect, useRef, useState } from "./vendor/ui.js";
 
 export const isActive = (job) => job.state === "running" || job.state === "loading";
 export const pageOf = (run) => `#/run/${api.name(run)}`;
@@ -25,19 +25,25 @@ function Progress({ job }) {
   return html`<div class="progress">
     <${Bar} value=${progress?.done} label=${text.jobs.progress} />
     <p class="progress-text"><span role="status">${progress?.text ?? text.states[job.state]}</span>${soon && html`<span class="aside">${soon}</span>`}</p>
-    ${progress?.then?.length ? html`<p class="help">${text.jobs.then(progress.then)}</p>` : null}
+    <p class="help then">${progress?.then?.length ? text.jobs.then(progress.then) : null}</p>
   </div>`;
 }
 
-/** The newest preview: a picture that moves, or a video. Its address is another when there is a newer one. */
+/** The newest preview, in a place that the source's picture holds until there is one: nothing jumps when it comes. It is
+ * a picture that moves, or a video; its address is another when there is a newer one. */
 function Preview({ job }) {
-  const { preview: address, preview_type: type } = job;
+  const { preview: address, preview_type: type, source } = job;
   const [broken, setBroken] = useState(null);
-  if (!address || broken === address || !isActive(job)) return null;
+  const place = useRef();
+  const ratio = source?.width && source.height ? source.width / source.height : null;
+  useEffect(() => ratio && place.current?.style.setProperty("--ratio", ratio), [ratio]);
   const fails = () => setBroken(address);
-  return type?.startsWith("video/")
-    ? html`<video class="preview" src=${address} autoplay muted loop playsinline aria-label=${text.jobs.preview} onError=${fails} />`
-    : html`<img class="preview" src=${address} alt=${text.jobs.preview} onError=${fails} />`;
+  const shown = address && broken !== address;
+  return html`<div class="preview" ref=${place}>
+    ${source?.thumb && !shown && html`<img class="dim" src=${source.thumb} alt="" onError=${(event) => event.target.remove()} />`}
+    ${shown && type?.startsWith("video/") && html`<video src=${address} autoplay muted loop playsinline aria-label=${text.jobs.preview} onError=${fails} />`}
+    ${shown && !type?.startsWith("video/") && html`<img src=${address} alt=${text.jobs.preview} onError=${fails} />`}
+  </div>`;
 }
 
 function JobActions({ job, waiting, children }) {
@@ -72,7 +78,7 @@ function JobCard({ job, waiting, open }) {
     </div>
     ${job.state === "done" && job.run && html`<span class="job-thumb"><img src=${`${api.ROOT}/runs/${api.name(job.run)}/thumb.jpg`} alt="" loading="lazy" onError=${(e) => e.target.remove()} /></span>`}
     <p class="facts"><span>${text.kinds[job.kind]}</span>${job.options?.model && html`<span>${job.options.model}</span>`}<span>${when(job.finished ?? job.started ?? job.created)}</span></p>
-    <${Preview} job=${job} />
+    ${isActive(job) && html`<${Preview} job=${job} />`}
     <${Progress} job=${job} />
     ${job.stopping && html`<p class="help" role="status">${text.jobs.stoppingHelp}</p>`}
     ${job.reason && html`<p class=${job.state === "failed" ? "error" : "help"}>${job.reason}</p>`}
