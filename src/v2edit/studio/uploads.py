@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from v2edit.errors import UserError
 from v2edit.files import atomic_write, read_json
 from v2edit.runs import utc_now
+from v2edit.runs.layout import SPLAT_SUFFIXES
 from v2edit.studio.messages import for_browser
 from v2edit.studio.records import make_id
 from v2edit.studio.settings import GIB, ID
@@ -49,7 +50,6 @@ class Upload(BaseModel, frozen=True):
     state: State = "open"
     reason: str | None = None
     facts: dict[str, Any] = {}
-
     copy_of: str | None = None  # the checksum of what it is a copy of, where it came from this machine
 
     @property
@@ -58,6 +58,7 @@ class Upload(BaseModel, frozen=True):
         suffix = Path(self.facts.get("path", "")).suffix.lower()
         is_splat = self.state == "ready" and self.facts.get("kind") == "scene" and suffix in SPLAT_SUFFIXES
         return suffix if is_splat else None
+
     @property
     def view(self) -> dict[str, Any]:
         """The upload as clients get it."""
@@ -71,6 +72,7 @@ class Upload(BaseModel, frozen=True):
             "bytes": self.bytes, **own,
             "proxy": f"{place}/proxy.mp4" if has_pictures else None,
             "thumb": f"{place}/thumb.jpg" if has_pictures else None,
+            "splat": f"{place}/splat{self.splat_suffix}" if self.splat_suffix else None,
         }  # fmt: skip
 
 
@@ -193,8 +195,6 @@ class Uploads:
                 raise UserError("nothing has been uploaded yet")
             return self._put(upload.model_copy(update={"state": "probing", "reason": None}))
 
-    def set(self, id: str, **changes: Any) -> Upload | None:
-        """Change an upload's state, reason or facts, if it is still there."""
     def copied(self, id: str, checksum: str) -> Upload:
         """Close an upload whose files were copied from this machine. Raises `KeyError`."""
         with self._lock:
@@ -202,6 +202,8 @@ class Uploads:
             self._sizes[id] = sizes
             return self._put(self.get(id).model_copy(update={"state": "probing", "copy_of": checksum}))
 
+    def set(self, id: str, **changes: Any) -> Upload | None:
+        """Change an upload's state, reason or facts, if it is still there."""
         with self._lock:
             if (upload := self._uploads.get(id)) is None:
                 return None

@@ -143,6 +143,14 @@ async def get_upload_thumb(request: Request, id: str) -> Response:
     return _picture(studio_of(request), id, "thumb.jpg")
 
 
+@router.api_route("/uploads/{id}/splat.{kind}", methods=["GET", "HEAD"])
+async def get_splat(request: Request, id: str, kind: str) -> Response:
+    studio = studio_of(request)
+    if find_upload(studio, id).splat_suffix != f".{kind}":
+        raise Unknown("the upload has no such splat")
+    return FileAnswer(studio.uploads.path(id), studio.uploads.place(id), immutable=True)
+
+
 @router.get("/uploads/{id}/frames/{number}.jpg")
 async def get_frame(request: Request, id: str, number: int) -> Response:
     studio = studio_of(request)

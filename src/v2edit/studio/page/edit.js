@@ -9,6 +9,7 @@ import { bytes, clock, when } from "./format.js";
 import { MaskCanvas, MaskTools, drawingAt, isPainted, sendMask } from "./mask.js";
 import { ModelPicker, More, Option, SEEDS, Strength, withOption } from "./options.js";
 import { PromptPair } from "./prompts.js";
+import { SceneSource } from "./region.js";
 import { putJob, putUpload, state, useStore } from "./store.js";
 import { text } from "./text.js";
 import { Bar, ErrorLine, Icon, IconButton, useAction, useAsync } from "./ui.js";
@@ -34,7 +35,7 @@ function useInput(input) {
 function fromRun({ title, kind, frames, fps, width, height, media }) {
   const edited = media?.after ?? media?.edited;
   const kinds = kind === "scene" ? "scene" : frames > 1 ? "video" : "image";
-  return { name: title, state: "ready", kind: kinds, frames, fps, width, height, seconds: frames / fps, proxy: edited, thumb: frames > 1 ? null : edited };
+  return { name: title, state: "ready", kind: kinds, splat: media?.splat_after, frames, fps, width, height, seconds: frames / fps, proxy: edited, thumb: frames > 1 ? null : edited };
 }
 
 function Stage({ source, draft, onChange }) {
@@ -63,8 +64,7 @@ function Stage({ source, draft, onChange }) {
     const time = (playback.frame + 0.5) / fps;
     if (Math.abs(overlay.current.currentTime - time) > 0.5 / fps) overlay.current.currentTime = time;
   }, [carried, playback.frame]);
-  if (kind === "scene" && !source.proxy)
-    return html`<div class="scene-source"><${Icon} name="cube" /><h2>${source.name}</h2><p class="muted">${text.edit.scene}</p></div>`;
+  if (kind === "scene") return html`<${SceneSource} source=${source} draft=${draft} onChange=${onChange} />`;
   return html`<div class=${`picture${size.height < 256 ? " tiny" : ""}`} ref=${box}>
       ${moves
         ? html`<video ref=${playback.video} src=${source.proxy} muted loop playsinline preload="auto" aria-label=${text.edit.clip} />`

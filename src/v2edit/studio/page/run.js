@@ -109,8 +109,9 @@ function Actions({ run, job }) {
 const EDITABLE = ["steps", "strength", "alpha", "beta", "guidance", "subtasks", "seed", "negative_prompt", "long", "loop", "mixture"];
 
 /** The options that a run of the command line was made with, as far as the page has controls for them. */
-function optionsOf({ config = {} }, { model, prompts }) {
+function optionsOf({ config = {}, local }, { model, prompts }) {
   const options = Object.fromEntries(EDITABLE.filter((name) => config[name] != null && config[name] !== "").map((name) => [name, config[name]]));
+  if (local?.box3d) options.box3d = local.box3d;
   return { ...options, model, source_prompt: prompts?.source, target_prompt: prompts?.target };
 }
 
@@ -157,8 +158,8 @@ function Panel({ run, job, setError }) {
   };
   const command = job?.command ?? run.command;
   const python = job?.python ?? run.python;
-  return html`<aside class="panel" aria-label=${text.run.about}>
   const settings = settingsOf(run);
+  return html`<aside class="panel" aria-label=${text.run.about}>
     <${Actions} run=${run} job=${job} />
     <${Prompts} prompts=${run.prompts} />
     ${run.state === "done" && html`<${Downloads} run=${run} />`}

@@ -6,10 +6,19 @@ import { Bar, ErrorLine, IconButton, Segments } from "./ui.js";
 import { html, useEffect, useRef, useState } from "./vendor/ui.js";
 import { useKeys } from "./keys.js";
 
-function Splats({ media }) {
+/** A box of a job's options as six numbers: they have it as such a list, or as text. */
+export function boxOf(value) {
+  const numbers = (Array.isArray(value) ? value : String(value ?? "").split(",")).map(Number);
+  return numbers.length === 6 && numbers.every(isFinite) && value !== "" ? numbers : null;
+}
+
+/** Splats in 3D, one or two with a wipe between; `box` is shown as its edges, and `viewer` takes the viewer. */
+export function Splats({ media, box = null, viewer: given, onLoaded, label = text.player.after }) {
   const canvas = useRef();
   const frame = useRef();
-  const viewer = useRef(null);
+  const edges = useRef();
+  const own = useRef(null);
+  const viewer = given ?? own;
   const [loaded, setLoaded] = useState(0);
   const [error, setError] = useState(null);
   const [wipe, setWipe] = useState(0.5);
@@ -22,8 +31,9 @@ function Splats({ media }) {
         const { SceneViewer } = await import("./scene3d.js");
         if (ends) return;
         viewer.current = new SceneViewer(canvas.current, setLoaded, setFollows);
+        viewer.current.onBox = (lines) => edges.current?.setAttribute("d", lines);
         await viewer.current.load(media);
-        if (!ends) setLoaded(1);
+        if (!ends) setLoaded(1), onLoaded?.();
       } catch (problem) {
         if (!ends) setError(/webgl/i.test(problem.message) ? text.scene.noWebgl : text.scene.broken(problem.message));
       }
@@ -37,6 +47,7 @@ function Splats({ media }) {
     viewer.current?.set({ wipe, light });
     frame.current.style.setProperty("--wipe", `${100 * wipe}%`);
   }, [wipe, light, loaded]);
+  useEffect(() => viewer.current?.setBox(box), [box?.join(), loaded]);
   const play = () => viewer.current?.follow(!follows);
   useKeys({ " ": play, b: [() => viewer.current?.set({ wipe: 1 }), () => viewer.current?.set({ wipe })] });
   const drag = (event) => {
@@ -51,7 +62,8 @@ function Splats({ media }) {
   return html`<div class=${`picture space${light ? " light" : ""}`} ref=${frame} data-loaded=${loaded >= 1}>
       <canvas ref=${canvas} role="img" aria-label=${text.scene.canvas} tabindex="0" />
       ${both && html`<span class="wipe-line grab" aria-hidden="true" onPointerDown=${drag} /><span class="tag left">${text.player.before}</span>`}
-      <span class="tag right">${text.player.after}</span>
+      ${label && html`<span class="tag right">${label}</span>`}
+      ${box && html`<svg class="box-edges" role="img" aria-label=${text.region.shown}><path ref=${edges} /></svg>`}
       ${loaded < 1 && !error && html`<div class="over"><p>${text.scene.loading}</p><${Bar} value=${loaded} label=${text.scene.loading} /></div>`}
       ${error && html`<div class="over"><${ErrorLine}>${error}<//></div>`}
     </div>
@@ -67,5 +79,5 @@ function Splats({ media }) {
 export function SceneStage({ run, media }) {
   const [view, setView] = useState("space");
   return html`<div class="row"><${Segments} label=${text.player.view} value=${view} choices=${Object.entries(text.scene.views)} onChange=${setView} /></div>
-    ${view === "space" ? html`<${Splats} media=${media} />` : html`<${ComparePlayer} media=${media} frames=${run.frames ?? 1} fps=${run.fps ?? 8} tiny=${run.height < 256} sound=${false} />`}`;
+    ${view === "space" ? html`<${Splats} media=${media} box=${boxOf(run.settings?.local?.box3d)} />` : html`<${ComparePlayer} media=${media} frames=${run.frames ?? 1} fps=${run.fps ?? 8} tiny=${run.height < 256} sound=${false} />`}`;
 }

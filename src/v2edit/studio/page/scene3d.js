@@ -23,6 +23,9 @@ async function fetchBytes(url, onProgress) {
   return new Uint8Array(await new Blob(pieces).arrayBuffer());
 }
 
+/** The edges of a box, as pairs of its corners; corner k is at the greater end of each axis whose bit is in k. */
+const EDGES = [0, 1, 2].flatMap((axis) => [0, 1, 2, 3, 4, 5, 6, 7].filter((k) => !(k & (1 << axis))).map((k) => [k, k | (1 << axis)]));
+
 /** A camera of a nerfstudio camera path: {position, rotation, fov in degrees}. */
 function readCamera({ camera_to_world: values, fov }) {
   const matrix = new Matrix4().set(...values);
@@ -62,7 +65,7 @@ export class SceneViewer {
         shares[at] = share;
         this.onProgress((0.9 * shares.reduce((a, b) => a + b, 0)) / urls.length);
       });
-      const mesh = new SplatMesh({ fileBytes, fileName: "scene.ply" });
+      const mesh = new SplatMesh({ fileBytes, fileName: url.split("/").pop() });
       await mesh.initialized;
       const scene = new Scene();
       const spark = new SparkRenderer({ renderer: this.renderer, onDirty: () => this.wake() }); // when it has sorted
@@ -127,6 +130,36 @@ export class SceneViewer {
     if (light !== undefined) this.background = new Color(light ? BACKGROUNDS.light : BACKGROUNDS.dark);
   }
 
+  /** Show the edges of a box between two corners, [x, y, z, x, y, z], or none. */
+  setBox(box) {
+    this.box = box;
+    this.wake();
+  }
+
+  /** The middle half of the scene along each axis, as a box. */
+  middle() {
+    const box = this.sides[0].mesh.getBoundingBox(true);
+    const [centre, size] = [box.getCenter(new Vector3()), box.getSize(new Vector3())];
+    const round = (value) => Number(value.toPrecision(3));
+    return [-0.25, 0.25].flatMap((share) => centre.clone().addScaledVector(size, share).toArray().map(round));
+  }
+
+  /** What is seen of the box's edges, as the path of an SVG of the canvas's size. */
+  edges(width, height) {
+    const near = -2 * this.camera.near;
+    const corners = [...Array(8).keys()].map((k) => new Vector3(...[0, 1, 2].map((axis) => this.box[axis + (k & (1 << axis) ? 3 : 0)])).applyMatrix4(this.camera.matrixWorldInverse));
+    const pixel = (point) => {
+      const { x, y } = point.clone().applyMatrix4(this.camera.projectionMatrix);
+      return `${(((x + 1) / 2) * width).toFixed(1)} ${(((1 - y) / 2) * height).toFixed(1)}`;
+    };
+    return EDGES.map(([a, b]) => {
+      let [from, to] = corners[a].z < corners[b].z ? [corners[a], corners[b]] : [corners[b], corners[a]]; // from the far end
+      if (from.z > near) return ""; // behind the camera
+      if (to.z > near) to = from.clone().lerp(to, (near - from.z) / (to.z - from.z));
+      return `M${pixel(from)}L${pixel(to)}`;
+    }).join("");
+  }
+
   /** Move along the camera path, or stop. */
   follow(on) {
     this.following = on && this.path.length > 1;
@@ -170,6 +203,7 @@ export class SceneViewer {
       this.renderer.render(scene, this.camera);
     });
     this.renderer.setScissorTest(false);
+    if (this.box) this.onBox?.(this.edges(width, height));
     if (this.onShown && this.sides.every(isSorted)) this.onShown();
   }
 

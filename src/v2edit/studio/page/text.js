@@ -165,6 +165,17 @@ export const text = {
     boxParts: ["left", "top", "width", "height"],
     addBox: "Add the box",
   },
+  region: {
+    title: "May change",
+    modes: { all: "Everything", box: "A box" },
+    help: {
+      all: "The whole scene may change; what the edit does not change in the pictures stays as it is.",
+      box: "Two opposite corners in the scene’s own units. What lies outside stays exactly as it is.",
+    },
+    corners: ["From", "To"],
+    part: (corner, axis) => `${corner} ${axis}`,
+    shown: "The box in the scene",
+  },
   jobs: {
     running: "Running",
     waiting: "Waiting",
@@ -256,6 +267,11 @@ export const text = {
     sheet: "Frames of all variants",
     compareAll: (count) => `Compare ${count} in step`,
   },
+  report: {
+    run: "About this run",
+    save: (name) => `Save ${name}`,
+    title: (page, run) => `${page} of ${run}`,
+  },
   formats: { mp4: "MP4", webm: "WebM", gif: "GIF", webp: "WebP", prores: "ProRes", "png-zip": "PNG frames", "run-zip": "Whole run", ply: "Splat (.ply)" },
   gallery: {
     where: "Runs or trash",
@@ -270,11 +286,6 @@ export const text = {
     any: "All",
     notDone: "Not done",
     starred: "Starred",
-  report: {
-    run: "About this run",
-    save: (name) => `Save ${name}`,
-    title: (page, run) => `${page} of ${run}`,
-  },
     choose: (title) => `Compare ${title}`,
     chosen: (count) => `${count} chosen`,
     compare: "Compare in step",
