@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import run_command
 from support.studio import API, Client, Sample, server_process, serving
 from support.survival import contents
 
@@ -17,13 +16,9 @@ from v2edit.cli.app import parse
 
 
 @pytest.fixture(scope="module")
-def whole(studio: Client, sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def whole(sample_run: Path) -> dict[str, bytes]:
     """The files of the edit as the command line makes it."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    words = [word for name, value in sample.options.items() for word in (f"--{name.replace('_', '-')}", value)]
-    ran = run_command("edit", sample.clip, sample.instruction, *words, "-o", out, cwd=out.parent)
-    assert ran.returncode == 0, ran.stderr
-    return contents(out)
+    return contents(sample_run)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from v2edit.runs import read_run_state
 from v2edit.runs.naming import why_not_writable
 from v2edit.scenes.formats.splats import write_splat
 from v2edit.studio.messages import for_browser
-from v2edit.studio.options import build_job, check_model
+from v2edit.studio.options import check_model
 from v2edit.studio.tools import READER, Tools
 
 SHELL = re.compile(r"(?<!\w)--?[a-z]|INSTRUCTION|v2edit |Errno|/tmp|/[\w.-]+/[\w.-]+/|\.part\b")
@@ -93,19 +93,17 @@ def test_the_models_that_are_offered_are_taken(studio):
         check_model(one["name"], studio.studio.settings)
 
 
-def test_the_time_of_a_scene_is_not_told_without_its_reconstructions(tmp_path):
-    from v2edit.studio.previews import estimate
-
-    splat = write_splat(tmp_path / "a.ply", gaussians_of(0))
-    keywords = {"source_prompt": "a ball", "target_prompt": "a cube", "device": "cpu"}
-    told = estimate(build_job("scene", splat, None, keywords))
+def test_the_time_of_a_scene_is_not_told_without_its_reconstructions(studio, tmp_path):
+    upload = studio.upload(write_splat(tmp_path / "a.ply", gaussians_of(0)))
+    options = {"source_prompt": "a ball", "target_prompt": "a cube", "frames": 2, "side": 32}
+    told = studio.api(
+        "POST", "/estimates", {"kind": "scene", "input": {"upload": upload["id"]}, "options": options}
+    ).json
     assert told["total_seconds"] is None and told["seconds"] and told["memory_gib"] > 0
     assert "not timed" in told["note"] and not SHELL.search(told["note"] + told["summary"])
 
 
-def test_a_run_of_the_command_line_is_gone_on_with(studio, sample, tmp_path):
-    whole = edit_video(sample.clip, sample.instruction, out=tmp_path / "whole", show_progress=False, **sample.options)
-
+def test_a_run_of_the_command_line_is_gone_on_with(studio, sample, sample_run):
     def interrupt(progress: Any) -> None:
         if progress.stage == "editing" and progress.step == 2:
             raise KeyboardInterrupt
@@ -120,7 +118,7 @@ def test_a_run_of_the_command_line_is_gone_on_with(studio, sample, tmp_path):
     job = studio.api("POST", f"/runs/{begun.name}/resume")
     assert job.status == 201 and job.json["run"] == begun.name and "v2edit resume" in job.json["command"]
     done = studio.ended(job.json["id"])
-    assert done["run"] == begun.name and contents(begun) == contents(whole.folder)
+    assert done["run"] == begun.name and contents(begun) == contents(sample_run)
     studio.wait(f"/runs/{begun.name}", lambda run: run["state"] == "done")
     assert studio.api("POST", f"/runs/{begun.name}/resume").status == 409
     assert studio.api("POST", f"/jobs/{job.json['id']}/again").status == 409

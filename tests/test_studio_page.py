@@ -1,14 +1,17 @@
 """The studio's page in a browser: from drop to download, a painted mask, reloads and other tabs, and how it reads."""
 
+import json
 import re
+import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.browser import LOOK, PATIENCE, THREE_D, Browser, browsing, drop
+from support.browser import LOOK, PATIENCE, WIDTHS, Browser, browsing, drop
 from support.studio import Client, Sample
 
 from v2edit import video as videos
@@ -16,7 +19,6 @@ from v2edit.studio.options import ALLOWED
 
 PAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit" / "studio" / "page"
 MODULES = [path for path in PAGE.glob("*.js") if 'from "./text.js"' in path.read_text()]
-WIDTHS = (1440, 1024, 390)
 FEW_STEPS = {"steps": "4", "guidance": "1"}
 
 
@@ -41,8 +43,16 @@ def expect(locator: Any) -> Any:
     return wait_for(locator)
 
 
-def set_up(page: Any, sample: Sample, **options: str) -> None:
+def do_not_count(page: Any) -> None:
+    """Answer what edits would take at once: counting it takes seconds, and one test sees that it is."""
+    cost = {"seconds": {}, "total_seconds": 1, "memory_gib": 1, "memory_parts": [], "fits": True}
+    page.route("**/api/v1/estimates", lambda route: route.fulfill(json=cost))
+
+
+def set_up(page: Any, sample: Sample, counts: bool = False, **options: str) -> None:
     """Drop the clip, say what should change, and set a few options."""
+    if not counts:
+        do_not_count(page)
     drop(page, sample.clip)
     page.get_by_label("What should change?").fill(sample.instruction)
     page.get_by_text("More settings").click()
@@ -71,7 +81,7 @@ def run(studio: Client, sample: Sample) -> str:
 
 def test_an_edit_from_drop_to_download(browser, studio, sample):
     with browser.page() as page:
-        set_up(page, sample)
+        set_up(page, sample, counts=True)
         shared, changed = page.locator(".pieces"), page.locator(".pieces .change").first
         expect(changed).to_be_visible()
         words = changed.locator("del").inner_text(), changed.locator("ins").inner_text()
@@ -156,15 +166,14 @@ def test_a_draft_is_of_its_clip_and_starts_only_with_prompts(browser, studio, sa
     ]  # the refusals, which were asked for
 
 
-def test_no_job_is_missed_between_the_list_and_the_events(browser, studio, sample):
-    upload = studio.upload(sample.clip)["id"]
+def test_no_job_is_missed_between_the_list_and_the_events(browser, studio):
     ended: list[str] = []
 
     def hold(route: Any) -> None:
         answer = route.fetch()
         if not ended:
-            ended.append(studio.submit(upload, sample.instruction, **sample.options))
-            studio.ended(ended[0])
+            gone = studio.studio.queue.submit(kind="edit", title="a job", input={"upload": "gone"})
+            ended.append(studio.ended(gone.id, "failed")["id"])
         route.fulfill(response=answer)
 
     with browser.page("#/gallery") as page:
@@ -202,6 +211,7 @@ def test_before_and_after_are_in_step(browser, studio, run):
 
 def test_again_with_fills_in_everything(browser, studio, run, sample):
     with browser.page(f"#/run/{run}") as page:
+        do_not_count(page)
         page.get_by_role("button", name="Again with …").click()
         expect(page.get_by_label("What should change?")).to_have_value(sample.instruction)
         page.get_by_text("More settings").click()
@@ -210,9 +220,76 @@ def test_again_with_fills_in_everything(browser, studio, run, sample):
         expect(page.locator("#option-seed")).to_have_value("5")
 
 
-def test_runs_are_starred_noted_deleted_and_restored(browser, studio, sample):
+def test_a_run_of_the_command_line_finds_its_clip_again(browser, studio, sample, sample_run):
+    shutil.copytree(sample_run, studio.folder / "of-the-command-line")
+    studio.studio.library.scan()
+    with browser.page("#/run/of-the-command-line") as page:
+        do_not_count(page)
+        page.get_by_role("button", name="Again with …").click()
+        expect(page.get_by_role("heading", name=sample.clip.name)).to_be_visible()
+        expect(page.get_by_label("What should change?")).to_have_value(sample.instruction)
+        expect(page.locator(".stage video")).to_be_visible()
+
+
+def test_earlier_uploads_are_taken_again_or_deleted(browser, studio, sample):
+    id = studio.upload(sample.clip, name="an earlier clip.mp4")["id"]
+    with browser.page("#/edit") as page:
+        earlier = page.get_by_role("listitem").filter(has_text="an earlier clip.mp4")
+        expect(earlier).to_contain_text("32 × 32")
+        expect(earlier).to_contain_text("5 frames")
+        earlier.get_by_role("button", name="an earlier clip.mp4").first.click()
+        expect(page.get_by_role("heading", name="an earlier clip.mp4")).to_be_visible()
+        page.get_by_role("link", name="Another clip").click()
+        earlier.get_by_role("button", name="Delete an earlier clip.mp4").click()
+        earlier.get_by_role("button", name="Really delete").click()
+        expect(earlier).to_have_count(0)
+    assert studio.api("GET", f"/uploads/{id}").status == 404
+
+
+def test_nothing_jumps_when_a_job_gets_its_first_preview(browser, studio, sample):
+    """Nor when what comes after is told: the place of both is there from the beginning."""
     upload = studio.upload(sample.clip)
-    name = studio.ended(studio.submit(upload["id"], sample.instruction, **sample.options))["run"]
+    source = {name: upload[name] for name in ("width", "height", "thumb")}
+    job = {"id": "a-job", "kind": "edit", "title": "make it blue", "state": "loading", "source": source, "notes": []}
+    progress = {"text": "step 1/4", "done": 0.2, "seconds_left": 9, "then": ["writing"]}
+    later = job | {"state": "running", "progress": progress, "preview": upload["thumb"], "preview_type": "image/jpeg"}
+    put = """async (job) => (await import("/store.js")).putJob(job)"""
+    places = """() => [...document.querySelectorAll("article > *")].map((one) => {
+        const { x, y, width, height } = one.getBoundingClientRect();
+        return [x, y, width, height].map(Math.round);
+    })"""
+    with browser.page("#/jobs") as page:
+        expect(page.locator("h1, .empty").first).to_be_visible()
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 860})
+            page.evaluate(put, job)
+            expect(page.locator("article:has(#job-a-job) .preview img.dim")).to_be_visible()
+            before = page.evaluate(places)
+            page.evaluate(put, later)
+            expect(page.get_by_role("img", name="What the edit looks like so far")).to_be_visible()
+            expect(page.get_by_text("then writing")).to_be_visible()
+            assert page.evaluate(places) == before
+
+
+def test_the_box_of_a_scene_is_typed(browser, studio, tmp_path):
+    with zipfile.ZipFile(tmp_path / "scene.zip", "w") as file:
+        file.writestr("scene/transforms.json", '{"frames": []}')
+    id = studio.upload(tmp_path / "scene.zip")["id"]
+    with browser.page(f"#/edit/{id}") as page:
+        page.get_by_role("radio", name="A box").check()
+        for label, value in (("From x", "-2.5"), ("To z", "4")):
+            page.get_by_label(label, exact=True).fill(value)
+        draft = page.evaluate("sessionStorage.getItem('v2edit-draft')")
+        assert json.loads(draft)["options"]["box3d"] == [-2.5, -1, -1, 1, 1, 4]
+        page.get_by_role("radio", name="Everything").check()
+        expect(page.get_by_label("From x", exact=True)).to_have_count(0)
+        assert "box3d" not in page.evaluate("sessionStorage.getItem('v2edit-draft')")
+
+
+def test_runs_are_starred_noted_deleted_and_restored(browser, studio, sample_run):
+    name = "to-be-starred"
+    shutil.copytree(sample_run, studio.folder / name)
+    studio.studio.library.scan()
     with browser.page(f"#/run/{name}") as page, browser.page("#/gallery") as gallery:
         page.get_by_role("button", name="Star", exact=True).click()
         page.get_by_label("Note").last.fill("a good one")
@@ -236,26 +313,33 @@ def test_an_error_stands_where_it_belongs(browser, tmp_path):
         expect(page.get_by_text("Drop a video here")).to_be_visible()
 
 
-VIEWS = ("#/edit", "#/edit/UPLOAD", "#/jobs", "#/run/RUN", "#/gallery", "#/compare?runs=RUN,RUN", "#/gallery?trash=1")
+VIEWS = {
+    "#/edit": ".drop", "#/edit/UPLOAD": ".form", "#/jobs": ".view-jobs h1, .view-jobs .empty",
+    "#/run/RUN": ".player canvas", "#/gallery": ".filters", "#/compare?runs=RUN,RUN": ".compare-grid canvas",
+    "#/gallery?trash=1": ".view-gallery h1",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_every_view_can_be_read_and_used(browser, studio, run, sample, scheme):
-    """Names on all controls, contrast of 4.5 and more, nothing wider than the window, at each width."""
+def test_every_view_can_be_read_and_used(browser, studio, run, sample):
+    """Names on all controls, contrast of 4.5 and more, nothing wider than the window, at each width in both schemes."""
     upload, wrong = studio.upload(sample.clip)["id"], {}
-    with browser.page(scheme=scheme) as page:
-        for view in VIEWS:
+
+    def look(page: Any, view: str) -> None:
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 860})
+            for scheme in ("dark", "light"):
+                page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                wrong[view, width, scheme] = page.evaluate(LOOK)
+
+    with browser.page() as page:
+        for view, part in VIEWS.items():
             page.goto(browser.address + view.replace("UPLOAD", upload).replace("RUN", run))
-            page.reload()
-            expect(page.locator("h1, .empty h2").first).to_be_visible()
-            page.wait_for_timeout(150)
+            expect(page.locator(part).first).to_be_visible()
             page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-            for width in WIDTHS:
-                page.set_viewport_size({"width": width, "height": 860})
-                wrong[view, width] = page.evaluate(LOOK)
+            look(page, view)
         page.keyboard.press("?")
         expect(page.get_by_role("dialog")).to_be_visible()
-        wrong["keys", WIDTHS[-1]] = page.evaluate(LOOK)
+        look(page, "keys")
     assert not {where: found for where, found in wrong.items() if found}
 
 
@@ -277,28 +361,3 @@ def test_strings_and_options_are_those_of_the_program(browser):
         options = page.evaluate(offered)
         for kind, names in options:
             assert set(names) <= ALLOWED[kind] and len(names) > 8
-
-
-@pytest.mark.heavy
-def test_a_scene_is_shown_in_3d(browser, tmp_path):
-    from support.studio import serving
-
-    from v2edit.cli.app import main
-
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    assert main(["sample", "--scene", "--seed", "3", "--kind", "recolour", "-o", str(tmp_path / "scene")]) == 0
-    words = ["--quality", "draft", "--steps", "4", "--frames", "5", "--side", "48"]
-    asked = [str(tmp_path / "scene"), "make the orange ball green", "-o", str(folder / "one")]
-    assert main(["scene", *asked, *words]) == 0
-    with serving(folder) as client, browser.another(f"http://127.0.0.1:{client.port}/", *THREE_D) as own:
-        with own.page("#/run/one", width=800) as page:
-            expect(page.locator(".space")).to_have_attribute("data-loaded", "true")
-            page.wait_for_timeout(500)
-            shot = tmp_path / "shot.png"
-            page.locator(".space").screenshot(path=str(shot))
-        assert not own.foreign and not [one for one in own.complaints if "GPU stall" not in one]
-    picture = videos.read(shot).frames[0].astype(int)
-    half = picture.shape[1] // 2
-    green = (picture[..., 1] > picture[..., 0] + 40) & (picture[..., 1] > picture[..., 2] + 40)
-    assert green[:, half:].sum() > 10 * green[:, :half].sum() and green.sum() > 100

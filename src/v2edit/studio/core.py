@@ -60,10 +60,10 @@ class Studio:
         self.events = EventLog()
         self.notes, self.trash = Notes(settings.state / "notes"), Trash(settings.state / "trash")
         self.uploads = Uploads(settings.state / "uploads", settings.max_upload_bytes)
+        self.studies = Studies(settings.state / "studies")
         self.masks, self.cache = settings.state / "masks", settings.state / "cache"
         for folder in (self.masks, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
-        self.studies = Studies(settings.state / "studies")
         self.library = Library(settings.folder, self.notes, partial(self.events.publish, "run"))
         self.tools = Tools(settings.tool_memory, settings.max_tasks, pool)
         edits = pool([partial(StudioWorker, device) for device in settings.devices])
