@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 GIB = 2**30
 NEEDED = ("torch", "diffusers", "transformers", "safetensors", "av")
 OPTIONAL = {
-    "gsplat": "reconstructs scenes on a GPU", "numba": "reconstructs scenes on the CPU", "peft": "--lora",
+    "gsplat": "reconstructs scenes on a GPU", "numba": "reconstructs scenes on the CPU",
+    "pycolmap": "finds the cameras of photographs", "peft": "--lora",
     "torchao": "--quantize int8 and fp8", "bitsandbytes": "--quantize nf4", "gguf": "GGUF weights",
     "flash_attn": "--attention flash2", "flash_attn_interface": "--attention flash3",
     "sageattention": "--attention sage", "ray": "batches on many machines",

@@ -12,7 +12,10 @@ from v2edit.errors import UserError
 from v2edit.jobs.options import FILE_SUFFIXES
 from v2edit.runs.layout import SPLAT_SUFFIXES
 from v2edit.scenes.config import BLENDER_SPLITS, TRANSFORMS
+from v2edit.video.stills import IMAGES
 
+VIDEOS = {".mkv", ".webm", ".m4v", ".mts", ".m2ts", ".ts", ".3gp", ".wmv", ".flv"}  # not known to every system
+ANIMATED = {".gif", ".webp", ".avif", ".png"}  # image files that may be a video
 QUOTED = 80  # characters of what was given that a message quotes
 
 
@@ -25,6 +28,17 @@ def is_scene(path: Path) -> bool:
         names = TRANSFORMS, BLENDER_SPLITS[0]
         return any((path / name).is_file() for name in names) or bool(find_models(path)) or is_splat(path)
     return path.suffix.lower() in (*SPLAT_SUFFIXES, ".json")
+
+
+def is_unposed(path: Path) -> bool:
+    """Whether a path is pictures of a scene without their cameras: a video, or a folder of photographs."""
+    if is_scene(path):
+        return False
+    if path.is_dir():
+        from v2edit.scenes.poses.pictures import list_photographs
+
+        return bool(list_photographs(path))
+    return path.is_file() and (_kind(path) == "video" or path.suffix.lower() in ANIMATED | VIDEOS)
 
 
 def choose_input(video: str | None, scene: str | None) -> tuple[Literal["video", "scene"], str]:
@@ -58,16 +72,11 @@ def check_input(path: Path, instruction: str | None, kind: Literal["file", "scen
 
 
 def _check_scene(path: Path) -> None:
-    if path.is_file() and (what := _kind(path)) in ("video", "image"):
-        raise UserError(
-            f"{path} is {'a video' if what == 'video' else 'an image'}, which v2edit edit edits; a scene has cameras, "
-            f"too: a folder with transforms.json, a COLMAP project, or a splat ({', '.join(SPLAT_SUFFIXES)})"
-        )
-    if path.is_dir() and not is_scene(path) and len(_files(path, "image")) > max(1, len(_files(path, "video"))):
-        raise UserError(
-            f"{path} has images and no cameras: COLMAP, or nerfstudio's ns-process-data, finds these and writes the "
-            "folder that is a scene (v2edit edit edits a folder of images as a video)"
-        )
+    if path.is_file() and path.suffix.lower() in IMAGES - ANIMATED:
+        raise UserError(f"{path} is one picture, which v2edit edit edits; a scene is many, in a folder, or a video")
+    if path.is_dir() and not is_scene(path) and not is_unposed(path) and (videos := _files(path, "video")):
+        names = ", ".join(file.name for file in videos[:5])
+        raise UserError(f"{path} is a folder with videos in it: name the one that is the scene ({names})")
 
 
 def _files(folder: Path, kind: str) -> list[Path]:

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
+from v2edit.jobs.cameras import CameraOptions, read_or_find
 from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import expect_at_least
 from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
-from v2edit.jobs.regions import RegionOptions, describe_region, describe_within, load_region, save_region
+from v2edit.jobs.regions import RegionOptions, describe_region, load_region, save_region
+from v2edit.jobs.scene_loop import FPS, ProgressCallback, SceneLoop
 from v2edit.jobs.video import load_recorded
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, fingerprint_input
-from v2edit.runs.layout import (
-    AFTER_VIDEO,
-    BEFORE_VIDEO,
-    COMPARISON_VIDEO,
-    CONTACT_SHEET,
-    EDITED_SPLAT,
-    SOURCE_SPLAT,
-    SplatFormatName,
-    subtask_video,
-)
+from v2edit.runs.layout import EDITED_SPLAT, SplatFormatName
 from v2edit.scenes.config import PIXELS_PER_GAUSSIAN, FitConfig, ResolvedFit
 
 if TYPE_CHECKING:
@@ -40,20 +32,16 @@ if TYPE_CHECKING:
     import torch
 
     from v2edit.backbones import Backbone, LoadedModel, Size
-    from v2edit.editing.editor import Editor
+    from v2edit.jobs.cameras import FoundCameras
     from v2edit.jobs.estimate import Estimate
     from v2edit.scenes.camera_paths import CameraPath
-    from v2edit.scenes.dataset import Dataset
     from v2edit.scenes.gaussians import Gaussians
     from v2edit.scenes.reading import Scene
     from v2edit.scenes.regions import Region
-    from v2edit.scenes.rer import EditedScene, SceneProgress
 
 log = logging.getLogger(__name__)
-FPS = 8  # of the videos along a path
 PROMPT_VIEWS = 9  # rendered of a scene without photographs, to write its prompts from
 SIDE = {"cpu": 128, "cuda": 1024}  # default of --side
-ProgressCallback = Callable[["SceneProgress"], None]
 
 
 @dataclass(frozen=True)
@@ -97,6 +85,7 @@ class PreparedScene(Prepared):
     device: torch.device
     fit: ResolvedFit
     region: Region | None
+    found: FoundCameras | None  # of a scene that is photographs or a video
 
 
 @dataclass(frozen=True)
@@ -104,11 +93,13 @@ class SceneEdit(EditJob):
     """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
 
     scene: Annotated[Positional[Path], arg(metavar="SCENE")]
-    """The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, or a splat (.ply, .spz, .sog, …)."""
+    """The scene: a folder with transforms.json (nerfstudio) or a COLMAP project, a splat (.ply, .spz, .sog, …), or a
+    folder of photographs or a video, whose cameras are found first."""
     instruction: Annotated[Positional[str | None], arg(metavar="INSTRUCTION", help_behavior_hint="")] = None  # pyright: ignore[reportIncompatibleMethodOverride]
     """What to change, in one sentence. A language model (--lvlm) turns it into prompts, or the grammar of the built-in
     world does."""
     render: Annotated[OmitArgPrefixes[RenderOptions], arg(name="rendering")] = RenderOptions()
+    cameras: Annotated[OmitArgPrefixes[CameraOptions], arg(name="cameras")] = CameraOptions()
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
     region: Annotated[OmitArgPrefixes[RegionOptions], arg(name="mask")] = RegionOptions()
     format: SplatFormatName = "ply"
@@ -124,22 +115,37 @@ class SceneEdit(EditJob):
         return source_prompt_beside_scene(self.scene)
 
     def prepare(
-        self, given: GivenPrompts | None = None, loaded: LoadedModel | None = None, ask: bool = True
+        self,
+        given: GivenPrompts | None = None,
+        loaded: LoadedModel | None = None,
+        ask: bool = True,
+        find_cameras: bool = False,
+        on_progress: ProgressCallback | None = None,
     ) -> PreparedScene:
-        """Read the scene, find the model and settle prompts and settings, as `VideoEdit.prepare` does."""
+        """Read the scene, find the model and settle prompts and settings, as `VideoEdit.prepare` does. The cameras of
+        photographs or a video are found where `find_cameras`; else stand-ins take their place, unless they are known
+        already."""
         from v2edit.scenes.rasterise import rasteriser_device
-        from v2edit.scenes.reading import choose_path, read_scene
+        from v2edit.scenes.reading import choose_path
 
         given = given or self.given_prompts()
         device = rasteriser_device(self.model_options.device)
         side = self.render.side or SIDE[device.type]
-        scene = read_scene(self.scene, side)
+        checkpoint = loaded.checkpoint if loaded else self.model_options.find()  # raises before cameras are looked for
+        root = None if self.run_options.out is None else self.run_options.out.absolute().parent
+        read = partial(read_or_find, self.scene, self.cameras, root, side)
+        # Prompts that are to be written, which may fail, go before cameras, which take minutes.
+        scene, found = read(find_cameras and given.pair is not None, on_progress)
         region = self.region.build(scene)
-        checkpoint = loaded.checkpoint if loaded else self.model_options.find()
         choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)  # raises before a model is asked
         settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask, loaded)
+        if find_cameras and found is not None and found.report is None:
+            scene, found = read(True, on_progress, found.source)
+            region = self.region.build(scene)
         fit = self.fit.resolve(_count_pixels(scene), device.type == "cuda")
-        return PreparedScene(**vars(settled), scene=scene, side=side, device=device, fit=fit, region=region)
+        return PreparedScene(
+            **vars(settled), scene=scene, side=side, device=device, fit=fit, region=region, found=found
+        )
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), as `VideoEdit.estimate` does; where it is `timed`, some
@@ -157,12 +163,19 @@ class SceneEdit(EditJob):
         with stopwatch.paused():
             fake = load_fake_model(prepared.checkpoint, options)
         path, prepared = self._choose_path(prepared, fake.backbone)
-        limits = describe_region(prepared.region, prepared.scene, path.cameras)
+        found = prepared.found
+        is_known = found is None or found.report is not None  # else the path's cameras are stand-ins
+        limits = describe_region(prepared.region, prepared.scene, path.cameras) if is_known else {}
         config = prepared.for_clip(fake.backbone, path_size(path)).config
+        finding, remarks = {}, []
+        if found is not None and not is_known:
+            with stopwatch.paused():
+                finding, remark = found.remark(timed)
+            remarks = [remark]
         if not timed:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
             without = f"without the reconstructions, which --timed times: {prepared.fit} on {prepared.device}"
-            return replace(estimate, remarks=[*estimate.remarks, without], limits=limits)
+            return replace(estimate, remarks=[*estimate.remarks, *remarks, without], limits=limits)
         with stopwatch.paused():
             renders = time_reconstruction(prepared.scene, path, prepared.fit, fake, config, prepared.device)
             writing = time_writing(renders.frames, FPS, config.subtasks)
@@ -171,7 +184,8 @@ class SceneEdit(EditJob):
         if estimate.is_timed:  # each subtask's video is encoded anew, and decoded to compare with
             seconds["encoding"] = estimate.seconds["encoding"] * 2 * config.subtasks
             seconds["decoding"] = estimate.seconds["decoding"] * 2
-        return replace(estimate, seconds=estimate.seconds | seconds, limits=limits)
+        remarks = [*estimate.remarks, *remarks]
+        return replace(estimate, seconds=finding | estimate.seconds | seconds, limits=limits, remarks=remarks)
 
     def run(
         self,
@@ -187,7 +201,7 @@ class SceneEdit(EditJob):
             from v2edit.scenes.reading import choose_path, fingerprint, name_path
             from v2edit.scenes.rer import fit_loop_steps, path_size
 
-            prepared = self.prepare(given, loaded)
+            prepared = self.prepare(given, loaded, find_cameras=True, on_progress=on_progress)
             scene = prepared.scene
 
             def clip_of(model: Backbone) -> tuple[ResolvedConfig, Size]:
@@ -203,7 +217,7 @@ class SceneEdit(EditJob):
             prepared = prepared.for_clip(backbone, path_size(path))
             config = prepared.config
             log_plan(prepared.prompts, config, path_size(path), backbone)
-            identity = fingerprint_input(self.scene) | {"read": fingerprint(scene, path)}
+            identity = fingerprint_input(scene.path) | {"read": fingerprint(scene, path)}
             record = self.record(prepared, backbone, path_size(path), identity) | {
                 "fit": prepared.fit,
                 "path": {
@@ -212,6 +226,7 @@ class SceneEdit(EditJob):
                     "up": self.render.up,
                     "closed": path.closed,
                 },
+                **({} if prepared.found is None else {"cameras": prepared.found.facts}),
                 "local": self.region.facts,
                 "output": {"format": self.format},
                 "side": prepared.side,
@@ -222,7 +237,7 @@ class SceneEdit(EditJob):
             request = Request("scene", record, steps, self.run_options.save_every, command)
             run.begin(request, partial(save_region, prepared.region))
             options = prepared.fit, prepared.region, Editor(backbone, single_use=loaded is None), self.format
-            edited = _Edit(run, scene, path, prepared.prompts, config, *options).run(on_progress)
+            edited = SceneLoop(run, scene, path, prepared.prompts, config, *options).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prepared.prompts)
 
     @staticmethod
@@ -255,7 +270,7 @@ class SceneEdit(EditJob):
             editor = Editor(backbone, single_use=loaded is None)
             region = load_region(run.snapshots.folder, record.get("local", {}))
             written_as = record.get("output", {}).get("format", "ply")  # runs that began before there was a choice
-            edited = _Edit(run, scene, path, prompts, config, fit, region, editor, written_as).run(on_progress)
+            edited = SceneLoop(run, scene, path, prompts, config, fit, region, editor, written_as).run(on_progress)
         return SceneRun(run.out, edited.gaussians, prompts)
 
     def _choose_path(self, prepared: PreparedScene, backbone: Backbone) -> tuple[CameraPath, PreparedScene]:
@@ -293,107 +308,3 @@ def read_scene_run(folder: Path) -> SceneRun:
 
     prompts, _ = read_prompts(folder / MANIFEST)
     return SceneRun(folder, read_splat(folder / EDITED_SPLAT), prompts)
-
-
-@dataclass(frozen=True)
-class _Edit:
-    """A scene edit with all that it takes: reconstruct, edit by RER, write the results."""
-
-    folder: RunWriter
-    scene: Scene
-    path: CameraPath
-    prompts: PromptPair
-    config: ResolvedConfig
-    fit: ResolvedFit
-    region: Region | None
-    editor: Editor
-    format: SplatFormatName
-
-    def run(self, on_progress: ProgressCallback | None) -> EditedScene:
-        """Go from where the run's snapshots stand to its results; return the edited scene."""
-        from v2edit.scenes.rer import edit_gaussians
-
-        assert self.folder.request is not None
-        report = on_progress or (lambda progress: None)
-        source, snapshots = self._reconstruct(report), self.folder.snapshots
-        if self.region is not None and self.scene.gaussians is None:
-            log.info("scene: %s", describe_within(self.region, source))
-        options = self.prompts, self.config, self.fit, report
-        edited = edit_gaussians(self.editor, source, self.path, *options, snapshots=snapshots, region=self.region)
-        self._write(source, edited, self.folder.request.facts["instruction"] or self.prompts.target)
-        return edited
-
-    def _reconstruct(self, report: ProgressCallback) -> Gaussians:
-        """Return the source scene's Gaussians: those that it came as, or optimised from its images."""
-        from v2edit.jobs.estimate import format_duration
-        from v2edit.scenes.optimise import reconstruct
-        from v2edit.scenes.rer import SceneProgress, fit_snapshot
-
-        assert self.folder.request is not None
-        device = self.folder.request.facts["scene_device"]
-        if self.scene.gaussians is not None:
-            return self.scene.gaussians.to(device)
-        assert self.scene.dataset is not None
-
-        def on_step(at: Any) -> None:
-            report(SceneProgress("reconstructing", at.step, at.steps, at.psnr))
-
-        def on_timed(seconds: float) -> None:
-            log.info("reconstructing: %s; about %s for the first", self.fit, format_duration(seconds))
-
-        snapshot = fit_snapshot(self.folder.snapshots, 0)
-        return reconstruct(self.scene.dataset, self.fit, on_step, device, self.config.seed, snapshot, on_timed)
-
-    def _write(self, source: Gaussians, edited: EditedScene, title: str) -> None:
-        """Write everything in the run folder."""
-        from v2edit import video as videos
-        from v2edit.scenes.camera_paths import write_path
-        from v2edit.scenes.dataset import views_dataset
-        from v2edit.scenes.formats.nerfstudio import write_transforms
-        from v2edit.scenes.formats.splats import Splat, write_in_formats, write_splat_file
-        from v2edit.scenes.rer import render_video
-
-        folder, dataset, cameras = self.folder.folder, self.scene.dataset, self.path.cameras
-        splat = self.scene.splat or Splat(source)
-        write_splat_file(folder / SOURCE_SPLAT, splat)
-        write_in_formats(folder / EDITED_SPLAT, splat.edited(edited.gaussians), self.format)
-        write_path(folder / "camera_path.json", self.path, FPS, None if dataset is None else dataset.applied)
-        before, after = render_video(source, cameras), render_video(edited.gaussians, cameras)
-        videos.write(before, folder / BEFORE_VIDEO, fps=FPS)
-        videos.write(after, folder / AFTER_VIDEO, fps=FPS)
-        videos.write_compare(before, after, folder / COMPARISON_VIDEO, FPS)
-        rows = {"before": before}
-        for number, (video, render) in enumerate(zip(edited.videos, edited.renders, strict=True), start=1):
-            videos.write(video, folder / subtask_video(number), fps=FPS)
-            rows |= {f"subtask {number}, the video": video, f"subtask {number}, the scene": render}
-        videos.contact_sheet(rows | {f"after: {title}": after}, folder / CONTACT_SHEET)
-        figures: dict[str, Any] = {"changes": [asdict(change) for change in edited.changes]}
-
-        views = views_dataset(dataset, cameras)
-        (folder / "dataset").mkdir()
-        write_transforms(folder / "dataset", replace(views, images=render_video(edited.gaussians, views.cameras)))
-        if dataset is not None and dataset.is_held_out.any():
-            figures |= self._write_held_out(folder, dataset, source, edited.gaussians, title)
-        self.folder.write_manifest(figures | {"memory": self.editor.backbone.memory_mode})
-
-    @staticmethod
-    def _write_held_out(
-        folder: Path, dataset: Dataset, source: Gaussians, edited: Gaussians, title: str
-    ) -> dict[str, float]:
-        """Write the held-out views of both scenes; return the PSNR of the reconstruction there."""
-        from PIL import Image
-
-        from v2edit import video as videos
-        from v2edit.scenes.formats.nerfstudio import file_names
-        from v2edit.scenes.measure import photograph_psnr
-        from v2edit.scenes.rer import render_video
-
-        held_out = dataset.held_out
-        (folder / "held-out").mkdir()
-        before, after = render_video(source, held_out.cameras), render_video(edited, held_out.cameras)
-        for name, image in zip(file_names(held_out.names), after, strict=True):
-            Image.fromarray(image).save(folder / "held-out" / f"{name}.png")
-        sheet = {"photographs": held_out.images, "reconstructed": before, f"after: {title}": after}
-        videos.contact_sheet(sheet, folder / "held-out.png")
-        psnr = photograph_psnr(before, held_out)
-        return {} if math.isnan(psnr) else {"reconstruction_psnr": psnr}

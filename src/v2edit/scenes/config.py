@@ -12,6 +12,7 @@ from v2edit.errors import UserError
 MAX_DEGREE = 3
 TRANSFORMS = "transforms.json"  # a dataset, as nerfstudio names it
 BLENDER_SPLITS = tuple(f"transforms_{split}.json" for split in ("train", "val", "test"))  # as NeRF's Blender scenes are
+MIN_PICTURES = 5  # without poses, to find these
 SCENE_FACTS = "scene.json"  # prompts of a scene, in its folder
 
 Quality = Literal["draft", "normal", "high"]
