@@ -23,18 +23,20 @@ kill: whether edits whose processes are killed again and again, at any moment, h
 
 memory: the peak memory of a process that edits so many frames in blocks, and its seconds a frame.
 
-Measured in November 2026, x0 with 4 seeds at 17, 33 and 65 frames: full attention 18.63, 17.94, 16.04 dB;
-windows 19.97, 19.24, 18.84; blocks 20.85, 20.65, 20.15, but 20.43, 20.02, 19.90 where a later block's first latent
-frame weighed as much as its last one (lead 1), and 20.28, 18.96, 18.37 where those of every other step also began
-between two of the autoencoder's groups, which they no longer do. Where all objects hop, with 2 seeds at 65 frames:
-blocks 18.91 (lead 0 18.83, lead 1 18.10), windows 16.19, full attention 13.77. Edits of 65 frames, 8 steps, 2 seeds,
-lead 1: PSNR 29.44 in blocks and 28.95 in windows, worst tenth 27.43 and 26.35, joints 1.04 and 1.03 (1.06 and 1.07 at
-most). Edits of 129 frames in blocks, 8 steps, 10 seeds: PSNR 30.34 (30.25 with lead 1), worst tenth 28.20 (27.87),
-right 0.969 (from 0.86 on), kept 0.989 (0.89), edited 0.994 (0.94), joints 1.012 (1.21 at most), drift 0.14 (0.25).
-The joints beyond 1.1 are of objects that land from a hop, every eighth frame, as blocks begin: 1.21 and 1.14, where
-those of the coded truth are 1.31 and 1.16. Memory at 2 steps: 0.70 GiB at 129 frames, 0.87 at 1,025, with 0.090 and
-0.093 s of the processor a frame. Blocks of the built-in model are 3 latent frames and overlap in one, so that only
-`lead` tells shapes of weights apart; edits in longer ones, with windows within, have not been compared.
+Measured in November 2026, x0 with 4 seeds at 17, 33 and 65 frames: full attention 18.63, 17.94, 16.04 dB; windows
+19.97, 19.24, 18.84; blocks 20.85, 20.65, 20.15, but 20.43, 20.02, 19.90 where a later block's first latent frame
+weighed as much as its last one (lead 1), and 20.28, 18.96, 18.37 where those of every other step also began between two
+of the autoencoder's groups, which they no longer do. Where all objects hop, with 2 seeds at 65 frames: blocks 18.91
+(lead 0 18.83, lead 1 18.10), windows 16.19, full attention 13.77. Edits of 65 frames, 8 steps, 3 seeds: blocks PSNR
+29.27, worst tenth 26.88, right 0.93, edited 0.97; windows 28.99, 26.50, 0.63, 0.67; full attention 26.54, 23.06, 0.80,
+0.83; the coded truth 32.07, 29.46, 0.82, 0.88. Edits of 129 frames in blocks, 8 steps, 10 seeds: PSNR 30.34 (30.25 with
+lead 1), worst tenth 28.20 (27.87), right 0.969 (from 0.86 on), kept 0.989 (0.89), edited 0.994 (0.94), joints 1.012
+(1.21 at most), drift 0.14 (0.25); the coded truth's right is 0.955 (0.75), edited 0.969 (0.75), joints 1.015 (1.31 at
+most). The joints beyond 1.1 are of objects that land from a hop, every eighth frame, as blocks begin: 1.21 and 1.14,
+where those of the coded truth are 1.31 and 1.16. In longer blocks with windows within (9 1/2) the joints are as far,
+and an object is lost. Memory at 2 steps: 0.70 GiB at 129 frames, 0.87 at 1,025, with 0.090 and 0.093 s of the processor
+a frame. Blocks of the built-in model are 3 latent frames and overlap in one, so that only `lead` tells shapes of
+weights apart.
 """
 
 from __future__ import annotations
