@@ -36,6 +36,7 @@ from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
 from v2edit.scenes.optimise import FitProgress, optimise_gaussians, single_thread
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.regions import Region, SeenRegion
+from v2edit.scenes.removal import remove_vanished
 from v2edit.video.composite import composite as composite_video
 
 log = logging.getLogger(__name__)
@@ -185,13 +186,16 @@ def prepare_refit(
     count = len(edited)
     target = Dataset(cameras, images, tuple(f"{k:04d}" for k in range(count)), np.zeros(count, bool))
     editable = editable_mask(scene, cameras, mask)
-    spawned = spawn(scene, unedited, target, mask, torch.Generator().manual_seed(seed))
     if region is not None:
         editable &= region.contains(scene)
+    left = remove_vanished(scene, target, mask, editable, seed)
+    shown = unedited if left is scene else render_video(left, cameras)
+    spawned = spawn(left, shown, target, mask, torch.Generator().manual_seed(seed))
+    if region is not None:
         spawned = spawned and spawned.select(region.contains(spawned))
     if spawned:
-        scene, editable = scene.joined(spawned), torch.cat([editable, editable.new_ones(len(spawned))])
-    return scene, target, editable
+        left, editable = left.joined(spawned), torch.cat([editable, editable.new_ones(len(spawned))])
+    return left, target, editable
 
 
 def fit_snapshot(snapshots: Snapshots | None, subtask: int) -> LoopSnapshot:
