@@ -134,8 +134,9 @@ def test_addresses_of_reports_are_signed_and_lead_nowhere_else(studio: Client) -
         assert answer.status == 404, path
     _, _, name, token = base.split("/")
     other = next(run["name"] for run in studio.get("/runs?kind=edit")["runs"])
-    for wrong in (f"{name}/{token[:-1]}", f"{name}/{token}0", f"{other}/{token}", f"{name}/x"):
-        assert studio.ask("GET", f"/report/{wrong}/picture.png").status == 404
+    wrong = [f"{name}/{token[:-1]}/clip.mp4", f"{name}/{token}0/clip.mp4", f"{name}/x/clip.mp4"]
+    for path in (*wrong, f"{other}/{token}/edited.mp4"):  # files that there are
+        assert studio.ask("GET", f"/report/{path}").status == 404
     assert studio.ask("POST", f"{base}/hostile.html", {}).status == 405
     for page in ("none.html", "clip.mp4", ".hidden.html", "run.json"):
         assert studio.api("GET", f"/runs/bench-of-methods/report/{page}").status == 404

@@ -163,8 +163,9 @@ function Earlier({ upload, onChoose, onDelete, busy }) {
   const facts = [width && `${width} × ${height}`, frames > 1 && text.edit.frames(frames), bytes(upload.bytes), when(created)].filter(Boolean);
   return html`<li>
     <button type="button" class="earlier" onClick=${onChoose}><span class="thumb">${thumb ? html`<img src=${thumb} alt="" loading="lazy" />` : html`<${Icon} name="cube" />`}</span><span class="recent-name">${name}</span></button>
-    <div class="card-foot"><span class="facts">${facts.map((fact) => html`<span>${fact}</span>`)}</span>
-      ${asks ? html`<button type="button" class="danger" disabled=${busy} onClick=${onDelete}>${text.edit.reallyDelete}</button>` : html`<${IconButton} icon="trash" label=${text.edit.deleteUpload(name)} onClick=${() => setAsks(true)} />`}</div>
+    <div class="earlier-foot">
+      ${asks ? html`<button type="button" class="danger" disabled=${busy} onClick=${onDelete}>${text.edit.reallyDelete}</button><${IconButton} icon="close" label=${text.cancel} onClick=${() => setAsks(false)} />` : html`<span class="facts">${facts.map((fact) => html`<span>${fact}</span>`)}</span><${IconButton} icon="trash" label=${text.edit.deleteUpload(name)} onClick=${() => setAsks(true)} />`}
+    </div>
   </li>`;
 }
 
