@@ -19,6 +19,7 @@ from v2edit.studio.options import ALLOWED
 
 PAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit" / "studio" / "page"
 MODULES = [path for path in PAGE.glob("*.js") if 'from "./text.js"' in path.read_text()]
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="  # a picture of another shape than any clip
 FEW_STEPS = {"steps": "4", "guidance": "1"}
 
 
@@ -252,7 +253,7 @@ def test_nothing_jumps_when_a_job_gets_its_first_preview(browser, studio, sample
     source = {name: upload[name] for name in ("width", "height", "thumb")}
     job = {"id": "a-job", "kind": "edit", "title": "make it blue", "state": "loading", "source": source, "notes": []}
     progress = {"text": "step 1/4", "done": 0.2, "seconds_left": 9, "then": ["writing"]}
-    later = job | {"state": "running", "progress": progress, "preview": upload["thumb"], "preview_type": "image/jpeg"}
+    later = job | {"state": "running", "progress": progress, "preview": PIXEL, "preview_type": "image/gif"}
     put = """async (job) => (await import("/store.js")).putJob(job)"""
     places = """() => [...document.querySelectorAll("article > *")].map((one) => {
         const { x, y, width, height } = one.getBoundingClientRect();
