@@ -170,7 +170,7 @@ export const text = {
     modes: { all: "Everything", box: "A box" },
     help: {
       all: "The whole scene may change; what the edit does not change in the pictures stays as it is.",
-      box: "Two opposite corners in the scene’s own units. What lies outside stays exactly as it is.",
+      box: "Two opposite corners in the scene’s own units. Only what is within may change.",
     },
     corners: ["From", "To"],
     part: (corner, axis) => `${corner} ${axis}`,
