@@ -20,7 +20,6 @@ from v2edit.errors import UserError
 from v2edit.host import find_device
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.gaussians import Gaussians
-from v2edit.scenes.rasterise.projection import project
 
 log = logging.getLogger(__name__)
 NEEDS = "scenes need {}: pip install 'v2edit[scenes]'"
@@ -54,15 +53,14 @@ def render(
     behind = torch.tensor(background, dtype=torch.float32, device=gaussians.means.device)
     if backend == "cpu":
         try:
-            from v2edit.scenes.rasterise.cpu import rasterise
+            from v2edit.scenes.rasterise.cpu import rasterise_camera
         except ModuleNotFoundError as missing:
             raise UserError(NEEDS.format(missing.name)) from missing
     else:
-        from v2edit.scenes.rasterise.reference import rasterise
-    images = []
-    for k in range(len(cameras)):
-        flat = project(gaussians, cameras.world_to_camera[k], cameras.intrinsics[k], cameras.height, cameras.width)
-        images.append(rasterise(flat, cameras.height, cameras.width, behind))
+        from v2edit.scenes.rasterise.reference import rasterise_camera
+    size = cameras.height, cameras.width
+    poses = zip(cameras.world_to_camera, cameras.intrinsics, strict=True)
+    images = [rasterise_camera(gaussians, pose, matrix, *size, behind) for pose, matrix in poses]
     return Rendered(*(torch.stack(parts) for parts in zip(*images, strict=True)))
 
 

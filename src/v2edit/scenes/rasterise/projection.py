@@ -76,9 +76,14 @@ def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.nd
         inside = (means + radii > 0) & (means - radii < means.new_tensor([width, height]))
         radii = torch.where((visible & inside.all(1) & radii.isfinite().all(1))[:, None], radii, 0)
 
-    centre = -rotation.T @ translation
-    colours = (harmonics(F.normalize(positions - centre, dim=1), gaussians.degree)[:, :, None] * gaussians.sh).sum(1)
-    return Flat(means, conics, (colours + 0.5).clamp(min=0), opacities, depths, radii)
+    return Flat(means, conics, view_colours(positions, gaussians.sh, world_to_camera), opacities, depths, radii)
+
+
+def view_colours(positions: Tensor, sh: Tensor, world_to_camera: np.ndarray) -> Tensor:
+    """Return the colours [N, 3] that a camera sees of harmonics [N, K, 3] at positions [N, 3]."""
+    centre = torch.from_numpy(-world_to_camera[:3, :3].T @ world_to_camera[:3, 3]).to(positions)
+    values = harmonics(F.normalize(positions - centre, dim=1), round(sh.shape[1] ** 0.5) - 1)
+    return ((values[:, :, None] * sh).sum(1) + 0.5).clamp(min=0)
 
 
 def rotations(quats: Tensor) -> Tensor:

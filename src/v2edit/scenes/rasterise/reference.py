@@ -5,10 +5,19 @@ Letters: M visible Gaussians, P pixels.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from v2edit.scenes.rasterise.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Flat
+from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.rasterise.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Flat, project
+
+
+def rasterise_camera(
+    gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.ndarray, height: int, width: int, behind: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return colours [H, W, 3] and alphas [H, W] of one camera; differentiable in the Gaussians' parameters."""
+    return rasterise(project(gaussians, world_to_camera, intrinsics, height, width), height, width, behind)
 
 
 def rasterise(flat: Flat, height: int, width: int, background: Tensor) -> tuple[Tensor, Tensor]:
