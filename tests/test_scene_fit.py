@@ -16,17 +16,10 @@ from v2edit.scenes.gaussians import Gaussians, sh_to_colour
 from v2edit.scenes.initialise import initial_gaussians, plane_sweep, sample_surfaces, spacing
 from v2edit.scenes.masks import spawn
 from v2edit.scenes.measure import photograph_psnr, region_psnr
-from v2edit.scenes.optimise import (
-    FitProgress,
-    compute_relocation,
-    loss,
-    optimise_gaussians,
-    reconstruct,
-    relocate,
-    single_thread,
-)
+from v2edit.scenes.optimise import FitProgress, loss, optimise_gaussians, reconstruct, single_thread
 from v2edit.scenes.primitives import sample_task
 from v2edit.scenes.rasterise import render
+from v2edit.scenes.relocation import compute_relocation, relocate
 from v2edit.scenes.rer import render_video
 
 QUICK = FitConfig(gaussians=1000, fit_steps=80, refit_steps=60)

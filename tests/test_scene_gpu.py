@@ -22,7 +22,7 @@ from v2edit.jobs.scene import SceneEdit
 from v2edit.runs.snapshots import LoopState, Snapshots
 from v2edit.scenes import optimise, rasterise, targets
 from v2edit.scenes.config import PIXELS_PER_GAUSSIAN, PRESETS, FitConfig, ResolvedFit
-from v2edit.scenes.optimise import FitProgress, full_precision, optimise_gaussians, reconstruct
+from v2edit.scenes.optimise import FitMethod, FitProgress, full_precision, optimise_gaussians, reconstruct
 from v2edit.scenes.primitives import sample_task, write_task
 from v2edit.scenes.rasterise import gsplat, rasteriser_device, render
 from v2edit.scenes.targets import Targets
@@ -154,7 +154,7 @@ def test_a_step_never_waits_for_the_device(monkeypatch, degree, masks):
     dataset, editable = dataset_of(ring(6, height=50, width=60), masks=masks), torch.ones(60).bool().to("meta")
     reports: list[FitProgress] = []
     with NoWaiting():
-        optimise_gaussians(start, dataset, 11, 0, editable, reports.append, coarse_to_fine=True)
+        optimise_gaussians(start, dataset, 11, 0, editable, reports.append, method=FitMethod())
     assert len(reports) == 11 and readings == [1, 4, 4, 2]
 
 

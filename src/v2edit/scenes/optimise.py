@@ -21,9 +21,12 @@ from v2edit.runs.snapshots import LoopSnapshot, LoopState
 from v2edit.scenes.cameras import Cameras, distance_of
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset
+from v2edit.scenes.exposure import apply_exposure, neutral_exposures, update_exposure
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.initialise import initial_gaussians
 from v2edit.scenes.rasterise import render
+from v2edit.scenes.rasterise.gsplat import to_device
+from v2edit.scenes.relocation import add_noise, relocate, split
 from v2edit.scenes.targets import Targets
 
 # Learning rates of Adam; that of the means in pixels of the training images.
@@ -39,12 +42,32 @@ LEARNING_RATES = {
 }
 FINAL_RATE = 0.1  # of the initial learning rate, after exponential decay
 COARSE = ((0.15, 4), (0.4, 2))  # until this share of the steps, images are downscaled by this factor
-DEAD = 0.005  # opacity up to which a Gaussian is relocated
+EXPOSURE_FROM, EXPOSURE_SHARE = 0.1, 0.3  # of the steps, and of the way to the best map in each
+START_SHARE, GROW_UNTIL = 0.5, 0.6  # of the Gaussians at the start, and of the steps until there are all
 RELOCATE_EVERY, RELOCATE_UNTIL = 50, 0.8
 TIMED_STEPS = 20  # of a short reconstruction, from which the time of the whole one is estimated
 READ_EVERY = 25  # steps between readings of the PSNR from a GPU, each of which waits for all that it is given to do
+STRETCH = (1.0, 30.0)  # the least and the most by which the learning rate of the means grows with the distance
 SSIM_WEIGHT = 0.2  # of 1 - SSIM in the loss
 OPACITY_COST, SCALE_COST = 5e-3, 5e-3  # regularisation, so that unneeded Gaussians fade (Kheradmand et al. 2024)
+
+
+@dataclass(frozen=True)
+class FitMethod:
+    """The parts of a reconstruction that a later one, of an edited video, does without. `coarse_to_fine`: begin with
+    smaller images. `exposure`: fit the exposure of each photograph. `growth`: begin with few Gaussians and
+    split those that the images pull at. `far_rates`: let what is far away move as fast in the images as what is near.
+    `noise`: let faded Gaussians wander."""
+
+    coarse_to_fine: bool = True
+    exposure: bool = True
+    growth: bool = True
+    far_rates: bool = True
+    noise: bool = False
+
+
+# Of an edited video: a scene is there to begin with, and colours that the edit changed must not pass for an exposure.
+REFIT = FitMethod(coarse_to_fine=False, exposure=False, growth=False, far_rates=False, noise=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,7 @@ def reconstruct(
     seed: int = 0,
     snapshot: LoopSnapshot = LoopSnapshot(),
     on_timed: Callable[[float], None] | None = None,
+    method: FitMethod = FitMethod(),
 ) -> Gaussians:
     """Reconstruct a scene from the training views of a dataset; held-out views are not used. `on_timed` is called with
     the seconds that it will take, about, before the first step; not where it resumes."""
@@ -72,17 +96,18 @@ def reconstruct(
     fit = config.resolve(training.images[..., 0].size, device.type == "cuda")
     with single_thread():
         generator = torch.Generator().manual_seed(seed)
-        start = initial_gaussians(training, fit.gaussians, fit.degree, generator, device)
+        count = max(1, round(START_SHARE * fit.gaussians)) if method.growth else fit.gaussians
+        start = initial_gaussians(training, count, fit.degree, generator, device)
     if on_timed is not None and snapshot.load() is None:
-        on_timed(fit.fit_steps * time_step(start, training, min(TIMED_STEPS, fit.fit_steps)))
-    return optimise_gaussians(start, training, fit.fit_steps, seed, None, on_progress, snapshot, coarse_to_fine=True)
+        on_timed(fit.fit_steps * time_step(start, training, min(TIMED_STEPS, fit.fit_steps), method))
+    return optimise_gaussians(start, training, fit.fit_steps, seed, None, on_progress, snapshot, method, fit.gaussians)
 
 
-def time_step(start: Gaussians, dataset: Dataset, steps: int) -> float:
+def time_step(start: Gaussians, dataset: Dataset, steps: int, method: FitMethod) -> float:
     """Return the mean seconds of a step of a reconstruction, by a short one, whose result is not kept."""
     optimise_gaussians(start, dataset, 1)  # compiles
     began = time.perf_counter()
-    optimise_gaussians(start, dataset, steps, coarse_to_fine=True).means.sum().item()  # waits for a GPU
+    optimise_gaussians(start, dataset, steps, method=method).means.sum().item()  # waits for a GPU
     return (time.perf_counter() - began) / steps
 
 
@@ -94,51 +119,115 @@ def optimise_gaussians(
     editable: Tensor | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
     snapshot: LoopSnapshot = LoopSnapshot(),
-    coarse_to_fine: bool = False,
+    method: FitMethod = REFIT,
+    budget: int | None = None,
 ) -> Gaussians:
     """Optimise Gaussians with Adam towards the images of every view of `dataset`, one view a step.
 
-    The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 - SSIM). The number of Gaussians is constant: faded ones are
-    relocated to where others have much to show (Kheradmand et al. 2024). Where `editable`, bool [N], is given, only
-    these change, and those that have faded, which join them. `coarse_to_fine` begins with smaller images. A `snapshot`
-    keeps the state, to resume from."""
-    generator = torch.Generator().manual_seed(seed)
-    device = start.means.device
-    editable = None if editable is None else editable.clone()
-    targets = Targets(dataset, {1, *(factor for _, factor in COARSE)}, device)
-    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in _split_sh(start).items()}
-    pixel = _pixel_size(dataset.cameras, start)
-    rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * pixel}
-    optimiser = _make_optimiser(leaves, rates)
-    state = FitState(0, [], None)
+    The loss is that of Kerbl et al. 2023, 0.8 L1 + 0.2 (1 - SSIM). Faded Gaussians are relocated to where others have
+    much to show (Kheradmand et al. 2024); their number is constant, or grows to a `budget`. Where `editable`, bool [N],
+    is given, only these change, and those that have faded, which join them. A `snapshot` keeps the state, to resume
+    from."""
+    fit = _Optimisation(start, dataset, steps, seed, editable, method, budget)
     if saved := snapshot.load():
-        state = _restore(saved, leaves, optimiser, generator)
-        editable = None if editable is None else saved.tensors["free"].to(device)
-    with single_thread(), full_precision(device):
-        save = lambda: _to_loop_state(state, leaves, optimiser, generator, editable)  # noqa: E731
-        for step in snapshot.steps(state.step, steps, save):
-            factor = next((f for until, f in COARSE if step < until * steps), 1) if coarse_to_fine else 1
-            if not state.order:
-                state.order = torch.randperm(len(dataset), generator=generator).tolist()
-            k = state.order.pop()
-            # Another background colour each step: dark surfaces must be dark, not holes in front of a dark background.
-            red, green, blue = torch.rand(3, generator=generator).tolist()
-            _set_rates(optimiser, rates, FINAL_RATE ** (step / steps))
-            gaussians, (truth, mask) = _join_sh(leaves), targets.view(k, factor)
-            image = render(gaussians, targets.cameras[factor][[k]], background=(red, green, blue)).colours[0]
-            cost = loss(image, truth, mask)
-            cost = cost + OPACITY_COST * gaussians.logit_opacities.sigmoid().mean()
-            cost = cost + SCALE_COST * gaussians.log_scales.exp().mean() / (100 * pixel)
-            _take_step(optimiser, leaves, cost, editable)
+        fit.restore(saved)
+    on_cpu = start.means.device.type == "cpu"
+    with single_thread(), full_precision(start.means.device):
+        for step in snapshot.steps(fit.state.step, steps, fit.save):
+            image, truth, mask = fit.take_step(step)
             if step % RELOCATE_EVERY == RELOCATE_EVERY - 1 and step < RELOCATE_UNTIL * steps:
-                relocate(leaves, optimiser, generator, editable)
-            state.step = step + 1
+                fit.relocate(step)
+            fit.state.step = step + 1
             if on_progress is not None:
-                state.errors.append(_squared_error(image.detach(), truth, mask))
-                if device.type == "cpu" or step % READ_EVERY == 0 or step + 1 == steps:
-                    state.read_errors()
-                on_progress(FitProgress(step + 1, steps, state.psnr))
-    return _join_sh(leaves).detach()
+                fit.state.errors.append(_squared_error(image, truth, mask))
+                if on_cpu or step % READ_EVERY == 0 or step + 1 == steps:
+                    fit.state.read_errors()
+                on_progress(FitProgress(step + 1, steps, fit.state.psnr))
+    return _join_sh(fit.leaves).detach()
+
+
+class _Optimisation:
+    """An optimisation of Gaussians with all that changes in its steps. `others`: its tensors beside the `leaves` and
+    the moments of the optimiser: `free`, which Gaussians may change; `exposures` of the views; `needs`, how much the
+    images have pulled at each Gaussian since the last split."""
+
+    def __init__(
+        self,
+        start: Gaussians,
+        dataset: Dataset,
+        steps: int,
+        seed: int,
+        editable: Tensor | None,
+        method: FitMethod,
+        budget: int | None,
+    ) -> None:
+        device = start.means.device
+        self.steps, self.method, self.budget = steps, method, budget
+        self.generator = torch.Generator().manual_seed(seed)
+        self.targets = Targets(dataset, {1, *(factor for _, factor in COARSE)}, device)
+        self.leaves = {name: one.detach().clone().requires_grad_() for name, one in _split_sh(start).items()}
+        self.pixel = _pixel_size(dataset.cameras, start)
+        self.rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * self.pixel}
+        self.optimiser = _make_optimiser(self.leaves, self.rates)
+        self.distances = _Distances(dataset.cameras, self.pixel, device) if method.far_rates else None
+        self.state = FitState(0, [], None)
+        self.others: dict[str, Tensor] = {}
+        if editable is not None:
+            self.others["free"] = editable.clone()
+        if method.exposure:
+            self.others["exposures"] = neutral_exposures(len(dataset), device)
+        if method.growth:
+            self.others["needs"] = torch.zeros(len(start), device=device)
+
+    def take_step(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Take a step towards the next view; return its render [h, w, 3], its image and its mask [h, w], if any."""
+        progress, method = step / self.steps, self.method
+        factor = next((f for until, f in COARSE if progress < until), 1) if method.coarse_to_fine else 1
+        if not self.state.order:
+            self.state.order = torch.randperm(self.targets.count, generator=self.generator).tolist()
+        k = self.state.order.pop()
+        # Another background colour each step: dark surfaces must be dark, not holes in front of a dark background.
+        red, green, blue = torch.rand(3, generator=self.generator).tolist()
+        _set_rates(self.optimiser, self.rates, FINAL_RATE**progress)
+        gaussians, (truth, mask) = _join_sh(self.leaves), self.targets.view(k, factor)
+        image = render(gaussians, self.targets.cameras[factor][[k]], background=(red, green, blue)).colours[0]
+        if method.exposure:
+            if progress >= EXPOSURE_FROM:
+                update_exposure(self.others["exposures"], k, image.detach(), truth, mask, EXPOSURE_SHARE)
+            image = apply_exposure(self.others["exposures"][k], image)
+        cost = loss(image, truth, mask)
+        cost = cost + OPACITY_COST * gaussians.logit_opacities.sigmoid().mean()
+        cost = cost + SCALE_COST * gaussians.log_scales.exp().mean() / (100 * self.pixel)
+        stretch = None if self.distances is None else self.distances.relative(self.leaves["means"].detach())
+        _take_step(self.optimiser, self.leaves, cost, self.others.get("free"), stretch)
+        pull = self.leaves["means"].grad
+        if method.growth and pull is not None:
+            self.others["needs"] += pull.norm(dim=1) * (1 if stretch is None else stretch)
+        if method.noise:
+            add_noise(self.leaves, self.rates["means"] * FINAL_RATE**progress, self.generator)
+        return image.detach(), truth, mask
+
+    def relocate(self, step: int) -> None:
+        """Relocate faded Gaussians, and split others where there are fewer than there should be by now."""
+        relocate(self.leaves, self.optimiser, self.generator, self.others.get("free"))
+        if self.method.growth and self.budget is not None:
+            needs = self.others["needs"]
+            wanted = round(self.budget * START_SHARE ** max(0.0, 1 - step / (GROW_UNTIL * self.steps)))
+            split(self.leaves, self.optimiser, needs, max(0, min(len(needs), wanted - len(needs))))
+            self.others["needs"] = needs.new_zeros(len(self.leaves["means"]))
+
+    def save(self) -> LoopState:
+        """Return the state, for a snapshot."""
+        state = self.optimiser.state
+        moments = {f"{name}.{key}": value for name, leaf in self.leaves.items() for key, value in state[leaf].items()}
+        others = self.others | {"generator": self.generator.get_state()}
+        return LoopState({**self.leaves, **moments, **others}, self.state.facts())
+
+    def restore(self, saved: LoopState) -> None:
+        """Return to a saved state."""
+        self.state = _restore(saved, self.leaves, self.optimiser, self.generator)
+        device = self.leaves["means"].device
+        self.others = {name: saved.tensors[name].to(device) for name in self.others}
 
 
 def _make_optimiser(leaves: dict[str, Tensor], rates: dict[str, float]) -> torch.optim.Optimizer:
@@ -153,16 +242,25 @@ def _set_rates(optimiser: torch.optim.Optimizer, rates: dict[str, float], decay:
 
 
 def _take_step(
-    optimiser: torch.optim.Optimizer, leaves: dict[str, Tensor], cost: Tensor, editable: Tensor | None
+    optimiser: torch.optim.Optimizer,
+    leaves: dict[str, Tensor],
+    cost: Tensor,
+    editable: Tensor | None,
+    stretch: Tensor | None,
 ) -> None:
-    """Take a step down the gradient of a cost; where `editable` is given, only of these Gaussians."""
+    """Take a step down the gradient of a cost; where `editable` is given, only of these Gaussians. `stretch` [N]: by
+    how much each moves further than by the learning rate."""
     optimiser.zero_grad()
     cost.backward()
     if editable is not None:
         for leaf in leaves.values():
             if leaf.grad is not None:
                 leaf.grad.masked_fill_(~editable.view(-1, *[1] * (leaf.dim() - 1)), 0)
+    before = None if stretch is None else leaves["means"].detach().clone()
     optimiser.step()
+    if before is not None and stretch is not None:
+        with torch.no_grad():
+            leaves["means"].copy_(torch.lerp(before, leaves["means"], stretch[:, None]))
 
 
 def _squared_error(image: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
@@ -206,23 +304,11 @@ class FitState:
         return {"step": self.step, "order": self.order, "psnr": self.psnr}
 
 
-def _to_loop_state(
-    state: FitState,
-    leaves: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-    editable: Tensor | None,
-) -> LoopState:
-    moments = {f"{name}.{key}": value for name, leaf in leaves.items() for key, value in optimiser.state[leaf].items()}
-    others = {"generator": generator.get_state()} | ({} if editable is None else {"free": editable})
-    return LoopState({**leaves, **moments, **others}, state.facts())
-
-
 def _restore(
     saved: LoopState, leaves: dict[str, Tensor], optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> FitState:
     for name, leaf in leaves.items():
-        leaf.data.copy_(saved.tensors[name])
+        leaf.data = saved.tensors[name].to(leaf.device)
         prefix = f"{name}."
         moments = {key.removeprefix(prefix): key for key in saved.tensors if key.startswith(prefix)}
         # Adam counts its steps on the CPU, wherever the parameters are, unless it is fused.
@@ -251,54 +337,6 @@ def mean_ssim(image: Tensor, truth: Tensor) -> Tensor:
     return MeanSSIM.apply(image, truth)  # pyright: ignore[reportReturnType]
 
 
-@torch.no_grad()
-def relocate(
-    leaves: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-    editable: Tensor | None = None,
-) -> int:
-    """Move faded Gaussians onto others, drawn by opacity, and reduce the opacity and scale of both so that the image
-    stays (Kheradmand et al. 2024, Eq. 9); return how many were moved. Where `editable`, bool [N], is given, they move
-    only onto these, and become editable."""
-    opacities = leaves["logit_opacities"].sigmoid().cpu()
-    dead = (opacities <= DEAD).nonzero()[:, 0]
-    alive = ((opacities > DEAD) & (True if editable is None else editable.cpu())).nonzero()[:, 0]
-    if not len(dead) or not len(alive):
-        return 0
-    drawn = torch.multinomial(opacities[alive], len(dead), replacement=True, generator=generator)
-    onto, copies = alive[drawn], torch.bincount(drawn, minlength=len(alive))[drawn] + 1
-    opacity, shrink = compute_relocation(opacities[onto], copies)
-    device = leaves["means"].device
-    dead, onto = dead.to(device), onto.to(device)
-    if editable is not None:
-        editable[dead] = True
-    leaves["logit_opacities"][onto] = torch.logit(opacity.clamp(DEAD, 1 - 1e-6)).to(device)
-    leaves["log_scales"][onto] += shrink.log()[:, None].to(device)
-    for leaf in leaves.values():
-        leaf[dead] = leaf[onto]
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in optimiser.state[leaf]:
-                optimiser.state[leaf][name][onto] = 0
-                optimiser.state[leaf][name][dead] = 0
-    return len(dead)
-
-
-def compute_relocation(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the opacity, and the factor of the scale, of n copies of a Gaussian that together look like the one
-    (Kheradmand et al. 2024, Eq. 9; gsplat's `compute_relocation`):
-    o' = 1 - (1 - o)^(1/n), and s'/s = o / sum_k C(n, k) (-1)^(k-1) o'^k / sqrt(k), k = 1..n."""
-    copies = copies.clamp(max=20).double()
-    opacities = opacities.double().clamp(max=1 - 1e-7)
-    new = 1 - (1 - opacities) ** (1 / copies)
-    k = torch.arange(1, int(copies.max()) + 1, dtype=torch.float64)
-    choose = torch.exp(
-        torch.lgamma(copies[:, None] + 1) - torch.lgamma(k + 1) - torch.lgamma((copies[:, None] - k).clamp(min=0) + 1)
-    )
-    terms = torch.where(k <= copies[:, None], choose * (-1.0) ** (k - 1) * new[:, None] ** k / k.sqrt(), 0)
-    return new.float(), (opacities / terms.sum(1)).float()
-
-
 @contextmanager
 def single_thread() -> Iterator[None]:
     """Limit torch to one thread: the arrays are small, and its spinning threads would take the rasteriser's cores."""
@@ -322,6 +360,20 @@ def full_precision(device: torch.device) -> Iterator[None]:
     finally:
         if before:
             torch.backends.cudnn.allow_tf32 = True
+
+
+class _Distances:
+    """Distances from the cameras in those of what these look at, at which a pixel has the size `pixel`."""
+
+    def __init__(self, cameras: Cameras, pixel: float, device: torch.device) -> None:
+        middle = cameras.centres.mean(0)
+        self.middle = to_device(torch.from_numpy(middle).float(), device)
+        self.spread = float(np.square(cameras.centres - middle).sum(1).mean())
+        self.unit = pixel * float(np.median(cameras.intrinsics[:, 0, 0]))
+
+    def relative(self, means: Tensor) -> Tensor:
+        """Return the relative distances [N] of means [N, 3]: root mean squares over the cameras, within STRETCH."""
+        return (((means - self.middle).square().sum(1) + self.spread).sqrt() / self.unit).clamp(*STRETCH)
 
 
 def _pixel_size(cameras: Cameras, scene: Gaussians) -> float:

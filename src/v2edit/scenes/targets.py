@@ -20,11 +20,12 @@ VALID = 0.999  # the share of a downscaled pixel that a mask must cover
 
 
 class Targets:
-    """The views of a dataset at some scales. `cameras`: by the factor that images are downscaled by."""
+    """The views of a dataset at some scales. `count`: of the views. `cameras`: by the factor that images are downscaled
+    by."""
 
     def __init__(self, dataset: Dataset, factors: set[int], device: torch.device) -> None:
         """Keep the images and masks on `device` where they fit, else in main memory."""
-        self.device = device
+        self.device, self.count = device, len(dataset)
         self._images = torch.from_numpy(dataset.images)
         self._masks = None if dataset.masks is None else torch.from_numpy(dataset.masks)
         held = self._images.numel() + (0 if self._masks is None else self._masks.numel())

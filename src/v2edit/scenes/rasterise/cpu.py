@@ -41,7 +41,10 @@ def rasterise_camera(
     """Return colours [H, W, 3] and alphas [H, W], float32, of one camera as the reference does; differentiable in the
     Gaussians' parameters."""
     means, quats, log_scales = (one.float() for one in (gaussians.means, gaussians.quats, gaussians.log_scales))
-    opacities, camera = gaussians.logit_opacities.float().sigmoid(), pack_camera(world_to_camera, intrinsics, height, width)
+    opacities, camera = (
+        gaussians.logit_opacities.float().sigmoid(),
+        pack_camera(world_to_camera, intrinsics, height, width),
+    )
     flat, depths, radii = Project.apply(means, quats, log_scales, opacities, camera)  # pyright: ignore
     colours = view_colours(means, gaussians.sh.float(), world_to_camera)
     seen = Flat(flat[:, :2], flat[:, 2:], colours, opacities, depths, radii)
@@ -101,9 +104,7 @@ def _from_blocks(blocks: np.ndarray, width: int) -> np.ndarray:
 
 def _bands(spans: np.ndarray, wide: np.ndarray, height: int) -> list[tuple[int, int]]:
     """Divide the rows into one band a thread, with about as many pixels to draw in each."""
-    work = np.zeros(height + 1)
-    np.add.at(work, spans[:, 0], wide)
-    np.add.at(work, spans[:, 1], -wide)
+    work = np.bincount(spans[:, 0], wide, height + 1) - np.bincount(spans[:, 1], wide, height + 1)
     total = np.cumsum(np.cumsum(work)[:height] + 1)
     parts = min(_threads(), height)
     cuts = np.searchsorted(total, total[-1] * np.arange(1, parts) / parts) + 1
@@ -138,8 +139,9 @@ def _bell(sigma):
 
 @njit(inline="always", fastmath=True)
 def _blocks(row, reach, dy, width):
-    """Return the blocks [first, last) that a Gaussian (x, y, a, b, c, …) may cover in a row at dy from it: where b·dx·dy
-    + (a·dx² + c·dy²)/2 stays below its reach, the exponent at which alpha falls below the least, and a pixel more."""
+    """Return the blocks [first, last) that a Gaussian (x, y, a, b, c, …) may cover in a row at dy from it: where
+    b·dx·dy + (a·dx² + c·dy²)/2 stays below its reach, the exponent at which alpha falls below the least, and a pixel
+    more."""
     a, b, c = row[2], row[3], row[4]
     inner = (b * dy) * (b * dy) - a * (c * dy * dy - (reach + reach))
     if inner < ZERO:

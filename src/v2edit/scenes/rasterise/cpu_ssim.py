@@ -57,8 +57,8 @@ def _blur(image):
 
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def _compare(mean_a, mean_b, aa, bb, ab, by_mean, by_square, by_product):
-    """Return the sum of the SSIM; write its gradients by the blurred image, its square and its product with the other.
-    """
+    """Return the sum of the SSIM; write its gradients by the blurred image, its square and its product with the
+    other."""
     total = 0.0
     for y in range(mean_a.shape[0]):
         row = np.float32(0)

@@ -1,0 +1,91 @@
+"""How well real captures are reconstructed, beside the built-in world, and what each part of the method is worth.
+
+    taskset -c 0 python benchmarks/captures.py ../shared/data/scenes/dinosaur ../shared/data/scenes/stone_horse world
+    taskset -c 0 python benchmarks/captures.py ../shared/data/scenes/dinosaur --without exposure points --out pictures
+
+A row a scene and a part left out (`whole`: none). PSNR and SSIM are of held-out views: `plain`, the scene as it is, and
+with the exposure and white balance of each photograph taken from that photograph (an affine map of colours, nothing
+else), as is usual where a camera sets them anew each time. `training` is of training views, likewise: far above
+`psnr` it would be overfitting. `cpu_seconds` are the process's own, for a shared machine; set NUMBA_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from v2edit import video
+from v2edit.metrics.pixels import ssim
+from v2edit.scenes.config import FitConfig
+from v2edit.scenes.dataset import Dataset
+from v2edit.scenes.exposure import expose
+from v2edit.scenes.measure import photograph_psnr
+from v2edit.scenes.optimise import FitMethod, reconstruct
+from v2edit.scenes.primitives import sample_task
+from v2edit.scenes.reading import read_scene
+from v2edit.scenes.rer import render_video
+
+WORLD = "world"
+SEED = 2_000_000_000  # the built-in world's first scene that no training or tuning uses
+PARTS = [part.name for part in fields(FitMethod)]
+
+
+def measure_capture(dataset: Dataset, config: FitConfig, method: FitMethod, picture: Path | None) -> dict[str, float]:
+    """Reconstruct a capture and return its figures; write a picture of the held-out views, if asked to."""
+    training, held_out = dataset.training, dataset.held_out
+    reconstruct(dataset, replace(config, fit_steps=2), method=method)  # compiles
+    spent = time.process_time()
+    scene = reconstruct(dataset, config, method=method)
+    spent = time.process_time() - spent
+    renders = render_video(scene, held_out.cameras)
+    shown = expose(renders, held_out.images, held_out.masks)
+    seen = expose(render_video(scene, training.cameras), training.images, training.masks)
+    masks = np.ones(held_out.images.shape[:3], bool) if held_out.masks is None else held_out.masks
+    if picture is not None:
+        rows = {"photographs": held_out.images, "reconstructed": renders, "with the photograph's exposure": shown}
+        video.contact_sheet(rows, picture)
+    return {
+        "plain": photograph_psnr(renders, held_out),
+        "psnr": photograph_psnr(shown, held_out),
+        "ssim": ssim(list(shown), list(held_out.images), list(masks)),
+        "training": photograph_psnr(seen, training),
+        "gaussians": len(scene),
+        "steps": config.resolve(training.images[..., 0].size, on_gpu=False).fit_steps,
+        "cpu_seconds": spent,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="+", help=f"folders of captures, or {WORLD!r}")
+    parser.add_argument("--side", type=int, default=128, help="longest side of the images")
+    parser.add_argument("--without", nargs="*", default=[], choices=PARTS, help="parts to leave out, one a row")
+    parser.add_argument("--quality", choices=["draft", "normal", "high"], default="normal")
+    parser.add_argument("--gaussians", type=int)
+    parser.add_argument("--fit-steps", type=int)
+    parser.add_argument("--degree", type=int)
+    parser.add_argument("--out", type=Path, help="folder for pictures: photographs, reconstruction, with exposure")
+    options = parser.parse_args()
+    config = FitConfig(options.gaussians, options.fit_steps, degree=options.degree, quality=options.quality)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.scenes:
+        dataset = (
+            sample_task(SEED, "recolour").dataset if name == WORLD else read_scene(Path(name), options.side).dataset
+        )
+        assert dataset is not None, f"{name} has no images"
+        for part in [None, *options.without]:
+            method = FitMethod() if part is None else replace(FitMethod(), **{part: False})
+            label = f"{Path(name).name}-{dataset.images.shape[1]}-{f'without-{part}' if part else 'whole'}"
+            picture = options.out / f"{label}.png" if options.out else None
+            row = measure_capture(dataset, config, method, picture)
+            print(json.dumps({"row": label} | {k: round(v, 3) for k, v in row.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Photographs of different exposure, and skies: what real captures have, and the built-in world does not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from v2edit.metrics.pixels import ssim_map
+from v2edit.scenes.config import FitConfig
+from v2edit.scenes.exposure import apply_exposure, expose, neutral_exposures, solve_exposure, update_exposure
+from v2edit.scenes.measure import photograph_psnr
+from v2edit.scenes.optimise import FitMethod, reconstruct
+from v2edit.scenes.primitives import sample_task
+from v2edit.scenes.rer import render_video
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_an_exposure_is_found_again_from_valid_pixels():
+    image = draw(30, 40, 3)
+    matrix = torch.eye(3) * torch.tensor([1.3, 0.9, 0.6]) + 0.05
+    truth = image @ matrix + torch.tensor([0.02, -0.03, 0.1])
+    mask = torch.ones(30, 40, dtype=torch.bool)
+    mask[:9] = False
+    spoiled = torch.where(mask[..., None], truth, draw(30, 40, 3, seed=1))
+    maps = solve_exposure(image, spoiled, mask)
+    torch.testing.assert_close(maps, solve_exposure(image[9:], truth[9:]))
+    assert (image @ maps[:3] + maps[3] - truth)[mask].abs().max() < 0.05
+
+
+def test_an_exposure_of_nothing_is_neutral():
+    flat = torch.full((8, 8, 3), 0.4)
+    nothing = solve_exposure(flat, 1 - flat, torch.zeros(8, 8, dtype=torch.bool))
+    torch.testing.assert_close(nothing, torch.eye(4, 3))
+    assert solve_exposure(flat, flat * 1.5).isfinite().all()  # one colour leaves most of a map open
+
+
+def test_the_mean_of_all_exposures_stays_neutral():
+    exposures = neutral_exposures(5, torch.device("cpu"))
+    image = draw(12, 12, 3)
+    for k, gain in enumerate((0.7, 0.8, 1.5, 1.6, 1.1)):
+        update_exposure(exposures, k, image, image * gain, None, 0.5)
+        torch.testing.assert_close(exposures.mean(0), torch.eye(4, 3), rtol=0, atol=1e-6)
+    brightness = [float(apply_exposure(exposures[k], image).mean()) for k in range(5)]
+    assert np.argmax(brightness) == 3 and np.argmin(brightness) == 0
+
+
+@pytest.fixture(scope="module")
+def exposed():
+    """A scene of the built-in world, photographed by a camera that sets its exposure anew each time, and its gains."""
+    dataset = sample_task(3, "recolour", views=16, side=40).dataset
+    gains = np.exp(np.random.default_rng(0).uniform(-0.4, 0.4, (16, 1, 1, 3)))
+    return replace(dataset, images=(dataset.images * 0.6 * gains).clip(0, 255).round().astype(np.uint8))
+
+
+def test_a_scene_under_changing_light_is_reconstructed_as_in_constant_light(exposed):
+    """Without exposures each view pulls the scene to its own colours."""
+    config, held_out = FitConfig(gaussians=1000, fit_steps=150), exposed.held_out
+    quality = []
+    for exposure in (True, False):
+        scene = reconstruct(exposed, config, method=FitMethod(exposure=exposure))
+        shown = expose(render_video(scene, held_out.cameras), held_out.images)
+        quality.append(photograph_psnr(shown, held_out))
+    assert quality[0] > quality[1] + 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 60), (23, 17)])
+def test_the_kernels_ssim_is_the_metrics(height, width):
+    from v2edit.scenes.rasterise.cpu_ssim import MeanSSIM
+
+    truth, images = draw(height, width, 3), [draw(height, width, 3, seed=1).requires_grad_() for _ in range(2)]
+    expected, got = ssim_map(images[0], truth).mean(), MeanSSIM.apply(images[1], truth)
+    (3 * expected).backward()
+    (3 * got).backward()
+    torch.testing.assert_close(got, expected)
+    assert images[0].grad is not None and images[1].grad is not None
+    scale = float(images[0].grad.abs().max())
+    torch.testing.assert_close(images[1].grad / scale, images[0].grad / scale, rtol=0, atol=1e-4)
