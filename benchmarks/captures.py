@@ -1,7 +1,7 @@
 """How well real captures are reconstructed, beside the built-in world, and what each part of the method is worth.
 
     taskset -c 0 python benchmarks/captures.py ../shared/data/scenes/dinosaur ../shared/data/scenes/stone_horse world
-    taskset -c 0 python benchmarks/captures.py ../shared/data/scenes/dinosaur --without exposure points --out pictures
+    taskset -c 0 python benchmarks/captures.py ../shared/data/scenes/dinosaur --without exposure growth --out pictures
 
 A row a scene and a part left out (`whole`: none). PSNR and SSIM are of held-out views: `plain`, the scene as it is, and
 with the exposure and white balance of each photograph taken from that photograph (an affine map of colours, nothing
@@ -52,7 +52,7 @@ def measure_capture(dataset: Dataset, config: FitConfig, method: FitMethod, pict
     return {
         "plain": photograph_psnr(renders, held_out),
         "psnr": photograph_psnr(shown, held_out),
-        "ssim": ssim(list(shown), list(held_out.images), list(masks)),
+        "ssim": ssim(shown, held_out.images, masks),
         "training": photograph_psnr(seen, training),
         "gaussians": len(scene),
         "steps": config.resolve(training.images[..., 0].size, on_gpu=False).fit_steps,

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.initialise import initial_gaussians
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.rasterise.gsplat import to_device
-from v2edit.scenes.relocation import add_noise, relocate, split
+from v2edit.scenes.relocation import relocate, split
 from v2edit.scenes.targets import Targets
 
 # Learning rates of Adam; that of the means in pixels of the training images.
@@ -43,7 +43,8 @@ LEARNING_RATES = {
 FINAL_RATE = 0.1  # of the initial learning rate, after exponential decay
 COARSE = ((0.15, 4), (0.4, 2))  # until this share of the steps, images are downscaled by this factor
 EXPOSURE_FROM, EXPOSURE_SHARE = 0.1, 0.3  # of the steps, and of the way to the best map in each
-START_SHARE, GROW_UNTIL = 0.5, 0.6  # of the Gaussians at the start, and of the steps until there are all
+START_SHARE, GROW_UNTIL = 0.4, 0.6  # of the Gaussians at the start, and of the steps until there are all
+MIN_GROW_STEPS = 400  # of a reconstruction: a shorter one begins with all Gaussians
 RELOCATE_EVERY, RELOCATE_UNTIL = 50, 0.8
 TIMED_STEPS = 20  # of a short reconstruction, from which the time of the whole one is estimated
 READ_EVERY = 25  # steps between readings of the PSNR from a GPU, each of which waits for all that it is given to do
@@ -55,19 +56,17 @@ OPACITY_COST, SCALE_COST = 5e-3, 5e-3  # regularisation, so that unneeded Gaussi
 @dataclass(frozen=True)
 class FitMethod:
     """The parts of a reconstruction that a later one, of an edited video, does without. `coarse_to_fine`: begin with
-    smaller images. `exposure`: fit the exposure of each photograph. `growth`: begin with few Gaussians and
-    split those that the images pull at. `far_rates`: let what is far away move as fast in the images as what is near.
-    `noise`: let faded Gaussians wander."""
+    smaller images. `exposure`: fit the exposure of each photograph. `growth`: begin with few Gaussians and split those
+    that the images pull at. `far_rates`: let what is far away move as fast in the images as what is near."""
 
     coarse_to_fine: bool = True
     exposure: bool = True
     growth: bool = True
     far_rates: bool = True
-    noise: bool = False
 
 
 # Of an edited video: a scene is there to begin with, and colours that the edit changed must not pass for an exposure.
-REFIT = FitMethod(coarse_to_fine=False, exposure=False, growth=False, far_rates=False, noise=False)
+REFIT = FitMethod(coarse_to_fine=False, exposure=False, growth=False, far_rates=False)
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,13 @@ def reconstruct(
     fit = config.resolve(training.images[..., 0].size, device.type == "cuda")
     with single_thread():
         generator = torch.Generator().manual_seed(seed)
-        count = max(1, round(START_SHARE * fit.gaussians)) if method.growth else fit.gaussians
-        start = initial_gaussians(training, count, fit.degree, generator, device)
+        if fit.fit_steps < MIN_GROW_STEPS:
+            method = replace(method, growth=False)
+        count = round(START_SHARE * fit.gaussians) if method.growth else fit.gaussians
+        start = initial_gaussians(training, max(1, count), fit.degree, generator, device)
     if on_timed is not None and snapshot.load() is None:
-        on_timed(fit.fit_steps * time_step(start, training, min(TIMED_STEPS, fit.fit_steps), method))
+        whole = start.select(torch.arange(fit.gaussians, device=device) % len(start))  # as many as there will be
+        on_timed(fit.fit_steps * time_step(whole, training, min(TIMED_STEPS, fit.fit_steps), method))
     return optimise_gaussians(start, training, fit.fit_steps, seed, None, on_progress, snapshot, method, fit.gaussians)
 
 
@@ -203,8 +205,6 @@ class _Optimisation:
         pull = self.leaves["means"].grad
         if method.growth and pull is not None:
             self.others["needs"] += pull.norm(dim=1) * (1 if stretch is None else stretch)
-        if method.noise:
-            add_noise(self.leaves, self.rates["means"] * FINAL_RATE**progress, self.generator)
         return image.detach(), truth, mask
 
     def relocate(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Relocation, growth and noise of Gaussians: where they are needed (Kheradmand et al. 2024).
+"""Relocation and splitting of Gaussians: where they are needed.
 
 Letters: N Gaussians.
 """
@@ -13,8 +13,6 @@ from torch import Tensor
 from v2edit.scenes.rasterise.projection import rotations
 
 DEAD = 0.005  # opacity up to which a Gaussian is relocated
-NOISE = 5e5  # times the learning rate of the means
-STEEP = 100.0  # how sharply the noise begins below the opacity DEAD
 SPLIT = 0.6  # of a Gaussian's longest axis: the length of each half, and its distance from the middle
 
 
@@ -64,18 +62,6 @@ def compute_relocation(opacities: Tensor, copies: Tensor) -> tuple[Tensor, Tenso
     )
     terms = torch.where(k <= copies[:, None], choose * (-1.0) ** (k - 1) * new[:, None] ** k / k.sqrt(), 0)
     return new.float(), (opacities / terms.sum(1)).float()
-
-
-@torch.no_grad()
-def add_noise(leaves: dict[str, Tensor], rate: float, generator: torch.Generator) -> None:
-    """Move faded Gaussians at random within their own extent (Kheradmand et al. 2024, Eq. 8), so that they explore;
-    `rate`: the learning rate of the means."""
-    noise = torch.randn(leaves["means"].shape, generator=generator)
-    opacities = leaves["logit_opacities"].sigmoid()
-    turned = rotations(leaves["quats"]) * leaves["log_scales"].exp()[:, None]
-    amount = torch.sigmoid(STEEP * (DEAD - opacities)) * NOISE * rate
-    covariance = turned @ turned.transpose(1, 2)
-    leaves["means"] += (covariance @ (noise.to(amount) * amount[:, None])[:, :, None])[:, :, 0]
 
 
 @torch.no_grad()

@@ -27,21 +27,21 @@ class Project(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, means: Tensor, quats: Tensor, log_scales: Tensor, opacities: Tensor, camera: np.ndarray
     ) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = tuple(tensor.detach().numpy() for tensor in (means, quats, log_scales))
+        places, turns, sizes = (tensor.detach().numpy() for tensor in (means, quats, log_scales))
         flat, depths = np.zeros((len(means), 5), np.float32), np.empty(len(means), np.float32)
         radii = np.zeros((len(means), 2), np.float32)
-        _forward(*inputs, opacities.detach().numpy(), camera, flat, depths, radii)
-        ctx.saved = inputs, camera, radii
+        _forward(places, turns, sizes, opacities.detach().numpy(), camera, flat, depths, radii)
+        ctx.saved = places, turns, sizes, camera, radii
         outputs = torch.from_numpy(flat), torch.from_numpy(depths), torch.from_numpy(radii)
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
 
     @staticmethod
     def backward(ctx: Any, d_flat: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        inputs, camera, radii = ctx.saved
-        gradients = [np.zeros_like(one) for one in inputs]
-        _backward(*inputs, camera, radii, d_flat.contiguous().numpy(), *gradients)
-        return *(torch.from_numpy(one) for one in gradients), None, None
+        places, turns, sizes, camera, radii = ctx.saved
+        by_place, by_turn, by_size = (np.zeros_like(one) for one in (places, turns, sizes))
+        _backward(places, turns, sizes, camera, radii, d_flat.contiguous().numpy(), by_place, by_turn, by_size)
+        return *(torch.from_numpy(one) for one in (by_place, by_turn, by_size)), None, None
 
 
 def pack_camera(world_to_camera: np.ndarray, intrinsics: np.ndarray, height: int, width: int) -> np.ndarray:
