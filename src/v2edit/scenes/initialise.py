@@ -18,6 +18,7 @@ from v2edit.scenes.dataset import Dataset, Points
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 
 OPACITY = 0.3  # of an initial Gaussian: visible, and still transparent
+POINT_SIZE, POINT_OPACITY = 0.5, 0.5  # at a sparse point, which is certain: in distances to its neighbours
 MAX_VIEWS, NEIGHBOURS, DEPTHS, SIDE = 24, 4, 48, 48
 NEAREST, FURTHEST = 0.15, 12.0  # depths, in distances of a camera from what it looks at
 FAR_BIAS = 2e-3  # cost of the nearest depth: where all agree as well (a clear sky), the furthest is the safer guess
@@ -27,28 +28,28 @@ def initial_gaussians(
     dataset: Dataset, count: int, degree: int, generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> Gaussians:
     """Return `count` initial Gaussians on a device: at the sparse points first, the rest by plane sweep."""
-    positions, colours, sizes = (torch.empty(0, 3), torch.empty(0, 3), torch.empty(0))
+    chosen = torch.empty(0, 3), torch.empty(0, 3), torch.empty(0)
     if dataset.points is not None:
-        positions, colours, sizes = _at_points(dataset.points, count, generator, device)
-    if len(positions) < count:
-        sweep = plane_sweep(dataset, positions.numpy())
+        chosen = _at_points(dataset.points, count, generator, device)
+    scene = isotropic_gaussians(*chosen, opacity=POINT_OPACITY)
+    if len(scene) < count:
+        sweep = plane_sweep(dataset, scene.means.numpy())
         weights = None
         if dataset.masks is not None:  # masked pixels are undefined, and have no loss that would correct them
             masks = torch.from_numpy(dataset.masks[sweep.views])[:, None].float()
             weights = F.interpolate(masks, sweep.depths.shape[1:], mode="area")[:, 0]
             weights = weights if weights.any() else None
-        swept = sample_surfaces(sweep, count - len(positions), generator, weights)
-        positions, colours, sizes = (torch.cat(pair) for pair in zip((positions, colours, sizes), swept, strict=True))
-    return isotropic_gaussians(positions, colours, sizes).with_degree(degree).to(device)
+        scene = scene.joined(isotropic_gaussians(*sample_surfaces(sweep, count - len(scene), generator, weights)))
+    return scene.with_degree(degree).to(device)
 
 
-def isotropic_gaussians(positions: Tensor, colours: Tensor, sizes: Tensor) -> Gaussians:
-    """Return transparent isotropic Gaussians at positions [N, 3], of colours [N, 3] and standard deviations [N]."""
+def isotropic_gaussians(positions: Tensor, colours: Tensor, sizes: Tensor, opacity: float = OPACITY) -> Gaussians:
+    """Return isotropic Gaussians at positions [N, 3], of colours [N, 3] and standard deviations [N]."""
     return Gaussians(
         means=positions,
         quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(len(positions), 1),
         log_scales=sizes.log()[:, None].repeat(1, 3),
-        logit_opacities=torch.full((len(positions),), math.log(OPACITY / (1 - OPACITY))),
+        logit_opacities=torch.full((len(positions),), math.log(opacity / (1 - opacity))),
         sh=colour_to_sh(colours)[:, None],
     )
 
@@ -60,7 +61,7 @@ def _at_points(
     chosen = torch.randperm(len(points.positions), generator=generator)[:count].numpy()
     positions = torch.from_numpy(points.positions[chosen]).float()
     colours = torch.from_numpy(points.colours[chosen]).float() / 255
-    return positions, colours, spacing(positions.to(device)).cpu()
+    return positions, colours, POINT_SIZE * spacing(positions.to(device)).cpu()
 
 
 def spacing(positions: Tensor) -> Tensor:

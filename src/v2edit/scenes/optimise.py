@@ -231,9 +231,9 @@ class _Optimisation:
 
 
 def _make_optimiser(leaves: dict[str, Tensor], rates: dict[str, float]) -> torch.optim.Optimizer:
-    """Return Adam over the parameters that have numbers, in one kernel on a GPU."""
+    """Return Adam over the parameters that have numbers, in one kernel."""
     groups = [{"params": [leaf], "lr": rates[name], "name": name} for name, leaf in leaves.items() if leaf.numel()]
-    return torch.optim.Adam(groups, eps=1e-15, fused=True if leaves["means"].is_cuda else None)
+    return torch.optim.Adam(groups, eps=1e-15, fused=None if leaves["means"].is_meta else True)
 
 
 def _set_rates(optimiser: torch.optim.Optimizer, rates: dict[str, float], decay: float) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.rasterise.cpu_projection import Project, pack_camera
-from v2edit.scenes.rasterise.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Flat, view_colours
+from v2edit.scenes.rasterise.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, view_colours, visible_order
 
 ALPHA_LOW, ALPHA_TOP, TRANSMITTANCE_LOW = (np.float32(x) for x in (ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN))
 HALF, ONE, ZERO, EIGHTH = np.float32(0.5), np.float32(1.0), np.float32(0.0), np.float32(0.125)
@@ -46,21 +46,20 @@ def rasterise_camera(
         pack_camera(world_to_camera, intrinsics, height, width),
     )
     flat, depths, radii = Project.apply(means, quats, log_scales, opacities, camera)  # pyright: ignore
-    colours = view_colours(means, gaussians.sh.float(), world_to_camera)
-    seen = Flat(flat[:, :2], flat[:, 2:], colours, opacities, depths, radii)
-    rows = torch.cat([flat, opacities[:, None], colours], dim=1)
-    return _Rasterise.apply(rows, seen.order(), radii, behind, height, width)  # pyright: ignore[reportReturnType]
+    seen = visible_order(depths, radii)
+    colours = view_colours(means.index_select(0, seen), gaussians.sh.float().index_select(0, seen), world_to_camera)
+    rows = torch.cat([flat, opacities[:, None]], dim=1).index_select(0, seen)
+    return _Rasterise.apply(torch.cat([rows, colours], dim=1), radii[seen], behind, height, width)  # pyright: ignore[reportReturnType]
 
 
 class _Rasterise(torch.autograd.Function):
-    """Rasterise rows [N, 9]: x, y, the conic's xx, xy, yy, opacity, and colour."""
+    """Rasterise rows [M, 9], nearest first: x, y, the conic's xx, xy, yy, opacity, and colour."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, all_rows: Tensor, order: Tensor, radii: Tensor, background: Tensor, height: int, width: int
+        ctx: Any, all_rows: Tensor, radii: Tensor, background: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
-        rows = all_rows.detach()[order].numpy()
-        boxes = radii[order].numpy()
+        rows, boxes = all_rows.detach().contiguous().numpy(), radii.numpy()
         spans = np.stack([np.floor(rows[:, 1] - boxes[:, 1]), np.ceil(rows[:, 1] + boxes[:, 1])], axis=1)
         spans = spans.clip(0, height).astype(np.int32)
         bands = _bands(spans, boxes[:, 0], height)
@@ -69,12 +68,12 @@ class _Rasterise(torch.autograd.Function):
         pixels[:, :, 0], pixels[:, :, 4] = 1, len(rows)
         _on_threads(lambda low, high: _forward(rows, spans, pixels, low, high, width), bands)
         through, image, ends = np.split(_from_blocks(pixels, width), [1, 4], axis=2)
-        ctx.saved = rows, spans, behind, through, ends, bands, order, len(all_rows)
+        ctx.saved = rows, spans, behind, through, ends, bands
         return torch.from_numpy(image + through * behind), torch.from_numpy(1 - through[..., 0])
 
     @staticmethod
     def backward(ctx: Any, d_image: Tensor, d_alpha: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        rows, spans, behind, through, ends, bands, order, count = ctx.saved
+        rows, spans, behind, through, ends, bands = ctx.saved
         images, alphas = d_image.float().numpy(), d_alpha.float().numpy()[..., None]
         rear = ((images * behind).sum(2, keepdims=True) - alphas) * through
         pixels = _to_blocks(np.concatenate([through, rear, images, ends], axis=2))
@@ -84,9 +83,7 @@ class _Rasterise(torch.autograd.Function):
             _backward(rows, spans, pixels, part, low, high, through.shape[1])
             return part
 
-        gradient = torch.zeros(count, 9)
-        gradient[order] = torch.from_numpy(np.asarray(sum(_on_threads(band, bands)), np.float32))
-        return gradient, *(None,) * 5
+        return torch.from_numpy(np.asarray(sum(_on_threads(band, bands)), np.float32)), *(None,) * 4
 
 
 def _to_blocks(fields: np.ndarray) -> np.ndarray:

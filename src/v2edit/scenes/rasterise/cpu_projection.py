@@ -70,6 +70,27 @@ def _turn(quats, n):
 
 
 @njit(inline="always")
+def _turn_back(turn, r):
+    """Return the gradient by a quaternion from that by its rotation matrix, `r` [3, 3]; `turn` is what `_turn` gave."""
+    w, i, j, k = turn[3]
+    d_w = TWO * (i * (r[2, 1] - r[1, 2]) + j * (r[0, 2] - r[2, 0]) + k * (r[1, 0] - r[0, 1]))
+    d_i = TWO * (j * (r[0, 1] + r[1, 0]) + k * (r[0, 2] + r[2, 0]) + w * (r[2, 1] - r[1, 2]))
+    d_i -= TWO * TWO * i * (r[1, 1] + r[2, 2])
+    d_j = TWO * (i * (r[0, 1] + r[1, 0]) + k * (r[1, 2] + r[2, 1]) + w * (r[0, 2] - r[2, 0]))
+    d_j -= TWO * TWO * j * (r[0, 0] + r[2, 2])
+    d_k = TWO * (i * (r[0, 2] + r[2, 0]) + j * (r[1, 2] + r[2, 1]) + w * (r[1, 0] - r[0, 1]))
+    d_k -= TWO * TWO * k * (r[0, 0] + r[1, 1])
+    along = d_w * w + d_i * i + d_j * j + d_k * k  # its length changes nothing
+    length = turn[4]
+    return (
+        (d_w - along * w) / length,
+        (d_i - along * i) / length,
+        (d_j - along * j) / length,
+        (d_k - along * k) / length,
+    )
+
+
+@njit(inline="always")
 def _in_camera(means, n, c):
     """Return a position in the camera's coordinates."""
     a, b, d = means[n, 0], means[n, 1], means[n, 2]
@@ -181,18 +202,4 @@ def _backward(means, quats, log_scales, c, radii, g, d_means, d_quats, d_log_sca
             d_z += d_ty * ty / z
         for j in range(3):
             d_means[n, j] = c[j] * d_x + c[3 + j] * d_y + c[6 + j] * d_z
-        w, i, j, k = turn[3]
-        r = d_rot
-        d_w = TWO * (i * (r[2, 1] - r[1, 2]) + j * (r[0, 2] - r[2, 0]) + k * (r[1, 0] - r[0, 1]))
-        d_i = TWO * (j * (r[0, 1] + r[1, 0]) + k * (r[0, 2] + r[2, 0]) + w * (r[2, 1] - r[1, 2]))
-        d_i -= TWO * TWO * i * (r[1, 1] + r[2, 2])
-        d_j = TWO * (i * (r[0, 1] + r[1, 0]) + k * (r[1, 2] + r[2, 1]) + w * (r[0, 2] - r[2, 0]))
-        d_j -= TWO * TWO * j * (r[0, 0] + r[2, 2])
-        d_k = TWO * (i * (r[0, 2] + r[2, 0]) + j * (r[1, 2] + r[2, 1]) + w * (r[1, 0] - r[0, 1]))
-        d_k -= TWO * TWO * k * (r[0, 0] + r[1, 1])
-        along = d_w * w + d_i * i + d_j * j + d_k * k
-        length = turn[4]
-        d_quats[n, 0] = (d_w - along * w) / length
-        d_quats[n, 1] = (d_i - along * i) / length
-        d_quats[n, 2] = (d_j - along * j) / length
-        d_quats[n, 3] = (d_k - along * k) / length
+        d_quats[n, 0], d_quats[n, 1], d_quats[n, 2], d_quats[n, 3] = _turn_back(turn, d_rot)

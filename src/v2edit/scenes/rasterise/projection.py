@@ -35,9 +35,8 @@ class Flat(NamedTuple):
     radii: Tensor
 
     def order(self) -> Tensor:
-        """Return the indices [M] of the visible ones, nearest first; a stable sort."""
-        visible = (self.radii > 0).all(1).nonzero()[:, 0]
-        return visible[torch.sort(self.depths.detach()[visible], stable=True).indices]
+        """Return the indices [M] of the visible ones, nearest first."""
+        return visible_order(self.depths, self.radii)
 
 
 def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.ndarray, height: int, width: int) -> Flat:
@@ -77,6 +76,12 @@ def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.nd
         radii = torch.where((visible & inside.all(1) & radii.isfinite().all(1))[:, None], radii, 0)
 
     return Flat(means, conics, view_colours(positions, gaussians.sh, world_to_camera), opacities, depths, radii)
+
+
+def visible_order(depths: Tensor, radii: Tensor) -> Tensor:
+    """Return the indices [M] of what is visible by its radii [N, 2], nearest first; a stable sort."""
+    visible = (radii > 0).all(1).nonzero()[:, 0]
+    return visible[torch.sort(depths.detach()[visible], stable=True).indices]
 
 
 def view_colours(positions: Tensor, sh: Tensor, world_to_camera: np.ndarray) -> Tensor:
