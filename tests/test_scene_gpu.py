@@ -144,6 +144,7 @@ def test_a_step_never_waits_for_the_device(monkeypatch, degree, masks):
     copy = lambda tensor, device: tensor.to(device, non_blocking=True)  # noqa: E731  # from page-locked memory on CUDA
     monkeypatch.setattr(gsplat, "to_device", copy)
     monkeypatch.setattr(targets, "to_device", copy)
+    monkeypatch.setattr(optimise, "to_device", copy)
     monkeypatch.setattr(optimise, "_pixel_size", lambda cameras, start: 0.01)
     monkeypatch.setattr(optimise, "READ_EVERY", 4)
     readings: list[int] = []
