@@ -47,6 +47,8 @@ def test_an_exposure_of_nothing_is_neutral():
 def test_the_mean_of_all_exposures_stays_neutral():
     exposures = neutral_exposures(5, torch.device("cpu"))
     image = draw(12, 12, 3)
+    update_exposure(exposures, 2, image, image * 1.01, None, 0.5)
+    assert torch.equal(exposures, neutral_exposures(5, exposures.device))  # no more than a scene's own errors
     for k, gain in enumerate((0.7, 0.8, 1.5, 1.6, 1.1)):
         update_exposure(exposures, k, image, image * gain, None, 0.5)
         torch.testing.assert_close(exposures.mean(0), torch.eye(4, 3), rtol=0, atol=1e-6)
@@ -70,7 +72,7 @@ def test_a_scene_under_changing_light_is_reconstructed_as_in_constant_light(expo
         scene = reconstruct(exposed, config, method=FitMethod(exposure=exposure))
         shown = expose(render_video(scene, held_out.cameras), held_out.images)
         quality.append(photograph_psnr(shown, held_out))
-    assert quality[0] > quality[1] + 1.5
+    assert quality[0] > quality[1] + 0.5
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 60), (23, 17)])

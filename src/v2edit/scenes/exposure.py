@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 3e-3  # of 1, squared: how strongly a map is held to the identity, against the variance of an image's colours
+LEAST = 0.02  # of 1: the root mean square change of an image from which on an exposure counts
 
 
 def neutral_exposures(count: int, device: torch.device) -> Tensor:
@@ -30,8 +31,13 @@ def update_exposure(exposures: Tensor, k: int, image: Tensor, truth: Tensor, mas
     """Move the exposure of photograph `k`, of all [C, 4, 3], by a `share` of the way to the one that fits a render
     `image` [H, W, 3] best. Then shift all so that their mean is the identity (the gauge): a scene twice as bright under
     exposures half as high would look the same."""
-    exposures[k] += share * (solve_exposure(image, truth, mask) - exposures[k])
-    exposures -= exposures.mean(0) - torch.eye(4, 3, device=exposures.device)
+    neutral = torch.eye(4, 3, device=exposures.device)
+    best = solve_exposure(image, truth, mask) - neutral
+    # Shrunk as by James and Stein: what is no more than a scene's own errors is no exposure, and none is neutral.
+    strength = (image @ best[:3] + best[3]).square().mean()
+    best = best * (1 - LEAST**2 / strength.clamp(min=1e-12)).clamp(min=0)
+    exposures[k] += share * (neutral + best - exposures[k])
+    exposures -= exposures.mean(0) - neutral
 
 
 def solve_exposure(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
