@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from support.captures import FOCAL, HEIGHT, WIDTH, arc, matrix_of, photograph, turning, write_photos
 
-from benchmarks.poses import compare_poses
+from benchmarks.poses import compare_poses, measure
 from v2edit import video
 from v2edit.cli.app import main
 from v2edit.errors import UserError
@@ -261,3 +261,11 @@ def test_a_long_capture_is_matched_with_its_neighbours_and_where_it_comes_back()
     pairs, way = choose_pairs([places[k] for k in range(70)] + [places[k] for k in range(70)], is_video=False)
     assert sum((k, k + 70) in set(pairs) for k in range(70)) > 60
     assert len(choose_pairs(seen[:20], is_video=False)[0]) == 190
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["dinosaur", "stone_horse"])
+def test_cameras_of_real_captures_are_where_they_were(data, name):
+    scene, pictures, registered, rotation, _, position, *_ = measure(data / "scenes" / name, 1, "photos", None)
+    assert scene == name and int(registered) > 0.9 * int(pictures)
+    assert float(rotation) < 1 and float(position) < 1  # medians: degrees, per cent of the scene's size
