@@ -27,7 +27,7 @@ FOREIGN = re.findall(
     --nodes --ntasks --ntasks-per-node --exclusive --cpus-per-task --gpus-per-task --time --job-name --ip-address
     --data --output-dir --orientation-method --center-method --auto-scale-poses --load-config
     --standalone --nproc-per-node --limit-mm-per-prompt --tokenizer --flops --sides --seeds --skip --loop-frames
-    --minutes --model-side --size --ways --motion --only
+    --minutes --model-side --size --ways --motion --only --autoencode
     """,
 )
 # README's commands that no test runs, and those that take minutes.
