@@ -1,11 +1,12 @@
 """The studio under stress: `kills` ends its processes at random moments, `load` has many clients beside an edit.
 
     python benchmarks/studio.py kills [--ends 20] [--seed 0]
-    python benchmarks/studio.py load [--minutes 10] [--clients 50]
+    python benchmarks/studio.py load [--minutes 10] [--clients 50] [--pause 1]
 
 `kills` ends the server, a worker, or both with SIGKILL; each job must end once with the bytes of an undisturbed run.
-`load` reports errors, how long a list of runs takes (50th, 99th percentile, longest), how much longer the edit takes
-than alone, and the server's memory while one client listens and reads nothing."""
+`load`, where each client looks at a list, a run and three places of its video every second or so, reports errors, how
+long a list of runs takes (50th, 99th percentile, longest), how much longer the edit takes than alone, and the server's
+memory while one client listens and reads nothing."""
 
 import argparse
 import http.client
@@ -207,9 +208,9 @@ def processor(pid: int) -> float:
 
 
 def one_client(
-    studio: Studio, number: int, end: float, names: list[str], times: list[float], errors: list[str]
+    studio: Studio, number: int, end: float, pause: float, names: list[str], times: list[float], errors: list[str]
 ) -> None:
-    """List, watch and seek, as a page does, until the end."""
+    """List, open a run, and seek three times in its video, as a page does, with pauses, until the end."""
     rng = random.Random(number)
     connection = http.client.HTTPConnection("127.0.0.1", studio.port, timeout=60)
 
@@ -234,7 +235,7 @@ def one_client(
             for _ in range(3):
                 first = rng.randrange(size)
                 get(f"/runs/{name}/files/compare.mp4", Range=f"bytes={first}-{min(size - 1, first + 2**18)}")
-            time.sleep(rng.uniform(0.5, 1.5))
+            time.sleep(pause * rng.uniform(0.5, 1.5))
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
             connection.close()
@@ -242,7 +243,7 @@ def one_client(
     connection.close()
 
 
-def load(place: Path, minutes: float, clients: int) -> None:
+def load(place: Path, minutes: float, clients: int, pause: float) -> None:
     """Have many clients beside an edit."""
     clip, facts = make_clip(place)
     options = {"source_prompt": facts["source_prompt"], "guidance": 1.0}
@@ -267,7 +268,8 @@ def load(place: Path, minutes: float, clients: int) -> None:
     before, taken = memory(studio.process.pid), processor(studio.process.pid)
     times, errors, beside = [], [], []
     end = time.monotonic() + 60 * minutes
-    threads = [threading.Thread(target=one_client, args=(studio, k, end, names, times, errors)) for k in range(clients)]
+    arguments = end, pause, names, times, errors
+    threads = [threading.Thread(target=one_client, args=(studio, k, *arguments)) for k in range(clients)]
     with silent_listener(studio):
         for thread in threads:
             thread.start()
@@ -282,7 +284,8 @@ def load(place: Path, minutes: float, clients: int) -> None:
     times.sort()
     mean = sum(beside) / len(beside)
     percentile = {p: 1000 * times[min(len(times) - 1, int(p / 100 * len(times)))] for p in (50, 95, 99)}
-    print(f"{clients} clients, {minutes:g} min, {len(names)} runs: {len(times)} lists, {len(errors)} errors")
+    print(f"{clients} clients, {minutes:g} min, {len(names)} runs: {len(times)} lists, {len(errors)} errors, "
+          f"{6 * len(times) / (60 * minutes):.0f} requests a second")  # fmt: skip
     shown = ", ".join(f"p{p} {value:.0f} ms" for p, value in percentile.items())
     print(f"a list: {shown}, {1000 * times[-1]:.0f} ms at most")
     print(f"an edit: {alone:.1f} s alone, {mean:.1f} s beside them ({mean / alone:.2f} times), {len(beside)} edits")
@@ -299,13 +302,14 @@ def main() -> None:
     parser.add_argument("--ends", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between what a client looks at, about")
     parser.add_argument("--clients", type=int, default=50)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.what == "kills":
             kills(Path(folder), options.ends, options.seed)
         else:
-            load(Path(folder), options.minutes, options.clients)
+            load(Path(folder), options.minutes, options.clients, options.pause)
 
 
 if __name__ == "__main__":
