@@ -204,6 +204,17 @@ def test_what_a_run_was_made_of_is_found_again(studio: Client, sample: Any, tmp_
     assert found("clip") == (404, True)
 
 
+def test_the_files_of_a_run_that_has_just_gone_are_not_there(studio: Client):
+    """Between its end and the library's next look."""
+    folder = make_run(studio.folder / "going")
+    studio.studio.library.scan()
+    assert studio.api("GET", "/runs/going/files/run.json").status == 200
+    with studio.studio.library._looking:  # so that it does not look
+        shutil.rmtree(folder)
+        assert studio.api("GET", "/runs/going/files/run.json").status == 404
+        assert studio.api("GET", "/runs/going").status in (200, 404)
+
+
 def test_changes_of_a_note_at_the_same_time_are_all_kept(tmp_path):
     notes = Notes(tmp_path)
     changes = [{"starred": True}, {"note": "a good one"}, {"title": "The chosen one"}]

@@ -65,7 +65,7 @@ class Browser:
 
     def _note(self, message: Any) -> None:
         if message.type in ("error", "warning"):
-            self.complaints.append(f"{message.type}: {message.text}")
+            self.complaints.append(f"{message.type}: {message.text} ({message.location['url']})")
 
     def _ask(self, request: Any) -> None:
         if not request.url.startswith((self.address, "blob:", "data:")):

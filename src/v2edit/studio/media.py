@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from types import MappingProxyType
@@ -46,7 +47,8 @@ API = "/api/v1"
 
 
 def list_files(folder: Path) -> list[dict[str, Any]]:
-    """Return the files of a run, without hidden ones and links: name (a path in the run), bytes, type and role."""
+    """Return the files of a run, without hidden ones and links: name (a path in the run), bytes, type and role; what
+    goes meanwhile, as a run does that is moved to the trash, is left out."""
     found: list[dict[str, Any]] = []
 
     def walk(place: Path, depth: int) -> None:
@@ -59,7 +61,8 @@ def list_files(folder: Path) -> list[dict[str, Any]]:
                 elif entry.is_file(follow_symlinks=False):
                     found.append(_describe(folder, Path(entry.path), entry.stat(follow_symlinks=False).st_size))
 
-    walk(folder, 1)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        walk(folder, 1)
     return found
 
 

@@ -183,7 +183,8 @@ function Panel({ run, job, setError }) {
 export function RunView({ id }) {
   const { jobs, runs } = useStore();
   const summary = runs.get(id);
-  const { value, error } = useAsync(() => api.get(`runs/${api.name(id)}`), [id, summary?.state, summary?.finished]);
+  const gone = summary === null; // the server need not be asked
+  const { value, error } = useAsync(async () => (gone ? null : api.get(`runs/${api.name(id)}`)), [id, gone, summary?.state, summary?.finished]);
   const [problem, setProblem] = useState(null);
   const run = useMemo(() => value && { ...value, ...pick(summary) }, [value, summary]);
   const job = [...jobs.values()].find((one) => one.run === id);
@@ -191,7 +192,7 @@ export function RunView({ id }) {
     if (run) document.title = `${run.title} – V2Edit`;
     return () => (document.title = "V2Edit studio");
   }, [run?.title]);
-  if (error) return html`<${Empty} icon="film" title=${text.run.unknown}><p>${error}</p><a class="button" href="#/gallery">${text.nav.gallery}</a><//>`;
+  if (gone || error) return html`<${Empty} icon="film" title=${text.run.unknown}><p>${gone ? text.run.gone : error}</p><a class="button" href="#/gallery">${text.nav.gallery}</a><//>`;
   if (!run) return html`<p class="loading" role="status">${text.loading}</p>`;
   const media = mediaOf(run);
   const title = async (title) => api.patch(`runs/${api.name(id)}`, { title }).catch((e) => setProblem(e.message));

@@ -9,7 +9,7 @@ export const state = {
   locked: false,
   machine: null,
   jobs: new Map(),
-  runs: new Map(), // those of which an event has told
+  runs: new Map(), // those of which an event has told; null of one that has gone
   uploads: new Map(),
   runsVersion: 0, // grows when a run has come, changed or gone
 };
@@ -94,7 +94,7 @@ async function reload() {
 const gone = {
   job: (id) => (state.jobs.delete(id), since?.set(id, null)),
   run: (id) => {
-    state.runs.delete(id);
+    state.runs.set(id, null);
     state.runsVersion += 1;
   },
   upload: (id) => state.uploads.delete(id),

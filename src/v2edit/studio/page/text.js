@@ -257,6 +257,7 @@ export const text = {
     trash: "Move to the trash",
     further: "Edit further",
     unknown: "This run is not here",
+    gone: "It was moved to the trash, or deleted.",
     running: "This edit is still being made",
     runningHelp: "Its result appears here once it is done.",
     stopped: "This run is not done",
