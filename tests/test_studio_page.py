@@ -316,6 +316,11 @@ def test_runs_are_starred_noted_deleted_and_restored(browser, studio, sample_run
             page.get_by_role("button", name="Restore").first.click()
             expect(other.locator(".player canvas")).to_be_visible()
         expect(gallery.get_by_text("The chosen one")).to_be_visible()
+        gallery.get_by_label("Starred").uncheck()
+        gallery.get_by_role("radio", name="Trash").check()
+        expect(gallery.locator(".filters")).to_have_count(0)
+        gallery.get_by_role("link", name="Gallery").click()  # leads back, as the browser's own button does
+        expect(gallery.get_by_text("The chosen one")).to_be_visible()
     # A player may have asked for the next piece of what had just gone.
     browser.complaints[:] = [one for one in browser.complaints if "404" not in one or f"{name}/files/" not in one]
 

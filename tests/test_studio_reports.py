@@ -55,9 +55,9 @@ const late = () => new Promise((yes, no) => setTimeout(no, 4000));
 
 
 PATHS = [
-    "none.html", ".bench/picture.png", "link.png", "run.json.txt", "inner/page.html", "inner", "inner/", "",
-    "../bench-of-methods/clip.mp4", "..%2fclip.mp4", "%2fetc%2fpasswd", "inner%2f..%2fclip.mp4", "clip.mp4%00.png",
-    "inner//picture.png", "//clip.mp4",
+    "none.html", ".bench/picture.png", "link.png", "run.json.txt", "inner/page.html", "inner", "none/", ".bench/",
+    "linked/", "../", "", "../bench-of-methods/clip.mp4", "..%2fclip.mp4", "%2fetc%2fpasswd", "inner%2f..%2fclip.mp4",
+    "clip.mp4%00.png", "inner//picture.png", "//clip.mp4",
 ]  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     other = make_runs(folder, ("make it lighter",))[0]
     report = folder / make_report(folder)
     (report / "inner").mkdir()
+    (report / "linked").symlink_to("inner")
     picture = np.full((16, 16, 3), 200, np.uint8)
     for place in (report / "inner", report / ".bench", folder / other):
         write_still(picture, place / "picture.png")
@@ -132,6 +133,8 @@ def test_addresses_of_reports_are_signed_and_lead_nowhere_else(studio: Client) -
     for path in PATHS:
         answer = studio.ask("GET", f"{base}/{path}")
         assert answer.status == 404, path
+    folder = studio.ask("GET", f"{base}/inner/")  # a page's link to a run beside it: said, and no error of the frame
+    assert folder.status == 200 and folder.headers["content-security-policy"] == policy
     _, _, name, token = base.split("/")
     other = next(run["name"] for run in studio.get("/runs?kind=edit")["runs"])
     wrong = [f"{name}/{token[:-1]}/clip.mp4", f"{name}/{token}0/clip.mp4", f"{name}/x/clip.mp4"]

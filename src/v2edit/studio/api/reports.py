@@ -24,6 +24,10 @@ from v2edit.studio.security import REPORT, same
 router, frame_router = APIRouter(), APIRouter()  # under /api/v1, and of what the frame loads
 PAGES = (".html",)
 SHOWN = (*PAGES, *TYPES)
+FOLDER = (
+    b"<!doctype html><meta charset=utf-8><title>A folder</title><body style='font: 16px sans-serif; margin: 2em'>"
+    b"<p>This folder is a run of its own: it is in the gallery.</p><button onclick='history.back()'>Back</button>"
+)
 
 
 @router.get("/runs/{name}/report/{page}")
@@ -44,21 +48,38 @@ async def get_file(request: Request, name: str, token: str, path: str) -> Respon
     if run is None or not same(token, _sign(studio, run)):
         raise Unknown("there is no such page")
     # A hidden file is none of a report's, nor is one in a hidden folder; links are not followed.
-    if any(not part or part.startswith(".") for part in parts) or Path(path).suffix.lower() not in SHOWN:
+    if any(part.startswith(".") for part in parts):
         raise Unknown("the report has no such file")
-    if Path(path).suffix in PAGES and len(parts) > 1:
-        raise Unknown("the report has no such page")
     # The frame's origin is none, from which this one's files are another's.
     headers = {"cross-origin-resource-policy": "cross-origin", "x-frame-options": "SAMEORIGIN"}
+    if path.endswith("/") and all(parts[:-1]):  # a page's link to what is beside it
+        if not await asyncio.to_thread(_has_folder, run.folder, path):
+            raise Unknown("the report has no such folder")
+        return Response(FOLDER, headers=headers | _page_headers(request, studio, run))
+    if not all(parts) or Path(path).suffix.lower() not in SHOWN:
+        raise Unknown("the report has no such file")
     if Path(path).suffix in PAGES:
-        host = request.headers["host"]
-        own = "'self'" if host.startswith("[") else f"{host}{_base(studio, run)}"  # a policy names no IPv6 address
-        headers["content-type"] = "text/html; charset=utf-8"
-        headers["content-security-policy"] = (
-            "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-            f"img-src {own} data:; media-src {own} data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-        )
+        if len(parts) > 1:
+            raise Unknown("the report has no such page")
+        headers |= _page_headers(request, studio, run)
     return FileAnswer(run.folder.joinpath(*parts), run.folder, headers=headers)
+
+
+def _has_folder(base: Path, name: str) -> bool:
+    """Whether a folder has another of that name, by no link."""
+    return (base / name).is_dir() and (base / name).resolve() == base.resolve() / name
+
+
+def _page_headers(request: Request, studio: Studio, run: Run) -> dict[str, str]:
+    """Return the policy of a page: it runs its own scripts, and reaches nothing but its own files."""
+    host = request.headers["host"]
+    own = "'self'" if host.startswith("[") else f"{host}{_base(studio, run)}"  # a policy names no IPv6 address
+    return {
+        "content-type": "text/html; charset=utf-8",
+        "content-security-policy": "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; "
+        f"style-src 'unsafe-inline'; img-src {own} data:; media-src {own} data:; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'self'",
+    }
 
 
 def _base(studio: Studio, run: Run) -> str:

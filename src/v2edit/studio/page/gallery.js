@@ -20,6 +20,8 @@ function kept() {
   }
 }
 
+const COMPARED = new Set(["edit", "scene"]); // others are groups of runs
+
 export function RunCard({ run, chosen, onChoose }) {
   const [broken, setBroken] = useState(false);
   useEffect(() => setBroken(false), [run.thumb, run.finished]);
@@ -33,7 +35,7 @@ export function RunCard({ run, chosen, onChoose }) {
     </a>
     <div class="card-foot">
       <span class="facts"><span>${text.kinds[run.kind]}</span>${run.seconds ? html`<span>${duration(run.seconds)}</span>` : null}<span>${when(run.finished ?? run.started)}</span></span>
-      ${onChoose && run.state === "done" && html`<label class="check choose"><input type="checkbox" checked=${chosen} onChange=${onChoose} aria-label=${text.gallery.choose(run.title)} /></label>`}
+      ${onChoose && run.state === "done" && COMPARED.has(run.kind) && html`<label class="check choose"><input type="checkbox" checked=${chosen} onChange=${onChoose} aria-label=${text.gallery.choose(run.title)} /></label>`}
       <${IconButton} icon="star" label=${run.starred ? text.run.unstar : text.run.star} pressed=${run.starred} filled=${run.starred} onClick=${star} />
     </div>
   </article>`;
@@ -74,10 +76,12 @@ function Filters({ filter, setFilter, models }) {
 
 export function Gallery({ query }) {
   const { runs, runsVersion, jobs } = useStore();
-  const [where, setWhere] = useState(query.get("trash") ? "trash" : "runs");
+  const where = query.get("trash") ? "trash" : "runs";
+  const setWhere = (next) => (location.hash = next === "trash" ? "#/gallery?trash=1" : "#/gallery");
   const [filter, setFilter] = useState({ ...FILTER, ...kept().filter });
-  const [chosen, setChosen] = useState(kept().chosen ?? []);
-  useEffect(() => sessionStorage.setItem(KEPT, JSON.stringify({ filter, chosen })), [filter, chosen]);
+  const [ever, setChosen] = useState(kept().chosen ?? []);
+  const chosen = ever.filter((name) => runs.get(name) !== null); // null: it has gone
+  useEffect(() => sessionStorage.setItem(KEPT, JSON.stringify({ filter, chosen })), [filter, chosen.join()]);
   const asked = new URLSearchParams(Object.entries(filter).filter(([, value]) => value !== "" && value !== false)).toString();
   const { value, error, waits } = useAsync(() => api.get(`runs?${asked}`), [asked, runsVersion], patience(filter.q));
   const [shown, setShown] = useState(null);

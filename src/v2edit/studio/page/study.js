@@ -19,7 +19,7 @@ const TEXT = {
   thanks: "Thank you. That was all; your scores are saved.",
   gone: "This study cannot be opened",
 };
-const FRAME = 1 / 24; // seconds: of a step, and what two videos in step may be apart
+const FRAME = 1 / 24; // seconds: what two videos in step may be apart, and a step until it is known how long frames last
 // Where compare.mp4 has its two pictures: labels on top, a gap between (video/sheets.py).
 const HEAD = 24, GAP = 8;
 const base = location.pathname.replace(/\/$/, "");
@@ -46,6 +46,7 @@ class Screen {
     this.videos = new Map();
     this.views = [];
     this.stopped = false;
+    this.frame = null; // seconds
   }
 
   add(media, label) {
@@ -84,15 +85,32 @@ class Screen {
       requestAnimationFrame(draw);
     };
     draw();
+    this.measure();
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) this.lead.play().catch(() => {});
+  }
+
+  /** Find how long a frame lasts: the least time between two that are shown. */
+  measure() {
+    let before = null;
+    const next = (_, { mediaTime }) => {
+      if (before !== null && mediaTime - before > 1e-3) this.frame = Math.min(this.frame ?? 1, mediaTime - before);
+      before = mediaTime;
+      if (!this.stopped) this.lead.requestVideoFrameCallback?.(next);
+    };
+    this.lead.requestVideoFrameCallback?.(next);
   }
 
   toggle() { this.lead.paused ? this.lead.play() : this.lead.pause(); }
 
   step(frames) {
-    this.lead.pause();
-    const end = this.lead.duration || 0;
-    this.lead.currentTime = Math.min(Math.max(0, this.lead.currentTime + frames * FRAME), end);
+    const frame = this.frame ?? FRAME;
+    const now = Math.floor(this.lead.currentTime / frame + 0.01);
+    const latest = Math.max(0, (this.lead.duration || 0) - frame / 2);
+    const time = Math.min(Math.max(0, now + frames) + 0.5, latest / frame) * frame; // its middle: ends are rounded
+    for (const video of this.videos.values()) {
+      video.pause();
+      video.currentTime = time;
+    }
   }
 
   set speed(rate) { for (const video of this.videos.values()) video.playbackRate = rate; }
