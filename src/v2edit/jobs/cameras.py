@@ -10,6 +10,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,10 +93,15 @@ def read_or_find(
     source = source or PictureSource(path, options.pictures)
     name = re.sub(r"[^\w-]+", "-", path.absolute().stem).strip("-")[:MAX_NAME] or "pictures"
     folder = (root or Path("runs")) / FOLDER / f"{name}-{fingerprint_pictures(source)[:DIGITS]}"
-    if (folder / REPORT).is_file():
-        report = read_report(folder)
+    report = None
+    try:
+        report = read_report(folder) if (folder / REPORT).is_file() else None
+    except (OSError, ValueError, UserError) as error:
+        log.warning("%s is damaged (%s): the cameras are found anew", folder, error)
+    if report is not None:
         log.info("cameras: %s, in %s, found before", report, folder)
     elif find:
+        shutil.rmtree(folder, ignore_errors=True)  # what is damaged
         report = _find(source, folder, on_progress)
         log.info("cameras: %s, in %s", report, folder)
     else:
@@ -128,6 +134,8 @@ def _find(source: PictureSource, folder: Path, on_progress: ProgressCallback | N
         raise UserError(f"cannot write to {folder.parent}: {error.strerror or error}; choose another -o") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # where there are others
+            folder.parent.rmdir()
 
 
 def fingerprint_pictures(source: PictureSource) -> str:

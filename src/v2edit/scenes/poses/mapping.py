@@ -6,6 +6,7 @@ another processor rounds otherwise, as with any optimisation. Letters: N picture
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,10 +56,14 @@ class PairStatistics:
 
 def import_pycolmap() -> Any:
     """Return the module, its log quiet. Raises `UserError` where it is missing or too old to be interrupted."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         import pycolmap
     except ImportError as error:
         raise UserError(MISSING) from error
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)  # glog's own prints a stack and ends without cleaning up
     if not hasattr(pycolmap, "CancellationToken"):
         raise UserError(f"{MISSING}; the one here is {pycolmap.__version__}")
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL.value)

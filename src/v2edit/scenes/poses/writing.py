@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +55,11 @@ class PoseReport:
 
 
 def read_report(folder: Path) -> PoseReport:
-    """Read how a dataset's cameras were found."""
-    return PoseReport(**read_json(folder / REPORT))
+    """Read how a dataset's cameras were found. Raises `ValueError` for a file that does not say so."""
+    facts = read_json(folder / REPORT)
+    if not isinstance(facts, dict) or facts.keys() != {one.name for one in fields(PoseReport)}:
+        raise ValueError(f"{folder / REPORT} does not say how cameras were found")
+    return PoseReport(**facts)
 
 
 def measure_parallax(model: pycolmap.Reconstruction) -> float:
