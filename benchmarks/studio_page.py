@@ -61,7 +61,7 @@ def measure(folder: Path, browser: str, steps: int | None) -> dict[str, float]:
         page.locator(".player canvas").wait_for()
         note("result")
         with page.expect_download() as download:
-            page.get_by_role("button", name="MP4").click()
+            page.get_by_role("link", name="MP4").click()
         assert Path(download.value.path()).stat().st_size > 1000
         note("download")
         engine.close()
