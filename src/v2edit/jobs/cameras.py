@@ -20,6 +20,7 @@ from tyro.conf import arg
 from v2edit.errors import UserError
 from v2edit.jobs.inputs import is_unposed
 from v2edit.jobs.options import expect_at_least
+from v2edit.runs import fingerprint_input
 
 if TYPE_CHECKING:
     from v2edit.jobs.scene_loop import ProgressCallback
@@ -152,8 +153,7 @@ def fingerprint_pictures(source: PictureSource) -> str:
     for file in [source.path] if source.is_video else source.files:
         for one in (file, source.masks.get(file)) if not source.is_video else (file,):
             if one is not None:
-                with one.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                digest = fingerprint_input(one)["sha256"]
                 total.update(f"{digest}  {'' if source.is_video else one.name}\n".encode())
     return total.hexdigest()
 

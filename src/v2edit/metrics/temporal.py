@@ -11,6 +11,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from v2edit.video.flow import warp
 from v2edit.video.stream import Frames
 
 SMOOTHING = 0.01, 0.5  # of the test of occlusion (Sundaram et al. 2010): share of the flows' squares, and pixels²
@@ -24,7 +25,7 @@ def warp_error(edited: Frames, source: Frames) -> float:
     for (now, before), (following, after) in pairwise(zip(edited, source, strict=True)):
         forward, visible = flow_between(before, after)
         if visible.any():
-            back = warp(following, forward)
+            back = warp(following.astype(np.float32), forward)
             error = (now.astype(np.float64) - back) / 255
             values.append(float(np.square(error)[visible].mean()))
     return 1000 * float(np.mean(values)) if values else math.nan
@@ -44,12 +45,6 @@ def flow_between(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.
     share, slack = SMOOTHING
     squares = np.square(there).sum(-1) + np.square(returned).sum(-1)
     return there, inside & (np.square(there + returned).sum(-1) < share * squares + slack)
-
-
-def warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Return what an image [H, W, C] has where a flow, float32 [H, W, 2], leads to, float32 [H, W, C], bilinear."""
-    y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
-    return cv2.remap(image.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
 
 
 def colour_drift(edited: Frames, source: Frames, outside: Frames) -> float:

@@ -54,16 +54,21 @@ def editable_mask(gaussians: Gaussians, cameras: Cameras, mask: Tensor) -> Tenso
     """Return which Gaussians may change, bool [N]: of the visible ones, those whose weight in the frames lies on enough
     changed pixels; of the hidden ones, those behind changed pixels, since the inside of an object and the surface
     behind it can be seen from elsewhere. `mask` [T, H, W]: how much of each pixel changed."""
+    on_changed, total = weights_on(gaussians, cameras, mask, torch.ones_like(mask))
+    behind = _changed_in_front(gaussians.means.cpu(), cameras, mask).to(total)
+    return torch.where(total <= HIDDEN, behind >= MIN_BEHIND, on_changed > MIN_CHANGED * total)
+
+
+def weights_on(gaussians: Gaussians, cameras: Cameras, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how much each Gaussian weighs in the pixels of two masks [T, H, W] of a path's frames, both [N]."""
     # The gradient of an image's sum by a Gaussian's colour is its weight in it.
     colours = torch.zeros(len(gaussians), 1, 3, device=gaussians.means.device, requires_grad=True)
     plain = replace(gaussians, sh=colours)
     for k in range(len(cameras)):
         image = render(plain, cameras[[k]]).colours[0]
-        (image[..., 0] * mask[k].to(image) + image[..., 1]).sum().backward()
+        (image[..., 0] * one[k].to(image) + image[..., 1] * other[k].to(image)).sum().backward()
     assert colours.grad is not None
-    on_changed, total = colours.grad[:, 0, 0], colours.grad[:, 0, 1]
-    behind = _changed_in_front(gaussians.means.cpu(), cameras, mask).to(total)
-    return torch.where(total <= HIDDEN, behind >= MIN_BEHIND, on_changed > MIN_CHANGED * total)
+    return colours.grad[:, 0, 0], colours.grad[:, 0, 1]
 
 
 def spawn(

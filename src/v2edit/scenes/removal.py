@@ -16,6 +16,7 @@ from torch import Tensor
 
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.masks import weights_on
 from v2edit.scenes.optimise import single_thread
 from v2edit.scenes.rasterise import render
 
@@ -69,20 +70,14 @@ def _explained(scene: Gaussians, faded: Gaussians, target: Dataset, mask: Tensor
     do, bool [N]."""
     device = scene.means.device
     without = replace(scene, logit_opacities=torch.where(candidates, faded.logit_opacities, scene.logit_opacities))
-    colours = torch.zeros(len(scene), 1, 3, device=device, requires_grad=True)
-    plain = replace(scene, sh=colours)
+    edited, good = mask > 0.5, []
     for k in range(len(target)):
         camera, truth = target.cameras[[k]], _frame(target, k, device)
         with torch.no_grad():
             own, other = (_smooth((render(one, camera).colours[0] - truth).abs().mean(-1)) for one in (scene, without))
-            edited = mask[k].to(device) > 0.5
-            good = (other < CLOSE) & (other < BETTER * own) & edited
-        image = render(plain, camera).colours[0]
-        (image[..., 0] * good + image[..., 1] * edited).sum().backward()
-    assert colours.grad is not None
-    on_good, total = colours.grad[:, 0, 0], colours.grad[:, 0, 1]
-    # What is hidden in the object goes with it.
-    return on_good >= MOST * total
+        good.append((other < CLOSE) & (other < BETTER * own) & edited[k].to(device))
+    on_good, total = weights_on(scene, target.cameras, torch.stack(good), edited)
+    return on_good >= MOST * total  # what is hidden in the object goes with it
 
 
 def _frame(target: Dataset, k: int, device: torch.device) -> Tensor:
