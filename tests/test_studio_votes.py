@@ -4,14 +4,14 @@ import csv
 import io
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.browser import LOOK, PATIENCE, WIDTHS, Browser, browsing
 from support.processes import PreloadedPool
-from support.studies import ASPECTS, LABELS, SECRETS, Voter, make_report, make_runs
+from support.studies import ASPECTS, FRAMES, LABELS, SECRETS, Voter, make_report, make_runs
 from support.studio import Client, server_process, serving
 
 INSTRUCTIONS = ("make it lighter", "make it darker")
@@ -214,6 +214,42 @@ def vote_by_keys(page: Any, score: int) -> None:
         if page.evaluate("document.activeElement.textContent") == "Next":
             break
     page.keyboard.press("Enter")
+
+
+def pictures(page: Any) -> list[str]:
+    return page.evaluate("Array.from(document.querySelectorAll('canvas'), (one) => one.toDataURL())")
+
+
+def wait_until(page: Any, holds: Callable[[], bool]) -> None:
+    for _ in range(int(PATIENCE) // 20):
+        if holds():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("the page did not come to it")
+
+
+def test_voters_step_through_the_frames_of_all_clips_at_once(browser, studio):
+    study = make(studio)
+    with browser.page(study["link"].lstrip("/")) as page:
+        expect(page.locator("canvas").last).to_be_visible()
+        # A pause that comes before a clip plays is no fault.
+        page.evaluate("Array(5).fill(document.querySelector('.bar button')).forEach((toggle) => toggle.click())")
+        if page.get_by_role("button", name="Pause").count():
+            page.get_by_role("button", name="Pause").click()
+        forward, back = (page.get_by_role("button", name=name) for name in ("Frame forward", "Frame back"))
+        for _ in range(FRAMES):
+            back.click()
+        page.wait_for_timeout(500)
+        shown = [pictures(page)]
+        for _ in range(FRAMES - 1):
+            forward.click()
+            wait_until(page, lambda: all(one != last for one, last in zip(pictures(page), shown[-1], strict=True)))
+            shown.append(pictures(page))
+        assert all(len(set(clip)) == FRAMES for clip in zip(*shown, strict=True))
+        for before in reversed(shown[:-1]):
+            back.click()
+            wait_until(page, lambda before=before: pictures(page) == before)
+    assert not browser.complaints
 
 
 def test_three_voters_vote_in_the_browser_and_the_results_show_them(browser, studio):

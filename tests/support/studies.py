@@ -1,4 +1,4 @@
-"""Runs and a bench report to compare blindly, without a model: grey clips, and names that voters must not see."""
+"""Runs and a bench report to compare blindly, without a model: grey clips that grow brighter, and names that voters must not see."""
 
 import json
 from pathlib import Path
@@ -14,17 +14,19 @@ from v2edit.video import Video, write, write_compare
 
 LABELS = ("ours-of-the-paper", "rival-method", "third-method")
 SECRETS = (*LABELS, "unnamed-run", "mixture", "0.25", "other-model")  # of which nothing may reach a voter
+FRAMES = 3
 ASPECTS = ("quality", "preservation", "fulfilment")
 
 
 def make_runs(folder: Path, instructions: tuple[str, ...] = ("make it lighter", "make it darker")) -> list[str]:
     """Write the runs of each instruction, one a label, into a studio's folder; return their names."""
-    source, names = np.full((3, 32, 32, 3), 60, np.uint8), []
+    brighter = 15 * np.arange(FRAMES, dtype=np.uint8)[:, None, None, None]
+    source, names = np.full((FRAMES, 32, 32, 3), 60, np.uint8) + brighter, []
     for number, instruction in enumerate(instructions):
         for at, label in enumerate(LABELS):
             run = folder / f"unnamed-run-{label}-{number}"
             run.mkdir(parents=True)
-            edited = np.full_like(source, 90 + 40 * at)
+            edited = source + np.uint8(30 + 40 * at)
             write(Video(edited, 8), run / "edited.mp4")
             write_compare(source, edited, run / "compare.mp4", 8)
             facts = {

@@ -58,10 +58,11 @@ class Entry:
 
 
 class Media(BaseModel, frozen=True):
-    """A file in the study's media folder, and the part of its picture that is shown."""
+    """A file in the study's media folder, the part of its picture that is shown, and its frames a second."""
 
     file: str
     crop: Crop | None = None
+    fps: float | None = None
 
 
 class Candidate(BaseModel, frozen=True):
@@ -301,7 +302,16 @@ def _keep(clip: Clip, media: Path) -> Media:
         os.link(clip.path, media / name)
     except OSError:  # another disk, or one without links
         shutil.copyfile(clip.path, media / name)
-    return Media(file=name, crop=clip.crop)
+    return Media(file=name, crop=clip.crop, fps=_read_rate(media / name))
+
+
+def _read_rate(path: Path) -> float | None:
+    """Return the frame rate that a video file names, or None."""
+    from v2edit.video.decoding import find_video_stream, named_rates, open_container  # which load FFmpeg
+
+    with suppress(UserError), open_container(path) as container:
+        stream = find_video_stream(container)
+        return next((float(rate) for rate in named_rates(stream)), None) if stream else None
 
 
 def _write(folder: Path, study: Study) -> None:

@@ -220,7 +220,7 @@ def _ballot(folder: Path, study: Study, voter: str) -> dict[str, Any]:
     shown = {one.key: one.media for one in comparison.candidates}
 
     def view(media: Media) -> dict[str, Any]:
-        return {"url": f"/study/{study.token}/media/{media.file}", "crop": media.crop}
+        return {"url": f"/study/{study.token}/media/{media.file}", "crop": media.crop, "fps": media.fps}
 
     candidates = [{"key": key, "media": view(shown[key])} for key in open_ones[0].keys]
     return facts | {

@@ -36,7 +36,7 @@ export function usePlayback(frames, fps, part) {
     const seeked = () => own.paused && setFrame(Math.min(frames - 1, Math.floor(own.currentTime * fps + 1e-3)));
     const again = () => {
       own.currentTime = timeOf(from, fps);
-      own.play();
+      own.play().catch(() => {}); // a pause may come before it plays
     };
     const all = { play, pause, seeked, ended: again };
     for (const [kind, act] of Object.entries(all)) own.addEventListener(kind, act);
@@ -51,7 +51,7 @@ export function usePlayback(frames, fps, part) {
     setFrame(bounded);
     if (video.current) video.current.currentTime = timeOf(bounded, fps);
   };
-  const toggle = () => (video.current?.paused ? video.current.play() : video.current?.pause());
+  const toggle = () => (video.current?.paused ? video.current.play().catch(() => {}) : video.current?.pause());
   const step = (by) => {
     video.current?.pause();
     seek(frame + by);

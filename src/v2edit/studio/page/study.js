@@ -19,7 +19,7 @@ const TEXT = {
   thanks: "Thank you. That was all; your scores are saved.",
   gone: "This study cannot be opened",
 };
-const FRAME = 1 / 24; // seconds: what two videos in step may be apart, and a step until it is known how long frames last
+const FRAME = 1 / 24; // seconds: what two videos in step may be apart, and a step where the study does not say how long a frame lasts
 // Where compare.mp4 has its two pictures: labels on top, a gap between (video/sheets.py).
 const HEAD = 24, GAP = 8;
 const base = location.pathname.replace(/\/$/, "");
@@ -40,13 +40,16 @@ function partOf(video, crop) {
   return [crop === "left" ? 0 : half + GAP, HEAD, half, height - HEAD];
 }
 
+/** Play a video; a pause or the next ballot may come before it does, which is no fault. */
+function play(video) { return video.play().catch(() => {}); }
+
 /** Videos that play in step, each part of one drawn on its canvas; the same file is loaded once. */
 class Screen {
   constructor() {
     this.videos = new Map();
     this.views = [];
     this.stopped = false;
-    this.frame = null; // seconds
+    this.frame = FRAME; // seconds
   }
 
   add(media, label) {
@@ -55,6 +58,7 @@ class Screen {
       video.addEventListener("error", () => fail(`${label}: ${TEXT.gone}`));
       this.videos.set(media.url, video);
     }
+    if (this.views.length === 0 && media.fps) this.frame = 1 / media.fps;
     const canvas = make("canvas", { width: 16, height: 9 });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", label);
@@ -71,7 +75,7 @@ class Screen {
       for (const video of this.videos.values()) {
         if (video === lead || video.readyState < 2 || video.seeking) continue;
         if (Math.abs(video.currentTime - lead.currentTime) > FRAME) video.currentTime = lead.currentTime;
-        if (video.paused !== lead.paused) lead.paused ? video.pause() : video.play();
+        if (video.paused !== lead.paused) lead.paused ? video.pause() : play(video);
       }
       for (const { video, crop, canvas } of this.views) {
         if (video.readyState < 2) continue;
@@ -85,25 +89,13 @@ class Screen {
       requestAnimationFrame(draw);
     };
     draw();
-    this.measure();
-    if (!matchMedia("(prefers-reduced-motion: reduce)").matches) this.lead.play().catch(() => {});
+    if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play(this.lead);
   }
 
-  /** Find how long a frame lasts: the least time between two that are shown. */
-  measure() {
-    let before = null;
-    const next = (_, { mediaTime }) => {
-      if (before !== null && mediaTime - before > 1e-3) this.frame = Math.min(this.frame ?? 1, mediaTime - before);
-      before = mediaTime;
-      if (!this.stopped) this.lead.requestVideoFrameCallback?.(next);
-    };
-    this.lead.requestVideoFrameCallback?.(next);
-  }
-
-  toggle() { this.lead.paused ? this.lead.play() : this.lead.pause(); }
+  toggle() { this.lead.paused ? play(this.lead) : this.lead.pause(); }
 
   step(frames) {
-    const frame = this.frame ?? FRAME;
+    const { frame } = this;
     const now = Math.floor(this.lead.currentTime / frame + 0.01);
     const latest = Math.max(0, (this.lead.duration || 0) - frame / 2);
     const time = Math.min(Math.max(0, now + frames) + 0.5, latest / frame) * frame; // its middle: ends are rounded
