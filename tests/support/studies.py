@@ -1,4 +1,4 @@
-"""Runs and a bench report to compare blindly, without a model: grey clips that grow brighter, and names that voters must not see."""
+"""Runs and a bench report to compare blindly, without a model: clips that grow brighter, with names none may see."""
 
 import json
 from pathlib import Path
