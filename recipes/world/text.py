@@ -49,10 +49,12 @@ def new_text_encoder(vocabulary: int) -> T5EncoderModel:
     )  # fmt: skip
 
 
-def sample_caption(rng: Random, scene: Scene) -> tuple[str, Named, Wording]:
-    """Sample a caption of a scene, what it names and its wording; none is longer than the text encoder reads."""
+def sample_caption(rng: Random, scene: Scene, full: float = 0.0) -> tuple[str, Named, Wording]:
+    """Sample a caption of a scene, what it names and its wording; none is longer than the text encoder reads. A share
+    of `full` names all it can, the others as much as `sample_named` draws."""
     while True:
-        named, wording = sample_named(rng, scene), sample_wording(rng)
+        named = sample_named(rng, scene, 1.0 if rng.random() < full else None)
+        wording = sample_wording(rng)
         text = caption(scene, named, wording)
         if len(text.replace(",", " ,").replace(".", " .").split()) < TEXT_LENGTH:
             return text, named, wording

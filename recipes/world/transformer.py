@@ -4,8 +4,9 @@
     python -m recipes.world.transformer --minutes 20 --batch 256   (a GPU)
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new caption at every visit
-that names some of what is seen and leaves the rest out, averaged weights; a probe two thirds through the transformer
-predicts the attributes of the object at each token; clips and (twice as many) stills alternate. Muon trains the blocks'
+that names some of what is seen and leaves the rest out (at first half of them leave nothing out), averaged weights; a
+probe two thirds through the transformer predicts the attributes of the object at each token; one batch of clips comes
+on two of (twice as many) stills. Muon trains the blocks'
 matrices, AdamW the rest. Resumes from out/transformer/state.pt; without one, and with `--from DIR`, from the weights
 there. Shards that were encoded meanwhile join at each checkpoint.
 """
@@ -178,9 +179,9 @@ def owners_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return stored["owners"], stored["objects"]
 
 
-def caption_ids(scenes: list[Scene], tokenizer: T5Tokenizer, rng: Random) -> Tensor:
-    """Return token ids [B, L] of a caption of each scene, some dropped."""
-    texts = ["" if rng.random() < DROPPED else sample_caption(rng, scene)[0] for scene in scenes]
+def caption_ids(scenes: list[Scene], tokenizer: T5Tokenizer, rng: Random, full: float) -> Tensor:
+    """Return token ids [B, L] of a caption of each scene, some dropped, a share of `full` naming all they can."""
+    texts = ["" if rng.random() < DROPPED else sample_caption(rng, scene, full)[0] for scene in scenes]
     return tokenise(tokenizer, texts)[0]
 
 
@@ -201,8 +202,9 @@ def write_samples(pipeline: CogVideoXPipeline, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=600)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1.6e-3)
+    parser.add_argument("--full", type=float, default=0.5, help="share of captions that name all, for 3/5 of the time")
     parser.add_argument("--look", type=float, default=15, help="minutes between sample sheets")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--from", dest="start", metavar="DIR", help="the transformer to go on from")
@@ -262,11 +264,12 @@ def main() -> None:
         if clock.done >= 1:
             break
         # A still costs less than half of a clip and teaches all words but those of motion.
-        part = data["stills" if step % 2 else "clips"]
-        size = options.batch * (2 if step % 2 else 1)
+        kind = "stills" if step % 3 else "clips"
+        part, size = data[kind], options.batch * (2 if kind == "stills" else 1)
         x0, objects, owners, scenes = part.batch(rng.integers(0, len(part), size))
         x0, frames = x0.to(device), x0.shape[1]
-        ids = caption_ids(scenes, tokenizer, words).to(device)
+        # Words are learnt from what is named; what is not named takes over later.
+        ids = caption_ids(scenes, tokenizer, words, options.full * (clock.done < 0.6)).to(device)
         t = sample_timesteps(len(x0)).to(device)
         a, s = (x.sqrt().view(-1, 1, 1, 1, 1) for x in (alphas[t], 1 - alphas[t]))
         eps = torch.randn_like(x0)
