@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.world.captions import VOCABULARY, Named, Wording, caption, sample_named, sample_wording
+from recipes.world.classifier import NEVER_CAPTIONED, QUESTIONS, scene_labels
 from recipes.world.edits import KINDS, render_truth, sample_edit
+from recipes.world.measures import asked_of, measure, visible_pixels
 from recipes.world.render import render_clip
 from recipes.world.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
 from recipes.world.shapes import FAR, intersect_shape
 from recipes.world.text import FIELDS, TEXT_LENGTH, new_tokenizer, phrase_labels, sample_caption, tokenise
 
 seeds = st.integers(0, 2**40)
+QUESTIONS_IN_ORDER = list(QUESTIONS)
 
 
 def is_inside(shape: str, p: np.ndarray) -> np.ndarray:
@@ -163,3 +166,53 @@ def test_nothing_named_is_a_caption_of_shapes_alone():
     assert caption(scene, Named((frozenset({"colour"}), None), frozenset({"sky"})), Wording()) == (
         "a red ball, under a blue sky."
     )
+
+
+def answers_of(scene: Scene, clip) -> np.ndarray:
+    """Return what a perfect reader answers of a clip, and "none" of the first kind where nothing is asked."""
+    return np.maximum(scene_labels(scene, visible_pixels(clip.coverage)), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_truth_has_all_figures_and_the_source_kept_everything_and_changed_nothing(kind):
+    edit = sample_edit(Random(5), kind)
+    clips = render_truth(edit)
+    asked = asked_of(edit, clips)
+    assert asked.changed.any() and asked.unsaid.any() and not (asked.changed & asked.kept).any()
+    truth, source = answers_of(edit.target, clips.target), answers_of(edit.source, clips.source)
+    done = measure(edit, clips, clips.target.frames, lambda _: truth)
+    assert (done["success"], done["kept"], done["unsaid"]) == (1, 1, 1)
+    if clips.changed.all():
+        assert kind == "style" and math.isnan(done["ssim_outside"]) and done["score"] == 1
+    else:
+        assert done["ssim_outside"] > 0.9 and 0.9 < done["score"] <= 1
+    assert done["ssim_inside"] == pytest.approx(1)
+    undone = measure(edit, clips, clips.source.frames, lambda _: source)
+    assert undone["success"] == 0 == undone["score"]
+    assert (undone["kept"], undone["unsaid"]) == (1, 1)
+    assert clips.changed.all() or undone["ssim_outside"] == pytest.approx(1)
+
+
+def test_what_no_prompt_names_is_unsaid_and_what_is_lost_of_it_is_counted():
+    edit = sample_edit(Random(5), "recolour")
+    clips = render_truth(edit)
+    asked = asked_of(edit, clips)
+    names = [name for _, _, name in QUESTIONS]
+    assert {names[k] for k in asked.changed.nonzero()[0]} == {"colour"}
+    never = [k for k, name in enumerate(names) if name in NEVER_CAPTIONED and asked.kept[k]]
+    assert never and all(asked.unsaid[k] for k in never)
+    read = answers_of(edit.target, clips.target)
+    read[never[0]] += 1
+    figures = measure(edit, clips, clips.target.frames, lambda _: read)
+    assert figures["success"] == 1
+    assert figures["unsaid"] == pytest.approx(1 - 1 / asked.unsaid.sum())
+    own = sum(asked.unsaid[k] for k, name in enumerate(names) if name == names[never[0]])
+    assert figures[f"unsaid {names[never[0]]}"] == pytest.approx(1 - 1 / own)
+
+
+def test_no_attribute_is_right_of_an_object_that_is_not_there():
+    edit = sample_edit(Random(3), "insert")
+    clips = render_truth(edit)
+    read, place = answers_of(edit.target, clips.target), edit.target.objects[edit.subject]
+    read[QUESTIONS_IN_ORDER.index((place.place, place.row, "shape"))] = 0
+    assert measure(edit, clips, clips.target.frames, lambda _: read)["success"] == 0

@@ -62,6 +62,7 @@ from recipes.world.scene import (
 )
 
 NONE = "none"
+NEVER_CAPTIONED = ("pattern", "tone", "angle", "floor pattern", "backdrop", "light from")
 ANGLES = ("0", "45", "90", "135")  # degrees, of stripes and checks: the nearest; checks repeat after 90
 MIN_VISIBLE = 40  # pixels of all frames together, for an object to be asked for
 OPPOSITE = {"left": "right", "right": "left"}
@@ -98,6 +99,7 @@ OF_SCENE: dict[str, tuple[tuple[str, ...], Callable[[Scene], str | None]]] = {
     "backdrop": (BACKDROPS, lambda s: s.backdrop.kind),
     "light from": (("left", "right"), lambda s: "right" if s.light_azimuth > 0 else "left"),
 }
+COLOURS_ALONE = ("colour", "floor", "sky", "light")  # fields that a pencil drawing does not show
 SLOTS = [(place, row) for place in PLACES for row in ROWS]
 QUESTIONS: dict[tuple[str, str, str], tuple[str, ...]] = {
     **{(place, row, field): answers for place, row in SLOTS for field, (answers, _) in OF_OBJECT.items()},
@@ -107,7 +109,7 @@ QUESTIONS: dict[tuple[str, str, str], tuple[str, ...]] = {
 
 def scene_labels(scene: Scene, visible: np.ndarray) -> list[int]:
     """Return the index of the right answer to each question, -1 where there is none. `visible`: the pixels of each
-    object, in the scene's order; one that is hidden is not asked for."""
+    object, in the scene's order; one that is hidden is not asked for, nor for the colours of a pencil drawing."""
     slots = {(o.place, o.row): (o, pixels) for o, pixels in zip(scene.objects, visible, strict=False)}
     labels = []
     for (place, row, field), answers in QUESTIONS.items():
@@ -118,6 +120,8 @@ def scene_labels(scene: Scene, visible: np.ndarray) -> list[int]:
         else:
             obj, pixels = slots[place, row]
             answer = OF_OBJECT[field][1](obj) if pixels >= MIN_VISIBLE else None
+        if scene.style == "pencil" and (field in COLOURS_ALONE or (field in ("hat", "balloon") and answer != NONE)):
+            answer = None
         labels.append(-1 if answer is None else answers.index(answer))
     return labels
 

@@ -23,7 +23,8 @@ from recipes.world.scene import Scene, sample_scene
 
 OUT = Path(__file__).parent / "out"
 WEIGHTS = Path(__file__).parent / "weights"  # committed, in half precision
-TRAINED = {"vae": "vae/vae", "text_encoder": "text/text_encoder", "tokenizer": "text/tokenizer"}
+TRAINED = {"vae": "vae/vae", "text_encoder": "text/text_encoder", "tokenizer": "text/tokenizer",
+           "classifier": "classifier"}  # fmt: skip
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
 STILLS_FROM, EVALUATION_SEED = 10_000_000, 1_000_000_000
 SHARDS = {"clips": (500, FRAMES, 0), "stills": (2000, 1, STILLS_FROM)}  # length, frames, first seed

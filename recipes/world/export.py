@@ -1,0 +1,70 @@
+"""Step 6: put the trained parts together as a diffusers folder.
+
+    python -m recipes.world.export
+
+Writes out/model: the transformer's averaged weights of out/transformer/state.pt (without one, the committed ones), and
+the autoencoder, the text encoder and the tokenizer as `find_trained` finds them. The transformer and the autoencoder
+are stored in 16 bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
+from transformers import T5EncoderModel, T5Tokenizer
+
+from recipes.primitives.diffusion import new_scheduler
+from recipes.world.clips import OUT, WEIGHTS, find_trained
+from recipes.world.transformer import new_transformer
+
+MODEL = OUT / "model"
+
+
+def load_transformer() -> tuple[CogVideoXTransformer3DModel, int | None]:
+    """Return the transformer's averaged weights, and how many samples they have seen since the committed ones (None for
+    those themselves)."""
+    path = OUT / "transformer/state.pt"
+    if not path.exists():
+        return CogVideoXTransformer3DModel.from_pretrained(WEIGHTS / "transformer"), None
+    state = torch.load(path, map_location="cpu")
+    layers = 1 + max(int(name.split(".")[1]) for name in state["averaged"] if name.startswith("transformer_blocks"))
+    transformer = new_transformer(layers)
+    transformer.load_state_dict(state["averaged"])
+    return transformer, state["seen"]
+
+
+def export(folder: Path = MODEL) -> int | None:
+    """Write the model beside an old one and put it in its place; return what `load_transformer` says of it."""
+    transformer, seen = load_transformer()
+    pipeline = CogVideoXPipeline(
+        T5Tokenizer.from_pretrained(find_trained("tokenizer")),
+        T5EncoderModel.from_pretrained(find_trained("text_encoder"), dtype=torch.float32),
+        AutoencoderKLCogVideoX.from_pretrained(find_trained("vae")).half(),
+        transformer.half(),
+        new_scheduler(),
+    )
+    beside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    pipeline.save_pretrained(beside)
+    for config in beside.rglob("config.json"):  # drop local paths
+        facts = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+    return seen
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    seen = export()
+    total = sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file())
+    print(f"{MODEL}: {total / 1e6:.1f} MB, {'as committed' if seen is None else f'after {seen:,} more samples'}")
+
+
+if __name__ == "__main__":
+    main()
