@@ -4,7 +4,8 @@
 
 Writes out/model: the transformer's averaged weights of out/transformer/state.pt (without one, the committed ones), and
 the autoencoder, the text encoder and the tokenizer as `find_trained` finds them. The transformer and the autoencoder
-are stored in 16 bits.
+are stored in 16 bits. With `--keep`, the transformer and its probe also take the place of those in weights/, which
+training goes on from on another machine.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
+from safetensors.torch import save_file
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recipes.primitives.diffusion import new_scheduler
 from recipes.world.clips import OUT, WEIGHTS, find_trained
-from recipes.world.transformer import new_transformer
+from recipes.world.transformer import PROBE, new_transformer
 
 MODEL = OUT / "model"
 
@@ -59,9 +61,19 @@ def export(folder: Path = MODEL) -> int | None:
     return seen
 
 
+def keep() -> None:
+    """Put the transformer's averaged weights and its probe in the place of the committed ones."""
+    load_transformer()[0].half().save_pretrained(WEIGHTS / "transformer")
+    save_file(torch.load(OUT / "transformer/state.pt", map_location="cpu")["probe"], WEIGHTS / PROBE)
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="as the weights to go on from, too")
+    options = parser.parse_args()
     seen = export()
+    if options.keep:
+        keep()
     total = sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file())
     print(f"{MODEL}: {total / 1e6:.1f} MB, {'as committed' if seen is None else f'after {seen:,} more samples'}")
 

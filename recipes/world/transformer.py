@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
@@ -56,6 +57,7 @@ from recipes.world.scene import (
 from recipes.world.text import DROPPED, TEXT_LENGTH, sample_caption, tokenise
 
 TOKEN_ROWS, TOKEN_COLUMNS = HEIGHT // 8, WIDTH // 8
+PROBE = "probe.safetensors"  # beside the transformer's folder
 SHEET_SEEDS = range(1_000_000_000, 1_000_000_010)
 # What the probe reads off each token under an object; hats and patterns as seen.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -229,6 +231,8 @@ def main() -> None:
     )
     transformer = transformer.to(device).train()
     averaged, probe = AveragedModel(transformer, 0.998), Probe(transformer.norm_final.normalized_shape[0]).to(device)
+    if options.start and (kept := Path(options.start).parent / PROBE).exists():
+        probe.load_state_dict(load_file(kept))
     probe.attach(transformer)
     optimizer_list = optimizers(transformer, probe, options.lr)
     scheduler = new_scheduler()
