@@ -1,7 +1,9 @@
 """The detailed world that the next built-in model is trained on: shapes, captions that leave things out, true edits."""
 
 import math
+import re
 from dataclasses import fields, replace
+from itertools import product
 from random import Random
 
 import numpy as np
@@ -13,11 +15,13 @@ from hypothesis import strategies as st
 from recipes.world.captions import VOCABULARY, Named, Wording, caption, sample_named, sample_wording
 from recipes.world.classifier import NEVER_CAPTIONED, QUESTIONS, scene_labels
 from recipes.world.edits import KINDS, render_truth, sample_edit
+from recipes.world.grammar import edit_prompt, parse_caption
 from recipes.world.measures import asked_of, measure, visible_pixels
 from recipes.world.render import render_clip
 from recipes.world.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
 from recipes.world.shapes import FAR, intersect_shape
 from recipes.world.text import FIELDS, TEXT_LENGTH, new_tokenizer, phrase_labels, sample_caption, tokenise
+from v2edit.errors import UserError
 
 seeds = st.integers(0, 2**40)
 QUESTIONS_IN_ORDER = list(QUESTIONS)
@@ -216,3 +220,90 @@ def test_no_attribute_is_right_of_an_object_that_is_not_there():
     read, place = answers_of(edit.target, clips.target), edit.target.objects[edit.subject]
     read[QUESTIONS_IN_ORDER.index((place.place, place.row, "shape"))] = 0
     assert measure(edit, clips, clips.target.frames, lambda _: read)["success"] == 0
+
+
+@given(seeds)
+@settings(max_examples=200, deadline=None)
+def test_a_caption_is_read_as_it_was_written(seed):
+    rng = Random(seed)
+    scene = sample_scene(rng)
+    text = caption(scene, sample_named(rng, scene), sample_wording(rng))
+    assert parse_caption(text).text == text
+
+
+def says_nothing_wrong(prompt: str, scene: Scene) -> bool:
+    """Tell whether the objects that a prompt names can each be another one of the scene."""
+    told = parse_caption(prompt)
+    fits = [
+        {
+            k
+            for k, seen in enumerate(scene.objects)
+            if (obj.shape, obj.copies) == (seen.shape, seen.copies)
+            and all(
+                bool(seen.hat) if f == "hat" else getattr(obj, f.split()[0]) == getattr(seen, f.split()[0])
+                for f in names
+            )
+        }
+        for obj, names in zip(told.scene.objects, told.named.objects, strict=True)
+    ]
+    return any(len(set(pick)) == len(pick) for pick in product(*fits))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=seeds)
+@settings(max_examples=40, deadline=None)
+def test_an_instruction_gives_prompts_that_are_true_and_differ_in_the_edit_alone(kind, seed):
+    edit = sample_edit(Random(seed), kind)
+    try:
+        pair = edit_prompt(edit.source_prompt, edit.instruction)
+    except UserError as error:  # as where the prompt names two cubes, neither by its colour
+        assert "more than one object fits" in str(error)
+        return
+    assert says_nothing_wrong(pair.source, edit.source) and says_nothing_wrong(pair.target, edit.target)
+    source, target, true = (set(parts_of(text)) for text in (pair.source, pair.target, edit.target_prompt))
+    assert 1 <= len(source ^ target) <= (4 if kind == "exchange" else 2)
+    if kind in ("insert", "behind", "air", "floor", "sky", "style", "remove", "uncover"):
+        assert target == true  # The others also name what the instruction says of its object.
+
+
+def parts_of(prompt: str) -> list[str]:
+    return re.split(" and | beside |, ", prompt.rstrip("."))
+
+
+@pytest.mark.parametrize(
+    "prompt, instruction, source, target",
+    [
+        ("a cube beside a ball on a floor", "turn the cube into a cone", "a cube beside a ball.",
+         "a cone beside a ball."),
+        ("A cube and a ball.", "make the red cube blue", "a red cube and a ball.", "a blue cube and a ball."),
+        ("a ball", "make the ball bigger and green", "a ball.", "a big green ball."),
+        ("a ball, at night", "put a red hat on the ball", "a ball, at night.", "a ball with a red hat, at night."),
+        ("a ball", "remove the green star", "a ball and a green star.", "a ball."),
+        ("a red ball and a blue ball", "make the red one gold", "a red ball and a blue ball.",
+         "a gold ball and a blue ball."),
+        ("a ring on a gray floor", "make the floor teal and the sky pink", "a ring, on a gray floor.",
+         "a ring, on a teal floor, under a pink sky."),
+    ],
+)  # fmt: skip
+def test_plain_instructions_give_the_prompts_that_one_would_write(prompt, instruction, source, target):
+    pair = edit_prompt(prompt, instruction)
+    assert (pair.source, pair.target) == (source, target)
+
+
+@pytest.mark.parametrize(
+    "prompt, instruction, said",
+    [
+        ("a dragon in the sky", "make it red", "'a dragon in'"),
+        ("a ball and a ball", "make the ball red", "more than one object fits"),
+        ("a ball", "sing a song", "does not understand"),
+        ("a red ball", "make the ball red", "changes nothing"),
+        ("a ball", "make the sky loud", "no sky that is known"),
+        ("", "make the ball red", "names nothing"),
+        ("a ball", "...", "says nothing"),
+        ("a ball", "remove the ball", "nothing is left"),
+    ],
+)
+def test_what_the_grammar_does_not_understand_is_said_in_a_line(prompt, instruction, said):
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        edit_prompt(prompt, instruction)
+    assert "\n" not in str(error.value)

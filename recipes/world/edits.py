@@ -93,8 +93,11 @@ def sample_edit(rng: Random, kind: str | None = None) -> Edit:
         source = sample_scene(rng, style="photo")
         if (change := _CHANGES[kind](rng, source, wording)) is not None:
             break
-    around = sample_named(rng, source, rate=rng.choice((0.1, 0.3, 0.5)))
-    source_named, target_named = _name_change(around, source, change, kind)
+    while True:  # Something that stays is named.
+        around = sample_named(rng, source, rate=rng.choice((0.1, 0.3, 0.5)))
+        source_named, target_named = _name_change(around, source, change, kind)
+        if target_named.scene or any(names is not None for names in target_named.objects):
+            break
     return Edit(kind, change.words, source, change.target, source_named, target_named, wording, change.subject)
 
 

@@ -1,0 +1,448 @@
+"""The grammar of captions and instructions: what a prompt names, and the prompt pair of an instruction.
+
+A prompt names a part of what is seen; nothing is guessed about the rest. What an instruction refers to is added to the
+source prompt where that leaves it out, so that both prompts name what the edit changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from recipes.world.captions import PARTS, PLURALS, WORDS, Named, Wording, caption, describe_object
+from recipes.world.scene import (
+    CAMERAS,
+    COLOURS,
+    FLOORS,
+    LIGHTS,
+    MATERIALS,
+    MOTIONS,
+    PLACES,
+    ROWS,
+    SHAPES,
+    SIZES,
+    SKIES,
+    STYLES,
+    Balloon,
+    Object,
+    Scene,
+)
+from v2edit.errors import UserError
+from v2edit.prompts import PromptPair
+
+ANYTHING = ("one", "object", "thing", "it")
+REFERRED = ("shape", "colour", "size", "place", "row", "material", "copies", "hat")  # what a reference may tell
+OPPOSITE_SIZE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
+VERBS = {"stay": ("stay still", "stand still", "rest"), "slide left": ("slide left", "glide left"),
+         "slide right": ("slide right", "glide right"), "hop": ("hop", "bounce")}  # fmt: skip
+PLAIN = Object("ball", "red", "big", "middle")  # values of what is not named
+
+
+def _either(*words: str) -> str:
+    """Return a pattern of any of these words, the longest first."""
+    return f"(?:{'|'.join(sorted(map(re.escape, words), key=len, reverse=True))})"
+
+
+def _wordings(*concepts: str) -> str:
+    return _either(*(word for concept in concepts for word in WORDS.get(concept, (concept,))))
+
+
+NOUNS = {word: shape for shape in SHAPES for word in WORDS[shape]}
+NOUNS |= {PLURALS.get(word, f"{word}s"): shape for word, shape in NOUNS.items()}
+ADJECTIVES = f"{_wordings(*SIZES)}|{_either(*COLOURS)}|{_wordings(*MATERIALS[1:])}"
+OBJECT = re.compile(
+    rf"(?P<three>\bthree )?(?:\b(?:an?|the) )?(?P<before>(?:\b(?:{ADJECTIVES}) )*)\b(?P<noun>{_either(*NOUNS)})\b"
+    rf"(?P<hat> with an? (?P<hat_colour>{_either(*COLOURS)} )?hat)?"
+    rf"(?P<after>(?: (?:{_wordings(*PLACES)}|{_wordings(*ROWS)}|{_wordings(*MOTIONS)}))*)"
+)
+OF_SCENE = {
+    "balloon": re.compile(
+        rf"\ban? (?P<colour>{_either(*COLOURS)} )?balloon(?: in the air)?(?P<place> {_wordings(*PLACES)})?"
+    ),
+    "floor": re.compile(rf"\bon an? (?P<value>{_either(*FLOORS)}) {_wordings('floor')}\b"),
+    "sky": re.compile(rf"\bunder an? (?P<value>{_either(*SKIES)}) sky\b"),
+    "light": re.compile(rf"\bin (?P<value>{_either(*LIGHTS)}) light\b"),
+    "style": re.compile(rf"\b(?P<value>{_wordings(*STYLES[1:])})\b"),
+    "camera": re.compile(rf"\b(?P<value>{_wordings(*CAMERAS)})\b"),
+}
+# Words that name nothing: "on a floor" says no more than that there is one.
+EMPTY = re.compile(rf"\bon (?:a|the) {_wordings('floor')}\b|\bunder (?:a|the) sky\b|\b(?:and|beside)\b")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a prompt names: a scene whose unnamed fields mean nothing, what is named of it, and the wording. `keys` tell
+    which objects of two prompts are the same."""
+
+    scene: Scene
+    named: Named
+    wording: Wording
+    keys: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        return caption(self.scene, self.named, self.wording)
+
+    def with_object(self, index: int, names: frozenset[str], **changes: object) -> Description:
+        """Return it with fields of one object changed, and these fields of it named."""
+        objects, named = list(self.scene.objects), list(self.named.objects)
+        objects[index], named[index] = replace(objects[index], **changes), names  # pyright: ignore[reportArgumentType]
+        return self.with_objects(objects, named, self.keys)
+
+    def with_objects(
+        self, objects: list[Object], named: list[frozenset[str] | None], keys: tuple[int, ...]
+    ) -> Description:
+        scene = replace(self.scene, objects=tuple(objects))
+        return replace(self, scene=scene, named=replace(self.named, objects=tuple(named)), keys=keys)
+
+    def with_another(self, obj: Object, names: frozenset[str], key: int) -> Description:
+        """Return it with another object at the end."""
+        return self.with_objects([*self.scene.objects, obj], [*self.named.objects, names], (*self.keys, key))
+
+    def with_scene(self, *fields: str, **changes: object) -> Description:
+        """Return it with fields of the scene changed, and these named."""
+        named = replace(self.named, scene=self.named.scene | set(fields))
+        return replace(self, scene=replace(self.scene, **changes), named=named)  # pyright: ignore[reportArgumentType]
+
+
+def normalise(text: str) -> str:
+    """Return a text in lower case with single spaces, without punctuation, in the grammar's spelling."""
+    flat = re.sub(r"[^a-z ]+", " ", text.lower().replace("grey", "gray").replace("'s", ""))
+    return re.sub(r"\s+", " ", flat).strip()
+
+
+def parse_caption(text: str) -> Description:
+    """Return what a prompt names. Raises `UserError` where it says something that the grammar does not know."""
+    flat, positions, scene, fields = normalise(text), {}, Scene((), "gray", "blue"), set()
+    wording = parse_wording(text)
+    for part, pattern in OF_SCENE.items():
+        match = pattern.search(flat)
+        if match is None:
+            continue
+        positions[part] = match.start()
+        fields.add(part)
+        flat = _blank(flat, match)
+        if part == "balloon":
+            place = next((p for p in PLACES if match["place"] and match["place"].strip() in WORDS[p]), None)
+            scene = replace(scene, balloon=Balloon((match["colour"] or "red").strip(), place or "middle"))
+            fields |= ({"balloon colour"} if match["colour"] else set()) | ({"balloon place"} if place else set())
+        else:
+            scene = replace(scene, **{part: _concept(match["value"])})
+    found = [(match.start(), *_read_object(match)) for match in OBJECT.finditer(flat)]
+    flat = OBJECT.sub(" ", flat)
+    if found:
+        positions["objects"] = found[0][0]
+    left = EMPTY.sub(" ", flat).split()
+    if left or not positions:
+        raise UserError(_refuse_caption(text, left))
+    order = sorted(positions, key=lambda part: positions[part])
+    wording = replace(wording, order=(*order, *(part for part in PARTS if part not in positions)))
+    scene = replace(scene, objects=tuple(obj for _, obj, _ in found))
+    named = Named(tuple(names for *_, names in found), frozenset(fields))
+    return Description(scene, named, wording, tuple(range(len(found))))
+
+
+def parse_wording(text: str) -> Wording:
+    """Return the wording of a text: the plain one of concepts that it does not name."""
+    flat = normalise(text)
+    choices = []
+    for concept, words in WORDS.items():
+        spelled = [(*VERBS.get(concept, ()), word, PLURALS.get(word, f"{word}s")) for word in words]
+        if concept in VERBS:  # "hops" and "hop"
+            spelled = [(word, verb) for word, verb in zip(words, (VERBS[concept][0], VERBS[concept][-1]), strict=True)]
+        hits = [k for k, forms in enumerate(spelled) if re.search(rf"\b{_either(*forms)}\b", flat)]
+        choices += [(concept, hits[0])] if hits else []
+    return Wording(connective=" beside " if " beside " in flat else " and ", choices=tuple(choices))
+
+
+def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
+    """Return the prompt pair of an instruction: the source prompt, with what the instruction refers to, and the same
+    with the change. Raises `UserError` where one of them is outside the grammar, where a reference is not clear, and
+    where nothing changes."""
+    source = parse_caption(source_prompt)
+    spoken = parse_wording(instruction)  # for what the source prompt does not name; its own words come first
+    source = replace(source, wording=replace(source.wording, choices=spoken.choices + source.wording.choices))
+    target = source
+    for clause in _clauses(instruction):
+        source, target = _apply(source, target, clause)
+    if not target.named.scene and all(names is None for names in target.named.objects):
+        raise UserError(f"nothing is left in {source.text!r} after {instruction!r:.80}: name something that stays")
+    if source.text == target.text:
+        raise UserError(f"the instruction {instruction!r:.80} changes nothing in {source.text!r}")
+    return PromptPair(source.text, target.text)
+
+
+def _blank(flat: str, match: re.Match[str]) -> str:
+    return flat[: match.start()] + " " * (match.end() - match.start()) + flat[match.end() :]
+
+
+def _concept(words: str) -> str:
+    """Return the concept that words are a wording of."""
+    return next((concept for concept, wordings in WORDS.items() if words in wordings), words)
+
+
+def _one_of(text: str, concepts: tuple[str, ...] | dict[str, object]) -> str | None:
+    """Return the first concept that a text names."""
+    hits = [(m.start(), c) for c in concepts if (m := re.search(rf"\b{_wordings(c)}\b", text))]
+    return min(hits)[1] if hits else None
+
+
+def _read_object(match: re.Match[str]) -> tuple[Object, frozenset[str]]:
+    """Return the object of a phrase, and which of its fields are named."""
+    values: dict[str, object] = {
+        "size": _one_of(match["before"], tuple(SIZES)),
+        "colour": _one_of(match["before"], tuple(COLOURS)),
+        "material": _one_of(match["before"], MATERIALS[1:]),
+        "place": _one_of(match["after"], tuple(PLACES)),
+        "row": _one_of(match["after"], tuple(ROWS)),
+        "motion": _one_of(match["after"], MOTIONS),
+    }
+    values = {name: value for name, value in values.items() if value is not None}
+    names = set(values)
+    if match["hat"]:
+        names |= {"hat", "hat colour"} if match["hat_colour"] else {"hat"}
+        values["hat"] = (match["hat_colour"] or "red").strip()
+    obj = replace(PLAIN, shape=NOUNS[match["noun"]], copies=3 if match["three"] else 1, **values)  # pyright: ignore[reportArgumentType]
+    return obj, frozenset(names)
+
+
+def _refuse_caption(text: str, left: list[str]) -> str:
+    known = "a prompt names some of what is seen, as 'a red ball on the left, under a blue sky'"
+    if not left:
+        return f"the prompt {text!r:.80} names nothing that the built-in model knows: {known}"
+    return f"the prompt {text!r:.80} says {' '.join(left[:3])!r}, which the built-in model does not know: {known}"
+
+
+# Instructions.
+
+REFERENCE = rf"(?:the |it\b)?(?:three )?(?:(?:{ADJECTIVES}) )*(?:{_either(*NOUNS, *ANYTHING)})\b"
+REFERENCE += (
+    rf"(?: with an? (?:{_either(*COLOURS)} )?hat)?"
+    rf"(?: (?:(?:{_wordings(*PLACES)})|(?:{_wordings(*ROWS)}))(?! and\b.* and\b))*"
+)
+ADD, REMOVE = (
+    _either("add", "put", "insert", "place", "hang"),
+    _either("remove", "take", "delete", "erase", "get rid of"),
+)
+
+
+VERB = _either(
+    "make", "turn", "paint", "let", "give", "change", "replace", "show", "add", "put", "insert", "remove", "take",
+    "delete",
+)  # fmt: skip
+
+
+def _clauses(instruction: str) -> list[str]:
+    """Return the instruction's clauses: what "and" joins that begins with a verb of its own, or goes on with what to
+    make of the same object."""
+    flat = normalise(instruction)
+    for relative, size in OPPOSITE_SIZE.items():
+        flat = re.sub(rf"\b{relative}\b", size, flat)
+    if re.match(rf"{_either('exchange', 'swap', 'switch')}\b", flat):
+        return [flat]
+    clauses: list[str] = []
+    for part in re.split(r"\b(?:and|then)\b", flat):
+        text = part.strip()
+        if not text:
+            continue
+        if clauses and not re.match(rf"{VERB}\b", text):
+            first = re.match(rf"({VERB}) ({REFERENCE})", clauses[0])
+            text = f"{first[1]} {first[2]} {text}" if first else f"{clauses[0].split()[0]} {text}"
+        clauses.append(text)
+    if not clauses:
+        raise UserError(f"the instruction {instruction!r:.80} says nothing: 'make the red ball blue' is one")
+    return clauses
+
+
+def _apply(source: Description, target: Description, clause: str) -> tuple[Description, Description]:
+    """Return both prompts after a clause."""
+    for rule in (_exchange, _hang, _wear, _multiply, _change_scene, _insert, _remove, _change_object):
+        if (result := rule(source, target, clause)) is not None:
+            return result
+    raise UserError(
+        f"the built-in grammar does not understand {clause!r:.80}: it adds, removes, exchanges and multiplies objects, "
+        "gives them colours, shapes, sizes, motions, materials and hats, and changes floor, sky, light and style"
+    )
+
+
+Pair = tuple[Description, Description]
+
+
+def _exchange(source: Description, target: Description, clause: str) -> Pair | None:
+    match = re.match(rf"(?:exchange|swap|switch) ({REFERENCE}) (?:and|with|for) ({REFERENCE})$", clause)
+    if match is None:
+        return None
+    for text in (match[1], match[2]):
+        source, target, _ = _refer(source, target, text)
+    i, j = (_find(target, text) for text in (match[1], match[2]))
+    if i is None or j is None or i == j:
+        raise UserError(f"{clause!r:.80} does not say which two objects are exchanged")
+    objects, named = list(target.scene.objects), list(target.named.objects)
+    if "place" not in (named[i] or ()) or "place" not in (named[j] or ()):
+        raise UserError(
+            "the source prompt must say where the two objects stand that are exchanged: left, middle, right"
+        )
+    objects[i], objects[j] = (
+        replace(objects[j], place=objects[i].place), replace(objects[i], place=objects[j].place)
+    )  # fmt: skip
+    named[i], named[j] = named[j], named[i]
+    keys = list(target.keys)
+    keys[i], keys[j] = keys[j], keys[i]
+    return source, target.with_objects(objects, named, tuple(keys))
+
+
+def _hang(source: Description, target: Description, clause: str) -> Pair | None:
+    match = re.search(rf"\b{ADD} (?P<thing>{OF_SCENE['balloon'].pattern})", clause)
+    if match is None:
+        return None
+    place = _one_of(match["place"] or "", tuple(PLACES))
+    fields = {"balloon", *(["balloon colour"] if match["colour"] else []), *(["balloon place"] if place else [])}
+    balloon = Balloon((match["colour"] or "red").strip(), place or "middle")
+    return source, target.with_scene(*fields, balloon=balloon)
+
+
+def _wear(source: Description, target: Description, clause: str) -> Pair | None:
+    hat = rf"an? (?:({_either(*COLOURS)}) )?hat"
+    if match := re.search(rf"{hat} on ({REFERENCE})", clause):
+        colour, reference = match[1], match[2]
+    elif match := re.search(rf"\bgive ({REFERENCE}) {hat}", clause):
+        reference, colour = match[1], match[2]
+    else:
+        return None
+    source, target, k = _refer(source, target, reference)
+    names = (target.named.objects[k] or frozenset()) | ({"hat", "hat colour"} if colour else {"hat"})
+    return source, target.with_object(k, names, hat=colour or "red")
+
+
+def _multiply(source: Description, target: Description, clause: str) -> Pair | None:
+    match = re.search(rf"({REFERENCE}) (?:into|with|by) three(?: ({_either(*NOUNS)}))?", clause)
+    if match is None:
+        return None
+    source, target, k = _refer(source, target, match[1])
+    names = (target.named.objects[k] or frozenset()) - {"size"}
+    shape = NOUNS[match[2]] if match[2] else target.scene.objects[k].shape
+    return source, target.with_object(k, names, copies=3, size="big", shape=shape)
+
+
+def _change_scene(source: Description, target: Description, clause: str) -> Pair | None:
+    if value := _one_of(clause, STYLES[1:]):
+        return source, target.with_scene("style", style=value)
+    for field, word, values in (
+        ("floor", _wordings("floor"), FLOORS),
+        ("sky", "sky", SKIES),
+        ("light", "light", LIGHTS),
+    ):
+        if match := re.search(rf"\bthe {word}\b(.*)", clause):
+            if value := _one_of(match[1], tuple(values)):
+                return source, target.with_scene(field, **{field: value})
+            raise UserError(f"{clause!r:.80} says no {field} that is known: {', '.join(values)}")
+    if "the camera" in clause:
+        for camera in CAMERAS:
+            if all(re.search(rf"\b{word[:3]}", clause) for word in camera.split()):
+                return source, target.with_scene("camera", camera=camera)
+    return None
+
+
+def _insert(source: Description, target: Description, clause: str) -> Pair | None:
+    match = re.match(rf"{ADD} (?={_either('a', 'an', 'three')} )", clause)
+    found = OBJECT.match(clause, match.end()) if match else None
+    if found is None:
+        return None
+    new, names = _read_object(found)
+    return source, target.with_another(new, names, _new_key(source, target))
+
+
+def _remove(source: Description, target: Description, clause: str) -> Pair | None:
+    match = re.match(rf"{REMOVE} ({REFERENCE})", clause)
+    if match is None:
+        return None
+    source, target, k = _refer(source, target, match[1])
+    objects, named = list(target.scene.objects), list(target.named.objects)
+    del objects[k], named[k]
+    return source, target.with_objects(objects, named, (*target.keys[:k], *target.keys[k + 1 :]))
+
+
+def _change_object(source: Description, target: Description, clause: str) -> Pair | None:
+    match = re.search(rf"({REFERENCE}) ?(.*)", clause)
+    if match is None:
+        return None
+    new = match[2]
+    values: dict[str, object] = {
+        "shape": next((NOUNS[word] for word in new.split() if word in NOUNS), None),
+        "colour": _one_of(new, tuple(COLOURS)),
+        "size": _one_of(new, tuple(SIZES)),
+        "material": _one_of(new, MATERIALS[1:]),
+        "motion": next((m for m, verbs in VERBS.items() if re.search(rf"\b{_either(*verbs)}", new)), None),
+    }
+    values = {name: value for name, value in values.items() if value is not None}
+    if not values:
+        return None
+    source, target, k = _refer(source, target, match[1])
+    names = (target.named.objects[k] or frozenset()) | (set(values) - {"shape"})
+    if values.get("material") == "gold":
+        names -= {"colour"}
+    return source, target.with_object(k, names, **values)
+
+
+def _refer(source: Description, target: Description, reference: str) -> tuple[*Pair, int]:
+    """Return both prompts, with what a reference tells of its object, and the object's index in the target. An object
+    that the prompts leave out is added to both. Raises `UserError`."""
+    k = _find(target, reference)
+    told, fields = _read_reference(reference)
+    if k is None:
+        if "shape" not in fields:
+            raise UserError(f"the source prompt names nothing that fits {reference!r:.80}")
+        key = _new_key(source, target)
+        source, target = (one.with_another(told, fields - {"shape", "copies"}, key) for one in (source, target))
+        return source, target, len(target.scene.objects) - 1
+    before = target.named.objects[k] or frozenset()
+    added = fields - before - {"shape", "copies"}
+    if added:
+        values = {field: getattr(told, field) for field in added}
+        target = target.with_object(k, before | added, **values)
+        if target.keys[k] in source.keys:
+            i = source.keys.index(target.keys[k])
+            source = source.with_object(i, (source.named.objects[i] or frozenset()) | added, **values)
+    return source, target, k
+
+
+def _new_key(source: Description, target: Description) -> int:
+    return 1 + max((*source.keys, *target.keys), default=-1)
+
+
+def _read_reference(reference: str) -> tuple[Object, frozenset[str]]:
+    """Return what a reference says of an object, and the fields that it tells."""
+    match = OBJECT.search(reference)
+    if match is None:  # "the red one"
+        told = {"colour": _one_of(reference, tuple(COLOURS)), "size": _one_of(reference, tuple(SIZES)),
+                "place": _one_of(reference, tuple(PLACES)), "row": _one_of(reference, tuple(ROWS))}  # fmt: skip
+        told = {name: value for name, value in told.items() if value}
+        return replace(PLAIN, **told), frozenset(told)
+    obj, names = _read_object(match)
+    return obj, names | {"shape"} | ({"copies"} if match["three"] else set())
+
+
+def _find(description: Description, reference: str) -> int | None:
+    """Return the index of the object that a reference fits, None where the prompt leaves it out: of those that nothing
+    contradicts, the one that the prompt says most of. Raises `UserError` where that is not one."""
+    told, fields = _read_reference(reference)
+    fits: list[tuple[int, int]] = []
+    for k, (obj, names) in enumerate(zip(description.scene.objects, description.named.objects, strict=True)):
+        known = (names or frozenset()) | {"shape", "copies"}
+        common = [field for field in REFERRED if field in fields & known]
+        contradicts = told.material == "gold" and "colour" in known  # gold has no other colour
+        if all(getattr(obj, field) == getattr(told, field) for field in common) and not contradicts:
+            fits.append((len(common), k))
+    best = max(fits, default=(0, -1))[0]
+    ties = [k for count, k in fits if count == best]
+    if len(ties) > 1:
+        shown = " and ".join(_phrases(description))
+        raise UserError(f"more than one object fits {reference!r:.80}: the source prompt names {shown}")
+    return ties[0] if ties else None
+
+
+def _phrases(description: Description) -> Iterator[str]:
+    for obj, names in zip(description.scene.objects, description.named.objects, strict=True):
+        if names is not None:
+            yield describe_object(obj, names, description.wording)
