@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from recipes.world.captions import VOCABULARY, Named, Wording, caption, sample_named, sample_wording
 from recipes.world.classifier import NEVER_CAPTIONED, QUESTIONS, scene_labels
 from recipes.world.edits import KINDS, render_truth, sample_edit
-from recipes.world.grammar import edit_prompt, parse_caption
+from recipes.world.grammar import edit_prompt
 from recipes.world.measures import asked_of, measure, visible_pixels
+from recipes.world.parsing import parse_caption
 from recipes.world.render import render_clip
 from recipes.world.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
 from recipes.world.shapes import FAR, intersect_shape
@@ -241,7 +242,7 @@ def says_nothing_wrong(prompt: str, scene: Scene) -> bool:
             if (obj.shape, obj.copies) == (seen.shape, seen.copies)
             and all(
                 bool(seen.hat) if f == "hat" else getattr(obj, f.split()[0]) == getattr(seen, f.split()[0])
-                for f in names
+                for f in names or ()
             )
         }
         for obj, names in zip(told.scene.objects, told.named.objects, strict=True)

@@ -1,32 +1,45 @@
-"""The grammar of captions and instructions: what a prompt names, and the prompt pair of an instruction.
+"""The grammar of instructions: the prompt pair of a source prompt and what is to change.
 
-A prompt names a part of what is seen; nothing is guessed about the rest. What an instruction refers to is added to the
-source prompt where that leaves it out, so that both prompts name what the edit changes.
+What an instruction refers to is added to the source prompt where that leaves it out, so that both prompts name what the
+edit changes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from recipes.world.captions import PARTS, PLURALS, WORDS, Named, Wording, caption, describe_object
+from recipes.world.captions import describe_object
+from recipes.world.parsing import (
+    ADJECTIVES,
+    NOUNS,
+    OBJECT,
+    OF_SCENE,
+    PLAIN,
+    VERBS,
+    Description,
+    either,
+    first_concept,
+    normalise,
+    parse_caption,
+    parse_wording,
+    read_object,
+    wordings,
+)
 from recipes.world.scene import (
     CAMERAS,
     COLOURS,
     FLOORS,
     LIGHTS,
     MATERIALS,
-    MOTIONS,
     PLACES,
     ROWS,
-    SHAPES,
     SIZES,
     SKIES,
     STYLES,
     Balloon,
     Object,
-    Scene,
 )
 from v2edit.errors import UserError
 from v2edit.prompts import PromptPair
@@ -34,126 +47,21 @@ from v2edit.prompts import PromptPair
 ANYTHING = ("one", "object", "thing", "it")
 REFERRED = ("shape", "colour", "size", "place", "row", "material", "copies", "hat")  # what a reference may tell
 OPPOSITE_SIZE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
-VERBS = {"stay": ("stay still", "stand still", "rest"), "slide left": ("slide left", "glide left"),
-         "slide right": ("slide right", "glide right"), "hop": ("hop", "bounce")}  # fmt: skip
-PLAIN = Object("ball", "red", "big", "middle")  # values of what is not named
-
-
-def _either(*words: str) -> str:
-    """Return a pattern of any of these words, the longest first."""
-    return f"(?:{'|'.join(sorted(map(re.escape, words), key=len, reverse=True))})"
-
-
-def _wordings(*concepts: str) -> str:
-    return _either(*(word for concept in concepts for word in WORDS.get(concept, (concept,))))
-
-
-NOUNS = {word: shape for shape in SHAPES for word in WORDS[shape]}
-NOUNS |= {PLURALS.get(word, f"{word}s"): shape for word, shape in NOUNS.items()}
-ADJECTIVES = f"{_wordings(*SIZES)}|{_either(*COLOURS)}|{_wordings(*MATERIALS[1:])}"
-OBJECT = re.compile(
-    rf"(?P<three>\bthree )?(?:\b(?:an?|the) )?(?P<before>(?:\b(?:{ADJECTIVES}) )*)\b(?P<noun>{_either(*NOUNS)})\b"
-    rf"(?P<hat> with an? (?P<hat_colour>{_either(*COLOURS)} )?hat)?"
-    rf"(?P<after>(?: (?:{_wordings(*PLACES)}|{_wordings(*ROWS)}|{_wordings(*MOTIONS)}))*)"
+REFERENCE = rf"(?:the |it\b)?(?:three )?(?:(?:{ADJECTIVES}) )*(?:{either(*NOUNS, *ANYTHING)})\b"
+REFERENCE += (
+    rf"(?: with an? (?:{either(*COLOURS)} )?hat)?"
+    rf"(?: (?:(?:{wordings(*PLACES)})|(?:{wordings(*ROWS)}))(?! and\b.* and\b))*"
 )
-OF_SCENE = {
-    "balloon": re.compile(
-        rf"\ban? (?P<colour>{_either(*COLOURS)} )?balloon(?: in the air)?(?P<place> {_wordings(*PLACES)})?"
-    ),
-    "floor": re.compile(rf"\bon an? (?P<value>{_either(*FLOORS)}) {_wordings('floor')}\b"),
-    "sky": re.compile(rf"\bunder an? (?P<value>{_either(*SKIES)}) sky\b"),
-    "light": re.compile(rf"\bin (?P<value>{_either(*LIGHTS)}) light\b"),
-    "style": re.compile(rf"\b(?P<value>{_wordings(*STYLES[1:])})\b"),
-    "camera": re.compile(rf"\b(?P<value>{_wordings(*CAMERAS)})\b"),
-}
-# Words that name nothing: "on a floor" says no more than that there is one.
-EMPTY = re.compile(rf"\bon (?:a|the) {_wordings('floor')}\b|\bunder (?:a|the) sky\b|\b(?:and|beside)\b")
+ADD, REMOVE = (
+    either("add", "put", "insert", "place", "hang"),
+    either("remove", "take", "delete", "erase", "get rid of"),
+)
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a prompt names: a scene whose unnamed fields mean nothing, what is named of it, and the wording. `keys` tell
-    which objects of two prompts are the same."""
-
-    scene: Scene
-    named: Named
-    wording: Wording
-    keys: tuple[int, ...]
-
-    @property
-    def text(self) -> str:
-        return caption(self.scene, self.named, self.wording)
-
-    def with_object(self, index: int, names: frozenset[str], **changes: object) -> Description:
-        """Return it with fields of one object changed, and these fields of it named."""
-        objects, named = list(self.scene.objects), list(self.named.objects)
-        objects[index], named[index] = replace(objects[index], **changes), names  # pyright: ignore[reportArgumentType]
-        return self.with_objects(objects, named, self.keys)
-
-    def with_objects(
-        self, objects: list[Object], named: list[frozenset[str] | None], keys: tuple[int, ...]
-    ) -> Description:
-        scene = replace(self.scene, objects=tuple(objects))
-        return replace(self, scene=scene, named=replace(self.named, objects=tuple(named)), keys=keys)
-
-    def with_another(self, obj: Object, names: frozenset[str], key: int) -> Description:
-        """Return it with another object at the end."""
-        return self.with_objects([*self.scene.objects, obj], [*self.named.objects, names], (*self.keys, key))
-
-    def with_scene(self, *fields: str, **changes: object) -> Description:
-        """Return it with fields of the scene changed, and these named."""
-        named = replace(self.named, scene=self.named.scene | set(fields))
-        return replace(self, scene=replace(self.scene, **changes), named=named)  # pyright: ignore[reportArgumentType]
-
-
-def normalise(text: str) -> str:
-    """Return a text in lower case with single spaces, without punctuation, in the grammar's spelling."""
-    flat = re.sub(r"[^a-z ]+", " ", text.lower().replace("grey", "gray").replace("'s", ""))
-    return re.sub(r"\s+", " ", flat).strip()
-
-
-def parse_caption(text: str) -> Description:
-    """Return what a prompt names. Raises `UserError` where it says something that the grammar does not know."""
-    flat, positions, scene, fields = normalise(text), {}, Scene((), "gray", "blue"), set()
-    wording = parse_wording(text)
-    for part, pattern in OF_SCENE.items():
-        match = pattern.search(flat)
-        if match is None:
-            continue
-        positions[part] = match.start()
-        fields.add(part)
-        flat = _blank(flat, match)
-        if part == "balloon":
-            place = next((p for p in PLACES if match["place"] and match["place"].strip() in WORDS[p]), None)
-            scene = replace(scene, balloon=Balloon((match["colour"] or "red").strip(), place or "middle"))
-            fields |= ({"balloon colour"} if match["colour"] else set()) | ({"balloon place"} if place else set())
-        else:
-            scene = replace(scene, **{part: _concept(match["value"])})
-    found = [(match.start(), *_read_object(match)) for match in OBJECT.finditer(flat)]
-    flat = OBJECT.sub(" ", flat)
-    if found:
-        positions["objects"] = found[0][0]
-    left = EMPTY.sub(" ", flat).split()
-    if left or not positions:
-        raise UserError(_refuse_caption(text, left))
-    order = sorted(positions, key=lambda part: positions[part])
-    wording = replace(wording, order=(*order, *(part for part in PARTS if part not in positions)))
-    scene = replace(scene, objects=tuple(obj for _, obj, _ in found))
-    named = Named(tuple(names for *_, names in found), frozenset(fields))
-    return Description(scene, named, wording, tuple(range(len(found))))
-
-
-def parse_wording(text: str) -> Wording:
-    """Return the wording of a text: the plain one of concepts that it does not name."""
-    flat = normalise(text)
-    choices = []
-    for concept, words in WORDS.items():
-        spelled = [(*VERBS.get(concept, ()), word, PLURALS.get(word, f"{word}s")) for word in words]
-        if concept in VERBS:  # "hops" and "hop"
-            spelled = [(word, verb) for word, verb in zip(words, (VERBS[concept][0], VERBS[concept][-1]), strict=True)]
-        hits = [k for k, forms in enumerate(spelled) if re.search(rf"\b{_either(*forms)}\b", flat)]
-        choices += [(concept, hits[0])] if hits else []
-    return Wording(connective=" beside " if " beside " in flat else " and ", choices=tuple(choices))
+VERB = either(
+    "make", "turn", "paint", "let", "give", "change", "replace", "show", "add", "put", "insert", "remove", "take",
+    "delete",
+)  # fmt: skip
 
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
@@ -173,73 +81,13 @@ def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
     return PromptPair(source.text, target.text)
 
 
-def _blank(flat: str, match: re.Match[str]) -> str:
-    return flat[: match.start()] + " " * (match.end() - match.start()) + flat[match.end() :]
-
-
-def _concept(words: str) -> str:
-    """Return the concept that words are a wording of."""
-    return next((concept for concept, wordings in WORDS.items() if words in wordings), words)
-
-
-def _one_of(text: str, concepts: tuple[str, ...] | dict[str, object]) -> str | None:
-    """Return the first concept that a text names."""
-    hits = [(m.start(), c) for c in concepts if (m := re.search(rf"\b{_wordings(c)}\b", text))]
-    return min(hits)[1] if hits else None
-
-
-def _read_object(match: re.Match[str]) -> tuple[Object, frozenset[str]]:
-    """Return the object of a phrase, and which of its fields are named."""
-    values: dict[str, object] = {
-        "size": _one_of(match["before"], tuple(SIZES)),
-        "colour": _one_of(match["before"], tuple(COLOURS)),
-        "material": _one_of(match["before"], MATERIALS[1:]),
-        "place": _one_of(match["after"], tuple(PLACES)),
-        "row": _one_of(match["after"], tuple(ROWS)),
-        "motion": _one_of(match["after"], MOTIONS),
-    }
-    values = {name: value for name, value in values.items() if value is not None}
-    names = set(values)
-    if match["hat"]:
-        names |= {"hat", "hat colour"} if match["hat_colour"] else {"hat"}
-        values["hat"] = (match["hat_colour"] or "red").strip()
-    obj = replace(PLAIN, shape=NOUNS[match["noun"]], copies=3 if match["three"] else 1, **values)  # pyright: ignore[reportArgumentType]
-    return obj, frozenset(names)
-
-
-def _refuse_caption(text: str, left: list[str]) -> str:
-    known = "a prompt names some of what is seen, as 'a red ball on the left, under a blue sky'"
-    if not left:
-        return f"the prompt {text!r:.80} names nothing that the built-in model knows: {known}"
-    return f"the prompt {text!r:.80} says {' '.join(left[:3])!r}, which the built-in model does not know: {known}"
-
-
-# Instructions.
-
-REFERENCE = rf"(?:the |it\b)?(?:three )?(?:(?:{ADJECTIVES}) )*(?:{_either(*NOUNS, *ANYTHING)})\b"
-REFERENCE += (
-    rf"(?: with an? (?:{_either(*COLOURS)} )?hat)?"
-    rf"(?: (?:(?:{_wordings(*PLACES)})|(?:{_wordings(*ROWS)}))(?! and\b.* and\b))*"
-)
-ADD, REMOVE = (
-    _either("add", "put", "insert", "place", "hang"),
-    _either("remove", "take", "delete", "erase", "get rid of"),
-)
-
-
-VERB = _either(
-    "make", "turn", "paint", "let", "give", "change", "replace", "show", "add", "put", "insert", "remove", "take",
-    "delete",
-)  # fmt: skip
-
-
 def _clauses(instruction: str) -> list[str]:
     """Return the instruction's clauses: what "and" joins that begins with a verb of its own, or goes on with what to
     make of the same object."""
     flat = normalise(instruction)
     for relative, size in OPPOSITE_SIZE.items():
         flat = re.sub(rf"\b{relative}\b", size, flat)
-    if re.match(rf"{_either('exchange', 'swap', 'switch')}\b", flat):
+    if re.match(rf"{either('exchange', 'swap', 'switch')}\b", flat):
         return [flat]
     clauses: list[str] = []
     for part in re.split(r"\b(?:and|then)\b", flat):
@@ -296,14 +144,14 @@ def _hang(source: Description, target: Description, clause: str) -> Pair | None:
     match = re.search(rf"\b{ADD} (?P<thing>{OF_SCENE['balloon'].pattern})", clause)
     if match is None:
         return None
-    place = _one_of(match["place"] or "", tuple(PLACES))
+    place = first_concept(match["place"] or "", tuple(PLACES))
     fields = {"balloon", *(["balloon colour"] if match["colour"] else []), *(["balloon place"] if place else [])}
     balloon = Balloon((match["colour"] or "red").strip(), place or "middle")
     return source, target.with_scene(*fields, balloon=balloon)
 
 
 def _wear(source: Description, target: Description, clause: str) -> Pair | None:
-    hat = rf"an? (?:({_either(*COLOURS)}) )?hat"
+    hat = rf"an? (?:({either(*COLOURS)}) )?hat"
     if match := re.search(rf"{hat} on ({REFERENCE})", clause):
         colour, reference = match[1], match[2]
     elif match := re.search(rf"\bgive ({REFERENCE}) {hat}", clause):
@@ -316,7 +164,7 @@ def _wear(source: Description, target: Description, clause: str) -> Pair | None:
 
 
 def _multiply(source: Description, target: Description, clause: str) -> Pair | None:
-    match = re.search(rf"({REFERENCE}) (?:into|with|by) three(?: ({_either(*NOUNS)}))?", clause)
+    match = re.search(rf"({REFERENCE}) (?:into|with|by) three(?: ({either(*NOUNS)}))?", clause)
     if match is None:
         return None
     source, target, k = _refer(source, target, match[1])
@@ -326,15 +174,15 @@ def _multiply(source: Description, target: Description, clause: str) -> Pair | N
 
 
 def _change_scene(source: Description, target: Description, clause: str) -> Pair | None:
-    if value := _one_of(clause, STYLES[1:]):
+    if value := first_concept(clause, STYLES[1:]):
         return source, target.with_scene("style", style=value)
     for field, word, values in (
-        ("floor", _wordings("floor"), FLOORS),
+        ("floor", wordings("floor"), FLOORS),
         ("sky", "sky", SKIES),
         ("light", "light", LIGHTS),
     ):
         if match := re.search(rf"\bthe {word}\b(.*)", clause):
-            if value := _one_of(match[1], tuple(values)):
+            if value := first_concept(match[1], tuple(values)):
                 return source, target.with_scene(field, **{field: value})
             raise UserError(f"{clause!r:.80} says no {field} that is known: {', '.join(values)}")
     if "the camera" in clause:
@@ -345,11 +193,11 @@ def _change_scene(source: Description, target: Description, clause: str) -> Pair
 
 
 def _insert(source: Description, target: Description, clause: str) -> Pair | None:
-    match = re.match(rf"{ADD} (?={_either('a', 'an', 'three')} )", clause)
+    match = re.match(rf"{ADD} (?={either('a', 'an', 'three')} )", clause)
     found = OBJECT.match(clause, match.end()) if match else None
     if found is None:
         return None
-    new, names = _read_object(found)
+    new, names = read_object(found)
     return source, target.with_another(new, names, _new_key(source, target))
 
 
@@ -370,10 +218,10 @@ def _change_object(source: Description, target: Description, clause: str) -> Pai
     new = match[2]
     values: dict[str, object] = {
         "shape": next((NOUNS[word] for word in new.split() if word in NOUNS), None),
-        "colour": _one_of(new, tuple(COLOURS)),
-        "size": _one_of(new, tuple(SIZES)),
-        "material": _one_of(new, MATERIALS[1:]),
-        "motion": next((m for m, verbs in VERBS.items() if re.search(rf"\b{_either(*verbs)}", new)), None),
+        "colour": first_concept(new, tuple(COLOURS)),
+        "size": first_concept(new, tuple(SIZES)),
+        "material": first_concept(new, MATERIALS[1:]),
+        "motion": next((m for m, verbs in VERBS.items() if re.search(rf"\b{either(*verbs)}", new)), None),
     }
     values = {name: value for name, value in values.items() if value is not None}
     if not values:
@@ -415,11 +263,11 @@ def _read_reference(reference: str) -> tuple[Object, frozenset[str]]:
     """Return what a reference says of an object, and the fields that it tells."""
     match = OBJECT.search(reference)
     if match is None:  # "the red one"
-        told = {"colour": _one_of(reference, tuple(COLOURS)), "size": _one_of(reference, tuple(SIZES)),
-                "place": _one_of(reference, tuple(PLACES)), "row": _one_of(reference, tuple(ROWS))}  # fmt: skip
+        concepts = {"colour": COLOURS, "size": SIZES, "place": PLACES, "row": ROWS}
+        told = {field: first_concept(reference, tuple(values)) for field, values in concepts.items()}
         told = {name: value for name, value in told.items() if value}
         return replace(PLAIN, **told), frozenset(told)
-    obj, names = _read_object(match)
+    obj, names = read_object(match)
     return obj, names | {"shape"} | ({"copies"} if match["three"] else set())
 
 
