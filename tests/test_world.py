@@ -18,7 +18,7 @@ from recipes.world.edits import KINDS, render_truth, sample_edit
 from recipes.world.grammar import edit_prompt
 from recipes.world.measures import asked_of, measure, visible_pixels
 from recipes.world.parsing import parse_caption
-from recipes.world.render import render_clip
+from recipes.world.render import HEIGHT, orbit_cameras, render_clip
 from recipes.world.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
 from recipes.world.shapes import FAR, intersect_shape
 from recipes.world.text import FIELDS, TEXT_LENGTH, new_tokenizer, phrase_labels, sample_caption, tokenise
@@ -308,3 +308,12 @@ def test_what_the_grammar_does_not_understand_is_said_in_a_line(prompt, instruct
     with pytest.raises(UserError, match=re.escape(said)) as error:
         edit_prompt(prompt, instruction)
     assert "\n" not in str(error.value)
+
+
+def test_a_scene_is_seen_from_other_cameras_too():
+    scene = replace(sample_scene(Random(8), style="photo"), camera="still", azimuth=0.1)
+    own = render_clip(scene, 2, 32, 48)
+    again = render_clip(scene, 2, 32, 48, cameras=orbit_cameras([(0.1, HEIGHT)] * 2, 32, 48))
+    assert np.array_equal(own.frames, again.frames)
+    side = render_clip(scene, 2, 32, 48, cameras=orbit_cameras([(0.1, HEIGHT), (0.5, HEIGHT)], 32, 48))
+    assert np.array_equal(side.frames[0], own.frames[0]) and not np.array_equal(side.frames[1], own.frames[1])

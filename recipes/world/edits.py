@@ -30,6 +30,7 @@ from recipes.world.scene import (
     sample_scene,
     slot_order,
 )
+from v2edit.primitives.render import ClipCameras
 
 CHANGE_THRESHOLD = 6  # of 255: the changed region is where any channel differs by more
 SIMPLE, TALL_OR_HOLLOW = ("ball", "cube", "cone", "cylinder"), ("tower", "ring", "star")
@@ -78,9 +79,16 @@ class _Change:
     words: str
 
 
-def render_truth(edit: Edit, frames: int = 9, height: int = 64, width: int = 96, samples: int = 2) -> EditTruth:
-    """Render both scenes of an edit."""
-    source, target = (render_clip(one, frames, height, width, samples) for one in (edit.source, edit.target))
+def render_truth(
+    edit: Edit,
+    frames: int = 9,
+    height: int = 64,
+    width: int = 96,
+    samples: int = 2,
+    cameras: ClipCameras | None = None,
+) -> EditTruth:
+    """Render both scenes of an edit, by `cameras` (as many as frames) where some are given."""
+    source, target = (render_clip(one, frames, height, width, samples, cameras) for one in (edit.source, edit.target))
     difference = np.abs(source.frames.astype(np.int16) - target.frames.astype(np.int16)).max(-1)
     return EditTruth(source, target, difference > CHANGE_THRESHOLD)
 

@@ -6,6 +6,7 @@ Letters: T frames, P rays of a frame (supersampled pixels), M rays of a part. Al
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -41,29 +42,54 @@ BALLOON_RADIUS = 0.42
 
 def scene_cameras(scene: Scene, frames: int, height: int, width: int) -> ClipCameras:
     """Return the cameras of a clip of this scene."""
-    focal = 0.5 * min(height, width) / math.tan(FOV / 2)
-    intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    poses = np.tile(np.eye(4), (frames, 1, 1))
+    poses = []
     for k in range(frames):
         at = progress(k, frames)
         sign = -1.0 if scene.camera.endswith("left") else 1.0
         angle = scene.azimuth + (sign * ORBIT * (at - 0.5) if scene.camera.startswith("orbit") else 0.0)
         turn = sign * PAN * (at - 0.5) if scene.camera.startswith("pan") else 0.0
         distance = DISTANCE - (APPROACH * (at - 0.25) if scene.camera == "come nearer" else 0.0)
-        eye = np.array([distance * math.sin(angle), -distance * math.cos(angle), HEIGHT])
-        backward = eye - np.array([0.0, 0.0, TARGET_Z])
-        cos, sin = math.cos(turn), math.sin(turn)  # a turn to the right is clockwise from above
-        backward = np.array([cos * backward[0] + sin * backward[1], cos * backward[1] - sin * backward[0], backward[2]])
-        backward /= np.linalg.norm(backward)
-        right = np.cross([0.0, 0.0, 1.0], backward)
-        right /= np.linalg.norm(right)
-        poses[k, :3, :4] = np.stack([right, np.cross(backward, right), backward, eye], axis=1)
-    return ClipCameras(intrinsics, poses)
+        poses.append(camera_pose(angle, HEIGHT, distance, turn))
+    return ClipCameras(intrinsics_of(height, width), np.stack(poses))
 
 
-def render_clip(scene: Scene, frames: int = 9, height: int = 64, width: int = 96, samples: int = 2) -> RenderedClip:
-    """Render a clip of `frames` frames with `samples` x `samples` rays per pixel."""
-    cameras = scene_cameras(scene, frames, height, width)
+def orbit_cameras(positions: Sequence[tuple[float, float]], height: int, width: int) -> ClipCameras:
+    """Return cameras at (azimuth in radians, height) around the scene that look at its centre."""
+    return ClipCameras(intrinsics_of(height, width), np.stack([camera_pose(angle, up) for angle, up in positions]))
+
+
+def intrinsics_of(height: int, width: int) -> np.ndarray:
+    """Return the camera matrix [3, 3], in pixels."""
+    focal = 0.5 * min(height, width) / math.tan(FOV / 2)
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def camera_pose(angle: float, height: float, distance: float = DISTANCE, turn: float = 0.0) -> np.ndarray:
+    """Return the pose [4, 4] of a camera at an azimuth, that looks `turn` to the right of the scene's centre."""
+    pose = np.eye(4)
+    eye = np.array([distance * math.sin(angle), -distance * math.cos(angle), height])
+    backward = eye - np.array([0.0, 0.0, TARGET_Z])
+    cos, sin = math.cos(turn), math.sin(turn)  # a turn to the right is clockwise from above
+    backward = np.array([cos * backward[0] + sin * backward[1], cos * backward[1] - sin * backward[0], backward[2]])
+    backward /= np.linalg.norm(backward)
+    right = np.cross([0.0, 0.0, 1.0], backward)
+    right /= np.linalg.norm(right)
+    pose[:3, :4] = np.stack([right, np.cross(backward, right), backward, eye], axis=1)
+    return pose
+
+
+def render_clip(
+    scene: Scene,
+    frames: int = 9,
+    height: int = 64,
+    width: int = 96,
+    samples: int = 2,
+    cameras: ClipCameras | None = None,
+) -> RenderedClip:
+    """Render a clip of `frames` frames with `samples` x `samples` rays per pixel, by the scene's own cameras unless
+    `cameras` (as many) are given."""
+    cameras = cameras or scene_cameras(scene, frames, height, width)
+    assert len(cameras.camera_to_world) == frames
     origin, rays, frame = _rays(cameras, height, width, samples)
     radiance, owner = _Renderer(scene, frames).render(origin, rays, frame)
     shape = (frames, height * samples, width * samples)
