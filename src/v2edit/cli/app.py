@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "view": commands.view,
     "studio": commands.studio,
     "convert": commands.convert,
+    "fly": commands.fly,
     "sample": commands.sample,
     "batch": commands.batch,
     "batch-status": commands.show_batch_status,

@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from v2edit.batch.command import EditBatch, batch_status
 from v2edit.bench.command import BenchOptions, benchmark
 from v2edit.cli.output import DryRun, Reporter, process_age
+from v2edit.cli.printing import print_batch, print_comparison
 from v2edit.editing.config import EditConfig
 from v2edit.errors import UserError
 from v2edit.host import launched_processes
@@ -28,6 +29,7 @@ from v2edit.jobs.convert import Convert
 from v2edit.jobs.doctor import Doctor
 from v2edit.jobs.estimate import format_duration
 from v2edit.jobs.evaluate import Evaluate
+from v2edit.jobs.fly import Fly
 from v2edit.jobs.inputs import is_scene
 from v2edit.jobs.options import OUT, ModelOptions, PromptOptions, expect_folder, expect_new_file
 from v2edit.jobs.plan import describe_steps, name_prompts
@@ -43,9 +45,7 @@ from v2edit.runs.layout import SEEDS_SHEET, seed_folder
 from v2edit.studio.command import ServeStudio, open_browser
 
 if TYPE_CHECKING:
-    from v2edit.batch.state import BatchStatus
     from v2edit.jobs.scene import SceneRun
-    from v2edit.prompts.comparison import PromptComparison
     from v2edit.studio.settings import Settings
 
 
@@ -107,7 +107,7 @@ def prompts(
     print(f"source  {source}")
     for name, text, comparison in zip(names, others, preview.comparisons, strict=True):
         print(f"{name:6}  {text}\n  diff  ", end="")
-        _print_comparison(comparison)
+        print_comparison(comparison)
         print(f"        {comparison.summary}")
     steps = describe_steps(preview.steps, preview.of_steps, preview.forwards)
     print(f"edit    {steps} (v2edit edit --dry-run estimates their time and memory)")
@@ -216,6 +216,14 @@ def convert(context: Context, job: Annotated[Convert, arg(name="")]) -> None:
     context.reporter.result(files=[facts.pop("path")], **facts)
 
 
+def fly(context: Context, job: Annotated[Fly, arg(name="")]) -> None:
+    """Write a film of a scene: a flight along its camera path, or a turntable, of before, after or both."""
+    with context.reporter.working():
+        path = job.run(context.reporter.on_count)
+    print(path)
+    context.reporter.result(files=[path])
+
+
 def sample(
     context: Context,
     out: Annotated[Path, arg(aliases=OUT, metavar="FOLDER")],
@@ -265,7 +273,7 @@ def batch(context: Context, job: Annotated[EditBatch, arg(name="")]) -> None:
             status = job.run(context.reporter.on_count, context.argv)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(CONTINUES) from None
-    _print_batch(status, context.reporter)
+    print_batch(status, context.reporter)
     if status.failed:
         again = "--retry-failed tries them again" if len(status.failed) > 1 else "--retry-failed tries it again"
         raise UserError(f"{len(status.failed)} of {len(status.tasks)} tasks failed, for the reasons above; {again}")
@@ -277,7 +285,7 @@ def show_batch_status(context: Context, folder: Annotated[Path, Positional, arg(
     Args:
         folder: The folder that v2edit batch was given as -o.
     """
-    _print_batch(batch_status(folder), context.reporter)
+    print_batch(batch_status(folder), context.reporter)
 
 
 def bench(context: Context, options: Annotated[BenchOptions, arg(name="")] = BenchOptions()) -> None:
@@ -364,35 +372,3 @@ def _print_estimate(job: VideoEdit | SceneEdit, context: Context) -> None:
         estimate = replace(estimate, seconds={"starting": starting} | estimate.seconds)
     print(estimate.text)
     context.reporter.result(**estimate.figures)
-
-
-def _print_comparison(comparison: PromptComparison) -> None:
-    """Print a comparison: in colour on a terminal (removed red, added green, cut dim), with plain marks elsewhere."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-    if console.color_system is None or console.no_color:
-        print(comparison.marked)
-        return
-    styles = {"shared": "", "removed": "red strike", "added": "green", "cut": "dim strike"}
-    console.print(Text.assemble(*((text, styles[kind]) for kind, text in comparison.pieces)))
-
-
-def _print_batch(status: BatchStatus, reporter: Reporter) -> None:
-    """Print how many tasks are done, and a line for each that is running or has failed."""
-    counts = {"done": len(status.done), "running": len(status.running), "waiting": status.waiting}
-    counts["failed"] = len(status.failed)
-    plural = "s" * (len(status.tasks) != 1)
-    print(
-        f"{len(status.tasks)} task{plural}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}"
-    )
-    for one in status.running:
-        print(f"running  {one.name}: {one.worker}, attempt {one.attempt}, since {one.since}")
-    for one in status.failed:
-        print(f"failed   {one.name}: {one.reason} ({one.attempts} attempt{'s' if one.attempts > 1 else ''})")
-    if not status.active and status.waiting:
-        print("no batch is running here; the same command continues it")
-    print(status.folder / "index.html")
-    failed = [{"name": task.name, "reason": task.reason, "attempts": task.attempts} for task in status.failed]
-    reporter.result(folder=status.folder, counts=counts, failed=failed)

@@ -101,7 +101,7 @@ def choose_path(option: str, scene: Scene, frames: int, side: int, up: str = "au
             return orbit(dataset.training.cameras, frames, upward)
         assert scene.splat is not None
         stated = scene.splat.up if upward is None else upward
-        return orbit_around(_visible_positions(scene.splat.gaussians), frames, side, stated)
+        return orbit_around(visible_positions(scene.splat.gaussians), frames, side, stated)
     if option == "views":
         if dataset is None:
             raise UserError(f"{scene.path} has no views of its own: --path orbit, or a camera-path .json")
@@ -116,7 +116,7 @@ def choose_path(option: str, scene: Scene, frames: int, side: int, up: str = "au
     return replace(path, cameras=path.cameras.resized(*size))
 
 
-def _visible_positions(gaussians: Gaussians) -> np.ndarray:
+def visible_positions(gaussians: Gaussians) -> np.ndarray:
     """Return the positions, float64 [N, 3], of the Gaussians that are not nearly transparent, or of all."""
     visible = gaussians.logit_opacities.sigmoid() > MIN_ALPHA
     return gaussians.means[visible if visible.any() else slice(None)].double().numpy()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from v2edit.errors import UserError
-from v2edit.runs.layout import EDITED_SPLAT, SOURCE_SPLAT, SPLAT_SUFFIXES
+from v2edit.runs.layout import CAMERA_PATH, EDITED_SPLAT, SOURCE_SPLAT, SPLAT_SUFFIXES
 from v2edit.scenes.camera_paths import CameraPath, read_path
 from v2edit.scenes.cameras import distance_of, up_of
 from v2edit.scenes.formats.splats import is_splat, read_splat_file
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 NAMES = {"before": SOURCE_SPLAT, "after": EDITED_SPLAT}
 WIPE = "before | after"
-PATH = "camera_path.json"
 HOST, PORT = "127.0.0.1", 8080
 FPS = 8  # of the path when it is played
 ORBIT_FRAMES = 48  # around a splat that has no path
@@ -63,8 +62,8 @@ def start(run: Path, port: int) -> Viewer:
         raise UserError(f"there is no scene to view in {run}: give {expected}")
     splats = {name: read_splat_file(path) for name, path in files.items()}
     scenes = {name: splat.gaussians for name, splat in splats.items()}
-    if run.is_dir() and (run / PATH).is_file():
-        path = read_path(run / PATH, None)
+    if run.is_dir() and (run / CAMERA_PATH).is_file():
+        path = read_path(run / CAMERA_PATH, None)
     else:
         name, file = list(files.items())[-1]
         path = choose_path("orbit", Scene(file, splat=splats[name]), ORBIT_FRAMES, 512)
