@@ -69,7 +69,7 @@ def test_photographs_become_an_edited_scene_by_one_command(run, photos):
     folder, told = run
     facts = json.loads((folder / "run.json").read_text())["cameras"]
     assert facts["pictures"] == facts["registered"] == 12 and facts["left_out"] == [] and facts["error"] < 1
-    assert facts["source"] == str(photos) and len(facts["intrinsics"]) == 2  # the upright one's are its own
+    assert facts["source"] == str(photos) and len(facts["intrinsics"]) == 1  # the upright one's, too
     assert facts["intrinsics"][0]["fl_x"] == pytest.approx(FOCAL, rel=0.02)
     assert all(f"{phase}, step" in told for phase in ("features", "matching", "mapping"))
     assert (folder / "edited.ply").is_file() and "12 of 12 pictures" in told
@@ -82,7 +82,9 @@ def test_the_cameras_are_where_they_were(run):
     numbers = [ORDER.index(int(Path(name).stem.split("_")[1])) for name in dataset.names]
     rotation, position = compare_poses(dataset.cameras.camera_to_world, CAMERAS.camera_to_world[numbers])
     assert np.median(rotation) < 1 and np.median(position) < 1  # degrees, per cent
-    assert rotation[numbers.index(PORTRAIT)] < 5 and rotation.max() < 5
+    assert rotation[numbers.index(PORTRAIT)] < 1 and rotation.max() < 5
+    lens = dataset.cameras.intrinsics[numbers.index(PORTRAIT)]
+    assert lens[0, 0] == pytest.approx(FOCAL * HEIGHT / WIDTH, rel=0.02) and lens[1, 1] == pytest.approx(lens[0, 0])
     assert (dataset.cameras.camera_to_world[:, 2, 1] > 0.8).all()  # z is up
     assert np.linalg.norm(dataset.cameras.centres, axis=1).max() == pytest.approx(1)
     # The upright picture is whole within the others' size, and what is beside it counts for nothing.

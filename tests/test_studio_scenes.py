@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.browser import PATIENCE, THREE_D, Browser, browsing
+from support.captures import arc, photograph, write_photos
 from support.studio import Client, Sample, serving
 
 from v2edit import video as videos
@@ -99,6 +100,24 @@ def test_an_edit_stays_in_its_box(browser: Browser, studio: Client, run: str, tm
     assert moved[~within].mean() < 0.1  # invisible ones alone, which may be taken for what is new in the box
     facts = studio.get(f"/runs/{job['run']}")
     assert facts["settings"]["local"]["box3d"]
+
+
+def test_photographs_become_a_scene(browser: Browser, studio: Client, tmp_path: Path) -> None:
+    """Pictures that were dropped are edited as a video or, where one says so, as a scene whose cameras are found."""
+    photos = write_photos(tmp_path / "photos", photograph(arc(8)))
+    upload = studio.upload(*sorted(photos.iterdir()), kind="frames", name="photos")
+    assert upload["kind"] == "frames" and upload["proxy"]
+    with browser.page(f"#/edit/{upload['id']}", width=1280) as page:
+        page.get_by_label(re.compile("pictures of a 3D scene")).check()
+        page.get_by_label("Camera path").wait_for(state="attached", timeout=PATIENCE)
+        assert json.loads(page.evaluate("sessionStorage.getItem('v2edit-draft')"))["kind"] == "scene"
+    options = OPTIONS | {"source_prompt": "a room", "target_prompt": "a green room"}
+    body = {"kind": "scene", "input": {"upload": upload["id"]}, "instruction": "paint it", "options": options}
+    run = studio.get(f"/runs/{studio.ended(studio.api('POST', '/jobs', body).json['id'])['run']}")
+    assert run["kind"] == "scene" and run["media"]["splat_after"]
+    image = studio.upload(next(photos.iterdir()))
+    refused = studio.api("POST", "/jobs", body | {"input": {"upload": image["id"]}})
+    assert refused.status >= 400 and "is a image" not in refused.error and "edits a scene" in refused.error
 
 
 def test_several_seeds_are_a_group(studio: Client, sample: Sample) -> None:

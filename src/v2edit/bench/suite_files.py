@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from v2edit.bench import layouts
 from v2edit.bench.task_lines import EXAMPLE, read_lines
 from v2edit.errors import UserError
-from v2edit.jobs.inputs import choose_input, is_scene
+from v2edit.jobs.inputs import check_posed, choose_input, is_scene
 from v2edit.prompts import PromptPair
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,7 @@ def _parse(content: Any, base: Path) -> SuiteLine:
     if kind == "video":
         _check_video(path)
     elif not is_scene(path):
+        check_posed(path)
         raise UserError(f'"scene" is {str(path)!r:.160}, which is no scene: a dataset with cameras, or a splat')
     elif mask or target:
         raise UserError('"mask" and "target" are for videos')

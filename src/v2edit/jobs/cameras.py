@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FOLDER = "cameras"  # beside the run folders
-WAY = 1  # counts changes of how cameras are found, after which they are found anew
+WAY = 2  # counts changes of how cameras are found, after which they are found anew
 MAX_NAME, DIGITS = 40, 10
 TIMED_PICTURES = 4  # whose features are extracted and matched to estimate the time of all
 MAPPING_SHARE = 0.4  # of the features' time, on captures of 40 to 116 pictures
@@ -62,12 +62,13 @@ class FoundCameras:
     def facts(self) -> dict[str, Any]:
         """What run.json says of it."""
         facts = {} if self.report is None else asdict(self.report)
+        facts |= {"unread": facts.get("unread", {}) | self.source.unread}  # files may be new beside known cameras
         return {"source": os.path.abspath(self.source.path), "dataset": os.path.abspath(self.folder), **facts}
 
     def remark(self, timed: bool) -> tuple[dict[str, float], str]:
         """Return the seconds that finding the cameras takes, by its part, where it is `timed`, and a line on it."""
         count = len(self.source.pictures)
-        text = f"the cameras of {count} pictures are found first; till then those of this estimate are stand-ins"
+        text = f"the cameras of {count} pictures are found first; those of this estimate are stand-ins, and no loop"
         return ({"finding cameras": time_finding(self.source)} if timed else {}), text
 
 
@@ -82,7 +83,7 @@ def read_or_find(
 ) -> tuple[Scene, FoundCameras | None]:
     """Read a scene as `scenes.reading.read_scene` does; the cameras of photographs or a video are found first, or read
     where they are known, in the folder `cameras` of `root` (that of the runs). Where they are neither known nor to be
-    found, they are stand-ins: a circle around the pictures. `source` is that of an earlier call, which has read some of
+    found, they are stand-ins: half a circle of them. `source` is that of an earlier call, which has read some of
     them. Raises `UserError` where they cannot be found."""
     from v2edit.scenes.reading import read_scene
 
@@ -159,7 +160,7 @@ def fingerprint_pictures(source: PictureSource) -> str:
 
 
 def stand_in_scene(source: PictureSource, side: int) -> Scene:
-    """Return a scene of pictures whose cameras are not known: they stand on a circle, for previews and estimates.
+    """Return a scene of pictures whose cameras are not known: they stand on half a circle, for previews and estimates.
     Raises `UserError` for too few pictures, and for what is wrong with one."""
     import numpy as np
 
@@ -174,7 +175,7 @@ def stand_in_scene(source: PictureSource, side: int) -> Scene:
         written = write_pictures(source, Path(place), side)
         images = np.stack([read_image(Path(place) / "images" / one.file)[0] for one in written])
     count, (height, width) = len(images), images.shape[1:3]
-    turn = np.arange(count) * 2 * np.pi / count
+    turn = np.linspace(0, np.pi, count)  # whether they will close to a loop is not known
     eyes = np.stack([np.cos(turn), np.sin(turn), np.full(count, 0.3)], axis=1)
     focal = FOCAL_GUESS * max(height, width)
     matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
@@ -198,12 +199,12 @@ def time_finding(source: PictureSource) -> float:
     count = len(source.pictures)
     with tempfile.TemporaryDirectory() as name:
         place, start = Path(name), time.perf_counter()
-        written = write_pictures(source, place, LONG_SIDE, first=TIMED_PICTURES)
+        written = write_pictures(source, place, LONG_SIDE, first=TIMED_PICTURES, turned=True)
         reading = (time.perf_counter() - start) * count / len(written)
         start = time.perf_counter()
-        extract_features(place / "database.db", place, written)
+        names = list(extract_features(place / "database.db", place, written))
         features = (time.perf_counter() - start) * count / len(written)
-        pairs, start = list(combinations(range(len(written)), 2)), time.perf_counter()
-        match_pairs(place / "database.db", [one.file for one in written], pairs)
-        matching = (time.perf_counter() - start) * count_pairs(count, source.is_video) / len(pairs)
+        pairs, start = list(combinations(range(len(names)), 2)), time.perf_counter()
+        match_pairs(place / "database.db", names, pairs)
+        matching = (time.perf_counter() - start) * count_pairs(count, source.is_video) / max(1, len(pairs))
     return reading + features * (1 + MAPPING_SHARE) + matching

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -35,10 +36,35 @@ def is_unposed(path: Path) -> bool:
     if is_scene(path):
         return False
     if path.is_dir():
-        from v2edit.scenes.poses.pictures import list_photographs
+        from v2edit.scenes.poses.pictures import NO_HEIF, list_photographs
 
-        return bool(list_photographs(path))
+        files, left_out = list_photographs(path)
+        return bool(files or left_out.get(NO_HEIF))
     return path.is_file() and (_kind(path) == "video" or path.suffix.lower() in ANIMATED | VIDEOS)
+
+
+def check_posed(path: Path) -> None:
+    """Raise `UserError` for pictures of a scene without their cameras, which only `v2edit scene` finds."""
+    if is_unposed(path):
+        raise UserError(
+            f"{path} has no cameras: v2edit scene {path} finds them first; its run.json names the dataset (cameras, "
+            "dataset) to give here"
+        )
+
+
+def are_photographs(folder: Path) -> bool:
+    """Whether the images of a folder are photographs rather than the frames of a video: they name the camera that took
+    them, or have several sizes."""
+    from v2edit.scenes.poses.pictures import describe_photograph, list_photographs
+
+    sizes = set()
+    for file in list_photographs(folder)[0]:
+        with suppress(UserError):
+            if (picture := describe_photograph(file)) is not None:
+                sizes.add(picture.size)
+                if any(picture.camera[2:4]) or len(sizes) > 1:
+                    return True
+    return False
 
 
 def choose_input(video: str | None, scene: str | None) -> tuple[Literal["video", "scene"], str]:

@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from v2edit.errors import UserError
 from v2edit.files import atomic_write
-from v2edit.jobs.inputs import check_input, is_scene
+from v2edit.jobs.inputs import are_photographs, check_input, check_posed, is_scene
 from v2edit.jobs.options import OUT, ModelOptions, expect_at_least, expect_new_file
 from v2edit.prompts.lvlm import LVLMConfig
 from v2edit.prompts.suggest import KINDS
@@ -31,7 +31,7 @@ class Suggest:
     """Let a vision model suggest editing tasks for videos and scenes, and write them as a suite for v2edit bench."""
 
     inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO|SCENE", help_behavior_hint="")]
-    """Videos, folders of images, or scenes with photographs."""
+    """Videos, folders of their frames, or scenes with photographs and cameras."""
     out: Annotated[Path, arg(aliases=OUT, metavar="FILE")] = Path("suite.jsonl")
     """The suite to write, a task a line."""
     count: int = 6
@@ -97,6 +97,8 @@ def _read_frames(path: Path) -> tuple[Frames, str]:
     if not is_scene(path):
         from v2edit import video
 
+        if path.is_dir() and are_photographs(path):
+            check_posed(path)
         return video.read(path).frames, "video"
     from v2edit.scenes.reading import read_scene
 

@@ -115,8 +115,10 @@ class Studio:
                 path, upload = self.uploads.path(id), self.uploads.get(id)
             except KeyError:
                 raise Unknown("there is no such upload") from None
-            if (upload.facts.get("kind") == "scene") != (kind == "scene"):
-                raise UserError(f"{upload.name} is a {upload.facts.get('kind')}, and this edits a {NOUNS[kind]}")
+            of, nouns = upload.facts.get("kind"), {"frames": "a folder of pictures", "image": "one picture"}
+            # The cameras of photographs and of a video are found first, as v2edit scene does.
+            if of not in (("scene", "frames", "video") if kind == "scene" else ("frames", "video", "image")):
+                raise UserError(f"{upload.name} is {nouns.get(str(of), f'a {of}')}, and this edits a {NOUNS[kind]}")
             return path, Path(upload.name).stem
         run = self.library.get(str(given.get("run")))
         if run is None:

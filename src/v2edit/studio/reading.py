@@ -40,7 +40,7 @@ def probe(folder: str, kind: str, max_bytes: int, max_files: int) -> dict[str, A
 
         unzip(main[0], place / "unpacked", max_bytes, max_files)
         path = _innermost(place / "unpacked")
-        return _probe_scene(path, place) if is_scene(path) else _probe_video(path, place, "frames")
+        return _probe_scene(path, place) if kind == "scene" or is_scene(path) else _probe_video(path, place, "frames")
     if len(main) == 1 and kind != "frames":
         # a file, or the folder of a scene that was copied from this machine
         return _probe_scene(main[0], place) if is_scene(main[0]) else _probe_video(main[0], place, None)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from v2edit.errors import UserError
 from v2edit.scenes.config import MIN_PICTURES
+from v2edit.scenes.dataset import list_names
 from v2edit.scenes.poses.mapping import PairStatistics
 from v2edit.scenes.poses.pictures import WrittenPicture
 
+log = logging.getLogger(__name__)
+MIN_KEPT = 0.01  # of a picture by its mask
 MIN_SHARE = 0.5  # of the pictures: no more than that, which fit together, are no scene of theirs
 MIN_FEATURES = 80  # of the middle picture
 BLURRED = 0.5  # of the middle picture, as `pictures.measure_blur` has it
@@ -21,18 +26,31 @@ FLAT = 0.85  # the share of pairs that one homography explains
 MIN_PARALLAX = 1.0  # degrees between rays to a point, of the middle point
 
 
-def check_count(source: Path, count: int) -> None:
-    """Raise `UserError` for too few pictures."""
+def check_count(source: Path, count: int, left_out: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Raise `UserError` for too few pictures; `left_out`: names of others, by why."""
     if count < MIN_PICTURES:
+        others = "; ".join(f"{list_names(names)} left out, {why}" for why, names in left_out.items())
         raise UserError(
-            f"{source} has {count} picture{'s' * (count != 1)}: to find cameras takes {MIN_PICTURES} at least, and 30 "
-            "or more from all around are better"
+            f"{source} has {count} picture{'s' * (count != 1)}{others and f' ({others})'}: to find cameras takes "
+            f"{MIN_PICTURES} at least, and 30 or more from all around are better"
         )
 
 
+def check_masks(source: Path, written: Sequence[WrittenPicture]) -> None:
+    """Raise `UserError` where masks leave hardly anything of most pictures; warn of those of which they do."""
+    bare = [one.picture.name for one in written if one.kept < MIN_KEPT]
+    if len(bare) > len(written) / 2:
+        raise UserError(
+            f"the masks of {source} leave nothing of {len(bare)} of its {len(written)} pictures: what is black in a "
+            "mask does not count, what is white does"
+        )
+    if bare:
+        log.warning("%d of %d pictures are masked out whole: %s", len(bare), len(written), list_names(bare))
+
+
 def check_features(source: Path, written: Sequence[WrittenPicture], counts: Sequence[int]) -> None:
-    """Raise `UserError` where the pictures show too little to match."""
-    features = int(np.median(counts))
+    """Raise `UserError` where the pictures show too little to match; `counts` are the features of those with any."""
+    features = int(np.median([*counts, *[0] * (len(written) - len(counts))]))
     if features < MIN_FEATURES:
         raise UserError(f"{_too_blurred(source, written)}: {features} features in the middle one; {ADVICE_SHARP}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2edit.errors import UserError
+from v2edit.scenes.config import MIN_PICTURES
 from v2edit.scenes.dataset import list_names
-from v2edit.scenes.poses.failures import check_count, check_features, check_model, check_pairs
+from v2edit.scenes.poses.failures import check_count, check_features, check_masks, check_model, check_pairs
 from v2edit.scenes.poses.frames import choose_frames, measure_frames, stands_still
 from v2edit.scenes.poses.mapping import (
     Report,
@@ -29,24 +30,30 @@ from v2edit.scenes.poses.mapping import (
 )
 from v2edit.scenes.poses.pairs import choose_pairs
 from v2edit.scenes.poses.pictures import (
+    ANIMATED,
+    DAMAGED,
     LONG_SIDE,
+    NO_HEIF,
     Picture,
     WrittenPicture,
     choose_canvas,
     describe_photograph,
     file_names_of,
     find_masks,
+    join_turned,
     list_photographs,
-    read_photographs,
+    stand_up,
     write_picture,
 )
 from v2edit.scenes.poses.writing import PoseReport, describe_camera, measure_parallax, write_dataset, write_report
+from v2edit.video.stills import read_image
 
 if TYPE_CHECKING:
     from v2edit.video import Video
 
 log = logging.getLogger(__name__)
 VIDEO_FRAMES = 100  # taken of a video, where the options do not say
+LEFT_OUT = {ANIMATED: "GIFs and animations", NO_HEIF: "HEIC photos, which `pip install pillow-heif` reads"}
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,56 @@ class PictureSource:
     most: int | None = None
 
     @cached_property
+    def unread(self) -> dict[str, list[str]]:
+        """The names of files beside the pictures that are left out, by why: complete once the pictures are written."""
+        return {}
+
+    @cached_property
+    def described(self) -> dict[Path, Picture]:
+        """What the photographs' files say of them, in natural order, evenly chosen; {} of a video."""
+        if self.is_video:
+            return {}
+        files, left_out = list_photographs(self.path)
+        found: dict[Path, Picture] = {}
+        for file in files:
+            try:
+                if (picture := describe_photograph(file)) is not None:
+                    found[file] = picture
+                else:
+                    left_out.setdefault(ANIMATED, []).append(file.name)
+            except UserError as error:
+                self._note_damaged(file, error)
+        for why, names in left_out.items():
+            self.unread[why] = names
+            log.warning("%s: %d files are left out, %s: %s", self.path, len(names), LEFT_OUT[why], list_names(names))
+        if self.most is not None and len(found) > self.most:
+            files = list(found)
+            chosen = np.linspace(0, len(files) - 1, self.most).round().astype(int)
+            found = {files[k]: found[files[k]] for k in chosen}
+        return found
+
+    @cached_property
     def files(self) -> list[Path]:
         """The photographs, in natural order, evenly chosen; [] of a video."""
-        files = list_photographs(self.path) if self.path.is_dir() else []
-        if self.most is not None and len(files) > self.most:
-            files = [files[k] for k in np.linspace(0, len(files) - 1, self.most).round().astype(int)]
-        return files
+        return list(self.described)
+
+    @cached_property
+    def _reasons(self) -> list[str]:
+        """What is wrong with damaged files, of which has not been told yet."""
+        return []
+
+    def _note_damaged(self, file: Path, error: UserError) -> None:
+        names = self.unread.setdefault(DAMAGED, [])
+        if file.name not in names:
+            names.append(file.name)
+            self._reasons.append(str(error))
+
+    def tell_damaged(self) -> None:
+        """Warn, once and in one line, of photographs that cannot be read."""
+        if self._reasons:
+            names, reason = self.unread[DAMAGED], self._reasons[0]
+            log.warning("%s: %d files are left out, damaged: %s (%s)", self.path, len(names), list_names(names), reason)
+            self._reasons.clear()
 
     @property
     def is_video(self) -> bool:
@@ -97,38 +148,61 @@ class PictureSource:
             raise UserError(f"the camera of {self.path} does not move: that tells no depth; walk around what you show")
         return choose_frames(moved, sharpness, self.most or VIDEO_FRAMES, self.cuts)
 
-    @cached_property
+    @property
     def pictures(self) -> list[Picture]:
         """What is known of the pictures before their pixels are read. Raises `UserError` for too few of them."""
         if self.is_video:
             height, width = self.video.frames.shape[1:3]
             return [Picture(f"frame-{k:06d}", (height, width), ("video",)) for k in self.chosen]
-        check_count(self.path, len(self.files))
-        return [describe_photograph(file, self.masks.get(file)) for file in self.files]
+        return [picture for _, picture in self._photographs]
 
-    def read(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Yield the pictures upright: (uint8 [H, W, 3], alpha uint8 [H, W] or None)."""
+    @property
+    def _photographs(self) -> list[tuple[Path, Picture]]:
+        """The photographs that are not known to be damaged, and what is known of them."""
+        good = [file for file in self.files if file.name not in self.unread.get(DAMAGED, [])]
+        if len(good) < MIN_PICTURES:
+            self.tell_damaged()
+        check_count(self.path, len(good), self.unread)
+        pictures = [replace(self.described[file], mask=self.masks.get(file)) for file in good]
+        return list(zip(good, join_turned(pictures), strict=True))
+
+    def read(self) -> Iterator[tuple[Picture, np.ndarray, np.ndarray | None]]:
+        """Yield the pictures upright: (what is known of it, uint8 [H, W, 3], alpha uint8 [H, W] or None); damaged ones
+        are passed over."""
         if not self.is_video:
-            yield from read_photographs(self.files)
+            for file, picture in self._photographs:
+                try:
+                    yield picture, *read_image(file)
+                except UserError as error:
+                    self._note_damaged(file, error)
             return
         from v2edit.video.stream import pick
 
-        for frame in pick(self.video.frames, np.array(self.chosen)):
-            yield frame, None
+        for picture, frame in zip(self.pictures, pick(self.video.frames, np.array(self.chosen)), strict=True):
+            yield picture, frame, None
 
 
 def write_pictures(
-    source: PictureSource, folder: Path, side: int, report: Report = no_report, first: int | None = None
+    source: PictureSource,
+    folder: Path,
+    side: int,
+    report: Report = no_report,
+    first: int | None = None,
+    turned: bool = False,
 ) -> list[WrittenPicture]:
     """Write all pictures of a source, or the `first` of them, into `images` of a folder, at one size, at most `side`
-    pixels on its longer side, and what of them counts into `masks`."""
+    pixels on its longer side, and what of them counts into `masks`; `turned` to how their camera was held, where it was
+    turned. Warns of damaged ones. Raises `UserError` where they leave too few."""
     pictures = source.pictures
-    canvas, files = choose_canvas(pictures, side), file_names_of(pictures)
+    canvas, files = choose_canvas(pictures, side), dict(zip(pictures, file_names_of(pictures), strict=True))
     (folder / "images").mkdir(parents=True)
     written = []
-    for k, (rgb, alpha) in enumerate(islice(source.read(), first)):
-        written.append(write_picture(folder, files[k], pictures[k], canvas, rgb, alpha))
+    for k, (picture, rgb, alpha) in enumerate(islice(source.read(), first)):
+        written.append(write_picture(folder, files[picture], picture, canvas, rgb, alpha, turned))
         report("reading pictures", k + 1, len(pictures))
+    if first is None:
+        source.tell_damaged()
+        check_count(source.path, len(written), source.unread)
     return written
 
 
@@ -138,12 +212,15 @@ def find_poses(source: PictureSource, folder: Path, threads: int = -1, report: R
     several parts, the largest is taken, with a warning; the pictures that it leaves out are named. Raises `UserError`,
     in one line, where there are too few pictures, pycolmap is missing, or they tell no cameras, with the reason."""
     import_pycolmap()
-    written = write_pictures(source, folder, LONG_SIDE, report)
+    written = write_pictures(source, folder, LONG_SIDE, report, turned=True)
+    check_masks(source.path, written)
     with tempfile.TemporaryDirectory() as name:
         database = Path(name) / "database.db"
-        ids = extract_features(database, folder, written, threads, report)
+        known, every = extract_features(database, folder, written, threads, report), written
+        written = [one for one in every if one.file in known]
+        ids = [known[one.file] for one in written]
         descriptors = read_descriptors(database, ids)
-        check_features(source.path, written, [len(one) for one in descriptors])
+        check_features(source.path, every, [len(one) for one in descriptors])
         pairs, matching = choose_pairs(descriptors, source.is_video)
         match_pairs(database, [one.file for one in written], pairs, threads, report)
         statistics = read_pair_statistics(database)
@@ -152,13 +229,13 @@ def find_poses(source: PictureSource, folder: Path, threads: int = -1, report: R
         sizes = [model.num_reg_images() for model in models]
         points, parallax = (models[0].num_points3D(), measure_parallax(models[0])) if models else (0, 0.0)
         cuts = [float(k / source.video.fps) for k in source.cuts] if source.is_video else []
-        check_model(source.path, written, statistics, sizes, points, parallax, cuts)
+        check_model(source.path, every, statistics, sizes, points, parallax, cuts)
         model, place = models[0], {number: k for k, number in enumerate(ids)}
-        present = {place[k] for k in model.reg_image_ids()}
+        present = {written[place[k]].file for k in model.reg_image_ids()}
         found = PoseReport(
-            pictures=len(written),
+            pictures=len(every),
             registered=len(present),
-            left_out=[one.picture.name for k, one in enumerate(written) if k not in present],
+            left_out=[one.picture.name for one in every if one.file not in present],
             error=round(model.compute_mean_reprojection_error(), 3),
             models=sizes,
             intrinsics=[{"model": camera.model_name} | describe_camera(camera) for camera in _used_cameras(model)],
@@ -167,11 +244,13 @@ def find_poses(source: PictureSource, folder: Path, threads: int = -1, report: R
             matching=matching,
             pairs=len(pairs),
             cuts=cuts,
+            unread=source.unread,
         )
-        has_one_size = len({one.picture.size for one in written}) == 1
+        written = [stand_up(folder, one) if one.picture.turns else one for one in written]
+        has_one_size = len({one.picture.size for one in every}) == 1
         write_dataset(folder, model, written, ids, with_path=not (source.is_video and has_one_size))
-    for k, one in enumerate(written):
-        if k not in present:  # so that the folder is the dataset and nothing else
+    for one in every:
+        if one.file not in present:  # so that the folder is the dataset and nothing else
             (folder / "images" / one.file).unlink()
             if one.mask:
                 (folder / "masks" / one.mask).unlink()

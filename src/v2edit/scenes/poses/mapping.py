@@ -100,9 +100,10 @@ def run_interruptibly(function: Callable[..., Any], *args: Any, **options: Any) 
 
 def extract_features(
     database: Path, folder: Path, written: Sequence[WrittenPicture], threads: int = -1, report: Report = no_report
-) -> list[int]:
+) -> dict[str, int]:
     """Extract SIFT features of pictures in a folder's `images` (and `masks`) into a new database; return their ids in
-    it. Pictures of one camera share their intrinsics, which begin at the focal length that their files tell."""
+    it by their files, without those that have no features. Pictures of one camera share their intrinsics, which begin
+    at the focal length that their files tell."""
     import pycolmap
 
     options = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
@@ -113,10 +114,11 @@ def extract_features(
     done = 0
     for group in groups.values():
         reader = pycolmap.ImageReaderOptions(existing_camera_id=_write_camera(database, folder, group))
-        if any(one.mask for one in group):
-            reader.mask_path = folder / "masks"
-        for start in range(0, len(group), FEATURE_CHUNK):
-            names = [one.file for one in group[start : start + FEATURE_CHUNK]]
+        parts = [one.file for one in group if not one.mask], [one.file for one in group if one.mask]
+        chunks = [part[k : k + FEATURE_CHUNK] for part in parts for k in range(0, len(part), FEATURE_CHUNK)]
+        for names in chunks:
+            # With a folder of masks, COLMAP passes over pictures that have none there.
+            reader.mask_path = folder / "masks" if names[0] in parts[1] else ""
             run_interruptibly(
                 pycolmap.extract_features, database, folder / "images", image_names=names, reader_options=reader,
                 camera_mode=pycolmap.CameraMode.SINGLE, extraction_options=options, device=pycolmap.Device.cpu,
@@ -124,8 +126,7 @@ def extract_features(
             done += len(names)
             report("features", done, len(written))
     with open_database(database) as data:
-        ids = {image.name: image.image_id for image in data.read_all_images()}
-    return [ids[one.file] for one in written]
+        return {image.name: image.image_id for image in data.read_all_images()}
 
 
 def _write_camera(database: Path, folder: Path, group: Sequence[WrittenPicture]) -> int:

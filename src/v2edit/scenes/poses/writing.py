@@ -6,7 +6,7 @@ Letters: N pictures, P points.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from v2edit.scenes.dataset import Points
 from v2edit.scenes.formats.colmap import MODELS
 from v2edit.scenes.formats.nerfstudio import POINTS
 from v2edit.scenes.formats.ply import write_points
-from v2edit.scenes.poses.pictures import WrittenPicture
+from v2edit.scenes.poses.pictures import WrittenPicture, fit_size
 
 if TYPE_CHECKING:
     import pycolmap
@@ -30,13 +30,15 @@ REPORT = "cameras.json"  # in the dataset's folder: how its cameras were found
 PATH, PATH_CAMERAS, PATH_FPS = "views.json", 120, 24
 MAX_TRACKS = 5000  # points whose parallax is measured
 UP = np.array([0.0, 0, 1])
+QUARTER = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # a picture's axes, turned by one
 
 
 @dataclass(frozen=True)
 class PoseReport:
     """How cameras were found: of `pictures` so many are `registered`, the others are `left_out`, by name; `error` is
     the mean reprojection error in pixels, `models` the pictures of each part that they fall into, `intrinsics` those of
-    each camera, `parallax` in degrees, `matching` the way of it and `pairs` their number, `cuts` in seconds."""
+    each camera, `parallax` in degrees, `matching` the way of it and `pairs` their number, `cuts` in seconds; `unread`
+    are the names of files beside the pictures that are none, by why."""
 
     pictures: int
     registered: int
@@ -49,6 +51,7 @@ class PoseReport:
     matching: str
     pairs: int
     cuts: list[float]
+    unread: dict[str, list[str]]
 
     def __str__(self) -> str:
         return f"{self.registered} of {self.pictures} pictures, mean error {self.error:.2f} px, {self.points:,} points"
@@ -85,6 +88,31 @@ def describe_camera(camera: pycolmap.Camera) -> dict[str, Any]:
     return {name: float(x) if isinstance(x, float) else x for name, x in facts.items()} | distortion
 
 
+def matrix_of(lens: Mapping[str, Any]) -> np.ndarray:
+    """Return the matrix [3, 3] of intrinsics under nerfstudio's names."""
+    return np.array([[lens["fl_x"], 0, lens["cx"]], [0, lens["fl_y"], lens["cy"]], [0, 0, 1]])
+
+
+def stand_camera_up(lens: dict[str, Any], pose: np.ndarray, turns: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the intrinsics and the pose (world to camera, OpenCV's axes, [4, 4]) of a picture that was written turned,
+    by so many quarters as `np.rot90` counts them, once it is upright in the middle of a file of the same size."""
+    lens = dict(lens)
+    for _ in range(turns % 4):
+        # Of the upright picture, x is the other's -y and y its x; the tangential distortion (p2, p1) is a vector.
+        lens |= {"fl_x": lens["fl_y"], "fl_y": lens["fl_x"], "cx": lens["h"] - lens["cy"], "cy": lens["cx"]}
+        lens |= {"w": lens["h"], "h": lens["w"]}
+        if "p1" in lens:
+            lens |= {"p2": -lens["p1"], "p1": lens["p2"]}
+        pose = QUARTER @ pose
+    if turns % 2:
+        canvas = lens["w"], lens["h"]  # (H, W) of the file: that of the picture before it stood up
+        (height, width), (y, x) = fit_size((lens["h"], lens["w"]), canvas)
+        across, down = width / lens["w"], height / lens["h"]
+        lens |= {"fl_x": lens["fl_x"] * across, "fl_y": lens["fl_y"] * down, "w": canvas[1], "h": canvas[0]}
+        lens |= {"cx": lens["cx"] * across + x, "cy": lens["cy"] * down + y}
+    return lens, pose
+
+
 def normalising_transform(cameras: Cameras) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the rotation [3, 3], the centre [3] and the scale that make a world upright (z), its origin what the
     cameras look at, and their greatest distance from it 1: COLMAP's own is arbitrary in all of them."""
@@ -109,10 +137,17 @@ def write_dataset(
     given; `with_path`: a smooth path through the cameras, too, as where their order is none."""
     place = {number: k for k, number in enumerate(ids)}
     registered = sorted((k for k in model.reg_image_ids()), key=lambda k: place[k])
-    poses = np.stack([np.vstack([model.images[k].cam_from_world().matrix(), [0, 0, 0, 1]]) for k in registered])
-    cameras = [model.cameras[model.images[k].camera_id] for k in registered]
-    matrices = np.stack([camera.calibration_matrix() for camera in cameras])
-    views = Cameras(matrices, from_opencv(poses), cameras[0].height, cameras[0].width)
+    cameras = [
+        stand_camera_up(
+            describe_camera(model.cameras[model.images[k].camera_id]),
+            np.vstack([model.images[k].cam_from_world().matrix(), [0, 0, 0, 1]]),
+            written[place[k]].picture.turns,
+        )
+        for k in registered
+    ]
+    matrices = np.stack([matrix_of(lens) for lens, _ in cameras])
+    poses = from_opencv(np.stack([pose for _, pose in cameras]))
+    views = Cameras(matrices, poses, cameras[0][0]["h"], cameras[0][0]["w"])
     rotation, centre, scale = normalising_transform(views)
     world = views.camera_to_world.copy()
     world[:, :3, :3] = rotation @ world[:, :3, :3]
@@ -124,9 +159,9 @@ def write_dataset(
         colours = np.stack([model.points3D[k].color for k in numbers]).astype(np.uint8)
         write_points(folder / POINTS, Points(scale * (positions - centre) @ rotation.T, colours))
     frames = []
-    for k, camera, pose in zip(registered, cameras, world, strict=True):
+    for k, (lens, _), pose in zip(registered, cameras, world, strict=True):
         one = written[place[k]]
-        frame = {"file_path": f"images/{one.file}", "transform_matrix": pose.tolist(), **describe_camera(camera)}
+        frame = {"file_path": f"images/{one.file}", "transform_matrix": pose.tolist(), **lens}
         frames.append(frame | ({"mask_path": f"masks/{one.mask}"} if one.mask else {}))
     facts: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames}
     if numbers:

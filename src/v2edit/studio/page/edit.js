@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Trim, Transport, usePlayback } from "./clip.js";
 import { Cost } from "./cost.js";
-import { loadDraft, media, request, saveDraft, startDraft } from "./draft.js";
+import { empty, loadDraft, media, request, saveDraft, startDraft } from "./draft.js";
 import { Drop } from "./drop.js";
 import { bytes, clock, when } from "./format.js";
 import { MaskCanvas, MaskTools, drawingAt, isPainted, sendMask } from "./mask.js";
@@ -188,6 +188,9 @@ function Recent({ onChoose }) {
   </section>`;
 }
 
+const UNPOSED = new Set(["video", "frames"]); // pictures that may be of a scene, whose cameras are found first
+const START = { trim: null, mask: empty().mask };
+
 export function EditView({ id }) {
   const [draft, setDraft] = useState(() => {
     const known = loadDraft();
@@ -203,7 +206,7 @@ export function EditView({ id }) {
   const input = id ? draft.input : null;
   const { source, error } = useInput(input);
   useEffect(() => {
-    const kind = source?.kind === "scene" ? "scene" : "edit";
+    const kind = source?.kind === "scene" ? "scene" : UNPOSED.has(source?.kind) && input.upload ? draft.kind : "edit";
     if (source?.kind && kind !== draft.kind) change({ kind, options: { model: draft.options.model }, trim: null });
   }, [source?.kind]);
   const uploaded = (upload) => {
@@ -221,6 +224,9 @@ export function EditView({ id }) {
         <a class="quiet button" href="#/edit">${text.edit.other}</a>
       </div>
       <${Facts} source=${source} />
+      ${input.upload &&
+      UNPOSED.has(source.kind) &&
+      html`<label class="check"><input type="checkbox" checked=${draft.kind === "scene"} onChange=${(e) => change({ ...START, kind: e.target.checked ? "scene" : "edit", options: { model: draft.options.model } })} /><span>${text.edit.asScene}</span></label>`}
       ${source.state === "ready"
         ? html`<${Stage} key=${media(draft.input)} source=${source} draft=${draft} onChange=${change} />`
         : html`<div class="picture waiting"><div><p>${text.edit.probing}</p><${Bar} label=${text.edit.probing} /></div></div>`}

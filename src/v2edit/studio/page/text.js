@@ -47,6 +47,7 @@ export const text = {
     deleteUpload: (name) => `Delete ${name}`,
     reallyDelete: "Really delete",
     probing: "The studio looks at the clip …",
+    asScene: "These are pictures of a 3D scene: find their cameras and edit that",
     scene: "A 3D scene. It is rendered along a path, edited as a video, and rebuilt.",
     frames: (count) => plural(count, "frame", "frames"),
     sound: "with sound",
