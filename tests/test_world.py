@@ -18,14 +18,16 @@ from recipes.world.edits import KINDS, render_truth, sample_edit
 from recipes.world.grammar import edit_prompt
 from recipes.world.measures import asked_of, measure, visible_pixels
 from recipes.world.parsing import parse_caption
+from recipes.world.reading import describe, scene_of
 from recipes.world.render import HEIGHT, orbit_cameras, render_clip
 from recipes.world.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
 from recipes.world.shapes import FAR, intersect_shape
-from recipes.world.text import FIELDS, TEXT_LENGTH, new_tokenizer, phrase_labels, sample_caption, tokenise
+from recipes.world.text import FIELDS, TEXT_LENGTH, count_words, new_tokenizer, phrase_labels, sample_caption, tokenise
 from v2edit.errors import UserError
 
 seeds = st.integers(0, 2**40)
 QUESTIONS_IN_ORDER = list(QUESTIONS)
+TOKENIZER = new_tokenizer()
 
 
 def is_inside(shape: str, p: np.ndarray) -> np.ndarray:
@@ -317,3 +319,17 @@ def test_a_scene_is_seen_from_other_cameras_too():
     assert np.array_equal(own.frames, again.frames)
     side = render_clip(scene, 2, 32, 48, cameras=orbit_cameras([(0.1, HEIGHT), (0.5, HEIGHT)], 32, 48))
     assert np.array_equal(side.frames[0], own.frames[0]) and not np.array_equal(side.frames[1], own.frames[1])
+
+
+@given(seeds)
+@settings(max_examples=100, deadline=None)
+def test_a_scene_is_told_by_the_answers_about_it_and_its_caption_fits(seed):
+    scene = replace(sample_scene(Random(seed)), style="photo")
+    everything = np.full(6, 1000)
+    labels = np.array(scene_labels(scene, everything))
+    read = scene_of(np.maximum(labels, 0))
+    again = np.array(scene_labels(read, everything))
+    assert (again[labels >= 0] == labels[labels >= 0]).all()
+    text = describe(read)
+    assert len(tokenise(TOKENIZER, [text])[1][0]) == TEXT_LENGTH and count_words(text) < TEXT_LENGTH
+    assert says_nothing_wrong(text, scene) and len(parse_caption(text).scene.objects) == len(scene.objects)

@@ -56,8 +56,13 @@ def sample_caption(rng: Random, scene: Scene, full: float = 0.0) -> tuple[str, N
         named = sample_named(rng, scene, 1.0 if rng.random() < full else None)
         wording = sample_wording(rng)
         text = caption(scene, named, wording)
-        if len(text.replace(",", " ,").replace(".", " .").split()) < TEXT_LENGTH:
+        if count_words(text) < TEXT_LENGTH:
             return text, named, wording
+
+
+def count_words(text: str) -> int:
+    """Return how many tokens a caption has, without the end of the sentence."""
+    return len(text.replace(",", " ,").replace(".", " .").split())
 
 
 def tokenise(tokenizer: T5Tokenizer, texts: list[str]) -> tuple[Tensor, list[list[tuple[int, int]]]]:
