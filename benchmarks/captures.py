@@ -7,6 +7,16 @@ A row a scene and a part left out (`whole`: none). PSNR and SSIM are of held-out
 with the exposure and white balance of each photograph taken from that photograph (an affine map of colours, nothing
 else), as is usual where a camera sets them anew each time. `training` is of training views, likewise: far above
 `psnr` it would be overfitting. `cpu_seconds` are the process's own, for a shared machine; set NUMBA_NUM_THREADS=1.
+
+What was tried on the dinosaur at 128 pixels in 1,600 steps (plain 21.7, psnr 26.5, training 26.8), and is left out:
+- a rotation and a translation of each camera, learned with the scene: psnr -0.1, training +0.04 in 16 % more time. They
+  came to 0.07 to 0.1 pixel: the poses are not what limits it. Fitting those of held-out views on one half of each, too,
+  loses 1 dB in the other half;
+- learning rates that fall to 0.01 instead of 0.1: -1.1. Kept (`average`): to 0.3, and the mean of the last steps: +0.28,
+  plain +0.70;
+- exposures that leave clipped pixels out: 0.00 (0.4 % are); of second degree in the colours: +0.17, for all that they
+  are fitted to each held-out photograph.
+60 % of the squared error is in details of less than 4 pixels.
 """
 
 from __future__ import annotations

@@ -110,6 +110,33 @@ def test_a_scene_grows_to_its_number_and_resumes_to_the_same_bytes(monkeypatch, 
         assert torch.equal(getattr(again, name), tensor), name
 
 
+def test_the_mean_of_the_last_steps_is_kept_and_resumed(monkeypatch, tmp_path):
+    """From 16 of 20 steps on; an interruption after 18 must not begin the mean anew."""
+    dataset, config = dataset_of(ring(4)), FitConfig(gaussians=30, fit_steps=20)
+    steps: list[torch.Tensor] = []
+    take_step = optimise._Optimisation.take_step
+
+    def note(self, step):
+        result = take_step(self, step)
+        steps.append(self.leaves["means"].detach().clone())
+        return result
+
+    monkeypatch.setattr(optimise._Optimisation, "take_step", note)
+    whole = reconstruct(dataset, config)
+    torch.testing.assert_close(whole.means, torch.stack(steps[16:]).mean(0))
+    assert not torch.allclose(whole.means, steps[-1])
+    assert torch.equal(reconstruct(dataset, config, method=FitMethod(average=False)).means, steps[-1])
+
+    def stop(progress: FitProgress) -> None:
+        if progress.step == 18:
+            raise KeyboardInterrupt
+
+    snapshot = Snapshots(tmp_path, 1).loop("fit")
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(dataset, config, stop, snapshot=snapshot)
+    assert torch.equal(reconstruct(dataset, config, snapshot=snapshot).means, whole.means)
+
+
 def test_halves_look_like_the_whole_and_start_without_momentum():
     scene, cameras = gaussians_of(3, 40, 1), cameras_of(3)
     before = render(scene, cameras).colours

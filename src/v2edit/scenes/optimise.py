@@ -40,7 +40,7 @@ LEARNING_RATES = {
     # the first and them, and only half of it would show from elsewhere, or in a viewer without harmonics.
     "higher": 1e-3,
 }
-FINAL_RATE = 0.1  # of the initial learning rate, after exponential decay
+FINAL_RATE, AVERAGED_RATE = 0.1, 0.3  # of the initial learning rate, after exponential decay: alone, and averaged
 COARSE = ((0.15, 4), (0.4, 2))  # until this share of the steps, images are downscaled by this factor
 EXPOSURE_FROM, EXPOSURE_SHARE = 0.1, 0.3  # of the steps, and of the way to the best map in each
 START_SHARE, GROW_UNTIL = 0.4, 0.6  # of the Gaussians at the start, and of the steps until there are all
@@ -48,6 +48,7 @@ MIN_GROW_STEPS = 400  # of a reconstruction: a shorter one begins with all Gauss
 RELOCATE_EVERY, RELOCATE_UNTIL = 50, 0.8
 TIMED_STEPS = 20  # of a short reconstruction, from which the time of the whole one is estimated
 READ_EVERY = 25  # steps between readings of the PSNR from a GPU, each of which waits for all that it is given to do
+MEAN = "mean of "  # prefix, in a snapshot, of the Gaussians' means over the last steps
 STRETCH = (1.0, 30.0)  # the least and the most by which the learning rate of the means grows with the distance
 SSIM_WEIGHT = 0.2  # of 1 - SSIM in the loss
 OPACITY_COST, SCALE_COST = 5e-3, 5e-3  # regularisation, so that unneeded Gaussians fade (Kheradmand et al. 2024)
@@ -57,16 +58,18 @@ OPACITY_COST, SCALE_COST = 5e-3, 5e-3  # regularisation, so that unneeded Gaussi
 class FitMethod:
     """The parts of a reconstruction that a later one, of an edited video, does without. `coarse_to_fine`: begin with
     smaller images. `exposure`: fit the exposure of each photograph. `growth`: begin with few Gaussians and split those
-    that the images pull at. `far_rates`: let what is far away move as fast in the images as what is near."""
+    that the images pull at. `far_rates`: let what is far away move as fast in the images as what is near. `average`:
+    learn faster, and take the mean of the last steps (Polyak and Juditsky 1992)."""
 
     coarse_to_fine: bool = True
     exposure: bool = True
     growth: bool = True
     far_rates: bool = True
+    average: bool = True
 
 
 # Of an edited video: a scene is there to begin with, and colours that the edit changed must not pass for an exposure.
-REFIT = FitMethod(coarse_to_fine=False, exposure=False, growth=False, far_rates=False)
+REFIT = FitMethod(coarse_to_fine=False, exposure=False, growth=False, far_rates=False, average=False)
 
 
 @dataclass(frozen=True)
@@ -139,19 +142,20 @@ def optimise_gaussians(
             image, truth, mask = fit.take_step(step)
             if step % RELOCATE_EVERY == RELOCATE_EVERY - 1 and step < RELOCATE_UNTIL * steps:
                 fit.relocate(step)
+            fit.average(step)
             fit.state.step = step + 1
             if on_progress is not None:
                 fit.state.errors.append(_squared_error(image, truth, mask))
                 if on_cpu or step % READ_EVERY == 0 or step + 1 == steps:
                     fit.state.read_errors()
                 on_progress(FitProgress(step + 1, steps, fit.state.psnr))
-    return _join_sh(fit.leaves).detach()
+    return fit.result()
 
 
 class _Optimisation:
     """An optimisation of Gaussians with all that changes in its steps. `others`: its tensors beside the `leaves` and
     the moments of the optimiser: `free`, which Gaussians may change; `exposures` of the views; `needs`, how much the
-    images have pulled at each Gaussian since the last split."""
+    images have pulled at each Gaussian since the last split; the leaves' means over the last steps."""
 
     def __init__(
         self,
@@ -172,6 +176,7 @@ class _Optimisation:
         self.rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * self.pixel}
         self.optimiser = _make_optimiser(self.leaves, self.rates)
         self.distances = _Distances(dataset.cameras, self.pixel, device) if method.far_rates else None
+        self.final_rate = AVERAGED_RATE if method.average else FINAL_RATE
         self.state = FitState(0, [], None)
         self.others: dict[str, Tensor] = {}
         if editable is not None:
@@ -190,7 +195,7 @@ class _Optimisation:
         k = self.state.order.pop()
         # Another background colour each step: dark surfaces must be dark, not holes in front of a dark background.
         red, green, blue = torch.rand(3, generator=self.generator).tolist()
-        _set_rates(self.optimiser, self.rates, FINAL_RATE**progress)
+        _set_rates(self.optimiser, self.rates, self.final_rate**progress)
         gaussians, (truth, mask) = _join_sh(self.leaves), self.targets.view(k, factor)
         image = render(gaussians, self.targets.cameras[factor][[k]], background=(red, green, blue)).colours[0]
         if method.exposure:
@@ -216,6 +221,18 @@ class _Optimisation:
             split(self.leaves, self.optimiser, needs, max(0, min(len(needs), wanted - len(needs))))
             self.others["needs"] = needs.new_zeros(len(self.leaves["means"]))
 
+    @torch.no_grad()
+    def average(self, step: int) -> None:
+        """Take the leaves after a step into their means, from the last relocation on."""
+        count = step + 1 - math.ceil(RELOCATE_UNTIL * self.steps)
+        if self.method.average and count > 0:
+            for name, leaf in self.leaves.items():
+                self.others.setdefault(MEAN + name, leaf.detach().clone()).lerp_(leaf, 1 / count)
+
+    def result(self) -> Gaussians:
+        """Return the Gaussians, or their means over the last steps, where these are taken."""
+        return _join_sh({name: self.others.get(MEAN + name, leaf) for name, leaf in self.leaves.items()}).detach()
+
     def save(self) -> LoopState:
         """Return the state, for a snapshot."""
         state = self.optimiser.state
@@ -227,7 +244,8 @@ class _Optimisation:
         """Return to a saved state."""
         self.state = _restore(saved, self.leaves, self.optimiser, self.generator)
         device = self.leaves["means"].device
-        self.others = {name: saved.tensors[name].to(device) for name in self.others}
+        names = [name for name in saved.tensors if name in self.others or name.startswith(MEAN)]
+        self.others = {name: saved.tensors[name].to(device) for name in names}
 
 
 def _make_optimiser(leaves: dict[str, Tensor], rates: dict[str, float]) -> torch.optim.Optimizer:
