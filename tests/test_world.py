@@ -183,7 +183,7 @@ def answers_of(scene: Scene, clip) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_truth_has_all_figures_and_the_source_kept_everything_and_changed_nothing(kind):
     edit = sample_edit(Random(5), kind)
-    clips = render_truth(edit)
+    clips = render_truth(edit, 3, samples=1)
     asked = asked_of(edit, clips)
     assert asked.changed.any() and asked.unsaid.any() and not (asked.changed & asked.kept).any()
     truth, source = answers_of(edit.target, clips.target), answers_of(edit.source, clips.source)
@@ -202,7 +202,7 @@ def test_the_truth_has_all_figures_and_the_source_kept_everything_and_changed_no
 
 def test_what_no_prompt_names_is_unsaid_and_what_is_lost_of_it_is_counted():
     edit = sample_edit(Random(5), "recolour")
-    clips = render_truth(edit)
+    clips = render_truth(edit, 3, samples=1)
     asked = asked_of(edit, clips)
     names = [name for _, _, name in QUESTIONS]
     assert {names[k] for k in asked.changed.nonzero()[0]} == {"colour"}
@@ -219,7 +219,7 @@ def test_what_no_prompt_names_is_unsaid_and_what_is_lost_of_it_is_counted():
 
 def test_no_attribute_is_right_of_an_object_that_is_not_there():
     edit = sample_edit(Random(3), "insert")
-    clips = render_truth(edit)
+    clips = render_truth(edit, 3, samples=1)
     read, place = answers_of(edit.target, clips.target), edit.target.objects[edit.subject]
     read[QUESTIONS_IN_ORDER.index((place.place, place.row, "shape"))] = 0
     assert measure(edit, clips, clips.target.frames, lambda _: read)["success"] == 0
