@@ -46,22 +46,19 @@ from v2edit.prompts import PromptPair
 
 ANYTHING = ("one", "object", "thing", "it")
 REFERRED = ("shape", "colour", "size", "place", "row", "material", "copies", "hat")  # what a reference may tell
-OPPOSITE_SIZE = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
-REFERENCE = rf"(?:the |it\b)?(?:three )?(?:(?:{ADJECTIVES}) )*(?:{either(*NOUNS, *ANYTHING)})\b"
-REFERENCE += (
-    rf"(?: with an? (?:{either(*COLOURS)} )?hat)?"
-    rf"(?: (?:(?:{wordings(*PLACES)})|(?:{wordings(*ROWS)}))(?! and\b.* and\b))*"
+RELATIVE_SIZES = {"bigger": "big", "larger": "big", "smaller": "small", "tiny": "small"}
+REFERENCE = (
+    rf"(?:the |it\b)?(?:three )?(?:(?:{ADJECTIVES}) )*(?:{either(*NOUNS, *ANYTHING)})\b"
+    rf"(?: with an? (?:{either(*COLOURS)} )?hat)?(?: (?:{wordings(*PLACES)}|{wordings(*ROWS)}))*"
 )
-ADD, REMOVE = (
-    either("add", "put", "insert", "place", "hang"),
-    either("remove", "take", "delete", "erase", "get rid of"),
-)
-
-
+ADD = either("add", "put", "insert", "place", "hang")
+REMOVE = either("remove", "take", "delete", "erase", "get rid of")
 VERB = either(
     "make", "turn", "paint", "let", "give", "change", "replace", "show", "add", "put", "insert", "remove", "take",
     "delete",
 )  # fmt: skip
+
+Pair = tuple[Description, Description]  # the source's and the target's
 
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
@@ -85,7 +82,7 @@ def _clauses(instruction: str) -> list[str]:
     """Return the instruction's clauses: what "and" joins that begins with a verb of its own, or goes on with what to
     make of the same object."""
     flat = normalise(instruction)
-    for relative, size in OPPOSITE_SIZE.items():
+    for relative, size in RELATIVE_SIZES.items():
         flat = re.sub(rf"\b{relative}\b", size, flat)
     if re.match(rf"{either('exchange', 'swap', 'switch')}\b", flat):
         return [flat]
@@ -103,7 +100,7 @@ def _clauses(instruction: str) -> list[str]:
     return clauses
 
 
-def _apply(source: Description, target: Description, clause: str) -> tuple[Description, Description]:
+def _apply(source: Description, target: Description, clause: str) -> Pair:
     """Return both prompts after a clause."""
     for rule in (_exchange, _hang, _wear, _multiply, _change_scene, _insert, _remove, _change_object):
         if (result := rule(source, target, clause)) is not None:
@@ -112,9 +109,6 @@ def _apply(source: Description, target: Description, clause: str) -> tuple[Descr
         f"the built-in grammar does not understand {clause!r:.80}: it adds, removes, exchanges and multiplies objects, "
         "gives them colours, shapes, sizes, motions, materials and hats, and changes floor, sky, light and style"
     )
-
-
-Pair = tuple[Description, Description]
 
 
 def _exchange(source: Description, target: Description, clause: str) -> Pair | None:
