@@ -5,8 +5,8 @@
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new caption at every visit
 that names some of what is seen and leaves the rest out (at first half of them leave nothing out), averaged weights; a
-probe two thirds through the transformer predicts the attributes of the object at each token; one batch of clips comes
-on two of (twice as many) stills. Muon trains the blocks'
+probe two thirds through the transformer predicts the attributes of the object at each token; clips and (twice as many)
+stills alternate. Muon trains the blocks'
 matrices, AdamW the rest. Resumes from out/transformer/state.pt; without one, and with `--from DIR`, from the weights
 there. Shards that were encoded meanwhile join at each checkpoint.
 """
@@ -268,7 +268,7 @@ def main() -> None:
         if clock.done >= 1:
             break
         # A still costs less than half of a clip and teaches all words but those of motion.
-        kind = "stills" if step % 3 else "clips"
+        kind = "stills" if step % 2 else "clips"
         part, size = data[kind], options.batch * (2 if kind == "stills" else 1)
         x0, objects, owners, scenes = part.batch(rng.integers(0, len(part), size))
         x0, frames = x0.to(device), x0.shape[1]
