@@ -2,11 +2,12 @@
 
     python -m recipes.world.classifier --minutes 60
 
-Fresh answers for each slot (a place in a row) and for the scene; hidden objects are not asked for. Training clips are
-mirrored at random (so are their scenes), half of them degraded like a video model's output, one in four comes as the
-autoencoder gives it back. Writes out/classifier/classifier.safetensors and prints the share of right answers by field
-on renders of fresh scenes (from EVALUATION_SEED on), and on the same through the autoencoder: the classifier's own
-error, which every figure that it reads off an edit has. Resumes from out/classifier/state.pt.
+Answers for each slot (a place in a row) and for the scene; hidden objects are not asked for. Training clips are mirrored
+at random (so are their scenes), half of them degraded like a video model's output, one in four comes as the autoencoder
+gives it back; every other batch is of stills, which cost a ninth and tell all but motions. Writes
+out/classifier/classifier.safetensors and prints the share of right answers by field on renders of fresh scenes (from
+EVALUATION_SEED on), and on the same through the autoencoder: the classifier's own error, which every figure that it
+reads off an edit has. Resumes from out/classifier/state.pt.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ OF_SCENE: dict[str, tuple[tuple[str, ...], Callable[[Scene], str | None]]] = {
     "backdrop": (BACKDROPS, lambda s: s.backdrop.kind),
     "light from": (("left", "right"), lambda s: "right" if s.light_azimuth > 0 else "left"),
 }
+OF_CLIPS = ("motion", "camera")  # fields that a still does not show
 COLOURS_ALONE = ("colour", "floor", "sky", "light")  # fields that a pencil drawing does not show
 SLOTS = [(place, row) for place in PLACES for row in ROWS]
 QUESTIONS: dict[tuple[str, str, str], tuple[str, ...]] = {
@@ -158,33 +160,51 @@ class WorldClassifier(nn.Module):
         )
 
     def forward(self, clips: Tensor) -> dict[tuple[str, str, str], Tensor]:
-        """Map clips, float [B, T, 3, H, W] in -1..1, to the logits [B, K] of each question."""
+        """Map clips, float [B, T, 3, H, W] in -1..1, or stills (T = 1), to the logits [B, K] of each question."""
         change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 8).clamp(-1, 1)
         inputs = torch.cat([clips, change], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        logits = self.clip(self.frame(inputs).view(len(clips), -1))
+        features = self.frame(inputs).view(*clips.shape[:2], -1).expand(-1, FRAMES, -1)
+        logits = self.clip(features.flatten(1))
         sizes = [len(answers) for answers in QUESTIONS.values()]
         return dict(zip(QUESTIONS, logits.split(sizes, dim=1), strict=True))
 
 
-class Clips:
-    """The rendered shards with their labels, as they are and mirrored, int64 [clips, questions]."""
+class Renders:
+    """The rendered shards of one kind with their labels, as they are and mirrored, int64 [2, N, questions]; and what of
+    them comes through the autoencoder, the first `reconstructed` of the first shard on."""
 
-    def __init__(self) -> None:
-        self.arrays = [np.load(path, mmap_mode="r") for path in sorted((OUT / "clips").glob("?????.npy"))]
-        self.labels, self.mirrored = [], []
-        for index, array in enumerate(self.arrays):
-            for scene, clip in zip(shard_scenes("clips", index), array, strict=True):
-                visible = np.bincount(clip[..., 3].ravel(), minlength=7)[1:]
-                self.labels.append(scene_labels(scene, visible))
-                self.mirrored.append(scene_labels(mirrored(scene), visible))
-        self.answers = torch.tensor([self.labels, self.mirrored])
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __init__(self, kind: str, reconstructed: int) -> None:
+        self.kind, paths = kind, sorted((OUT / kind).glob("?????.npy"))
+        self.arrays = [np.load(path, mmap_mode="r") for path in paths]
+        labels, other = [], []
+        for path, array in zip(paths, self.arrays, strict=True):
+            for scene, clip in zip(shard_scenes(kind, int(path.stem)), array, strict=True):
+                visible = np.bincount(clip[..., 3].ravel(), minlength=7)[1:] * FRAMES // clip.shape[0]
+                labels.append(scene_labels(scene, visible))
+                other.append(scene_labels(mirrored(scene), visible))
+        self.answers = torch.tensor([labels, other])
+        if kind == "stills":
+            self.answers[..., [name in OF_CLIPS for _, _, name in QUESTIONS]] = -1
+        cache = OUT / "classifier" / f"{kind}.npy"
+        if not cache.exists():
+            np.save(cache, autoencode(self.frames(np.arange(min(reconstructed, len(labels))))))
+        self.reconstructed = np.load(cache, mmap_mode="r")
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
-        length = SHARDS["clips"][0]
+        length = SHARDS[self.kind][0]
         return np.stack([self.arrays[i // length][i % length][..., :3] for i in indices])
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Return a batch, float [B, T, 3, H, W], and the right answers int64 [B, questions]."""
+        if rng.random() < 0.25:
+            indices = rng.integers(0, len(self.reconstructed), size)
+            frames = self.reconstructed[indices]
+        else:
+            indices = rng.integers(0, self.answers.shape[1], size)
+            frames = self.frames(indices)
+        video, mirror = as_video(frames), torch.rand(size) < 0.5
+        video = torch.where(mirror.view(-1, 1, 1, 1, 1), video.flip(4), video)
+        return video, self.answers[mirror.long(), torch.from_numpy(indices)]
 
 
 @torch.no_grad()
@@ -226,10 +246,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = OUT / "classifier"
     folder.mkdir(parents=True, exist_ok=True)
-    data, cache = Clips(), folder / "reconstructed.npy"
-    if not cache.exists():
-        np.save(cache, autoencode(data.frames(np.arange(options.reconstructed))))
-    reconstructed = np.load(cache, mmap_mode="r")
+    data = [Renders("clips", options.reconstructed), Renders("stills", 2 * options.reconstructed)]
     scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(options.fresh)]
     fresh = np.stack([render_with_owners(scene, FRAMES) for scene in scenes])
     counts = [np.bincount(clip[..., 3].ravel(), minlength=7)[1:] for clip in fresh]
@@ -255,15 +272,7 @@ def main() -> None:
             print(json.dumps(line | evaluate(classifier, sets["renders"], wanted)), flush=True)
         if clock.done >= 1:
             break
-        if rng.random() < 0.25:
-            indices = rng.integers(0, len(reconstructed), options.batch)
-            video = as_video(reconstructed[indices])
-        else:
-            indices = rng.integers(0, len(data), options.batch)
-            video = as_video(data.frames(indices))
-        mirror = torch.rand(len(video)) < 0.5
-        video = torch.where(mirror.view(-1, 1, 1, 1, 1), video.flip(4), video)
-        answers = data.answers[mirror.long(), torch.from_numpy(indices)]
+        video, answers = data[step % 2].batch(rng, options.batch * (4 if step % 2 else 1))
         for group in optimizer.param_groups:
             group["lr"] = options.lr * clock.factor(step)
         loss = compute_loss(classifier(degrade(video)), answers)
