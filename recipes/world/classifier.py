@@ -2,9 +2,9 @@
 
     python -m recipes.world.classifier --minutes 60
 
-Answers for each slot (a place in a row) and for the scene; hidden objects are not asked for. Training clips are mirrored
-at random (so are their scenes), half of them degraded like a video model's output, one in four comes as the autoencoder
-gives it back; every other batch is of stills, which cost a ninth and tell all but motions. Writes
+Answers for each slot (a place in a row) and for the scene; hidden objects are not asked for. Training clips are
+mirrored at random (so are their scenes), half of them degraded like a video model's output, one in four comes as the
+autoencoder gives it back; every other batch is of stills, which cost a ninth and tell all but motions. Writes
 out/classifier/classifier.safetensors and prints the share of right answers by field on renders of fresh scenes (from
 EVALUATION_SEED on), and on the same through the autoencoder: the classifier's own error, which every figure that it
 reads off an edit has. Resumes from out/classifier/state.pt.
