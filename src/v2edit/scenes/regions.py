@@ -48,11 +48,12 @@ class Region:
             raise UserError("--box3d is not seen from any camera of the path: its corners are in the scene's own units")
         return share
 
-    def seen_from(self, gaussians: Gaussians, cameras: Cameras) -> SeenRegion:
-        """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows.
-        Raises `UserError` where that is nowhere."""
+    def seen_from(self, gaussians: Gaussians | None, cameras: Cameras) -> SeenRegion:
+        """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows, which
+        masks take `gaussians` for. Raises `UserError` where that is nowhere."""
         share = self.box_share(cameras)
         if self.masks is not None:
+            assert gaussians is not None
             share = np.minimum(share, shown_share(gaussians, self.contains(gaussians), cameras))
         if not share.any():
             raise UserError("what may change is not seen from any camera of the path")
