@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from v2edit.files import atomic_path
 if TYPE_CHECKING:
     from v2edit.scenes.cameras import Cameras
     from v2edit.scenes.gaussians import Gaussians
+    from v2edit.scenes.painting import Painted
     from v2edit.scenes.reading import Scene
     from v2edit.scenes.regions import Region
 
@@ -28,8 +30,12 @@ REGION_FILE = "region.npz"  # in the state folder
 class RegionOptions:
     """What of the scene may change; the rest stays as it is. Without any, what the edit changes in the video."""
 
-    mask: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """A folder of images named as the scene's: what they show in white may change. A few views are enough."""
+    mask: Annotated[str | None, arg(metavar="FOLDER|FILE", help_behavior_hint="")] = None
+    """What may change is white: in a folder of images named as the scene's, of which a few are enough; or in one image,
+    painted over one view (see --mask-view), from which it is carried into space."""
+    mask_view: Annotated[str | None, arg(metavar="NAME|NUMBER", help_behavior_hint="")] = None
+    """The view that the one image of --mask was painted over: one of the scene's images, by name, or a frame of the
+    path, counted from 0 (default: the scene's image of the mask's name)."""
     box3d: Annotated[str | None, arg(metavar="X,Y,Z,X,Y,Z", help_behavior_hint="")] = None
     """Two opposite corners of the part of space that may change, in the scene's units (with an equals sign where the
     first is negative)."""
@@ -37,6 +43,9 @@ class RegionOptions:
     def __post_init__(self) -> None:
         if isinstance(self.box3d, (tuple, list)):  # in Python numbers, too
             object.__setattr__(self, "box3d", ",".join(map(str, self.box3d)))
+        object.__setattr__(self, "mask_view", None if self.mask_view is None else str(self.mask_view))
+        if self.mask_view is not None and self.mask is None:
+            raise UserError("--mask-view is the view of a mask, and there is none: give --mask FILE")
 
     def build(self, scene: Scene) -> Region | None:
         """Return the region of a scene, None for everywhere. Raises `UserError`, in one line, for a mask or a box that
@@ -46,15 +55,63 @@ class RegionOptions:
         if self.mask is None and self.box3d is None:
             return None
         region = Region(None if self.box3d is None else parse_box(self.box3d))
-        return region if self.mask is None else _with_masks(region, Path(self.mask), scene)
+        if self.mask is None:
+            return region
+        if not Path(self.mask).is_file():
+            if self.mask_view is not None:
+                raise UserError(f"--mask-view is for a --mask that is one image, and {self.mask} is none")
+            return _with_masks(region, Path(self.mask), scene)
+        view = self._find_view(scene)
+        if view is None:  # until the path is known
+            return region
+        assert scene.dataset is not None
+        return replace(region, painted=_read_painted(Path(self.mask), scene.dataset.cameras[[view]]))
+
+    def on_path(self, region: Region | None, scene: Scene, cameras: Cameras) -> Region | None:
+        """Return the region of a scene once the cameras of its path are known, in one of which a mask may be painted.
+        Raises `UserError` for a number that is none of theirs."""
+        if region is None or self.mask is None or not Path(self.mask).is_file() or self._find_view(scene) is not None:
+            return region
+        number = int(self.mask_view or 0)
+        if number >= len(cameras):
+            raise UserError(f"--mask-view is {number}: the path has {len(cameras)} frames, counted from 0")
+        return replace(region, painted=_read_painted(Path(self.mask), cameras[[number]]))
+
+    def _find_view(self, scene: Scene) -> int | None:
+        """Return the number of the scene's image that the mask was painted over, None for a frame of the path. Raises
+        `UserError` for an unknown view."""
+        names = () if scene.dataset is None else scene.dataset.names
+        wanted = self.mask_view or Path(self.mask or "").stem
+        for k, name in enumerate(names):
+            if wanted in (name, Path(name).name, Path(name).stem):
+                return k
+        if self.mask_view is not None and re.fullmatch(r"[0-9]{1,6}", self.mask_view):
+            return None
+        such = f"one of the scene's images, such as {Path(names[0]).name}, or " if names else ""
+        what = f"--mask-view is {wanted!r}" if self.mask_view else f"--mask: {self.mask} is named as no view"
+        raise UserError(f"{what}: expected {such}the number of a frame of the path, from 0 (--mask-view)")
 
     @property
     def facts(self) -> dict[str, str | None]:
         """The options for run.json."""
-        return {"mask": self.mask and os.path.abspath(self.mask), "box3d": self.box3d}
+        view = {} if self.mask_view is None else {"mask_view": self.mask_view}
+        return {"mask": self.mask and os.path.abspath(self.mask), "box3d": self.box3d, **view}
+
+
+def _read_painted(path: Path, camera: Cameras) -> Painted:
+    import numpy as np
+
+    from v2edit.scenes.painting import Painted
+    from v2edit.video import Video
+    from v2edit.video.masks import read_mask
+
+    picture = np.zeros((1, camera.height, camera.width, 3), np.uint8)
+    mask = np.asarray(read_mask(path, Video(picture, 1))[0])  # pyright: ignore[reportArgumentType]
+    return Painted(np.ascontiguousarray(mask), camera)
 
 
 def _with_masks(region: Region, folder: Path, scene: Scene) -> Region:
+    """Add the masks of a folder to a region. Raises `UserError` for what is none of the scene's."""
     import numpy as np
 
     from v2edit.scenes.regions import Region
@@ -65,7 +122,7 @@ def _with_masks(region: Region, folder: Path, scene: Scene) -> Region:
     if scene.dataset is None:
         raise UserError(f"--mask: {scene.path} has no photographs to mask; --box3d names a part of its space")
     if not folder.is_dir():
-        raise UserError(f"--mask is {folder}, expected a folder of images named as the scene's")
+        raise UserError(f"--mask is {folder}, expected a folder of images named as the scene's, or one image")
     files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGES}
     stems = [Path(name).stem for name in scene.dataset.names]
     views = [k for k, stem in enumerate(stems) if stem in files]
@@ -87,6 +144,8 @@ def describe_region(region: Region | None, scene: Scene, cameras: Cameras) -> di
         found["box"] = f"{100 * shown.mean():.3g} % of the path's pictures show it, {(shown > 0).sum()} of {len(shown)}"
     if region.masks is not None and scene.dataset is not None:
         found["mask"] = f"of {len(region.masks)} of the scene's {len(scene.dataset)} views"
+    if region.painted is not None:
+        found["mask"] = f"of one view, {100 * (region.painted.mask > 0.5).mean():.3g} % of it"
     if scene.gaussians is not None:
         found["scene"] = describe_within(region, scene.gaussians)
     elif region.box is not None and scene.dataset is not None and (points := scene.dataset.points) is not None:
@@ -113,6 +172,9 @@ def save_region(region: Region | None, folder: Path) -> None:
     arrays: dict[str, Any] = {"box": region.box, "masks": region.masks}
     if region.cameras is not None:
         arrays |= {"intrinsics": region.cameras.intrinsics, "poses": region.cameras.camera_to_world}
+    if region.painted is not None:
+        camera = region.painted.camera
+        arrays |= {"painted": region.painted.mask, "lens": camera.intrinsics, "pose": camera.camera_to_world}
     with atomic_path(folder / REGION_FILE) as part, part.open("wb") as file:
         np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
 
@@ -122,6 +184,7 @@ def load_region(folder: Path, facts: Mapping[str, str | None]) -> Region | None:
     import numpy as np
 
     from v2edit.scenes.cameras import Cameras
+    from v2edit.scenes.painting import Painted
     from v2edit.scenes.regions import Region
 
     path = folder / REGION_FILE
@@ -131,6 +194,8 @@ def load_region(folder: Path, facts: Mapping[str, str | None]) -> Region | None:
         return None
     arrays = dict(np.load(path))
     box, masks = arrays.get("box"), arrays.get("masks")
-    if masks is None:
-        return Region(box)
-    return Region(box, masks, Cameras(arrays["intrinsics"], arrays["poses"], *masks.shape[1:]))
+    painted = None
+    if (mask := arrays.get("painted")) is not None:
+        painted = Painted(mask, Cameras(arrays["lens"], arrays["pose"], *mask.shape))
+    cameras = None if masks is None else Cameras(arrays["intrinsics"], arrays["poses"], *masks.shape[1:])
+    return Region(box, masks, cameras, painted)

@@ -16,20 +16,25 @@ from v2edit.errors import UserError
 from v2edit.scenes.cameras import FLIP, Cameras
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 from v2edit.scenes.masks import editable_mask
+from v2edit.scenes.painting import Chosen, Painted, choose_painted
 from v2edit.scenes.rasterise import render
 
 MARGIN = 2  # pixels: masks of a path's frames are grown by them, as Gaussians are soft at their edges
 SHOWN = 0.02  # the share of a pixel's colour that comes from what may change, for the pixel to be edited
+CLEARLY_SHOWN = 0.25  # the same, of what a painted mask selects, whose outline is known
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
     """What of a scene may change: what lies in a `box` of space, float64 [2, 3] (its least and greatest coordinates),
-    and what the `masks` of some views show, float32 [C, H, W] of 0 to 1 with their `cameras`."""
+    what the `masks` of some views show, float32 [C, H, W] of 0 to 1 with their `cameras`, and what one `painted` in a
+    single view selects: of a scene, where it was `chosen` in that already, else of the one that is asked about."""
 
     box: np.ndarray | None = None
     masks: np.ndarray | None = None
     cameras: Cameras | None = None
+    painted: Painted | None = None
+    chosen: Chosen | None = None
 
     def contains(self, gaussians: Gaussians) -> Tensor:
         """Return which Gaussians may change, bool [N]."""
@@ -39,6 +44,10 @@ class Region:
             within &= ((gaussians.means >= low) & (gaussians.means <= high)).all(1)
         if self.masks is not None and self.cameras is not None:
             within &= editable_mask(gaussians, self.cameras, torch.from_numpy(self.masks))
+        if self.chosen is not None:
+            within &= self.chosen.contains(gaussians.means)
+        elif self.painted is not None:
+            within &= choose_painted(gaussians, self.painted).within
         return within
 
     def box_share(self, cameras: Cameras) -> np.ndarray:
@@ -48,17 +57,19 @@ class Region:
             raise UserError("--box3d is not seen from any camera of the path: its corners are in the scene's own units")
         return share
 
-    def seen_from(self, gaussians: Gaussians | None, cameras: Cameras) -> SeenRegion:
-        """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows, which
-        masks take `gaussians` for. Raises `UserError` where that is nowhere."""
-        share = self.box_share(cameras)
-        if self.masks is not None:
-            assert gaussians is not None
-            share = np.minimum(share, shown_share(gaussians, self.contains(gaussians), cameras))
+    def seen_from(self, gaussians: Gaussians, cameras: Cameras) -> SeenRegion:
+        """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows.
+        Raises `UserError` where that is nowhere."""
+        share, region = self.box_share(cameras), self
+        if self.painted is not None:
+            region = replace(self, chosen=choose_painted(gaussians, self.painted))
+        if self.masks is not None or self.painted is not None:
+            least = SHOWN if self.painted is None else CLEARLY_SHOWN
+            share = np.minimum(share, shown_share(gaussians, region.contains(gaussians), cameras, least))
         if not share.any():
             raise UserError("what may change is not seen from any camera of the path")
         grown = F.max_pool2d(torch.from_numpy(share)[:, None], 2 * MARGIN + 1, 1, MARGIN)
-        return SeenRegion(self, F.avg_pool2d(grown, 3, 1, 1, count_include_pad=False)[:, 0].numpy())
+        return SeenRegion(region, F.avg_pool2d(grown, 3, 1, 1, count_include_pad=False)[:, 0].numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +108,10 @@ def box_share(box: np.ndarray, cameras: Cameras) -> np.ndarray:
 
 
 @torch.no_grad()
-def shown_share(gaussians: Gaussians, within: Tensor, cameras: Cameras) -> np.ndarray:
-    """Return 1 where Gaussians `within`, bool [N], have a share of a pixel that can be seen, float32 [C, H, W]."""
+def shown_share(gaussians: Gaussians, within: Tensor, cameras: Cameras, least: float = SHOWN) -> np.ndarray:
+    """Return 1 where Gaussians `within`, bool [N], have a share of a pixel above the `least`, which can be seen, else
+    0, float32 [C, H, W]."""
     colours = colour_to_sh(within[:, None].to(gaussians.means).expand(-1, 3))[:, None]
     plain = replace(gaussians, sh=colours)
     images = [render(plain, cameras[[k]]).colours[0, ..., 0].cpu() for k in range(len(cameras))]
-    return (torch.stack(images) > SHOWN).float().numpy()
+    return (torch.stack(images) > least).float().numpy()

@@ -1,1 +1,0 @@
-"""Other programs that train a scene: nerfstudio's methods, and any command."""
