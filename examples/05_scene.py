@@ -28,6 +28,7 @@ def main() -> None:
         folder / "scene", "make the orange ball green", steps=STEPS, fit_steps=FIT_STEPS, refit_steps=FIT_STEPS // 3,
         out=folder / "edit",
     )  # fmt: skip
+    assert run.edited is not None  # as it is where another program trains the scene
     print(len(run.edited), "Gaussians in", run.folder / "edited.ply")
     print("views that were held out, before and after:", run.folder / "held-out.png")
 

@@ -37,6 +37,7 @@ from v2edit.scenes.rer import (
     MAX_TRANSFER,
     MIN_TRANSFER,
     Change,
+    GaussianScene,
     SceneProgress,
     autoencode,
     edit_gaussians,
@@ -44,6 +45,7 @@ from v2edit.scenes.rer import (
     prepare_refit,
     render_edit_reconstruct,
     render_video,
+    resolve_fit,
     warn_of_weak_edit,
 )
 
@@ -80,7 +82,7 @@ def test_the_loop_edits_reconstructs_and_reports(caplog):
     weak = [k for k, change in enumerate(result.changes, 1) if not MIN_TRANSFER <= change.edit_transfer <= MAX_TRANSFER]
     warned = [[k for k in (1, 2) if f"subtask {k}" in line] for line in caplog.messages]
     assert 2 in weak and warned == [[k] for k in weak]
-    assert len(result.gaussians) >= 80 and not torch.equal(result.gaussians.sh[:80], scene.sh)
+    assert len(result.scene.gaussians) >= 80 and not torch.equal(result.scene.gaussians.sh[:80], scene.sh)
     phases = list(dict.fromkeys(report.phase for report in reports))
     assert phases == [f"subtask {k}/2, {verb}" for k in (1, 2) for verb in ("editing", "reconstructing")]
     assert all((report.psnr is not None) == report.phase.endswith("reconstructing") for report in reports)
@@ -126,9 +128,9 @@ def test_a_share_is_told_as_people_would(share, says, caplog):
 def test_what_the_autoencoder_changes_is_no_edit(caplog):
     backbone = CogVideoX(pipeline_of("5b"))
     path = along_views(ring(9, turn=1.0, height=32, width=32))
-    result = render_edit_reconstruct(
-        partial(autoencode, backbone), backbone, gaussians_of(0, 80, 0), path, FitConfig(refit_steps=2)
-    )
+    gaussians = gaussians_of(0, 80, 0)
+    scene = GaussianScene(gaussians, resolve_fit(FitConfig(refit_steps=2), gaussians, path))
+    result = render_edit_reconstruct(partial(autoencode, backbone), backbone, scene, path)
     assert result.changes[0].edited < 0.01
     assert ["subtask 1" in line for line in caplog.messages] == [True]
 
@@ -160,8 +162,9 @@ def test_what_an_edit_leaves_alone_stays_to_the_bit():
         return edited
 
     path = along_views(ring(9, turn=0.2).resized(32, 32))
-    result = render_edit_reconstruct(edit, backbone, scene, path, FitConfig(refit_steps=2))
-    moved = (result.gaussians.sh[:80] != scene.sh).flatten(1).any(1)
+    fit = resolve_fit(FitConfig(refit_steps=2), scene, path)
+    result = render_edit_reconstruct(edit, backbone, GaussianScene(scene, fit), path)
+    moved = (result.scene.gaussians.sh[:80] != scene.sh).flatten(1).any(1)
     assert 0 < moved.sum() < 40  # 20; without the mask 57
 
 

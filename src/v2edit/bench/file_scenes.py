@@ -32,7 +32,14 @@ from v2edit.scenes.formats.splats import read_splat
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.reading import Scene, choose_path, read_scene
-from v2edit.scenes.rer import EditedScene, edit_gaussians, render_edit_reconstruct, render_video
+from v2edit.scenes.rer import (
+    EditedScene,
+    GaussianScene,
+    edit_gaussians,
+    render_edit_reconstruct,
+    render_video,
+    resolve_fit,
+)
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
@@ -92,7 +99,7 @@ class FileScene(FileTask):
             else:
                 edited = self._edit_video(config, backbone, gaussians, path)
             figures = {name: np.float64(value) for name, value in edited.changes[-1].figures().items()}
-            return {"frames": render_video(edited.gaussians, path.cameras), "video": edited.videos[-1]} | figures
+            return {"frames": render_video(edited.scene.gaussians, path.cameras), "video": edited.videos[-1]} | figures
 
         return run
 
@@ -114,13 +121,14 @@ class FileScene(FileTask):
 
     def _edit_video(
         self, config: MethodConfig, backbone: Backbone, gaussians: Gaussians, path: CameraPath
-    ) -> EditedScene:
+    ) -> EditedScene[GaussianScene]:
         method = config.build(backbone)
 
         def edit(video: np.ndarray) -> np.ndarray:
             return method(video, self.prompts, self.seed)
 
-        return render_edit_reconstruct(edit, backbone, gaussians, path, self.fit, seed=self.seed)
+        scene = GaussianScene(gaussians, resolve_fit(self.fit, gaussians, path))
+        return render_edit_reconstruct(edit, backbone, scene, path, seed=self.seed)
 
     def _unedited(self, scene: Scene, path: CameraPath) -> Arrays:
         gaussians = scene.gaussians

@@ -36,9 +36,11 @@ from v2edit.scenes.optimise import reconstruct
 from v2edit.scenes.primitives import PosedTask, sample_task
 from v2edit.scenes.rer import (
     EditedScene,
+    GaussianScene,
     edit_gaussians,
     render_edit_reconstruct,
     render_video,
+    resolve_fit,
     video_cameras,
 )
 
@@ -98,14 +100,13 @@ class SceneTask(BenchTask):
             def edit_video(video: np.ndarray) -> np.ndarray:
                 return method(true if isinstance(config, Autoencoded) else video, self.prompts, self.seed)
 
-            edit = partial(
-                render_edit_reconstruct, edit_video, backbone, gaussians, scenes.path, self.fit, seed=self.seed
-            )
+            scene = GaussianScene(gaussians, resolve_fit(self.fit, gaussians, scenes.path))
+            edit = partial(render_edit_reconstruct, edit_video, backbone, scene, scenes.path, seed=self.seed)
 
         def run() -> Arrays:
-            edited: EditedScene = edit()
+            edited: EditedScene[GaussianScene] = edit()
             figures = {name: np.float64(value) for name, value in edited.changes[-1].figures().items()}
-            return self._render(edited.gaussians) | {"video": edited.videos[-1]} | figures
+            return self._render(edited.scene.gaussians) | {"video": edited.videos[-1]} | figures
 
         return run
 

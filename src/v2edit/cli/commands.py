@@ -35,7 +35,7 @@ from v2edit.jobs.options import OUT, ModelOptions, PromptOptions, expect_folder,
 from v2edit.jobs.plan import describe_steps, name_prompts
 from v2edit.jobs.resume import resume as resume_run
 from v2edit.jobs.resume import serve_run
-from v2edit.jobs.scene import SceneEdit
+from v2edit.jobs.scene import SceneEdit, SceneRun
 from v2edit.jobs.seeds import keep_seeds
 from v2edit.jobs.suggest import Suggest
 from v2edit.jobs.video import EditRun, VideoEdit
@@ -45,7 +45,6 @@ from v2edit.runs.layout import SEEDS_SHEET, seed_folder
 from v2edit.studio.command import ServeStudio, open_browser
 
 if TYPE_CHECKING:
-    from v2edit.jobs.scene import SceneRun
     from v2edit.studio.settings import Settings
 
 
@@ -70,7 +69,8 @@ def edit(context: Context, job: Annotated[VideoEdit, arg(name="")]) -> None:
 
 def scene(context: Context, job: Annotated[SceneEdit, arg(name="")]) -> None:
     """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
-    if run := _run_job(context, job, context.reporter.on_scene):
+    run = _run_job(context, job, context.reporter.on_scene)
+    if isinstance(run, SceneRun) and run.edited is not None:
         print(f"to look at it in a browser: v2edit view {shlex.quote(str(run.folder))}")
 
 

@@ -47,6 +47,7 @@ Model, Prompts = io.Custom("V2EDIT_MODEL"), io.Custom("V2EDIT_PROMPTS")
 # What widgets, inputs and this pack itself set, and `options` may not.
 TAKEN = frozenset({"video", "scene", "instruction", "source_prompt", "target_prompt", "prompts", "out", "output"})
 TAKEN |= {"seeds"} | MODEL_OPTIONS
+TRAINER = frozenset({"trainer", "trainer_env", "trainer_args", "trainer_timeout"})  # no workflow names programs to run
 EDIT_WIDGETS = ("strength", "steps", "subtasks", "seed", "negative_prompt")
 PROMPT_WIDGETS = frozenset({"lvlm", "lvlm_url"})
 MODEL_WIDGETS = frozenset({"model", "dtype", "offload", "quantize", "vae_tiling", "resolution"})
@@ -301,7 +302,7 @@ class V2EditScene(io.ComfyNode):
         options: str = "",
         **settings: Any,
     ) -> Any:
-        more = read_options(options, TAKEN | {*EDIT_WIDGETS}) | settings
+        more = read_options(options, TAKEN | TRAINER | {*EDIT_WIDGETS}) | settings
         path = Path(scene.strip().strip('"')).expanduser().absolute()
         with comfy_terms():
             make_room(model)

@@ -21,10 +21,11 @@ from v2edit.jobs.plan import log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
 from v2edit.jobs.regions import RegionOptions, describe_region, load_region, save_region
 from v2edit.jobs.scene_loop import FPS, ProgressCallback, SceneLoop
+from v2edit.jobs.trainers import ChosenTrainer, TrainerOptions
 from v2edit.jobs.video import load_recorded
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.runs import MANIFEST, Request, RunWriter, fingerprint_input
-from v2edit.runs.layout import EDITED_SPLAT, SplatFormatName
+from v2edit.runs.layout import EDITED_SPLAT, TRAINED, SplatFormatName
 from v2edit.scenes.config import PIXELS_PER_GAUSSIAN, FitConfig, ResolvedFit
 
 if TYPE_CHECKING:
@@ -46,14 +47,16 @@ SIDE = {"cpu": 128, "cuda": 1024}  # default of --side
 
 @dataclass(frozen=True)
 class SceneRun:
-    """A finished scene edit: its run folder, the edited scene's Gaussians, and the prompts that were used."""
+    """A finished scene edit: its run folder, the edited scene's Gaussians (None where another program trained the scene
+    and exports none), and the prompts that were used."""
 
     folder: Path
-    edited: Gaussians
+    edited: Gaussians | None
     prompts: PromptPair
 
     def __repr__(self) -> str:
-        return f"SceneRun({str(self.folder)!r}, {len(self.edited)} Gaussians)"
+        edited = "another program's model" if self.edited is None else f"{len(self.edited)} Gaussians"
+        return f"SceneRun({str(self.folder)!r}, {edited})"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class PreparedScene(Prepared):
     fit: ResolvedFit
     region: Region | None
     found: FoundCameras | None  # of a scene that is photographs or a video
+    trainer: ChosenTrainer | None  # None: the built-in Gaussians
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,10 @@ class SceneEdit(EditJob):
     render: Annotated[OmitArgPrefixes[RenderOptions], arg(name="rendering")] = RenderOptions()
     cameras: Annotated[OmitArgPrefixes[CameraOptions], arg(name="cameras")] = CameraOptions()
     fit: Annotated[OmitArgPrefixes[FitConfig], arg(name="reconstruction")] = FitConfig()
+    trainer: Annotated[OmitArgPrefixes[TrainerOptions], arg(name="trainer")] = TrainerOptions()
     region: Annotated[OmitArgPrefixes[RegionOptions], arg(name="mask")] = RegionOptions()
     format: SplatFormatName = "ply"
-    """What the edited scene is written as beside edited.ply, which is always there."""
+    """What the edited scene's Gaussians are written as beside edited.ply."""
 
     kind = "scene"
 
@@ -131,6 +136,7 @@ class SceneEdit(EditJob):
         given = given or self.given_prompts()
         device = rasteriser_device(self.model_options.device)
         side = self.render.side or SIDE[device.type]
+        trainer = self._build_trainer(device)
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()  # raises before cameras are looked for
         root = None if self.run_options.out is None else self.run_options.out.absolute().parent
         read = partial(read_or_find, self.scene, self.cameras, root, side)
@@ -142,10 +148,11 @@ class SceneEdit(EditJob):
         if find_cameras and found is not None and found.report is None:
             scene, found = read(True, on_progress, found.source)
             region = self.region.build(scene)
-        fit = self.fit.resolve(_count_pixels(scene), device.type == "cuda")
+        fit = self.fit.resolve(_count_pixels(scene), device.type == "cuda", trainer is not None)
         return PreparedScene(
-            **vars(settled), scene=scene, side=side, device=device, fit=fit, region=region, found=found
-        )
+            **vars(settled),
+            scene=scene, side=side, device=device, fit=fit, region=region, found=found, trainer=trainer,
+        )  # fmt: skip
 
     def estimate(self, timed: bool = False) -> Estimate:
         """Estimate the time and memory of the edit (a dry run), as `VideoEdit.estimate` does; where it is `timed`, some
@@ -172,9 +179,9 @@ class SceneEdit(EditJob):
             with stopwatch.paused():
                 finding, remark = found.remark(timed)
             remarks = [remark]
-        if not timed:
+        if not timed or prepared.trainer is not None:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
-            without = f"without the reconstructions, which --timed times: {prepared.fit} on {prepared.device}"
+            without = f"without the reconstructions, {self._describe_fits(prepared)}"
             return replace(estimate, remarks=[*estimate.remarks, *remarks, without], limits=limits)
         with stopwatch.paused():
             renders = time_reconstruction(prepared.scene, path, prepared.fit, fake, config, prepared.device)
@@ -221,6 +228,7 @@ class SceneEdit(EditJob):
             identity = fingerprint_input(scene.path) | {"read": fingerprint(scene, path)}
             record = self.record(prepared, backbone, path_size(path), identity) | {
                 "fit": prepared.fit,
+                "trainer": prepared.trainer and prepared.trainer.facts,
                 "path": {
                     "what": os.path.abspath(self.render.path) if Path(self.render.path).is_file() else self.render.path,
                     "frames": len(path.cameras),
@@ -234,12 +242,15 @@ class SceneEdit(EditJob):
                 "scene_device": str(prepared.device),
             }
             steps = loop_steps(backbone.schedule(config.steps), config)
-            steps |= fit_loop_steps(prepared.fit, config.subtasks, scene.gaussians is None)
+            is_fitted_first = scene.gaussians is None or prepared.trainer is not None
+            steps |= fit_loop_steps(prepared.fit, config.subtasks, is_fitted_first)
             request = Request("scene", record, steps, self.run_options.save_every, command)
             run.begin(request, partial(save_region, prepared.region))
+            if prepared.trainer is not None:
+                log.info("trainer: %s", self._describe_fits(prepared))
             options = prepared.fit, prepared.region, Editor(backbone, single_use=loaded is None), self.format
-            edited = SceneLoop(run, scene, path, prepared.prompts, config, *options).run(on_progress)
-        return SceneRun(run.out, edited.gaussians, prepared.prompts)
+            SceneLoop(run, scene, path, prepared.prompts, config, *options, prepared.trainer).run(on_progress)
+        return read_scene_run(run.out)
 
     @staticmethod
     def resume(
@@ -271,8 +282,29 @@ class SceneEdit(EditJob):
             editor = Editor(backbone, single_use=loaded is None)
             region = load_region(run.snapshots.folder, record.get("local", {}))
             written_as = record.get("output", {}).get("format", "ply")  # runs that began before there was a choice
-            edited = SceneLoop(run, scene, path, prompts, config, fit, region, editor, written_as).run(on_progress)
-        return SceneRun(run.out, edited.gaussians, prompts)
+            trainer = TrainerOptions.rebuild(record.get("trainer"))
+            SceneLoop(run, scene, path, prompts, config, fit, region, editor, written_as, trainer).run(on_progress)
+        return read_scene_run(run.out)
+
+    def _build_trainer(self, device: torch.device) -> ChosenTrainer | None:
+        """Return the trainer, where that is another program. Raises `UserError` for one that cannot be had, or options
+        that it does not take."""
+        trainer = self.trainer.build(device.type == "cpu")
+        if trainer is None:
+            return None
+        given = {"--gaussians": self.fit.gaussians, "--degree": self.fit.degree, "--mask": self.region.mask}
+        for name in (name for name, value in given.items() if value is not None):
+            raise UserError(f"{name} takes the built-in Gaussians, which --trainer {trainer.trainer.name} replaces")
+        return trainer
+
+    @staticmethod
+    def _describe_fits(prepared: PreparedScene) -> str:
+        """Describe the reconstructions that an estimate leaves out."""
+        if prepared.trainer is None:
+            return f"which --timed times: {prepared.fit} on {prepared.device}"
+        from v2edit.scenes.trainers.trained import describe_commands
+
+        return describe_commands(prepared.trainer.trainer, prepared.fit)
 
     def _choose_path(self, prepared: PreparedScene, backbone: Backbone) -> tuple[CameraPath, PreparedScene]:
         """Return the camera path for a model, and what the edit takes with the path's loop settled."""
@@ -309,4 +341,6 @@ def read_scene_run(folder: Path) -> SceneRun:
     from v2edit.scenes.formats.splats import read_splat
 
     prompts, _ = read_prompts(folder / MANIFEST)
-    return SceneRun(folder, read_splat(folder / EDITED_SPLAT), prompts)
+    splat = folder / EDITED_SPLAT
+    edited = None if not splat.exists() and (folder / TRAINED).is_dir() else read_splat(splat)
+    return SceneRun(folder, edited, prompts)

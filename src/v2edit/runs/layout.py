@@ -16,6 +16,7 @@ MASK_VIDEO = "mask.mp4"  # white where the edit is
 SEEDS_SHEET = "seeds.png"  # of a run of several seeds, beside their run folders
 SOURCE_SPLAT, EDITED_SPLAT = "scene.ply", "edited.ply"
 CAMERA_PATH = "camera_path.json"
+TRAINED = "trained"  # folder of the model that another program trained of an edited scene
 SplatFormatName = Literal["ply", "compressed.ply", "splat", "spz", "sog"]  # what the edited scene's name ends in, too
 SPLAT_SUFFIXES = (".ply", ".spz", ".splat", ".ksplat", ".sog")  # of splats that are read
 

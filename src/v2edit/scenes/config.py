@@ -55,12 +55,12 @@ class FitConfig:
         if self.degree is not None and not 0 <= self.degree <= MAX_DEGREE:
             raise UserError(f"--degree is {self.degree}, expected 0 to {MAX_DEGREE}")
 
-    def resolve(self, pixels: int, on_gpu: bool) -> ResolvedFit:
+    def resolve(self, pixels: int, on_gpu: bool, by_other: bool = False) -> ResolvedFit:
         """Return these settings with those of the `quality` where they leave it open, for a scene whose images have so
-        many pixels in all."""
+        many pixels in all; where another program trains it, with the steps that these take (those for GPUs)."""
         if isinstance(self, ResolvedFit):
             return self
-        preset = "small" if pixels <= SMALL else "gpu" if on_gpu else "cpu"
+        preset = "gpu" if by_other else "small" if pixels <= SMALL else "gpu" if on_gpu else "cpu"
         names = [one.name for one in fields(self) if one.name != "quality"]
         values = dict(zip(names, PRESETS[preset][self.quality], strict=True))
         if preset != "small":

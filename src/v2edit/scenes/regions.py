@@ -57,13 +57,15 @@ class Region:
             raise UserError("--box3d is not seen from any camera of the path: its corners are in the scene's own units")
         return share
 
-    def seen_from(self, gaussians: Gaussians, cameras: Cameras) -> SeenRegion:
-        """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows.
-        Raises `UserError` where that is nowhere."""
+    def seen_from(self, gaussians: Gaussians | None, cameras: Cameras) -> SeenRegion:
+        """Return the region as a path's cameras see it: where the box is, and what may change of the scene shows, which
+        masks take `gaussians` for. Raises `UserError` where that is nowhere."""
         share, region = self.box_share(cameras), self
         if self.painted is not None:
+            assert gaussians is not None
             region = replace(self, chosen=choose_painted(gaussians, self.painted))
         if self.masks is not None or self.painted is not None:
+            assert gaussians is not None
             least = SHOWN if self.painted is None else CLEARLY_SHOWN
             share = np.minimum(share, shown_share(gaussians, region.contains(gaussians), cameras, least))
         if not share.any():

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,21 +27,26 @@ from v2edit.editing.resize import resize_clip
 from v2edit.editing.sketch import SKETCHING
 from v2edit.metrics.columns import CHANGE_FIGURES
 from v2edit.prompts import PromptPair
+from v2edit.runs.layout import EDITED_SPLAT, SplatFormatName
 from v2edit.runs.snapshots import LoopSnapshot, Snapshots
 from v2edit.scenes.camera_paths import CameraPath
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.config import FitConfig, ResolvedFit
-from v2edit.scenes.consistency import match_neighbours, view_error
+from v2edit.scenes.consistency import Correspondence, match_neighbours, view_error
 from v2edit.scenes.dataset import Dataset
+from v2edit.scenes.formats.splats import Splat, write_in_formats
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.masks import change_mask, composite, editable_mask, spawn
 from v2edit.scenes.optimise import FitProgress, optimise_gaussians, single_thread
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.regions import Region, SeenRegion
 from v2edit.scenes.removal import remove_vanished
+from v2edit.scenes.representation import EditedViews, Representation
 from v2edit.video.composite import composite as composite_video
 
 log = logging.getLogger(__name__)
+SceneT = TypeVar("SceneT", bound=Representation)
+SceneT_co = TypeVar("SceneT_co", bound=Representation, covariant=True)
 LOOP = "fit"  # prefix of a reconstruction's snapshot, before the number of the subtask
 VISIBLE_CHANGE = 1.0  # of 255: an edit that changes the video by less, root mean square, cannot be seen
 MIN_TRANSFER, MAX_TRANSFER = 0.5, 1.5  # the share of an edit that a scene must take on, and that is no more than it
@@ -62,7 +69,7 @@ class Change:
     """The change of a subtask. `edited`: that of the video, root mean square of 255. `edit_transfer`: the share of it
     that the reconstructed scene shows, 1 when all; what the frames do not agree on is left out, as it should be.
     `view_error_video` and `view_error`: how far neighbouring frames disagree along the reconstructed scene's depth,
-    before and after the reconstruction, in thousandths; None where no two frames show the same."""
+    before and after the reconstruction, in thousandths; None where no two frames show the same, or without depth."""
 
     edited: float
     edit_transfer: float
@@ -76,15 +83,50 @@ class Change:
 
 
 @dataclass(frozen=True)
-class EditedScene:
-    """The result of a scene edit: the Gaussians and, along the path, uint8 videos [T, h, w, 3]: `source`, the render
+class EditedScene(Generic[SceneT_co]):
+    """The result of a scene edit: the `scene` and, along the path, uint8 videos [T, h, w, 3]: `source`, the render
     before the first subtask; `videos`, the edited video of each subtask; `renders`, the scene after each."""
 
-    gaussians: Gaussians
+    scene: SceneT_co
     source: np.ndarray
     videos: list[np.ndarray]
     renders: list[np.ndarray]
     changes: list[Change]
+
+
+@dataclass(frozen=True)
+class GaussianScene:
+    """A scene as Gaussians, a `Representation`: fitted with the settings `fit_config`, in a `region` of it alone, if
+    given, from where the run's `snapshots` stand; saved in a `format`, with what the file of its `splat` said."""
+
+    gaussians: Gaussians
+    fit_config: ResolvedFit
+    region: Region | None = None
+    snapshots: Snapshots | None = None
+    splat: Splat | None = None
+    format: SplatFormatName = "ply"
+
+    def fit(self, views: EditedViews, on_progress: Callable[[FitProgress], None]) -> GaussianScene:
+        """Return the Gaussians that show the edited views; those that show nothing edited stay as they are."""
+        start, target, editable = prepare_refit(
+            self.gaussians, views.cameras, views.frames, views.mask, views.seed, self.region
+        )
+        snapshot, steps = fit_snapshot(self.snapshots, views.subtask), self.fit_config.refit_steps
+        fitted = optimise_gaussians(start, target, steps, views.seed, editable, on_progress, snapshot)
+        return replace(self, gaussians=fitted)
+
+    def render(self, cameras: Cameras) -> np.ndarray:
+        """Render the Gaussians from each camera in turn, uint8 [T, H, W, 3]."""
+        return render_video(self.gaussians, cameras)
+
+    def match_neighbours(self, cameras: Cameras) -> Correspondence:
+        """Return where the points that each camera sees lie in the next one's image, by the Gaussians' depth."""
+        return match_neighbours(self.gaussians, cameras)
+
+    def save(self, folder: Path) -> None:
+        """Write the Gaussians as edited.ply, and in the `format`."""
+        splat = self.splat or Splat(self.gaussians)
+        write_in_formats(folder / EDITED_SPLAT, splat.edited(self.gaussians), self.format)
 
 
 def edit_gaussians(
@@ -96,15 +138,28 @@ def edit_gaussians(
     fit_config: FitConfig,
     on_progress: Callable[[SceneProgress], None] = lambda progress: None,
     between: bool = True,
+) -> EditedScene[GaussianScene]:
+    """Edit Gaussians along a camera path; the other arguments are those of `edit_representation`."""
+    scene = GaussianScene(gaussians, resolve_fit(fit_config, gaussians, path))
+    return edit_representation(editor, scene, path, prompts, config, on_progress, between)
+
+
+def edit_representation(
+    editor: Editor,
+    scene: SceneT,
+    path: CameraPath,
+    prompts: PromptPair,
+    config: EditConfig,
+    on_progress: Callable[[SceneProgress], None] = lambda progress: None,
+    between: bool = True,
     snapshots: Snapshots | None = None,
-    region: Region | None = None,
-) -> EditedScene:
-    """Edit a scene along a camera path with V2Edit, in a `region` of it or everywhere; warn when the scene did not take
-    on a subtask's edit. Without reconstruction `between` the subtasks the video is edited in one go, and the scene
-    reconstructed once. With `snapshots`, an edit that was interrupted resumes where it stopped when it is called again,
-    and gives the same result. A closed path's video is a loop where the model can make one."""
+    seen: SeenRegion | None = None,
+) -> EditedScene[SceneT]:
+    """Edit a scene along a camera path with V2Edit, in what is `seen` of a region of it or everywhere; warn when the
+    scene did not take on a subtask's edit. Without reconstruction `between` the subtasks the video is edited in one go,
+    and the scene reconstructed once. With `snapshots`, an edit that was interrupted resumes where it stopped when it is
+    called again, and gives the same result. A closed path's video is a loop where the model can make one."""
     config = replace(config, loop=config.loop or (path.closed and editor.backbone.loop_obstacle is None))
-    seen = None if region is None else region.seen_from(gaussians, video_cameras(editor.backbone, path))
     # Colours are left to drift: what is reconstructed is compared with what the autoencoder makes of the source.
     local = LocalEdit(None if seen is None else seen.share, keep_colours=False)
     options = prompts, config, partial(_report_edit, on_progress), snapshots, FRAME_RATE, local
@@ -113,14 +168,12 @@ def edit_gaussians(
     return render_edit_reconstruct(
         lambda video: np.asarray(edit(video)),
         editor.backbone,
-        gaussians,
+        scene,
         path,
-        fit_config,
         seed=config.seed,
         loop=config.loop,
         subtasks=range(1, subtasks + 1) if between else [subtasks],
         on_progress=on_progress,
-        snapshots=snapshots,
         seen=seen,
     )
 
@@ -128,23 +181,22 @@ def edit_gaussians(
 def render_edit_reconstruct(
     edit: Callable[[np.ndarray], np.ndarray],
     backbone: Backbone,
-    scene: Gaussians,
+    scene: SceneT,
     path: CameraPath,
-    config: FitConfig,
     *,
     seed: int = 0,
     loop: bool = False,
     subtasks: Sequence[int] = (1,),
     on_progress: Callable[[SceneProgress], None] = lambda progress: None,
-    snapshots: Snapshots | None = None,
     seen: SeenRegion | None = None,
-) -> EditedScene:
-    """RER, render-edit-reconstruct (V2Edit Sec. 3.4), with any video editor. `edit` takes a video of the scene, uint8
-    [T, h, w, 3] in the model's size, and returns it edited by one more subtask. `subtasks`: the numbers of those after
-    which the scene is reconstructed; a method that edits in one go has one. `loop`: the video is a loop to the model's
-    autoencoder. `seen`: what of the scene may change, and what of its video the edit did."""
-    cameras, fit = video_cameras(backbone, path), resolve_fit(config, scene, path)
-    source = video = render_video(scene, cameras)
+) -> EditedScene[SceneT]:
+    """RER, render-edit-reconstruct (V2Edit Sec. 3.4), with any video editor and any representation. `edit` takes a
+    video of the scene, uint8 [T, h, w, 3] in the model's size, and returns it edited by one more subtask. `subtasks`:
+    the numbers of those after which the scene is reconstructed; a method that edits in one go has one. `loop`: the
+    video is a loop to the model's autoencoder. `seen`: what of the scene may change, and what of its video the edit
+    did."""
+    cameras = video_cameras(backbone, path)
+    source = video = scene.render(cameras)
     result = EditedScene(scene, source, [], [], [])
     for subtask in subtasks:
         edited = edit(video)
@@ -153,20 +205,18 @@ def render_edit_reconstruct(
         if seen is not None:
             unedited = composite_video(source, unedited, seen.share)
         report = partial(_report_fit, on_progress, f"subtask {subtask}/{subtasks[-1]}, reconstructing")
-        snapshot = fit_snapshot(snapshots, subtask)
-        mask = change_mask(unedited, edited)
-        region = None if seen is None else seen.region
-        start, target, editable = prepare_refit(scene, path.cameras, edited, mask, seed + subtask, region)
-        scene = optimise_gaussians(start, target, fit.refit_steps, seed + subtask, editable, report, snapshot)
-        before, video = video, render_video(scene, cameras)
+        views = EditedViews(subtask, path.cameras, edited, change_mask(unedited, edited), seed + subtask)
+        scene = scene.fit(views, report)
+        before, video = video, scene.render(cameras)
         change = measure_change(unedited, edited, before, video)
-        shared = match_neighbours(scene, cameras)
-        change = replace(change, view_error_video=view_error(edited, shared), view_error=view_error(video, shared))
+        if (shared := scene.match_neighbours(cameras)) is not None:
+            errors = view_error(edited, shared), view_error(video, shared)
+            change = replace(change, view_error_video=errors[0], view_error=errors[1])
         warn_of_weak_edit(change, subtask)
         result.videos.append(edited)
         result.renders.append(video)
         result.changes.append(change)
-    return replace(result, gaussians=scene)
+    return replace(result, scene=scene)
 
 
 def resolve_fit(config: FitConfig, scene: Gaussians, path: CameraPath) -> ResolvedFit:

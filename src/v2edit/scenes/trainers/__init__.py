@@ -1,0 +1,1 @@
+"""Other programs that train a scene: nerfstudio's methods, and any command."""
