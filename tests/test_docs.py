@@ -25,7 +25,7 @@ FOREIGN = re.findall(
     """
     --index-url --hypothesis-profile --help --port --head --address --min-nodes --num-cpus --num-gpus
     --nodes --ntasks --ntasks-per-node --exclusive --cpus-per-task --gpus-per-task --time --job-name --ip-address
-    --data --to --warm
+    --data --to --warm --only-binary
     --standalone --nproc-per-node --limit-mm-per-prompt --tokenizer --flops --sides --seeds --skip --loop-frames
     --minutes --model-side --size --ways --motion --only --autoencode
     """,

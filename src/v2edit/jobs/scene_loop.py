@@ -59,7 +59,7 @@ class SceneLoop:
 
     def run(self, on_progress: ProgressCallback | None) -> EditedScene[Representation]:
         """Go from where the run's snapshots stand to its results; return the edited scene."""
-        from v2edit.scenes.rer import edit_representation, video_cameras
+        from v2edit.scenes.rer import GaussianScene, edit_representation, video_cameras
 
         assert self.folder.request is not None
         report = on_progress or (lambda progress: None)
@@ -73,6 +73,8 @@ class SceneLoop:
             source, gaussians = self._train(self.trainer, report), None
         cameras = video_cameras(self.editor.backbone, self.path)
         seen = None if self.region is None else self.region.seen_from(gaussians, cameras)
+        if seen is not None and isinstance(source, GaussianScene):
+            source = replace(source, region=seen.region)  # as it was found in the source scene
         edited = edit_representation(
             self.editor, source, self.path, self.prompts, self.config, report,
             snapshots=self.folder.snapshots, seen=seen,
