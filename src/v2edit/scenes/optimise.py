@@ -227,7 +227,7 @@ class _Optimisation:
         count = step + 1 - math.ceil(RELOCATE_UNTIL * self.steps)
         if self.method.average and count > 0:
             for name, leaf in self.leaves.items():
-                self.others.setdefault(MEAN + name, leaf.detach().clone()).lerp_(leaf, 1 / count)
+                self.others[MEAN + name] = torch.lerp(self.others.get(MEAN + name, leaf), leaf, 1 / count)
 
     def result(self) -> Gaussians:
         """Return the Gaussians, or their means over the last steps, where these are taken."""
