@@ -246,17 +246,23 @@ def test_it_ends_with_the_run_however_that_ends(
     assert [one.read_bytes() for one in result] == [one.read_bytes() for one in expected]
 
 
-def test_a_trainer_that_changed_is_refused(sample: Path, trainer: Trainer, tmp_path: Path) -> None:
-    trainer.go_wrong("fit 1 fail")
-    with pytest.raises(UserError):
+def test_a_command_that_was_wrong_is_mended_and_the_run_goes_on(
+    sample: Path, trainer: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = trainer.toml.read_text()
+    trainer.toml.write_text(right.replace("--warm", "--warn"))
+    with pytest.raises(UserError, match="--warn"):
         edit(sample, tmp_path / "run", trainer)
-    trainer.toml.write_text(TOML.replace("--seed {seed}", ""))
-    with pytest.raises(UserError, match="not what it was when the run began"):
-        resume_run(tmp_path / "run", show_progress=False)
+    resumed = tmp_path / "run"
     trainer.toml.unlink()
     with pytest.raises(UserError, match="cannot read"):
-        resume_run(tmp_path / "run", show_progress=False)
-    assert trainer.fits == ["0", "1"]
+        resume_run(resumed, show_progress=False)
+    trainer.toml.write_text(right)
+    resume_run(resumed, show_progress=False)
+    assert "trainer.toml has changed since the run began" in caplog.text
+    assert trainer.fits == ["0", "1", "2"]
+    commands = [fit["command"] for fit in json.loads((resumed / "run.json").read_text())["fits"]]
+    assert ["--warm" in command for command in commands] == [False, True, True]
 
 
 def test_a_dry_run_says_what_is_called(sample: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> None:

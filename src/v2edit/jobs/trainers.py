@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from v2edit.scenes.trainers.base import Trainer
     from v2edit.scenes.trainers.process import Surroundings
 
+log = logging.getLogger(__name__)
 GAUSSIANS = "gaussians"
 
 
@@ -96,7 +98,8 @@ class TrainerOptions:
 
     @classmethod
     def rebuild(cls, record: Mapping[str, Any] | None) -> ChosenTrainer | None:
-        """Return the trainer of a run's record. Raises `UserError` where it is not what it was when the run began."""
+        """Return the trainer of a run's record; commands that were mended since the run began are taken, with a
+        warning. Raises `UserError` where a trainer that is installed is not what it was."""
         if record is None:  # the built-in one, or a run that began before there was a choice
             return None
         env = record["trainer_env"]
@@ -106,6 +109,9 @@ class TrainerOptions:
         chosen = options.build(record["calls"].get("on_cpu", False))
         assert chosen is not None
         if chosen.facts["calls"] != record["calls"]:
+            if "commands" in record["calls"]:
+                log.warning("%s has changed since the run began: what is left to do is done by it", record["trainer"])
+                return chosen
             raise UserError(f"--trainer {record['trainer']} is not what it was when the run began; put that back")
         return chosen
 

@@ -154,7 +154,7 @@ class TrainedScene:
         if fault := self.trainer.find_fault(request):
             raise UserError(f"{command[0]} ended without an error and {fault} (all it said: {self.folder / FIT_LOG})")
         self.snapshots.on_step(self.snapshot.name, 0)
-        facts = {"subtask": self.number, "steps": steps, "warm": previous is not None}
+        facts = {"subtask": self.number, "steps": steps, "warm": previous is not None, "command": shlex.join(command)}
         self.snapshot.save(LoopState({}, {"done": True, **facts}))
         self._note("fitting", usage)
         log.info(
