@@ -1,6 +1,5 @@
 """Films of scenes: smooth flights through a path's cameras, turntables, before and after in one picture."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from support.splats import SIX
 from v2edit import video
 from v2edit.cli.app import main
 from v2edit.jobs.fly import Fly
-from v2edit.scenes.camera_paths import CameraPath, orbit, write_path
-from v2edit.scenes.cameras import focus_of
+from v2edit.scenes.camera_paths import CameraPath, write_path
 from v2edit.scenes.flights import fly_along, framed
 from v2edit.scenes.formats.splats import write_splat
 
@@ -67,13 +65,12 @@ def test_another_shape_keeps_pixels_square_and_shows_less_or_more(height, width)
         assert (room >= -1e-9).all() if whole else (room <= 1e-9).all()
 
 
-def test_a_full_orbit_goes_all_around_whatever_the_views_cover():
-    arc = orbit(CAMERAS[:3], 12)
-    full = orbit(CAMERAS[:3], 12, full=True)
-    assert not arc.closed and full.closed
-    flat = full.cameras.centres - focus_of(CAMERAS[:3])
-    angles = np.unwrap(np.arctan2(*(flat @ np.linalg.svd(flat - flat.mean(0))[2][:2].T).T))
-    np.testing.assert_allclose(np.abs(np.diff(angles)), 2 * math.pi / 12, rtol=1e-6)
+def test_a_turntable_of_an_arc_goes_along_it_and_back(tmp_path):
+    write_splat(tmp_path / "edited.ply", gaussians_of(0, 300, 0))
+    write_path(tmp_path / "camera_path.json", CameraPath(CAMERAS[:3], False), 8)
+    there, back = (film(tmp_path, tmp_path / f"{name}.mov", "--path", "turntable")[part].astype(int)
+                   for name, part in (("a", slice(1, 4)), ("b", slice(7, 4, -1))))  # fmt: skip
+    assert np.abs(there - back).mean() < 2 and np.abs(there[0] - there[2]).mean() > 4
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +107,9 @@ def test_a_turntable_of_a_splat_shows_all_of_it_on_any_background(tmp_path):
     assert main(["fly", str(SIX), "-o", str(still), "--size", "40x40", "--background", "#102030"]) == 0
     picture = np.asarray(Image.open(still))
     assert picture.shape == (40, 40, 3) and (picture[0, 0] == [16, 32, 48]).all()
+    later = tmp_path / "later.png"
+    assert main(["fly", str(SIX), "-o", str(later), "--size", "40x40", "--background", "#102030", "--at", "2"]) == 0
+    assert (np.asarray(Image.open(later)) != picture).any()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,11 @@ def test_a_turntable_of_a_splat_shows_all_of_it_on_any_background(tmp_path):
         (["--background", "blue"], "--background is 'blue'"),
         (["--path", "nowhere.json"], "--path is 'nowhere.json'"),
         (["--up", "w"], "--up is 'w'"),
+        (["--at", "9"], "--at is 9"),
+        (["--at", "1"], "--at is of a still"),
+        (["--up", "x"], "--up is for --path turntable"),
         (["-o", "film.avi"], "cannot write film.avi"),
+        (["-o", "film.gif", "--seconds", "100"], "GiB to write"),
     ],
 )
 def test_what_cannot_be_filmed_is_said_in_a_line(run, tmp_path, capsys, words, said):
@@ -140,9 +144,17 @@ def test_a_run_without_its_edit_and_a_splat_shown_as_two_are_refused(run, tmp_pa
     assert "there is no edited.ply" in capsys.readouterr().err
     assert main(["fly", str(SIX), "-o", str(tmp_path / "a.mp4"), "--show", "wipe"]) == 2
     assert "a splat is one scene" in capsys.readouterr().err
+    (tmp_path / "empty" / "trained").mkdir()
+    assert main(["fly", str(tmp_path / "empty"), "-o", str(tmp_path / "a.mp4")]) == 2
+    assert "its films are before.mp4 and after.mp4" in capsys.readouterr().err
     (tmp_path / "b.mp4").write_bytes(b"mine")
     assert main(["fly", str(run), "-o", str(tmp_path / "b.mp4")]) == 2
     assert (tmp_path / "b.mp4").read_bytes() == b"mine"
+
+
+def test_pictures_have_the_shape_of_the_paths_unless_a_size_is_given(run, tmp_path):
+    Fly(run, tmp_path / "a.png").run()
+    assert Image.open(tmp_path / "a.png").size == (2 * round(360 * CAMERAS.width / CAMERAS.height), 720)
 
 
 def test_progress_counts_frames(run, tmp_path):

@@ -1,6 +1,8 @@
 """A mask painted over one view of a scene: what it selects in space, as seen from elsewhere, and what it leaves."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.jobs.regions import RegionOptions, load_region, save_region
 from v2edit.scenes.cameras import Cameras, look_at
+from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.splats import read_splat, write_splat
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 from v2edit.scenes.masks import weights_on
@@ -155,6 +158,50 @@ def test_a_view_is_named_by_its_image_or_the_number_of_a_frame(scene, tmp_path):
     assert again is not None and again.painted is not None and options.facts["mask_view"] == "3"
     np.testing.assert_array_equal(again.painted.mask, region.painted.mask)
     np.testing.assert_array_equal(again.painted.camera.intrinsics, region.painted.camera.intrinsics)
+
+
+def test_a_mask_over_a_distorted_photograph_lies_where_its_image_shows_it(scene, tmp_path):
+    folder = tmp_path / "lens"
+    shutil.copytree(scene, folder)
+    facts = json.loads((folder / "transforms.json").read_text())
+    (folder / "transforms.json").write_text(json.dumps(facts | {"k1": -0.35}))
+    read = read_scene(folder)
+    assert read.dataset is not None
+    mask = np.zeros((32, 32), np.uint8)
+    mask[3:12, 3:12] = 255
+    Image.fromarray(mask).save(tmp_path / "view_001.png")
+    (tmp_path / "masks").mkdir()
+    shutil.copy(tmp_path / "view_001.png", tmp_path / "masks")
+    # Where each pixel of the image comes from in the photograph, by the lens's formula.
+    (fx, _, cx), (_, fy, cy), _ = read.dataset.cameras.intrinsics[1]
+    y, x = np.mgrid[:32, :32] + 0.5
+    x, y = Distortion(k1=-0.35).distort((x - cx) / fx, (y - cy) / fy)
+    rows, columns = np.floor(fy * y + cy), np.floor(fx * x + cx)
+    expected = (rows >= 3) & (rows < 12) & (columns >= 3) & (columns < 12)
+    for given in (tmp_path / "view_001.png", tmp_path / "masks"):
+        region = RegionOptions(str(given)).build(read)
+        assert region is not None
+        found = region.painted.mask if region.painted is not None else region.masks
+        assert found is not None
+        assert overlap(np.squeeze(found) > 0.5, expected) > 0.93 > 0.88 > overlap(mask > 0, expected)
+
+
+def test_photographs_of_any_names_are_found_and_a_name_of_two_is_refused(scene, tmp_path):
+    read = read_scene(scene)
+    assert read.dataset is not None
+    cameras = read.dataset.cameras
+    names = ("images/IMG_001.png", "a/003.png", "b/003.png", "images/2-IMG_4.png")
+    read = replace(read, dataset=replace(read.dataset, names=names))
+    for number, named in enumerate(["IMG 001", "a/003.png", "b/003.png", "IMG 4.jpg"]):
+        region = RegionOptions(write_mask(tmp_path / "m.png"), named).build(read)
+        assert region is not None and region.painted is not None
+        np.testing.assert_array_equal(region.painted.camera.camera_to_world[0], cameras.camera_to_world[number])
+    with pytest.raises(UserError, match="2 views"):
+        RegionOptions(write_mask(tmp_path / "003.png")).build(read)
+    (tmp_path / "masks").mkdir()
+    write_mask(tmp_path / "masks" / "003.png")
+    with pytest.raises(UserError, match="2 of the scene's images"):
+        RegionOptions(str(tmp_path / "masks")).build(read)
 
 
 @pytest.mark.parametrize(

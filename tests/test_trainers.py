@@ -21,6 +21,8 @@ from v2edit.scenes.formats.rows import Splat
 from v2edit.scenes.formats.splats import read_splat, write_splat_file
 from v2edit.scenes.primitives import write_task
 from v2edit.scenes.reading import read_scene
+from v2edit.scenes.trainers.base import FitRequest
+from v2edit.scenes.trainers.templates import Commands
 
 PROGRAM = Path(__file__).parent / "support" / "other_trainer.py"
 TOML = '''
@@ -120,7 +122,8 @@ def test_the_loop_goes_through_another_program(done: tuple[Path, Trainer, list[A
     assert [(fit["subtask"], fit["steps"], fit["warm"]) for fit in facts["fits"]] == [
         (0, 40, False), (1, 10, True), (2, 10, True),
     ]  # fmt: skip
-    assert all(fit["peak_memory"] > 2**20 for fit in facts["fits"])
+    # The program's own: it loads a picture or two, where this process has loaded torch.
+    assert all(2**20 < fit["peak_memory"] < 150 * 2**20 for fit in facts["fits"])
     assert all(fit[f"{what}_seconds"] > 0 for fit in facts["fits"] for what in ("fitting", "rendering"))
     assert facts["trainer"]["calls"]["commands"]["refit"][-2:] == ["--warm", "{previous}"]
     assert all(change["view_error"] is None for change in facts["changes"])  # it does not tell its depth
@@ -265,6 +268,22 @@ def test_a_command_that_was_wrong_is_mended_and_the_run_goes_on(
     assert ["--warm" in command for command in commands] == [False, True, True]
 
 
+def test_odd_commands_and_odd_output_are_no_crash(tmp_path: Path) -> None:
+    file, render = tmp_path / "trainer.toml", 'render = "r {model} {cameras} {output}"\n'
+    file.write_text('fit = ["python", "a\\u0000b", "{dataset}", "{output}"]\n' + render)
+    with pytest.raises(UserError, match="no command"):
+        Commands.read(file)
+    # Files beside the .toml are meant, wherever the command runs.
+    for name in ("fit.sh", "train.py"):
+        (tmp_path / name).touch()
+    file.write_text('fit = "./fit.sh train.py other.py {dataset} {output}"\n' + render)
+    commands, request = Commands.read(file), FitRequest(tmp_path / "fit", None, 10, 0, 0)
+    words = commands.fit_command(request)
+    assert words[:3] == [str(tmp_path / "fit.sh"), str(tmp_path / "train.py"), "other.py"]
+    shares = [("50%", 0.5), ("9" * 400 + "%", None), ("3/4", 0.75), (f"{'9' * 5000}/3", None), ("1/0", None)]
+    assert [commands.read_share(request, text) for text, _ in shares] == [share for _, share in shares]
+
+
 def test_a_dry_run_says_what_is_called(sample: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["--timed"]):
         command = ["scene", sample, instruction_of(sample), *trainer.words, "--dry-run", *more]
@@ -302,7 +321,9 @@ REFUSED = {
     "Gaussians": ({"gaussians": 100}, "--gaussians takes the built-in Gaussians"),
     "a mask": ({"mask": "masks"}, "--mask takes the built-in Gaussians"),
     "arguments": ({"trainer_args": "--more"}, "write them into the .toml"),
-    "patience": ({"trainer_timeout": -1.0}, "expected 0 or more"),
+    "patience": ({"trainer_timeout": -1.0}, "expected seconds, or 0"),
+    "for ever": ({"trainer_timeout": float("inf")}, "expected seconds, or 0"),
+    "a splat of none": ({"format": "spz"}, "exports none"),
     "an environment for nothing": ({"trainer": "gaussians"}, "--trainer-env is for other programs"),
 }
 

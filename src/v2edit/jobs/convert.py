@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from v2edit.errors import UserError
 from v2edit.jobs.options import expect_new_file
+from v2edit.runs.layout import EDITED_SPLAT
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Convert:
         expect_new_file(self.out, "OUT")
         if not self.source.exists():
             raise UserError(f"no such splat: {self.source}")
+        if (edited := self.source / EDITED_SPLAT).is_file():
+            raise UserError(f"{self.source} is a run: give its splat, {edited}")
         splat = read_splat_file(self.source)
         write_splat_file(self.out, splat)
         degree = splat.gaussians.degree

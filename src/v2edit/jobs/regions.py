@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +65,8 @@ class RegionOptions:
         if view is None:  # until the path is known
             return region
         assert scene.dataset is not None
-        return replace(region, painted=_read_painted(Path(self.mask), scene.dataset.cameras[[view]]))
+        painted = _read_painted(Path(self.mask), scene.dataset.cameras[[view]])
+        return replace(region, painted=replace(painted, mask=scene.dataset.undistort_mask(painted.mask, view)))
 
     def on_path(self, region: Region | None, scene: Scene, cameras: Cameras) -> Region | None:
         """Return the region of a scene once the cameras of its path are known, in one of which a mask may be painted.
@@ -80,11 +81,23 @@ class RegionOptions:
     def _find_view(self, scene: Scene) -> int | None:
         """Return the number of the scene's image that the mask was painted over, None for a frame of the path. Raises
         `UserError` for an unknown view."""
+        from v2edit.scenes.formats.nerfstudio import plain_name
+
         names = () if scene.dataset is None else scene.dataset.names
         wanted = self.mask_view or Path(self.mask or "").stem
-        for k, name in enumerate(names):
-            if wanted in (name, Path(name).name, Path(name).stem):
-                return k
+        # By the name in full first; photographs of any names get plain ones in the dataset that is made of them.
+        readings: list[Callable[[str], bool]] = [
+            lambda name: name == wanted,
+            lambda name: wanted in (Path(name).name, Path(name).stem),
+            lambda name: re.sub(r"^\d+-", "", Path(name).stem) in (plain_name(wanted), plain_name(Path(wanted).stem)),
+        ]
+        for reads in readings:
+            found = [k for k, name in enumerate(names) if reads(name)]
+            if len(found) > 1:
+                listed = ", ".join(names[k] for k in found[:3])
+                raise UserError(f"{wanted!r} is the name of {len(found)} views: give --mask-view in full ({listed})")
+            if found:
+                return found[0]
         if self.mask_view is not None and re.fullmatch(r"[0-9]{1,6}", self.mask_view):
             return None
         such = f"one of the scene's images, such as {Path(names[0]).name}, or " if names else ""
@@ -128,8 +141,12 @@ def _with_masks(region: Region, folder: Path, scene: Scene) -> Region:
     views = [k for k, stem in enumerate(stems) if stem in files]
     if not views:
         raise UserError(f"--mask: no image in {folder} is named as one of the scene's, such as {stems[0]}.png")
-    masks = [read_mask(files[stems[k]], Video(scene.dataset.images[k : k + 1], 1)) for k in views]  # pyright: ignore[reportArgumentType]
-    return Region(region.box, np.concatenate(masks), scene.dataset.cameras[views])
+    if len({stems[k] for k in views}) < len(views):
+        shared = next(stem for stem in stems if stems.count(stem) > 1 and stem in files)
+        raise UserError(f"--mask: {files[shared].name} is named as {stems.count(shared)} of the scene's images")
+    masks = [read_mask(files[stems[k]], Video(scene.dataset.images[k : k + 1], 1))[0] for k in views]  # pyright: ignore[reportArgumentType]
+    flat = [scene.dataset.undistort_mask(np.asarray(mask), k) for mask, k in zip(masks, views, strict=True)]
+    return Region(region.box, np.stack(flat), scene.dataset.cameras[views])
 
 
 def describe_region(region: Region | None, scene: Scene, cameras: Cameras) -> dict[str, str]:

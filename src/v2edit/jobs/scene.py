@@ -295,6 +295,8 @@ class SceneEdit(EditJob):
         given = {"--gaussians": self.fit.gaussians, "--degree": self.fit.degree, "--mask": self.region.mask}
         for name in (name for name, value in given.items() if value is not None):
             raise UserError(f"{name} takes the built-in Gaussians, which --trainer {trainer.trainer.name} replaces")
+        if self.format != "ply" and trainer.trainer.export_command(Path(), Path()) is None:
+            raise UserError(f"--format {self.format} is of a splat, and {trainer.trainer.name} exports none")
         return trainer
 
     @staticmethod

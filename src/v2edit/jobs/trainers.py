@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 GAUSSIANS = "gaussians"
+SILENCE = 1800.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,19 @@ class TrainerOptions:
     """The virtual or conda environment that the trainer is installed in (default: what is on the PATH)."""
     trainer_args: Annotated[str, arg(metavar="ARGUMENTS", help_behavior_hint="")] = ""
     """More arguments for ns-train, with an equals sign: --trainer-args="--pipeline.model.far-plane 50"."""
-    trainer_timeout: Annotated[float, arg(metavar="SECONDS")] = 1800.0
+    trainer_timeout: Annotated[float, arg(metavar="SECONDS")] = SILENCE
     """A trainer that prints nothing for so long is ended; 0: never."""
 
     def __post_init__(self) -> None:
         if isinstance(self.trainer_env, str):  # in Python
             object.__setattr__(self, "trainer_env", Path(self.trainer_env))
-        if not self.trainer_timeout >= 0:
-            raise UserError(f"--trainer-timeout is {self.trainer_timeout:g}, expected 0 or more seconds")
+        if not 0 <= self.trainer_timeout < math.inf:
+            raise UserError(f"--trainer-timeout is {self.trainer_timeout:g}, expected seconds, or 0 for never")
+        if "\0" in self.trainer_args:
+            raise UserError("--trainer-args has a character in it that no command takes")
         if self.trainer == GAUSSIANS:
-            given = {"--trainer-env": self.trainer_env, "--trainer-args": self.trainer_args}
+            given = {"--trainer-env": self.trainer_env, "--trainer-args": self.trainer_args,
+                     "--trainer-timeout": self.trainer_timeout != SILENCE}  # fmt: skip
             for name in (name for name, value in given.items() if value):
                 raise UserError(f"{name} is for other programs: --trainer names one")
 

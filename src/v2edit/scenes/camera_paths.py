@@ -47,10 +47,10 @@ def along_views(cameras: Cameras) -> CameraPath:
     return CameraPath(cameras, _is_closed(cameras))
 
 
-def orbit(cameras: Cameras, count: int, up: np.ndarray | None = None, full: bool = False) -> CameraPath:
+def orbit(cameras: Cameras, count: int, up: np.ndarray | None = None) -> CameraPath:
     """Return the arc that fits a dataset's views: around the upright axis through the point they look at, at their mean
-    distance and height, over the angle they cover; a full circle where that is most of it, or it is to be `full`. `up`
-    [3], without which it is that of the views, is upwards. Raises `UserError` if the views look straight down."""
+    distance and height, over the angle they cover; a full circle where that is most of it. `up` [3], without which it
+    is that of the views, is upwards. Raises `UserError` if the views look straight down."""
     focus, up = focus_of(cameras), up_of(cameras) if up is None else up
     offsets = cameras.centres - focus
     heights = offsets @ up
@@ -65,7 +65,7 @@ def orbit(cameras: Cameras, count: int, up: np.ndarray | None = None, full: bool
     gaps = np.diff(angles, append=angles[0] + 2 * math.pi)
     widest = int(gaps.argmax())
     covered = 2 * math.pi - gaps[widest]
-    closed = full or bool(covered > FULL_TURN * 2 * math.pi)
+    closed = bool(covered > FULL_TURN * 2 * math.pi)
     start = angles[(widest + 1) % len(angles)]
     turn = start + (np.arange(count) * 2 * math.pi / count if closed else np.linspace(0, covered, count))
     around = np.cos(turn)[:, None] * ahead + np.sin(turn)[:, None] * aside

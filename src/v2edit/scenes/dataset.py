@@ -49,7 +49,8 @@ class Points:
 class Dataset:
     """C views of a scene, free of distortion, of one size. images: uint8 [C, H, W, 3]. masks: bool [C, H, W], where an
     image is valid; None: everywhere. is_held_out: bool [C], views that are for measuring and not for training. applied:
-    float64 [4, 4], the transform from the reconstruction's coordinates to these (nerfstudio's `applied_transform`)."""
+    float64 [4, 4], the transform from the reconstruction's coordinates to these (nerfstudio's `applied_transform`).
+    distortions: of the photographs that the images were made of, one a view; empty where they had none."""
 
     cameras: Cameras
     images: np.ndarray
@@ -58,6 +59,7 @@ class Dataset:
     masks: np.ndarray | None = None
     points: Points | None = None
     applied: np.ndarray | None = None
+    distortions: tuple[Distortion, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,7 +74,16 @@ class Dataset:
             names=tuple(self.names[k] for k in indices),
             is_held_out=self.is_held_out[indices],
             masks=None if self.masks is None else self.masks[indices],
+            distortions=tuple(self.distortions[k] for k in indices) if self.distortions else (),
         )
+
+    def undistort_mask(self, mask: np.ndarray, view: int) -> np.ndarray:
+        """Return a mask painted over a view's photograph, float32 [H, W] of 0 to 1, as the view's image shows it."""
+        if not self.distortions or self.distortions[view].is_none:
+            return mask
+        levels = np.repeat((mask * 255).round().astype(np.uint8)[..., None], 3, 2)
+        flat, _ = undistort(levels, self.cameras.intrinsics[view], self.distortions[view])
+        return flat[..., 0].astype(np.float32) / 255
 
     @property
     def training(self) -> Dataset:
@@ -153,6 +164,7 @@ def assemble(
         None if masks.all() else masks,
         points,
         applied,
+        tuple(views[k].distortion for k in present) if any(not views[k].distortion.is_none for k in present) else (),
     )
 
 
@@ -196,7 +208,7 @@ def views_dataset(dataset: Dataset | None, cameras: Cameras) -> Dataset:
     """Return the views that an edited scene is written as: those of the dataset or, without one, `cameras` with blank
     images. There are no masks: a rendered image is valid everywhere."""
     if dataset is not None:
-        return replace(dataset, masks=None, points=None)
+        return replace(dataset, masks=None, points=None, distortions=())
     count = len(cameras)
     blank = np.zeros((count, cameras.height, cameras.width, 3), np.uint8)
     return Dataset(cameras, blank, tuple(f"images/{k:04d}.png" for k in range(count)), np.zeros(count, bool))

@@ -123,10 +123,15 @@ def write_transforms(folder: Path, dataset: Dataset) -> Path:
     return path
 
 
+def plain_name(stem: str) -> str:
+    """Return a file's name, without its ending, as every file system and program takes it."""
+    return re.sub(r"[^\w.-]+", "_", stem).strip(".")[:100] or "view"
+
+
 def file_names(names: Sequence[str]) -> list[str]:
     """Return plain, distinct file names without an ending for views of any names, in an order that natural sorting
     (as `read_transforms` does) keeps."""
-    stems = [re.sub(r"[^\w.-]+", "_", PurePosixPath(name).stem).strip(".")[:100] or "view" for name in names]
+    stems = [plain_name(PurePosixPath(name).stem) for name in names]
     ordered = all(natural_key(f"{a}.png") < natural_key(f"{b}.png") for a, b in pairwise(stems))
     if ordered and len({stem.lower() for stem in stems}) == len(stems):  # some file systems ignore case
         return stems

@@ -33,14 +33,15 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
 ERROR_LINE = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Exit)\b|\b(error|fatal)\b[^\w]", re.I)
 # The program's parent, which ends its group when this process is gone, and the pipe to it closes.
 LEASH = """
-import os, signal, subprocess, sys, threading
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+import os, resource, signal, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the program may end itself
 def watch():
     os.read(0, 1)
     os.killpg(0, signal.SIGKILL)
 threading.Thread(target=watch, daemon=True).start()
 code = child.wait()
+os.write(int(sys.argv[1]), str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss).encode())
 sys.exit(code if code >= 0 else 128 - code)
 """
 
@@ -85,33 +86,38 @@ class Surroundings:
         `UserError`, in one line with what it said last, where it fails or is silent for too long."""
         words = [self.find(command[0]), *command[1:]]
         began = time.monotonic()
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-ISc", LEASH, *words],
-                cwd=cwd, env=self.variables, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-        try:
-            memory = self._wait(process, command[0], log, on_output)
-        finally:
-            _end(process)
+        # What the leash itself held counts from before it was started: as much as this process.
+        told, tells = os.pipe()
+        with log.open("wb") as output, os.fdopen(told, "rb") as peak:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-ISc", LEASH, str(tells), *words],
+                    cwd=cwd, env=self.variables, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+                    start_new_session=True, pass_fds=(tells,),
+                )  # fmt: skip
+            finally:
+                os.close(tells)
+            try:
+                self._wait(process, command[0], log, on_output)
+            finally:
+                _end(process)
+            memory = int(peak.read() or 0) * (1 if sys.platform == "darwin" else 1024)
         if process.returncode != 0:
             how = _describe_end(process.returncode)
             raise UserError(f"{Path(command[0]).name} {how}{_quote(log)} (all it said: {log})")
         return Usage(time.monotonic() - began, memory)
 
-    def _wait(self, process: subprocess.Popen[bytes], name: str, log: Path, on_output: Callable[[str], None]) -> int:
-        """Wait for a process's end, and return its peak memory in bytes."""
+    def _wait(self, process: subprocess.Popen[bytes], name: str, log: Path, on_output: Callable[[str], None]) -> None:
+        """Wait for a process's end. Raises `UserError` where it is silent for too long."""
         with log.open("rb") as output:
             heard = time.monotonic()
             while True:
-                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                ended = process.poll() is not None
                 if text := output.read().decode(errors="replace"):
                     heard = time.monotonic()
                     on_output(ESCAPES.sub("", text))
-                if pid:
-                    process.returncode = os.waitstatus_to_exitcode(status)
-                    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+                if ended:
+                    return
                 if self.silence and time.monotonic() - heard > self.silence:
                     raise UserError(
                         f"{Path(name).name} said nothing for {self.silence:g} s and was ended (--trainer-timeout sets "

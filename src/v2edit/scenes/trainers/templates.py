@@ -27,7 +27,7 @@ NEEDED: Mapping[str, frozenset[str]] = {
 }
 REQUIRED = ("fit", "render")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-PERCENT, OF = re.compile(r"(\d+(?:\.\d+)?) ?%"), re.compile(r"\b(\d+) ?/ ?(\d+)\b")
+PERCENT, OF = re.compile(r"\b(\d{1,3}(?:\.\d{1,9})?) ?%"), re.compile(r"\b(\d{1,12}) ?/ ?(\d{1,12})\b")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Commands:
             raise UserError(f"--trainer: {path} has {strange[0]!r}, expected {', '.join(NAMES)}")
         if missing := [name for name in REQUIRED if name not in facts]:
             raise UserError(f"--trainer: {path} has no {missing[0]} command")
-        return cls(path, {name: _read_command(path, name, value) for name, value in facts.items()})
+        return cls(path, {name: _find_files(path, _read_command(path, name, value)) for name, value in facts.items()})
 
     @property
     def name(self) -> str:
@@ -109,7 +109,11 @@ def _read_command(path: Path, name: str, value: Any) -> list[str]:
         words = shlex.split(value) if isinstance(value, str) else value
     except ValueError as error:
         raise UserError(f"--trainer: the {name} command of {path} cannot be split into words: {error}") from error
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+    if (
+        not isinstance(words, list)
+        or not words
+        or not all(isinstance(word, str) and "\0" not in word for word in words)
+    ):
         raise UserError(f"--trainer: the {name} command of {path} is no command: expected text, or a list of words")
     used = {one for word in words for one in PLACEHOLDER.findall(word)}
     if strange := sorted(used - NAMES[name]):
@@ -118,3 +122,12 @@ def _read_command(path: Path, name: str, value: Any) -> list[str]:
     if missing := sorted(NEEDED[name] - used):
         raise UserError(f"--trainer: the {name} command of {path} has no {{{missing[0]}}}")
     return words
+
+
+def _find_files(path: Path, words: list[str]) -> list[str]:
+    """Return a command's words with those that name a file beside the .toml, `./fit.sh` or `train.py`, in full: the
+    commands run elsewhere."""
+    beside = path.absolute().parent
+    names = [word for word in words if ("/" in word or Path(word).suffix) and "{" not in word]
+    found = {word: str(beside / word) for word in names if (beside / word).is_file()}
+    return [found.get(word, word) for word in words]

@@ -144,7 +144,7 @@ class TrainedScene:
 
         def on_output(text: str) -> None:
             share = self.trainer.read_share(request, text)
-            if share is not None and seen[0] < (step := min(steps, round(share * steps))):
+            if share is not None and seen[0] < (step := round(min(share, 1.0) * steps)):
                 seen[0] = step
                 self.snapshots.on_step(self.snapshot.name, steps - step)
                 on_progress(FitProgress(step, steps, None))
