@@ -142,7 +142,7 @@ INPUTS = {
     "edit {posed} 'make the ball red'": "is a scene: v2edit scene edits it",
     "edit {videos} 'make the ball red'": "is a folder with videos in it: name the one to edit (my clip.mp4)",
     "scene {clip} 'make the ball red'": "It is not of the built-in model's world",
-    "scene {images} 'make the ball red'": "has 2 pictures",
+    "scene {images} 'make the ball red'": "has 0 pictures (1.png, 2.png left out, damaged)",
     "scene {splat} 'make the ball red'": "It has no photographs, and its renders are not of the built-in model's world",
     "edit https://example.com/clip.mp4 'make it red'": "nothing is fetched from an address: download it first",
     "edit '{long}' --steps 3": "no such file: make the ball red",

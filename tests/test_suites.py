@@ -68,7 +68,7 @@ BAD = {
     "a prompt with control characters": ({**GOOD, "target_prompt": "a \x1b[2J"}, "no text"),
     "one word": ({**GOOD, "words": ["a ball"]}, "expected two"),
     "an empty word": ({**GOOD, "words": ["a ball", ""]}, "expected two"),
-    "no scene": ({**PAIR, "scene": "a.mp4"}, "which is no scene"),
+    "no scene": ({**PAIR, "scene": "a.mp4"}, "finds them first"),
     "an empty kind": ({**GOOD, "kind": " "}, '"kind" is empty'),
     "a negative seed": ({**GOOD, "seed": -1}, "expected 0 or more"),
     "a seed of text": ({**GOOD, "seed": "one"}, '"seed" is'),

@@ -86,7 +86,9 @@ class PictureSource:
                 self._note_damaged(file, error)
         for why, names in left_out.items():
             self.unread[why] = names
-            log.warning("%s: %d files are left out, %s: %s", self.path, len(names), LEFT_OUT[why], list_names(names))
+            if len(found) >= MIN_PICTURES:  # else an error names them
+                listed = list_names(names)
+                log.warning("%s: %d files are left out, %s: %s", self.path, len(names), LEFT_OUT[why], listed)
         if self.most is not None and len(found) > self.most:
             files = list(found)
             chosen = np.linspace(0, len(files) - 1, self.most).round().astype(int)
@@ -110,9 +112,10 @@ class PictureSource:
             self._reasons.append(str(error))
 
     def tell_damaged(self) -> None:
-        """Warn, once and in one line, of photographs that cannot be read."""
-        if self._reasons:
-            names, reason = self.unread[DAMAGED], self._reasons[0]
+        """Warn, once and in one line, of photographs that cannot be read, where enough others can."""
+        names = self.unread.get(DAMAGED, [])
+        if self._reasons and sum(file.name not in names for file in self.described) >= MIN_PICTURES:
+            reason = self._reasons[0]
             log.warning("%s: %d files are left out, damaged: %s (%s)", self.path, len(names), list_names(names), reason)
             self._reasons.clear()
 
