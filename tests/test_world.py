@@ -1,9 +1,14 @@
 """The detailed world that the next built-in model is trained on: shapes, captions that leave things out, true edits."""
 
+import json
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -26,6 +31,7 @@ from recipes.world.text import FIELDS, TEXT_LENGTH, count_words, new_tokenizer, 
 from v2edit.errors import UserError
 
 seeds = st.integers(0, 2**40)
+ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS_IN_ORDER = list(QUESTIONS)
 TOKENIZER = new_tokenizer()
 
@@ -333,3 +339,12 @@ def test_a_scene_is_told_by_the_answers_about_it_and_its_caption_fits(seed):
     text = describe(read)
     assert len(tokenise(TOKENIZER, [text])[1][0]) == TEXT_LENGTH and count_words(text) < TEXT_LENGTH
     assert says_nothing_wrong(text, scene) and len(parse_caption(text).scene.objects) == len(scene.objects)
+
+
+def test_a_task_of_the_bench_is_known_again_by_another_process():
+    program = "from recipes.world.bench import WorldTask; print(WorldTask('exchange', 5).identity)"
+    said = [
+        subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, cwd=ROOT,
+                       capture_output=True, text=True, check=True).stdout for seed in "12"
+    ]  # fmt: skip
+    assert said[0] == said[1] and json.loads(said[0])["kind"] == "exchange"

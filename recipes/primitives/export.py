@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
@@ -42,6 +43,20 @@ Made by `recipes/primitives` ({seen:,} clips seen); what was tried is in `LOG.md
 """
 
 
+def replace_model(pipeline: CogVideoXPipeline, folder: Path, card: str = "") -> None:
+    """Write a model, and its card if it has one, beside an old one, and put it in its place."""
+    beside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    pipeline.save_pretrained(beside)
+    for config in beside.rglob("config.json"):  # drop local paths
+        facts = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    if card:
+        (beside / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder_folder())
@@ -53,16 +68,8 @@ def main() -> None:
     transformer.load_state_dict(state["averaged"])
     pipeline = CogVideoXPipeline(tokenizer, encoder, vae, transformer, new_scheduler())
     pipeline.transformer.to(torch.float16)
-    beside = MODEL.with_name(MODEL.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    pipeline.save_pretrained(beside)
-    for config in beside.rglob("config.json"):  # drop local paths
-        facts = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
-        config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     card = CARD.format(size=64, frames=9, text=TEXT_LENGTH, seen=state["seen"])
-    (beside / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(MODEL, ignore_errors=True)
-    beside.rename(MODEL)
+    replace_model(pipeline, MODEL, card)
     total = sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file())
     print(f"{MODEL}: {total / 1e6:.1f} MB, after {state['seen']:,} clips")
 

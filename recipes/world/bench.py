@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from random import Random
@@ -29,17 +27,15 @@ from recipes.world.clips import OUT, find_trained
 from recipes.world.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
 from recipes.world.export import MODEL
 from recipes.world.measures import measure
-from v2edit.backbones import Backbone
 from v2edit.backbones.hub import find
 from v2edit.bench import report, trials
-from v2edit.bench.methods import REFERENCES, Autoencoded, MethodConfig, V2Edit, clip_variants
+from v2edit.bench.methods import REFERENCES, V2Edit, clip_variants
 from v2edit.bench.scoring import MetricModels, score_trials
 from v2edit.bench.selection import known_methods, select_methods, sweep_methods
-from v2edit.bench.tasks import FIRST_SEED, SEEDS_A_KIND, Arrays
+from v2edit.bench.tasks import FIRST_SEED, SEEDS_A_KIND, Arrays, BenchTask
 from v2edit.files import lock_folder
 from v2edit.metrics.columns import COLUMNS, Column
 from v2edit.metrics.registry import Measures
-from v2edit.prompts import PromptPair
 
 UNSAID = {
     "unsaid": Column("unsaid", 3, note="share of what the source shows and its prompt does not name that is kept"),
@@ -48,59 +44,22 @@ UNSAID = {
 
 
 @dataclass(frozen=True)
-class WorldTask:
-    """An edit of a clip of the detailed world, with its true result (`v2edit.bench.tasks.Task`)."""
+class WorldTask(BenchTask):
+    """An edit of a clip of the detailed world, with its true result."""
 
-    kind: str
-    seed: int
-    code: ClassVar[tuple[str, ...]] = (
-        "attention", "backbones", "editing", "prompts", "sampling.py", "bench/baselines.py", "bench/methods.py",
-    )  # fmt: skip
-    has_start: ClassVar[bool] = False
-    is_long: ClassVar[bool] = False
-    fps: ClassVar[Fraction] = Fraction(8)
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind.replace(' ', '-')}-{self.seed}"
+    code: ClassVar[tuple[str, ...]] = tuple(part for part in BenchTask.code if not part.startswith("primitives/"))
 
     @cached_property
-    def edit(self) -> Edit:
+    def edit(self) -> Edit:  # pyright: ignore[reportIncompatibleVariableOverride] of another world
         return sample_edit(Random(self.seed), self.kind)
 
     @property
-    def prompts(self) -> PromptPair:
-        return PromptPair(self.edit.source_prompt, self.edit.target_prompt)
-
-    @property
     def identity(self) -> str:
-        content = asdict(self.edit)
-        named = {name: repr(content.pop(name)) for name in ("source_named", "target_named")}  # of frozen sets
-        return json.dumps(content | named | {"prompts": self.prompts.source + self.prompts.target})
+        return json.dumps(asdict(self.edit), default=sorted)  # sets, whose own order changes with the process
 
     @property
-    def measured_with(self) -> str:
-        return self.name
-
-    @property
-    def instruction(self) -> str:
-        return self.edit.instruction
-
-    @property
-    def clips(self) -> EditTruth:
+    def clips(self) -> EditTruth:  # pyright: ignore[reportIncompatibleMethodOverride] likewise
         return _clips(self)
-
-    @property
-    def source(self) -> np.ndarray:
-        return self.clips.source.frames
-
-    @property
-    def truth(self) -> np.ndarray:
-        return self.clips.target.frames
-
-    def prepare(self, config: MethodConfig, backbone: Backbone, start: Path | None) -> Callable[[], Arrays]:
-        method, frames = config.build(backbone), self.truth if isinstance(config, Autoencoded) else self.source
-        return lambda: {"frames": method(frames, self.prompts, self.seed)}
 
     def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]:
         return measure(self.edit, self.clips, result["frames"], read_answers)

@@ -11,8 +11,6 @@ training goes on from on another machine.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -21,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recipes.primitives.diffusion import new_scheduler
+from recipes.primitives.export import replace_model
 from recipes.world.clips import OUT, WEIGHTS, find_trained
 from recipes.world.transformer import PROBE, new_transformer
 
@@ -50,14 +49,7 @@ def export(folder: Path = MODEL) -> int | None:
         transformer.half(),
         new_scheduler(),
     )
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    pipeline.save_pretrained(beside)
-    for config in beside.rglob("config.json"):  # drop local paths
-        facts = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
-        config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    replace_model(pipeline, folder)
     return seen
 
 

@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import torch
 
 from v2edit.scenes.camera_paths import CameraPath
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.gaussians import Gaussians
-from v2edit.scenes.optimise import single_thread
-from v2edit.scenes.rasterise import render
+from v2edit.scenes.rer import Colour, render_video
 
 Layout = Literal["one", "side", "wipe"]
 
@@ -53,12 +51,12 @@ def framed(cameras: Cameras, height: int, width: int, whole: bool) -> Cameras:
 
 
 def render_film(
-    scenes: Sequence[Gaussians], cameras: Cameras, layout: Layout, background: tuple[float, float, float]
+    scenes: Sequence[Gaussians], cameras: Cameras, layout: Layout, background: Colour
 ) -> Iterator[np.ndarray]:
     """Yield the frames of a film, uint8 [H, W, 3]: of one scene, of two side by side, or of two with a line between
     them (the first on its left) that goes to the left edge and back."""
     for k in range(len(cameras)):
-        frames = [_render_frame(scene, cameras[[k]], background) for scene in scenes]
+        frames = [render_video(scene, cameras[[k]], background)[0] for scene in scenes]
         if layout == "wipe":
             place = round(cameras.width * (0.5 + 0.5 * np.cos(2 * np.pi * k / len(cameras))))
             frame = np.where(np.arange(cameras.width)[:, None] < place, *frames)
@@ -66,9 +64,3 @@ def render_film(
             yield frame
         else:
             yield np.concatenate(frames, axis=1)
-
-
-def _render_frame(scene: Gaussians, camera: Cameras, background: tuple[float, float, float]) -> np.ndarray:
-    with single_thread():
-        colours = render(scene, camera, background=background).colours[0]
-    return (colours.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -45,6 +45,8 @@ from v2edit.scenes.representation import EditedViews, Representation
 from v2edit.video.composite import composite as composite_video
 
 log = logging.getLogger(__name__)
+Colour = tuple[float, float, float]  # red, green and blue, 0 to 1
+BLACK: Colour = (0.0, 0.0, 0.0)
 SceneT = TypeVar("SceneT", bound=Representation)
 SceneT_co = TypeVar("SceneT_co", bound=Representation, covariant=True)
 LOOP = "fit"  # prefix of a reconstruction's snapshot, before the number of the subtask
@@ -278,14 +280,14 @@ def autoencode(backbone: Backbone, frames: np.ndarray, loop: bool = False) -> np
 
 
 @torch.no_grad()
-def render_video(gaussians: Gaussians, cameras: Cameras) -> np.ndarray:
-    """Render a scene from each camera in turn, uint8 [T, H, W, 3]."""
+def render_video(gaussians: Gaussians, cameras: Cameras, background: Colour = BLACK) -> np.ndarray:
+    """Render a scene from each camera in turn, uint8 [T, H, W, 3], before a background."""
     with single_thread():
-        return np.stack([_render_frame(gaussians, cameras[[k]]) for k in range(len(cameras))])
+        return np.stack([_render_frame(gaussians, cameras[[k]], background) for k in range(len(cameras))])
 
 
-def _render_frame(gaussians: Gaussians, camera: Cameras) -> np.ndarray:
-    colours = render(gaussians, camera).colours[0]
+def _render_frame(gaussians: Gaussians, camera: Cameras, background: Colour) -> np.ndarray:
+    colours = render(gaussians, camera, background=background).colours[0]
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 

@@ -292,6 +292,7 @@ def _comparison(entry: Entry, media: Path) -> Comparison:
     candidates = [Candidate(key=secrets.token_hex(4), label=label, media=_keep(clip, media))
                   for label, clip in entry.edits.items()]  # fmt: skip
     source = _keep(entry.source, media)
+    source = source.model_copy(update={"fps": _read_rate(media / source.file)})  # the others are in step with it
     return Comparison(id=secrets.token_hex(4), instruction=entry.instruction, source=source, candidates=candidates)
 
 
@@ -302,7 +303,7 @@ def _keep(clip: Clip, media: Path) -> Media:
         os.link(clip.path, media / name)
     except OSError:  # another disk, or one without links
         shutil.copyfile(clip.path, media / name)
-    return Media(file=name, crop=clip.crop, fps=_read_rate(media / name))
+    return Media(file=name, crop=clip.crop)
 
 
 def _read_rate(path: Path) -> float | None:

@@ -58,7 +58,7 @@ class Screen {
       video.addEventListener("error", () => fail(`${label}: ${TEXT.gone}`));
       this.videos.set(media.url, video);
     }
-    if (this.views.length === 0 && media.fps) this.frame = 1 / media.fps;
+    if (media.fps) this.frame = 1 / media.fps;
     const canvas = make("canvas", { width: 16, height: 9 });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", label);
