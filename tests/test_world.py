@@ -290,6 +290,9 @@ def parts_of(prompt: str) -> list[str]:
         ("a ball", "remove the green star", "a ball and a green star.", "a ball."),
         ("a red ball and a blue ball", "make the red one gold", "a red ball and a blue ball.",
          "a gold ball and a blue ball."),
+        # What is red is not of gold: the other one is meant.
+        ("a tower and a red tower", "make the gold tower big", "a gold tower and a red tower.",
+         "a big gold tower and a red tower."),
         ("a ring on a gray floor", "make the floor teal and the sky pink", "a ring, on a gray floor.",
          "a ring, on a teal floor, under a pink sky."),
     ],
