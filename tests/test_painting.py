@@ -208,7 +208,7 @@ def test_photographs_of_any_names_are_found_and_a_name_of_two_is_refused(scene, 
     ("make", "view", "says"),
     [
         ({"white": False}, "view_001", "black everywhere"),
-        ({"width": 96}, "view_001", "96x64"),
+        ({"width": 96}, "view_001", "96x64 and the view 32x32"),
         ({}, "nowhere", "expected one of the scene's images, such as view_000.png"),
         ({}, None, "mask.png is named as no view"),
         ({}, "77", "the path has 9 frames"),
@@ -231,6 +231,10 @@ def test_outside_what_a_painted_mask_selects_no_gaussian_changes(scene, tmp_path
     assert main(["scene", str(scene), task["instruction"], "-o", str(tmp_path / "r"), *options, *mask]) == 0
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
     assert facts["local"]["mask"] == mask[1]
+    with Image.open(tmp_path / "r" / "mask.png") as sheet:  # the path's frames, and what may change of them
+        light = np.asarray(sheet.convert("L")).astype(float)
+    above, below = np.array_split(light, 2)
+    assert light.shape[1] > light.shape[0] and 0.1 * above.std() < below.std() and below.mean() < 0.8 * above.mean()
     before, after = (read_splat(tmp_path / "r" / name) for name in ("scene.ply", "edited.ply"))
     region = RegionOptions(mask[1]).build(read_scene(scene))
     assert region is not None

@@ -308,6 +308,7 @@ def test_what_a_format_cannot_hold_is_said(tmp_path, capsys, suffix):
     assert ("label, confidence" in printed.err) == (suffix != "ply")
     assert ("antialiasing" in printed.err) == (suffix == "splat") == ("harmonics above" in printed.err)
     assert ("RDF to RUB" in printed.out) == (suffix == "spz") and "300 Gaussians" in printed.out
+    assert f"degree {0 if suffix == 'splat' else 1}" in printed.out
     back = read_splat_file(tmp_path / f"b.{suffix}")
     assert back.antialiased == (suffix != "splat") and len(back.gaussians) == 300
 

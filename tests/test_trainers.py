@@ -265,6 +265,8 @@ def test_a_command_that_was_wrong_is_mended_and_the_run_goes_on(
     trainer.toml.write_text(right)
     resume_run(resumed, show_progress=False)
     assert "trainer.toml has changed since the run began" in caplog.text
+    told = next(line for line in caplog.messages if line.startswith("going on runs what"))  # its programs, in a line
+    assert "\n" not in told and all(" ".join(words) in told for words in [["fit", "--data"], ["render", "--model"]])
     assert trainer.fits == ["0", "1", "2"]
     commands = [fit["command"] for fit in json.loads((resumed / "run.json").read_text())["fits"]]
     assert ["--warm" in command for command in commands] == [False, True, True]

@@ -15,8 +15,8 @@ from v2edit.runs.layout import EDITED_SPLAT
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted splat: its file, the number of its Gaussians, the degree of their harmonics, and where the axes of
-    the file that was read and of this one point, as RDF (right, down, front)."""
+    """A converted splat: its file, the number of its Gaussians, the degree of the harmonics in it, and where the
+    axes of the file that was read and of this one point, as RDF (right, down, front)."""
 
     path: Path
     gaussians: int
@@ -42,7 +42,7 @@ class Convert:
 
     def run(self) -> Converted:
         """Read the one and write the other. Raises `UserError` for what cannot be read or written."""
-        from v2edit.scenes.formats.splats import axes_of, check_writable, read_splat_file, write_splat_file
+        from v2edit.scenes.formats.splats import axes_of, check_writable, degree_in, read_splat_file, write_splat_file
 
         check_writable(self.out)
         expect_new_file(self.out, "OUT")
@@ -52,5 +52,5 @@ class Convert:
             raise UserError(f"{self.source} is a run: give its splat, {edited}")
         splat = read_splat_file(self.source)
         write_splat_file(self.out, splat)
-        degree = splat.gaussians.degree
+        degree = degree_in(self.out, splat.gaussians)
         return Converted(self.out, len(splat.gaussians), degree, axes_of(self.source), axes_of(self.out))

@@ -119,7 +119,7 @@ def _read_painted(path: Path, camera: Cameras) -> Painted:
     from v2edit.video.masks import read_mask
 
     picture = np.zeros((1, camera.height, camera.width, 3), np.uint8)
-    mask = np.asarray(read_mask(path, Video(picture, 1))[0])  # pyright: ignore[reportArgumentType]
+    mask = np.asarray(read_mask(path, Video(picture, 1), of="the view")[0])  # pyright: ignore[reportArgumentType]
     return Painted(np.ascontiguousarray(mask), camera)
 
 
@@ -144,7 +144,8 @@ def _with_masks(region: Region, folder: Path, scene: Scene) -> Region:
     if len({stems[k] for k in views}) < len(views):
         shared = next(stem for stem in stems if stems.count(stem) > 1 and stem in files)
         raise UserError(f"--mask: {files[shared].name} is named as {stems.count(shared)} of the scene's images")
-    masks = [read_mask(files[stems[k]], Video(scene.dataset.images[k : k + 1], 1))[0] for k in views]  # pyright: ignore[reportArgumentType]
+    pictures = (Video(scene.dataset.images[k : k + 1], 1) for k in views)
+    masks = [read_mask(files[stems[k]], one, of="the view")[0] for k, one in zip(views, pictures, strict=True)]  # pyright: ignore[reportArgumentType]
     flat = [scene.dataset.undistort_mask(np.asarray(mask), k) for mask, k in zip(masks, views, strict=True)]
     return Region(region.box, np.stack(flat), scene.dataset.cameras[views])
 

@@ -18,6 +18,7 @@ from v2edit.runs.layout import (
     BEFORE_VIDEO,
     COMPARISON_VIDEO,
     CONTACT_SHEET,
+    MASK_SHEET,
     SOURCE_SPLAT,
     SplatFormatName,
     subtask_video,
@@ -26,6 +27,8 @@ from v2edit.scenes.config import ResolvedFit
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
     from v2edit.editing.editor import Editor
     from v2edit.scenes.camera_paths import CameraPath
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FPS = 8  # of the videos along a path
+DIMMED = 0.2  # of its light: what may not change, in the picture of a mask
 ProgressCallback = Callable[["SceneProgress"], None]
 
 
@@ -79,6 +83,8 @@ class SceneLoop:
             self.editor, source, self.path, self.prompts, self.config, report,
             snapshots=self.folder.snapshots, seen=seen,
         )  # fmt: skip
+        if seen is not None:
+            self._write_mask(edited.source, seen.share)
         self._write(source, edited, self.folder.request.facts["instruction"] or self.prompts.target)
         return edited
 
@@ -156,6 +162,14 @@ class SceneLoop:
         if self.trainer is not None:
             figures["fits"] = self._read_fits(source)
         self.folder.write_manifest(figures | {"memory": self.editor.backbone.memory_mode})
+
+    def _write_mask(self, frames: np.ndarray, share: np.ndarray) -> None:
+        """Write what of the path's frames may change, by its `share` of each pixel, beside them."""
+        from v2edit import video as videos
+
+        light = DIMMED + (1 - DIMMED) * share[..., None]
+        rows = {"the scene": frames, "what may change": (frames * light).round().astype(frames.dtype)}
+        videos.contact_sheet(rows, self.folder.folder / MASK_SHEET)
 
     def _write_source(self, source: Representation) -> None:
         """Write the source scene as a splat, where it is one."""

@@ -113,11 +113,16 @@ class TrainerOptions:
         )
         chosen = options.build(record["calls"].get("on_cpu", False))
         assert chosen is not None
+        from v2edit.scenes.trainers.templates import Commands
+
         if chosen.facts["calls"] != record["calls"]:
             if "commands" in record["calls"]:
                 log.warning("%s has changed since the run began: what is left to do is done by it", record["trainer"])
-                return chosen
-            raise UserError(f"--trainer {record['trainer']} is not what it was when the run began; put that back")
+            else:
+                raise UserError(f"--trainer {record['trainer']} is not what it was when the run began; put that back")
+        # Whoever was given a run's folder did not choose its programs.
+        if isinstance(chosen.trainer, Commands):
+            log.warning("going on runs what %s names: %s", record["trainer"], chosen.trainer.describe())
         return chosen
 
 

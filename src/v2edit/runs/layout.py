@@ -13,6 +13,7 @@ COMPARISON_VIDEO = "compare.mp4"  # before and after, side by side
 BEFORE_VIDEO, AFTER_VIDEO = "before.mp4", "after.mp4"  # of a scene: its renders along the path
 CONTACT_SHEET = "contact.png"
 MASK_VIDEO = "mask.mp4"  # white where the edit is
+MASK_SHEET = "mask.png"  # of a scene: what may change, along the path
 SEEDS_SHEET = "seeds.png"  # of a run of several seeds, beside their run folders
 SOURCE_SPLAT, EDITED_SPLAT = "scene.ply", "edited.ply"
 CAMERA_PATH = "camera_path.json"

@@ -44,7 +44,7 @@ SHARE_SLACK = 4  # of 255: in a share that was written so, what is nearer to bla
 Marks = Literal["change", "keep"]
 
 
-def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> Frames:
+def read_mask(path: Path | str, clip: Video, marks: Marks = "change", of: str = "the clip") -> Frames:
     """Read a clip's mask, float32 [T, H, W] of 0..1 at the clip's size, from a video, an image or a folder of images.
 
     White is 1, black 0, a grey is a share; where there is transparency, what is opaque is white; where there are
@@ -52,13 +52,14 @@ def read_mask(path: Path | str, clip: Video, marks: Marks = "change") -> Frames:
     coding leaves around black, white and hard edges is removed (`clean_levels`). Each frame of the clip takes the
     mask's frame that is nearest in time: an image holds for all; as many frames as the clip's are taken one by one;
     images named as the clip's are taken by name, others are spread over the clip. `marks` is what white means. A file
-    of `open_share` holds the share that was written: 0 and 1 exactly, what is between to a few levels of 255.
+    of `open_share` holds the share that was written: 0 and 1 exactly, what is between to a few levels of 255. Messages
+    call the clip what it is a mask `of`.
 
     Raises `UserError` for what cannot be read, has other proportions than the clip, or leaves nothing to change."""
     path = Path(path)
     count, height, width = clip_size(clip.frames)
     mask = read(path, flatten=_flatten)
-    _check_aspect(path, mask.frames.shape[1:3], (height, width))
+    _check_aspect(path, mask.frames.shape[1:3], (height, width), of)
     levels = _to_levels(path, mask.frames)
     peak = _peak(levels)
     if mask.path is None and peak == 1:  # what no lossy coding has been at
@@ -330,11 +331,11 @@ def _flatten(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     return np.repeat(alpha[..., None], 3, axis=2)
 
 
-def _check_aspect(name: Path | str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise `UserError` where the sides (H, W) of a mask have other proportions than the clip's."""
+def _check_aspect(name: Path | str, given: tuple[int, ...], wanted: tuple[int, ...], of: str = "the clip") -> None:
+    """Raise `UserError` where the sides (H, W) of a mask have other proportions than what it is a mask `of`."""
     if abs(given[1] * wanted[0] / (given[0] * wanted[1]) - 1) > ASPECT:
         sizes = [f"{width}x{height}" for height, width in (given, wanted)]
-        raise UserError(f"{name} is {sizes[0]} and the clip {sizes[1]}: a mask has the same proportions as its clip")
+        raise UserError(f"{name} is {sizes[0]} and {of} {sizes[1]}: a mask has the same proportions")
 
 
 def _to_levels(path: Path, frames: Frames) -> Frames:

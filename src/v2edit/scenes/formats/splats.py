@@ -80,6 +80,11 @@ def axes_of(path: Path) -> str:
     return FORMATS[find_suffix(path) or sog.META].axes
 
 
+def degree_in(path: Path, gaussians: Gaussians) -> int:
+    """Return the degree of the harmonics of Gaussians in a file of a path's format."""
+    return min(gaussians.degree, FORMATS[find_suffix(path) or sog.META].degree)
+
+
 def check_writable(path: Path) -> None:
     """Raise `UserError` for a name that no splat can be written as."""
     suffix = find_suffix(path)

@@ -67,6 +67,10 @@ class Commands:
     def continues(self) -> bool:
         return False
 
+    def describe(self) -> str:
+        """Describe the commands in a line, with their placeholders."""
+        return "; ".join(dict.fromkeys(shlex.join(words) for words in self.commands.values()))
+
     @property
     def facts(self) -> dict[str, Any]:
         return {"name": str(self.path.absolute()), "commands": dict(self.commands)}
