@@ -144,8 +144,8 @@ def _with_masks(region: Region, folder: Path, scene: Scene) -> Region:
     if len({stems[k] for k in views}) < len(views):
         shared = next(stem for stem in stems if stems.count(stem) > 1 and stem in files)
         raise UserError(f"--mask: {files[shared].name} is named as {stems.count(shared)} of the scene's images")
-    pictures = (Video(scene.dataset.images[k : k + 1], 1) for k in views)
-    masks = [read_mask(files[stems[k]], one, of="the view")[0] for k, one in zip(views, pictures, strict=True)]  # pyright: ignore[reportArgumentType]
+    pictures = [Video(scene.dataset.images[k : k + 1], 1) for k in views]  # pyright: ignore[reportArgumentType]
+    masks = [read_mask(files[stems[k]], one, of="the view")[0] for k, one in zip(views, pictures, strict=True)]
     flat = [scene.dataset.undistort_mask(np.asarray(mask), k) for mask, k in zip(masks, views, strict=True)]
     return Region(region.box, np.stack(flat), scene.dataset.cameras[views])
 
