@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
@@ -77,6 +79,52 @@ class AveragedModel:
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, current = list(self.model.parameters()), [p.detach() for p in model.parameters()]
         torch._foreach_lerp_(averages, current, 1 - decay)
+
+
+class Replicas:
+    """Processes that train one model on batches of their own and average their weights every half a minute, weighted by
+    their steps (local SGD: Stich 2019), as torchrun starts them; alone where it started none. The first of them keeps
+    the checkpoints; the others end when it does."""
+
+    EVERY = 30.0  # seconds
+
+    def __init__(self) -> None:
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        self.own = torch.zeros(2, dtype=torch.float64)  # steps and samples since the last average
+        if self.count > 1:
+            dist.init_process_group("gloo")
+            now = torch.tensor(time.time(), dtype=torch.float64)
+            dist.broadcast(now, 0)
+            self.due = float(now) + self.EVERY
+
+    def after_step(self, model: nn.Module, samples: int) -> int:
+        """Count a step, average the weights if it is time to, and return how many samples all have seen since the last
+        call that returned any."""
+        if self.count == 1:
+            return samples
+        self.own += torch.tensor([1.0, samples])
+        total = 0.0
+        while time.time() > self.due:  # as often as the others, also after a long step
+            self.due += self.EVERY
+            try:
+                total += self._average([p.detach() for p in model.parameters()])
+            except RuntimeError:
+                if self.rank == 0:
+                    raise
+                raise SystemExit(0) from None  # the first has ended
+        return round(total)
+
+    def _average(self, weights: list[Tensor]) -> float:
+        steps = float(self.own[0])
+        dist.all_reduce(self.own)
+        if float(self.own[0]):
+            flat = torch.cat([w.flatten() for w in weights]) * (steps / float(self.own[0]))
+            dist.all_reduce(flat)
+            for weight, mean in zip(weights, flat.split([w.numel() for w in weights]), strict=True):
+                weight.copy_(mean.view_as(weight))
+        seen = float(self.own[1])
+        self.own.zero_()
+        return seen
 
 
 class Muon(torch.optim.Optimizer):

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from recipes.primitives.classifier import compute_loss, degrade
 from recipes.primitives.encode import encode
-from recipes.primitives.training import TrainingClock, save_state, to_frames
+from recipes.primitives.training import TrainingClock, choose_device, save_state, to_frames
 from recipes.world.clips import (
     EVALUATION_SEED,
     FRAMES,
@@ -141,30 +141,57 @@ def mirrored(scene: Scene) -> Scene:
     return replace(scene, objects=tuple(objects), camera=turn(scene.camera), light_azimuth=-scene.light_azimuth)
 
 
-class WorldClassifier(nn.Module):
-    """A network from frames to the logits of each question: a vector for each frame with its difference to the next,
-    and the answers from all of them."""
+class Reader(nn.Module):
+    """A block in which queries read a picture: attention to its cells, then a network of each query."""
 
-    def __init__(self, width: int = 48) -> None:
+    def __init__(self, width: int, heads: int = 4) -> None:
         super().__init__()
-        sizes, layers = [6, width, width * 2, width * 3, width * 4], []
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.network = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, queries: Tensor, cells: Tensor) -> Tensor:
+        queries = queries + self.attention(self.before(queries), cells, cells, need_weights=False)[0]
+        return queries + self.network(self.between(queries))
+
+
+class WorldClassifier(nn.Module):
+    """A network from frames to the logits of each question. In each frame (with its difference to the next) a query of
+    each slot and four of the scene read cells of 8 x 8 pixels; what they read in all frames answers the questions. All
+    slots have the same answering network, so that a shape is learnt wherever it stands."""
+
+    OF_SCENE = 4  # queries
+
+    def __init__(self, width: int = 48, depth: int = 2) -> None:
+        super().__init__()
+        sizes, layers = [6, width, 2 * width, 4 * width], []
         for before, after in pairwise(sizes):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
             layers += [nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        cells = HEIGHT // 16 * (WIDTH // 16)
-        self.frame = nn.Sequential(
-            *layers, nn.Conv2d(sizes[-1], 32, 1), nn.Flatten(), nn.ReLU(), nn.Linear(32 * cells, 192)
+        self.frame = nn.Sequential(*layers, nn.Conv2d(sizes[-1], 128, 1))
+        self.places = nn.Parameter(0.5 * torch.randn(HEIGHT // 8 * (WIDTH // 8), 128))
+        self.queries = nn.Parameter(0.5 * torch.randn(len(SLOTS) + self.OF_SCENE, 128))
+        self.readers = nn.ModuleList(Reader(128) for _ in range(depth))
+        self.slot = self._answering(FRAMES * 128, sum(len(answers) for answers, _ in OF_OBJECT.values()))
+        self.scene = self._answering(
+            FRAMES * 128 * self.OF_SCENE, sum(len(answers) for answers, _ in OF_SCENE.values())
         )
-        self.clip = nn.Sequential(
-            nn.ReLU(), nn.Linear(FRAMES * 192, 768), nn.ReLU(), nn.Linear(768, sum(map(len, QUESTIONS.values())))
-        )
+
+    @staticmethod
+    def _answering(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, 384), nn.GELU(), nn.Linear(384, outputs))
 
     def forward(self, clips: Tensor) -> dict[tuple[str, str, str], Tensor]:
         """Map clips, float [B, T, 3, H, W] in -1..1, or stills (T = 1), to the logits [B, K] of each question."""
         change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 8).clamp(-1, 1)
         inputs = torch.cat([clips, change], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features = self.frame(inputs).view(*clips.shape[:2], -1).expand(-1, FRAMES, -1)
-        logits = self.clip(features.flatten(1))
+        cells = self.frame(inputs).flatten(2).transpose(1, 2) + self.places
+        queries = self.queries.expand(len(cells), -1, -1)
+        for reader in self.readers:
+            queries = reader(queries, cells)
+        seen = queries.unflatten(0, clips.shape[:2]).expand(-1, FRAMES, -1, -1).transpose(1, 2)  # [B, queries, T, 128]
+        slots = self.slot(seen[:, : len(SLOTS)].flatten(2)).flatten(1)
+        logits = torch.cat([slots, self.scene(seen[:, len(SLOTS) :].flatten(1))], dim=1).float()
         sizes = [len(answers) for answers in QUESTIONS.values()]
         return dict(zip(QUESTIONS, logits.split(sizes, dim=1), strict=True))
 
@@ -240,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--reconstructed", type=int, default=1000, help="clips that also come through the autoencoder")
     parser.add_argument("--fresh", type=int, default=200, help="clips to measure on")
     options = parser.parse_args()
@@ -252,7 +279,7 @@ def main() -> None:
     counts = [np.bincount(clip[..., 3].ravel(), minlength=7)[1:] for clip in fresh]
     wanted = torch.tensor([scene_labels(s, visible) for s, visible in zip(scenes, counts, strict=True)])
     sets = {"renders": fresh[..., :3], "autoencoded": autoencode(fresh[..., :3])}
-    classifier = WorldClassifier().train()
+    classifier, autocast = WorldClassifier().train(), choose_device()[1]
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
     clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.8), 0, 0.0, 0.0
     path = folder / "state.pt"
@@ -275,7 +302,9 @@ def main() -> None:
         video, answers = data[step % 2].batch(rng, options.batch * (4 if step % 2 else 1))
         for group in optimizer.param_groups:
             group["lr"] = options.lr * clock.factor(step)
-        loss = compute_loss(classifier(degrade(video)), answers)
+        with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+            logits = classifier(degrade(video))
+        loss = compute_loss(logits, answers)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)

@@ -2,6 +2,7 @@
 
     python -m recipes.world.transformer --minutes 600              (a CPU)
     python -m recipes.world.transformer --minutes 20 --batch 256   (a GPU)
+    torchrun --nproc-per-node 2 -m recipes.world.transformer       (a process a core, which average their weights)
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new caption at every visit
 that names some of what is seen and leaves the rest out (at first half of them leave nothing out), averaged weights; a
@@ -36,7 +37,14 @@ from recipes.primitives.diffusion import (
     sample_timesteps,
     start_as_identity,
 )
-from recipes.primitives.training import AveragedModel, TrainingClock, choose_device, save_state, write_sheet
+from recipes.primitives.training import (
+    AveragedModel,
+    Replicas,
+    TrainingClock,
+    choose_device,
+    save_state,
+    write_sheet,
+)
 from recipes.world.captions import caption, sample_named
 from recipes.world.clips import FRAMES, HEIGHT, OUT, SHARDS, WIDTH, find_trained, shard_scenes
 from recipes.world.scene import (
@@ -213,6 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = OUT / "transformer"
     folder.mkdir(parents=True, exist_ok=True)
+    replicas = Replicas()
     device, autocast = choose_device()
     if device.type == "cpu" and autocast is not None:
         F.scaled_dot_product_attention = attention  # pyright: ignore[reportAttributeAccessIssue]
@@ -250,7 +259,7 @@ def main() -> None:
             optimizer.load_state_dict(saved)
         clock.before, step, seen = state["minutes"], state["step"], state["seen"]
     sampled_at, saved_at, running, right = clock.elapsed, clock.elapsed, 1.0, {}
-    torch.manual_seed(step)
+    torch.manual_seed(step + 1_000_003 * replicas.rank)
     while True:
         if clock.elapsed - saved_at > 4 or clock.done >= 1:
             saved_at = clock.elapsed
@@ -258,14 +267,16 @@ def main() -> None:
                 part.load()
             line = {"minutes": round(saved_at, 1), "step": step, "seen": seen, "of": [len(d) for d in data.values()]}
             line |= {"loss": round(running, 4)} | {k: round(v, 3) for k, v in sorted(right.items())}
-            print(json.dumps(line), flush=True)
+            if replicas.rank == 0:
+                print(json.dumps(line), flush=True)
             states = {name: part.state_dict() for name, part in parts.items()}
             states["optimizers"] = [optimizer.state_dict() for optimizer in optimizer_list]
-            save_state(folder / "state.pt", **states, minutes=saved_at, step=step, seen=seen)
-        if clock.elapsed - sampled_at > options.look or clock.done >= 1:
+            if replicas.rank == 0:
+                save_state(folder / "state.pt", **states, minutes=saved_at, step=step, seen=seen)
+        if replicas.rank == 0 and (clock.elapsed - sampled_at > options.look or clock.done >= 1):
             sampled_at = clock.elapsed
             write_samples(pipeline, folder / f"sheet-{seen:08d}.png")
-        if clock.done >= 1:
+        if replicas.rank == 0 and clock.done >= 1:
             break
         # A still costs less than half of a clip and teaches all words but those of motion.
         kind = "stills" if step % 2 else "clips"
@@ -299,7 +310,7 @@ def main() -> None:
         running += (float(loss.detach()) - running) * 0.01
         for field, share in accuracy.items():
             right[field] = right.get(field, share) + (share - right.get(field, share)) * 0.02
-        step, seen = step + 1, seen + len(x0)
+        step, seen = step + 1, seen + replicas.after_step(transformer, len(x0))
 
 
 if __name__ == "__main__":
