@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from recipes.world.captions import VOCABULARY, Named, Wording, caption, sample_named, sample_wording
 from recipes.world.classifier import NEVER_CAPTIONED, QUESTIONS, scene_labels
 from recipes.world.edits import KINDS, render_truth, sample_edit
+from recipes.world.generation import MISSING, entropy, facts_of
 from recipes.world.grammar import edit_prompt
 from recipes.world.measures import asked_of, measure, visible_pixels
 from recipes.world.parsing import parse_caption
@@ -351,3 +352,32 @@ def test_a_task_of_the_bench_is_known_again_by_another_process():
                        capture_output=True, text=True, check=True).stdout for seed in "12"
     ]  # fmt: skip
     assert said[0] == said[1] and json.loads(said[0])["kind"] == "exchange"
+
+
+@given(seeds)
+@settings(max_examples=60, deadline=None)
+def test_a_scene_obeys_its_own_captions_and_another_is_counted_wrong_where_it_differs(seed):
+    rng = Random(seed)
+    scene = sample_scene(rng)
+    _, named, _ = sample_caption(rng, scene)
+    assert all(own == seen for _, says, own, seen in facts_of(scene, named, scene) if says)
+    k = next(k for k, names in enumerate(named.objects) if names is not None)
+    others = [o for j, o in enumerate(scene.objects) if j != k]
+    alone = list(facts_of(scene, named, replace(scene, objects=tuple(others))))
+    # What stands there instead may be taken for it only where the caption lets it stand.
+    mentioned = sum(names is not None for names in named.objects)
+    there = [seen for field, says, _, seen in alone if field == "there"]
+    assert len(there) == mentioned
+    if len(others) < mentioned:
+        assert "no" in there and MISSING in {seen for *_, seen in alone}
+    floor = next(f for f in ("red", "white", "gray", "green") if f != scene.floor)
+    wrong = [
+        (field, says) for field, says, own, seen in facts_of(scene, named, replace(scene, floor=floor)) if own != seen
+    ]
+    assert {field for field, says in wrong if says} <= {"floor"}
+    assert scene.style == "pencil" or ("floor", "floor" in named.scene) in wrong
+
+
+def test_entropy_is_that_of_equal_shares_and_of_one_value():
+    assert entropy(["a", "b", "c", "d"] * 5) == pytest.approx(2)
+    assert entropy(["a"] * 9) == 0
