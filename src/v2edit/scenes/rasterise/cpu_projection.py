@@ -46,7 +46,7 @@ def project(parameters: list[np.ndarray], camera: np.ndarray) -> View:
     """Project Gaussians, as `gaussians.Gaussians` has them, through a camera of `pack_camera`."""
     count = len(parameters[0])
     view = View(*(np.zeros((count, *shape), np.float32) for shape in ((9,), (), (2,))))
-    _forward(*parameters, camera, *view)  # pyright: ignore[reportCallIssue]
+    _forward(tuple(parameters), camera, *view)
     return view
 
 
@@ -55,7 +55,7 @@ def project_back(
 ) -> list[np.ndarray]:
     """Return the gradients by each of the parameters from those [M, 9] by the rows of the visible ones."""
     gradients = [np.zeros_like(one) for one in parameters]
-    _backward(*parameters, camera, order, by_row, *gradients)  # pyright: ignore[reportCallIssue]
+    _backward(tuple(parameters), camera, order, by_row, tuple(gradients))
     return gradients
 
 
@@ -144,6 +144,32 @@ def _spread(c, x, y, z, turn, s):
 
 
 @njit(inline="always")
+def _place_back(c, place, g, d_m0, d_m1):
+    """Return the gradient by a position in the camera's coordinates (3), from those by its row and by M of `_spread`;
+    `place`: x, y, z, and the x and y at which the projection is linearised."""
+    x, y, z, tx, ty = place
+    d_j00 = d_m0[0] * c[0] + d_m0[1] * c[1] + d_m0[2] * c[2]
+    d_j02 = d_m0[0] * c[6] + d_m0[1] * c[7] + d_m0[2] * c[8]
+    d_j11 = d_m1[0] * c[3] + d_m1[1] * c[4] + d_m1[2] * c[5]
+    d_j12 = d_m1[0] * c[6] + d_m1[1] * c[7] + d_m1[2] * c[8]
+    fx, fy = c[12], c[13]
+    zz = z * z
+    d_x, d_y = g[0] * fx / z, g[1] * fy / z
+    d_z = -(g[0] * fx * x + g[1] * fy * y) / zz
+    d_z += -(d_j00 * fx + d_j11 * fy) / zz + TWO * (d_j02 * fx * tx + d_j12 * fy * ty) / (zz * z)
+    d_tx, d_ty = -d_j02 * fx / zz, -d_j12 * fy / zz
+    if x / z >= c[16] and x / z <= c[17]:
+        d_x += d_tx
+    else:
+        d_z += d_tx * tx / z
+    if y / z >= c[18] and y / z <= c[19]:
+        d_y += d_ty
+    else:
+        d_z += d_ty * ty / z
+    return d_x, d_y, d_z
+
+
+@njit(inline="always")
 def _way(means, n, c):
     """Return the direction from the camera to a Gaussian, a unit vector (3), and its distance."""
     x, y, z = means[n, 0] - c[22], means[n, 1] - c[23], means[n, 2] - c[24]
@@ -216,7 +242,8 @@ def _colours_back(sh, n, way, g, basis, d_sh):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _forward(means, quats, log_scales, logit_opacities, sh, c, rows, depths, radii):
+def _forward(parameters, c, rows, depths, radii):
+    means, quats, log_scales, logit_opacities, sh = parameters
     width, height = c[20], c[21]
     basis = np.zeros(16, np.float32)
     for n in range(len(means)):
@@ -246,9 +273,9 @@ def _forward(means, quats, log_scales, logit_opacities, sh, c, rows, depths, rad
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _backward(
-    means, quats, log_scales, logit_opacities, sh, c, order, by_row, d_means, d_quats, d_log_scales, d_logits, d_sh
-):
+def _backward(parameters, c, order, by_row, gradients):
+    means, quats, log_scales, logit_opacities, sh = parameters
+    d_means, d_quats, d_log_scales, d_logits, d_sh = gradients
     basis = np.zeros(16, np.float32)
     d_rot = np.zeros((3, 3), np.float32)
     places = np.full(len(means), -1, np.int32)
@@ -283,24 +310,7 @@ def _backward(
             d_m10 += e1 * rot[0][k]
             d_m11 += e1 * rot[1][k]
             d_m12 += e1 * rot[2][k]
-        d_j00 = d_m00 * c[0] + d_m01 * c[1] + d_m02 * c[2]
-        d_j02 = d_m00 * c[6] + d_m01 * c[7] + d_m02 * c[8]
-        d_j11 = d_m10 * c[3] + d_m11 * c[4] + d_m12 * c[5]
-        d_j12 = d_m10 * c[6] + d_m11 * c[7] + d_m12 * c[8]
-        fx, fy = c[12], c[13]
-        zz = z * z
-        d_x, d_y = g[0] * fx / z, g[1] * fy / z
-        d_z = -(g[0] * fx * x + g[1] * fy * y) / zz
-        d_z += -(d_j00 * fx + d_j11 * fy) / zz + TWO * (d_j02 * fx * tx + d_j12 * fy * ty) / (zz * z)
-        d_tx, d_ty = -d_j02 * fx / zz, -d_j12 * fy / zz
-        if x / z >= c[16] and x / z <= c[17]:
-            d_x += d_tx
-        else:
-            d_z += d_tx * tx / z
-        if y / z >= c[18] and y / z <= c[19]:
-            d_y += d_ty
-        else:
-            d_z += d_ty * ty / z
+        d_x, d_y, d_z = _place_back(c, (x, y, z, tx, ty), g, (d_m00, d_m01, d_m02), (d_m10, d_m11, d_m12))
         way = _way(means, n, c)
         d_way = _colours_back(sh, n, way, g, basis, d_sh)
         along = way[0] * d_way[0] + way[1] * d_way[1] + way[2] * d_way[2]
