@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.world.captions import VOCABULARY, Named, Wording, caption, sample_named, sample_wording
+from recipes.world.captions import PARTS, VOCABULARY, Named, Wording, caption, sample_named, sample_wording
 from recipes.world.classifier import NEVER_CAPTIONED, QUESTIONS, scene_labels
 from recipes.world.edits import KINDS, render_truth, sample_edit
 from recipes.world.generation import MISSING, entropy, facts_of
@@ -121,12 +121,22 @@ def test_every_token_of_a_phrase_is_told_what_the_phrase_says(seed):
     ids, offsets = tokenise(tokenizer, [text])
     rows = phrase_labels(scene, named, wording, text, offsets[0])
     assert tokenizer.unk_token_id not in ids and len(rows) == TEXT_LENGTH
-    colour = list(FIELDS).index("colour")
-    for (a, b), row in zip(offsets[0], rows, strict=True):
-        if (word := text[a:b].strip()) in COLOURS and row[0] >= 0 and not text[b:].startswith(" hat"):
-            assert FIELDS["colour"][row[colour]] == word
+    told = [{field: values[k] for (field, values), k in zip(FIELDS.items(), row, strict=True)} for row in rows]
+    parts = ["objects"] + [part for part in PARTS[1:] if part in named.scene]
+    assert {values["part"] for values in told} == {"unnamed", *parts}
+    for (a, b), values in zip(offsets[0], told, strict=True):
+        word = text[a:b].strip()
+        if word in SHAPES:
+            assert values["part"] == "objects" and values["shape"] == word
+        if word in COLOURS and not text[b:].startswith(" hat"):
+            of_object = values["part"] in ("objects", "balloon")
+            assert (values["colour"] if of_object else values[values["part"]]) == word
+        if word in ("", ",", ".") or a == b:
+            assert set(values.values()) == {"unnamed"}
+        if values["part"] in ("floor", "sky", "light", "style", "camera"):
+            assert {v for v in values.values() if v != "unnamed"} == {values["part"], getattr(scene, values["part"])}
     mentioned = [obj for obj, names in zip(scene.objects, named.objects, strict=True) if names is not None]
-    assert {row[0] for row in rows} - {-1} == {SHAPES.index(obj.shape) for obj in mentioned}
+    assert {values["shape"] for values in told} - {"unnamed"} == {obj.shape for obj in mentioned}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -128,7 +128,12 @@ def with_article(phrase: str) -> str:
 
 def caption(scene: Scene, named: Named | None = None, wording: Wording = Wording()) -> str:
     """Describe a scene in one sentence that names what it is to name (default: everything)."""
-    named = named or name_everything(scene)
+    parts = caption_parts(scene, named or name_everything(scene), wording)
+    return ", ".join(parts[part] for part in wording.order if parts.get(part)) + "."
+
+
+def caption_parts(scene: Scene, named: Named, wording: Wording) -> dict[str, str]:
+    """Return what a caption says of each of the PARTS that it mentions."""
     phrases = [
         describe_object(o, n, wording) for o, n in zip(scene.objects, named.objects, strict=True) if n is not None
     ]
@@ -147,4 +152,4 @@ def caption(scene: Scene, named: Named | None = None, wording: Wording = Wording
         parts["style"] = wording.word(scene.style)
     if "camera" in named.scene:
         parts["camera"] = wording.word(scene.camera)
-    return ", ".join(parts[part] for part in wording.order if parts.get(part)) + "."
+    return parts

@@ -17,20 +17,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from recipes.world.captions import VOCABULARY, Named, Wording, caption, describe_object, sample_named, sample_wording
+from recipes.world.captions import (
+    PARTS,
+    VOCABULARY,
+    Named,
+    Wording,
+    caption,
+    caption_parts,
+    describe_object,
+    sample_named,
+    sample_wording,
+)
 from recipes.world.clips import OUT
-from recipes.world.scene import COLOURS, MATERIALS, MOTIONS, PLACES, ROWS, SHAPES, SIZES, Object, Scene, sample_scene
+from recipes.world.scene import (
+    CAMERAS,
+    COLOURS,
+    FLOORS,
+    LIGHTS,
+    MATERIALS,
+    MOTIONS,
+    PLACES,
+    ROWS,
+    SHAPES,
+    SIZES,
+    SKIES,
+    STYLES,
+    Object,
+    Scene,
+    sample_scene,
+)
 
 TEXT_LENGTH = 56
 WIDTH = 128
 DROPPED = 0.1
 UNNAMED = "unnamed"
-# What each token of an object's phrase is to tell.
+# What each token is to tell: which part of the caption it belongs to, and all that this part says. (The colour of a
+# floor that is not told from that of an object is taken for one.)
 FIELDS: dict[str, tuple[str, ...]] = {
-    "shape": SHAPES, "copies": ("1", "3"), "colour": (UNNAMED, *COLOURS), "size": (UNNAMED, *SIZES),
-    "place": (UNNAMED, *PLACES), "row": (UNNAMED, *ROWS), "motion": (UNNAMED, *MOTIONS),
-    "material": (UNNAMED, *MATERIALS[1:]), "hat": (UNNAMED, "a hat", *COLOURS),
+    "part": (UNNAMED, *PARTS), "shape": (UNNAMED, *SHAPES), "copies": (UNNAMED, "1", "3"),
+    "colour": (UNNAMED, *COLOURS), "size": (UNNAMED, *SIZES), "place": (UNNAMED, *PLACES), "row": (UNNAMED, *ROWS),
+    "motion": (UNNAMED, *MOTIONS), "material": (UNNAMED, *MATERIALS[1:]), "hat": (UNNAMED, "a hat", *COLOURS),
+    "floor": (UNNAMED, *FLOORS), "sky": (UNNAMED, *SKIES), "light": (UNNAMED, *LIGHTS),
+    "style": (UNNAMED, *STYLES[1:]), "camera": (UNNAMED, *CAMERAS),
 }  # fmt: skip
+PADDING_WEIGHT = 0.1  # of the loss, of tokens that are there to fill the length
 
 
 def new_tokenizer() -> T5Tokenizer:
@@ -72,37 +102,53 @@ def tokenise(tokenizer: T5Tokenizer, texts: list[str]) -> tuple[Tensor, list[lis
     return tokens.input_ids, tokens.offset_mapping.tolist()
 
 
-def field_values(obj: Object, named: frozenset[str]) -> dict[str, str]:
-    """Return what a phrase says of an object: a value for each of FIELDS."""
-    values = {field: getattr(obj, field) if field in named else UNNAMED for field in FIELDS if field in named}
-    values |= {"shape": obj.shape, "copies": str(obj.copies)}
-    values["hat"] = (str(obj.hat) if "hat colour" in named else "a hat") if "hat" in named else UNNAMED
+def object_values(obj: Object, named: frozenset[str]) -> dict[str, str]:
+    """Return what a phrase says of an object, by field."""
+    values = {field: getattr(obj, field) for field in FIELDS if field in named and field != "hat"}
     if obj.material == "gold":
-        values["colour"] = UNNAMED
-    return {field: values.get(field, UNNAMED) for field in FIELDS}
+        values.pop("colour", None)
+    if "hat" in named:
+        values["hat"] = str(obj.hat) if "hat colour" in named else "a hat"
+    return values | {"part": "objects", "shape": obj.shape, "copies": str(obj.copies)}
+
+
+def part_values(scene: Scene, part: str, named: frozenset[str]) -> dict[str, str]:
+    """Return what a part of a caption that is about no object says, by field."""
+    values = {"part": part}
+    if part != "balloon":
+        return values | {part: getattr(scene, part)}
+    assert scene.balloon is not None
+    values |= {"colour": scene.balloon.colour} if "balloon colour" in named else {}
+    return values | ({"place": scene.balloon.place} if "balloon place" in named else {})
 
 
 def phrase_labels(
     scene: Scene, named: Named, wording: Wording, text: str, offsets: list[tuple[int, int]]
 ) -> list[list[int]]:
-    """Return for each token of a caption what its object's phrase says, -1 for tokens of no object."""
-    rows, start = [[-1] * len(FIELDS) for _ in offsets], 0
+    """Return for each token of a caption what its phrase says, an index for each of FIELDS."""
+    parts, told = caption_parts(scene, named, wording), []
+    start = text.index(parts["objects"])
     for obj, names in zip(scene.objects, named.objects, strict=True):
-        if names is None:
-            continue
-        phrase, values = describe_object(obj, names, wording), field_values(obj, names)
-        start = text.index(phrase, start)
-        labels = [options.index(values[field]) for field, options in FIELDS.items()]
+        if names is not None:
+            end = start + len(describe_object(obj, names, wording))
+            told.append((start, end, object_values(obj, names)))
+            start = end + len(wording.connective)
+    for part, phrase in parts.items():
+        if part != "objects":
+            start = text.index(phrase)
+            told.append((start, start + len(phrase), part_values(scene, part, named.scene)))
+    rows = [[0] * len(FIELDS) for _ in offsets]
+    for start, end, values in told:
+        labels = [options.index(values.get(field, UNNAMED)) for field, options in FIELDS.items()]
         for k, (a, b) in enumerate(offsets):
-            if start <= a < b <= start + len(phrase):
+            if start <= a < b <= end:
                 rows[k] = labels
-        start += len(phrase)
     return rows
 
 
 class TextObjective(nn.Module):
     """Training objective in place of pretraining the text encoder: each token's embedding predicts its word and every
-    field of the phrase that it is part of, "unnamed" among the answers.
+    field of the part of the caption that it belongs to, "unnamed" among the answers.
 
     Logits are cosines at a fixed scale, so that large weights cannot make up for small differences.
     """
@@ -118,13 +164,14 @@ class TextObjective(nn.Module):
         """Return the loss of text [B, L, D], ids [B, L] and labels int64 [B, L, fields], and the share of right
         answers by field."""
         text = F.normalize(text, dim=-1)
-        right = {"word": ids.masked_fill(ids == 0, -1)} | {f: labels[..., k] for k, f in enumerate(FIELDS)}
+        right = {"word": ids} | {f: labels[..., k] for k, f in enumerate(FIELDS)}
+        weight = torch.where(ids == 0, PADDING_WEIGHT, 1.0).flatten()
         losses, accuracy = {}, {}
         for field, answer in right.items():
             logits = (self.SCALE * text @ F.normalize(self.heads[field], dim=-1).T).flatten(0, 1)
-            losses[field] = F.cross_entropy(logits, answer.flatten(), ignore_index=-1)
-            valid = answer.flatten() >= 0
-            accuracy[field] = float((logits.argmax(-1) == answer.flatten())[valid].float().mean())
+            costs = F.cross_entropy(logits, answer.flatten(), reduction="none")
+            losses[field] = (costs * weight).sum() / weight.sum()
+            accuracy[field] = float((logits.argmax(-1) == answer.flatten())[ids.flatten() != 0].float().mean())
         word = losses.pop("word")
         return word + torch.stack(list(losses.values())).mean(), accuracy
 

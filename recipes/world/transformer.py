@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.6e-3)
     parser.add_argument("--full", type=float, default=0.5, help="share of captions that name all, for 3/5 of the time")
+    parser.add_argument("--probe", type=float, default=1.0, help="weight of the probe's loss")
     parser.add_argument("--look", type=float, default=15, help="minutes between sample sheets")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--from", dest="start", metavar="DIR", help="the transformer to go on from")
@@ -302,7 +303,7 @@ def main() -> None:
         probed, accuracy = probe({field: answer.to(device) for field, answer in Probe.answers(scenes, owners).items()})
         for optimizer in optimizer_list:
             optimizer.zero_grad(set_to_none=True)
-        (loss + 0.05 * probed).backward()
+        (loss + options.probe * probed).backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
         for optimizer in optimizer_list:
             optimizer.step()
