@@ -76,11 +76,13 @@ def test_a_scene_under_changing_light_is_reconstructed_as_in_constant_light(expo
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 60), (23, 17)])
-def test_the_kernels_ssim_is_the_metrics(height, width):
-    from v2edit.scenes.rasterise.cpu_ssim import MeanSSIM
+def test_the_kernels_loss_is_l1_and_the_metrics_ssim(height, width):
+    from v2edit.scenes.rasterise.cpu_ssim import ImageLoss
 
     truth, images = draw(height, width, 3), [draw(height, width, 3, seed=1).requires_grad_() for _ in range(2)]
-    expected, got = ssim_map(images[0], truth).mean(), MeanSSIM.apply(images[1], truth)
+    difference = (images[0] - truth).abs().mean()
+    expected = 0.7 * difference + 0.3 * (1 - ssim_map(images[0], truth).mean())
+    got = ImageLoss.apply(images[1], truth, 0.3)
     (3 * expected).backward()
     (3 * got).backward()
     torch.testing.assert_close(got, expected)

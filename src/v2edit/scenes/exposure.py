@@ -8,11 +8,14 @@ Letters: C views. An exposure [4, 3] is a matrix above an offset, in row vectors
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 RIDGE = 3e-3  # of 1, squared: how strongly a map is held to the identity, against the variance of an image's colours
+ENOUGH = 4096  # pixels to fit the twelve numbers of an exposure to in a step, evenly over the image
 LEAST = 0.02  # of 1: the root mean square change of an image from which on an exposure counts
 
 
@@ -32,6 +35,9 @@ def update_exposure(exposures: Tensor, k: int, image: Tensor, truth: Tensor, mas
     `image` [H, W, 3] best. Then shift all so that their mean is the identity (the gauge): a scene twice as bright under
     exposures half as high would look the same."""
     neutral = torch.eye(4, 3, device=exposures.device)
+    every = max(1, math.isqrt(image[..., 0].numel() // ENOUGH))
+    image, truth = image[::every, ::every], truth[::every, ::every]
+    mask = None if mask is None else mask[::every, ::every]
     best = solve_exposure(image, truth, mask) - neutral
     # Shrunk as by James and Stein: what is no more than a scene's own errors is no exposure, and none is neutral.
     strength = (image @ best[:3] + best[3]).square().mean()

@@ -343,16 +343,11 @@ def loss(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return 0.8 L1 + 0.2 (1 - SSIM) of images [H, W, 3], over the pixels of a mask [H, W] where one is given."""
     if mask is not None:
         image, truth = (torch.where(mask[..., None], pixels, 0) for pixels in (image, truth))
-    return (1 - SSIM_WEIGHT) * (image - truth).abs().mean() + SSIM_WEIGHT * (1 - mean_ssim(image, truth))
+    if image.device.type == "cpu":  # by kernels, which take a fiftieth of the time
+        from v2edit.scenes.rasterise.cpu_ssim import ImageLoss
 
-
-def mean_ssim(image: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean SSIM of images [H, W, 3]; on a CPU by the kernels, which take a fiftieth of the time."""
-    if image.device.type != "cpu":
-        return ssim_map(image, truth).mean()
-    from v2edit.scenes.rasterise.cpu_ssim import MeanSSIM
-
-    return MeanSSIM.apply(image, truth)  # pyright: ignore[reportReturnType]
+        return ImageLoss.apply(image, truth, SSIM_WEIGHT)  # pyright: ignore[reportReturnType]
+    return (1 - SSIM_WEIGHT) * (image - truth).abs().mean() + SSIM_WEIGHT * (1 - ssim_map(image, truth).mean())
 
 
 @contextmanager
