@@ -28,7 +28,17 @@ from recipes.world.reading import describe, scene_of
 from recipes.world.render import HEIGHT, orbit_cameras, render_clip
 from recipes.world.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
 from recipes.world.shapes import FAR, intersect_shape
-from recipes.world.text import FIELDS, TEXT_LENGTH, count_words, new_tokenizer, phrase_labels, sample_caption, tokenise
+from recipes.world.text import (
+    FIELDS,
+    TEXT_LENGTH,
+    count_words,
+    new_tokenizer,
+    phrase_labels,
+    phrases_of,
+    sample_caption,
+    token_owners,
+    tokenise,
+)
 from v2edit.errors import UserError
 
 seeds = st.integers(0, 2**40)
@@ -119,7 +129,7 @@ def test_every_token_of_a_phrase_is_told_what_the_phrase_says(seed):
     scene = sample_scene(rng)
     text, named, wording = sample_caption(rng, scene)
     ids, offsets = tokenise(tokenizer, [text])
-    rows = phrase_labels(scene, named, wording, text, offsets[0])
+    rows = phrase_labels(phrases := phrases_of(scene, named, wording, text), offsets[0])
     assert tokenizer.unk_token_id not in ids and len(rows) == TEXT_LENGTH
     told = [{field: values[k] for (field, values), k in zip(FIELDS.items(), row, strict=True)} for row in rows]
     parts = ["objects"] + [part for part in PARTS[1:] if part in named.scene]
@@ -135,6 +145,9 @@ def test_every_token_of_a_phrase_is_told_what_the_phrase_says(seed):
             assert set(values.values()) == {"unnamed"}
         if values["part"] in ("floor", "sky", "light", "style", "camera"):
             assert {v for v in values.values() if v != "unnamed"} == {values["part"], getattr(scene, values["part"])}
+    for owner, values in zip(token_owners(phrases, offsets[0]), told, strict=True):
+        assert (values["part"] == "objects") == (0 <= owner < len(scene.objects))
+        assert owner < 0 or values["part"] == "balloon" or values["shape"] == scene.objects[owner].shape
     mentioned = [obj for obj, names in zip(scene.objects, named.objects, strict=True) if names is not None]
     assert {values["shape"] for values in told} - {"unnamed"} == {obj.shape for obj in mentioned}
 

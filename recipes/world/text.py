@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from random import Random
 
 import torch
@@ -122,28 +123,49 @@ def part_values(scene: Scene, part: str, named: frozenset[str]) -> dict[str, str
     return values | ({"place": scene.balloon.place} if "balloon place" in named else {})
 
 
-def phrase_labels(
-    scene: Scene, named: Named, wording: Wording, text: str, offsets: list[tuple[int, int]]
-) -> list[list[int]]:
-    """Return for each token of a caption what its phrase says, an index for each of FIELDS."""
-    parts, told = caption_parts(scene, named, wording), []
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase of a caption: the characters from `start` to `end`, the object that it is about (the balloon comes after
+    the last, -1: none), and what it says by field."""
+
+    start: int
+    end: int
+    owner: int
+    values: dict[str, str]
+
+    def holds(self, token: tuple[int, int]) -> bool:
+        """Return whether a token, from one character to another, lies in it."""
+        return self.start <= token[0] < token[1] <= self.end
+
+
+def phrases_of(scene: Scene, named: Named, wording: Wording, text: str) -> list[Phrase]:
+    """Return the phrases of a caption."""
+    parts, phrases = caption_parts(scene, named, wording), []
     start = text.index(parts["objects"])
-    for obj, names in zip(scene.objects, named.objects, strict=True):
+    for k, (obj, names) in enumerate(zip(scene.objects, named.objects, strict=True)):
         if names is not None:
             end = start + len(describe_object(obj, names, wording))
-            told.append((start, end, object_values(obj, names)))
+            phrases.append(Phrase(start, end, k, object_values(obj, names)))
             start = end + len(wording.connective)
     for part, phrase in parts.items():
         if part != "objects":
-            start = text.index(phrase)
-            told.append((start, start + len(phrase), part_values(scene, part, named.scene)))
+            start, owner = text.index(phrase), len(scene.objects) if part == "balloon" else -1
+            phrases.append(Phrase(start, start + len(phrase), owner, part_values(scene, part, named.scene)))
+    return phrases
+
+
+def phrase_labels(phrases: list[Phrase], offsets: list[tuple[int, int]]) -> list[list[int]]:
+    """Return for each token of a caption what its phrase says, an index for each of FIELDS."""
     rows = [[0] * len(FIELDS) for _ in offsets]
-    for start, end, values in told:
-        labels = [options.index(values.get(field, UNNAMED)) for field, options in FIELDS.items()]
-        for k, (a, b) in enumerate(offsets):
-            if start <= a < b <= end:
-                rows[k] = labels
+    for phrase in phrases:
+        labels = [options.index(phrase.values.get(field, UNNAMED)) for field, options in FIELDS.items()]
+        rows = [labels if phrase.holds(token) else row for token, row in zip(offsets, rows, strict=True)]
     return rows
+
+
+def token_owners(phrases: list[Phrase], offsets: list[tuple[int, int]]) -> list[int]:
+    """Return for each token of a caption the object that its phrase is about, -1 for none."""
+    return [max((p.owner for p in phrases if p.holds(token)), default=-1) for token in offsets]
 
 
 class TextObjective(nn.Module):
@@ -189,7 +211,7 @@ def train_text_encoder(steps: int = 1500, scenes: int = 20_000) -> tuple[T5Token
         captions = [sample_caption(rng, scene) for scene in batch]
         ids, offsets = tokenise(tokenizer, [text for text, *_ in captions])
         labels = [
-            phrase_labels(scene, named, wording, text, places)
+            phrase_labels(phrases_of(scene, named, wording, text), places)
             for scene, (text, named, wording), places in zip(batch, captions, offsets, strict=True)
         ]
         loss, accuracy = objective(encoder(ids)[0], ids, torch.tensor(labels))
