@@ -17,6 +17,7 @@ What was tried on the dinosaur at 128 pixels in 1,600 steps (plain 21.7, psnr 26
 - with that, a tenth of the Gaussians left out of each step, at random, the others more opaque: -0.30, training -0.45;
 - exposures that leave clipped pixels out: 0.00 (0.4 % are); of second degree in the colours: +0.17, for all that they
   are fitted to each held-out photograph.
+- leaving out the tiles that are opaque already: nothing, as 0.2 to 0.7 % of the list is drawn behind them.
 60 % of the squared error is in details of less than 4 pixels.
 """
 

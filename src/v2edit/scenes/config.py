@@ -23,7 +23,7 @@ PIXELS_PER_GAUSSIAN = 20  # at least, of all images together: more Gaussians hav
 # trainer, which take 7,000 to 30,000 steps, degree 3, and a million Gaussians at most.
 PRESETS: dict[str, dict[Quality, tuple[int, int, int, int]]] = {
     "small": {"draft": (4000, 300, 100, 1), "normal": (8000, 800, 300, 1), "high": (16_000, 2400, 900, 1)},
-    "cpu": {"draft": (8000, 800, 300, 1), "normal": (20_000, 3200, 600, 1), "high": (40_000, 8000, 2000, 1)},
+    "cpu": {"draft": (8000, 800, 300, 1), "normal": (20_000, 4800, 600, 1), "high": (40_000, 8000, 2000, 1)},
     "gpu": {
         "draft": (100_000, 2000, 500, 1),
         "normal": (300_000, 7000, 1500, 3),
