@@ -25,7 +25,9 @@ def train(rank: int, folder: str) -> None:
             replicas.due = time.time() - 0.1
         seen += replicas.after_step(model, SIZES[rank])
     torch.save((model.state_dict(), seen), f"{folder}/{rank}.pt")
-    if rank == 1:  # waits for the first, which has ended
+    if rank == 0:
+        replicas.close(model)
+    if rank == 1:  # ends with the first
         replicas.due = time.time() - 0.1
         replicas.after_step(model, 1)
         raise AssertionError("goes on alone")

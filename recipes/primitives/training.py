@@ -90,7 +90,8 @@ class Replicas:
 
     def __init__(self) -> None:
         self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        self.own = torch.zeros(2, dtype=torch.float64)  # steps and samples since the last average
+        # Steps and samples since the last average, and whether the first process ends.
+        self.own = torch.zeros(3, dtype=torch.float64)
         if self.count > 1:
             dist.init_process_group("gloo")
             now = torch.tensor(time.time(), dtype=torch.float64)
@@ -102,29 +103,35 @@ class Replicas:
         call that returned any."""
         if self.count == 1:
             return samples
-        self.own += torch.tensor([1.0, samples])
-        total = 0.0
+        self.own += torch.tensor([1.0, samples, 0.0])
+        total = 0
         while time.time() > self.due:  # as often as the others, also after a long step
             self.due += self.EVERY
-            try:
-                total += self._average([p.detach() for p in model.parameters()])
-            except RuntimeError:
-                if self.rank == 0:
-                    raise
-                raise SystemExit(0) from None  # the first has ended
-        return round(total)
+            total += self._average(model)
+        return total
 
-    def _average(self, weights: list[Tensor]) -> float:
-        steps = float(self.own[0])
+    def close(self, model: nn.Module) -> None:
+        """Average the weights once more and end the other processes."""
+        if self.count > 1:
+            self.own[2] = 1.0
+            self._average(model)
+            dist.destroy_process_group()
+
+    @torch.no_grad()
+    def _average(self, model: nn.Module) -> int:
+        weights, steps = list(model.parameters()), float(self.own[0])
         dist.all_reduce(self.own)
-        if float(self.own[0]):
-            flat = torch.cat([w.flatten() for w in weights]) * (steps / float(self.own[0]))
+        all_steps, samples, ends = self.own.tolist()
+        self.own.zero_()
+        if all_steps:
+            flat = torch.cat([w.flatten() for w in weights]) * (steps / all_steps)
             dist.all_reduce(flat)
             for weight, mean in zip(weights, flat.split([w.numel() for w in weights]), strict=True):
                 weight.copy_(mean.view_as(weight))
-        seen = float(self.own[1])
-        self.own.zero_()
-        return seen
+        if ends and self.rank:
+            dist.destroy_process_group()
+            raise SystemExit(0)
+        return round(samples)
 
 
 class Muon(torch.optim.Optimizer):

@@ -318,6 +318,7 @@ def main() -> None:
             sampled_at = clock.elapsed
             write_samples(pipeline, folder / f"sheet-{seen:08d}.png")
         if replicas.rank == 0 and clock.done >= 1:
+            replicas.close(transformer)
             break
         # A still costs less than half of a clip and teaches all words but those of motion.
         kind = "stills" if step % 2 else "clips"
