@@ -3,13 +3,12 @@
 import csv
 import json
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from skimage.metrics import peak_signal_noise_ratio
 from support.bench import Page, compare, results_in
 from support.processes import InlinePool
@@ -192,7 +191,7 @@ def check_other_tools(options: BenchOptions, report: BenchReport, model: Path, f
     """Results of other tools: the unedited scene as a splat, with a grey video of another length; and grey renders."""
     (start,) = report.folder.glob("results/scene-scene/Unedited-*.npz")
     unedited = load_result(start)
-    gaussians = Gaussians(**{one.name: torch.from_numpy(unedited[one.name]) for one in fields(Gaussians)})
+    gaussians = Gaussians.from_arrays(unedited)
     (folder / "same" / "scene-scene").mkdir(parents=True)
     write_splat(folder / "same" / "scene-scene" / "point_cloud.ply", gaussians)
     grey = np.full_like(np.asarray(unedited["frames"]), 100)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from support.scenes import HEIGHT, WIDTH, cameras_of, gaussians_of
@@ -23,7 +24,7 @@ def with_row(scene: Gaussians, row: int, **values: object) -> Gaussians:
     tensors = {name: one.clone() for name, one in scene.tensors().items()}
     for name, value in values.items():
         tensors[name][row] = torch.as_tensor(value, dtype=torch.float32)
-    return Gaussians(**tensors)
+    return replace(scene, **tensors)
 
 
 def same_depth(seed: int) -> Gaussians:
@@ -49,12 +50,13 @@ DEGENERATE = {
     "darker than black": replace(gaussians_of(11), sh=gaussians_of(11).sh - 2),
 }
 SCENES = {f"random {seed}": gaussians_of(seed, degree=seed % 4) for seed in range(20, 28)} | DEGENERATE
+SCENES |= {f"{name}, antialiased": replace(scene, antialiased=True) for name, scene in SCENES.items()}
 
 
 def close_calls(scene: Gaussians, cameras: Cameras) -> torch.Tensor:
     """Pixels [H, W] where rounding may decide: a Gaussian's share is within 1e-5 of the least that is drawn, or the
     transmittance of the least that ends a pixel. There neither answer is wrong."""
-    double = Gaussians(**{name: one.double() for name, one in scene.tensors().items()})
+    double = replace(scene, **{name: one.double() for name, one in scene.tensors().items()})
     flat = project(double, cameras.world_to_camera[0], cameras.intrinsics[0], cameras.height, cameras.width)
     alphas = footprints(flat, flat.order(), cameras.height, cameras.width)
     after = torch.cumprod(1 - torch.where(alphas >= ALPHA_MIN, alphas, 0), dim=0)
@@ -67,7 +69,7 @@ def images_and_gradients(
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     scene = scene.to(device)
     leaves = {name: one.clone().requires_grad_() for name, one in scene.tensors().items()}
-    got = render(Gaussians(**leaves), cameras, backend, (0.2, 0.5, 0.9))
+    got = render(replace(scene, **leaves), cameras, backend, (0.2, 0.5, 0.9))
     weights = weights.to(got.colours)
     ((got.colours * weights[..., :3]).sum() + (got.alphas * weights[..., 3]).sum()).backward()
     gradients = {name: one.grad.cpu() for name, one in leaves.items() if one.grad is not None}
@@ -100,10 +102,38 @@ def test_the_cpu_rasteriser_is_the_reference(name):
 
 @pytest.mark.heavy
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("name", [name for name in SCENES if name != "nothing"])
+@pytest.mark.parametrize("name", [name for name in SCENES if not name.startswith("nothing")])
 def test_gsplat_is_the_reference(name):
     pytest.importorskip("gsplat")
     assert_same(SCENES[name], "gsplat", "cuda", image=1e-3, gradient=1e-2)  # its exponential is the GPU's fast one
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("size", [1, 4])
+def test_antialiased_gaussians_are_as_bold_in_images_of_any_size(backend, size):
+    """Thin Gaussians seen in small images, and in large ones: as their images in fine pixels, averaged over areas."""
+    scene = replace(gaussians_of(0, 200), log_scales=gaussians_of(0, 200).log_scales - 3)
+    cameras = cameras_of(0, 1, 24, 32)
+    fine = render(scene, cameras.resized(24 * 16, 32 * 16), backend).colours[0].permute(2, 0, 1)
+    truth = F.avg_pool2d(fine, 16 // size).permute(1, 2, 0)
+    shown = [
+        render(replace(scene, antialiased=on), cameras.resized(24 * size, 32 * size), backend).colours[0]
+        for on in (True, False)
+    ]
+    errors = [float((image - truth).square().mean()) for image in shown]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_antialiased_opacities_are_gsplats_ratio():
+    """By the covariances of random Gaussians without and with the blur."""
+    scene, cameras = gaussians_of(31, 40, 0), cameras_of(0)
+    camera = cameras.world_to_camera[0], cameras.intrinsics[0], HEIGHT, WIDTH
+    plain, flat = (project(replace(scene, antialiased=on), *camera) for on in (False, True))
+    a, b, c = plain.conics.double().unbind(1)
+    blurred = torch.stack([c, -b, -b, a], dim=1).view(-1, 2, 2) / (a * c - b * b)[:, None, None]
+    ratio = (blurred - BLUR * torch.eye(2)).det() / blurred.det()
+    assert ratio.min() < 0.8
+    torch.testing.assert_close(flat.opacities.double(), plain.opacities * ratio.sqrt(), rtol=1e-3, atol=1e-5)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
@@ -154,13 +184,20 @@ def test_what_is_nearer_hides_what_is_behind():
         assert centre[0] > 0.98 and centre[1] < 0.02
 
 
-def test_gradients_of_the_reference_are_those_of_finite_differences():
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_gradients_of_the_reference_are_those_of_finite_differences(antialiased):
     scene = gaussians_of(31, 4, 1)
     cameras = cameras_of(0)
     double = Gaussians(**{name: one.double() for name, one in scene.tensors().items()})
 
     def colours(*tensors: torch.Tensor) -> torch.Tensor:
-        flat = project(Gaussians(*tensors), cameras.world_to_camera[0], cameras.intrinsics[0], HEIGHT, WIDTH)
+        flat = project(
+            Gaussians(*tensors, antialiased=antialiased),
+            cameras.world_to_camera[0],
+            cameras.intrinsics[0],
+            HEIGHT,
+            WIDTH,
+        )
         return rasterise(flat, HEIGHT, WIDTH, torch.zeros(3))[0][8:16:3, 10:26:5]
 
     assert torch.autograd.gradcheck(colours, [one.requires_grad_() for one in double.tensors().values()], atol=1e-4)

@@ -287,17 +287,19 @@ def test_a_splat_alone_can_be_edited(run, tmp_path):
     """By the prompts that another run's manifest holds, along the path that it saved. What its file says beside its
     Gaussians is kept, and the edited one is written in another format, too."""
     labels = np.ones(600, [("label", "u1")])
-    write_splat_file(tmp_path / "a.ply", Splat(read_splat(run / "scene.ply"), True, ("Made by hand",), labels))
+    write_splat_file(
+        tmp_path / "a.ply", Splat(replace(read_splat(run / "scene.ply"), antialiased=True), ("Made by hand",), labels)
+    )
     words = ["--prompts", run / "run.json", "--path", run / "camera_path.json", "--frames", 5, "--side", 32]
     quick = ["--steps", 2, "--refit-steps", 2, "--format", "spz"]
     assert main(["scene", *map(str, [tmp_path / "a.ply", *words, *quick, "-o", tmp_path / "out"])]) == 0
     splat = read_splat_file(tmp_path / "out" / "edited.ply")
-    assert splat.antialiased and "Made by hand" in splat.comments and splat.extra is not None
+    assert splat.gaussians.antialiased and "Made by hand" in splat.comments and splat.extra is not None
     before, after = read_splat(run / "scene.ply").sh, splat.gaussians.sh[:600]
     untouched = (before == after).all(2).all(1).numpy()
     assert (splat.extra["label"][:600][~untouched] == 0).all() and not splat.extra["label"][600:].any()
     other = read_splat_file(tmp_path / "out" / "edited.spz")
-    assert other.antialiased and len(other.gaussians) == len(splat.gaussians)
+    assert other.gaussians.antialiased and len(other.gaussians) == len(splat.gaussians)
     torch.testing.assert_close(other.gaussians.means, splat.gaussians.means, rtol=0, atol=1e-4)
     assert len(list((tmp_path / "out" / "dataset" / "images").iterdir())) == 5
     ours, theirs = (json.loads((folder / "run.json").read_text())["prompts"] for folder in (tmp_path / "out", run))

@@ -9,9 +9,11 @@ from support.scenes import cameras_of, gaussians_of
 
 from v2edit.errors import UserError
 from v2edit.metrics.pixels import psnr
+from v2edit.scenes.camera_paths import along_views
 from v2edit.scenes.cameras import look_at
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import Dataset, Points
+from v2edit.scenes.formats.splats import read_splat
 from v2edit.scenes.gaussians import Gaussians, sh_to_colour
 from v2edit.scenes.initialise import initial_gaussians, plane_sweep, sample_surfaces, spacing
 from v2edit.scenes.masks import spawn
@@ -20,7 +22,8 @@ from v2edit.scenes.optimise import FitProgress, loss, optimise_gaussians, recons
 from v2edit.scenes.primitives import sample_task
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.relocation import compute_relocation, relocate
-from v2edit.scenes.rer import render_video
+from v2edit.scenes.representation import EditedViews
+from v2edit.scenes.rer import GaussianScene, render_video, resolve_fit
 
 QUICK = FitConfig(gaussians=1000, fit_steps=80, refit_steps=60)
 
@@ -42,6 +45,22 @@ def held_out_psnr(scene: Gaussians, dataset: Dataset) -> float:
 
 def test_a_world_scene_is_reconstructed(task, scene):
     assert len(scene) == QUICK.gaussians and held_out_psnr(scene, task.dataset) > 28
+
+
+def test_a_scene_fitted_with_antialiasing_is_edited_and_saved_with_it(task, tmp_path):
+    """Whatever is made of it is rendered as it was fitted, here and from its file."""
+    scene = reconstruct(task.dataset, FitConfig(gaussians=300, fit_steps=12, antialias=True))
+    path = along_views(task.dataset.training.cameras)
+    views = EditedViews(
+        1, path.cameras, 255 - render_video(scene, path.cameras), torch.ones(len(path.cameras), 40, 40), 0
+    )
+    edited = GaussianScene(scene, resolve_fit(FitConfig(refit_steps=2), scene, path)).fit(views, lambda at: None)
+    edited.save(tmp_path)
+    one, two = (render_video(each, path.cameras) for each in (edited.gaussians, read_splat(tmp_path / "edited.ply")))
+    np.testing.assert_array_equal(one, two)
+    arrays = Gaussians.from_arrays(scene.arrays())
+    np.testing.assert_array_equal(render_video(arrays, path.cameras), render_video(scene, path.cameras))
+    assert (one != render_video(replace(edited.gaussians, antialiased=False), path.cameras)).mean() > 0.1
 
 
 def test_held_out_views_are_never_looked_at(task):

@@ -17,11 +17,15 @@ from v2edit.scenes.rasterise.reference import rasterise
 ARGUMENTS = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "width", "height")
 
 
-def check_arguments(*positional: Any, sh_degree: int, packed: bool, backgrounds: Tensor) -> SimpleNamespace:
+def check_arguments(
+    *positional: Any, sh_degree: int, packed: bool, backgrounds: Tensor, rasterize_mode: str
+) -> SimpleNamespace:
     """Assert what gsplat asserts of shapes, and what its kernels take for granted: one device and float32. Return the
     arguments by name."""
     assert not packed  # packed, each step waits for the number of visible Gaussians
     given = SimpleNamespace(**dict(zip(ARGUMENTS, positional, strict=True)), backgrounds=backgrounds)
+    assert rasterize_mode in ("classic", "antialiased")
+    given.antialiased = rasterize_mode == "antialiased"
     count, cameras = len(given.means), len(given.viewmats)
     shapes = {"means": (count, 3), "quats": (count, 4), "scales": (count, 3), "opacities": (count,)}
     shapes |= {"viewmats": (cameras, 4, 4), "Ks": (cameras, 3, 3), "backgrounds": (cameras, 3)}
@@ -36,7 +40,8 @@ def rasterization(*positional: Any, **named: Any) -> tuple[Tensor, Tensor, dict[
     """Return colours [C, H, W, 3], alphas [C, H, W, 1] and an empty dict. Scales are standard deviations, opacities
     shares, `viewmats` world to camera in OpenCV's axes."""
     given = check_arguments(*positional, **named)
-    scene = Gaussians(given.means, given.quats, given.scales.log(), torch.logit(given.opacities), given.colors)
+    logits = torch.logit(given.opacities)
+    scene = Gaussians(given.means, given.quats, given.scales.log(), logits, given.colors, given.antialiased)
     images = []
     for view, matrix, background in zip(given.viewmats, given.Ks, given.backgrounds, strict=True):
         arrays = (one.numpy().astype(np.float64) for one in (view, matrix))

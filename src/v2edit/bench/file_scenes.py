@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from v2edit.backbones import Size
 from v2edit.bench.file_tasks import FileTask
@@ -88,7 +87,7 @@ class FileScene(FileTask):
             return lambda: self._unedited(scene, path)
         assert start is not None
         with np.load(start) as result:
-            gaussians = Gaussians(**{one.name: torch.from_numpy(result[one.name]) for one in fields(Gaussians)})
+            gaussians = Gaussians.from_arrays(result)
 
         def run() -> Arrays:
             if isinstance(config, V2Edit) and not config.finds_mask:
@@ -135,8 +134,7 @@ class FileScene(FileTask):
         if gaussians is None:
             assert scene.dataset is not None
             gaussians = reconstruct(scene.dataset, self.fit, seed=self.seed)
-        tensors = {name: tensor.numpy() for name, tensor in gaussians.tensors().items()}
-        return {**tensors, "frames": render_video(gaussians, path.cameras)}
+        return {**gaussians.arrays(), "frames": render_video(gaussians, path.cameras)}
 
 
 @lru_cache(maxsize=1)

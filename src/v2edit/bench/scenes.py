@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from random import Random
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from v2edit.backbones import Backbone, Size
 from v2edit.bench import methods
@@ -87,7 +86,7 @@ class SceneTask(BenchTask):
             return self._unedited
         assert start is not None
         with np.load(start) as result:
-            gaussians = Gaussians(**{field.name: torch.from_numpy(result[field.name]) for field in fields(Gaussians)})
+            gaussians = Gaussians.from_arrays(result)
         if isinstance(config, SceneV2Edit):
             seeded, editor = replace(config, seed=self.seed), Editor(backbone)
             edit = partial(
@@ -137,7 +136,7 @@ class SceneTask(BenchTask):
 
     def _unedited(self) -> dict[str, np.ndarray]:
         scene = reconstruct(self.posed.dataset, self.fit, seed=self.seed)
-        return {name: tensor.numpy() for name, tensor in scene.tensors().items()} | self._render(scene)
+        return scene.arrays() | self._render(scene)
 
     def _render(self, scene: Gaussians) -> dict[str, np.ndarray]:
         cameras = {"frames": self.posed.path.cameras, "held_out": self.posed.dataset.held_out.cameras}

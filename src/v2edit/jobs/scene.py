@@ -293,6 +293,7 @@ class SceneEdit(EditJob):
         if trainer is None:
             return None
         given = {"--gaussians": self.fit.gaussians, "--degree": self.fit.degree, "--mask": self.region.mask}
+        given["--antialias"] = self.fit.antialias or None
         for name in (name for name, value in given.items() if value is not None):
             raise UserError(f"{name} takes the built-in Gaussians, which --trainer {trainer.trainer.name} replaces")
         if self.format != "ply" and trainer.trainer.export_command(Path(), Path()) is None:

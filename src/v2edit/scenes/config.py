@@ -47,6 +47,9 @@ class FitConfig:
     """Steps of each later one, which starts from the scene as it was."""
     degree: Number = None
     """Degree of the colours' spherical harmonics: 0 to 3; more follows highlights, and is larger."""
+    antialias: bool = False
+    """Fit the scene so that it is as bold from far away and in small images (Mip-Splatting), in viewers that know of
+    it, too."""
 
     def __post_init__(self) -> None:
         for name, low in (("gaussians", 1), ("fit_steps", 1), ("refit_steps", 1)):
@@ -61,12 +64,12 @@ class FitConfig:
         if isinstance(self, ResolvedFit):
             return self
         preset = "gpu" if by_other else "small" if pixels <= SMALL else "gpu" if on_gpu else "cpu"
-        names = [one.name for one in fields(self) if one.name != "quality"]
+        names = [one.name for one in fields(self) if one.name not in ("quality", "antialias")]
         values = dict(zip(names, PRESETS[preset][self.quality], strict=True))
         if preset != "small":
             values["gaussians"] = min(values["gaussians"], pixels // PIXELS_PER_GAUSSIAN)
         values |= {name: value for name in names if (value := getattr(self, name)) is not None}
-        return ResolvedFit(quality=self.quality, **values)
+        return ResolvedFit(quality=self.quality, antialias=self.antialias, **values)
 
 
 @dataclass(frozen=True)
@@ -80,4 +83,5 @@ class ResolvedFit(FitConfig):
 
     def __str__(self) -> str:
         colours = f"{self.gaussians:,} Gaussians of degree {self.degree}"
+        colours += ", antialiased" if self.antialias else ""
         return f"{colours}, {self.fit_steps:,} steps, then {self.refit_steps:,} after each subtask"

@@ -102,6 +102,7 @@ def reconstruct(
             method = replace(method, growth=False)
         count = round(START_SHARE * fit.gaussians) if method.growth else fit.gaussians
         start = initial_gaussians(training, max(1, count), fit.degree, generator, device)
+        start = replace(start, antialiased=fit.antialias)
     if on_timed is not None and snapshot.load() is None:
         whole = start.select(torch.arange(fit.gaussians, device=device) % len(start))  # as many as there will be
         on_timed(fit.fit_steps * time_step(whole, training, min(TIMED_STEPS, fit.fit_steps), method))
@@ -172,6 +173,7 @@ class _Optimisation:
         self.generator = torch.Generator().manual_seed(seed)
         self.targets = Targets(dataset, {1, *(factor for _, factor in COARSE)}, device)
         self.leaves = {name: one.detach().clone().requires_grad_() for name, one in _split_sh(start).items()}
+        self.antialiased = start.antialiased
         self.pixel = _pixel_size(dataset.cameras, start)
         self.rates = {**LEARNING_RATES, "means": LEARNING_RATES["means"] * self.pixel}
         self.optimiser = _make_optimiser(self.leaves, self.rates)
@@ -196,7 +198,7 @@ class _Optimisation:
         # Another background colour each step: dark surfaces must be dark, not holes in front of a dark background.
         red, green, blue = torch.rand(3, generator=self.generator).tolist()
         _set_rates(self.optimiser, self.rates, self.final_rate**progress)
-        gaussians, (truth, mask) = _join_sh(self.leaves), self.targets.view(k, factor)
+        gaussians, (truth, mask) = _join_sh(self.leaves, self.antialiased), self.targets.view(k, factor)
         image = render(gaussians, self.targets.cameras[factor][[k]], background=(red, green, blue)).colours[0]
         if method.exposure:
             if progress >= EXPOSURE_FROM:
@@ -231,7 +233,8 @@ class _Optimisation:
 
     def result(self) -> Gaussians:
         """Return the Gaussians, or their means over the last steps, where these are taken."""
-        return _join_sh({name: self.others.get(MEAN + name, leaf) for name, leaf in self.leaves.items()}).detach()
+        leaves = {name: self.others.get(MEAN + name, leaf) for name, leaf in self.leaves.items()}
+        return _join_sh(leaves, self.antialiased).detach()
 
     def save(self) -> LoopState:
         """Return the state, for a snapshot."""
@@ -292,9 +295,10 @@ def _split_sh(gaussians: Gaussians) -> dict[str, Tensor]:
     return gaussians.tensors() | {"sh": gaussians.sh[:, :1], "higher": gaussians.sh[:, 1:]}
 
 
-def _join_sh(leaves: dict[str, Tensor]) -> Gaussians:
+def _join_sh(leaves: dict[str, Tensor], antialiased: bool) -> Gaussians:
     parameters = {name: leaf for name, leaf in leaves.items() if name != "higher"}
-    return Gaussians(**parameters | {"sh": torch.cat([leaves["sh"], leaves["higher"]], dim=1)})
+    parameters["sh"] = torch.cat([leaves["sh"], leaves["higher"]], dim=1)
+    return Gaussians(**parameters, antialiased=antialiased)
 
 
 @dataclass

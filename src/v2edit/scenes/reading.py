@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from v2edit.scenes.formats.splats import is_splat, read_splat_file
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.orientation import parse_up
 
-log = logging.getLogger(__name__)
 PICKLES = {".ckpt", ".pth", ".pt", ".pkl", ".pickle", ".bin", ".yml", ".yaml"}
 MIN_ALPHA = 0.1  # of a Gaussian that an orbit takes into account
 EXPECTED = f"a folder with transforms.json, a COLMAP project, or a splat ({', '.join(SPLAT_SUFFIXES)})"
@@ -55,10 +53,10 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
         if find_models(path):
             return Scene(path, read_colmap(path, side))
         if is_splat(path):
-            return _read_splat(path)
+            return Scene(path, splat=read_splat_file(path))
         raise UserError(f"there is no scene in {path}: expected {EXPECTED}")
     if is_splat(path):
-        return _read_splat(path)
+        return Scene(path, splat=read_splat_file(path))
     if path.suffix.lower() == ".json":
         return Scene(path, read_transforms(path, side))
     if path.suffix.lower() in PICKLES:
@@ -67,14 +65,6 @@ def read_scene(path: Path, side: int | None = None) -> Scene:
             "or give the dataset that it was trained on"
         )
     raise UserError(f"{path} is no scene: expected {EXPECTED}")
-
-
-def _read_splat(path: Path) -> Scene:
-    """Read a splat; warn where it wants another rasteriser than there is."""
-    splat = read_splat_file(path)
-    if splat.antialiased:
-        log.warning("%s was trained with antialiasing: here it is rendered without, a little bolder", path)
-    return Scene(path, splat=splat)
 
 
 def name_path(option: str, scene: Scene) -> str:

@@ -6,6 +6,7 @@ three components, opacities and higher harmonics 8. Coordinates are those of a P
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,7 +65,7 @@ def read(path: Path, vertex: np.ndarray, has_harmonics: bool, comments: tuple[st
     bounds = np.stack([np.asarray(chunks[name], np.float64) for name in names], axis=1)
     parts = _unpack_all(vertex, bounds, harmonics)
     gaussians, _ = gather(parts, len(vertex), degree, path)
-    return Splat(gaussians, is_antialiased(comments), comments)
+    return Splat(replace(gaussians, antialiased=is_antialiased(comments)), comments)
 
 
 def _read_harmonics(path: Path, count: int) -> tuple[np.ndarray, int]:

@@ -33,11 +33,10 @@ AXIS = re.compile(r"\s*vertical\s+axis\W*?([+-]?)([xyz])\s*$", re.I)  # nerfstud
 
 @dataclass(frozen=True)
 class Splat:
-    """A splat with what its file says beside its Gaussians: whether it was trained with antialiasing (Mip-Splatting);
-    a PLY's comments; and a PLY's further properties, a structured array [N], which no one but their writer knows."""
+    """A splat with what its file says beside its Gaussians: a PLY's comments, and a PLY's further properties, a
+    structured array [N], which no one but their writer knows."""
 
     gaussians: Gaussians
-    antialiased: bool = False
     comments: tuple[str, ...] = ()
     extra: np.ndarray | None = None
 
@@ -49,7 +48,7 @@ class Splat:
     @property
     def ply_comments(self) -> list[str]:
         """Comments of this splat's PLY: its own, and the antialiasing where they do not say so."""
-        missing = self.antialiased and not is_antialiased(self.comments)
+        missing = self.gaussians.antialiased and not is_antialiased(self.comments)
         return [*self.comments, *(["SplatRenderMode: mip"] if missing else [])]
 
     def edited(self, gaussians: Gaussians) -> Splat:

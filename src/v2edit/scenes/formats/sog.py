@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -85,7 +86,7 @@ def read(path: Path) -> Splat:
             raise
         except (ValueError, IndexError, TypeError) as error:
             raise UserError(f"{path} has bounds or code books that make no sense") from error
-    return Splat(gaussians, meta.antialias or meta.model == "antialiased")
+    return Splat(replace(gaussians, antialiased=meta.antialias or meta.model == "antialiased"))
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def _write_all(splat: Splat, put: Put) -> Clipped:
     for name in list(pixels):
         put(f"{name}.webp", _encode(pixels.pop(name).reshape(height, width, 4)))
     facts: dict[str, Any] = {"version": 2, "count": count}
-    if splat.antialiased:
+    if splat.gaussians.antialiased:
         facts |= {"antialias": True, "model": "antialiased"}
     facts["means"] = {"mins": bounds[0].tolist(), "maxs": bounds[1].tolist(), "files": ["means_l.webp", "means_u.webp"]}
     facts["scales"] = {"codebook": books["scales"].tolist(), "files": ["scales.webp"]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def read(path: Path) -> Splat:
     extra = _without_empty_normals(extra)
     if extra is not None and not finite.all():
         extra = extra[finite]
-    return Splat(gaussians, is_antialiased(header.comments), header.comments, extra)
+    antialiased = is_antialiased(header.comments)
+    return Splat(replace(gaussians, antialiased=antialiased), header.comments, extra)
 
 
 def _first_bands(rest: list[str], count: int) -> list[str]:

@@ -105,7 +105,7 @@ def write_splat_file(path: Path, splat: Splat) -> None:
     if splat.gaussians.degree > one.degree:
         message = "%s has no harmonics above degree %d: those up to %d are left out"
         log.warning(message, path.name, one.degree, splat.gaussians.degree)
-    if splat.antialiased and "antialiased" not in one.keeps:
+    if splat.gaussians.antialiased and "antialiased" not in one.keeps:
         log.warning("%s cannot say that the splat was trained with antialiasing", path.name)
     if splat.extra is not None and "extra" not in one.keeps:
         names = ", ".join((splat.extra.dtype.names or ())[:6])

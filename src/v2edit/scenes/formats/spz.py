@@ -13,7 +13,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -106,7 +106,7 @@ def read(path: Path) -> Splat:
     system = _coordinate_system(path, extensions)
     chunks = _unpack_all(header, columns, degree, Conversion.between(system, "RDF"))
     gaussians, _ = gather(chunks, header.count, degree, path)
-    return Splat(gaussians, bool(header.flags & ANTIALIASED))
+    return Splat(replace(gaussians, antialiased=bool(header.flags & ANTIALIASED)))
 
 
 def _parse_header(path: Path, head: bytes, size: int) -> _Header:
@@ -232,7 +232,7 @@ def write(path: Path, splat: Splat) -> Clipped:
     if bits < USUAL_BITS:
         log.warning("the .spz has positions in steps of %g, as Gaussians are as far as %g", 2.0**-bits, farthest)
     conversion = Conversion.between("RDF", "RUB")
-    header = _Header(WRITTEN_VERSION, len(gaussians), gaussians.degree, bits, ANTIALIASED * splat.antialiased)
+    header = _Header(WRITTEN_VERSION, len(gaussians), gaussians.degree, bits, ANTIALIASED * gaussians.antialiased)
     columns = {name: np.empty((header.count, width), np.uint8) for name, width in header.sizes.items()}
     start = 0
     for rows in iterate(gaussians):

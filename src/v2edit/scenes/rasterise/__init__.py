@@ -2,7 +2,7 @@
 
 `cpu` (numba) and `gsplat` (CUDA) are the fast ones; `reference`, plain torch, is what both are tested against.
 Conventions, constants and their order are those of gsplat 1.5 with its default settings ("classic" mode, which is what
-viewers of splat files expect).
+viewers of splat files expect; "antialiased" where the Gaussians are).
 
 Letters: C cameras, N Gaussians.
 """

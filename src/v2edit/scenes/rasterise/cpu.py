@@ -44,7 +44,7 @@ def rasterise_camera(
 ) -> tuple[Tensor, Tensor]:
     """Return colours [H, W, 3] and alphas [H, W], float32, of one camera as the reference does; differentiable in the
     Gaussians' parameters."""
-    camera = pack_camera(world_to_camera, intrinsics, height, width)
+    camera = pack_camera(world_to_camera, intrinsics, height, width, gaussians.antialiased)
     parameters = [one.float() for one in gaussians.tensors().values()]
     return _Rasterise.apply(*parameters, camera, behind, height, width)  # pyright: ignore[reportReturnType]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from v2edit.scenes.rasterise.projection import ALPHA_MIN, BLUR, EXTENT, FAR, NEAR
+from v2edit.scenes.rasterise.projection import ALPHA_MIN, BLUR, EXTENT, FAR, LEAST_RATIO, NEAR
 
 ONE, TWO, HALF, ZERO = np.float32(1), np.float32(2), np.float32(0.5), np.float32(0)
 THREE, FIVE = np.float32(3), np.float32(5)
@@ -59,14 +59,18 @@ def project_back(
     return gradients
 
 
-def pack_camera(world_to_camera: np.ndarray, intrinsics: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a camera as the kernels take it, float32 [25]: rotation (9), translation (3), fx, fy, cx, cy, and the
-    least and largest x/z and y/z at which the projection is linearised, width, height, its centre (3)."""
+def pack_camera(
+    world_to_camera: np.ndarray, intrinsics: np.ndarray, height: int, width: int, antialiased: bool
+) -> np.ndarray:
+    """Return a camera as the kernels take it, float32 [26]: rotation (9), translation (3), fx, fy, cx, cy, and the
+    least and largest x/z and y/z at which the projection is linearised, width, height, its centre (3), and whether
+    opacities make up for BLUR."""
     fx, fy, cx, cy = (float(intrinsics[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy  # 1.3 times the field of view, as in the original
     limits = -(cx / fx + margin_x), (width - cx) / fx + margin_x, -(cy / fy + margin_y), (height - cy) / fy + margin_y
     centre = -world_to_camera[:3, :3].T @ world_to_camera[:3, 3]
     values = *world_to_camera[:3, :3].ravel(), *world_to_camera[:3, 3], fx, fy, cx, cy, *limits, width, height, *centre
+    values += (float(antialiased),)
     return np.array(values, np.float32)
 
 
@@ -141,6 +145,23 @@ def _spread(c, x, y, z, turn, s):
     yy = (t1[0] * s[0]) ** 2 + (t1[1] * s[1]) ** 2 + (t1[2] * s[2]) ** 2 + BLUR32
     xy = t0[0] * t1[0] * s[0] * s[0] + t0[1] * t1[1] * s[1] * s[1] + t0[2] * t1[2] * s[2] * s[2]
     return t0, t1, m0, m1, xx, xy, yy, tx, ty
+
+
+@njit(inline="always")
+def _share(c, xx, xy, yy, determinant):
+    """Return by what an opacity makes up for BLUR, where the camera wants that, and the determinant without BLUR."""
+    sharp = (xx - BLUR32) * (yy - BLUR32) - xy * xy
+    return (math.sqrt(max(sharp / determinant, LEAST_RATIO)) if c[25] > ZERO else 1.0), sharp
+
+
+@njit(inline="always")
+def _share_back(xx, xy, yy, determinant, sharp):
+    """Return the gradients of the logarithm of `_share` by xx, xy and yy."""
+    if sharp <= LEAST_RATIO * determinant:
+        return 0.0, 0.0, 0.0
+    inverse, narrow = 1 / determinant, 1 / sharp
+    d_xx, d_yy = (yy - BLUR32) * narrow - yy * inverse, (xx - BLUR32) * narrow - xx * inverse
+    return 0.5 * d_xx, xy * (inverse - narrow), 0.5 * d_yy
 
 
 @njit(inline="always")
@@ -257,6 +278,9 @@ def _forward(parameters, c, rows, depths, radii):
         determinant = xx * yy - xy * xy
         if not determinant > ZERO:
             continue
+        opacity = np.float32(opacity * _share(c, xx, xy, yy, determinant)[0])
+        if not opacity >= ALPHA_LOW:
+            continue
         u, v = c[12] * x / z + c[14], c[13] * y / z + c[15]
         extent = min(math.sqrt(TWO * math.log(max(opacity / ALPHA_LOW, ONE))), LONGEST)
         wide, tall = math.ceil(extent * math.sqrt(xx)), math.ceil(extent * math.sqrt(yy))
@@ -295,6 +319,13 @@ def _backward(parameters, c, order, by_row, gradients):
         g0, g1, g2 = g[2], HALF * g[3], g[4]
         a0, a1, b0, b1 = q0 * g0 + q1 * g1, q0 * g1 + q1 * g2, q1 * g0 + q2 * g1, q1 * g1 + q2 * g2
         d_xx, d_xy, d_yy = -(a0 * q0 + a1 * q1), -TWO * (a0 * q1 + a1 * q2), -(b0 * q1 + b1 * q2)
+        opacity = ONE / (ONE + math.exp(-logit_opacities[n]))
+        share, sharp = _share(c, xx, xy, yy, determinant)
+        d_logits[n] = g[5] * share * opacity * (ONE - opacity)
+        if c[25] > ZERO:
+            by_xx, by_xy, by_yy = _share_back(xx, xy, yy, determinant, sharp)
+            scale = g[5] * share * opacity
+            d_xx, d_xy, d_yy = d_xx + scale * by_xx, d_xy + scale * by_xy, d_yy + scale * by_yy
         d_m00 = d_m01 = d_m02 = d_m10 = d_m11 = d_m12 = ZERO
         rot = (turn[0], turn[1], turn[2])
         for k in range(3):
@@ -316,6 +347,4 @@ def _backward(parameters, c, order, by_row, gradients):
         along = way[0] * d_way[0] + way[1] * d_way[1] + way[2] * d_way[2]
         for j in range(3):
             d_means[n, j] = c[j] * d_x + c[3 + j] * d_y + c[6 + j] * d_z + (d_way[j] - along * way[j]) / way[3]
-        opacity = ONE / (ONE + math.exp(-logit_opacities[n]))
-        d_logits[n] = g[5] * opacity * (ONE - opacity)
         d_quats[n, 0], d_quats[n, 1], d_quats[n, 2], d_quats[n, 3] = _turn_back(turn, d_rot)

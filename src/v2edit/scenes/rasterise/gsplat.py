@@ -55,6 +55,7 @@ def rasterise_cameras(gaussians: Gaussians, cameras: Cameras, background: Tensor
         sh_degree=gaussians.degree,
         packed=False,  # packing would wait for the number of visible Gaussians, and a camera sees most of them
         backgrounds=to_device(background, device).expand(len(cameras), 3),
+        rasterize_mode="antialiased" if gaussians.antialiased else "classic",
     )
     return colours, alphas[..., 0]
 

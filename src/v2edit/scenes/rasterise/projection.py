@@ -16,6 +16,7 @@ from v2edit.scenes.gaussians import Gaussians
 
 NEAR, FAR = 0.01, 1e10
 BLUR = 0.3  # added to the variances in pixels, so that no Gaussian is thinner than a pixel
+LEAST_RATIO = 1e-12  # of the areas without and with BLUR, squared: the root of 0 has no gradient
 ALPHA_MIN = 1 / 255  # lower alphas are left out of a pixel
 ALPHA_MAX = 0.999
 TRANSMITTANCE_MIN = 1e-4  # a pixel ends before the Gaussian after which less light would pass
@@ -61,8 +62,11 @@ def project(gaussians: Gaussians, world_to_camera: np.ndarray, intrinsics: np.nd
     jacobian = torch.stack([fx / z, zero, -fx * tx / z**2, zero, fy / z, -fy * ty / z**2], dim=1).view(-1, 2, 3)
     spread = jacobian @ rotation @ (rotations(gaussians.quats) * gaussians.log_scales.exp()[:, None, :])  # [N, 2, 3]
     xx, xy, yy = ((spread[:, i] * spread[:, j]).sum(1) for i, j in ((0, 0), (0, 1), (1, 1)))
+    sharp = xx * yy - xy * xy
     xx, yy = xx + BLUR, yy + BLUR
     determinant = xx * yy - xy * xy
+    if gaussians.antialiased:  # what BLUR widens covers no more than before (Mip-Splatting, Yu et al. 2024)
+        opacities = opacities * (sharp / determinant).clamp(min=LEAST_RATIO).sqrt()
 
     with torch.no_grad():
         visible = visible & (determinant > 0) & (opacities >= ALPHA_MIN)
