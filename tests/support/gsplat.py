@@ -41,7 +41,8 @@ def rasterization(*positional: Any, **named: Any) -> tuple[Tensor, Tensor, dict[
     shares, `viewmats` world to camera in OpenCV's axes."""
     given = check_arguments(*positional, **named)
     logits = torch.logit(given.opacities)
-    scene = Gaussians(given.means, given.quats, given.scales.log(), logits, given.colors, given.antialiased)
+    parameters = given.means, given.quats, given.scales.log(), logits, given.colors
+    scene = Gaussians(*parameters, antialiased=given.antialiased)
     images = []
     for view, matrix, background in zip(given.viewmats, given.Ks, given.backgrounds, strict=True):
         arrays = (one.numpy().astype(np.float64) for one in (view, matrix))

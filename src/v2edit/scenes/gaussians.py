@@ -6,7 +6,7 @@ Letters: N Gaussians, K spherical-harmonic coefficients ((degree + 1) squared).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Gaussians:
     log_scales: Tensor
     logit_opacities: Tensor
     sh: Tensor
-    antialiased: bool = False
+    antialiased: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         n = len(self.means)

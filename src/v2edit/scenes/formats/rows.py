@@ -132,7 +132,7 @@ def gather(chunks: Iterable[np.ndarray], count: int, degree: int, path: Path) ->
     if end < count:
         log.warning("%d of %d Gaussians in %s are not finite and are left out", count - end, count, path)
         tensors = {name: tensor[:end] for name, tensor in tensors.items()}
-    return Gaussians(**tensors), finite
+    return Gaussians(*tensors.values()), finite
 
 
 def _activate_infinite(rows: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,7 +92,7 @@ def _compare_with_reference(device: torch.device) -> str | None:
 
     scene, camera, background = *_probe_scene(), torch.tensor([0.2, 0.5, 0.9])
     leaves = {name: tensor.to(device).detach().requires_grad_() for name, tensor in scene.tensors().items()}
-    colours, alphas = rasterise_cameras(Gaussians(**leaves), camera, background)
+    colours, alphas = rasterise_cameras(Gaussians(*leaves.values()), camera, background)
     (colours.square().sum() + alphas.sum()).backward()
     if not all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves.values()):
         return "its gradients are not finite"
@@ -113,7 +114,7 @@ def _probe_scene() -> tuple[Gaussians, Cameras]:
         sh=colour_to_sh(torch.rand(count, 1, 3, generator=draw)),
     )
     higher = torch.rand(count, 3, 3, generator=draw) - 0.5
-    scene = Gaussians(**scene.tensors() | {"sh": torch.cat([scene.sh, 0.3 * higher], dim=1)})
+    scene = replace(scene, sh=torch.cat([scene.sh, 0.3 * higher], dim=1))
     matrix = np.array([[[30.0, 0, 18], [0, 36, 11], [0, 0, 1]]])
     return scene, Cameras(matrix, look_at(np.array([[2.0, 3, 1]]), np.zeros(3), np.array([0, 0.3, 1])), 24, 34)
 
