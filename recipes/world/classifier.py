@@ -7,7 +7,7 @@ mirrored at random (so are their scenes), half of them degraded like a video mod
 autoencoder gives it back; every other batch is of stills, which cost a ninth and tell all but motions. Writes
 out/classifier/classifier.safetensors and prints the share of right answers by field on renders of fresh scenes (from
 EVALUATION_SEED on), and on the same through the autoencoder: the classifier's own error, which every figure that it
-reads off an edit has. Resumes from out/classifier/state.pt.
+reads off an edit has. Resumes from out/classifier/state.pt; without one, and with `--from FILE`, from those weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recipes.primitives.classifier import compute_loss, degrade
@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--reconstructed", type=int, default=1000, help="clips that also come through the autoencoder")
     parser.add_argument("--fresh", type=int, default=200, help="clips to measure on")
+    parser.add_argument("--from", dest="start", metavar="FILE", help="the weights to go on from")
     options = parser.parse_args()
     folder = OUT / "classifier"
     folder.mkdir(parents=True, exist_ok=True)
@@ -280,6 +281,8 @@ def main() -> None:
     wanted = torch.tensor([scene_labels(s, visible) for s, visible in zip(scenes, counts, strict=True)])
     sets = {"renders": fresh[..., :3], "autoencoded": autoencode(fresh[..., :3])}
     classifier, autocast = WorldClassifier().train(), choose_device()[1]
+    if options.start:
+        classifier.load_state_dict(load_file(options.start))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
     clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.8), 0, 0.0, 0.0
     path = folder / "state.pt"

@@ -4,18 +4,19 @@
 
 Writes out/model: the transformer's averaged weights of out/transformer/state.pt (without one, the committed ones), and
 the autoencoder, the text encoder and the tokenizer as `find_trained` finds them. The transformer and the autoencoder
-are stored in 16 bits. With `--keep`, the transformer and its probe also take the place of those in weights/, which
-training goes on from on another machine.
+are stored in 16 bits. With `--keep`, they, the transformer's probe and the classifier also take the place of those in
+weights/, which training goes on from on another machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recipes.primitives.diffusion import new_scheduler
@@ -23,7 +24,7 @@ from recipes.primitives.export import replace_model
 from recipes.world.clips import OUT, WEIGHTS, find_trained
 from recipes.world.transformer import PROBE, new_transformer
 
-MODEL = OUT / "model"
+MODEL, CLASSIFIER = OUT / "model", "classifier.safetensors"
 
 
 def load_transformer() -> tuple[CogVideoXTransformer3DModel, int | None]:
@@ -54,9 +55,14 @@ def export(folder: Path = MODEL) -> int | None:
 
 
 def keep() -> None:
-    """Put the transformer's averaged weights and its probe in the place of the committed ones."""
+    """Put what was trained here in the place of the committed weights: the transformer's average, its probe, the text
+    encoder, and the classifier, its matrices in 16 bits."""
     load_transformer()[0].half().save_pretrained(WEIGHTS / "transformer")
     save_file(torch.load(OUT / "transformer/state.pt", map_location="cpu")["probe"], WEIGHTS / PROBE)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(find_trained(part), WEIGHTS / part, dirs_exist_ok=True)
+    weights = load_file(find_trained("classifier") / CLASSIFIER)
+    save_file({name: w.half() if w.ndim > 1 else w for name, w in weights.items()}, WEIGHTS / "classifier" / CLASSIFIER)
 
 
 def main() -> None:
