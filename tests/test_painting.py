@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.scenes import UP, ring
+from support.scenes import UP, ball, ring, surface
 
 from v2edit.cli.app import main
 from v2edit.errors import UserError
@@ -17,7 +17,7 @@ from v2edit.jobs.regions import RegionOptions, load_region, save_region
 from v2edit.scenes.cameras import Cameras, look_at
 from v2edit.scenes.distortion import Distortion
 from v2edit.scenes.formats.splats import read_splat, write_splat
-from v2edit.scenes.gaussians import Gaussians, colour_to_sh
+from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.masks import weights_on
 from v2edit.scenes.painting import Chosen, Painted, choose_painted, select_painted
 from v2edit.scenes.primitives import write_task
@@ -25,27 +25,9 @@ from v2edit.scenes.rasterise import render
 from v2edit.scenes.reading import read_scene
 from v2edit.scenes.regions import Region, shown_share
 
-SIDE, COUNT = 48, 700
+SIDE = 48
 RED, BLUE, GREY = (0.8, 0.2, 0.1), (0.1, 0.2, 0.8), (0.5, 0.5, 0.5)
 BALLS = {"red": ((1.0, 2.0, 0.5), RED), "blue": ((1.0, 3.3, 0.5), BLUE)}
-
-
-def surface(points: np.ndarray, colour: tuple[float, float, float], size: float) -> Gaussians:
-    """Opaque round Gaussians at points; the lower ones are darker, as where the light comes from above."""
-    count = len(points)
-    light = 0.6 + 0.4 * np.clip((points[:, 2:] - points[:, 2].min()) / max(np.ptp(points[:, 2]), 1e-6), 0, 1)
-    return Gaussians(
-        torch.from_numpy(points).float(), torch.tensor([1.0, 0, 0, 0]).expand(count, 4),
-        torch.full((count, 3), float(np.log(size))), torch.full((count,), 4.0),
-        colour_to_sh(torch.from_numpy(light * np.array(colour)).float())[:, None],
-    )  # fmt: skip
-
-
-def ball(centre: tuple[float, float, float], colour: tuple[float, float, float]) -> Gaussians:
-    k = np.arange(COUNT) + 0.5
-    z, turn = 1 - 2 * k / COUNT, k * np.pi * (1 + 5**0.5)
-    flat = np.sqrt(1 - z * z)
-    return surface(0.5 * np.stack([flat * np.cos(turn), flat * np.sin(turn), z], 1) + centre, colour, 0.03)
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,8 @@ def scene(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     write_task(3, folder, "recolour", views=12, side=32)
     prompts = {"source_prompt": "a red ball on the floor", "target_prompt": "a blue cube on the floor"}
     config, fit = EditConfig(steps=6, subtasks=2), FitConfig(gaussians=200, fit_steps=24, refit_steps=12)
-    return {"scene": folder, **prompts, "model": str(tiny_model), "config": config, "fit": fit, "side": 32, "frames": 9}
+    return {"scene": folder, **prompts, "model": str(tiny_model), "config": config, "fit": fit, "side": 32, "frames": 9,
+            "spread": True}  # fmt: skip
 
 
 def test_an_edit_survives_being_killed(trained_edit, tmp_path):

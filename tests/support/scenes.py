@@ -7,7 +7,7 @@ import torch
 
 from v2edit.scenes.cameras import Cameras, look_at
 from v2edit.scenes.dataset import Dataset, Points
-from v2edit.scenes.gaussians import Gaussians
+from v2edit.scenes.gaussians import Gaussians, colour_to_sh
 
 HEIGHT, WIDTH = 24, 34
 
@@ -56,6 +56,25 @@ def dataset_of(cameras: Cameras, seed: int = 0, masks: bool = False) -> Dataset:
         Points(rng.normal(size=(7, 3)), rng.integers(0, 256, (7, 3), np.uint8)),
         np.array([[0, 1.0, 0, 2], [-1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]]),
     )
+
+
+def surface(points: np.ndarray, colour: tuple[float, float, float], size: float) -> Gaussians:
+    """Opaque round Gaussians at points; the lower ones are darker, as where the light comes from above."""
+    count = len(points)
+    light = 0.6 + 0.4 * np.clip((points[:, 2:] - points[:, 2].min()) / max(np.ptp(points[:, 2]), 1e-6), 0, 1)
+    return Gaussians(
+        torch.from_numpy(points).float(), torch.tensor([1.0, 0, 0, 0]).expand(count, 4),
+        torch.full((count, 3), float(np.log(size))), torch.full((count,), 4.0),
+        colour_to_sh(torch.from_numpy(light * np.array(colour)).float())[:, None],
+    )  # fmt: skip
+
+
+def ball(centre: tuple[float, float, float], colour: tuple[float, float, float], count: int = 700) -> Gaussians:
+    """A hollow ball of radius 0.5."""
+    k = np.arange(count) + 0.5
+    z, turn = 1 - 2 * k / count, k * np.pi * (1 + 5**0.5)
+    flat = np.sqrt(1 - z * z)
+    return surface(0.5 * np.stack([flat * np.cos(turn), flat * np.sin(turn), z], 1) + centre, colour, 0.03)
 
 
 def write_colmap(folder: Path, given_in: Dataset, model: str, parameters: list[float]) -> None:

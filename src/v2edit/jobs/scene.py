@@ -109,6 +109,8 @@ class SceneEdit(EditJob):
     region: Annotated[OmitArgPrefixes[RegionOptions], arg(name="mask")] = RegionOptions()
     format: SplatFormatName = "ply"
     """What the edited scene's Gaussians are written as beside edited.ply."""
+    spread: bool = False
+    """Whether what the path does not see takes on the change of colour of what it sees of the same thing."""
 
     kind = "scene"
 
@@ -238,6 +240,7 @@ class SceneEdit(EditJob):
                 **({} if prepared.found is None else {"cameras": prepared.found.facts}),
                 "local": self.region.facts,
                 "output": {"format": self.format},
+                "spread": self.spread,
                 "side": prepared.side,
                 "scene_device": str(prepared.device),
             }
@@ -249,7 +252,9 @@ class SceneEdit(EditJob):
             if prepared.trainer is not None:
                 log.info("trainer: %s", self._describe_fits(prepared))
             options = prepared.fit, prepared.region, Editor(backbone, single_use=loaded is None), self.format
-            SceneLoop(run, scene, path, prepared.prompts, config, *options, prepared.trainer).run(on_progress)
+            SceneLoop(run, scene, path, prepared.prompts, config, *options, prepared.trainer, self.spread).run(
+                on_progress
+            )
         return read_scene_run(run.out)
 
     @staticmethod
@@ -283,7 +288,8 @@ class SceneEdit(EditJob):
             region = load_region(run.snapshots.folder, record.get("local", {}))
             written_as = record.get("output", {}).get("format", "ply")  # runs that began before there was a choice
             trainer = TrainerOptions.rebuild(record.get("trainer"))
-            SceneLoop(run, scene, path, prompts, config, fit, region, editor, written_as, trainer).run(on_progress)
+            options = region, editor, written_as, trainer, record.get("spread", False)
+            SceneLoop(run, scene, path, prompts, config, fit, *options).run(on_progress)
         return read_scene_run(run.out)
 
     def _build_trainer(self, device: torch.device) -> ChosenTrainer | None:
@@ -293,6 +299,7 @@ class SceneEdit(EditJob):
         if trainer is None:
             return None
         given = {"--gaussians": self.fit.gaussians, "--degree": self.fit.degree, "--mask": self.region.mask}
+        given |= {"--spread": self.spread or None}
         given["--antialias"] = self.fit.antialias or None
         for name in (name for name, value in given.items() if value is not None):
             raise UserError(f"{name} takes the built-in Gaussians, which --trainer {trainer.trainer.name} replaces")

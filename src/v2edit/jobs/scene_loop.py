@@ -60,6 +60,7 @@ class SceneLoop:
     editor: Editor
     format: SplatFormatName
     trainer: ChosenTrainer | None = None  # None: the built-in Gaussians
+    spread: bool = False
 
     def run(self, on_progress: ProgressCallback | None) -> EditedScene[Representation]:
         """Go from where the run's snapshots stand to its results; return the edited scene."""
@@ -108,7 +109,8 @@ class SceneLoop:
                 self.scene.dataset, self.fit, _report_first(report), device, self.config.seed,
                 fit_snapshot(snapshots, 0), on_timed,
             )  # fmt: skip
-        return GaussianScene(gaussians, self.fit, self.region, snapshots, self.scene.splat, self.format)
+        splat, spread = self.scene.splat, self.spread
+        return GaussianScene(gaussians, self.fit, self.region, snapshots, splat, self.format, spread)
 
     def _train(self, chosen: ChosenTrainer, report: ProgressCallback) -> TrainedScene:
         """Return the source scene as another program trains it: from its photographs, or a splat's renders along the

@@ -115,13 +115,7 @@ def _propagate(gaussians: Gaussians, label: Tensor, is_known: Tensor) -> Tensor:
     """Return how much of what each Gaussian is joined to, in place and colour, is labelled, float32 [N] of 0 to 1: of
     both labels, which are those of `label` where it `is_known`, the share that spreads to it on the graph of nearest
     neighbours."""
-    colours = _describe_colours(sh_to_colour(gaussians.sh[:, 0]).clamp(0, 1))
-    distances, nearest = nearest_of(gaussians.means, gaussians.means, min(NEIGHBOURS + 1, len(gaussians)))
-    unit = distances[:, -1:].clamp(min=1e-9)  # each one's own, for a scene is as dense as its photographs
-    unlike = (colours[nearest] - colours[:, None]).square().sum(2) / COLOUR**2
-    weights = torch.exp(-((distances / unit) ** 2) - unlike)
-    weights[:, 0] = 0  # itself
-    weights /= weights.sum(1, keepdim=True).clamp(min=1e-12)
+    weights, nearest = like_neighbours(gaussians, torch.arange(len(gaussians), device=label.device))
     known = torch.stack([label & is_known, ~label & is_known], dim=1).float()
     # Both labels spread from nothing, so that what few rounds reach from afar is compared and not cut off.
     spread = known
@@ -130,7 +124,19 @@ def _propagate(gaussians: Gaussians, label: Tensor, is_known: Tensor) -> Tensor:
     return spread[:, 0] / spread.sum(1).clamp(min=1e-30)
 
 
-def _describe_colours(colours: Tensor) -> Tensor:
+def like_neighbours(gaussians: Gaussians, which: Tensor, colour: float = COLOUR) -> tuple[Tensor, Tensor]:
+    """Return how much each neighbour counts for `which` Gaussians, by their likeness in place and, on the scale of
+    `colour`, in colour, float32 [M, K + 1] of sum 1 and 0 for itself, and which these are."""
+    colours = describe_colours(sh_to_colour(gaussians.sh[:, 0]).clamp(0, 1))
+    distances, nearest = nearest_of(gaussians.means[which], gaussians.means, min(NEIGHBOURS + 1, len(gaussians)))
+    unit = distances[:, -1:].clamp(min=1e-9)  # each one's own, for a scene is as dense as its photographs
+    unlike = (colours[nearest] - colours[which][:, None]).square().sum(2) / colour**2
+    weights = torch.exp(-((distances / unit) ** 2) - unlike)
+    weights[:, 0] = 0  # itself
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-12), nearest
+
+
+def describe_colours(colours: Tensor) -> Tensor:
     """Return colours, [N, 3] of 0 to 1, as brightness and hue [N, 4]: the lit and the dark side of a thing differ in
     the first, which counts for less."""
     light = colours.mean(1, keepdim=True)

@@ -42,6 +42,7 @@ from v2edit.scenes.rasterise import render
 from v2edit.scenes.regions import Region, SeenRegion
 from v2edit.scenes.removal import remove_vanished
 from v2edit.scenes.representation import EditedViews, Representation
+from v2edit.scenes.spreading import spread_edit
 from v2edit.video.composite import composite as composite_video
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class EditedScene(Generic[SceneT_co]):
 @dataclass(frozen=True)
 class GaussianScene:
     """A scene as Gaussians, a `Representation`: fitted with the settings `fit_config`, in a `region` of it alone, if
-    given, from where the run's `snapshots` stand; saved in a `format`, with what the file of its `splat` said."""
+    given, from where the run's `snapshots` stand; saved in a `format`, with what the file of its `splat` said.
+    `spread`: whether what the path does not see changes with what it sees of the same thing."""
 
     gaussians: Gaussians
     fit_config: ResolvedFit
@@ -107,11 +109,12 @@ class GaussianScene:
     snapshots: Snapshots | None = None
     splat: Splat | None = None
     format: SplatFormatName = "ply"
+    spread: bool = False
 
     def fit(self, views: EditedViews, on_progress: Callable[[FitProgress], None]) -> GaussianScene:
         """Return the Gaussians that show the edited views; those that show nothing edited stay as they are."""
         start, target, editable = prepare_refit(
-            self.gaussians, views.cameras, views.frames, views.mask, views.seed, self.region
+            self.gaussians, views.cameras, views.frames, views.mask, views.seed, self.region, self.spread
         )
         snapshot, steps = fit_snapshot(self.snapshots, views.subtask), self.fit_config.refit_steps
         fitted = optimise_gaussians(start, target, steps, views.seed, editable, on_progress, snapshot)
@@ -228,11 +231,18 @@ def resolve_fit(config: FitConfig, scene: Gaussians, path: CameraPath) -> Resolv
 
 
 def prepare_refit(
-    scene: Gaussians, cameras: Cameras, edited: np.ndarray, mask: Tensor, seed: int, region: Region | None = None
+    scene: Gaussians,
+    cameras: Cameras,
+    edited: np.ndarray,
+    mask: Tensor,
+    seed: int,
+    region: Region | None = None,
+    spread: bool = False,
 ) -> tuple[Gaussians, Dataset, Tensor]:
     """Return what a scene is reconstructed from after an edit: the Gaussians to start from, the images to optimise them
     towards, and which of them may change, bool [N]: in a `region` of the scene alone, if given. `edited`: the video,
-    uint8 [T, h, w, 3]. `mask` [T, h, w]: how much of each pixel is edited."""
+    uint8 [T, h, w, 3]. `mask` [T, h, w]: how much of each pixel is edited. `spread`: whether what the cameras do not
+    see changes with what they see of the same thing, or as the optimisation leaves it."""
     unedited = render_video(scene, cameras)
     images, mask = composite(unedited, edited, mask)
     count = len(edited)
@@ -245,6 +255,9 @@ def prepare_refit(
     spawned = spawn(left, shown, target, mask, torch.Generator().manual_seed(seed))
     if region is not None:
         spawned = spawned and spawned.select(region.contains(spawned))
+    if spread:
+        allowed = torch.ones_like(editable) if region is None else region.contains(left)
+        left, editable = spread_edit(left, cameras, (unedited, images), mask, editable, allowed)
     if spawned:
         left, editable = left.joined(spawned), torch.cat([editable, editable.new_ones(len(spawned))])
     return left, target, editable
