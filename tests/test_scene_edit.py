@@ -270,7 +270,7 @@ def test_the_run_folder_holds_what_was_promised(sample, run):
     assert all(0 < change["view_error"] < change["view_error_video"] < 20 for change in facts["changes"])
     assert facts["config"]["guidance"] > 0 and facts["config"]["beta"] is not None  # what it was done with
     numbers = {"gaussians": 600, "fit_steps": 40, "refit_steps": 10, "degree": 1}
-    assert facts["fit"] == {"quality": "normal", **numbers}  # what was open, too
+    assert facts["fit"] == {"quality": "normal", "antialias": False, **numbers}  # what was open, too
     before, after = read_splat(run / "scene.ply"), read_splat(run / "edited.ply")
     assert 600 == len(before) <= len(after) and not torch.equal(before.sh, after.sh[:600])
     assert video.read(run / "after.mp4").frames.shape == video.read(run / "before.mp4").frames.shape

@@ -79,7 +79,7 @@ def edit_scene(
         on_progress: Called after every step of reconstructing and editing with a `SceneProgress`.
         **options: Any option of `v2edit scene` by its name, with `_` for `-`: those of `edit_video` but save_frames,
             and path, frames, side, fit (a `FitConfig`) or its fields: quality, gaussians, fit_steps, refit_steps,
-            degree, antialias; another program that trains the scene: trainer, trainer_env, trainer_args,
+            degree, antialias; spread; another program that trains the scene: trainer, trainer_env, trainer_args,
             trainer_timeout.
 
     Returns the finished run: `folder`, `edited` (the scene's Gaussians; None where another program trained it and
