@@ -30,25 +30,19 @@ from v2edit.bench.tasks import select_seeds
 from v2edit.editing import EditConfig, Editor
 from v2edit.primitives import posed
 from v2edit.primitives.edits import Edit
-from v2edit.primitives.render import HEIGHT, ClipCameras, orbit_cameras
+from v2edit.primitives.render import HEIGHT, orbit_cameras
 from v2edit.prompts import PromptPair
 from v2edit.scenes.camera_paths import CameraPath
-from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.dataset import HELD_OUT_EVERY, HELD_OUT_FROM, Dataset
 from v2edit.scenes.gaussians import Gaussians
 from v2edit.scenes.measure import region_psnr
 from v2edit.scenes.optimise import reconstruct
+from v2edit.scenes.primitives import convert_cameras
 from v2edit.scenes.rer import GaussianScene, render_edit_reconstruct, render_video, resolve_fit
 
 VIEWS, TURN = 72, 36.0
 NEAR = math.radians(TURN / 2 + 20)  # of the path's middle
-
-
-def cameras_of(cameras: ClipCameras, side: int) -> Cameras:
-    """Return cameras of the built-in world as a scene's."""
-    count = len(cameras.camera_to_world)
-    return Cameras(np.tile(cameras.intrinsics, (count, 1, 1)), cameras.camera_to_world, side, side)
 
 
 def views_of(edit: Edit, angles: np.ndarray, heights: Sequence[float], side: int) -> tuple[Dataset, Dataset]:
@@ -58,7 +52,7 @@ def views_of(edit: Edit, angles: np.ndarray, heights: Sequence[float], side: int
     clips, count = posed.posed_truth(edit, cameras), len(angles)
     is_held_out = np.arange(count) % HELD_OUT_EVERY == HELD_OUT_FROM
     names = tuple(f"images/{k:03d}.png" for k in range(count))
-    source = Dataset(cameras_of(cameras, side), clips.source.frames, names, is_held_out)
+    source = Dataset(convert_cameras(cameras, side), clips.source.frames, names, is_held_out)
     return source, replace(source, images=clips.target.frames)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from recipes.world.classifier import NEVER_CAPTIONED, QUESTIONS, WorldClassifier, as_video
+from recipes.world.classifier import NEVER_CAPTIONED, QUESTIONS, WEIGHTS_FILE, WorldClassifier, as_video
 from recipes.world.clips import OUT, find_trained
 from recipes.world.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
 from recipes.world.export import MODEL
@@ -73,7 +73,7 @@ def _clips(task: WorldTask) -> EditTruth:
 @cache
 def _classifier() -> WorldClassifier:
     classifier = WorldClassifier()
-    classifier.load_state_dict(load_file(find_trained("classifier") / "classifier.safetensors"))
+    classifier.load_state_dict(load_file(find_trained("classifier") / WEIGHTS_FILE))
     return classifier.eval()
 
 

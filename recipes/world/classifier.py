@@ -62,6 +62,7 @@ from recipes.world.scene import (
     sample_scene,
 )
 
+WEIGHTS_FILE = "classifier.safetensors"
 NONE = "none"
 NEVER_CAPTIONED = ("pattern", "tone", "angle", "floor pattern", "backdrop", "light from")
 ANGLES = ("0", "45", "90", "135")  # degrees, of stripes and checks: the nearest; checks repeat after 90
@@ -314,7 +315,7 @@ def main() -> None:
         optimizer.step()
         running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
         step += 1
-    save_file(classifier.state_dict(), folder / "classifier.safetensors")
+    save_file(classifier.state_dict(), folder / WEIGHTS_FILE)
     print(json.dumps({name: evaluate(classifier, clips, wanted) for name, clips in sets.items()}))
 
 

@@ -21,10 +21,11 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from recipes.primitives.diffusion import new_scheduler
 from recipes.primitives.export import replace_model
+from recipes.world.classifier import WEIGHTS_FILE
 from recipes.world.clips import OUT, WEIGHTS, find_trained
 from recipes.world.transformer import PROBE, new_transformer
 
-MODEL, CLASSIFIER = OUT / "model", "classifier.safetensors"
+MODEL = OUT / "model"
 
 
 def load_transformer() -> tuple[CogVideoXTransformer3DModel, int | None]:
@@ -60,9 +61,11 @@ def keep() -> None:
     load_transformer()[0].half().save_pretrained(WEIGHTS / "transformer")
     save_file(torch.load(OUT / "transformer/state.pt", map_location="cpu")["probe"], WEIGHTS / PROBE)
     for part in ("text_encoder", "tokenizer"):
-        shutil.copytree(find_trained(part), WEIGHTS / part, dirs_exist_ok=True)
-    weights = load_file(find_trained("classifier") / CLASSIFIER)
-    save_file({name: w.half() if w.ndim > 1 else w for name, w in weights.items()}, WEIGHTS / "classifier" / CLASSIFIER)
+        if (trained := find_trained(part)) != WEIGHTS / part:
+            shutil.copytree(trained, WEIGHTS / part, dirs_exist_ok=True)
+    if (trained := OUT / "classifier" / WEIGHTS_FILE).exists():
+        halved = {name: w.half() if w.ndim > 1 else w for name, w in load_file(trained).items()}
+        save_file(halved, WEIGHTS / "classifier" / WEIGHTS_FILE)
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ import argparse
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -46,9 +45,9 @@ OBJECT_FIELDS = {name: value for name, (_, value) in OF_OBJECT.items() if name n
 def match_objects(asked: Scene, named: Named, shown: Scene) -> list[tuple[Object, frozenset[str], Object | None]]:
     """Return the objects that a prompt mentions, what it names of each, and the object shown for it."""
     mentioned = [(o, names) for o, names in zip(asked.objects, named.objects, strict=True) if names is not None]
-    agreement = np.array([[_agreement(o, names, other) for other in shown.objects] for o, names in mentioned])
     if not shown.objects:
         return [(o, names, None) for o, names in mentioned]
+    agreement = np.array([[_agreement(o, names, other) for other in shown.objects] for o, names in mentioned])
     rows, columns = linear_sum_assignment(agreement, maximize=True)
     found = {r: shown.objects[c] for r, c in zip(rows, columns, strict=True) if agreement[r, c] >= 0}
     return [(o, names, found.get(k)) for k, (o, names) in enumerate(mentioned)]
@@ -117,7 +116,7 @@ def as_table(shown: list[Fact], rendered: list[Fact]) -> str:
 def generate(pipeline: CogVideoXPipeline, prompts: list[str], steps: int, guidance: float, seed: int) -> np.ndarray:
     """Generate a clip of each prompt, uint8 [N, T, H, W, 3]."""
     autocast = choose_device()[1]
-    with torch.autocast("cpu", autocast) if autocast is not None else nullcontext():
+    with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
         clips = pipeline(
             prompts, height=HEIGHT, width=WIDTH, num_frames=FRAMES, num_inference_steps=steps, guidance_scale=guidance,
             output_type="np", max_sequence_length=TEXT_LENGTH, generator=torch.Generator().manual_seed(seed),

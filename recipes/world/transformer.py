@@ -6,8 +6,8 @@
 
 v-prediction on CogVideoX-5b's schedule, stratified timesteps, 10 % of the prompts dropped, a new caption at every visit
 that names some of what is seen and leaves the rest out (at first half of them leave nothing out), averaged weights; a
-probe two thirds through the transformer predicts the attributes of the object at each token; clips and (twice as many)
-stills alternate. Muon trains the blocks'
+probe two thirds through the transformer predicts the attributes of the object at each token, attention is told which
+words are about it (`PhraseAttention`); clips and (twice as many) stills alternate. Muon trains the blocks'
 matrices, AdamW the rest. Resumes from out/transformer/state.pt; without one, and with `--from DIR`, from the weights
 there. Shards that were encoded meanwhile join at each checkpoint.
 """
@@ -100,7 +100,8 @@ class PhraseAttention:
 
     BLOCKS, HEADS = (2, 3), 4
 
-    def __init__(self, transformer: CogVideoXTransformer3DModel) -> None:
+    def __init__(self, transformer: CogVideoXTransformer3DModel, written_out: bool = False) -> None:
+        self.written_out = written_out  # in all blocks: in bf16 on a CPU twice as fast, forwards and backwards
         self.maps: list[Tensor] = []  # [B, heads, video tokens, text tokens] of each of the blocks
         self.recording = False
         for k in self.BLOCKS:
@@ -113,8 +114,8 @@ class PhraseAttention:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **others: Any
     ) -> Tensor:
-        """Return attention written out: in bf16 on a CPU twice as fast, forwards and backwards, as torch's own."""
-        if attn_mask is not None or others.get("is_causal"):
+        """Return attention as torch's own does, written out where its weights are asked for."""
+        if attn_mask is not None or others.get("is_causal") or not (self.written_out or self.recording):
             return self.plain(query, key, value, attn_mask, **others)
         weights = torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2), -1)
         if self.recording:
@@ -283,7 +284,7 @@ def main() -> None:
     if options.start and (kept := Path(options.start).parent / PROBE).exists():
         probe.load_state_dict(load_file(kept))
     probe.attach(transformer)
-    looking = PhraseAttention(transformer)
+    looking = PhraseAttention(transformer, device.type == "cpu" and autocast is not None)
     optimizer_list = optimizers(transformer, probe, options.lr)
     scheduler = new_scheduler()
     alphas = scheduler.alphas_cumprod.float().to(device)
@@ -306,13 +307,12 @@ def main() -> None:
             saved_at = clock.elapsed
             for part in data.values():
                 part.load()
-            line = {"minutes": round(saved_at, 1), "step": step, "seen": seen, "of": [len(d) for d in data.values()]}
-            line |= {"loss": round(running, 4)} | {k: round(v, 3) for k, v in sorted(right.items())}
             if replicas.rank == 0:
-                print(json.dumps(line), flush=True)
-            states = {name: part.state_dict() for name, part in parts.items()}
-            states["optimizers"] = [optimizer.state_dict() for optimizer in optimizer_list]
-            if replicas.rank == 0:
+                line = {"minutes": round(saved_at, 1), "step": step, "seen": seen}
+                line |= {"of": [len(d) for d in data.values()], "loss": round(running, 4)}
+                print(json.dumps(line | {k: round(v, 3) for k, v in sorted(right.items())}), flush=True)
+                states = {name: part.state_dict() for name, part in parts.items()}
+                states["optimizers"] = [optimizer.state_dict() for optimizer in optimizer_list]
                 save_state(folder / "state.pt", **states, minutes=saved_at, step=step, seen=seen)
         if replicas.rank == 0 and (clock.elapsed - sampled_at > options.look or clock.done >= 1):
             sampled_at = clock.elapsed

@@ -115,13 +115,22 @@ def _propagate(gaussians: Gaussians, label: Tensor, is_known: Tensor) -> Tensor:
     """Return how much of what each Gaussian is joined to, in place and colour, is labelled, float32 [N] of 0 to 1: of
     both labels, which are those of `label` where it `is_known`, the share that spreads to it on the graph of nearest
     neighbours."""
-    weights, nearest = like_neighbours(gaussians, torch.arange(len(gaussians), device=label.device))
     known = torch.stack([label & is_known, ~label & is_known], dim=1).float()
-    # Both labels spread from nothing, so that what few rounds reach from afar is compared and not cut off.
-    spread = known
-    for _ in range(ROUNDS):
-        spread = torch.where(is_known[:, None], known, (weights[..., None] * spread[nearest]).sum(1))
+    spread = spread_values(gaussians, known, torch.nonzero(~is_known)[:, 0])
     return spread[:, 0] / spread.sum(1).clamp(min=1e-30)
+
+
+def spread_values(gaussians: Gaussians, values: Tensor, asked: Tensor, colour: float = COLOUR) -> Tensor:
+    """Return the `values` [N, F] of Gaussians, those of the ones that are `asked` for (indices) being what spreads to
+    them from the others along neighbours that are alike in place and, on the scale of `colour`, in colour."""
+    if not len(asked):
+        return values
+    weights, nearest = like_neighbours(gaussians, asked, colour)
+    spread = values.clone()
+    spread[asked] = 0  # from nothing, so that what few rounds reach from afar is compared and not cut off
+    for _ in range(ROUNDS):
+        spread[asked] = (weights[..., None] * spread[nearest]).sum(1)
+    return spread
 
 
 def like_neighbours(gaussians: Gaussians, which: Tensor, colour: float = COLOUR) -> tuple[Tensor, Tensor]:

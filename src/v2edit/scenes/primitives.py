@@ -42,8 +42,8 @@ def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, si
     clips = posed.posed_truth(edit, cameras)
     names = tuple(f"images/view_{k:03d}.png" for k in range(views))
     held_out = np.arange(views) % HELD_OUT_EVERY == HELD_OUT_FROM
-    dataset = Dataset(_convert_cameras(cameras, side), clips.source.frames, names, held_out)
-    path = CameraPath(_convert_cameras(posed.path_of(edit, side=side), side), closed=False)
+    dataset = Dataset(convert_cameras(cameras, side), clips.source.frames, names, held_out)
+    path = CameraPath(convert_cameras(posed.path_of(edit, side=side), side), closed=False)
     return PosedTask(edit, dataset, replace(dataset, images=clips.target.frames), path)
 
 
@@ -67,6 +67,6 @@ def write_task(
     (folder / SCENE_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def _convert_cameras(cameras: ClipCameras, side: int) -> Cameras:
+def convert_cameras(cameras: ClipCameras, side: int) -> Cameras:
     intrinsics = np.tile(cameras.intrinsics, (len(cameras.camera_to_world), 1, 1))
     return Cameras(intrinsics, cameras.camera_to_world, side, side)

@@ -19,12 +19,11 @@ from v2edit.editing.matte import smooth_step
 from v2edit.scenes.cameras import Cameras
 from v2edit.scenes.gaussians import Gaussians, colour_to_sh, sh_to_colour
 from v2edit.scenes.masks import CHANGED, UNCHANGED, weights_on
-from v2edit.scenes.painting import LEAST_OPACITY, like_neighbours
+from v2edit.scenes.painting import LEAST_OPACITY, spread_values
 from v2edit.scenes.rasterise import render
 from v2edit.scenes.removal import GONE
 from v2edit.scenes.visibility import SEEN, visibility
 
-ROUNDS = 300
 COLOUR = 0.05  # of 1: the difference in colour at which neighbours count for a third as much
 FEW = 0.25  # of what changes, that has gone: an edit that takes more away does not spread
 HALF = 0.5  # of its pixels: a Gaussian that is edited in more has changed
@@ -61,7 +60,8 @@ def spread_edit(
     values = torch.cat([told, told * old, told * change], dim=1)
     takes_part = seen & (scene.logit_opacities.sigmoid() > LEAST_OPACITY)
     parts = torch.cat([torch.nonzero(takes_part)[:, 0], unseen])
-    found = _propagate(scene.select(parts), values[parts], len(unseen))
+    asked = torch.arange(len(parts) - len(unseen), len(parts), device=parts.device)
+    found = spread_values(scene.select(parts), values[parts], asked, COLOUR)[asked]
     reached = found[:, 0] > 0
     return _apply(scene, unseen[reached], found[reached]), editable
 
@@ -80,18 +80,6 @@ def _changes(
     means = torch.stack(sums, dim=1) / total[:, None].clamp(min=1e-9)
     change, part = means[:, :3], means[:, 3]
     return torch.where(changing[:, None], change / part[:, None].clamp(min=CLEAR), 0), part
-
-
-def _propagate(gaussians: Gaussians, values: Tensor, count: int) -> Tensor:
-    """Return the values [M, F] that spread to the last `count` of Gaussians from the others, which have those of
-    `values` [N, F]."""
-    asked = torch.arange(len(values) - count, len(values), device=values.device)
-    weights, nearest = like_neighbours(gaussians, asked, COLOUR)
-    spread = values.clone()
-    spread[asked] = 0
-    for _ in range(ROUNDS):
-        spread[asked] = (weights[..., None] * spread[nearest]).sum(1)
-    return spread[asked]
 
 
 def _apply(scene: Gaussians, which: Tensor, values: Tensor) -> Gaussians:
