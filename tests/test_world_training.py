@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.world.captions import PARTS
+from recipes.world.classifier import QUESTIONS, compute_loss
 from recipes.world.generation import MISSING, entropy, facts_of
 from recipes.world.scene import COLOURS, SHAPES, sample_scene
 from recipes.world.text import (
@@ -115,3 +116,16 @@ def test_a_scene_obeys_its_own_captions_and_another_is_counted_wrong_where_it_di
 def test_entropy_is_that_of_equal_shares_and_of_one_value():
     assert entropy(["a", "b", "c", "d"] * 5) == pytest.approx(2)
     assert entropy(["a"] * 9) == 0
+
+
+def test_a_field_counts_once_in_the_classifiers_loss_however_its_answers_are_spread_over_the_places():
+    torch.manual_seed(0)
+    logits = {question: torch.randn(4, len(values), requires_grad=True) for question, values in QUESTIONS.items()}
+    answers = torch.full((4, len(QUESTIONS)), -1)
+    asked = ("left", "front", "colour"), ("right", "back", "colour"), ("", "", "light from")
+    left, right, light = (list(QUESTIONS).index(question) for question in asked)
+    answers[0, left], answers[1:, right], answers[:, light] = 2, torch.tensor([1, 0, 3]), torch.tensor([0, 1, 1, 0])
+    wrong = [-logits[list(QUESTIONS)[k]].log_softmax(1)[row, answers[row, k]]
+             for k, rows in ((left, [0]), (right, [1, 2, 3])) for row in rows]  # fmt: skip
+    asked_once = F.cross_entropy(logits["", "", "light from"], answers[:, light])
+    torch.testing.assert_close(compute_loss(logits, answers), torch.stack(wrong).mean() + asked_once)

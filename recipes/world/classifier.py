@@ -27,7 +27,7 @@ from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recipes.primitives.classifier import compute_loss, degrade
+from recipes.primitives.classifier import degrade
 from recipes.primitives.encode import encode
 from recipes.primitives.training import TrainingClock, choose_device, save_state, to_frames
 from recipes.world.clips import (
@@ -248,6 +248,20 @@ def autoencode(clips: np.ndarray) -> np.ndarray:
 
 def as_video(clips: np.ndarray) -> Tensor:
     return torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+def compute_loss(logits: dict[tuple[str, str, str], Tensor], answers: Tensor) -> Tensor:
+    """Sum the mean cross-entropy of each field, of all places together; an answer of -1 is ignored. (A mean by place
+    rests on a few answers at most places and drowns what is asked once of a scene, as where the light comes from.)"""
+    fields = {}
+    for k, (_, _, name) in enumerate(QUESTIONS):
+        fields.setdefault(name, []).append(k)
+    questions, losses = list(QUESTIONS), []
+    for asked in fields.values():
+        values, right = torch.cat([logits[questions[k]] for k in asked]), torch.cat([answers[:, k] for k in asked])
+        if (right >= 0).any():
+            losses.append(F.cross_entropy(values, right, ignore_index=-1))
+    return torch.stack(losses).sum()
 
 
 @torch.no_grad()
