@@ -31,20 +31,20 @@ def start_as_identity(transformer: CogVideoXTransformer3DModel) -> CogVideoXTran
     return transformer
 
 
-def object_weight(done: float) -> float:
-    """Return the additional loss weight of a latent under an object: 4 at first, 0 for the last 7 % of the time.
+def object_weight(done: float, most: float = 4.0) -> float:
+    """Return the additional loss weight of a latent under an object: `most` at first, 0 for the last 7 % of the time.
 
     Objects are a few per cent of the frame, and a plain loss learns them long after the ground. The weight biases the
     network towards too much object where noise hides it, so it must vanish in the end.
     """
-    return 4.0 * min(1.0, max(0.0, (0.93 - done) / 0.13))
+    return most * min(1.0, max(0.0, (0.93 - done) / 0.13))
 
 
-def sample_timesteps(count: int) -> Tensor:
-    """Sample timesteps int64 [B]: half of them uniformly, half from the upper 500 of 1000, where an object's place,
-    colour, shape and motion are decided; stratified, one from each of B equal parts."""
+def sample_timesteps(count: int, upper: float = 0.5) -> Tensor:
+    """Sample timesteps int64 [B]: a share of `upper` from the upper 500 of 1000, where an object's place, colour, shape
+    and motion are decided, the others uniformly; stratified, one from each of B equal parts."""
     u = (torch.rand(count) + torch.randperm(count)) / count
-    anywhere = torch.rand(count) < 0.5
+    anywhere = torch.rand(count) >= upper
     return (torch.where(anywhere, u, 0.5 + 0.5 * u) * 1000).long()
 
 

@@ -259,6 +259,8 @@ def main() -> None:
     parser.add_argument("--probe", type=float, default=1.0, help="weight of the probe's loss")
     parser.add_argument("--attention", type=float, default=0.2, help="weight of the loss on attention to phrases")
     parser.add_argument("--look", type=float, default=15, help="minutes between sample sheets")
+    parser.add_argument("--objects", type=float, default=4.0, help="additional weight of a latent under an object")
+    parser.add_argument("--upper", type=float, default=0.5, help="share of the timesteps drawn from the upper half alone")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--from", dest="start", metavar="DIR", help="the transformer to go on from")
     options = parser.parse_args()
@@ -328,7 +330,7 @@ def main() -> None:
         # Words are learnt from what is named; what is not named takes over later.
         ids, about = sample_words(scenes, tokenizer, words, options.full * (clock.done < 0.6))
         ids = ids.to(device)
-        t = sample_timesteps(len(x0)).to(device)
+        t = sample_timesteps(len(x0), options.upper).to(device)
         a, s = (x.sqrt().view(-1, 1, 1, 1, 1) for x in (alphas[t], 1 - alphas[t]))
         eps = torch.randn_like(x0)
         for optimizer in optimizer_list:
@@ -340,7 +342,7 @@ def main() -> None:
                 text = encoder(ids)[0]
             noisy = a * x0 + s * eps
             out = transformer(noisy, text, t, image_rotary_emb=positions, return_dict=False)[0]
-        weight = 1 + object_weight(clock.done) * objects.to(device)
+        weight = 1 + object_weight(clock.done, options.objects) * objects.to(device)
         loss = (weight * (out.float() - (a * eps - s * x0)).square()).mean()
         probed, accuracy = probe({field: answer.to(device) for field, answer in Probe.answers(scenes, owners).items()})
         for optimizer in optimizer_list:
