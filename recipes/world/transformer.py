@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--attention", type=float, default=0.2, help="weight of the loss on attention to phrases")
     parser.add_argument("--look", type=float, default=15, help="minutes between sample sheets")
     parser.add_argument("--objects", type=float, default=4.0, help="additional weight of a latent under an object")
-    parser.add_argument("--upper", type=float, default=0.5, help="share of the timesteps drawn from the upper half alone")
+    parser.add_argument("--upper", type=float, default=0.5, help="share of timesteps drawn from the upper half")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--from", dest="start", metavar="DIR", help="the transformer to go on from")
     options = parser.parse_args()
