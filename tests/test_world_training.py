@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.primitives.diffusion import sample_timesteps
 from recipes.world.captions import PARTS
 from recipes.world.classifier import QUESTIONS, compute_loss
 from recipes.world.generation import MISSING, entropy, facts_of
@@ -129,3 +130,9 @@ def test_a_field_counts_once_in_the_classifiers_loss_however_its_answers_are_spr
              for k, rows in ((left, [0]), (right, [1, 2, 3])) for row in rows]  # fmt: skip
     asked_once = F.cross_entropy(logits["", "", "light from"], answers[:, light])
     torch.testing.assert_close(compute_loss(logits, answers), torch.stack(wrong).mean() + asked_once)
+
+
+def test_timesteps_are_one_from_each_equal_part_of_all_or_of_the_upper_half():
+    everywhere, above = sample_timesteps(50, upper=0.0), sample_timesteps(50, upper=1.0)
+    assert sorted(everywhere.div(20, rounding_mode="floor").tolist()) == list(range(50))
+    assert sorted((above - 500).div(10, rounding_mode="floor").tolist()) == list(range(50))
