@@ -3,6 +3,7 @@
 from dataclasses import replace
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from recipes.world.text import (
     token_owners,
     tokenise,
 )
-from recipes.world.transformer import PhraseAttention, new_transformer
+from recipes.world.transformer import Latents, PhraseAttention, new_transformer
 
 seeds = st.integers(0, 2**40)
 
@@ -136,3 +137,18 @@ def test_timesteps_are_one_from_each_equal_part_of_all_or_of_the_upper_half():
     everywhere, above = sample_timesteps(50, upper=0.0), sample_timesteps(50, upper=1.0)
     assert sorted(everywhere.div(20, rounding_mode="floor").tolist()) == list(range(50))
     assert sorted((above - 500).div(10, rounding_mode="floor").tolist()) == list(range(50))
+
+
+def test_a_crop_has_the_latents_the_owners_and_the_positions_of_one_window():
+    latents = torch.arange(3 * 16 * 24.0).view(1, 3, 1, 16, 24).expand(40, 3, 2, 16, 24)
+    data = Latents("clips")
+    owners = torch.arange(3 * 8 * 12).view(1, 3, 8, 12).expand(40, 3, 8, 12)
+    data.batch = lambda indices: (latents, torch.rand(40, 3, 1, 16, 24), owners, list(range(40)))  # pyright: ignore
+    data.scenes = [None] * 40  # pyright: ignore
+    positions = torch.arange(3 * 8 * 12.0)[:, None].expand(-1, 32)
+    (x0, objects, own, scenes), (cos, sin) = data.crops(np.random.default_rng(0), 10, (positions, -positions))
+    assert x0.shape == (10, 3, 2, 8, 12) and objects.shape == (10, 3, 1, 8, 12) and len(set(scenes)) == 10
+    assert torch.equal(own.flatten(1), cos[:, 0].long().expand(10, -1)) and torch.equal(sin, -cos)
+    # The first of the four latents of each token lies at twice the token's row and column.
+    row, column = own // 12 % 8, own % 12
+    assert torch.equal(x0[:, :, 0, ::2, ::2], (own // 96 * 384 + 48 * row + 2 * column).float())

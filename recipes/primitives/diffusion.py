@@ -40,12 +40,12 @@ def object_weight(done: float, most: float = 4.0) -> float:
     return most * min(1.0, max(0.0, (0.93 - done) / 0.13))
 
 
-def sample_timesteps(count: int, upper: float = 0.5) -> Tensor:
-    """Sample timesteps int64 [B]: a share of `upper` from the upper 500 of 1000, where an object's place, colour, shape
-    and motion are decided, the others uniformly; stratified, one from each of B equal parts."""
+def sample_timesteps(count: int, upper: float = 0.5, below: int = 1000) -> Tensor:
+    """Sample timesteps int64 [B] below a number: a share of `upper` from the upper half, where (of 1000) an object's
+    place, colour, shape and motion are decided, the others uniformly; stratified, one from each of B equal parts."""
     u = (torch.rand(count) + torch.randperm(count)) / count
     anywhere = torch.rand(count) >= upper
-    return (torch.where(anywhere, u, 0.5 + 0.5 * u) * 1000).long()
+    return (torch.where(anywhere, u, 0.5 + 0.5 * u) * below).long()
 
 
 def optimizers(transformer: CogVideoXTransformer3DModel, probe: nn.Module, lr: float) -> list[torch.optim.Optimizer]:

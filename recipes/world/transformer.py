@@ -64,7 +64,11 @@ from recipes.world.scene import (
 )
 from recipes.world.text import DROPPED, TEXT_LENGTH, phrases_of, sample_caption, token_owners, tokenise
 
+Batch = tuple[Tensor, Tensor, Tensor, list[Scene]]
+Rotary = tuple[Tensor, Tensor]  # cosines and sines of the positions [N, D]
 TOKEN_ROWS, TOKEN_COLUMNS = HEIGHT // 8, WIDTH // 8
+WINDOW = 4, 6  # rows and columns of tokens of a crop
+CROPS_BELOW = 600  # the timesteps of crops: at more noise a crop does not show where it lies
 PROBE = "probe.safetensors"  # beside the transformer's folder
 SHEET_SEEDS = range(1_000_000_000, 1_000_000_010)
 # What the probe reads off each token under an object; hats and patterns as seen.
@@ -188,7 +192,7 @@ class Latents:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor, list[Scene]]:
+    def batch(self, indices: np.ndarray) -> Batch:
         """Return latents float32 [B, F, C, h, w], the share of objects [B, F, 1, h, w], owners [B, F, h', w'] and the
         scenes."""
         length = SHARDS[self.kind][0]
@@ -197,6 +201,18 @@ class Latents:
             for arrays in (self.latents, self.objects, self.owners)
         ]
         return parts[0].float(), parts[1].float(), parts[2].long(), [self.scenes[i] for i in indices]
+
+    def crops(self, rng: np.random.Generator, size: int, rotary: Rotary) -> tuple[Batch, Rotary]:
+        """Return a batch of one window of clips, of four times as many those that show most of objects in it, and its
+        positions."""
+        top, left = (int(rng.integers(0, n - k + 1)) for n, k in zip((TOKEN_ROWS, TOKEN_COLUMNS), WINDOW, strict=True))
+        latents, objects, owners, scenes = self.batch(rng.integers(0, len(self), 4 * size))
+        objects = crop(objects, 2 * top, 2 * left, 2)
+        best = objects.mean((1, 2, 3, 4)).argsort()[-size:]
+        latents, owners = crop(latents[best], 2 * top, 2 * left, 2), crop(owners[best], top, left)
+        grids = (r.unflatten(0, (-1, TOKEN_ROWS, TOKEN_COLUMNS)).movedim(3, 0) for r in rotary)
+        cos, sin = (crop(grid, top, left).movedim(0, 3).flatten(0, 2) for grid in grids)
+        return (latents, objects[best], owners, [scenes[k] for k in best]), (cos, sin)
 
 
 def owners_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -222,6 +238,11 @@ def owners_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
         np.savez_compressed(cache, owners=owners, objects=objects)
     stored = np.load(cache)
     return stored["owners"], stored["objects"]
+
+
+def crop(grid: Tensor, top: int, left: int, scale: int = 1) -> Tensor:
+    """Return the window of a grid [..., rows, columns] at a row and a column, `scale` cells to a token."""
+    return grid[..., top : top + scale * WINDOW[0], left : left + scale * WINDOW[1]]
 
 
 def sample_words(scenes: list[Scene], tokenizer: T5Tokenizer, rng: Random, full: float) -> tuple[Tensor, Tensor]:
@@ -261,6 +282,7 @@ def main() -> None:
     parser.add_argument("--look", type=float, default=15, help="minutes between sample sheets")
     parser.add_argument("--objects", type=float, default=4.0, help="additional weight of a latent under an object")
     parser.add_argument("--upper", type=float, default=0.5, help="share of timesteps drawn from the upper half")
+    parser.add_argument("--crops", action="store_true", help="every third batch is of crops, at little noise")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--from", dest="start", metavar="DIR", help="the transformer to go on from")
     options = parser.parse_args()
@@ -322,22 +344,29 @@ def main() -> None:
         if replicas.rank == 0 and clock.done >= 1:
             replicas.close(transformer)
             break
-        # A still costs less than half of a clip and teaches all words but those of motion.
-        kind = "stills" if step % 2 else "clips"
-        part, size = data[kind], options.batch * (2 if kind == "stills" else 1)
-        x0, objects, owners, scenes = part.batch(rng.integers(0, len(part), size))
-        x0, frames = x0.to(device), x0.shape[1]
+        # A still costs less than half of a clip and teaches all words but those of motion; a crop, too, and shows more
+        # of objects, which are the hard part at little noise.
+        kind = ("clips", "stills", "crops")[step % (3 if options.crops else 2)]
+        if kind == "crops":
+            batch, positions = data["clips"].crops(rng, options.batch * 5 // 2, rotary)
+            levels = 0.0, CROPS_BELOW
+        else:
+            size = options.batch * (2 if kind == "stills" else 1)
+            batch = data[kind].batch(rng.integers(0, len(data[kind]), size))
+            positions = tuple(r[: batch[0].shape[1] * TOKEN_ROWS * TOKEN_COLUMNS] for r in rotary)
+            levels = options.upper, 1000
+        x0, objects, owners, scenes = batch
+        x0 = x0.to(device)
         # Words are learnt from what is named; what is not named takes over later.
         ids, about = sample_words(scenes, tokenizer, words, options.full * (clock.done < 0.6))
         ids = ids.to(device)
-        t = sample_timesteps(len(x0), options.upper).to(device)
+        t = sample_timesteps(len(x0), *levels).to(device)
         a, s = (x.sqrt().view(-1, 1, 1, 1, 1) for x in (alphas[t], 1 - alphas[t]))
         eps = torch.randn_like(x0)
         for optimizer in optimizer_list:
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * clock.factor(step)
         with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-            positions = tuple(r[: frames * TOKEN_ROWS * TOKEN_COLUMNS] for r in rotary)
             with torch.no_grad():
                 text = encoder(ids)[0]
             noisy = a * x0 + s * eps
