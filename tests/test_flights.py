@@ -100,6 +100,17 @@ def test_before_after_both_and_the_wipe_show_the_same_scenes(run, tmp_path):
     assert all(np.abs(one - other).mean() < 4 for one, other in alike)
 
 
+def test_a_still_of_the_wipe_is_the_film_at_that_moment_and_else_has_the_line_half_way(run, tmp_path):
+    wipe = film(run, tmp_path / "a.mov", "--show", "wipe").astype(int)
+    for words, frame in ([], 2), (["--at", "0.5"], 4):
+        still = tmp_path / f"{frame}.png"
+        assert main(["fly", str(run), "-o", str(still), "--show", "wipe", "--size", "32x24", "--seconds", "1",
+                     "--fps", "8", *words]) == 0  # fmt: skip
+        picture = np.asarray(Image.open(still)).astype(int)
+        apart = np.abs(wipe - picture).mean((1, 2, 3))
+        assert apart.argmin() == frame and apart[frame] < 4
+
+
 def test_a_turntable_of_a_splat_shows_all_of_it_on_any_background(tmp_path):
     white = film(SIX, tmp_path / "a.gif", "--background", "white")
     assert white.shape == (8, 24, 32, 3) and (white[:, 0] > 250).all() and (white < 200).any((1, 2, 3)).all()
@@ -127,6 +138,7 @@ def test_a_turntable_of_a_splat_shows_all_of_it_on_any_background(tmp_path):
         (["--at", "1"], "--at is of a still"),
         (["--up", "x"], "--up is for --path turntable"),
         (["-o", "film.avi"], "cannot write film.avi"),
+        (["-o", "film.jpg"], ".png for a still"),
         (["-o", "film.gif", "--seconds", "100"], "GiB to write"),
     ],
 )

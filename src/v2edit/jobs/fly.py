@@ -44,7 +44,7 @@ class Fly:
     """A run folder of v2edit scene, or a splat."""
     out: Annotated[Path, arg(aliases=["-o"], metavar="FILE")]
     """The file to write: .mp4, .webm, .gif, .webp or .mov; .png is a thumbnail."""
-    show: Annotated[Show, arg(help_behavior_hint="")] = "after"
+    show: Show = "after"
     """Of a run: the scene after or before the edit, both side by side, or a wipe between them."""
     path: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """turntable (default for a splat; a run's goes as far around as its path does, and back), run (the run's own camera
@@ -54,7 +54,8 @@ class Fly:
     fps: float = 30.0
     """Frames a second."""
     at: Annotated[float | None, arg(metavar="SECONDS", help_behavior_hint="")] = None
-    """The moment of the film that a .png shows (default: its middle; of a splat's turntable its beginning)."""
+    """The moment of the film that a .png shows (default: its middle; of a wipe, its line half way; of a splat's
+    turntable, its beginning)."""
     size: Annotated[str | None, arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")] = None
     """The size of a scene's picture (default: 720 lines in the shape of the path's pictures; 1280x720 of a splat)."""
     background: Annotated[str, arg(metavar="COLOUR")] = "black"
@@ -77,9 +78,9 @@ class Fly:
         layout = self.show if self.show in ("side", "wipe") else "one"
         background = _parse_colour(self.background)
         if self.out.suffix.lower() == STILL:
-            middle = 0 if whole else count // 2
-            at = middle if self.at is None else min(count - 1, round(self.at * self.fps))
-            return videos.write_still(next(render_film(scenes, cameras[[at]], layout, background)), self.out)
+            default = 0 if whole else count // (4 if layout == "wipe" else 2)  # at a quarter its line is half way
+            at = default if self.at is None else min(count - 1, round(self.at * self.fps))
+            return videos.write_still(next(render_film(scenes, cameras, layout, background, at)), self.out)
         shape = count, height, width * (2 if layout == "side" else 1)
         with open_writer(self.out, shape, self._rate) as write_frame:
             for done, frame in enumerate(render_film(scenes, cameras, layout, background), start=1):
@@ -93,13 +94,13 @@ class Fly:
 
     def _check(self) -> int:
         """Return the number of frames. Raises `UserError`."""
-        from v2edit.video.formats import find_format
+        from v2edit.video.formats import FORMATS
 
         if not self.source.exists():
             raise UserError(f"no such run or splat: {self.source}")
         expect_new_file(self.out, "-o")
-        if self.out.suffix.lower() != STILL:
-            find_format(self.out)
+        if self.out.suffix.lower() not in (*FORMATS, STILL):
+            raise UserError(f"cannot write {self.out}: expected a name in {', '.join(FORMATS)}, or {STILL} for a still")
         match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", self.size or "1280x720")
         if match is None or not all(16 <= int(side) <= MAX_SIDE for side in match.groups()):
             raise UserError(f"--size is {self.size!r:.40}, expected WIDTHxHEIGHT of 16 to {MAX_SIDE}, as 1280x720")

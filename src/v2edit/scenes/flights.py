@@ -51,11 +51,11 @@ def framed(cameras: Cameras, height: int, width: int, whole: bool) -> Cameras:
 
 
 def render_film(
-    scenes: Sequence[Gaussians], cameras: Cameras, layout: Layout, background: Colour
+    scenes: Sequence[Gaussians], cameras: Cameras, layout: Layout, background: Colour, only: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield the frames of a film, uint8 [H, W, 3]: of one scene, of two side by side, or of two with a line between
-    them (the first on its left) that goes to the left edge and back."""
-    for k in range(len(cameras)):
+    """Yield the frames of a film, uint8 [H, W, 3], or the `only` one of that number: of one scene, of two side by side,
+    or of two with a line between them (the first on its left) that goes to the left edge and back."""
+    for k in range(len(cameras)) if only is None else [only]:
         frames = [render_video(scene, cameras[[k]], background)[0] for scene in scenes]
         if layout == "wipe":
             place = round(cameras.width * (0.5 + 0.5 * np.cos(2 * np.pi * k / len(cameras))))
