@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.clips import PAIR, SAME, frames_of
 from support.models import pipeline_of
 from support.scenes import dataset_of, gaussians_of, ring
@@ -257,7 +258,7 @@ def run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_the_run_folder_holds_what_was_promised(sample, run):
+def test_the_run_folder_holds_what_was_promised(sample, run, tmp_path):
     names = {one.name for one in run.iterdir()}
     assert names == {
         "run.json", "scene.ply", "edited.ply", "camera_path.json", "dataparser_transforms.json", "before.mp4",
@@ -274,6 +275,9 @@ def test_the_run_folder_holds_what_was_promised(sample, run):
     before, after = read_splat(run / "scene.ply"), read_splat(run / "edited.ply")
     assert 600 == len(before) <= len(after) and not torch.equal(before.sh, after.sh[:600])
     assert video.read(run / "after.mp4").frames.shape == video.read(run / "before.mp4").frames.shape
+    rows = ("before", "subtask 1, the video", "subtask 1, the scene", "subtask 2, the video", "after")
+    sheet = video.contact_sheet(dict.fromkeys(rows, video.read(run / "after.mp4").frames), tmp_path / "sheet.png")
+    assert Image.open(run / "contact.png").size == Image.open(sheet).size  # each scene once
     source, edited = (read_scene(folder, side=48).dataset for folder in (sample, run / "dataset"))
     assert source is not None and edited is not None
     # The edited dataset is the same views of another scene: what was trained on the one trains on the other.

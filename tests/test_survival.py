@@ -132,6 +132,13 @@ def test_a_changed_scene_is_refused(scene, tmp_path):
         resume_run(tmp_path / "run")
 
 
+def test_a_resumed_scene_says_how_to_look_at_it(scene, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        edit_scene(**scene, out=tmp_path / "run", on_progress=stop_after(1, KeyboardInterrupt))
+    assert main(["resume", str(tmp_path / "run")]) == 0
+    assert f"v2edit view {tmp_path / 'run'}" in capsys.readouterr().out
+
+
 def test_a_language_model_is_asked_once_and_no_secret_is_kept(edit, tmp_path, monkeypatch):
     monkeypatch.setenv("V2EDIT_LVLM_KEY", "sk-quite-secret")
     pair = {"source": "a red ball on the floor", "target": "a blue cube on the floor"}

@@ -69,7 +69,11 @@ def edit(context: Context, job: Annotated[VideoEdit, arg(name="")]) -> None:
 
 def scene(context: Context, job: Annotated[SceneEdit, arg(name="")]) -> None:
     """Edit a 3D scene so that it shows what an instruction or a target prompt says."""
-    run = _run_job(context, job, context.reporter.on_scene)
+    _print_viewer(_run_job(context, job, context.reporter.on_scene))
+
+
+def _print_viewer(run: object) -> None:
+    """Print how to look at a scene that has just been edited."""
     if isinstance(run, SceneRun) and run.edited is not None:
         print(f"to look at it in a browser: v2edit view {shlex.quote(str(run.folder))}")
 
@@ -138,6 +142,7 @@ def resume(context: Context, folder: Annotated[Path, Positional, arg(metavar="RU
     with context.reporter.working():
         run = resume_run(folder, on_progress, command=context.argv)
     _print_run(run, context.reporter)
+    _print_viewer(run)
 
 
 def runs(context: Context, folder: Annotated[Path, Positional, arg(metavar="FOLDER")] = Path("runs")) -> None:

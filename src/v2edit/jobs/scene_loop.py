@@ -103,12 +103,14 @@ class SceneLoop:
             assert self.scene.dataset is not None
 
             def on_timed(seconds: float) -> None:
-                log.info("reconstructing: %s; about %s for the first", self.fit, format_duration(seconds))
+                log.info("the first reconstruction takes about %s", format_duration(seconds))
 
+            snapshot = fit_snapshot(snapshots, 0)
+            if snapshot.load() is None:  # compiling and timing are silent, for up to half a minute
+                log.info("reconstructing: %s; some steps are timed first", self.fit)
             gaussians = reconstruct(
-                self.scene.dataset, self.fit, _report_first(report), device, self.config.seed,
-                fit_snapshot(snapshots, 0), on_timed,
-            )  # fmt: skip
+                self.scene.dataset, self.fit, _report_first(report), device, self.config.seed, snapshot, on_timed
+            )
         splat, spread = self.scene.splat, self.spread
         return GaussianScene(gaussians, self.fit, self.region, snapshots, splat, self.format, spread)
 
@@ -152,7 +154,9 @@ class SceneLoop:
         rows = {"before": before}
         for number, (video, render) in enumerate(zip(edited.videos, edited.renders, strict=True), start=1):
             videos.write(video, folder / subtask_video(number), fps=FPS)
-            rows |= {f"subtask {number}, the video": video, f"subtask {number}, the scene": render}
+            rows |= {f"subtask {number}, the video": video}
+            if number < len(edited.renders):  # the last one is the row "after"
+                rows |= {f"subtask {number}, the scene": render}
         videos.contact_sheet(rows | {f"after: {title}": after}, folder / CONTACT_SHEET)
         figures: dict[str, Any] = {"changes": [asdict(change) for change in edited.changes]}
 

@@ -272,7 +272,10 @@ def _warn_of_parts(path: Path, found: PoseReport) -> None:
         return
     left, names = len(found.left_out), list_names(found.left_out)
     if len(found.models) > 1:
-        message = "%s falls into %d parts that do not fit (%s pictures): taking the largest, which leaves out %d: %s"
+        message = (
+            "%s falls into %d parts that do not fit together (%s pictures): taking the largest, which leaves out %d: "
+            "%s; pictures from places in between would join them"
+        )
         log.warning(message, path, len(found.models), ", ".join(map(str, found.models)), left, names)
     else:
         log.warning(
