@@ -73,6 +73,7 @@ def test_photographs_become_an_edited_scene_by_one_command(run, photos):
     assert facts["intrinsics"][0]["fl_x"] == pytest.approx(FOCAL, rel=0.02)
     assert all(f"{phase}, step" in told for phase in ("features", "matching", "mapping"))
     assert (folder / "edited.ply").is_file() and "12 of 12 pictures" in told
+    assert told.index("expect nonsense") < told.index("features, step")  # said before anybody waits
     assert sorted(one.name for one in photos.parent.iterdir()) == ["cameras", "photos", "run"]
 
 
@@ -132,6 +133,7 @@ def test_before_cameras_are_found_an_edit_is_estimated_and_its_prompts_shown(pho
     options = {"source_prompt": "a room", "target_prompt": "a green room", "frames": 5, "side": 32}
     estimate = estimate_scene(photos, **options, steps=2, out=tmp_path / "run")
     assert estimate.frames == 5 and any("12 pictures" in remark for remark in estimate.remarks)
+    assert " s, and finding the cameras, and the reconstructions: " in estimate.text
     assert time_finding(PictureSource(photos)) > 0
     del options["frames"], options["side"]
     assert preview_edit(photos, **options).prompts.target == "a green room"

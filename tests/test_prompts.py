@@ -69,6 +69,16 @@ def test_a_comparison_contains_both_prompts(source: str, target: str) -> None:
     assert counts(compare_prompts(target, source, TOKENIZER)) == (shared, changed, removed, added)
 
 
+def test_a_prompt_that_is_cut_says_what_the_model_does_not_see(caplog):
+    prompt = "a red ball and a blue cube on a red floor beside a ball"
+    assert len(SHORT.encode(prompt)) > 12
+    _, counts = SHORT.pad([prompt])
+    kept = SHORT.encode(prompt)[:11]  # and the end of the sequence
+    assert counts == [12]
+    cut = caplog.text.rpartition("without ")[2].strip()[1:-1]
+    assert prompt.endswith(cut) and SHORT.encode(prompt.removesuffix(cut))[:-1] == kept
+
+
 def test_the_marks_are_those_of_word_diff() -> None:
     comparison = compare_prompts("a red ball on the floor", "a blue ball on the red floor", TOKENIZER)
     assert comparison.marked == "a [-red-] {+blue+} ball on the {+red+} floor"

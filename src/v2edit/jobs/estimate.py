@@ -79,6 +79,7 @@ class Estimate:
     limits: dict[str, str] = field(default_factory=dict)  # what may change, for people, by kind: mask, window, box …
     clip_frames: int = 0  # of the whole clip
     shots: int = 1  # that are edited; `frames` are those of the longest
+    besides: str = ""  # what the time leaves out
     seeds: int = 1  # edits of which the time and operations are those of all, the rest those of each
 
     def scaled(self, factor: float) -> Estimate:
@@ -126,6 +127,7 @@ class Estimate:
         only = "" if self.fits else "only "
         room = "" if self.available is None else f"; {only}{format_bytes(self.available)} are free"
         mode = "" if self.device == "cpu" else f" with {self.memory_mode.text}"
+        besides = f", and {self.besides}" if self.besides else ""
         each = f", for each of {self.seeds} seeds" if self.seeds > 1 else ""
         names, texts = (name_prompts(self.prompts), self.prompts.chain) if self.prompts else ((), ())
         lines = [
@@ -137,7 +139,7 @@ class Estimate:
             f"noise   {describe_noise(self.sigma)}",
             f"compute {format_flops(self.flops)}",
             f"memory  about {format_bytes(self.peak)} at the peak{mode}{room}",
-            f"time    about {format_duration(self.total_seconds)}: {parts}",
+            f"time    about {format_duration(self.total_seconds)}{besides}: {parts}",
             f"        {self.method}",
             *(f"        {remark}" for remark in self.remarks),
         ]

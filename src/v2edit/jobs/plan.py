@@ -77,13 +77,7 @@ def find_limits(
     """Return what speaks against a good result, one clause each: a built-in model and a world that is not its own, a
     clip much larger than the model's, a clip longer than a model of absolute positions was trained on. `prompts` are
     None where a language model has yet to write them; `size` is that of the video, or of a scene's renders."""
-    limits, fitted = [], backbone.nearest_size(size, loop)
-    if model == BUILT_IN and prompts and not (is_caption(prompts.source) and is_caption(prompts.target)):
-        shapes = ", ".join(f"{shape}s" for shape in SHAPES)
-        limits.append(
-            f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for "
-            f"other videos and scenes, and use --model {PUBLISHED} for them"
-        )
+    limits, fitted = find_foreign(model, prompts), backbone.nearest_size(size, loop)
     if prompts and len(set(prompts.chain)) == 1:
         limits.append("the prompts are equal, so nothing is to change: say in the target prompt what is")
     if fitted.height * fitted.width < LEAST_PIXELS * size.height * size.width:
@@ -98,6 +92,17 @@ def find_limits(
             f"{PUBLISHED}, does not"
         )
     return limits
+
+
+def find_foreign(model: str, prompts: PromptPair | None) -> list[str]:
+    """Return a clause where a built-in model is to edit a world that, by the prompts, is not its own; else nothing."""
+    if model != BUILT_IN or not prompts or (is_caption(prompts.source) and is_caption(prompts.target)):
+        return []
+    shapes = ", ".join(f"{shape}s" for shape in SHAPES)
+    return [
+        f"the built-in model knows only its own world of {shapes} on a floor under a sky: expect nonsense for other "
+        f"videos and scenes, and use --model {PUBLISHED} for them"
+    ]
 
 
 def name_prompts(prompts: PromptPair) -> list[str]:

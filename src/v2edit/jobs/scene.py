@@ -15,9 +15,10 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.cameras import CameraOptions, read_or_find
+from v2edit.jobs.inputs import is_unposed
 from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import expect_at_least
-from v2edit.jobs.plan import log_plan
+from v2edit.jobs.plan import find_foreign, log_plan
 from v2edit.jobs.prompts import GivenPrompts, source_prompt_beside_scene
 from v2edit.jobs.regions import RegionOptions, describe_region, load_region, save_region
 from v2edit.jobs.scene_loop import FPS, ProgressCallback, SceneLoop
@@ -142,6 +143,9 @@ class SceneEdit(EditJob):
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()  # raises before cameras are looked for
         root = None if self.run_options.out is None else self.run_options.out.absolute().parent
         read = partial(read_or_find, self.scene, self.cameras, root, side)
+        if find_cameras and is_unposed(self.scene):
+            for limit in find_foreign(checkpoint.name, given.pair):
+                log.warning("%s", limit)  # again with the plan; finding cameras takes minutes before that
         # Prompts that are to be written, which may fail, go before cameras, which take minutes.
         scene, found = read(find_cameras and given.pair is not None, on_progress)
         region = self.region.build(scene)
@@ -184,7 +188,9 @@ class SceneEdit(EditJob):
         if not timed or prepared.trainer is not None:
             estimate = estimate_edit(stopwatch, prepared, path_size(path), options)
             without = f"without the reconstructions, {self._describe_fits(prepared)}"
-            return replace(estimate, remarks=[*estimate.remarks, *remarks, without], limits=limits)
+            besides = "the reconstructions" if is_known else "finding the cameras, and the reconstructions"
+            remarks = [*estimate.remarks, *remarks, without]
+            return replace(estimate, remarks=remarks, limits=limits, besides=besides)
         with stopwatch.paused():
             renders = time_reconstruction(prepared.scene, path, prepared.fit, fake, config, prepared.device)
             writing = time_writing(renders.frames, FPS, config.subtasks)

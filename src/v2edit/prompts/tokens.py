@@ -39,7 +39,9 @@ class PromptTokenizer:
         )
         for prompt, ids in zip(prompts, uncut, strict=True):
             if len(ids) > self.max_length:
-                log.warning("prompt cut to %d of its %d tokens: %.60s…", self.max_length, len(ids), prompt)
+                kept = self.max_length - (ids[-1] == self.tokenizer.eos_token_id)  # which stays at the end
+                cut = prompt[self.token_starts(prompt)[kept] :]
+                log.warning("prompt cut to %d of its %d tokens, without %.60r", self.max_length, len(ids), cut)
         return tokens, [min(len(ids), self.max_length) for ids in uncut]
 
     def token_starts(self, prompt: str) -> list[int]:
