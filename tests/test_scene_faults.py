@@ -3,8 +3,10 @@
 import json
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pycolmap
@@ -19,7 +21,8 @@ from v2edit.jobs.prompts import source_prompt_beside_scene
 from v2edit.scenes.dataset import Dataset
 from v2edit.scenes.formats.nerfstudio import write_transforms
 from v2edit.scenes.formats.ply import write_points
-from v2edit.scenes.reading import read_scene
+from v2edit.scenes.gaussians import PARAMETERS
+from v2edit.scenes.reading import choose_path, fingerprint, is_unchanged, read_scene
 
 
 @pytest.fixture
@@ -256,3 +259,18 @@ def test_only_what_belongs_to_a_scene_says_what_it_shows(tmp_path, monkeypatch, 
 def test_files_that_are_named_and_missing_are_noted(fault, caplog, name, says):
     assert len(read(fault(name))) == 12
     assert [says in line and "missing" in line for line in caplog.messages] == [True]
+
+
+def test_a_splat_of_before_it_could_be_antialiased_is_unchanged(data):
+    """A run begun then has a checksum of the five parameters; Gaussians that differ, or are antialiased, are others."""
+    scene = read_scene(data / "scenes" / "tiny.ply")
+    assert scene.splat is not None
+    path = choose_path("orbit", scene, 4, 32)
+    before = make_dataclass("Before", PARAMETERS)(**scene.splat.gaussians.tensors())
+    recorded = fingerprint(cast(Any, SimpleNamespace(dataset=None, gaussians=before)), path)
+    gaussians = scene.splat.gaussians
+    others = replace(gaussians, antialiased=True), replace(gaussians, means=gaussians.means + 1)
+    assert recorded != fingerprint(scene, path) and is_unchanged(scene, path, recorded)
+    assert is_unchanged(scene, path, fingerprint(scene, path))
+    for other in others:
+        assert not is_unchanged(replace(scene, splat=replace(scene.splat, gaussians=other)), path, recorded)

@@ -275,7 +275,7 @@ class SceneEdit(EditJob):
         with run:
             from v2edit.editing.editor import Editor
             from v2edit.scenes.rasterise import rasteriser_device
-            from v2edit.scenes.reading import choose_path, fingerprint, read_scene
+            from v2edit.scenes.reading import choose_path, is_unchanged, read_scene
             from v2edit.scenes.rer import path_size
 
             record = run.request.facts
@@ -284,7 +284,7 @@ class SceneEdit(EditJob):
             scene = read_scene(where, record["side"])
             up = recorded_path.get("up", "auto")  # runs that began before there was a choice
             path = choose_path(recorded_path["what"], scene, recorded_path["frames"], record["side"], up)
-            if fingerprint(scene, path) != record["input"]["read"]:
+            if not is_unchanged(scene, path, record["input"]["read"]):
                 raise UserError(f"{where}, or the path, is not what it was when the run began; put that back")
             rasteriser_device(record["scene_device"], required=True)
             backbone = load_recorded(record, loaded)

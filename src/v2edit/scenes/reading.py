@@ -112,14 +112,23 @@ def visible_positions(gaussians: Gaussians) -> np.ndarray:
     return gaussians.means[visible if visible.any() else slice(None)].double().numpy()
 
 
-def fingerprint(scene: Scene, path: CameraPath) -> str:
-    """Return a checksum (SHA-256) of all that an edit reads of a scene and its path."""
+def is_unchanged(scene: Scene, path: CameraPath, recorded: str) -> bool:
+    """Return whether a scene and its path are what they were when their fingerprint was `recorded`."""
+    if recorded == fingerprint(scene, path):
+        return True
+    # Runs that began before splats could be antialiased: theirs were rendered as if they were not.
+    is_plain = scene.gaussians is not None and not scene.gaussians.antialiased
+    return is_plain and recorded == fingerprint(scene, path, without="antialiased")
+
+
+def fingerprint(scene: Scene, path: CameraPath, without: str = "") -> str:
+    """Return a checksum (SHA-256) of what an edit reads of a scene and its path, but fields named `without`."""
     total = hashlib.sha256()
     parts: list[Any] = [path.cameras, path.closed, scene.dataset, scene.gaussians]
     while parts:
         part = parts.pop()
         if is_dataclass(part):
-            parts += [getattr(part, field.name) for field in fields(part)]
+            parts += [getattr(part, field.name) for field in fields(part) if field.name != without]
         else:
             array = np.asarray(part.cpu() if hasattr(part, "cpu") else part)
             content = repr(part).encode() if array.dtype.hasobject else array.tobytes()
