@@ -125,7 +125,9 @@ def test_cameras_whose_record_is_damaged_are_found_anew(run, photos, tmp_path, c
     copy = shutil.copytree(kept, tmp_path / "cameras" / kept.name)
     for text in ("{}", "no JSON"):
         (copy / "cameras.json").write_text(text)
-        read_or_find(photos, CameraOptions(), tmp_path, 32, find=False)
+        found = read_or_find(photos, CameraOptions(), tmp_path, 32, find=False)[1]
+        assert found is not None
+        read_or_find(photos, CameraOptions(), tmp_path, 32, find=False, source=found.source)  # says nothing again
     assert len([line for line in caplog.messages if "found anew" in line]) == 2
 
 

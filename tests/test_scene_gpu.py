@@ -21,7 +21,7 @@ from v2edit.jobs.options import ModelOptions
 from v2edit.jobs.scene import SceneEdit
 from v2edit.runs.snapshots import LoopState, Snapshots
 from v2edit.scenes import optimise, rasterise, targets
-from v2edit.scenes.config import PIXELS_PER_GAUSSIAN, PRESETS, FitConfig, ResolvedFit
+from v2edit.scenes.config import PIXELS_PER_GAUSSIAN, PRESETS, SMALL, FitConfig, ResolvedFit
 from v2edit.scenes.optimise import FitMethod, FitProgress, full_precision, optimise_gaussians, reconstruct
 from v2edit.scenes.primitives import sample_task, write_task
 from v2edit.scenes.rasterise import gsplat, rasteriser_device, render
@@ -295,9 +295,11 @@ def test_numbers_that_are_given_go_over_the_quality():
 def test_the_documented_table_is_the_presets():
     text = (Path(__file__).parent.parent / "docs" / "scenes.md").read_text()
     rows = [
-        re.findall(r"\d[\d,]*", line) for line in text.splitlines() if re.match(r"\| (few and|photographs, .PU)", line)
+        re.findall(r"\d[\d,]*", line.split("|", 2)[2])
+        for line in text.splitlines()
+        if re.match(r"\| (up to|photographs, .PU)", line)
     ]
     expected = [
         [f"{number:,}" for preset in by_quality.values() for number in preset] for by_quality in PRESETS.values()
     ]
-    assert rows == expected
+    assert rows == expected and f"| up to {SMALL:,} pixels in all |" in text

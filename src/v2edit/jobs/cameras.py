@@ -92,14 +92,15 @@ def read_or_find(
     from v2edit.scenes.poses.find import PictureSource
     from v2edit.scenes.poses.writing import REPORT, read_report
 
-    source = source or PictureSource(path, options.pictures)
+    is_first, source = source is None, source or PictureSource(path, options.pictures)
     name = re.sub(r"[^\w-]+", "-", path.absolute().stem).strip("-")[:MAX_NAME] or "pictures"
     folder = (root or Path("runs")) / FOLDER / f"{name}-{fingerprint_pictures(source)[:DIGITS]}"
     report = None
     try:
         report = read_report(folder) if (folder / REPORT).is_file() else None
     except (OSError, ValueError, UserError) as error:
-        log.warning("%s is damaged (%s): the cameras are found anew", folder, error)
+        if is_first:
+            log.warning("%s is damaged (%s): the cameras are found anew", folder, error)
     if report is not None:
         log.info("cameras: %s, in %s, found before", report, folder)
     elif find:

@@ -15,7 +15,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from v2edit.editing.config import ResolvedConfig
 from v2edit.errors import UserError
 from v2edit.jobs.cameras import CameraOptions, read_or_find
-from v2edit.jobs.inputs import is_unposed
 from v2edit.jobs.job import EditJob, Prepared
 from v2edit.jobs.options import expect_at_least
 from v2edit.jobs.plan import find_foreign, log_plan
@@ -143,11 +142,12 @@ class SceneEdit(EditJob):
         checkpoint = loaded.checkpoint if loaded else self.model_options.find()  # raises before cameras are looked for
         root = None if self.run_options.out is None else self.run_options.out.absolute().parent
         read = partial(read_or_find, self.scene, self.cameras, root, side)
-        if find_cameras and is_unposed(self.scene):
-            for limit in find_foreign(checkpoint.name, given.pair):
-                log.warning("%s", limit)  # again with the plan; finding cameras takes minutes before that
+        scene, found = read(False, on_progress)
         # Prompts that are to be written, which may fail, go before cameras, which take minutes.
-        scene, found = read(find_cameras and given.pair is not None, on_progress)
+        if find_cameras and given.pair is not None and found is not None and found.report is None:
+            for limit in find_foreign(checkpoint.name, given.pair):
+                log.warning("%s", limit)  # and again with the plan, minutes later
+            scene, found = read(True, on_progress, found.source)
         region = self.region.build(scene)
         choose_path(self.render.path, scene, PROMPT_VIEWS, side, self.render.up)  # raises before a model is asked
         settled = self.settle(given, checkpoint, lambda: self._prompt_views(scene, side, device), ask, loaded)
