@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.primitives.diffusion import sample_timesteps
+from recipes.primitives.diffusion import new_scheduler, sample_timesteps
 from recipes.world.captions import PARTS
 from recipes.world.classifier import QUESTIONS, compute_loss
+from recipes.world.denoising import FreshClips
 from recipes.world.generation import MISSING, entropy, facts_of
 from recipes.world.scene import COLOURS, SHAPES, sample_scene
 from recipes.world.text import (
@@ -152,3 +153,21 @@ def test_a_crop_has_the_latents_the_owners_and_the_positions_of_one_window():
     # The first of the four latents of each token lies at twice the token's row and column.
     row, column = own // 12 % 8, own % 12
     assert torch.equal(x0[:, :, 0, ::2, ::2], (own // 96 * 384 + 48 * row + 2 * column).float())
+
+
+def test_who_knows_the_clips_makes_no_error_and_who_answers_nothing_that_of_v():
+    clips = FreshClips(4)
+    power = float(clips.latents.square().mean())
+    for timestep in (200, 999):
+        alpha = float(new_scheduler().alphas_cumprod[timestep])
+        a, s = alpha**0.5, (1 - alpha) ** 0.5
+
+        def knows(noisy, text, t, a=a, s=s, **others):
+            return ((a * noisy - clips.latents) / s,)
+
+        def silent(noisy, text, t, **others):
+            return (torch.zeros_like(noisy),)
+
+        assert clips.errors(knows, timestep).max() < 1e-4
+        assert clips.errors(silent, timestep).mean() == pytest.approx(alpha + (1 - alpha) * power, rel=0.03)
+    assert clips.objects.shape == (4, 3, 1, 16, 24) and 0.05 < clips.objects.float().mean() < 0.6

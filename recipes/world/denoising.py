@@ -3,8 +3,8 @@
     python -m recipes.world.denoising [FOLDER ...]
 
 The mean squared error of v (as in training, unweighted) on clips that are never trained on, with the same noise for
-every transformer, so that two differ by less than 1 % only where they are alike: a row of each, by timestep; of 200
-and 500 also of the latents under objects and of the others. Without a FOLDER, of the committed transformer and of the
+every transformer, so that small differences show: a row of each, by timestep; of 200 and 500 also of the latents under
+objects and of the others. Without a FOLDER, of the committed transformer and of the
 average of out/transformer/state.pt.
 """
 
@@ -27,6 +27,7 @@ from recipes.world.clips import EVALUATION_SEED, FRAMES, HEIGHT, OUT, WEIGHTS, W
 from recipes.world.export import load_transformer
 from recipes.world.scene import sample_scene
 from recipes.world.text import sample_caption, tokenise
+from recipes.world.transformer import covered_latents, new_transformer
 
 TIMESTEPS, BY_REGION = (100, 200, 350, 500, 700, 850, 999), (200, 500)
 FROM = EVALUATION_SEED + 100_000  # of the scenes
@@ -46,14 +47,8 @@ class FreshClips:
         ids, _ = tokenise(tokenizer, [sample_caption(Random(k), scene, 0.5)[0] for k, scene in enumerate(scenes)])
         self.text = encoder(ids)[0]
         self.latents = torch.cat([encode(vae, rendered[k : k + 4, ..., :3]) for k in range(0, count, 4)])
-        covered = torch.from_numpy(rendered[..., 3] > 0).float()
-        covered = covered.unflatten(2, (HEIGHT // 4, 4)).unflatten(4, (WIDTH // 4, 4)).amax((3, 5))
-        # A causal latent: the first frame, then four each.
-        later = covered[:, 1:].unflatten(1, (-1, 4)).amax(2)
-        self.objects = torch.cat([covered[:, :1], later], 1)[:, :, None]
-        transformer = CogVideoXTransformer3DModel.from_config(
-            CogVideoXTransformer3DModel.load_config(WEIGHTS / "transformer")
-        )
+        self.objects = torch.from_numpy(covered_latents(rendered[..., 3]))
+        transformer = new_transformer()  # for the positions' configuration alone
         pipeline = CogVideoXPipeline(tokenizer, encoder, vae, transformer, new_scheduler())
         frames = self.latents.shape[1]
         self.rotary = pipeline._prepare_rotary_positional_embeddings(HEIGHT, WIDTH, frames, torch.device("cpu"))

@@ -232,12 +232,17 @@ def owners_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
             shares.append(np.concatenate([share[:, :1], later], 1))
         best = np.stack(shares)
         owners = np.where(best.max(0) >= 0.25, best.argmax(0), -1).astype(np.int8)
-        cover = (owner > 0).reshape(clips, frames, HEIGHT // 4, 4, WIDTH // 4, 4).any((3, 5))
-        later = cover[:, 1:].reshape(clips, late, 4, HEIGHT // 4, WIDTH // 4).any(2)
-        objects = np.concatenate([cover[:, :1], later], 1)[:, :, None]
-        np.savez_compressed(cache, owners=owners, objects=objects)
+        np.savez_compressed(cache, owners=owners, objects=covered_latents(owner))
     stored = np.load(cache)
     return stored["owners"], stored["objects"]
+
+
+def covered_latents(owner: np.ndarray) -> np.ndarray:
+    """Return whether any object covers a latent, bool [clips, F, 1, 16, 24], of clips' owners [clips, T, H, W]."""
+    clips, frames = owner.shape[:2]
+    cover = np.any((owner > 0).reshape(clips, frames, HEIGHT // 4, 4, WIDTH // 4, 4), (3, 5))
+    later = cover[:, 1:].reshape(clips, (frames - 1) // 4, 4, HEIGHT // 4, WIDTH // 4).any(2)
+    return np.concatenate([cover[:, :1], later], 1)[:, :, None]
 
 
 def crop(grid: Tensor, top: int, left: int, scale: int = 1) -> Tensor:

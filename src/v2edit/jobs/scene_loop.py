@@ -154,9 +154,9 @@ class SceneLoop:
         rows = {"before": before}
         for number, (video, render) in enumerate(zip(edited.videos, edited.renders, strict=True), start=1):
             videos.write(video, folder / subtask_video(number), fps=FPS)
-            rows |= {f"subtask {number}, the video": video}
+            rows[f"subtask {number}, the video"] = video
             if number < len(edited.renders):  # the last one is the row "after"
-                rows |= {f"subtask {number}, the scene": render}
+                rows[f"subtask {number}, the scene"] = render
         videos.contact_sheet(rows | {f"after: {title}": after}, folder / CONTACT_SHEET)
         figures: dict[str, Any] = {"changes": [asdict(change) for change in edited.changes]}
 
