@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recipes.primitives.diffusion import new_scheduler, sample_timesteps
 from recipes.world.captions import PARTS
-from recipes.world.classifier import QUESTIONS, compute_loss
+from recipes.world.classifier import QUESTIONS, SLOTS, WorldClassifier, compute_loss
 from recipes.world.denoising import FreshClips
 from recipes.world.generation import MISSING, entropy, facts_of
 from recipes.world.scene import COLOURS, SHAPES, sample_scene
@@ -132,6 +132,22 @@ def test_a_field_counts_once_in_the_classifiers_loss_however_its_answers_are_spr
              for k, rows in ((left, [0]), (right, [1, 2, 3])) for row in rows]  # fmt: skip
     asked_once = F.cross_entropy(logits["", "", "light from"], answers[:, light])
     torch.testing.assert_close(compute_loss(logits, answers), torch.stack(wrong).mean() + asked_once)
+
+
+@torch.no_grad()
+def test_slots_answer_by_one_network_and_tell_together_where_the_light_comes_from():
+    torch.manual_seed(0)
+    classifier, clips = WorldClassifier().eval(), torch.rand(2, 9, 3, 64, 96) * 2 - 1
+    before = classifier(clips)
+    classifier.queries[[0, 3]] = classifier.queries[[3, 0]]
+    after = classifier(clips)
+    other = {SLOTS[0]: SLOTS[3], SLOTS[3]: SLOTS[0]}
+    for place, row, field in QUESTIONS:
+        asked = (*other.get((place, row), (place, row)), field)
+        torch.testing.assert_close(after[asked], before[place, row, field])
+    assert not torch.allclose(before[*SLOTS[0], "shape"], before[*SLOTS[3], "shape"])
+    classifier.queries[0] += 1
+    assert not torch.allclose(classifier(clips)["", "", "light from"], after["", "", "light from"])
 
 
 def test_timesteps_are_one_from_each_equal_part_of_all_or_of_the_upper_half():

@@ -159,9 +159,12 @@ class Reader(nn.Module):
 class WorldClassifier(nn.Module):
     """A network from frames to the logits of each question. In each frame (with its difference to the next) a query of
     each slot and four of the scene read cells of 8 x 8 pixels; what they read in all frames answers the questions. All
-    slots have the same answering network, so that a shape is learnt wherever it stands."""
+    slots have the same answering network, so that a shape is learnt wherever it stands; it also hears what the scene's
+    queries read, as a motion is one against the camera's. Where the light comes from is the slots' mean: each object's
+    shading and shadow tell it, and the scene's queries alone had not begun to learn it."""
 
     OF_SCENE = 4  # queries
+    LIGHT_FROM = "", "", "light from"  # the last of the questions
 
     def __init__(self, width: int = 48, depth: int = 2) -> None:
         super().__init__()
@@ -173,10 +176,12 @@ class WorldClassifier(nn.Module):
         self.places = nn.Parameter(0.5 * torch.randn(HEIGHT // 8 * (WIDTH // 8), 128))
         self.queries = nn.Parameter(0.5 * torch.randn(len(SLOTS) + self.OF_SCENE, 128))
         self.readers = nn.ModuleList(Reader(128) for _ in range(depth))
-        self.slot = self._answering(FRAMES * 128, sum(len(answers) for answers, _ in OF_OBJECT.values()))
-        self.scene = self._answering(
-            FRAMES * 128 * self.OF_SCENE, sum(len(answers) for answers, _ in OF_SCENE.values())
-        )
+        self.about_scene = nn.Linear(128 * self.OF_SCENE, 128)
+        of_slot = sum(len(answers) for answers, _ in OF_OBJECT.values())
+        of_light = len(QUESTIONS[self.LIGHT_FROM])
+        of_scene = sum(len(answers) for answers, _ in OF_SCENE.values()) - of_light
+        self.slot, self.light = (self._answering(FRAMES * 256, outputs) for outputs in (of_slot, of_light))
+        self.scene = self._answering(FRAMES * 128 * self.OF_SCENE, of_scene)
 
     @staticmethod
     def _answering(inputs: int, outputs: int) -> nn.Module:
@@ -191,10 +196,12 @@ class WorldClassifier(nn.Module):
         for reader in self.readers:
             queries = reader(queries, cells)
         seen = queries.unflatten(0, clips.shape[:2]).expand(-1, FRAMES, -1, -1).transpose(1, 2)  # [B, queries, T, 128]
-        slots = self.slot(seen[:, : len(SLOTS)].flatten(2)).flatten(1)
-        logits = torch.cat([slots, self.scene(seen[:, len(SLOTS) :].flatten(1))], dim=1).float()
+        slots, scene = seen[:, : len(SLOTS)], seen[:, len(SLOTS) :]
+        heard = self.about_scene(scene.transpose(1, 2).flatten(2))[:, None].expand_as(slots)
+        slots = torch.cat([slots, heard], dim=-1).flatten(2)
+        parts = self.slot(slots).flatten(1), self.scene(scene.flatten(1)), self.light(slots).mean(1)
         sizes = [len(answers) for answers in QUESTIONS.values()]
-        return dict(zip(QUESTIONS, logits.split(sizes, dim=1), strict=True))
+        return dict(zip(QUESTIONS, torch.cat(parts, dim=1).float().split(sizes, dim=1), strict=True))
 
 
 class Renders:
@@ -297,7 +304,10 @@ def main() -> None:
     sets = {"renders": fresh[..., :3], "autoencoded": autoencode(fresh[..., :3])}
     classifier, autocast = WorldClassifier().train(), choose_device()[1]
     if options.start:
-        classifier.load_state_dict(load_file(options.start))
+        known = classifier.state_dict()
+        classifier.load_state_dict(
+            known | {k: w for k, w in load_file(options.start).items() if w.shape == known[k].shape}
+        )
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
     clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.8), 0, 0.0, 0.0
     path = folder / "state.pt"
