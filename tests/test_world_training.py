@@ -147,7 +147,9 @@ def test_slots_answer_by_one_network_and_tell_together_where_the_light_comes_fro
         torch.testing.assert_close(after[asked], before[place, row, field])
     assert not torch.allclose(before[*SLOTS[0], "shape"], before[*SLOTS[3], "shape"])
     classifier.queries[0] += 1
-    assert not torch.allclose(classifier(clips)["", "", "light from"], after["", "", "light from"])
+    moved = classifier(clips)
+    assert not torch.allclose(moved["", "", "light from"], after["", "", "light from"])
+    torch.testing.assert_close(moved["", "", "camera"], after["", "", "camera"])
 
 
 def test_timesteps_are_one_from_each_equal_part_of_all_or_of_the_upper_half():

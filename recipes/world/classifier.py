@@ -304,10 +304,7 @@ def main() -> None:
     sets = {"renders": fresh[..., :3], "autoencoded": autoencode(fresh[..., :3])}
     classifier, autocast = WorldClassifier().train(), choose_device()[1]
     if options.start:
-        known = classifier.state_dict()
-        classifier.load_state_dict(
-            known | {k: w for k, w in load_file(options.start).items() if w.shape == known[k].shape}
-        )
+        classifier.load_state_dict(load_file(options.start))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
     clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.8), 0, 0.0, 0.0
     path = folder / "state.pt"
