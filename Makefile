@@ -41,8 +41,8 @@ demo: $(SETUP)-run ## make a little video, edit it, and say where the pictures a
 	'$(PY)' -m v2edit sample --seed $(DEMO_SEED) -o "$$out" && \
 	'$(PY)' -m v2edit edit "$$out/clip.mp4" "$(DEMO_INSTRUCTION)" -o "$$out/edit" && \
 	echo && echo "before and after: $$out/edit/contact.png   as a video: $$out/edit/compare.mp4"
-DEMO_SEED ?= 7
-DEMO_INSTRUCTION ?= make the ball yellow
+DEMO_SEED ?= 154
+DEMO_INSTRUCTION ?= turn the sky dark
 
 # Many tests wait for processes of their own: two at a time take little more than half.
 test: $(SETUP)-test ## the tests (minutes at most, no GPU, no network)

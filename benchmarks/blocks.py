@@ -66,7 +66,7 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.blocks import BlendedFrames, Blocks, BlockSettings, plan_blocks
 from v2edit.primitives.captions import caption
 from v2edit.primitives.classifier import QUESTIONS, SceneClassifier, preprocess
-from v2edit.primitives.render import render_clip
+from v2edit.primitives.render import HEIGHT, orbit_cameras, render_clip
 from v2edit.primitives.scene import COLOURS, SHAPES, Scene, sample_scene
 from v2edit.prompts import PromptPair
 from v2edit.runs.manifest import REQUEST_FILE, STATE_DIR
@@ -107,8 +107,11 @@ WAYS: dict[str, BlockSettings | str] = {
 class Swing(Scene):
     """A scene before which the camera swings."""
 
-    def azimuth_at(self, frame: int, frames: int) -> float:
-        return self.azimuth + SWING * math.sin(2 * math.pi * frame / PERIOD)
+    def render(self, frames: int) -> np.ndarray:
+        """Return a clip, uint8 [T, H, W, 3]."""
+        turns = (SWING * math.sin(2 * math.pi * frame / PERIOD) for frame in range(frames))
+        cameras = orbit_cameras([(self.azimuth + turn, HEIGHT) for turn in turns], 64, 96)
+        return render_clip(self, frames, cameras=cameras).frames
 
 
 def sample_swing(seed: int, motion: str | None = None) -> tuple[Swing, Swing, int]:
@@ -117,7 +120,7 @@ def sample_swing(seed: int, motion: str | None = None) -> tuple[Swing, Swing, in
     scene = sample_scene(rng)
     sampled = [rng.choice(("stay", "hop")) for _ in scene.objects]
     objects = tuple(replace(one, motion=motion or own) for one, own in zip(scene.objects, sampled, strict=True))
-    source = Swing(objects, scene.floor, scene.sky, "orbit right", scene.azimuth, scene.floor_phase)
+    source = Swing(**vars(scene) | {"objects": objects, "camera": "orbit right"})
     subject = rng.randrange(len(objects))
     if seed % 2:
         free = [name for name in COLOURS if all(name != one.colour for one in objects)]
@@ -137,7 +140,7 @@ def psnr_of_x0(backbone: Backbone, frames: int, seeds: int, way: BlockSettings |
     schedule, errors = backbone.schedule(20), []
     for number in range(seeds):
         source, _, _ = sample_swing(FIRST_SEED + number, motion)
-        x0, text = backbone.encode(render_clip(source, frames).frames), backbone.encode_text([caption(source)])
+        x0, text = backbone.encode(source.render(frames)), backbone.encode_text([caption(source)])
         draw = torch.Generator().manual_seed(number)
         for step in STEPS:
             v = schedule.add_noise(x0, torch.randn(x0.shape, generator=draw), step)
@@ -171,8 +174,8 @@ def find_right(frames: np.ndarray, target: Scene) -> np.ndarray:
         ok = torch.ones(len(clips), len(target.objects), dtype=torch.bool)
         for number, one in enumerate(target.objects):
             for about in ("shape", "colour"):
-                answers = QUESTIONS[one.place, about]
-                ok[:, number] &= logits[one.place, about].argmax(1) == answers.index(getattr(one, about))
+                question = one.place, one.row, about
+                ok[:, number] &= logits[question].argmax(1) == QUESTIONS[question].index(getattr(one, about))
         right += ok.tolist()
     return np.array(right)
 
@@ -196,10 +199,10 @@ def edit_clip(
     source, target, _ = sample_swing(seed)
     editor = use(backbone, way)
     if way == "truth":
-        edited = backbone.decode(backbone.encode(render_clip(target, frames).frames))
+        edited = backbone.decode(backbone.encode(target.render(frames)))
     else:
         config = EditConfig(steps=steps, seed=seed, long="blocks" if isinstance(way, BlockSettings) else "windows")
-        clip, prompts = render_clip(source, frames).frames, PromptPair(caption(source), caption(target))
+        clip, prompts = source.render(frames), PromptPair(caption(source), caption(target))
         edited = editor.edit(clip, prompts, config).frames
     edited = np.asarray(edited)
     if keep is not None:
@@ -213,7 +216,7 @@ def read_truth(backbone: Backbone, frames: int, seed: int, keep: Path | None) ->
     """Return around which frames each object of the true edited clip is read right, and where it still is once it has
     been coded, bool [T / 2, objects]. The classifier knows clips of nine frames, and cannot read all of slow hops."""
     _, target, _ = sample_swing(seed)
-    legible = find_right(render_clip(target, frames).frames, target)
+    legible = find_right(target.render(frames), target)
     return legible, legible & find_right(edit_clip(backbone, frames, seed, "truth", 0, keep), target)
 
 
@@ -222,7 +225,7 @@ def measure_edit(
 ) -> list[float]:
     """Return the FIGURES of an edit."""
     _, target, subject = sample_swing(seed)
-    frames, truth = len(edited), render_clip(target, len(edited)).frames
+    frames, truth = len(edited), target.render(len(edited))
     error = edited.astype(np.float32) - truth
     mse = np.square(error).mean((1, 2, 3))
     worst = np.sort(mse)[-max(1, frames // 10) :]
@@ -244,8 +247,8 @@ def measure_edit(
     return [*decibels, *shares, joint, float(max(parts, default=0.0))]
 
 
-def render_frames(scene: Scene, frames: int) -> np.ndarray:
-    return render_clip(scene, frames).frames
+def render_frames(scene: Swing, frames: int) -> np.ndarray:
+    return scene.render(frames)
 
 
 def edit_once(frames: int, steps: int) -> None:
@@ -269,7 +272,7 @@ def kill(frames: int, steps: int, kills: int) -> None:
     source, target, _ = sample_swing(FIRST_SEED)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        video.write(render_clip(source, frames).frames, folder / "clip.mp4", fps=8)
+        video.write(source.render(frames), folder / "clip.mp4", fps=8)
         v2edit = [sys.executable, "-m", "v2edit"]
         edit = [*v2edit, "edit", str(folder / "clip.mp4"), "--long", "blocks", "--steps", str(steps), "--quiet"]
         edit += ["--source-prompt", caption(source), "--target-prompt", caption(target), "-o"]

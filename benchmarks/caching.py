@@ -68,11 +68,11 @@ def count_flops(fake: FakeModel, task: BenchTask, config: V2Edit) -> float:
 
 def measure(backbone: Backbone, tasks: Sequence[BenchTask], config: V2Edit) -> str:
     """Edit the tasks, and return the means of their score and of PSNR outside and inside the change."""
-    method, classify = config.build(backbone), SceneClassifier.load().classify
+    method, read = config.build(backbone), SceneClassifier.load().read
     figures = []
     for task in tasks:
         frames = method(task.clips.source.frames, task.prompts, task.seed)
-        measured = task.measure({"frames": frames}, None, Measures(classify))
+        measured = task.measure({"frames": frames}, None, Measures(read))
         figures.append([measured[name] for name in ("score", "psnr_outside", "psnr_inside")])
     score, outside, inside = np.mean(figures, axis=0)
     return f"{score:.3f} | {outside:.2f} | {inside:.2f}"

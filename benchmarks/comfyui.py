@@ -176,7 +176,15 @@ class Trial:
             "shown in the node", outcome.shown[EDIT]["images"][0]["filename"] == "edited.mp4", str(outcome.shown[EDIT])
         )
         print(outcome.shown["3"]["text"][0])
-        words = ["edit", self.base / "input" / SAMPLE, "turn the red box yellow", "--mask", "auto", "--device", "cpu"]
+        words = [
+            "edit",
+            self.base / "input" / SAMPLE,
+            "turn the purple cube orange",
+            "--mask",
+            "auto",
+            "--device",
+            "cpu",
+        ]
         words += ["--steps", str(self.steps), "-o", self.base / "cli"]
         command = [sys.executable, "-m", "v2edit", "--quiet", *words]
         subprocess.run(command, check=True)
@@ -254,7 +262,7 @@ class Trial:
                 "sample",
                 "--scene",
                 "--seed",
-                "3",
+                "10",
                 "--kind",
                 "recolour",
                 "-o",
@@ -263,7 +271,7 @@ class Trial:
             check=True,
         )
         workflow = {"2": copy.deepcopy(read_workflow("edit_video.json")["2"])}
-        inputs = {"model": ["2", 0], "scene": str(folder), "instruction": "make the orange ball green", "seed": 0}
+        inputs = {"model": ["2", 0], "scene": str(folder), "instruction": "paint the orange cone blue", "seed": 0}
         inputs |= {"strength": "normal", "steps": self.steps, "subtasks": 1, "options": "quality = draft"}
         workflow[EDIT] = {"class_type": "V2EditScene", "inputs": inputs}
         workflow["5"] = read_workflow("edit_video.json")["5"] | {

@@ -3,7 +3,7 @@
     python benchmarks/generation.py --count 100 [--sheet sheet.png]
 
 Fresh prompts to clips by the plain diffusers pipeline; the classifier tells what each shows. An attribute of an object
-counts where the prompt places that object; a place is right when what stands there, or nothing, is as asked. Prints a
+counts where the object stands; a place is right when what stands there, or nothing, is as asked. Prints a
 Markdown table; the classifier's own rate of right answers on renders stands beside it, as the ceiling.
 """
 
@@ -21,27 +21,27 @@ from PIL import Image
 
 from v2edit import backbones
 from v2edit.metrics.pixels import psnr
-from v2edit.primitives.captions import caption
+from v2edit.primitives.captions import describe
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.primitives.render import RenderedClip, render_clip
 from v2edit.primitives.scene import Scene, sample_scene
 from v2edit.video import contact_sheet
 
 FIRST_SEED = 2_500_000_000  # of no training, tuning or reporting of edits
-FRAMES, SIZE, AT_ONCE = 9, 64, 10
+FRAMES, HEIGHT, WIDTH, AT_ONCE = 9, 64, 96, 10
 
 
 def obeyed(asked: Scene, shown: Scene) -> dict[str, list[bool]]:
     """For each attribute, whether each thing that the prompt says of it is so."""
-    there = {one.place: one for one in shown.objects}
+    there = {(one.place, one.row): one for one in shown.objects}
     answers: dict[str, list[bool]] = {"count": [len(asked.objects) == len(shown.objects)]}
     for one in asked.objects:
-        other = there.get(one.place)
-        for field in ("shape", "colour", "size", "motion"):
+        other = there.get((one.place, one.row))
+        for field in ("shape", "colour", "size", "motion", "material", "copies"):
             right = other is not None and getattr(one, field) == getattr(other, field)
             answers.setdefault(field, []).append(right)
         answers.setdefault("place", []).append(other is not None)
-    for field in ("floor", "sky", "camera"):
+    for field in ("floor", "sky", "camera", "light", "style"):
         answers[field] = [getattr(asked, field) == getattr(shown, field)]
     answers["everything"] = [all(all(values) for values in answers.values())]
     return answers
@@ -50,7 +50,7 @@ def obeyed(asked: Scene, shown: Scene) -> dict[str, list[bool]]:
 def generate(pipeline: object, prompts: list[str], steps: int, guidance: float, seed: int) -> np.ndarray:
     """uint8 [N, T, H, W, 3]."""
     clips = pipeline(  # pyright: ignore[reportCallIssue]
-        prompts, height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=steps, guidance_scale=guidance,
+        prompts, height=HEIGHT, width=WIDTH, num_frames=FRAMES, num_inference_steps=steps, guidance_scale=guidance,
         output_type="np", max_sequence_length=pipeline.transformer.config.max_text_seq_length,
         generator=torch.Generator().manual_seed(seed),
     ).frames  # fmt: skip
@@ -86,9 +86,9 @@ def main() -> None:
     started = time.time()
     for start in range(0, options.count, AT_ONCE):
         some = scenes[start : start + AT_ONCE]
-        clips = generate(pipeline, [caption(one) for one in some], options.steps, options.guidance, start)
+        clips = generate(pipeline, [describe(one) for one in some], options.steps, options.guidance, start)
         for scene, clip in zip(some, clips, strict=True):
-            truth: RenderedClip = render_clip(scene, FRAMES, SIZE, SIZE)
+            truth: RenderedClip = render_clip(scene, FRAMES, HEIGHT, WIDTH)
             again = backbone.decode(backbone.encode(truth.frames))
             frame_db.append(psnr(again, truth.frames))
             if (inside := truth.coverage.sum(0) > 0.5).any():
@@ -96,7 +96,7 @@ def main() -> None:
             for answers, frames in zip(rows.values(), (clip, again, truth.frames), strict=True):
                 for field, values in obeyed(scene, classifier.classify(frames)).items():
                     answers[field] += values
-            shown[f"{len(shown)}: {caption(scene)}"] = clip
+            shown[f"{len(shown)}: {describe(scene)}"] = clip
     print(table(rows))
     print(
         f"\nautoencoder: {np.mean(frame_db):.1f} dB over the frame, {np.mean(object_db):.1f} dB inside objects; "

@@ -47,7 +47,7 @@ def main() -> None:
     print("| task | video | exact | autoencoder | offset |\n|---|---:|---:|---:|---|")
     for task in scene_tasks("reporting", 3, ["insert"]):
         edit = task.edit
-        cameras = posed.path_of(edit, side=editor.backbone.native_size.height)
+        cameras = posed.path_of(edit)
         clips = posed.posed_truth(edit, cameras)
         source, truth = clips.source.frames, clips.target.frames
         assert edit.subject is not None

@@ -94,7 +94,7 @@ def main() -> None:
     config = EditConfig(STEPS, beta=options.beta)
     folder = options.out / (options.seeds if options.beta is None else f"{options.seeds}-beta-{options.beta:g}")
     folder.mkdir(parents=True, exist_ok=True)
-    backbone, classify = backbones.load("primitives", device="cpu"), SceneClassifier.load().classify
+    backbone, read = backbones.load("primitives", device="cpu"), SceneClassifier.load().read
     flow_edit, rows, overlaps = FLOWEDIT.build(backbone), [], {}
     tasks = primitives_tasks(options.seeds, options.skip + options.count)
     first = {task.kind: task.seed + options.skip for task in reversed(tasks)}
@@ -108,7 +108,7 @@ def main() -> None:
         if task.seed - first[task.kind] < options.given:
             given = kept(folder / f"{task.name}-given.npz", partial(edit_given, backbone, task, config))
         for method, frames in (videos | peer | given).items():
-            figures = measure(task.edit, clips, frames, classify)
+            figures = measure(task.edit, clips, frames, read)
             rows.append(Row(task.kind, task.name, method, vars(figures)))
         overlaps.setdefault(task.kind, []).append((*overlap(share, clips.changed), share.mean()))
         masks = {name: as_picture(mask) for name, mask in (("true mask", clips.changed), ("mask found", share))}

@@ -27,7 +27,7 @@ from v2edit.backbones import Text
 from v2edit.backbones.cogvideox import CogVideoX
 from v2edit.editing import EditConfig, Editor
 from v2edit.primitives.captions import caption
-from v2edit.primitives.render import render_clip
+from v2edit.primitives.render import HEIGHT, orbit_cameras, render_clip
 from v2edit.primitives.scene import COLOURS, Scene, sample_scene
 from v2edit.prompts import PromptPair
 from v2edit.sampling import Schedule
@@ -44,8 +44,10 @@ class Orbit(Scene):
 
     speed: float = 0.0
 
-    def azimuth_at(self, frame: int, frames: int) -> float:
-        return self.azimuth + self.speed * frame
+    def render(self, frames: int) -> np.ndarray:
+        """Return a clip, uint8 [T, H, W, 3]."""
+        places = [(self.azimuth + self.speed * frame, HEIGHT) for frame in range(frames)]
+        return render_clip(self, frames, cameras=orbit_cameras(places, 64, 96)).frames
 
 
 def sample_orbit(seed: int, speed: float, azimuth: float | None = None) -> Orbit:
@@ -53,9 +55,8 @@ def sample_orbit(seed: int, speed: float, azimuth: float | None = None) -> Orbit
     scene = sample_scene(Random(seed))
     objects = tuple(replace(thing, motion="stay") for thing in scene.objects)
     camera = "orbit right" if speed else "still"
-    return Orbit(
-        objects, scene.floor, scene.sky, camera, scene.azimuth if azimuth is None else azimuth, scene.floor_phase, speed
-    )
+    azimuth = scene.azimuth if azimuth is None else azimuth
+    return replace(Orbit(**vars(scene)), objects=objects, camera=camera, azimuth=azimuth, speed=speed)
 
 
 def denoise(backbone: CogVideoX, v: Tensor, step: int, schedule: Schedule, text: list[Text], attention: str) -> Tensor:
@@ -79,7 +80,7 @@ def errors(backbone: CogVideoX, frames: int, speed: float, seeds: int) -> list[f
     schedule, squares = backbone.schedule(20), np.zeros((seeds, len(STEPS), len(ATTENTIONS)))
     for number in range(seeds):
         scene = sample_orbit(FIRST_SEED + number, speed)
-        x0 = backbone.encode(render_clip(scene, frames).frames)
+        x0 = backbone.encode(scene.render(frames))
         text = backbone.encode_text([caption(scene)])
         draw = torch.Generator().manual_seed(number)
         for i, step in enumerate(STEPS):
@@ -103,7 +104,7 @@ def seams(editor: Editor, frames: int, seed: int, steps: int) -> tuple[float, fl
     subject = rng.randrange(len(source.objects))
     colour = rng.choice([c for c in COLOURS if all(c != thing.colour for thing in source.objects)])
     pair = PromptPair(caption(source), caption(source.with_object(subject, colour=colour)))
-    clip = render_clip(source, frames).frames
+    clip = source.render(frames)
     open_clip, loop = (
         editor.edit(clip, pair, EditConfig(steps=steps, seed=seed, loop=loop)).frames for loop in (False, True)
     )

@@ -25,7 +25,7 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.editor import EditResult
 from v2edit.editing.local import EVERYWHERE, LocalEdit
 from v2edit.editing.rates import edit_every, frames_apart
-from v2edit.metrics.attributes import attributes
+from v2edit.metrics.attributes import asked_answers, attributes
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.primitives.edits import CHANGE_THRESHOLD, KINDS
 from v2edit.primitives.render import render_clip
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--whole", type=float, default=30.0, help="the highest rate at which all frames are edited")
     parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
-    editor, classify = Editor(backbones.load()), SceneClassifier.load().classify
+    editor, read = Editor(backbones.load()), SceneClassifier.load().read
     rows: dict[tuple[float, str], list[list[float]]] = {}
     for task in primitives_tasks("tuning", options.count, options.kinds):
         still = 1.0
@@ -115,9 +115,10 @@ def main() -> None:
             source, true = (render(one, rate, count) for one in (task.edit.source, task.edit.target))
             inside = np.abs(source.astype(int) - true).max(-1) > CHANGE_THRESHOLD
             for way, edited in ways_of(task, editor, options.steps, rate, count, rate <= options.whole).items():
-                seen = classify(edited[np.linspace(0, count - 1, SEEN).round().astype(int)])
+                answers = read(edited[np.linspace(0, count - 1, SEEN).round().astype(int)])
                 still = flicker(source, edited) if rate == FPS else still
-                figures = [attributes(task.edit, seen)[0], psnr(edited, true, inside), psnr(edited, source, ~inside)]
+                success = attributes(asked_answers(task.edit, task.clips), answers)["success"]
+                figures = [success, psnr(edited, true, inside), psnr(edited, source, ~inside)]
                 rows.setdefault((rate, way), []).append([*figures, flicker(source, edited) / still])
         print(f"{task.name} done", flush=True)
     print("| fps | way | success | inside | outside | flicker | largest |\n|---:|---|---:|---:|---:|---:|---:|")

@@ -56,7 +56,7 @@ def measure_reconstruction(dataset: Dataset, config: FitConfig, name: str, out: 
 
 def measure_edit(task: SceneTask, words: list[str], out: Path | None) -> dict[str, float]:
     """Run a whole `v2edit scene`; return its figures."""
-    clip, read = ClipEncoder.load(), SceneClassifier.load().classify
+    clip, read = ClipEncoder.load(), SceneClassifier.load().read
     with tempfile.TemporaryDirectory() as folder:
         scene, run = Path(folder, "scene"), (out or Path(folder)) / task.name
         _v2edit("sample", "--scene", "--seed", task.seed, "--kind", task.kind, "-o", scene)

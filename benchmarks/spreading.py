@@ -56,7 +56,7 @@ def views_of(edit: Edit, angles: np.ndarray, heights: Sequence[float], side: int
     clips, count = posed.posed_truth(edit, cameras), len(angles)
     is_held_out = np.arange(count) % HELD_OUT_EVERY == HELD_OUT_FROM
     names = tuple(f"images/{k:03d}.png" for k in range(count))
-    source = Dataset(convert_cameras(cameras, side), clips.source.frames, names, is_held_out)
+    source = Dataset(convert_cameras(cameras), clips.source.frames, names, is_held_out)
     return source, replace(source, images=clips.target.frames)
 
 

@@ -71,19 +71,23 @@ def hard_edits(count: int) -> Iterator[tuple[int, Edit]]:
         (subject,), rng = edit.source.objects, Random(seed)
         for field, values in (("place", PLACES), ("motion", MOTIONS)):
             value = rng.choice([one for one in values if one != getattr(subject, field)])
-            yield seed, replace(edit, kind=field, target=edit.source.with_object(0, **{field: value}))
+            named = replace(edit.source_named, objects=(frozenset({"colour", field}),))
+            target = edit.source.with_object(0, **{field: value})
+            yield seed, replace(edit, kind=field, target=target, source_named=named, target_named=named)
         camera = rng.choice([one for one in CAMERAS if one != edit.source.camera])
-        yield seed, replace(edit, kind="camera", target=replace(edit.source, camera=camera))
+        named = replace(edit.source_named, scene=edit.source_named.scene | {"camera"})
+        target = replace(edit.source, camera=camera)
+        yield seed, replace(edit, kind="camera", target=target, source_named=named, target_named=named)
 
 
 def figures_of(backbone: Backbone, edits: Iterator[tuple[int, Edit]], config: V2Edit) -> list[float]:
     """Return the means of `COLUMNS` but for the first, over edits with a configuration."""
-    method, classify, rows = config.build(backbone), SceneClassifier.load().classify, []
+    method, read, rows = config.build(backbone), SceneClassifier.load().read, []
     for seed, edit in edits:
         clips = render_truth(edit)
         source, changed = clips.source.frames, clips.changed
         frames = method(source, PromptPair(edit.source_prompt, edit.target_prompt), seed)
-        scores = measure(edit, clips, frames, classify)
+        scores = measure(edit, clips, frames, read)
         kept = psnr(frames, source, changed, highest=HIGHEST)
         rows.append([scores.success, scores.psnr_outside, kept, scores.psnr_inside])
     return np.nanmean(rows, axis=0).tolist()

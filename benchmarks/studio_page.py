@@ -2,7 +2,7 @@
 
     python benchmarks/studio_page.py [--browser chromium] [--steps N]
 
-Starts `v2edit studio` anew (nothing is loaded), drops a clip of the built-in world (9 frames of 64x64) in a real
+Starts `v2edit studio` anew (nothing is loaded), drops a clip of the built-in world (9 frames of 96x64) in a real
 browser, types the instruction, waits for the prompts and the cost, starts the edit and downloads its MP4. Prints the
 seconds after which each was there, and the processor seconds that all of it took."""
 

@@ -3,7 +3,7 @@
     python docs/make_figures.py [FOLDER]
 
 The runs go to FOLDER (default: runs/figures), where what is there already is not made again, and the sheet to
-docs/edits.jpg. It takes some five minutes on two cores.
+docs/edits.jpg. It takes some minutes.
 """
 
 import json
@@ -18,9 +18,12 @@ import v2edit
 from v2edit import video
 
 # Kind of edit and seed. They were chosen to differ from each other, before any was edited.
-CLIPS = [("recolour", 5), ("reshape and recolour", 4), ("insert", 9), ("remove", 3), ("sky", 2), ("resize", 6)]
-SCENES = [("insert", 7), ("recolour", 3)]
-SIDE, GAP, MARGIN, HEAD = 112, 3, 10, 24  # pixels
+CLIPS = [
+    ("recolour", 8), ("insert", 2), ("sky", 18), ("floor", 19), ("remove", 13), ("material", 14), ("air", 22),
+]  # fmt: skip
+SCENES = [("recolour", 10)]
+WIDTH, HEIGHT = 144, 96  # of a frame of a clip, pixels; views of scenes are as high, and narrower
+GAP, MARGIN, HEAD = 3, 10, 24
 COLUMNS, SHOWN = 2, 2  # edits beside each other, frames of each video
 PAPER, INK = (24, 25, 28), (236, 236, 240)
 SHEET = Path(__file__).with_name("edits.jpg")
@@ -57,7 +60,7 @@ def edit_scene(folder: Path, kind: str, seed: int) -> tuple[str, np.ndarray, np.
 
 def draw_sheet(edits: list[tuple[str, np.ndarray, np.ndarray]]) -> Image.Image:
     """Draw a labelled cell for each edit: frames of the source, then the same frames edited."""
-    width, height = 2 * SHOWN * (SIDE + GAP) + 2 * MARGIN, HEAD + SIDE + MARGIN
+    width, height = 2 * SHOWN * (WIDTH + GAP) + 2 * MARGIN, HEAD + HEIGHT + MARGIN
     sheet = Image.new("RGB", (COLUMNS * width + MARGIN, -(-len(edits) // COLUMNS) * height + MARGIN), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for number, (label, source, edited) in enumerate(edits):
@@ -66,8 +69,9 @@ def draw_sheet(edits: list[tuple[str, np.ndarray, np.ndarray]]) -> Image.Image:
         draw.text((left, top), label, INK, font)
         frames = np.linspace(0, len(source) // 2, SHOWN).round().astype(int)
         for place, frame in enumerate([*source[frames], *edited[frames]]):
-            x = left + place * (SIDE + GAP) + (MARGIN if place >= SHOWN else 0)
-            picture = Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            across = round(HEIGHT * frame.shape[1] / frame.shape[0])
+            x = left + place * (across + GAP) + (MARGIN if place >= SHOWN else 0)
+            picture = Image.fromarray(frame).resize((across, HEIGHT), Image.Resampling.LANCZOS)
             sheet.paste(picture, (x, top + HEAD))
     return sheet
 

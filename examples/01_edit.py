@@ -2,7 +2,7 @@
 
     python examples/01_edit.py [FOLDER]
 
-The clip shows the built-in model's world of balls, cubes, cones and cylinders, as `v2edit sample` makes it. For a
+The clip shows the built-in model's world of balls, cubes, towers and stars, as `v2edit sample` makes it. For a
 video of your own name a model for real videos, and say what the video shows and what it is to show:
 
     v2edit.edit_video(
@@ -33,11 +33,11 @@ def main() -> None:
     write_sample(5, folder / "sample", "recolour")  # as `v2edit sample --seed 5 --kind recolour` does
     clip = folder / "sample" / "clip.mp4"
 
-    preview = v2edit.preview_edit(clip, "turn the red box yellow")
+    preview = v2edit.preview_edit(clip, "turn the purple cube orange")
     print("from:", preview.prompts.source)
     print("to:  ", preview.prompts.target)
 
-    run = v2edit.edit_video(clip, "turn the red box yellow", steps=STEPS, out=folder / "edit")
+    run = v2edit.edit_video(clip, "turn the purple cube orange", steps=STEPS, out=folder / "edit")
     print(run.edited.frames.shape, "in", run.folder / "edited.mp4")  # uint8 [T, H, W, 3]
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     source = np.asarray(video.read(clip).frames, float)
 
     for name, options in SETTINGS.items():
-        run = v2edit.edit_video(clip, "make the yellow cone blue", steps=STEPS, out=folder / name, **options)
+        run = v2edit.edit_video(clip, "make the yellow ball purple", steps=STEPS, out=folder / name, **options)
         changed = np.abs(run.edited.frames - source).mean()
         print(f"{name:15} changed the pixels by {changed:5.2f} of 255 on average: {run.folder / 'contact.png'}")
 

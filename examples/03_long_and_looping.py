@@ -30,9 +30,9 @@ def seam(frames: np.ndarray) -> float:
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
     (folder / "sample").mkdir(parents=True)
-    write_sample(3, folder / "sample", "recolour", frames=17)  # the built-in model was trained on 9
+    write_sample(5, folder / "sample", "recolour", frames=17)  # the built-in model was trained on 9
     clip = folder / "sample" / "clip.mp4"
-    run = v2edit.edit_video(clip, "make the orange ball green", steps=STEPS, out=folder / "long")
+    run = v2edit.edit_video(clip, "turn the purple cube orange", steps=STEPS, out=folder / "long")
     print(len(run.edited.frames), "frames in", run.folder)
 
     frames = np.asarray(video.read(clip).frames)

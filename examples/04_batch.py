@@ -22,9 +22,12 @@ STEPS = int(os.environ.get("STEPS", "50"))
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
     (folder / "sample").mkdir(parents=True)
-    write_sample(9, folder / "sample", "recolour")  # as `v2edit sample --seed 9 --kind recolour` does
-    tasks = [
-        {"video": "sample/clip.mp4", "instruction": "paint the blue box green"},  # paths as the file of tasks sees them
+    write_sample(4, folder / "sample", "recolour")  # as `v2edit sample --seed 4 --kind recolour` does
+    tasks = [  # paths as the file of tasks sees them
+        {
+            "video": "sample/clip.mp4",
+            "instruction": "make the yellow ball purple",
+        },
         {"video": "sample/clip.mp4", "instruction": "make the sky golden", "seed": 7, "name": "evening"},
     ]
     (folder / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks), encoding="utf-8")

@@ -22,10 +22,10 @@ FIT_STEPS = 16 * STEPS  # of the first reconstruction: 800, the default, beside 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
     (folder / "scene").mkdir(parents=True)
-    write_task(3, folder / "scene", "recolour")  # as `v2edit sample --scene --seed 3 --kind recolour` does
+    write_task(10, folder / "scene", "recolour")  # as `v2edit sample --scene --seed 10 --kind recolour` does
 
     run = v2edit.edit_scene(
-        folder / "scene", "make the orange ball green", steps=STEPS, fit_steps=FIT_STEPS, refit_steps=FIT_STEPS // 3,
+        folder / "scene", "paint the orange cone blue", steps=STEPS, fit_steps=FIT_STEPS, refit_steps=FIT_STEPS // 3,
         out=folder / "edit",
     )  # fmt: skip
     assert run.edited is not None  # as it is where another program trains the scene

@@ -32,12 +32,12 @@ def added_flicker(source: np.ndarray, edited: np.ndarray) -> float:
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
     (folder / "sample").mkdir(parents=True)
-    write_sample(3, folder / "sample", "recolour")  # as `v2edit sample --seed 3 --kind recolour` does
+    write_sample(5, folder / "sample", "recolour")  # as `v2edit sample --seed 5 --kind recolour` does
     clip = folder / "sample" / "clip.mp4"
     source, judge = np.asarray(video.read(clip).frames), ClipEncoder.load("primitives")
 
     for name, pnc in (("with-pnc", True), ("without-pnc", False)):
-        run = v2edit.edit_video(clip, "make the orange ball green", steps=STEPS, pnc=pnc, out=folder / name)
+        run = v2edit.edit_video(clip, "turn the purple cube orange", steps=STEPS, pnc=pnc, out=folder / name)
         edited = np.asarray(run.edited.frames)
         figures = {
             "added flicker": added_flicker(source, edited),

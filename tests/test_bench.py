@@ -48,6 +48,9 @@ def test_reporting_and_tuning_have_nothing_in_common_and_training_neither(monkey
     assert {task.kind: task.seed for task in primitives_tasks("reporting", 1)} == {
         "recolour": 2_000_000_000, "reshape": 2_000_001_000, "resize": 2_000_002_000, "insert": 2_000_003_000,
         "remove": 2_000_004_000, "floor": 2_000_005_000, "sky": 2_000_006_000, "reshape and recolour": 2_000_007_000,
+        "outline": 2_000_008_000, "wear": 2_000_009_000, "air": 2_000_010_000, "behind": 2_000_011_000,
+        "exchange": 2_000_012_000, "multiply": 2_000_013_000, "motion": 2_000_014_000, "material": 2_000_015_000,
+        "style": 2_000_016_000, "uncover": 2_000_017_000,
     }  # fmt: skip
     monkeypatch.setattr("v2edit.bench.tasks.KINDS", ("sky", "recolour"))
     assert primitives_tasks("reporting", 2, ["sky"])[0].seed == 2_000_006_000
@@ -294,7 +297,7 @@ def test_a_larger_run_takes_what_is_there_and_only_the_report_is_new(killed_and_
     quick = replace(OPTIONS, kinds=("floor",), count=None, quick=True)
     again = compare(quick, processes=1, model=str(tiny_model), out=folder,
                       on_progress=lambda *at: calls.append(at))  # fmt: skip
-    assert results_in(folder) == before and [at[2][:7] for at in calls] == ["scoring"] * 3
+    assert results_in(folder) == before and [at[2][:7] for at in calls] == ["scoring"]
     assert {path.name for path in again.files} == {
         f"quick{end}" for end in (".md", ".csv", ".html", ".json", "-tables.csv", ".tex")
     }
@@ -335,7 +338,9 @@ def test_the_page_is_whole_and_its_films_show_what_the_results_hold(killed_and_r
         expected = {0: task.clips.source.frames, 1: task.clips.target.frames, 4: v2v.reshape(parts[0].shape)}
         for k, frames in expected.items():
             errors = [float(((part.astype(float) - frames) ** 2).mean()) for part in parts]
-            assert errors[k] == min(errors) and errors[k] < (60 if k < 4 else 300)  # noise, which V2V's is, packs worse
+            assert errors[k] == min(errors) and errors[k] < (
+                120 if k < 4 else 400
+            )  # noise, which V2V's is, packs worse
         assert set(entry["figures"]) == {*REFERENCES, "V2Edit", "V2V"}
 
 

@@ -12,6 +12,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 from support.bench import Page, compare, results_in
 from support.processes import InlinePool
+from support.world import perfect_reader
 
 from v2edit import video
 from v2edit.bench.command import BenchOptions, BenchReport
@@ -25,7 +26,6 @@ from v2edit.cli.app import main
 from v2edit.errors import UserError
 from v2edit.metrics.clip_score import ClipEncoder
 from v2edit.metrics.registry import Measures
-from v2edit.primitives.classifier import SceneClassifier
 from v2edit.scenes.config import FitConfig
 from v2edit.scenes.formats.splats import write_splat
 from v2edit.scenes.gaussians import Gaussians
@@ -92,18 +92,18 @@ def test_the_truth_is_perfect_and_the_source_is_not(monkeypatch):
     task = SceneTask("recolour", 1_900_000_001, FitConfig())
     source = {"frames": task.clips.source.frames, "held_out": task.posed.dataset.held_out.images}
     truth = {"frames": task.clips.target.frames, "held_out": task.posed.truth.held_out.images}
-    measures = Measures(SceneClassifier.load().classify, ClipEncoder.load())
+    measures = Measures(perfect_reader(task.edit, task.clips), ClipEncoder.load())
     measured = partial(task.measure, start=source, measures=measures)
     best, none = measured(truth), measured(source)
     assert best["psnr_held_out"] == best["held_out_inside"] == best["held_out_outside"] == 60
-    assert best["success"] == best["kept"] == best["clip_preference"] == 1 and best["ctids"] > 0.3
+    assert best["success"] == best["kept"] == best["unsaid"] == best["clip_preference"] == 1 and best["ctids"] > 0.3
     assert none["held_out_outside"] == 60 and none["held_out_inside"] < 25
     assert none["success"] == none["clip_preference"] == none["ctids"] == 0 and none["kept"] == 1
     assert none["cdc"] == pytest.approx(1, abs=1e-4)
 
 
 def test_clip_preference_counts_frames():
-    task = SceneTask("sky", 1_900_006_000, FitConfig())
+    task = SceneTask("recolour", 1_900_000_001, FitConfig())
     clips, pair = task.clips, task.prompts
     mixed = np.concatenate([clips.source.frames[:3], clips.target.frames[:6]])
     assert ClipEncoder.load().preference(pair, mixed) == pytest.approx(6 / 9)

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.world import BALL, FOREIGN
 from test_docs import README, commands
 
 from v2edit.cli.app import COMMANDS, main, parse
 from v2edit.jobs.estimate import COUNTED, TIMED
-from v2edit.primitives.captions import EXAMPLE, caption
 
 pytest_plugins = ["support.mistakes"]  # its fixtures
-BALL = caption(EXAMPLE)  # a big red ball in the middle
 WORDS = ["--source-prompt", "a red ball on the floor", "--target-prompt", "a blue cube on the floor"]
 
 
@@ -83,7 +82,8 @@ def test_a_dry_run_counts_and_says_so(clip: str, tmp_path: Path, monkeypatch: py
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("v2edit.backbones.loading.load", load)
-    assert main(["edit", clip, *WORDS, "--dry-run", "--json"]) == 0
+    words = ["--source-prompt", FOREIGN.source, "--target-prompt", FOREIGN.target]
+    assert main(["edit", clip, *words, "--dry-run", "--json"]) == 0
     *_, note, result = map(json.loads, capsys.readouterr().out.splitlines())
     assert "knows only its own world" in note["message"] and "256x192 is edited at" in note["message"]
     assert result["method"] == COUNTED and set(result["seconds"]) == {"computing"} and result["flops"] > 1e9

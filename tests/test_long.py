@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from v2edit.editing import EditConfig, Editor
 from v2edit.editing.progression import aligned_text
 from v2edit.editing.resize import resize_clip
 from v2edit.errors import UserError
-from v2edit.primitives.render import render_clip
+from v2edit.primitives.render import HEIGHT, orbit_cameras, render_clip
 from v2edit.primitives.scene import Object, Scene
 
 SPAN = 3  # latent frames of 9, which the tiny models and the built-in one are trained on
@@ -236,16 +236,10 @@ def test_a_long_clip_is_coded_a_few_frames_at_a_time(tiny):
     assert largest(65) == largest(17)
 
 
-@dataclass(frozen=True)
-class Orbit(Scene):
-    """A scene that the camera circles once."""
-
-    def azimuth_at(self, frame: int, frames: int) -> float:
-        return self.azimuth + 2 * math.pi * frame / frames
-
-
 def loop_of(count: int) -> np.ndarray:
-    return render_clip(Orbit((Object("ball", "red", "big", "left"),), "gray", "blue"), count, 32, 32).frames
+    """Return a clip of a scene that the camera circles once."""
+    cameras = orbit_cameras([(2 * math.pi * k / count, HEIGHT) for k in range(count)], 32, 32)
+    return render_clip(Scene((Object("ball", "red", "big", "left"),), "gray", "blue"), count, 32, 32, 2, cameras).frames
 
 
 def test_the_autoencoder_of_a_loop_has_no_first_frame_either(built_in):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support.batch import write_tasks
 from support.interrupts import interrupt_when_written
+from support.world import EASY_KIND, EASY_SEED
 
 import v2edit
 from v2edit import video
@@ -26,14 +27,14 @@ QUICK = {"steps": 4, "show_progress": False}
 def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return a clip of the built-in world and an instruction for it."""
     folder = tmp_path_factory.mktemp("sample") / "s"
-    assert main(["sample", "-o", str(folder), "--seed", "4", "--kind", "recolour"]) == 0
+    assert main(["sample", "-o", str(folder), "--seed", str(EASY_SEED), "--kind", EASY_KIND]) == 0
     return folder / "clip.mp4", json.loads((folder / "clip.json").read_text())["instruction"]
 
 
 @pytest.fixture(scope="module")
 def half() -> np.ndarray:
-    """Return a mask whose left half may change."""
-    mask = np.zeros((64, 64), np.uint8)
+    """Return a mask whose left third may change."""
+    mask = np.zeros((64, 96), np.uint8)
     mask[:, :32] = 255
     return mask
 
@@ -53,8 +54,8 @@ def test_frames_outside_the_mask_are_the_sources_bit_for_bit(sample, run):
     np.testing.assert_array_equal(edited[:, :, 34:], source[:, :, 34:])  # it is grown by 2 pixels
     assert not np.array_equal(edited[:, :, :32], source[:, :, :32])
     facts = json.loads((run.folder / "run.json").read_text())
-    assert facts["local"]["mask"] == "an array [64, 64]"
-    assert facts["share"] == {"frames": 9, "of_frames": pytest.approx(34 / 64, abs=1 / 64)}
+    assert facts["local"]["mask"] == "an array [64, 96]"
+    assert facts["share"] == {"frames": 9, "of_frames": pytest.approx(34 / 96, abs=1 / 96)}
 
 
 def test_the_mask_that_a_run_shows_can_be_given_back(sample, run, half, tmp_path):
@@ -79,7 +80,7 @@ def test_a_mask_that_a_run_wrote_can_be_limited_and_grown(sample, run):
     source, mask = video.read(sample[0]), str(run.folder / "mask.mp4")
     whole, lower, grown = (
         MaskOptions(mask=mask, **more).build(source).share
-        for more in ({}, {"box": "0,32,64,32", "grow": 0}, {"grow": 4})
+        for more in ({}, {"box": "0,32,96,32", "grow": 0}, {"grow": 4})
     )
     assert whole is not None and lower is not None and grown is not None
     np.testing.assert_array_equal(lower[:, 34:], whole[:, 34:])
@@ -105,15 +106,15 @@ def test_a_run_with_a_mask_resumes_though_its_file_is_gone(sample, half, run, tm
     np.testing.assert_array_equal(frames_in(tmp_path / "r" / "edited"), frames_in(run.folder / "edited"))
 
 
-@pytest.mark.parametrize(("alpha", "noted"), [(0.1, True), (None, False)])
-def test_an_edit_that_changed_next_to_nothing_is_noted(sample, tmp_path, caplog, alpha, noted):
-    run = v2edit.edit_video(*sample, steps=10, alpha=alpha, out=tmp_path / "r", show_progress=False)
+@pytest.mark.parametrize(("steps", "alpha", "noted"), [(10, 0.1, True), (4, None, False)])
+def test_an_edit_that_changed_next_to_nothing_is_noted(sample, tmp_path, caplog, steps, alpha, noted):
+    run = v2edit.edit_video(*sample, steps=steps, alpha=alpha, out=tmp_path / "r", show_progress=False)
     assert ("next to nothing changed" in caplog.text) == noted, run
 
 
 def test_a_dry_run_tells_what_may_change_and_the_window(sample):
     limits = v2edit.estimate_edit(*sample, box=(8, 8, 8, 8), grow=2, time=(0, 0.5)).limits
-    assert limits["mask"].endswith("in 4 frames") and "32x32 of 64x64" in limits["window"]
+    assert limits["mask"].endswith("in 4 frames") and "48x32 of 96x64" in limits["window"]
     assert not v2edit.estimate_edit(*sample, mask="auto").limits
 
 
@@ -148,7 +149,7 @@ def test_numbers_of_python_are_those_of_the_command_line():
 )
 def test_a_bad_mask_is_refused_in_one_line_before_any_work(sample, words, what, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Image.new("L", (64, 64), 255).save("white.png")
+    Image.new("L", (96, 64), 255).save("white.png")
     Path("clip.mp4").symlink_to(sample[0])
     assert main(["edit", str(sample[0]), sample[1], "-o", "r", *words]) == 2
     error = capsys.readouterr().err.strip()

@@ -6,15 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.world import BALL
 
 from v2edit.backbones import families
 from v2edit.cli.app import main, parse
 from v2edit.cli.foreign_options import FOREIGN_OPTIONS, suggest_option
-from v2edit.primitives.captions import EXAMPLE, caption
 
 pytest_plugins = ["support.mistakes"]  # its fixtures
 ROOT = Path(__file__).parents[1]
-BALL = caption(EXAMPLE)  # a big red ball in the middle
 WORDS = ["--source-prompt", "a red ball on the floor", "--target-prompt", "a blue cube on the floor"]
 
 
@@ -224,30 +223,17 @@ def test_no_known_model_is_refused_by_its_name() -> None:
     assert families.describe_foreign("someone/Wan2.2-TI2V-I2V")
 
 
+# More of these in test_grammar.py.
 MEANT = {
-    "make the bal blue": "did you mean 'make the ball blue'?",
-    "make the red bal blue": "did you mean 'make the red ball blue'?",  # "red" alone would fit the ball
-    "make the bal red": "does not know 'bal': the source shows a big red ball",  # which it is
+    "make the red bal blue": "did you mean 'make the red ball blue'?",
     "make the cubee green": "does not know 'cubee': the source shows a big red ball",  # a cube there is not
-    "make the red dog blue": "does not know 'dog': the source shows a big red ball",
-    "turn the ball into a blue dog": "does not know 'dog'",
-    "add a turquoise cube": "does not know 'turquoise'",
-    "make the ball gren": "did you mean 'make the ball green'?",
-    "turn the ball into a cubee": "did you mean 'turn the ball into a cube'?",
-    "make it look like night": "try: make the sky dark",
-    "make it snow": "try: make the floor white",
+    "please could you make the bal blue": "did you mean 'please could you make the ball blue'?",
     "a sunset": "try: make the sky golden",
     "make it a nice sunny day": "does not understand",  # the sky is blue already
     "\U0001f534": "no words that the built-in grammar reads",
     "haz la pelota roja": "it understands plain English",
-    "Machen Sie den Ball blau": "it understands plain English",
-    "mach den ball blau": "it understands plain English",
-    "please could you make the bal blue": "did you mean 'please could you make the ball blue'?",
-    "make the red ball blue and the box green": "nothing that fits 'make the box': it shows a big red ball",
-    "turn the ball into a cube and make the ball blue": "a big red cube in the middle, after the changes before",
-    "make the ball green and blue": "nothing that fits 'blue': it shows a big red ball",
-    "make the floor gray and brown": "does not understand",
-    "make the ball lighter " + "and lighter " * 200: "…': it knows colours",
+    "make the red ball blue and the box green": "nothing that fits 'the box': it shows a big red ball",
+    "make the ball nicer " + "and nicer " * 200: "…': it adds",
 }
 
 

@@ -256,7 +256,7 @@ def test_a_shipped_style_keeps_its_own_rules(name: str) -> None:
 
 
 def test_the_built_in_models_style_is_its_grammar() -> None:
-    from v2edit.primitives.captions import is_caption
+    from v2edit.primitives.parsing import is_caption
 
     style = read_style("primitives")
     for text in texts_of(style):

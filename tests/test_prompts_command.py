@@ -9,6 +9,7 @@ import pytest
 from support.models import pipeline_of
 from support.processes import run_python
 from support.servers import Reply, Request, completion, http_error, serve
+from support.world import write_easy_sample
 
 from v2edit import backbones, video
 from v2edit.backbones.families import Defaults
@@ -17,7 +18,6 @@ from v2edit.editing import EditConfig
 from v2edit.editing.cost import count_forwards
 from v2edit.errors import UserError
 from v2edit.jobs.functions import edit_video, preview_edit
-from v2edit.primitives.sample import write_sample
 from v2edit.prompts import PromptPair, read_prompts
 from v2edit.prompts.lvlm import LVLMConfig
 
@@ -176,7 +176,7 @@ def test_a_known_source_prompt_is_kept_beside_a_language_model(
 
 def test_a_blind_model_does_not_describe_the_built_in_world(tmp_path: Path) -> None:
     """What the classifier reads off the frames is the source, whatever the language model made up."""
-    write_sample(1_600_000_003, tmp_path, "recolour")
+    write_easy_sample(tmp_path)
     facts = json.loads((tmp_path / "clip.json").read_text())
     (tmp_path / "clip.json").unlink()
     command = ["prompts", str(tmp_path / "clip.mp4"), facts["instruction"], "-o"]

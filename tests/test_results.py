@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
 from support.videos import clip
+from support.world import easy_edit
 
 import v2edit
 from v2edit import video
@@ -16,7 +16,6 @@ from v2edit.editing.editor import EditResult
 from v2edit.errors import UserError
 from v2edit.jobs.clip import FormatOptions
 from v2edit.jobs.results import write_results
-from v2edit.primitives.edits import sample_edit
 from v2edit.primitives.render import render_clip
 from v2edit.video import Video, stream
 from v2edit.video.stream import FrameStream, as_stream
@@ -73,7 +72,7 @@ def test_an_edit_that_fails_in_the_middle_leaves_no_part(tmp_path: Path) -> None
 
 def test_an_edit_of_a_long_clip_is_that_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """File by file, with a mask, a part and the progress of writing; and its video is still there afterwards."""
-    source = render_clip(sample_edit(Random(7)).source, 9).frames
+    source = render_clip(easy_edit().source, 9).frames
     path = video.write(source, tmp_path / "clip.mp4", 8)
     options = {"steps": 2, "show_progress": False, "save_frames": True, "box": "0,0,40,64", "time": "0-0.8", "end": 1.0}
     folders, seen = [], []
@@ -81,7 +80,7 @@ def test_an_edit_of_a_long_clip_is_that_of_an_array(tmp_path: Path, monkeypatch:
     for limit in (stream.STREAM_LIMIT, 0):
         monkeypatch.setattr(stream, "STREAM_LIMIT", limit)
         folders.append(tmp_path / str(limit))
-        run = v2edit.edit_video(path, "make the ball yellow", out=folders[-1], on_progress=seen.append, **options)
+        run = v2edit.edit_video(path, "make the cone yellow", out=folders[-1], on_progress=seen.append, **options)
         assert isinstance(run.edited.frames, FrameStream) == (limit == 0) and len(list(run.edited.frames)) == 9
     assert [at.phase for at in seen[-9:]] == ["writing"] * 9 and seen[-1].step == seen[-1].steps == 9
     files = [{p.relative_to(one): p.read_bytes() for p in one.rglob("*") if p.is_file()} for one in folders]

@@ -37,9 +37,10 @@ LENGTHS, QUICK = (5, 4, 6), {"steps": 2, "show_progress": False}
 INSTRUCTION = "make the red ball blue"
 
 
-def shot(colour: str, shape: str, floor: str, sky: str, frames: int, side: int = 32) -> np.ndarray:
-    scene = Scene((Object(shape, colour, "big", "middle", "hop"),), floor, sky)
-    return render_clip(scene, frames, side, side).frames
+def shot(colour: str, shape: str, floor: str, sky: str, frames: int, height: int = 32) -> np.ndarray:
+    """A clip of one thing, in the back, where nothing could hide behind it."""
+    scene = Scene((Object(shape, colour, "big", "middle", "back", "hop"),), floor, sky)
+    return render_clip(scene, frames, height, 3 * height // 2).frames
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +270,7 @@ def test_what_is_said_of_a_shot_names_it(clip, parts, tmp_path, caplog):
     assert [one.partition(" is")[0] for one in said] == ["shot 1", "shot 3"]  # and not the one that stays as it is
     with pytest.raises(UserError, match="in shot 2, the source shows nothing that fits"):
         job(instruction="make the red ball blue", only_shots="all").prepare()
-    strange = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    strange = np.random.default_rng(0).integers(0, 256, (6, 32, 48, 3)).astype(np.uint8)
     strange = np.broadcast_to(strange[:1], strange.shape)
     images = write_images(np.concatenate([strange, parts[1], 255 - parts[2]]), tmp_path / "strange")
     with pytest.raises(UserError, match=r"not of the built-in model's world.*there are shots, 1 at 0 s, 2 at"):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.world import write_easy_sample
 
 from v2edit import backbones, edit_video, video
 from v2edit.editing.editor import Progress
 from v2edit.editing.sketch import SKETCHING, LatentColours, Sketch, spread
 from v2edit.jobs.live_preview import PREVIEW_FILE, keep_preview
-from v2edit.primitives.sample import write_sample
 from v2edit.runs.manifest import STATE_DIR
 
 GROUPS = np.repeat([0, 1, 2], [1, 4, 4])  # of 9 frames, as a causal autoencoder has them
@@ -66,7 +66,7 @@ def test_some_frames_stand_for_many_and_each_is_where_it_belongs() -> None:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
-    write_sample(7, folder, None)
+    write_easy_sample(folder)
     return folder / "clip.mp4"
 
 
@@ -78,8 +78,8 @@ def test_the_sketch_of_an_edit_comes_to_look_like_it(clip: Path, tmp_path: Path)
             sketches.append(progress.sketch.copy())
             previews.append((tmp_path / "run" / STATE_DIR / PREVIEW_FILE).is_file())
 
-    options = {"steps": 6, "show_progress": False}
-    run = edit_video(clip, "make the ball yellow", out=tmp_path / "run", on_progress=watch, **options)
+    options = {"steps": 4, "show_progress": False}
+    run = edit_video(clip, "make the cone yellow", out=tmp_path / "run", on_progress=watch, **options)
     source, groups = video.read(clip).frames, backbones.load("primitives").latent_frame_of(9)
     _, height, width, _ = sketches[-1].shape
 
@@ -91,7 +91,7 @@ def test_the_sketch_of_an_edit_comes_to_look_like_it(clip: Path, tmp_path: Path)
     assert distance(run.edited.frames) < 8 and distance(run.edited.frames) < 0.8 * distance(source)
     # While it ran there was a video to look at; nothing of it is left, and the result is what it would have been.
     assert previews[0] and not list(run.folder.glob("**/*.webp"))
-    unwatched = edit_video(clip, "make the ball yellow", out=tmp_path / "unwatched", **options)
+    unwatched = edit_video(clip, "make the cone yellow", out=tmp_path / "unwatched", **options)
     assert (unwatched.folder / "edited.mp4").read_bytes() == (run.folder / "edited.mp4").read_bytes()
 
 

@@ -1,69 +1,103 @@
-"""Step 6: train the scene classifier.
+"""Step 6: train the classifier that reads a clip's scene, what captions name and what they never do.
 
-    python -m recipes.primitives.classifier --minutes 20
+    python -m recipes.primitives.classifier --minutes 60
 
-Training clips are mirrored and reversed in time at random (with their labels), half of them degraded like a video
-model's output (blur, colour shift, noise), and one in four comes as the autoencoder's reconstruction. Writes
-src/v2edit/weights/classifier and prints the share of fresh clips (from EVALUATION_SEED on) with every answer right.
+Answers for each slot (a place in a row) and for the scene; hidden objects are not asked for. Training clips are
+mirrored at random (so are their scenes), half of them degraded like a video model's output, one in four comes as the
+autoencoder gives it back; every other batch is of stills, which cost a ninth and tell all but motions. Writes
+out/classifier/classifier.safetensors and prints the share of right answers by field on renders of fresh scenes (from
+EVALUATION_SEED on), and on the same through the autoencoder: the classifier's own error, which every figure that it
+reads off an edit has. Resumes from out/classifier/state.pt; without one, and with `--from FILE`, from those weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipes.primitives.render import EVALUATION_SEED, FRAMES, SIZE
-from recipes.primitives.training import (
-    OUT,
-    TrainingClock,
-    autoencoder_folder,
-    batches,
-    gather_clips,
-    load_shards,
-    save_state,
-    to_frames,
+from recipes.primitives.clips import EVALUATION_SEED, FRAMES, SHARDS, render_with_owners, shard_scenes
+from recipes.primitives.encode import encode
+from recipes.primitives.training import OUT, TrainingClock, choose_device, find_trained, save_state, to_frames
+from v2edit.primitives.classifier import SceneClassifier
+from v2edit.primitives.questions import OF_CLIPS, QUESTIONS, scene_labels
+from v2edit.primitives.scene import (
+    Scene,
+    sample_scene,
 )
-from v2edit.primitives.captions import caption
-from v2edit.primitives.classifier import QUESTIONS, WEIGHTS, SceneClassifier, scene_labels
-from v2edit.primitives.render import render_clip
-from v2edit.primitives.scene import sample_scene
 
-SWAPPED = {"left": "right", "right": "left"}
-REVERSED = {"slide left": "slide right", "slide right": "slide left", "orbit left": "orbit right",
-           "orbit right": "orbit left"}  # fmt: skip
+WEIGHTS_FILE = "classifier.safetensors"
+OPPOSITE = {"left": "right", "right": "left"}
 
 
-def label_permutation(places: bool) -> tuple[Tensor, dict[int, Tensor]]:
-    """Return how labels change when a clip is mirrored (places and motions) or reversed in time (motions alone): the
-    order of the questions, and for those about a motion the new index of each old answer."""
-    keys = list(QUESTIONS)
-    order = [keys.index((SWAPPED.get(place, place), field)) if places else k for k, (place, field) in enumerate(keys)]
-    answers = {
-        k: torch.tensor([QUESTIONS[key].index(REVERSED.get(answer, answer)) for answer in QUESTIONS[key]])
-        for k, key in enumerate(keys)
-        if key[1] in ("motion", "camera")
-    }
-    return torch.tensor(order), answers
+def mirrored(scene: Scene) -> Scene:
+    """Return the scene as a mirror shows it, left and right exchanged."""
+
+    def turn(text: str) -> str:
+        return " ".join(OPPOSITE.get(word, word) for word in text.split())
+
+    objects = [
+        replace(o, place=turn(o.place), motion=turn(o.motion), pattern=replace(o.pattern, angle=-o.pattern.angle))
+        for o in scene.objects
+    ]
+    return replace(scene, objects=tuple(objects), camera=turn(scene.camera), light_azimuth=-scene.light_azimuth)
 
 
-def flip_labels(labels: Tensor, flipped: Tensor, places: bool) -> Tensor:
-    """Return the labels [B, questions] of clips of which those in the mask `flipped` [B] are mirrored or reversed."""
-    order, answers = label_permutation(places)
-    new = labels[:, order]
-    for question, mapping in answers.items():
-        column = new[:, question]
-        new[:, question] = torch.where(column < 0, column, mapping[column.clamp(min=0)])
-    return torch.where(flipped[:, None], new, labels)
+class Renders:
+    """The rendered shards of one kind with their labels, as they are and mirrored, int64 [2, N, questions]; and what of
+    them comes through the autoencoder, the first `reconstructed` of the first shard on."""
+
+    def __init__(self, kind: str, reconstructed: int) -> None:
+        self.kind, paths = kind, sorted((OUT / kind).glob("?????.npy"))
+        self.arrays = [np.load(path, mmap_mode="r") for path in paths]
+        labels, other = [], []
+        for path, array in zip(paths, self.arrays, strict=True):
+            for scene, clip in zip(shard_scenes(kind, int(path.stem)), array, strict=True):
+                visible = np.bincount(clip[..., 3].ravel(), minlength=7)[1:] * FRAMES // clip.shape[0]
+                labels.append(scene_labels(scene, visible))
+                other.append(scene_labels(mirrored(scene), visible))
+        self.answers = torch.tensor([labels, other])
+        if kind == "stills":
+            self.answers[..., [name in OF_CLIPS for _, _, name in QUESTIONS]] = -1
+        cache = OUT / "classifier" / f"{kind}.npy"
+        if not cache.exists():
+            np.save(cache, autoencode(self.frames(np.arange(min(reconstructed, len(labels))))))
+        self.reconstructed = np.load(cache, mmap_mode="r")
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        length = SHARDS[self.kind][0]
+        return np.stack([self.arrays[i // length][i % length][..., :3] for i in indices])
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Return a batch, float [B, T, 3, H, W], and the right answers int64 [B, questions]."""
+        if rng.random() < 0.25:
+            indices = rng.integers(0, len(self.reconstructed), size)
+            frames = self.reconstructed[indices]
+        else:
+            indices = rng.integers(0, self.answers.shape[1], size)
+            frames = self.frames(indices)
+        video, mirror = as_video(frames), torch.rand(size) < 0.5
+        video = torch.where(mirror.view(-1, 1, 1, 1, 1), video.flip(4), video)
+        return video, self.answers[mirror.long(), torch.from_numpy(indices)]
+
+
+@torch.no_grad()
+def autoencode(clips: np.ndarray) -> np.ndarray:
+    """Return clips, uint8 [B, T, H, W, 3], as the trained autoencoder gives them back."""
+    vae = AutoencoderKLCogVideoX.from_pretrained(find_trained("vae")).eval()
+    out = []
+    for k in range(0, len(clips), 10):
+        latents = encode(vae, clips[k : k + 10]).transpose(1, 2) / vae.config.scaling_factor
+        out += [to_frames(clip) for clip in vae.decode(latents).sample]
+    return np.stack(out)
 
 
 def degrade(video: Tensor) -> Tensor:
@@ -76,108 +110,101 @@ def degrade(video: Tensor) -> Tensor:
     return torch.where((torch.rand(batch) < 0.5).view(-1, 1, 1, 1, 1), rough, video)
 
 
-def compute_loss(logits: Mapping[Any, Tensor], labels: Tensor) -> Tensor:
-    """Sum the cross-entropy of all questions; a label of -1 is ignored."""
-    losses = [
-        F.cross_entropy(values, labels[:, k], ignore_index=-1)
-        for k, values in enumerate(logits.values())
-        if (labels[:, k] >= 0).any()
-    ]
+def as_video(clips: np.ndarray) -> Tensor:
+    return torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+def load_classifier() -> SceneClassifier:
+    """Load the classifier that was trained here, else the one that ships."""
+    own = OUT / "classifier" / WEIGHTS_FILE
+    if not own.exists():
+        return SceneClassifier.load()
+    classifier = SceneClassifier()
+    classifier.load_state_dict(load_file(own))
+    return classifier.float().eval()
+
+
+def compute_loss(logits: dict[tuple[str, str, str], Tensor], answers: Tensor) -> Tensor:
+    """Sum the mean cross-entropy of each field, of all places together; an answer of -1 is ignored. (A mean by place
+    rests on a few answers at most places and drowns what is asked once of a scene, as where the light comes from.)"""
+    fields = {}
+    for k, (_, _, name) in enumerate(QUESTIONS):
+        fields.setdefault(name, []).append(k)
+    questions, losses = list(QUESTIONS), []
+    for asked in fields.values():
+        values, right = torch.cat([logits[questions[k]] for k in asked]), torch.cat([answers[:, k] for k in asked])
+        if (right >= 0).any():
+            losses.append(F.cross_entropy(values, right, ignore_index=-1))
     return torch.stack(losses).sum()
 
 
 @torch.no_grad()
-def reconstructions(count: int) -> np.ndarray:
-    """Return the autoencoder's reconstructions of the first clips, uint8 [count, 9, 64, 64, 3]; cached on disk."""
-    path = OUT / "reconstructions.npy"
-    if path.exists() and len(cached := np.load(path, mmap_mode="r")) >= count:
-        return cached
-    vae = AutoencoderKLCogVideoX.from_pretrained(autoencoder_folder()).eval()
-    shards, clips = load_shards(OUT / "latents"), []
-    for start in range(0, count, 20):
-        latents = torch.from_numpy(gather_clips(shards, np.arange(start, start + 20))).float()
-        video = vae.decode(latents.transpose(1, 2) / vae.config.scaling_factor).sample
-        clips += [to_frames(clip) for clip in video]
-    np.save(path, np.stack(clips))
-    return np.load(path, mmap_mode="r")
-
-
-def evaluate(classifier: SceneClassifier, count: int = 200) -> dict[str, float]:
-    """Return the share of fresh clips with every answer right, and of each kind of answer alone."""
+def evaluate(classifier: SceneClassifier, clips: np.ndarray, answers: Tensor) -> dict[str, float]:
+    """Return the share of right answers by field."""
     classifier.eval()
-    scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(count)]
-    results = [classifier.classify(render_clip(scene, FRAMES, SIZE, SIZE).frames) for scene in scenes]
+    batches = [classifier(as_video(clips[k : k + 20])) for k in range(0, len(clips), 20)]
+    logits = [torch.cat([batch[question] for batch in batches]) for question in QUESTIONS]
     classifier.train()
-    whole = np.mean([caption(a) == caption(b) for a, b in zip(scenes, results, strict=True)])
-    questions = list(QUESTIONS)
-    pairs = [list(zip(scene_labels(a), scene_labels(b), strict=True)) for a, b in zip(scenes, results, strict=True)]
-    shares = {"captions": float(whole)}
-    for field in dict.fromkeys(field for _, field in questions):
-        hits = [a == b for rows in pairs for (a, b), key in zip(rows, questions, strict=True) if key[1] == field]
-        shares[field] = round(float(np.mean(hits)), 4)
-    return shares
+    right: dict[str, list[float]] = {}
+    for (_, _, name), values, own in zip(QUESTIONS, logits, answers.T, strict=True):
+        hits = (values.argmax(1) == own)[own >= 0]
+        right.setdefault(name, []).extend(hits.float().tolist())
+    return {name: round(float(np.mean(hits)), 3) for name, hits in right.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--reconstructed", type=int, default=1000, help="clips that also come as reconstructions")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--reconstructed", type=int, default=1000, help="clips that also come through the autoencoder")
+    parser.add_argument("--fresh", type=int, default=200, help="clips to measure on")
+    parser.add_argument("--from", dest="start", metavar="FILE", help="the weights to go on from")
     options = parser.parse_args()
-    shards = load_shards(OUT / "clips")
-    count = len(shards) * len(shards[0])
-    reconstructed = reconstructions(options.reconstructed)
-    scenes = [sample_scene(Random(seed)) for seed in range(count)]
-    labels = torch.tensor([scene_labels(scene) for scene in scenes])
-    # Around a single object in the middle only the floor shows whether the camera turns: the hardest clips.
-    hard = [k for k, scene in enumerate(scenes) if [obj.place for obj in scene.objects] == ["middle"]]
-    pool = np.concatenate([np.arange(count), *[hard] * 4])
-    classifier = SceneClassifier().train()
+    folder = OUT / "classifier"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [Renders("clips", options.reconstructed), Renders("stills", 2 * options.reconstructed)]
+    scenes = [sample_scene(Random(EVALUATION_SEED + k)) for k in range(options.fresh)]
+    fresh = np.stack([render_with_owners(scene, FRAMES) for scene in scenes])
+    counts = [np.bincount(clip[..., 3].ravel(), minlength=7)[1:] for clip in fresh]
+    wanted = torch.tensor([scene_labels(s, visible) for s, visible in zip(scenes, counts, strict=True)])
+    sets = {"renders": fresh[..., :3], "autoencoded": autoencode(fresh[..., :3])}
+    classifier, autocast = SceneClassifier().train(), choose_device()[1]
+    if options.start:
+        classifier.load_state_dict(load_file(options.start))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=0.02)
-    clock, step, saved_at = TrainingClock(options.minutes, fall=0.8), 0, 0.0
-    path = OUT / "classifier.pt"
+    clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.8), 0, 0.0, 0.0
+    path = folder / "state.pt"
     if path.exists():
         state = torch.load(path)
         classifier.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         clock.before, step = state["minutes"], state["step"]
-    running = 0.0
     rng = np.random.default_rng(step)
     torch.manual_seed(step)
-    for indices in batches(rng, pool, options.batch):
-        if clock.elapsed - saved_at > 3 or clock.done >= 1:
+    while True:
+        if clock.elapsed - saved_at > 4 or clock.done >= 1:
             saved_at = clock.elapsed
-            save_state(
-                path, model=classifier.state_dict(), optimizer=optimizer.state_dict(), minutes=saved_at, step=step
-            )
-            line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 4)}
-            print(json.dumps(line | evaluate(classifier)), flush=True)
+            states = {"model": classifier.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(path, **states, minutes=saved_at, step=step)
+            line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
+            print(json.dumps(line | evaluate(classifier, sets["renders"], wanted)), flush=True)
         if clock.done >= 1:
             break
-        clips = gather_clips(shards, indices)[..., :3]
-        if rng.random() < 0.25:
-            indices = rng.integers(0, len(reconstructed), options.batch)
-            clips = reconstructed[np.sort(indices)]
-            indices = np.sort(indices)
-        video = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-        right = labels[indices]
-        mirror, reverse = torch.rand(len(video)) < 0.5, torch.rand(len(video)) < 0.5
-        video = torch.where(mirror.view(-1, 1, 1, 1, 1), video.flip(4), video)
-        video = torch.where(reverse.view(-1, 1, 1, 1, 1), video.flip(1), video)
-        right = flip_labels(flip_labels(right, mirror, places=True), reverse, places=False)
+        video, answers = data[step % 2].batch(rng, options.batch * (4 if step % 2 else 1))
         for group in optimizer.param_groups:
             group["lr"] = options.lr * clock.factor(step)
-        loss = compute_loss(classifier(degrade(video)), right)
+        with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+            logits = classifier(degrade(video))
+        loss = compute_loss(logits, answers)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
         optimizer.step()
         running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
         step += 1
-    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
-    save_file(classifier.state_dict(), WEIGHTS)
-    print(f"{WEIGHTS}: {WEIGHTS.stat().st_size / 1e6:.1f} MB", json.dumps(evaluate(classifier, 1000)))
+    save_file(classifier.state_dict(), folder / WEIGHTS_FILE)
+    print(json.dumps({name: evaluate(classifier, clips, wanted) for name, clips in sets.items()}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Step 7: train a small CLIP on rendered frames and their captions.
+"""Step 8: train a small CLIP on rendered frames and captions of them.
 
     python -m recipes.primitives.clip --minutes 20
 
-Pairs are a random frame of a clip and a random wording of its caption. Negatives are the other captions of the batch
-and, for each frame, a caption with one attribute changed (otherwise a CLIP need not learn attributes that rarely tell
-captions apart). Writes src/v2edit/weights/clip and prints how often frames prefer their caption to those with one
-attribute changed.
+Pairs are a random frame of a clip and a caption that names some of its scene. Negatives are the other captions of the
+batch and, for each frame, the same caption with one attribute changed (otherwise a CLIP need not learn attributes that
+rarely tell captions apart). Frames are squeezed into a square, so that what stands at their sides is seen. Writes
+src/v2edit/weights/clip and prints how often frames prefer their caption to those with one attribute changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from recipes.primitives.classifier import degrade
-from recipes.primitives.render import EVALUATION_SEED, FRAMES, SIZE
+from recipes.primitives.clips import EVALUATION_SEED, FRAMES, shard_scenes
+from recipes.primitives.text import sample_caption
 from recipes.primitives.training import (
     OUT,
     AveragedModel,
@@ -34,24 +35,37 @@ from recipes.primitives.training import (
     save_state,
 )
 from v2edit.metrics.clip_score import WEIGHTS, ClipEncoder
-from v2edit.primitives.captions import Wording, caption, sample_wording
+from v2edit.primitives.captions import Named, caption
+from v2edit.primitives.questions import COLOURS_ALONE
 from v2edit.primitives.render import render_clip
-from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES, Scene, sample_scene
+from v2edit.primitives.scene import (
+    COLOURS,
+    FLOORS,
+    LIGHTS,
+    MATERIALS,
+    SHAPES,
+    SIZES,
+    SKIES,
+    STYLES,
+    Scene,
+    sample_scene,
+)
 
-TEXT_LENGTH = 56
-OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES)}
+TEXT_LENGTH = 96  # tokens
+SIDE = 64  # pixels
+OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "material": MATERIALS[1:]}
+OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "light": tuple(LIGHTS), "style": STYLES[1:]}
 SHAPE_WEIGHT = 4  # times as often: shapes are learnt last
-OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES)}
 
 
 def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
     rng = Random(0)
-    texts = [caption(sample_scene(rng), sample_wording(rng)) for _ in range(5000)]
+    texts = [sample_caption(rng, sample_scene(rng), 0.5)[0] for _ in range(5000)]
     tokenizer = CLIPTokenizer().train_new_from_iterator(texts, 400)
     tokenizer.model_max_length = TEXT_LENGTH
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
+        size={"height": SIDE, "width": SIDE},
+        do_center_crop=False,
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
@@ -60,22 +74,31 @@ def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
     config = CLIPConfig(
         text_config={**tower, **special, "vocab_size": len(tokenizer), "num_hidden_layers": 2,
                      "max_position_embeddings": TEXT_LENGTH},
-        vision_config={**tower, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": 8},
+        vision_config={**tower, "num_hidden_layers": 4, "image_size": SIDE, "patch_size": 8},
         projection_dim=128,
     )  # fmt: skip
     return CLIPModel(config), CLIPProcessor(images, tokenizer)
 
 
-def alternatives(scene: Scene, rng: Random, shapes: int = 1) -> tuple[str, list[Scene]]:
-    """Sample an attribute, and return it with the scenes that differ in it alone, the original first; the shape is
-    sampled `shapes` times as often as any other."""
-    field = rng.choice([*OF_OBJECT, *OF_SCENE, *["shape"] * (shapes - 1)])
-    if field in OF_SCENE:
+def alternatives(scene: Scene, named: Named, rng: Random, shapes: int = 1) -> tuple[str, list[Scene]]:
+    """Sample an attribute that a caption names and a frame shows, and return it with the scenes that differ in it
+    alone, the original first; shapes are sampled `shapes` times as often as anything else."""
+    fields: list[tuple[str, int | None]] = [(field, None) for field in OF_SCENE if field in named.scene]
+    for k, names in enumerate(named.objects):
+        if names is not None:
+            fields += [(field, k) for field in OF_OBJECT if field in names] + [("shape", k)] * shapes
+    if scene.style == "pencil":
+        fields = [(field, k) for field, k in fields if field not in COLOURS_ALONE]
+    field, index = rng.choice(fields)
+    if index is None:
         values = [getattr(scene, field), *(v for v in OF_SCENE[field] if v != getattr(scene, field))]
         return field, [replace(scene, **{field: value}) for value in values]
-    index = rng.randrange(len(scene.objects))
-    now = getattr(scene.objects[index], field)
-    return field, [scene.with_object(index, **{field: v}) for v in (now, *(v for v in OF_OBJECT[field] if v != now))]
+    obj = scene.objects[index]
+    values = [getattr(obj, field), *(v for v in OF_OBJECT[field] if v != getattr(obj, field))]
+    changed = [replace(obj, **{field: value}) for value in values]
+    # In the place of the original, for what is named of it.
+    rest = scene.objects
+    return field, [replace(scene, objects=(*rest[:index], one, *rest[index + 1 :])) for one in changed]
 
 
 def contrast(images: Tensor, texts: Tensor, wrong: Tensor, scale: Tensor) -> Tensor:
@@ -91,12 +114,13 @@ def evaluate(clip: ClipEncoder, count: int = 200) -> dict[str, float]:
     rng = Random(0)
     for seed in range(EVALUATION_SEED, EVALUATION_SEED + count):
         scene = sample_scene(Random(seed))
-        images = clip.encode_images(render_clip(scene, FRAMES, SIZE, SIZE).frames[::4]).mean(0)
+        images = clip.encode_images(render_clip(scene, FRAMES).frames[::4]).mean(0)
         for _ in range(3):
-            field, scenes = alternatives(scene, rng)
-            likeness = clip.encode_texts([caption(one, Wording()) for one in scenes]) @ images
+            _, named, wording = sample_caption(rng, scene, 1.0)
+            field, scenes = alternatives(scene, named, rng)
+            likeness = clip.encode_texts([caption(one, named, wording) for one in scenes]) @ images
             hits[field].append(int(likeness.argmax()) == 0)
-    return {field: round(float(np.mean(values)), 3) for field, values in hits.items()}
+    return {field: round(float(np.mean(values)), 3) for field, values in hits.items() if values}
 
 
 def main() -> None:
@@ -107,8 +131,8 @@ def main() -> None:
     parser.add_argument("--from-model", action="store_true", help="start from the committed weights")
     options = parser.parse_args()
     shards = load_shards(OUT / "clips")
-    count = len(shards) * len(shards[0])
-    scenes = [sample_scene(Random(seed)) for seed in range(count)]
+    names = sorted((OUT / "clips").glob("*.npy"))
+    scenes = [scene for path in names for scene in shard_scenes("clips", int(path.stem))]
     model, processor = new_clip()
     if options.from_model:  # with its tokenizer, which the weights depend on
         model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipEncoder.load().processor
@@ -128,7 +152,7 @@ def main() -> None:
         clock.before, step = state["minutes"], state["step"]
     rng, words = np.random.default_rng(step), Random(step)
     torch.manual_seed(step)
-    for indices in batches(rng, count, options.batch):
+    for indices in batches(rng, len(scenes), options.batch):
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
             save_state(path, model=model.state_dict(), averaged=averaged.model.state_dict(),
@@ -138,13 +162,14 @@ def main() -> None:
         if clock.done >= 1:
             break
         frames = gather_clips(shards, indices)[np.arange(len(indices)), rng.integers(0, FRAMES, len(indices)), :, :, :3]
-        video = torch.from_numpy(frames).permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1
+        video = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        video = F.interpolate(video, (SIDE, SIDE), mode="bilinear", antialias=True)[:, None]
         right, wrong = [], []
         for index in indices:
-            wording = sample_wording(words)
-            others = alternatives(scenes[index], words, SHAPE_WEIGHT)[1][1:]
-            right.append(caption(scenes[index], wording))
-            wrong.append(caption(words.choice(others), wording))
+            text, named, wording = sample_caption(words, scenes[index])
+            others = alternatives(scenes[index], named, words, SHAPE_WEIGHT)[1][1:]
+            right.append(text)
+            wrong.append(caption(words.choice(others), named, wording))
         inputs = processor.tokenizer(right + wrong, padding=True, return_tensors="pt")
         for optimizer in optimizers:
             for group in optimizer.param_groups:

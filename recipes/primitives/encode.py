@@ -1,9 +1,10 @@
-"""Step 3: encode every clip to latents, once.
+"""Step 3: encode clips and stills to latents, once.
 
     python -m recipes.primitives.encode
 
-Writes out/latents/00000.npy ...: float16 [1000, F, C, h, w], the posterior's mean times the scaling factor, in the
-transformer's layout. Finished shards that are newer than the autoencoder are not encoded again.
+Writes out/latents/clips/00000.npy ...: float16 [500, F, C, h, w], the posterior's mean times the scaling factor, in the
+transformer's layout, and the same of stills (F = 1). Finished shards that are newer than the autoencoder are not
+encoded again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
-from recipes.primitives.training import OUT, autoencoder_folder, choose_device
+from recipes.primitives.clips import SHARDS
+from recipes.primitives.training import OUT, choose_device, find_trained
 
 
 @torch.no_grad()
@@ -47,7 +49,8 @@ def encode_shards(weights: Path, shards: Path, out: Path) -> None:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    encode_shards(autoencoder_folder(), OUT / "clips", OUT / "latents")
+    for kind in SHARDS:
+        encode_shards(find_trained("vae"), OUT / kind, OUT / "latents" / kind)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 OUT = Path(__file__).parent / "out"
-MODEL = Path(__file__).parents[2] / "src/v2edit/weights/primitives"
+WEIGHTS = Path(__file__).parent / "weights"  # committed: what training goes on from and the package does not need
+PACKAGE = Path(__file__).parents[2] / "src/v2edit/weights"  # what ships
+# Folders of a part that is trained here, and of the one that ships.
+TRAINED = {
+    "vae": ("vae/vae", "primitives/vae"),
+    "text_encoder": ("text/text_encoder", "primitives/text_encoder"),
+    "tokenizer": ("text/tokenizer", "primitives/tokenizer"),
+}  # fmt: skip
 
 
 def load_shards(folder: Path) -> list[np.ndarray]:
@@ -27,9 +34,10 @@ def load_shards(folder: Path) -> list[np.ndarray]:
     return [np.load(path, mmap_mode="r") for path in paths]
 
 
-def autoencoder_folder() -> Path:
-    """Return the folder of the autoencoder trained by step 2, else of the committed one."""
-    return OUT / "vae/vae" if (OUT / "vae/vae").is_dir() else MODEL / "vae"
+def find_trained(part: str) -> Path:
+    """Return the folder of a part of the model that was trained here, else of the one that ships with the package."""
+    own, shipped = TRAINED[part]
+    return OUT / own if (OUT / own).is_dir() else PACKAGE / shipped
 
 
 def gather_clips(shards: list[np.ndarray], indices: np.ndarray) -> np.ndarray:

@@ -1,19 +1,17 @@
 """Step 2: train the autoencoder, diffusers' own `AutoencoderKLCogVideoX` at a small size.
 
-    python -m recipes.primitives.vae --minutes 45
+    python -m recipes.primitives.vae --minutes 125 --batch 4
 
-4x4 pixels and 4 frames to 12 values: three blocks instead of CogVideoX's four, because at 64 pixels an object is only
-some 20 wide and a latent must still hold its edge. Trained on crops around objects first (they are the hard part and
+4x4 pixels and 4 frames to 16 values: three blocks instead of CogVideoX's four, because an object is only some 25 pixels
+wide and a latent must still hold its stripes. Trained on crops around objects first (they are the hard part and
 crops are cheap), on whole frames at the end (group norm sees other statistics there). Resumes from out/vae/state.pt;
-without one, and with `--from DIR`, from the autoencoder there, such as the committed one.
+without one, and with `--from DIR`, from the autoencoder there, such as src/v2edit/weights/primitives/vae.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from recipes.primitives.clips import HEIGHT, WIDTH
 from recipes.primitives.training import (
     OUT,
     AveragedModel,
@@ -37,47 +36,36 @@ from recipes.primitives.training import (
 
 HELD_OUT = 16  # the last clips of the first shard, for evaluation
 CROP = 32  # pixels of a side
+ON_OBJECTS = 0.75  # share of crops that are laid on an object
+OBJECT_WEIGHT = 3.0  # additional, of pixels there
 
 
-@dataclass(frozen=True)
-class AutoencoderRecipe:
-    """What differs between worlds: the folder that holds clips and gets the autoencoder, the autoencoder, the share of
-    crops that are laid on an object, the additional weight of pixels there, and what of an object's channel, 0 to 255,
-    is its coverage, 0 to 1."""
-
-    out: Path
-    new: Callable[[], AutoencoderKLCogVideoX]
-    on_objects: float
-    weight: float
-    coverage: Callable[[Tensor], Tensor]
-
-
-def new_autoencoder(channels: tuple[int, ...], latent_channels: int, height: int, width: int) -> AutoencoderKLCogVideoX:
+def new_autoencoder() -> AutoencoderKLCogVideoX:
     """Build an autoencoder of three blocks: 4x4 pixels and 4 frames to a latent."""
     return AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 3,
         up_block_types=("CogVideoXUpBlock3D",) * 3,
-        block_out_channels=channels,
-        latent_channels=latent_channels,
+        block_out_channels=(32, 64, 96),
+        latent_channels=16,
         layers_per_block=1,
         norm_num_groups=8,
         temporal_compression_ratio=4,
-        sample_height=height,
-        sample_width=width,
+        sample_height=HEIGHT,
+        sample_width=WIDTH,
         scaling_factor=1.0,
     )
 
 
-def crop_clips(recipe: AutoencoderRecipe, clips: np.ndarray, whole: bool, rng: np.random.Generator) -> Tensor:
+def crop_clips(clips: np.ndarray, whole: bool, rng: np.random.Generator) -> Tensor:
     """Return crops float32 [B, 4, T, CROP, CROP] of clips uint8 [B, T, H, W, 4], most of them on an object, or `whole`
-    clips: colours in -1..1, coverage in 0..1."""
+    clips: colours in -1..1, and 1 where the fourth channel names an object."""
     height, width = clips.shape[2:4] if whole else (CROP, CROP)
     out = []
     for clip in clips:
         y, x = (
             int(rng.integers(0, side - size + 1)) for side, size in zip(clip.shape[1:3], (height, width), strict=True)
         )
-        if not whole and rng.random() < recipe.on_objects:
+        if not whole and rng.random() < ON_OBJECTS:
             ys, xs = np.nonzero(clip[int(rng.integers(len(clip))), ..., 3])
             if len(ys):
                 k = int(rng.integers(len(ys)))
@@ -85,7 +73,7 @@ def crop_clips(recipe: AutoencoderRecipe, clips: np.ndarray, whole: bool, rng: n
                 x = int(np.clip(xs[k] - rng.integers(4, width - 4), 0, clip.shape[2] - width))
         out.append(clip[:, y // 4 * 4 :, x // 4 * 4 :][:, :height, :width])
     video = torch.from_numpy(np.stack(out)).permute(0, 4, 1, 2, 3).float()
-    return torch.cat([video[:, :3] / 127.5 - 1, recipe.coverage(video[:, 3:])], 1)
+    return torch.cat([video[:, :3] / 127.5 - 1, (video[:, 3:] > 0).float()], 1)
 
 
 def compute_loss(vae: AutoencoderKLCogVideoX, video: Tensor, object_weight: float, kl_weight: float) -> Tensor:
@@ -118,17 +106,17 @@ def evaluate(vae: AutoencoderKLCogVideoX, video: Tensor, path: Path) -> dict[str
     }
 
 
-def train(recipe: AutoencoderRecipe, options: argparse.Namespace) -> None:
-    """Train an autoencoder on the clips of a recipe; shards that were rendered meanwhile join at each evaluation."""
-    folder = recipe.out / "vae"
+def train(options: argparse.Namespace) -> None:
+    """Train the autoencoder; shards that were rendered meanwhile join at each evaluation."""
+    folder = OUT / "vae"
     folder.mkdir(parents=True, exist_ok=True)
     device, autocast = choose_device()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    shards = load_shards(recipe.out / "clips")
+    shards = load_shards(OUT / "clips")
     last = gather_clips(shards, np.arange(len(shards[0]) - HELD_OUT, len(shards[0])))
-    held_out = crop_clips(recipe, last, True, rng).to(device)
-    vae = AutoencoderKLCogVideoX.from_pretrained(options.start) if options.start else recipe.new()
+    held_out = crop_clips(last, True, rng).to(device)
+    vae = AutoencoderKLCogVideoX.from_pretrained(options.start) if options.start else new_autoencoder()
     vae = vae.to(device).train()
     averaged = AveragedModel(vae, 0.998)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.97), weight_decay=0.0)
@@ -142,7 +130,7 @@ def train(recipe: AutoencoderRecipe, options: argparse.Namespace) -> None:
     evaluated_at, running = clock.elapsed, 0.0
     while True:
         if clock.elapsed - evaluated_at > 4 or clock.done >= 1:
-            evaluated_at, shards = clock.elapsed, load_shards(recipe.out / "clips")
+            evaluated_at, shards = clock.elapsed, load_shards(OUT / "clips")
             figures = evaluate(averaged.model, held_out, folder / "sheet.png")
             line = {"minutes": round(evaluated_at, 1), "step": step, "loss": round(running, 4)} | figures
             print(json.dumps(line), flush=True)
@@ -158,11 +146,11 @@ def train(recipe: AutoencoderRecipe, options: argparse.Namespace) -> None:
         indices = indices[(indices < len(shards[0]) - HELD_OUT) | (indices >= len(shards[0]))]
         if not len(indices):
             continue
-        video = crop_clips(recipe, gather_clips(shards, indices), whole, rng).to(device)
+        video = crop_clips(gather_clips(shards, indices), whole, rng).to(device)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * clock.factor(step)
         with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-            loss = compute_loss(vae, video, recipe.weight, options.kl)
+            loss = compute_loss(vae, video, OBJECT_WEIGHT, options.kl)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -172,10 +160,9 @@ def train(recipe: AutoencoderRecipe, options: argparse.Namespace) -> None:
         step += 1
 
 
-def parse_options(description: str | None, minutes: float) -> argparse.Namespace:
-    """Parse the options of a training."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=minutes)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=125)
     parser.add_argument("--batch", type=int, default=6, help="crops a step (whole clips: a quarter of it)")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--kl", type=float, default=2e-5)
@@ -183,12 +170,8 @@ def parse_options(description: str | None, minutes: float) -> argparse.Namespace
         "--whole-from", type=float, default=0.7, help="share of the time after which whole clips are used"
     )
     parser.add_argument("--from", dest="start", metavar="DIR", help="the autoencoder to go on from")
-    return parser.parse_args()
+    train(parser.parse_args())
 
-
-RECIPE = AutoencoderRecipe(
-    OUT, lambda: new_autoencoder((16, 32, 64), 12, 64, 64), on_objects=0.85, weight=4.0, coverage=lambda x: x / 255
-)
 
 if __name__ == "__main__":
-    train(RECIPE, parse_options(__doc__, minutes=45))
+    main()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from v2edit.bench.scoring import ScoredTask
     from v2edit.bench.tasks import Task
     from v2edit.bench.trials import Trial
-    from v2edit.metrics.attributes import Classify
+    from v2edit.metrics.attributes import Read
 
 Seeds = Literal["reporting", "tuning"]
 
@@ -49,7 +49,8 @@ class BenchOptions:
     """The tasks: edits of clips of the built-in world (primitives), of its 3D scenes (scenes), or your own: a file
     (.jsonl, .json, .csv) with a task a line, or the folder of FiVE-Bench, LOVEU-TGVE, IVEBench or OpenVE-Bench."""
     quick: bool = False
-    """3 tasks of each kind instead of 20, or of all (of scenes 1 instead of 3): minutes instead of hours."""
+    """One task of each kind instead of 10 (of scenes instead of 3; of your own 3 instead of all): minutes instead of
+    hours."""
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD", help_behavior_hint="")] = ()
     """Which methods (default: all, or with a sweep none but its own): v2edit, v2edit-own-mask, wo-progression, wo-inc,
     wo-pnc, wo-amr, wo-pnc-amr, wo-reconstruction (between the subtasks of scenes), v2v, flowedit, ddim-p2p; your own
@@ -60,8 +61,9 @@ class BenchOptions:
     """What is measured of your own suite (default: all that loads nothing): clip (CTIDS, CDC, …), pixels, lpips,
     structure, warp, flicker, colour; your own as module:function. Of built-in suites, besides their figures."""
     kinds: Annotated[tuple[str, ...], arg(metavar="KIND", help_behavior_hint="")] = ()
-    """Which kinds of edit (default: all): recolour, reshape, resize, insert, remove, floor, sky, reshape-and-recolour
-    (of scenes the first two and from insert to sky unless named)."""
+    """Which kinds of edit (default: all, of scenes eleven): recolour, reshape, resize, insert, remove, floor, sky,
+    reshape-and-recolour, outline, wear, air, behind, exchange, multiply, motion, material, style, uncover; scenes have
+    no motion and no style."""
     count: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Tasks of each kind."""
     frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -163,16 +165,16 @@ class BenchReport:
 
 def benchmark(
     options: BenchOptions = BenchOptions(),
-    classify: Classify | None = None,
+    read: Read | None = None,
     on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     command: Sequence[str] | None = None,
 ) -> BenchReport:
     """Compare V2Edit, its ablations and baselines on edits whose true result is known.
 
     Each result is stored: the same command goes on after an interruption, and a larger one takes what is there.
-    `classify` returns the scene that a clip shows (default: the built-in world's classifier); `on_progress` gets the
-    number of results, of how many, and the latest one's name; `command` is the command line, for the report. Raises
-    `UserError`, in one line, for what the user can mend."""
+    `read` returns the answers to `questions.QUESTIONS` on a clip (default: the built-in world's classifier);
+    `on_progress` gets the number of results, of how many, and the latest one's name; `command` is the command line, for
+    the report. Raises `UserError`, in one line, for what the user can mend."""
     checkpoint = find(options.model)
     suite = suites.make_suite(options.suite, options.steps, options.settings, options.own_methods, options.frames)
     selected = options.list_methods(suite)
@@ -188,7 +190,7 @@ def benchmark(
     if clash := tools.keys() & (suite.methods | suite.references).keys():
         raise UserError(f"--results {min(clash)} is the name of a method: give the tool another")
     given = tool_results.list_tool_trials(tasks, tools) if tools else []  # pyright: ignore[reportArgumentType]
-    models = scoring.MetricModels(classify, options.metric_options, tuple(one.name for one in metrics))
+    models = scoring.MetricModels(read, options.metric_options, tuple(one.name for one in metrics))
     models.load()  # What is missing is an error before the work, not after it.
     identity = trials.model_identity(checkpoint)
     if options.ray is None:
@@ -212,7 +214,7 @@ def benchmark(
             sheets = folder / "sheets" if options.sheets else None
             films = folder / f"{options.report_name}-films"
             cache = None
-            if classify is None or suite.of_files:  # what another classifier sees is known by no checksum
+            if read is None or suite.of_files:  # what another classifier sees is known by no checksum
                 cache = score_cache.open_cache(folder / "scores", models.options, models.names)
             scored = scoring.score_trials(listed, models, pool, sheets, films, cache, on_progress)
         judged: list[str] = []
@@ -270,7 +272,8 @@ def _write_report(
     from v2edit.bench import page, paper_tables, report
 
     rows = [row for one in scored for row in one.rows]
-    table = report.Table(rows, columns, suite.references, pooled=suite.of_files)
+    pooled = suite.of_files or options.quick
+    table = report.Table(rows, columns, suite.references, pooled=pooled)
     title = f"V2Edit benchmark: {suite.name}"
     summary = (
         f"{'' if suite.of_files else f'{options.seed_set} seeds; '}"
@@ -282,9 +285,7 @@ def _write_report(
     line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
     against = next(iter(selected), next(iter(facts["results"]), ""))
     by_kind = [[row for one in scored if one.task.has_start is scenes for row in one.rows] for scenes in (False, True)]
-    of_kind = [
-        report.Table(some, columns, suite.references, pooled=suite.of_files) if some else None for some in by_kind
-    ]
+    of_kind = [report.Table(some, columns, suite.references, pooled=pooled) if some else None for some in by_kind]
     tables = paper_tables.paper_tables(*of_kind)
     own = f"{report.as_markdown(table, against)}{paper_tables.as_markdown(tables)}"
     markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{own}"

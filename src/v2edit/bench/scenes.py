@@ -23,7 +23,7 @@ from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
 from v2edit.bench.tasks import Arrays, BenchTask, select_seeds
 from v2edit.editing.editor import Editor
 from v2edit.editing.resize import resize_clip
-from v2edit.metrics.attributes import attributes
+from v2edit.metrics.attributes import asked_answers, attributes
 from v2edit.metrics.columns import CHANGE_FIGURES
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.primitives import posed
@@ -43,7 +43,8 @@ from v2edit.scenes.rer import (
     video_cameras,
 )
 
-KINDS = ("recolour", "reshape", "insert", "remove", "floor", "sky")
+# Minutes each; what is left out is much like one of them.
+KINDS = ("recolour", "reshape", "insert", "remove", "floor", "sky", "wear", "air", "exchange", "multiply", "uncover")
 COUNT, QUICK_COUNT = 3, 1
 SUBTASKS = 2  # so that there is a progression to leave out, and a reconstruction between
 
@@ -66,11 +67,11 @@ class SceneTask(BenchTask):
     def identity(self) -> str:
         fit = asdict(self.fit.resolve(0, on_gpu=False))  # of small images, whatever the quality's name
         del fit["quality"]
-        return json.dumps([asdict(self.edit), fit, posed.VIEWS, posed.SIDE, posed.PATH])
+        return json.dumps([asdict(self.edit), fit, posed.VIEWS, posed.SIDE, posed.PATH], default=sorted)
 
     @property
     def clips(self) -> EditTruth:
-        """The true scenes along the path, in the photographs' size."""
+        """The true scenes along the path, in the size of the built-in world's clips."""
         return _clips(self)
 
     @property
@@ -94,7 +95,8 @@ class SceneTask(BenchTask):
             )
         else:
             cameras, method = video_cameras(backbone, scenes.path), config.build(backbone)
-            true = posed.posed_truth(self.edit, posed.path_of(self.edit, side=cameras.height), samples=2).target.frames
+            path = posed.path_of(self.edit, height=cameras.height, width=cameras.width)
+            true = posed.posed_truth(self.edit, path, samples=2).target.frames
 
             def edit_video(video: np.ndarray) -> np.ndarray:
                 return method(true if isinstance(config, Autoencoded) else video, self.prompts, self.seed)
@@ -110,18 +112,16 @@ class SceneTask(BenchTask):
         return run
 
     def measure(self, result: Arrays, start: Arrays | None, measures: Measures) -> dict[str, float]:
-        assert measures.classify is not None
+        assert measures.read is not None
         clip = measures.clip
         source, target = self.posed.dataset.held_out.images, self.posed.truth.held_out.images
         held_out, frames = region_psnr(result["held_out"], source, target), result["frames"]
-        success, kept = attributes(self.edit, measures.classify(frames))
         source = frames if start is None else start["frames"]
         figures = {
             "psnr_held_out": held_out.whole,
             "held_out_inside": held_out.inside,
             "held_out_outside": held_out.outside,
-            "success": success,
-            "kept": kept,
+            **attributes(asked_answers(self.edit, self.clips), measures.read(frames)),
         }
         figures |= {name: float(result.get(name, math.nan)) for name in CHANGE_FIGURES}
         if clip is not None:
@@ -156,7 +156,7 @@ def _clips(task: SceneTask) -> EditTruth:
 def scene_tasks(seeds: str, count: int, kinds: Sequence[str] = (), fit: FitConfig = FitConfig()) -> list[BenchTask]:
     """Return the suite of scenes: `count` tasks of each of these kinds (default: `KINDS`). Raises `UserError` for an
     unknown kind, or for more tasks than there are seeds."""
-    return [SceneTask(kind, seed, fit) for kind, seed in select_seeds(seeds, count, kinds, KINDS)]
+    return [SceneTask(kind, seed, fit) for kind, seed in select_seeds(seeds, count, kinds, posed.POSED_KINDS, KINDS)]
 
 
 @dataclass(frozen=True)

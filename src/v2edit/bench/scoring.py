@@ -21,7 +21,7 @@ from v2edit.bench.tasks import Arrays, Task
 from v2edit.bench.trials import BenchWorker, OnProgress, Trial, load_result, source_of
 from v2edit.editing.resize import resize_clip
 from v2edit.errors import UserError
-from v2edit.metrics.attributes import Classify
+from v2edit.metrics.attributes import Read
 from v2edit.metrics.registry import Measure, Measures, MetricOptions, find_metrics
 from v2edit.primitives.classifier import SceneClassifier
 from v2edit.video.stream import Frames, map_frames
@@ -36,10 +36,10 @@ PAGE_WIDTH, FILM_WIDTH = 320, 4096  # pixels: of one clip, and of a film, which 
 
 @dataclass(frozen=True)
 class MetricModels:
-    """What measures: a classifier of scenes (default: the built-in world's), the names of metrics (`registry`), and
-    what they load, a CLIP for CTIDS and CDC among them."""
+    """What measures: what reads the answers off a clip (default: the built-in world's classifier), the names of metrics
+    (`registry`), and what they load, a CLIP for CTIDS and CDC among them."""
 
-    classify: Classify | None = None
+    read: Read | None = None
     options: MetricOptions = MetricOptions()
     names: tuple[str, ...] = ()
 
@@ -47,7 +47,7 @@ class MetricModels:
         """Return them, loaded once in a process; raises `UserError` for what is not there."""
         encoder = _clip_encoder(self.options.clip) if self.options.clip else None
         measures = _load_metrics(self.options, self.names) if self.names else []
-        return Measures(self.classify or SceneClassifier.load().classify, encoder, measures)
+        return Measures(self.read or SceneClassifier.load().read, encoder, measures)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ScoredTask:
     titles: list[str]
     video: bytes
     other_code: int  # how many of its results were made by other code than today's
-    size: tuple[int, int] = (64, 64)
+    size: tuple[int, int] = (96, 64)
     frames: int = 9
     path: Path | None = None
     fitted: Sequence[tuple[str, str]] = ()  # (title, what was done to another tool's result)

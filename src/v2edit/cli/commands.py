@@ -241,8 +241,8 @@ def sample(
     Args:
         out: The folder to make.
         seed: Seed of the random clip.
-        kind: The kind of edit: recolour, reshape, resize, insert, remove, floor, sky or reshape-and-recolour
-            (default: any).
+        kind: The kind of edit: recolour, reshape, resize, insert, remove, floor, sky, reshape-and-recolour, outline,
+            wear, air, behind, exchange, multiply, motion, material, style or uncover (default: any).
         scene: Make posed images of a still scene instead of a clip.
     """
     expect_folder(out)

@@ -287,7 +287,7 @@ def against_truth(run: Run) -> dict[str, float]:
     from v2edit.primitives.edits import render_truth
 
     edited = np.asarray(run.edited)  # of a sample, which is small
-    return asdict(measure(edit, render_truth(edit, *edited.shape[:3]), edited, SceneClassifier.load().classify))
+    return asdict(measure(edit, render_truth(edit, *edited.shape[:3]), edited, SceneClassifier.load().read))
 
 
 def sampled_edit(run: Run) -> Edit | None:

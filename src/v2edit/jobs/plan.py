@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from v2edit.backbones.families import BUILT_IN, PUBLISHED
 from v2edit.editing.config import EditConfig, ResolvedConfig
-from v2edit.primitives.captions import is_caption
+from v2edit.primitives.parsing import is_caption
 from v2edit.primitives.scene import SHAPES
 from v2edit.prompts import PromptPair
 
@@ -111,8 +111,8 @@ def name_prompts(prompts: PromptPair) -> list[str]:
 
 
 def describe_sizes(size: Size, fitted: Size, count: int = 0, shots: int = 1) -> str:
-    """Describe a clip's size and that of its edit: 9 frames of 64x64, edited as 9 of 64x64. Of a video of `count`
-    frames, `shots` of which are edited: 960 frames of 96x96, 3 shots edited, the longest by 64 frames as 65 of 64x64"""
+    """Describe a clip's size and that of its edit: 9 frames of 96x64, edited as 9 of 96x64. Of a video of `count`
+    frames, `shots` of which are edited: 960 frames of 96x64, 3 shots edited, the longest by 64 frames as 65 of 96x64"""
     video, edit = f"of {size.width}x{size.height}", f"as {fitted.frames} of {fitted.width}x{fitted.height}"
     if shots > 1:
         return f"{count} frames {video}, {shots} shots edited, the longest by {size.frames} frames {edit}"

@@ -216,10 +216,8 @@ def _caption(path: Path, frames: Frames) -> str:
 
 def _read_caption(frames: Frames) -> str | None:
     """Return the caption that the classifier reads off a clip, or None where it is not of the built-in world."""
-    from v2edit.primitives.captions import caption
+    from v2edit.primitives.captions import describe
     from v2edit.primitives.classifier import SceneClassifier, matches_scene
 
     scene = SceneClassifier.load().classify(frames)
-    if not matches_scene(frames, scene):
-        return None
-    return caption(scene)
+    return describe(scene) if matches_scene(frames, scene) else None

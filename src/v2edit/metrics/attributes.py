@@ -1,119 +1,148 @@
 """Measures of an edit of the built-in world against its true result, which can be rendered.
 
-Letters: T frames. Frames are uint8 [T, H, W, 3], masks bool [T, H, W]. The *inside* of an edit is where the true clips
-differ, its *outside* the rest: inside, an edit is measured against the true edited clip; outside, against the source.
+Letters: T frames, Q questions (`questions.QUESTIONS`). Frames are uint8 [T, H, W, 3], masks bool [T, H, W], answers
+int64 [Q], -1 where a question does not apply. The *inside* of an edit is where the true clips differ, its *outside* the
+rest: inside, an edit is measured against the true edited clip; outside, against the source. What was done and what was
+kept is read off the frames by a classifier.
 """
 
 from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 
 from v2edit.metrics.pixels import flicker, harmonic_mean, psnr, ssim
+from v2edit.primitives.captions import Named
 from v2edit.primitives.edits import Edit, EditTruth
-from v2edit.primitives.scene import COLOURS, Object, Scene
+from v2edit.primitives.questions import NEVER_CAPTIONED, NONE, QUESTIONS, scene_labels
+from v2edit.primitives.scene import COLOURS, Scene
 
-Classify = Callable[[np.ndarray], Scene]  # uint8 frames [T, H, W, 3] to the scene that they show
-OF_OBJECT = ("shape", "colour", "size", "place", "motion")
-OF_SCENE = ("floor", "sky", "camera")
+Read = Callable[[np.ndarray], np.ndarray]  # frames uint8 [T, H, W, 3] to answers [Q]
 HIGHEST = 10 * math.log10(255**2 / 0.065)  # dB, about 60: a mean squared error below 0.065 is rounding to 8 bits
+LEAST_OUTSIDE = 0.05  # share of pixels: in fewer, as a style leaves them, nothing can be seen of what is kept
+OWN = 0.4  # the share of a pixel from which on it is counted as an object's own
+NO_OBJECT = QUESTIONS["left", "front", "shape"].index(NONE)  # the answer to the question for the shape at any slot
 
 
 @dataclass(frozen=True)
 class Scores:
     """The figures of one edit, in the order of the tables. An undefined one (a region without a pixel, a hue where none
-    changes) is nan."""
+    changes, an attribute that nothing has) is nan."""
 
-    score: float  # harmonic mean of `success` and preservation, which is `ssim_outside` clipped to 0 ... 1
-    success: float  # share of the attributes that the edit changes which are read as in the target
-    kept: float  # share of the other attributes which are read as in the source
+    # Harmonic mean of `success` and preservation: `ssim_outside` clipped to 0 ... 1, or `kept` where hardly any pixel
+    # is outside.
+    score: float
+    success: float  # share of the answers that the edit changes which are read as in the true edited clip
+    kept: float  # share of the answers that the edit is to leave which are read as in the source
+    unsaid: float  # the same, of what the source prompt does not name
+    unsaid_pattern: float  # of these alone, which no caption ever names
+    unsaid_tone: float
+    unsaid_angle: float
+    unsaid_floor_pattern: float
+    unsaid_backdrop: float
+    unsaid_light_from: float
     ssim_outside: float
     psnr_outside: float
     ssim_inside: float
     psnr_inside: float
+    psnr_target: float  # of whole frames
     flicker: float
     hue: float  # 1 where the recoloured object's mean colour is nearest, by hue, to the target's; needs no classifier
 
 
-def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, classify: Classify) -> Scores:
+@dataclass(frozen=True)
+class AskedAnswers:
+    """What an edit asks for: the right answers, and which questions it changes and keeps, bool [Q]."""
+
+    answers: np.ndarray  # of the true edited clip
+    changed: np.ndarray
+    kept: np.ndarray
+    unsaid: np.ndarray  # of those kept, what the source prompt does not name
+
+
+def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read) -> Scores:
     """Return the figures of an edited clip."""
-    source, target = clips.source.frames, clips.target.frames
-    outside = ~clips.changed
-    success, kept = attributes(edit, classify(frames))
+    source, target, outside = clips.source.frames, clips.target.frames, ~clips.changed
+    shares = attributes(asked_answers(edit, clips), read(frames))
     ssim_outside = ssim(frames, source, outside)
+    preserved = shares["kept"] if outside.mean() < LEAST_OUTSIDE else min(max(ssim_outside, 0.0), 1.0)
     return Scores(
-        score=harmonic_mean(success, min(max(ssim_outside, 0.0), 1.0)),
-        success=success,
-        kept=kept,
+        score=harmonic_mean(shares["success"], preserved),
+        **shares,
         ssim_outside=ssim_outside,
         psnr_outside=psnr(frames, source, outside, highest=HIGHEST),
         ssim_inside=ssim(frames, target, clips.changed),
         psnr_inside=psnr(frames, target, clips.changed, highest=HIGHEST),
+        psnr_target=psnr(frames, target, highest=HIGHEST),
         flicker=flicker(frames, source, outside),
         hue=hue_success(edit, clips, frames),
     )
 
 
-def attributes(edit: Edit, seen: Scene) -> tuple[float, float]:
-    """Return (success, kept): the shares of the edit's changed and of its other attributes that a seen scene has right.
-
-    The attributes of a clip are each object's shape, colour, size, place and motion, its floor, sky and camera, and
-    that there is no other object. Changed are those in which source and target scene differ; of an inserted object, its
-    presence (something at its place), shape, colour, size and motion, all of them wrong where nothing is there; of a
-    removed one, its absence."""
-    inserted = len(edit.target.objects) > len(edit.source.objects)
-    removed = len(edit.target.objects) < len(edit.source.objects)
-    known = edit.source.objects if removed else edit.target.objects
-    sources: list[Object | None] = list(edit.source.objects)
-    if inserted:
-        assert edit.subject is not None
-        sources.insert(edit.subject, None)
-    matches = match(known, seen.objects)
-    changed: list[bool] = []
-    others = [len(seen.objects) <= sum(obj is not None for obj in matches)]
-    for index, (source, target, obj) in enumerate(zip(sources, known, matches, strict=True)):
-        if removed and index == edit.subject:
-            changed.append(obj is None)
-        elif source is None:
-            present = obj is not None and obj.place == target.place
-            # OF_OBJECT's "place" counts as its presence.
-            changed += [present and getattr(obj, field) == getattr(target, field) for field in OF_OBJECT]
-        else:
-            for field in OF_OBJECT:
-                right = obj is not None and getattr(obj, field) == getattr(target, field)
-                (others if getattr(source, field) == getattr(target, field) else changed).append(right)
-    for field in OF_SCENE:
-        right = getattr(seen, field) == getattr(edit.target, field)
-        (others if getattr(edit.source, field) == getattr(edit.target, field) else changed).append(right)
-    return float(np.mean(changed)), float(np.mean(others))
+def asked_answers(edit: Edit, clips: EditTruth) -> AskedAnswers:
+    """Return what an edit asks for. What neither the source shows nor the target prompt names (the pattern of what was
+    hidden) is not asked for."""
+    before = np.array(scene_labels(edit.source, visible_pixels(clips.source.coverage)))
+    after = np.array(scene_labels(edit.target, visible_pixels(clips.target.coverage)))
+    named = np.array([_is_named(edit.target, edit.target_named, question) for question in QUESTIONS])
+    said = np.array([_is_named(edit.source, edit.source_named, question) for question in QUESTIONS])
+    changed = (before != after) & (after >= 0) & ((before >= 0) | named)
+    # What the target prompt alone names, and the source shows, is an edit too where they differ; else it is kept.
+    kept = (before == after) & (after >= 0)
+    return AskedAnswers(after, changed, kept, kept & ~said)
 
 
-def match(known: Sequence[Object], seen: Sequence[Object]) -> list[Object | None]:
-    """Return the seen object for each known one, None where there is none left: the assignment in which most attributes
-    agree, and of several the one in order from left to right."""
-    assignments = permutations([*seen, *[None] * max(0, len(known) - len(seen))], len(known))
+def attributes(asked: AskedAnswers, answers: np.ndarray) -> dict[str, float]:
+    """Return the shares of right answers [Q] by the names of `Scores`: of what the edit changes, of what it keeps, and
+    of what it keeps without a word. Of an object that is not seen, no attribute is right."""
+    seen = {(place, row): answers[k] != NO_OBJECT for k, (place, row, name) in enumerate(QUESTIONS) if name == "shape"}
+    there = np.array([name == "shape" or seen.get((place, row), True) for place, row, name in QUESTIONS])
+    right = (answers == asked.answers) & there
+    names = np.array([name for _, _, name in QUESTIONS])
 
-    def agreement(assignment: Sequence[Object | None]) -> int:
-        pairs = [(one, other) for one, other in zip(known, assignment, strict=True) if other is not None]
-        return sum(getattr(one, field) == getattr(other, field) for one, other in pairs for field in OF_OBJECT)
+    def share(which: np.ndarray) -> float:
+        return float(right[which].mean()) if which.any() else math.nan
 
-    return list(max(assignments, key=agreement))
+    return {
+        "success": share(asked.changed),
+        "kept": share(asked.kept),
+        "unsaid": share(asked.unsaid),
+        **{f"unsaid_{name.replace(' ', '_')}": share(asked.unsaid & (names == name)) for name in NEVER_CAPTIONED},
+    }
+
+
+def visible_pixels(coverage: np.ndarray) -> np.ndarray:
+    """Return how many pixels are each object's own, int64 [N], by coverage [N, T, H, W], all frames together."""
+    if len(coverage) == 0:
+        return np.zeros(0, np.int64)
+    owner = np.where(coverage.max(0) >= OWN, coverage.argmax(0), -1)
+    return np.bincount(owner[owner >= 0].ravel(), minlength=len(coverage))
+
+
+def _is_named(scene: Scene, named: Named, question: tuple[str, str, str]) -> bool:
+    """Return whether a caption that names this answers a question."""
+    place, row, name = question
+    if not place:
+        return name in named.scene
+    slots = {(obj.place, obj.row): fields for obj, fields in zip(scene.objects, named.objects, strict=True)}
+    fields = slots.get((place, row))
+    if name in NEVER_CAPTIONED or fields is None:
+        return False
+    return name in ("shape", "copies") or name in fields
 
 
 def hue_success(edit: Edit, clips: EditTruth, frames: np.ndarray) -> float:
     """Return 1 where the mean over a recoloured object's true mask is nearest in hue to the target's colour, else 0."""
-    if edit.subject is None or len(edit.source.objects) != len(edit.target.objects):
+    if edit.subject is None or "recolour" not in edit.kind:
         return math.nan
-    colour = edit.target.objects[edit.subject].colour
     visible = clips.target.coverage[edit.subject] > 0.5
-    if colour == edit.source.objects[edit.subject].colour or not visible.any():
+    if not visible.any():
         return math.nan
-    return float(nearest_colour(frames[visible].mean(0)) == colour)
+    return float(nearest_colour(frames[visible].mean(0)) == edit.target.objects[edit.subject].colour)
 
 
 def nearest_colour(rgb: np.ndarray) -> str:

@@ -22,7 +22,7 @@ from v2edit.metrics.columns import COLUMNS, Column
 from v2edit.video.stream import Frames, map_frames
 
 if TYPE_CHECKING:
-    from v2edit.metrics.attributes import Classify
+    from v2edit.metrics.attributes import Read
     from v2edit.metrics.clip_score import ClipEncoder
     from v2edit.prompts import PromptPair
 
@@ -89,7 +89,7 @@ class Metric:
 class Measures:
     """The loaded metrics, and the models of the built-in world's own figures."""
 
-    classify: Classify | None = None
+    read: Read | None = None
     clip: ClipEncoder | None = None
     measures: Sequence[Measure] = field(default_factory=tuple)
 

@@ -1,171 +1,191 @@
-"""Captions of primitives: one grammar writes and parses the captions that the built-in model was trained on."""
+"""Captions of primitives: sentences that name some of what a scene shows, and leave the rest out."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
 
-from v2edit.errors import UserError
-from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, MOTIONS, PLACES, SHAPES, SIZES, SKIES, Object, Scene
+from v2edit.primitives.scene import COLOURS, FLOORS, LIGHTS, SHAPES, SKIES, Object, Scene
 
 # concept -> its wordings; the first is the plain one. A caption uses one wording of each throughout.
 WORDS: dict[str, tuple[str, ...]] = {
     "ball": ("ball", "sphere"), "cube": ("cube", "box"), "cone": ("cone",), "cylinder": ("cylinder", "tube"),
-    "big": ("big", "large"), "small": ("small", "little"), "stay": ("stays still", "rests"),
-    "slide left": ("slides left", "glides left"), "slide right": ("slides right", "glides right"),
-    "hop": ("hops", "bounces"), "floor": ("floor", "ground"),
-    "still": ("the camera is still", "the camera does not move"),
+    "tower": ("tower",), "ring": ("ring", "hoop"), "star": ("star",),
+    "big": ("big", "large"), "small": ("small", "little"), "gold": ("gold", "golden metal"), "glass": ("glass",),
+    "stay": ("stays still", "rests"), "slide left": ("slides left", "glides left"),
+    "slide right": ("slides right", "glides right"), "hop": ("hops", "bounces"),
+    "left": ("on the left",), "middle": ("in the middle",), "right": ("on the right",),
+    "front": ("in front",), "back": ("in the back",),
+    "floor": ("floor", "ground"), "pencil": ("drawn in pencil", "as a pencil drawing"), "night": ("at night",),
+    "snow": ("in the snow",), "still": ("the camera is still", "the camera does not move"),
     "orbit left": ("the camera orbits left", "the camera circles left"),
     "orbit right": ("the camera orbits right", "the camera circles right"),
-    "left": ("on the left",), "middle": ("in the middle",), "right": ("on the right",),
+    "pan left": ("the camera pans left", "the camera turns left"),
+    "pan right": ("the camera pans right", "the camera turns right"),
+    "come nearer": ("the camera comes nearer", "the camera moves in"),
 }  # fmt: skip
-# Orders of floor, sky and objects in the sentence.
-TEMPLATES = (
-    "{objects} on a {floor} {ground} under a {sky} sky, {camera}.",
-    "on a {floor} {ground} under a {sky} sky, {objects}, {camera}.",
-    "under a {sky} sky, {objects} on a {floor} {ground}, {camera}.",
-)
-NOTHING = "nothing stands"
-VOCABULARY = frozenset(
-    " ".join(["a and on under sky", NOTHING, *COLOURS, *FLOORS, *SKIES, *chain(*WORDS.values())]).split()
-)
+PLURALS = {"box": "boxes"}
+OBJECT_FIELDS = ("colour", "size", "place", "row", "motion", "material", "hat", "hat colour")
+SCENE_FIELDS = ("floor", "sky", "camera", "light", "style", "balloon", "balloon colour", "balloon place")
+PARTS = ("objects", "balloon", "floor", "sky", "light", "style", "camera")
+EXTRA_WORDS = "a an and beside three with hat balloon in the air on under sky light , . nothing stands there"
+VOCABULARY = frozenset(" ".join([EXTRA_WORDS, *COLOURS, *FLOORS, *SKIES, *LIGHTS, *chain(*WORDS.values())]).split()) | {
+    PLURALS.get(noun, f"{noun}s") for shape in SHAPES for noun in WORDS[shape]
+}
+EXAMPLE = Scene((Object("ball", "red", "big", "middle"),), floor="gray", sky="blue")
+TEXT_LENGTH = 56  # tokens that the text encoder reads, the end of the sentence among them
+# What a caption leaves out first, where it would be longer than the text encoder reads: what goes without saying, then
+# what is least asked for. Of objects and of the scene; a test for its value, or None for any.
+LEFT_OUT: tuple[tuple[str, str | None], ...] = (
+    ("light", "white"), ("camera", "still"), ("motion", "stay"), ("row", "front"), ("balloon place", None),
+    ("light", None), ("row", None), ("hat colour", None), ("camera", None), ("size", None), ("motion", None),
+    ("sky", None), ("floor", None), ("place", None), ("material", None), ("hat", None),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a caption names: of each object its fields (None: the object is not mentioned), and fields of the scene.
+    The shape and the number of a mentioned object are always named."""
+
+    objects: tuple[frozenset[str] | None, ...]
+    scene: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Wording:
-    """The template of a caption and its wording of each concept; all zeros is the plain one."""
+    """The order of a caption's parts, its connective and its wording of each concept."""
 
-    template: int = 0
+    order: tuple[str, ...] = PARTS
+    connective: str = " and "
     choices: tuple[tuple[str, int], ...] = ()
 
     def word(self, concept: str) -> str:
         return WORDS[concept][dict(self.choices).get(concept, 0)]
 
+    def noun(self, obj: Object) -> str:
+        word = self.word(obj.shape)
+        return word if obj.copies == 1 else PLURALS.get(word, word + "s")
+
 
 def sample_wording(rng: Random) -> Wording:
-    """Sample a template and a wording of each concept."""
+    """Sample the order of the parts (objects come before the camera), a connective and a wording of each concept."""
+    order = list(PARTS[:-1])
+    if rng.random() < 0.5:
+        rng.shuffle(order)
     choices = tuple((concept, rng.randrange(len(words))) for concept, words in WORDS.items())
-    return Wording(rng.randrange(len(TEMPLATES)), choices)
+    return Wording((*order, "camera"), rng.choice((" and ", " and ", " beside ")), choices)
 
 
-def describe_object(obj: Object, wording: Wording, motion: bool = True) -> str:
-    """Return a phrase such as "a big red ball on the left hops"."""
-    phrase = f"a {wording.word(obj.size)} {obj.colour} {wording.word(obj.shape)} {wording.word(obj.place)}"
-    return f"{phrase} {wording.word(obj.motion)}" if motion else phrase
+def name_everything(scene: Scene) -> Named:
+    """Return what a caption names that leaves nothing out (of what captions can name)."""
+    return Named(tuple(_nameable(o) for o in scene.objects), frozenset(_nameable_in_scene(scene)))
 
 
-def caption(scene: Scene, wording: Wording = Wording()) -> str:
-    """Describe a scene in one sentence; objects are named from left to right."""
-    return TEMPLATES[wording.template].format(
-        objects=" and ".join(describe_object(obj, wording) for obj in scene.objects) or NOTHING,
-        floor=scene.floor,
-        sky=scene.sky,
-        ground=wording.word("floor"),
-        camera=wording.word(scene.camera),
-    )
+def sample_named(rng: Random, scene: Scene, rate: float | None = None) -> Named:
+    """Sample what a caption names: each field at a rate that is drawn for the whole caption unless it is given.
+    Materials, hats, styles and balloons are named more often where there are some, as people would."""
+    rate = rng.choice((0.1, 0.3, 0.5, 0.7, 0.9, 1.0)) if rate is None else rate
 
+    def keep(field: str) -> bool:
+        often = {"colour": 0.5, "material": 0.9, "hat": 0.75, "hat colour": 0.6, "style": 0.85, "balloon": 0.7,
+                 "balloon colour": 0.6}  # fmt: skip
+        return rng.random() < max(rate, often.get(field, 0.0))
 
-def parse_wording(text: str) -> Wording:
-    """Return the wording of a caption (plain for concepts that it does not name)."""
-    flat = normalise(text)
-    wordings = [(concept, index, word) for concept, words in WORDS.items() for index, word in enumerate(words)]
-    choices = tuple((concept, index) for concept, index, word in wordings if _contains(flat, word))
-    order = sorted(("object", "floor", "sky"), key=lambda part: _first_position(flat, part))
-    return Wording({"floor": 1, "sky": 2}.get(order[0], 0), choices)
-
-
-def parse_caption(text: str) -> Scene:
-    """Parse a caption of this grammar to its scene, without the jitter that captions do not mention. Nothing is
-    guessed: `caption` gives the same text for the scene (and adds a still camera where the text names none). Raises
-    `UserError` where the text is not such a caption."""
-    unknown = [
-        word
-        for token in re.split(r"[\s.,;:!?]+", text)
-        if (word := token.strip("\"'()")) and not VOCABULARY.issuperset(normalise(word).split() or [word])
+    objects = [
+        frozenset(filter(keep, sorted(_nameable(o)))) if rng.random() < max(rate, 0.6) else None for o in scene.objects
     ]
-    quote = text if len(text) <= 80 else f"{text[:79]}…"
-    refusal = f"the prompt {quote!r} is outside the captions of the built-in model"
-    example = f"an example is {caption(EXAMPLE)!r}"
-    if unknown:
-        raise UserError(f"{refusal}: it does not know {', '.join(map(repr, [*dict.fromkeys(unknown)][:3]))}; {example}")
-    flat = normalise(text)
-    objects = tuple(_read_object(phrase) for phrase in _object_phrases(flat))
-    floor = re.search(rf"({'|'.join(FLOORS)}) (?:{'|'.join(WORDS['floor'])})", flat)
-    sky = re.search(rf"({'|'.join(SKIES)}) sky", flat)
-    if not (objects or NOTHING in flat) or floor is None or sky is None:
-        parts = {"object": objects or NOTHING in flat, "floor": floor, "sky": sky}
-        missing = " and ".join(f"no {name}" for name, part in parts.items() if not part)
-        raise UserError(f"{refusal}: it names {missing}; {example}")
-    camera = next((c for c in CAMERAS if any(_contains(flat, word) for word in WORDS[c])), "still")
-    scene = Scene(tuple(sorted(objects, key=lambda o: PLACES[o.place])), floor[1], sky[1], camera)
-    again = caption(scene, parse_wording(text))
-    if flat not in (normalise(again), normalise(again.rpartition(",")[0])):
-        needs = "it needs the size, colour, shape, place and motion of each object, from left to right"
-        raise UserError(f"{refusal}: {needs}, in the order of {again!r}, the nearest caption")
-    return scene
+    if not any(names is not None for names in objects):
+        k = rng.randrange(len(objects))
+        objects[k] = frozenset(filter(keep, sorted(_nameable(scene.objects[k]))))
+    return Named(tuple(objects), frozenset(filter(keep, sorted(_nameable_in_scene(scene)))))
 
 
-def is_caption(text: str) -> bool:
-    """Return whether a text is a caption of this grammar."""
-    try:
-        parse_caption(text)
-    except UserError:
-        return False
-    return True
+def _nameable(obj: Object) -> frozenset[str]:
+    names = {"size", "place", "row", "motion"}
+    names |= {"colour"} if obj.material != "gold" else set()
+    names |= {"material"} if obj.material != "matt" else set()
+    names |= {"hat", "hat colour"} if obj.hat else set()
+    return frozenset(names - ({"size"} if obj.copies > 1 else set()))
 
 
-def normalise(text: str) -> str:
-    """Return a text in lower case with single spaces, without punctuation, in the grammar's spelling."""
-    flat = re.sub(r"[^a-z ]+", " ", text.lower().replace("grey", "gray").replace("'s", ""))
-    return re.sub(r"\s+", " ", flat).strip()
+def _nameable_in_scene(scene: Scene) -> set[str]:
+    names = {"floor", "sky", "camera", "light"}
+    names |= {"style"} if scene.style != "photo" else set()
+    return names | ({"balloon", "balloon colour", "balloon place"} if scene.balloon else set())
 
 
-def find_concepts(flat: str, concepts: tuple[str, ...]) -> list[str]:
-    """Return the concepts that a normalised text names, in its order."""
-    hits = [
-        (match.start(), concept)
-        for concept in concepts
-        for word in WORDS.get(concept, (concept,))
-        if (match := re.search(rf"\b{word}\b", flat))
+def describe_object(obj: Object, named: frozenset[str], wording: Wording) -> str:
+    """Return a phrase such as "a big red ball on the left in front hops"."""
+    words: list[str] = []
+    words += [wording.word(obj.size)] if "size" in named else []
+    words += [obj.colour] if "colour" in named and obj.material != "gold" else []
+    words += [wording.word(obj.material)] if "material" in named else []
+    words.append(wording.noun(obj))
+    if "hat" in named:
+        words.append(f"with {with_article(str(obj.hat))} hat" if "hat colour" in named else "with a hat")
+    words += [wording.word(getattr(obj, field)) for field in ("place", "row", "motion") if field in named]
+    phrase = " ".join(words)
+    return f"three {phrase}" if obj.copies > 1 else with_article(phrase)
+
+
+def with_article(phrase: str) -> str:
+    """Return a phrase with "a" or "an" before it."""
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def caption(scene: Scene, named: Named | None = None, wording: Wording = Wording()) -> str:
+    """Describe a scene in one sentence that names what it is to name (default: everything)."""
+    parts = caption_parts(scene, named or name_everything(scene), wording)
+    return ", ".join(parts[part] for part in wording.order if parts.get(part)) + "."
+
+
+def caption_parts(scene: Scene, named: Named, wording: Wording) -> dict[str, str]:
+    """Return what a caption says of each of the PARTS that it mentions."""
+    phrases = [
+        describe_object(o, n, wording) for o, n in zip(scene.objects, named.objects, strict=True) if n is not None
     ]
-    return [concept for _, concept in sorted(hits)]
+    parts = {"objects": wording.connective.join(phrases)}
+    if scene.balloon and "balloon" in named.scene:
+        colour = f"{scene.balloon.colour} " if "balloon colour" in named.scene else ""
+        place = f" {wording.word(scene.balloon.place)}" if "balloon place" in named.scene else ""
+        parts["balloon"] = with_article(f"{colour}balloon in the air{place}")
+    if "floor" in named.scene:
+        parts["floor"] = f"on a {scene.floor} {wording.word('floor')}"
+    if "sky" in named.scene:
+        parts["sky"] = f"under a {scene.sky} sky"
+    if "light" in named.scene:
+        parts["light"] = f"in {scene.light} light"
+    if "style" in named.scene:
+        parts["style"] = wording.word(scene.style)
+    if "camera" in named.scene:
+        parts["camera"] = wording.word(scene.camera)
+    return parts
 
 
-def _contains(flat: str, words: str) -> bool:
-    return re.search(rf"\b{words}\b", flat) is not None
+def count_words(text: str) -> int:
+    """Return how many tokens a caption has, without the end of the sentence."""
+    return len(text.replace(",", " ,").replace(".", " .").split())
 
 
-def _first_position(flat: str, part: str) -> int:
-    """Return the position of the floor, the sky or the first object in a text."""
-    words = {"floor": WORDS["floor"], "sky": ("sky",)}.get(part, (NOTHING, *(w for s in SHAPES for w in WORDS[s])))
-    return min((m.start() for w in words if (m := re.search(rf"\b{w}\b", flat))), default=len(flat))
+def describe(scene: Scene, wording: Wording = Wording()) -> str:
+    """Return the caption of a scene that names as much as the text encoder reads (without a balloon's place, which is
+    not read off)."""
+    named = name_everything(scene)
+    named = replace(named, scene=named.scene - {"balloon place"})
+    for field, value in LEFT_OUT:
+        if count_words(caption(scene, named, wording)) < TEXT_LENGTH:
+            break
+        named = _without(scene, named, field, lambda actual, value=value: value in (None, actual))
+    return caption(scene, named, wording)
 
 
-def _object_phrases(flat: str) -> list[str]:
-    """Split a text into one phrase per object, each with its noun and attributes."""
-    nouns = "|".join(w for s in SHAPES for w in WORDS[s])
-    floor = "|".join(WORDS["floor"])
-    text = re.sub(rf"(?:on|under) an? (?:{'|'.join([*FLOORS, *SKIES])}) (?:{floor}|sky)", " ", flat)
-    text = re.sub(r"\bthe camera\b.*$", " ", text)
-    phrase = rf"(?:\b\w+ ){{0,3}}\b(?:{nouns})\b.*?(?=\ban? (?:\w+ ){{0,3}}(?:{nouns})\b|$)"
-    return [match[0] for match in re.finditer(phrase, text)]
-
-
-def _read_object(phrase: str) -> Object:
-    def one_of(concepts: tuple[str, ...], otherwise: str) -> str:
-        return next(iter(find_concepts(phrase, concepts)), otherwise)
-
-    motions = [m for m in MOTIONS if any(_contains(phrase, w) for w in WORDS[m])]
-    return replace(
-        EXAMPLE.objects[0],
-        shape=one_of(SHAPES, "ball"),
-        colour=one_of(tuple(COLOURS), "red"),
-        size=one_of(tuple(SIZES), "big"),
-        place=one_of(tuple(PLACES), "middle"),
-        motion=motions[0] if motions else "stay",
+def _without(scene: Scene, named: Named, field: str, leaves: Callable[[object], bool]) -> Named:
+    objects = tuple(
+        names - {field} if names and field in names and leaves(getattr(obj, field.split()[0])) else names
+        for obj, names in zip(scene.objects, named.objects, strict=True)
     )
-
-
-EXAMPLE = Scene((Object("ball", "red", "big", "middle"),), floor="gray", sky="blue")
+    drop = {field} if field in named.scene and leaves(getattr(scene, field.split()[0])) else set()
+    return Named(objects, named.scene - drop)

@@ -6,38 +6,49 @@ import difflib
 import re
 from collections.abc import Callable
 
-from v2edit.primitives.captions import VOCABULARY, WORDS, normalise
-from v2edit.primitives.scene import COLOURS, FLOORS, SHAPES, SIZES, SKIES
+from v2edit.primitives.captions import VOCABULARY, WORDS
+from v2edit.primitives.parsing import normalise
+from v2edit.primitives.scene import COLOURS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES, SKIES
 
 # Words of instructions beside the concepts; what is none of these is looked up for its spelling.
 USUAL = frozenset(
     re.findall(
         r"\w+",
         """
-        make turn paint change add insert put place move remove delete erase take get rid of away and then to into in
-        with for it one object thing bigger larger smaller tiny hop bounce stay slide left right middle look like all
-        from please now instead
+        make turn paint change add insert put place move remove delete erase take get rid of away and then to
+        into in with for it its one object thing bigger larger smaller tiny huge giant enormous hop bounce jump
+        stay slide glide go left right middle center centre side look like all from please now just also instead
+        again kindly can could would will you i want let give replace show hang exchange swap switch places
+        positions bring push shift stop set keep colour color enlarge grow shrink draw become becomes be is are
+        that which this so wear wearing have out off onto top by as behind front back foreground background
+        before stand still another three two bit more very really nice nicer size shape picture scene video clip
+        whole everything some here matt matte metal metallic closer zoom zooms not moving fixed do does up down
+        over at if my me their they too
         """,
     )
 )
 CONCEPTS = sorted(
     {word for name in SHAPES + tuple(SIZES) for word in WORDS[name]}
-    | {*COLOURS, *FLOORS, *SKIES, "sky", "camera", *WORDS["floor"]}
+    | {*COLOURS, *FLOORS, *SKIES, *LIGHTS, *MATERIALS, *WORDS["floor"]}
+    | {"sky", "camera", "light", "hat", "balloon", "pencil", "night", "snow"}
 )
-# Moods and materials that people ask for, and the nearest edit of the built-in world.
+# Moods that people ask for, and the nearest edit of the built-in world.
 MOODS = {
-    "night dark darker midnight moonlight nighttime evening space stormy": "make the sky dark",
-    "sunset sunrise dawn dusk warm warmer autumn": "make the sky golden",
+    "midnight nighttime moonlight stars": "make it night",
+    "dark darker evening space stormy": "make the sky dark",
+    "sunset sunrise dawn dusk autumn": "make the sky golden",
     "day daytime daylight noon sunny sun summer clear": "make the sky blue",
     "romantic candy spring": "make the sky pink",
-    "snow snowy winter ice icy frozen": "make the floor white",
+    "warm warmer cosy cozy": "make the light warm",
+    "cool cooler cold": "make the light cool",
+    "snowy snowing winter wintry ice icy frozen": "make it snow",
+    "sketch drawing drawn cartoon comic": "show it as a pencil drawing",
+    "photo photograph realistic": "make the sky blue",
     "wood wooden earth dirt sand desert mud": "make the floor brown",
     "water sea ocean lake underwater": "make the floor teal",
     "street concrete stone road city": "make the floor gray",
 }
 CUTOFF = 0.75  # of difflib's similarity: one letter of four may differ, be missing or be too many
-
-
 KNOWN = VOCABULARY | USUAL | {mood for words in MOODS for mood in words.split()}
 
 
@@ -57,7 +68,7 @@ def suggest_instruction(instruction: str, works: Callable[[str], bool]) -> str |
 
 def unknown_words(flat: str) -> list[str]:
     """Return the words of a normalised text that are neither concepts nor usual in instructions."""
-    return [word for word in flat.split() if not {word, word.removesuffix("s")} & KNOWN]
+    return [word for word in flat.split() if not {word, f"{word}s", word.removesuffix("s")} & KNOWN]
 
 
 def correct_word(word: str) -> str:

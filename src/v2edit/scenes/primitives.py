@@ -12,7 +12,7 @@ import numpy as np
 from v2edit import video
 from v2edit.errors import UserError
 from v2edit.primitives import posed
-from v2edit.primitives.edits import KINDS, Edit
+from v2edit.primitives.edits import Edit
 from v2edit.primitives.render import ClipCameras
 from v2edit.primitives.scene import FPS
 from v2edit.scenes.camera_paths import CameraPath, write_path
@@ -35,15 +35,15 @@ class PosedTask:
 def sample_task(seed: int, kind: str | None = None, views: int = posed.VIEWS, side: int = posed.SIDE) -> PosedTask:
     """Return the scene task of a seed; the same seed gives the same task. Raises `UserError` for an unknown kind of
     edit."""
-    if kind is not None and kind not in KINDS:
-        raise UserError(f"there is no kind of edit {kind!r}; known are {', '.join(KINDS)}")
+    if kind is not None and kind not in posed.POSED_KINDS:
+        raise UserError(f"there is no kind of edit {kind!r}; known of scenes are {', '.join(posed.POSED_KINDS)}")
     edit = posed.sample_posed_edit(Random(seed), kind)
     cameras = posed.views_of(edit, views, side)
     clips = posed.posed_truth(edit, cameras)
     names = tuple(f"images/view_{k:03d}.png" for k in range(views))
     held_out = np.arange(views) % HELD_OUT_EVERY == HELD_OUT_FROM
-    dataset = Dataset(convert_cameras(cameras, side), clips.source.frames, names, held_out)
-    path = CameraPath(convert_cameras(posed.path_of(edit, side=side), side), closed=False)
+    dataset = Dataset(convert_cameras(cameras), clips.source.frames, names, held_out)
+    path = CameraPath(convert_cameras(posed.path_of(edit)), closed=False)
     return PosedTask(edit, dataset, replace(dataset, images=clips.target.frames), path)
 
 
@@ -67,6 +67,8 @@ def write_task(
     (folder / SCENE_FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def convert_cameras(cameras: ClipCameras, side: int) -> Cameras:
+def convert_cameras(cameras: ClipCameras) -> Cameras:
+    """Return a clip's cameras as a scene's; the principal point is the middle of the picture."""
     intrinsics = np.tile(cameras.intrinsics, (len(cameras.camera_to_world), 1, 1))
-    return Cameras(intrinsics, cameras.camera_to_world, side, side)
+    height, width = round(2 * cameras.intrinsics[1, 2]), round(2 * cameras.intrinsics[0, 2])
+    return Cameras(intrinsics, cameras.camera_to_world, height, width)

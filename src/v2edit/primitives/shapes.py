@@ -12,8 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from v2edit.primitives.render import FAR, round_solid
-
+FAR = 1e4  # the distance of a ray that hits nothing
 Hits = tuple[Tensor, Tensor]
 
 
@@ -67,6 +66,36 @@ def box(origin: Tensor, rays: Tensor, half: float, height: float) -> Hits:
     entry, axis = torch.minimum(to_low, to_high).max(-1)
     hit = (entry < torch.maximum(to_low, to_high).min(-1).values) & (entry > 0)
     return torch.where(hit, entry, FAR), -torch.nn.functional.one_hot(axis, 3).float() * d.sign()
+
+
+def round_solid(origin: Tensor, rays: Tensor, foot: float, top: float, height: float) -> tuple[Tensor, Tensor]:
+    """Intersect with a cylinder or a cone: the radius falls from `foot` at z = 0 to `top` at z = height."""
+    slope = (top - foot) / height
+    ox, oy, oz = origin.unbind(-1)
+    dx, dy, dz = rays.unbind(-1)
+    radius = foot + slope * oz  # of the solid at the ray's origin: x² + y² = (radius + slope t dz)²
+    a = dx * dx + dy * dy - (slope * dz) ** 2
+    b = ox * dx + oy * dy - radius * slope * dz
+    c = ox * ox + oy * oy - radius * radius
+    root = b * b - a * c
+    a = torch.where(a.abs() < 1e-7, torch.full_like(a, 1e-7), a)
+    roots = torch.stack([(-b - root.clamp(min=0).sqrt()) / a, (-b + root.clamp(min=0).sqrt()) / a])
+    z = oz + roots * dz
+    valid = (root > 0) & (roots > 0) & (z >= 0) & (z <= height)
+    side = torch.where(valid, roots, FAR).min(0).values
+    point = origin + side[..., None] * rays
+    outward = torch.stack([point[..., 0], point[..., 1], -slope * (foot + slope * point[..., 2])], -1)
+    normal = torch.nn.functional.normalize(outward, dim=-1)
+    distance = side
+    for level, extent, up in ((height, top, 1.0), (0.0, foot, -1.0)):
+        if extent == 0.0:
+            continue
+        cap = (level - oz) / torch.where(dz.abs() < 1e-7, torch.full_like(dz, 1e-7), dz)
+        inside = (ox + cap * dx) ** 2 + (oy + cap * dy) ** 2 <= extent * extent
+        nearer = inside & (cap > 0) & (cap < distance)
+        distance = torch.where(nearer, cap, distance)
+        normal = torch.where(nearer[..., None], torch.tensor([0.0, 0.0, up]), normal)
+    return distance, normal
 
 
 def trace(distance_to: Callable[[Tensor], Tensor], origin: Tensor, rays: Tensor, bound: float, steps: int = 28) -> Hits:

@@ -1,11 +1,11 @@
 """How well the transformer denoises, level by level: what progress of a training is measured by.
 
-    python -m recipes.world.denoising [FOLDER ...]
+    python -m recipes.primitives.denoising [FOLDER ...]
 
 The mean squared error of v (as in training, unweighted) on clips that are never trained on, with the same noise for
 every transformer, so that small differences show: a row of each, by timestep; of 200 and 500 also of the latents under
-objects and of the others. Without a FOLDER, of the committed transformer and of the
-average of out/transformer/state.pt.
+objects and of the others. Without a FOLDER, of the transformer that ships and of
+the average of out/transformer/state.pt.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransf
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
+from recipes.primitives.clips import EVALUATION_SEED, FRAMES, HEIGHT, WIDTH, render_with_owners
 from recipes.primitives.diffusion import new_scheduler
 from recipes.primitives.encode import encode
-from recipes.primitives.training import choose_device
-from recipes.world.clips import EVALUATION_SEED, FRAMES, HEIGHT, OUT, WEIGHTS, WIDTH, find_trained, render_with_owners
-from recipes.world.export import load_transformer
-from recipes.world.scene import sample_scene
-from recipes.world.text import sample_caption, tokenise
-from recipes.world.transformer import covered_latents, new_transformer
+from recipes.primitives.export import load_transformer
+from recipes.primitives.text import sample_caption, tokenise
+from recipes.primitives.training import OUT, PACKAGE, choose_device, find_trained
+from recipes.primitives.transformer import covered_latents, new_transformer
+from v2edit.primitives.scene import sample_scene
 
 TIMESTEPS, BY_REGION = (100, 200, 350, 500, 700, 850, 999), (200, 500)
 FROM = EVALUATION_SEED + 100_000  # of the scenes
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--count", type=int, default=32, help="clips")
     options = parser.parse_args()
-    folders = options.folders or [WEIGHTS / "transformer"]
+    folders = options.folders or [PACKAGE / "primitives/transformer"]
     named = {str(f): CogVideoXTransformer3DModel.from_pretrained(f, torch_dtype=torch.float32) for f in folders}
     if not options.folders and (OUT / "transformer/state.pt").exists():
         transformer, seen = load_transformer()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from recipes.world.captions import PARTS, PLURALS, WORDS, Named, Wording, caption
-from recipes.world.scene import (
+from v2edit.errors import UserError
+from v2edit.primitives.captions import PARTS, PLURALS, VOCABULARY, WORDS, Named, Wording, caption
+from v2edit.primitives.scene import (
     CAMERAS,
     COLOURS,
     FLOORS,
@@ -23,11 +26,11 @@ from recipes.world.scene import (
     Object,
     Scene,
 )
-from v2edit.errors import UserError
 
 VERBS = {"stay": ("stay still", "stand still", "rest"), "slide left": ("slide left", "glide left"),
          "slide right": ("slide right", "glide right"), "hop": ("hop", "bounce")}  # fmt: skip
 PLAIN = Object("ball", "red", "big", "middle")  # values of what is not named
+EXAMPLE_PROMPT = "a red ball on the left, under a blue sky"
 
 
 def either(*words: str) -> str:
@@ -40,7 +43,8 @@ def wordings(*concepts: str) -> str:
 
 
 NOUNS = {word: shape for shape in SHAPES for word in WORDS[shape]}
-NOUNS |= {PLURALS.get(word, f"{word}s"): shape for word, shape in NOUNS.items()}
+PLURAL_NOUNS = {PLURALS.get(word, f"{word}s"): shape for word, shape in NOUNS.items()}
+NOUNS |= PLURAL_NOUNS
 ADJECTIVES = f"{wordings(*SIZES)}|{either(*COLOURS)}|{wordings(*MATERIALS[1:])}"
 OBJECT = re.compile(
     rf"(?P<three>\bthree )?(?:\b(?:an?|the) )?(?P<before>(?:\b(?:{ADJECTIVES}) )*)\b(?P<noun>{either(*NOUNS)})\b"
@@ -96,6 +100,10 @@ class Description:
         named = replace(self.named, scene=self.named.scene | set(fields))
         return replace(self, scene=replace(self.scene, **changes), named=named)  # pyright: ignore[reportArgumentType]
 
+    def without_scene(self, *fields: str) -> Description:
+        """Return it without these fields of the scene."""
+        return replace(self, named=replace(self.named, scene=self.named.scene - set(fields)))
+
 
 def normalise(text: str) -> str:
     """Return a text in lower case with single spaces, without punctuation, in the grammar's spelling."""
@@ -104,7 +112,10 @@ def normalise(text: str) -> str:
 
 
 def parse_caption(text: str) -> Description:
-    """Return what a prompt names. Raises `UserError` where it says something that the grammar does not know."""
+    """Return what a prompt names. Raises `UserError` where it says something that the grammar does not know, or says
+    one thing twice: nothing is skipped."""
+    if strange := [word for word in re.findall(r"\w+", text.lower()) if not (word.isascii() and word.isalpha())]:
+        raise UserError(_refuse_caption(text, strange))
     flat, positions, scene, fields = normalise(text), {}, Scene((), "gray", "blue"), set()
     wording = parse_wording(text)
     for part, pattern in OF_SCENE.items():
@@ -120,7 +131,14 @@ def parse_caption(text: str) -> Description:
             fields |= ({"balloon colour"} if match["colour"] else set()) | ({"balloon place"} if place else set())
         else:
             scene = replace(scene, **{part: _concept(match["value"])})
-    found = [(match.start(), *read_object(match)) for match in OBJECT.finditer(flat)]
+    found = []
+    for match in OBJECT.finditer(flat):
+        before = flat[: match.start()].split()
+        if not re.match(r"an?\b|the\b|three\b", match[0]) and before[-1:] not in ([], ["and"], ["beside"]):
+            raise UserError(_refuse_caption(text, match[0].split()))
+        if match["noun"] in PLURAL_NOUNS and not match["three"]:
+            raise UserError(_refuse_caption(text, [match["noun"]]))
+        found.append((match.start(), *read_object(match)))
     flat = OBJECT.sub(" ", flat)
     if found:
         positions["objects"] = found[0][0]
@@ -132,6 +150,15 @@ def parse_caption(text: str) -> Description:
     scene = replace(scene, objects=tuple(obj for _, obj, _ in found))
     named = Named(tuple(names for *_, names in found), frozenset(fields))
     return Description(scene, named, wording, tuple(range(len(found))))
+
+
+def is_caption(text: str) -> bool:
+    """Return whether a text is a caption of this grammar."""
+    try:
+        parse_caption(text)
+    except UserError:
+        return False
+    return True
 
 
 def parse_wording(text: str) -> Wording:
@@ -156,21 +183,23 @@ def _concept(words: str) -> str:
     return next((concept for concept, wordings in WORDS.items() if words in wordings), words)
 
 
-def first_concept(text: str, concepts: tuple[str, ...] | dict[str, object]) -> str | None:
-    """Return the first concept that a text names."""
-    hits = [(m.start(), c) for c in concepts if (m := re.search(rf"\b{wordings(c)}\b", text))]
-    return min(hits)[1] if hits else None
+def read_concept(text: str, concepts: Iterable[str]) -> str | None:
+    """Return the concept that a text names, None where it names none. Raises `UserError` where it names two."""
+    hits = sorted((m.start(), m[0], c) for c in concepts for m in re.finditer(rf"\b{wordings(c)}\b", text))
+    if len(hits) > 1:
+        raise UserError(f"{quoted(text.strip())} says both {hits[0][1]!r} and {hits[1][1]!r}: leave one of them out")
+    return hits[0][2] if hits else None
 
 
 def read_object(match: re.Match[str]) -> tuple[Object, frozenset[str]]:
     """Return the object of a phrase, and which of its fields are named."""
     values: dict[str, object] = {
-        "size": first_concept(match["before"], tuple(SIZES)),
-        "colour": first_concept(match["before"], tuple(COLOURS)),
-        "material": first_concept(match["before"], MATERIALS[1:]),
-        "place": first_concept(match["after"], tuple(PLACES)),
-        "row": first_concept(match["after"], tuple(ROWS)),
-        "motion": first_concept(match["after"], MOTIONS),
+        "size": read_concept(match["before"], SIZES),
+        "colour": read_concept(match["before"], COLOURS),
+        "material": read_concept(match["before"], MATERIALS[1:]),
+        "place": read_concept(match["after"], PLACES),
+        "row": read_concept(match["after"], ROWS),
+        "motion": read_concept(match["after"], MOTIONS),
     }
     values = {name: value for name, value in values.items() if value is not None}
     names = set(values)
@@ -181,8 +210,16 @@ def read_object(match: re.Match[str]) -> tuple[Object, frozenset[str]]:
     return obj, frozenset(names)
 
 
+def quoted(text: str) -> str:
+    """Return a text in quotes, shortened for a message."""
+    return repr(textwrap.shorten(text, 80, placeholder="…"))
+
+
 def _refuse_caption(text: str, left: list[str]) -> str:
-    known = "a prompt names some of what is seen, as 'a red ball on the left, under a blue sky'"
-    if not left:
-        return f"the prompt {text!r:.80} names nothing that the built-in model knows: {known}"
-    return f"the prompt {text!r:.80} says {' '.join(left[:3])!r}, which the built-in model does not know: {known}"
+    unknown = [word for word in left if word not in VOCABULARY]
+    if unknown:
+        fault = f"it does not know {', '.join(map(repr, [*dict.fromkeys(unknown)][:3]))}"
+    else:
+        fault = f"it does not understand {' '.join(left[:3])!r}" if left else "it names nothing"
+    refusal = f"the prompt {quoted(text)} is outside the captions of the built-in model"
+    return f"{refusal}: {fault}; an example is {EXAMPLE_PROMPT!r}"

@@ -1,6 +1,6 @@
-"""Step 1: render the training clips and stills of the detailed world to disk, once.
+"""Step 1: render the training clips and stills of the built-in world to disk, once.
 
-    python -m recipes.world.clips --clips 12000 --stills 40000
+    python -m recipes.primitives.clips --clips 12000 --stills 40000
 
 Writes out/clips/00000.npy ...: uint8 [500, 9, 64, 96, 4], and out/stills/00000.npy ...: uint8 [2000, 1, 64, 96, 4]. The
 fourth channel is the object that fills most of the pixel (1 for the first, 0 for none). Clip i shows the scene of seed
@@ -14,26 +14,16 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from pathlib import Path
 from random import Random
 
 import numpy as np
 
-from recipes.world.scene import Scene, sample_scene
+from recipes.primitives.training import OUT
+from v2edit.primitives.scene import Scene, sample_scene
 
-OUT = Path(__file__).parent / "out"
-WEIGHTS = Path(__file__).parent / "weights"  # committed, in half precision
-TRAINED = {"vae": "vae/vae", "text_encoder": "text/text_encoder", "tokenizer": "text/tokenizer",
-           "classifier": "classifier"}  # fmt: skip
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
 STILLS_FROM, EVALUATION_SEED = 10_000_000, 1_000_000_000
 SHARDS = {"clips": (500, FRAMES, 0), "stills": (2000, 1, STILLS_FROM)}  # length, frames, first seed
-
-
-def find_trained(part: str) -> Path:
-    """Return the folder of a part of the model that was trained here, else of the committed one."""
-    own = OUT / TRAINED[part]
-    return own if own.is_dir() else WEIGHTS / part
 
 
 def shard_scenes(kind: str, index: int) -> list[Scene]:
@@ -44,7 +34,7 @@ def shard_scenes(kind: str, index: int) -> list[Scene]:
 
 def render_with_owners(scene: Scene, frames: int) -> np.ndarray:
     """Render a scene: RGB and the object at each pixel, uint8 [T, H, W, 4]."""
-    from recipes.world.render import render_clip
+    from v2edit.primitives.render import render_clip
 
     clip = render_clip(scene, frames, HEIGHT, WIDTH)
     owner = np.where(clip.coverage.max(0) >= 0.4, clip.coverage.argmax(0) + 1, 0).astype(np.uint8)

@@ -1,7 +1,7 @@
 """Measure free generation: what prompts name is obeyed, and what they leave out is not frozen to one value.
 
-    python -m recipes.world.export
-    python -m recipes.world.generation --count 200 [--sheet sheet.png]
+    python -m recipes.primitives.export
+    python -m recipes.primitives.generation --count 200 [--sheet sheet.png]
 
 Fresh prompts, which name as much as those of training do, to clips by the plain diffusers pipeline; the classifier
 tells what each shows. A prompt's objects are matched with those shown where it lets them stand, so that as many of its
@@ -23,16 +23,15 @@ import torch
 from diffusers import CogVideoXPipeline
 from scipy.optimize import linear_sum_assignment
 
+from recipes.primitives.classifier import load_classifier
+from recipes.primitives.clips import FRAMES, HEIGHT, WIDTH
+from recipes.primitives.export import MODEL
+from recipes.primitives.text import sample_caption
 from recipes.primitives.training import choose_device, write_sheet
-from recipes.world.bench import read_answers
-from recipes.world.captions import Named
-from recipes.world.classifier import NONE, OF_OBJECT, OF_SCENE
-from recipes.world.clips import FRAMES, HEIGHT, WIDTH
-from recipes.world.export import MODEL
-from recipes.world.reading import scene_of
-from recipes.world.render import render_clip
-from recipes.world.scene import Object, Scene, sample_scene
-from recipes.world.text import TEXT_LENGTH, sample_caption
+from v2edit.primitives.captions import TEXT_LENGTH, Named
+from v2edit.primitives.questions import NONE, OF_OBJECT, OF_SCENE
+from v2edit.primitives.render import render_clip
+from v2edit.primitives.scene import Object, Scene, sample_scene
 
 FIRST_SEED = 2_500_000_000  # of no training, tuning or reporting
 AT_ONCE = 10
@@ -144,11 +143,11 @@ def main() -> None:
             for k in range(0, options.count, AT_ONCE)
         ]
     )
-    shown, rendered = [], []
+    classifier, shown, rendered = load_classifier(), [], []
     for scene, names, clip in zip(scenes, named, clips, strict=True):
-        shown += facts_of(scene, names, scene_of(read_answers(clip)))
+        shown += facts_of(scene, names, classifier.classify(clip))
         render = render_clip(scene, FRAMES, HEIGHT, WIDTH).frames
-        rendered += facts_of(scene, names, scene_of(read_answers(render)))
+        rendered += facts_of(scene, names, classifier.classify(render))
     print(as_table(shown, rendered))
     print(f"\n{options.count} prompts, {options.steps} steps, guidance {options.guidance:g}")
     if options.sheet:

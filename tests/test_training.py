@@ -1,4 +1,4 @@
-"""The training of the next built-in model: what tokens are told, where attention looks, and what prompts obey."""
+"""The training of the built-in model: what tokens are told, where attention looks, and what prompts obey."""
 
 from dataclasses import replace
 from random import Random
@@ -10,15 +10,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.primitives.diffusion import new_scheduler, sample_timesteps
-from recipes.world.captions import PARTS
-from recipes.world.classifier import QUESTIONS, SLOTS, WorldClassifier, compute_loss
-from recipes.world.denoising import FreshClips
-from recipes.world.generation import MISSING, entropy, facts_of
-from recipes.world.scene import COLOURS, SHAPES, sample_scene
-from recipes.world.text import (
+from recipes.primitives.classifier import compute_loss, mirrored
+from recipes.primitives.clip import alternatives
+from recipes.primitives.denoising import FreshClips
+from recipes.primitives.diffusion import PhraseAttention, new_scheduler, sample_timesteps
+from recipes.primitives.generation import MISSING, entropy, facts_of
+from recipes.primitives.text import (
     FIELDS,
-    TEXT_LENGTH,
     new_tokenizer,
     phrase_labels,
     phrases_of,
@@ -26,7 +24,11 @@ from recipes.world.text import (
     token_owners,
     tokenise,
 )
-from recipes.world.transformer import Latents, PhraseAttention, new_transformer
+from recipes.primitives.transformer import Latents, new_transformer
+from v2edit.primitives.captions import PARTS, TEXT_LENGTH, caption, count_words, describe
+from v2edit.primitives.questions import QUESTIONS, scene_labels
+from v2edit.primitives.render import render_clip
+from v2edit.primitives.scene import COLOURS, SHAPES, sample_scene
 
 seeds = st.integers(0, 2**40)
 
@@ -134,24 +136,6 @@ def test_a_field_counts_once_in_the_classifiers_loss_however_its_answers_are_spr
     torch.testing.assert_close(compute_loss(logits, answers), torch.stack(wrong).mean() + asked_once)
 
 
-@torch.no_grad()
-def test_slots_answer_by_one_network_and_tell_together_where_the_light_comes_from():
-    torch.manual_seed(0)
-    classifier, clips = WorldClassifier().eval(), torch.rand(2, 9, 3, 64, 96) * 2 - 1
-    before = classifier(clips)
-    classifier.queries[[0, 3]] = classifier.queries[[3, 0]]
-    after = classifier(clips)
-    other = {SLOTS[0]: SLOTS[3], SLOTS[3]: SLOTS[0]}
-    for place, row, field in QUESTIONS:
-        asked = (*other.get((place, row), (place, row)), field)
-        torch.testing.assert_close(after[asked], before[place, row, field])
-    assert not torch.allclose(before[*SLOTS[0], "shape"], before[*SLOTS[3], "shape"])
-    classifier.queries[0] += 1
-    moved = classifier(clips)
-    assert not torch.allclose(moved["", "", "light from"], after["", "", "light from"])
-    torch.testing.assert_close(moved["", "", "camera"], after["", "", "camera"])
-
-
 def test_timesteps_are_one_from_each_equal_part_of_all_or_of_the_upper_half():
     everywhere, above = sample_timesteps(50, upper=0.0), sample_timesteps(50, upper=1.0)
     assert sorted(everywhere.div(20, rounding_mode="floor").tolist()) == list(range(50))
@@ -189,3 +173,37 @@ def test_who_knows_the_clips_makes_no_error_and_who_answers_nothing_that_of_v():
         assert clips.errors(knows, timestep).max() < 1e-4
         assert clips.errors(silent, timestep).mean() == pytest.approx(alpha + (1 - alpha) * power, rel=0.03)
     assert clips.objects.shape == (4, 3, 1, 16, 24) and 0.05 < clips.objects.float().mean() < 0.6
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds)
+def test_a_description_is_read_whole_by_the_text_encoder(seed):
+    text = describe(sample_scene(Random(seed)))
+    ids, _ = tokenise(new_tokenizer(), [text])
+    assert len(ids[0]) == TEXT_LENGTH and int((ids[0] != 0).sum()) == count_words(text) + 1 <= TEXT_LENGTH
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_a_mirrored_scene_is_what_a_mirror_shows(seed):
+    """The classifier's augmentation: its labels are those of the mirrored frames."""
+    scene = replace(sample_scene(Random(seed), style="photo"), light_azimuth=0.0, azimuth=0.0)
+    scene = replace(scene, floor_pattern="plain", balloon=None, backdrop=replace(scene.backdrop, kind="open", items=()))
+    plain = [replace(o, shape="ball", pattern=replace(o.pattern, kind="plain"), dx=0.0, yaw=0.0) for o in scene.objects]
+    scene = replace(scene, objects=tuple(plain))
+    turned = replace(mirrored(scene), objects=()).with_objects(list(mirrored(scene).objects))
+    one, other = (render_clip(s, 3, 32, 48).frames.astype(int) for s in (scene, turned))
+    assert np.abs(one[:, :, ::-1] - other).mean() < 0.5
+    many = np.full(6, 1000)
+    assert scene_labels(mirrored(mirrored(scene)), many) == scene_labels(scene, many)
+    assert scene_labels(turned, many) != scene_labels(scene, many)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds)
+def test_wrong_captions_for_the_clip_differ_in_one_attribute_that_is_named(seed):
+    rng = Random(seed)
+    scene = sample_scene(rng)
+    text, named, wording = sample_caption(rng, scene, 0.5)
+    _, scenes = alternatives(scene, named, rng)
+    texts = [caption(one, named, wording) for one in scenes]
+    assert texts[0] == text and len(set(texts)) == len(texts) > 1

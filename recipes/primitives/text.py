@@ -1,6 +1,6 @@
-"""The text encoder of the built-in model: its tokenizer, and how it is taught captions before anything is generated.
+"""Step 4: train the text encoder on captions alone, before anything is generated, and make its tokenizer.
 
-    python -m recipes.world.text
+    python -m recipes.primitives.text
 
 A text encoder that learns from the diffusion loss alone does not learn which of several objects a word is about
 (recipes/primitives/LOG.md); this one is taught that by itself and then frozen, as CogVideoX's is.
@@ -18,19 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from recipes.world.captions import (
+from recipes.primitives.training import OUT
+from v2edit.primitives.captions import (
     PARTS,
+    TEXT_LENGTH,
     VOCABULARY,
     Named,
     Wording,
     caption,
     caption_parts,
+    count_words,
     describe_object,
     sample_named,
     sample_wording,
 )
-from recipes.world.clips import OUT
-from recipes.world.scene import (
+from v2edit.primitives.scene import (
     CAMERAS,
     COLOURS,
     FLOORS,
@@ -48,7 +50,6 @@ from recipes.world.scene import (
     sample_scene,
 )
 
-TEXT_LENGTH = 56
 WIDTH = 128
 DROPPED = 0.1
 UNNAMED = "unnamed"
@@ -89,11 +90,6 @@ def sample_caption(rng: Random, scene: Scene, full: float = 0.0) -> tuple[str, N
         text = caption(scene, named, wording)
         if count_words(text) < TEXT_LENGTH:
             return text, named, wording
-
-
-def count_words(text: str) -> int:
-    """Return how many tokens a caption has, without the end of the sentence."""
-    return len(text.replace(",", " ,").replace(".", " .").split())
 
 
 def tokenise(tokenizer: T5Tokenizer, texts: list[str]) -> tuple[Tensor, list[list[tuple[int, int]]]]:

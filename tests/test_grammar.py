@@ -1,0 +1,219 @@
+"""Instructions about primitives: the prompt pairs that they become, and what is said of others."""
+
+import re
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.scenes_told import says_nothing_wrong
+
+from v2edit.errors import UserError
+from v2edit.primitives.captions import TEXT_LENGTH, count_words, describe
+from v2edit.primitives.edits import KINDS, sample_edit
+from v2edit.primitives.grammar import edit_prompt
+from v2edit.primitives.parsing import is_caption
+from v2edit.primitives.scene import sample_scene
+
+seeds = st.integers(0, 2**40)
+TWO = "a small red ball on the left hops and a big blue cube on the right, on a gray floor, under a blue sky."
+
+
+def parts_of(prompt: str) -> list[str]:
+    return re.split(" and | beside |, ", prompt.rstrip("."))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds)
+def test_an_instruction_gives_prompts_that_are_true_and_differ_in_the_edit_alone(kind, seed):
+    edit = sample_edit(Random(seed), kind)
+    try:
+        pair = edit_prompt(edit.source_prompt, edit.instruction)
+    except UserError as error:  # as where the prompt names two cubes, neither by its colour
+        assert "more than one object that fits" in str(error)
+        return
+    assert says_nothing_wrong(pair.source, edit.source) and says_nothing_wrong(pair.target, edit.target)
+    source, target, true = (set(parts_of(text)) for text in (pair.source, pair.target, edit.target_prompt))
+    assert 1 <= len(source ^ target) <= (4 if kind == "exchange" else 2)
+    if kind in ("insert", "behind", "air", "floor", "sky", "style", "remove", "uncover"):
+        assert target == true  # The others also name what the instruction says of its object.
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.sampled_from(KINDS))
+def test_prompts_of_a_described_scene_are_read_whole_by_the_model(seed, kind):
+    """As where the classifier describes a clip, and the instruction names more."""
+    edit = sample_edit(Random(seed), kind)
+    pair = edit_prompt(describe(edit.source), edit.instruction)
+    assert pair.source != pair.target and is_caption(pair.source) and is_caption(pair.target)
+    assert max(count_words(pair.source), count_words(pair.target)) < TEXT_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "source", "target"),
+    [
+        ("a cube beside a ball on a floor", "turn the cube into a cone", "a cube beside a ball.",
+         "a cone beside a ball."),
+        ("A cube and a ball.", "make the red cube blue", "a red cube and a ball.", "a blue cube and a ball."),
+        ("a ball", "make the ball bigger and green", "a ball.", "a big green ball."),
+        ("a ball, at night", "put a red hat on the ball", "a ball, at night.", "a ball with a red hat, at night."),
+        ("a red ball and a blue ball", "make the red one gold", "a red ball and a blue ball.",
+         "a gold ball and a blue ball."),
+        # What is red is not of gold: the other one is meant.
+        ("a tower and a red tower", "make the gold tower big", "a gold tower and a red tower.",
+         "a big gold tower and a red tower."),
+        ("a gold ball and a ball", "make the red ball blue", "a gold ball and a red ball.",
+         "a gold ball and a blue ball."),
+        ("a gold ball", "make the ball blue", "a gold ball.", "a blue ball."),
+        ("a ring on a gray floor", "make the floor teal and the sky pink", "a ring, on a gray floor.",
+         "a ring, on a teal floor, under a pink sky."),
+        ("a ball on a gray floor", "remove the ball", "a ball, on a gray floor.", "on a gray floor."),
+        ("three balls", "turn the three balls into a cube", "three balls.", "a cube."),
+        ("a big ball", "turn the ball into three balls", "a big ball.", "three balls."),
+        ("a ball with a red hat", "make the ball's hat blue", "a ball with a red hat.", "a ball with a blue hat."),
+        ("a ball with a hat and a cube", "take the hat off", "a ball with a hat and a cube.", "a ball and a cube."),
+        ("a ball, a red balloon in the air", "remove the balloon", "a ball, a red balloon in the air.", "a ball."),
+        ("a ball, at night", "make it day", "a ball, at night.", "a ball."),
+        ("a ball on the left", "add a tower behind the ball", "a ball on the left.",
+         "a ball on the left and a tower on the left in the back."),
+        ("a ball on the left in front and a cube on the right in the back", "swap the ball and the cube",
+         "a ball on the left in front and a cube on the right in the back.",
+         "a cube on the left in front and a ball on the right in the back."),
+    ],
+)  # fmt: skip
+def test_plain_instructions_give_the_prompts_that_one_would_write(prompt, instruction, source, target):
+    pair = edit_prompt(prompt, instruction)
+    assert (pair.source, pair.target) == (source, target)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "expected"),
+    [
+        ("Turn the red ball into a blue cone!", "a small blue cone on the left hops"),
+        ("make the ball bigger", "a big red ball on the left hops"),
+        ("enlarge the ball", "a big red ball on the left hops"),
+        ("make the cube smaller", "a small blue cube on the right"),
+        ("turn the ball into a cone and yellow, then big", "a big yellow cone on the left hops"),
+        ("make the sphere yellow and the sky pink", "a small yellow ball on the left hops"),
+        ("make the sphere yellow and the sky pink", "under a pink sky"),
+        ("paint the ball green, make it big", "a big green ball on the left hops"),
+        ("change the ball's color from red to green", "a small green ball on the left hops"),
+        ("change the ball from red to green", "a small green ball on the left hops"),
+        ("could you please make the left object green", "a small green ball on the left hops"),
+        ("make the red one purple", "a small purple ball on the left hops"),
+        ("make the ball slide left", "a small red ball on the left slides left and"),
+        ("stop the ball", "a small red ball on the left stays still"),
+        ("make the ball golden", "a small gold ball on the left hops"),
+        ("give the cube a yellow hat", "a big blue cube with a yellow hat on the right"),
+        ("add a big green cone in the middle", "and a big green cone in the middle,"),
+        ("add a cone", "and a cone in the middle,"),  # the place that is free
+        ("put a star on the left in the back", "and a star on the left in the back,"),
+        ("move the ball to the middle", "a small red ball in the middle hops"),
+        ("move the ball left to the middle", "a small red ball in the middle hops"),
+        ("put the red ball in the back", "a small red ball on the left in the back hops"),
+        ("put the ball behind the cube", "a small red ball on the right in the back hops"),
+        ("put a cone in the middle and the ball in the back", "a small red ball on the left in the back hops"),
+        ("turn the ball green and move it to the middle", "a small green ball in the middle hops"),
+        ("exchange the ball and the cube", "a big blue cube on the left and a small red ball on the right hops"),
+        ("exchange the ball and the cube and make the sky pink", "under a pink sky"),
+        ("make it night", "under a blue sky, at night"),
+        ("make it look like night", "under a blue sky, at night"),
+        ("let it snow", "under a blue sky, in the snow"),
+        ("show it as a pencil sketch", "under a blue sky, drawn in pencil"),
+        ("make the light warm", "in warm light"),
+        ("let the camera circle left", "the camera orbits left"),
+        ("zoom the camera in", "the camera comes nearer"),
+        ("add a red balloon", "a red balloon in the air"),
+    ],
+)  # fmt: skip
+def test_what_people_write_is_understood(instruction, expected):
+    assert expected in edit_prompt(TWO, instruction).target
+
+
+MEANT = {
+    "make the bal blue": "did you mean 'make the ball blue'?",
+    "make the red bal blue": "did you mean 'make the red ball blue'?",  # "red" alone would fit the ball
+    "make the bal red": "does not know 'bal': the source shows a small red ball",  # which it is
+    "make the conee green": "does not know 'conee': the source shows a small red ball",  # a cone there is not
+    "make the red dog blue": "does not know 'dog': the source shows a small red ball",
+    "turn the ball into a blue dog": "does not know 'dog'",
+    "add a turquoise cube": "does not know 'turquoise'",
+    "make the ball gren": "did you mean 'make the ball green'?",
+    "turn the ball into a towr": "did you mean 'turn the ball into a tower'?",
+    "a sunset": "try: make the sky golden",
+    "make it warmer": "try: make the light warm",
+    "make it a nice sunny day": "does not understand",  # the sky is blue already
+    "make it nicer": "does not understand",
+    "make the ball of snow": "does not understand",
+    "make the floor loud": "does not know 'loud'",
+    "make the floor big": "gray, white, brown, teal",
+    "\U0001f534": "no words that the built-in grammar reads",
+    "   ": "no words that the built-in grammar reads",
+    "haz la pelota roja": "it understands plain English",
+    "mach den ball blau": "it understands plain English",
+    "turn the ball into a cone and make the ball blue": "big blue cube on the right, after the changes before",
+    "make the ball green and blue": "both 'green' and 'blue'",
+    "make the floor gray and brown": "both 'gray' and 'brown'",
+    "make it blue": "more than one object that fits 'it'",
+    "remove the star": "nothing that fits 'the star': it shows a small red ball on the left and a big blue cube",
+    "remove the hat": "no hat",
+    "remove the balloon": "no balloon",
+    "make the ball red": "changes nothing",
+    "put the ball on the left": "changes nothing",
+    "put the ball on the right": "no room for another object on the right, where the source shows a big blue cube",
+    "add a cone on the right": "no room for another object on the right",
+    "add a cone and a star": "no room for another object",
+    "put the star on the right": "nothing that fits 'the star'",
+    "let the camera hop": "the camera orbits left",
+}
+
+
+@pytest.mark.parametrize(("instruction", "says"), MEANT.items(), ids=lambda text: text[:30])
+def test_what_is_refused_says_why_in_a_line_and_what_works(instruction, says):
+    with pytest.raises(UserError, match=re.escape(says)) as error:
+        edit_prompt(TWO, instruction)
+    message = str(error.value)
+    assert "\n" not in message
+    proposal = re.search(r"did you mean '(.*?)'|try: ([\w ]+)", message)
+    if proposal:
+        assert edit_prompt(TWO, proposal[1] or proposal[2]).target != TWO
+
+
+def test_a_long_instruction_is_quoted_in_part():
+    with pytest.raises(UserError) as error:
+        edit_prompt(TWO, "make the ball nicer " + "and nicer " * 200)
+    assert "…" in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "said"),
+    [
+        ("a dragon in the sky", "make it red", "does not know 'dragon'"),
+        ("a ball and a ball", "make the ball red", "more than one object that fits"),
+        ("a ball", "remove the ball", "nothing is left"),
+        ("a ball and a cube", "exchange the ball and the cube", "where both are"),
+        ("a ball", "put a tower behind the ball", "does not say where 'the ball' is"),
+    ],
+)
+def test_prompts_that_say_too_little_are_refused(prompt, instruction, said):
+    with pytest.raises(UserError, match=said) as error:
+        edit_prompt(prompt, instruction)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seeds)
+def test_no_object_is_put_where_one_is(seed):
+    """An inserted object goes to a free place, of what the prompt names."""
+    scene = sample_scene(Random(seed))
+    prompt = describe(scene)
+    taken = {o.place for o in scene.objects}
+    try:
+        target = edit_prompt(prompt, "add a yellow star").target
+    except UserError as error:
+        assert "no room" in str(error) and (len(scene.objects) == 4 or len(taken) == 3)
+        return
+    star = target.rpartition("yellow star")[2]
+    place = next((p for p in ("left", "middle", "right") if re.match(rf" (on|in) the {p}", star)), None)
+    assert place is not None and place not in taken
