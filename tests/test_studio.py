@@ -40,7 +40,7 @@ def done(studio: Client, sample: Sample, upload: dict[str, Any]) -> dict[str, An
 
 def test_an_upload_is_looked_at(studio, upload, sample):
     assert upload["state"] == "ready" and upload["kind"] == "video"
-    assert (upload["frames"], upload["width"], upload["height"], upload["sound"]) == (5, 32, 32, False)
+    assert (upload["frames"], upload["width"], upload["height"], upload["sound"]) == (5, 48, 32, False)
     for name, kind in (("proxy.mp4", "video/mp4"), ("thumb.jpg", "image/jpeg"), ("frames/3.jpg", "image/jpeg")):
         answer = studio.api("GET", f"/uploads/{upload['id']}/{name}")
         assert answer.status == 200 and answer.headers["content-type"] == kind and len(answer.body) > 100
@@ -190,8 +190,8 @@ def test_masks_are_drawn_and_carried(studio, upload, sample):
     import numpy as np
     from PIL import Image
 
-    drawn = np.zeros((32, 32), np.uint8)
-    drawn[8:24, 8:24] = 255
+    drawn = np.zeros((32, 48), np.uint8)
+    drawn[8:24, 12:36] = 255
     Image.fromarray(drawn).save(png := io.BytesIO(), "PNG")
     keyframe = {"frame": 1, "png": base64.b64encode(png.getvalue()).decode()}
     body = {"input": {"upload": upload["id"]}, "keyframes": [keyframe]}
@@ -201,7 +201,7 @@ def test_masks_are_drawn_and_carried(studio, upload, sample):
         assert studio.ask("GET", mask["preview"]).headers["content-type"] == "video/mp4"
     assert (
         mask["share"]
-        and studio.api("POST", "/masks", {"input": body["input"], "box": [0, 0, 16, 32]}).json["share"] == 0.5
+        and studio.api("POST", "/masks", {"input": body["input"], "box": [0, 0, 24, 32]}).json["share"] == 0.5
     )
     options = sample.options | {"steps": 2}
     body = {"input": body["input"], "instruction": sample.instruction, "options": options, "mask": mask["id"]}

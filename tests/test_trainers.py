@@ -155,7 +155,7 @@ def test_the_run_folder_holds_what_another_programs_scene_can_give(
     assert source is not None and edited is not None
     np.testing.assert_allclose(edited.cameras.camera_to_world, source.cameras.camera_to_world, atol=1e-6)
     before, after = (videos.read(run / f"{name}.mp4").frames[:] for name in ("before", "after"))
-    assert before.shape == after.shape == (5, 48, 48, 3) and np.abs(before.astype(int) - after).mean() > 1
+    assert before.shape == after.shape == (5, 32, 48, 3) and np.abs(before.astype(int) - after).mean() > 1
     assert main(["view", str(run)]) == 2
     assert "no scene to view" in capsys.readouterr().err
 
@@ -173,7 +173,7 @@ def test_the_program_runs_in_its_own_environment(done: tuple[Path, Trainer, list
 WRONG = {
     "fails": ("fit 1 fail", ["mytrain failed with code 3: MemoryError: the model is too large"]),
     "hangs": ("fit 1 hang", ["mytrain said nothing for 5 s", "--trainer-timeout", "loading"]),
-    "renders in another size": ("render 0 small", ["rendered frames of 32x32, expected 64x64"]),
+    "renders in another size": ("render 0 small", ["rendered frames of 48x32, expected 96x64"]),
 }
 WRONG_TOO = {
     "writes nothing": ("fit 1 nothing", ["mytrain ended without an error and wrote nothing"]),

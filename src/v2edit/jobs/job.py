@@ -108,8 +108,9 @@ class EditJob:
         if prompts is None:
             device, subtasks = self.model_options.device, self.config.subtasks
             prompts = write_prompts_for(
-                self.path, frames(), given.title, checkpoint, self.lvlm, subtasks, device, given.source
-            )
+                self.path, frames(), given.title, checkpoint, self.lvlm, subtasks, device, given.source,
+                is_scene=self.kind == "scene",
+            )  # fmt: skip
         from v2edit import backbones
 
         model = loaded.backbone if loaded else backbones.read_info(checkpoint, self.model_options)

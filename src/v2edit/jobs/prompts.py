@@ -126,15 +126,17 @@ def write_prompts_for(
     subtasks: int,
     device: str,
     source: str | None = None,
+    is_scene: bool = False,
 ) -> PromptPair:
     """Return prompts written from frames, uint8 [T, H, W, 3]: by the language model, in the style of the video model,
     or without one by the built-in model's classifier and grammar. Both keep a known `source` prompt, which in the
-    built-in world the classifier reads off the frames, so that no language model that sees badly misses what is there.
+    built-in world the classifier reads off the frames, so that no language model that sees badly misses what is there;
+    of a scene (`is_scene`: the frames are views of it) without motions and camera.
     The language model is freed before this returns. Raises `UserError` where it gives no usable answer, or, without
     one, the frames do not look like the built-in world."""
     if lvlm.model is None:
-        return caption_and_edit(path, frames, instruction)
-    if source is None and checkpoint.name == BUILT_IN and (source := _read_caption(frames)) is not None:
+        return caption_and_edit(path, frames, instruction, is_scene=is_scene)
+    if source is None and checkpoint.name == BUILT_IN and (source := _read_caption(frames, is_scene)) is not None:
         _log_caption(source, "the video")
     from v2edit import backbones
     from v2edit.prompts.lvlm import generate_prompts, open_chat
@@ -189,10 +191,13 @@ def _source_prompt(facts: Any) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def caption_and_edit(path: Path, frames: Frames, instruction: str, name: str = "the video") -> PromptPair:
-    """Return the prompts of a clip of the built-in world: what its classifier reads off the frames, and what its
-    grammar makes of that; the log says by what `name` the clip goes. Raises `UserError` where either cannot."""
-    caption = _caption(path, frames)
+def caption_and_edit(
+    path: Path, frames: Frames, instruction: str, name: str = "the video", is_scene: bool = False
+) -> PromptPair:
+    """Return the prompts of a clip of the built-in world, or of views of a scene: what its classifier reads off the
+    frames, and what its grammar makes of that; the log says by what `name` the clip goes. Raises `UserError` where
+    either cannot."""
+    caption = _caption(path, frames, is_scene)
     pair = resolve_prompts(path, instruction, caption, None)
     _log_caption(caption, name)
     return pair
@@ -202,9 +207,9 @@ def _log_caption(caption: str, name: str) -> None:
     log.warning("%s is taken to show: %s If that is wrong, say it with --source-prompt", name, caption)
 
 
-def _caption(path: Path, frames: Frames) -> str:
+def _caption(path: Path, frames: Frames, is_scene: bool) -> str:
     """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
-    caption = _read_caption(frames)
+    caption = _read_caption(frames, is_scene)
     if caption is None:
         looked = "It has no photographs, and its renders are" if path.suffix.lower() in SPLAT_SUFFIXES else "It is"
         raise UserError(
@@ -214,10 +219,11 @@ def _caption(path: Path, frames: Frames) -> str:
     return caption
 
 
-def _read_caption(frames: Frames) -> str | None:
-    """Return the caption that the classifier reads off a clip, or None where it is not of the built-in world."""
+def _read_caption(frames: Frames, is_scene: bool) -> str | None:
+    """Return the caption that the classifier reads off a clip, or None where it is not of the built-in world. Nothing
+    moves in a scene, and its views are no camera's path."""
     from v2edit.primitives.captions import describe
     from v2edit.primitives.classifier import SceneClassifier, matches_scene
 
     scene = SceneClassifier.load().classify(frames)
-    return describe(scene) if matches_scene(frames, scene) else None
+    return describe(scene, unsaid={"motion", "camera"} if is_scene else ()) if matches_scene(frames, scene) else None

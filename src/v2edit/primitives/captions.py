@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from itertools import chain
 from random import Random
 
@@ -170,11 +170,12 @@ def count_words(text: str) -> int:
     return len(text.replace(",", " ,").replace(".", " .").split())
 
 
-def describe(scene: Scene, wording: Wording = Wording()) -> str:
+def describe(scene: Scene, wording: Wording = Wording(), unsaid: Collection[str] = ()) -> str:
     """Return the caption of a scene that names as much as the text encoder reads (without a balloon's place, which is
-    not read off)."""
+    not read off, and the fields that are to stay `unsaid`)."""
     named = name_everything(scene)
-    named = replace(named, scene=named.scene - {"balloon place"})
+    objects = tuple(names and names - {*unsaid} for names in named.objects)
+    named = Named(objects, named.scene - {"balloon place", *unsaid})
     for field, value in LEFT_OUT:
         if count_words(caption(scene, named, wording)) < TEXT_LENGTH:
             break

@@ -116,9 +116,14 @@ class SceneClassifier(nn.Module):
 
 
 def preprocess(frames: Frames) -> Tensor:
-    """Return nine evenly spaced frames of uint8 [T, H, W, 3] as float [9, 3, 64, 96] in -1..1."""
+    """Return nine evenly spaced frames of uint8 [T, H, W, 3] as float [9, 3, 64, 96] in -1..1: of another shape, as
+    square photographs of a scene, the middle, as all things would look wider or taller than they are."""
     indices = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-    video = torch.from_numpy(frames[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    rows, columns = frames.shape[1:3]
+    height, width = min(rows, round(columns * HEIGHT / WIDTH)), min(columns, round(rows * WIDTH / HEIGHT))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    middle = frames[indices, top : top + height, left : left + width]
+    video = torch.from_numpy(middle).permute(0, 3, 1, 2).float() / 127.5 - 1
     return video if video.shape[2:] == (HEIGHT, WIDTH) else F.interpolate(video, (HEIGHT, WIDTH), mode="area")
 
 
