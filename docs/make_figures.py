@@ -43,7 +43,8 @@ def edit_clip(folder: Path, kind: str, seed: int) -> tuple[str, np.ndarray, np.n
     instruction = json.loads((sample / "clip.json").read_text(encoding="utf-8"))["instruction"]
     if not run.exists():
         v2edit.edit_video(sample / "clip.mp4", instruction, out=run)
-    return instruction, video.read(sample / "clip.mp4").frames, video.read(run / "edited.mp4").frames
+    before, after = (np.asarray(video.read(path).frames) for path in (sample / "clip.mp4", run / "edited.mp4"))
+    return instruction, before, after
 
 
 def edit_scene(folder: Path, kind: str, seed: int) -> tuple[str, np.ndarray, np.ndarray]:

@@ -194,7 +194,7 @@ def test_what_ends_a_run_early_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("v2edit.video.read", happens)
-    assert main(["edit", str(clip), "make the ball red", "-o", str(tmp_path / "run")]) == code
+    assert main(["edit", str(clip), "turn the sky dark", "-o", str(tmp_path / "run")]) == code
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1 and says in printed.err
     assert list(tmp_path.iterdir()) == []

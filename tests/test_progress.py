@@ -118,7 +118,7 @@ def test_notes_are_events(tmp_path: Path, capsys) -> None:
     *_, made = events(capsys.readouterr().out)
     assert str(tmp_path / "s" / "clip.mp4") in made["files"] and made["command"].startswith("v2edit edit ")
     (tmp_path / "s" / "clip.json").unlink()
-    assert main(["prompts", str(tmp_path / "s" / "clip.mp4"), "make the ball red", "--json"]) == 0
+    assert main(["prompts", str(tmp_path / "s" / "clip.mp4"), "turn the sky dark", "--json"]) == 0
     _, note, last = events(capsys.readouterr().out)
     assert note["event"] == "note" and "is taken to show" in note["message"]
     assert last["prompts"]["target"] and last["forwards"] == [180]
