@@ -15,7 +15,7 @@ from v2edit.metrics.columns import COLUMNS
 from v2edit.primitives.captions import Named, Wording
 from v2edit.primitives.edits import KINDS, Edit, EditTruth, render_truth, sample_edit
 from v2edit.primitives.questions import NEVER_CAPTIONED, QUESTIONS, scene_labels
-from v2edit.primitives.scene import Backdrop, Object, Pattern, Scene
+from v2edit.primitives.scene import COLOURS, Backdrop, Object, Pattern, Scene
 
 BALL = Object("ball", "red", "big", "left", pattern=Pattern("stripes", "white", 0.0))
 CUBE = Object("cube", "green", "small", "right", motion="hop")
@@ -88,6 +88,19 @@ def test_attributes_by_hand(one: Edit, seen: Scene, success: float, wrong: tuple
     assert found["success"] == pytest.approx(success)
     for name, which, count in zip(("kept", "unsaid"), (asked.kept, asked.unsaid), wrong, strict=True):
         assert found[name] == pytest.approx(1 - count / which.sum())
+
+
+def test_the_colour_of_gold_which_shows_its_own_is_not_asked_for():
+    """Nor where it changes places with something of another colour, or something becomes gold."""
+    gold = replace(BALL, material="gold", pattern=Pattern())
+    left, right = (list(QUESTIONS).index((place, "front", "colour")) for place in ("left", "right"))
+    exchanged = replace(SCENE, objects=(replace(CUBE, place="left"), replace(gold, place="right")))
+    one = replace(edit_to(exchanged), source=replace(SCENE, objects=(gold, CUBE)))
+    made = edit_to(SCENE.with_object(0, material="gold", pattern=Pattern()))
+    for edit, of_gold in ((one, right), (made, left)):
+        asked = asked_answers(edit, render_truth(edit, 2))
+        assert asked.answers[of_gold] == -1 and not (asked.changed | asked.kept)[of_gold]
+        assert asked.answers[left + right - of_gold] == list(COLOURS).index("green")
 
 
 def test_all_may_be_taken_away():

@@ -102,6 +102,9 @@ def new_transformer(layers: int = 8, heads: int = 8) -> CogVideoXTransformer3DMo
 
 
 def attribute_index(obj: Object, field: str) -> int:
+    """Return which of a field's values an object has, -1 for the colour of gold, which shows its own."""
+    if field == "colour" and obj.material == "gold":
+        return -1
     value = {"hat": obj.hat or "none", "copies": str(obj.copies), "pattern": obj.pattern.kind}.get(field)
     return ATTRIBUTES[field].index(value or getattr(obj, field))
 

@@ -50,7 +50,7 @@ def angle_of(obj: Object) -> str | None:
 # Each field's possible answers, and how it is read off an object or a scene; None where it does not apply.
 OF_OBJECT: dict[str, tuple[tuple[str, ...], Callable[[Object], str | None]]] = {
     "shape": ((NONE, *SHAPES), lambda o: o.shape),
-    "colour": (tuple(COLOURS), lambda o: o.colour),
+    "colour": (tuple(COLOURS), lambda o: None if o.material == "gold" else o.colour),
     "size": (tuple(SIZES), lambda o: o.size),
     "motion": (MOTIONS, lambda o: o.motion),
     "material": (MATERIALS, lambda o: o.material),
