@@ -17,6 +17,7 @@ from v2edit.primitives.captions import TEXT_LENGTH, count_words
 from v2edit.primitives.edits import KINDS, render_truth, sample_edit
 from v2edit.primitives.grammar import edit_prompt
 from v2edit.primitives.posed import POSED_KINDS, path_of, posed_truth, sample_posed_edit, views_of
+from v2edit.primitives.questions import MIN_VISIBLE
 from v2edit.primitives.render import HEIGHT, ClipCameras, orbit_cameras, render_clip
 from v2edit.primitives.sample import write_sample
 from v2edit.primitives.scene import COLOURS, PATTERNS, SHAPES, Backdrop, Object, Pattern, Scene, sample_scene
@@ -164,6 +165,17 @@ def test_an_edit_changes_one_thing_and_both_prompts_say_which(kind, seed):
         (old,), (new,) = before - after, after - before
         assert (old.pattern, old.dx, old.dy, old.yaw) == (new.pattern, new.dx, new.dy, new.yaw)
     assert edit.instruction and max(map(count_words, (edit.source_prompt, edit.target_prompt))) < TEXT_LENGTH
+
+
+def test_what_is_put_behind_something_is_seen():
+    for seed in (2_000_011_000, 2_000_011_057):  # a tower wholly behind a tower, and a cone behind a cube with a hat
+        edit = sample_edit(Random(seed), "behind")
+        assert (render_truth(edit).target.coverage[edit.subject] > 0.5).sum() > MIN_VISIBLE
+
+
+def test_of_two_things_of_gold_an_instruction_says_where_the_one_stands():
+    assert sample_edit(Random(6104), "resize").instruction == "make the gold cube on the left in front small"
+    assert sample_edit(Random(6104), "resize").source_prompt == "a large gold cube and a gold cube."
 
 
 @pytest.mark.parametrize("kind", ["recolour", "uncover", "air", "style"])

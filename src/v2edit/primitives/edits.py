@@ -162,8 +162,8 @@ def _refer(source: Scene, subject: int, wording: Wording) -> str:
     enough."""
     obj = source.objects[subject]
     fields = {"material"} if obj.material == "gold" else {"colour"}
-    alike = [o for o in source.objects if (o.shape, o.colour, o.copies) == (obj.shape, obj.colour, obj.copies)]
-    fields |= {"place", "row"} if len(alike) > 1 else set()
+    names = [(o.shape, o.copies, "gold" if o.material == "gold" else o.colour) for o in source.objects]
+    fields |= {"place", "row"} if names.count(names[subject]) > 1 else set()
     phrase = describe_object(obj, frozenset(fields), wording)
     return "the " + phrase.partition(" ")[2]
 
@@ -184,6 +184,13 @@ def _is_covered(scene: Scene, obj: Object) -> bool:
 
 def _is_alone_at_place(scene: Scene, obj: Object) -> bool:
     return sum(o.place == obj.place for o in scene.objects) == 1
+
+
+def _is_seen(scene: Scene, index: int) -> bool:
+    """Return whether enough of an object is seen to tell what it is (`questions.MIN_VISIBLE`, twice), by a small
+    render."""
+    share = render_clip(scene, 3, 32, 48, samples=1).coverage[index]
+    return share.sum() * 12 >= 80  # of nine frames of 64x96
 
 
 def _alter(
@@ -278,6 +285,8 @@ def _insert_into(row: str) -> Chooser:
         if any((o.shape, o.colour) == (new.shape, new.colour) for o in scene.objects):
             return None
         target = scene.with_objects([*scene.objects, new])
+        if row == "back" and not _is_seen(target, target.objects.index(new)):
+            return None
         fields = ("colour", "size", "place", "row")
         phrase = describe_object(new, frozenset(fields), wording)
         text = rng.choice(("add {}", "put {}", "insert {}")).format(phrase)
