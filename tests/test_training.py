@@ -25,10 +25,10 @@ from recipes.primitives.text import (
     tokenise,
 )
 from recipes.primitives.transformer import Latents, new_transformer
-from v2edit.primitives.captions import PARTS, TEXT_LENGTH, caption, count_words, describe
+from v2edit.primitives.captions import PARTS, TEXT_LENGTH, Named, Wording, caption, count_words, describe
 from v2edit.primitives.questions import QUESTIONS, scene_labels
 from v2edit.primitives.render import render_clip
-from v2edit.primitives.scene import COLOURS, SHAPES, sample_scene
+from v2edit.primitives.scene import COLOURS, SHAPES, Balloon, Object, Scene, sample_scene
 
 seeds = st.integers(0, 2**40)
 
@@ -92,6 +92,15 @@ def test_every_token_of_a_phrase_is_told_what_the_phrase_says(seed):
         assert owner < 0 or values["part"] == "balloon" or values["shape"] == scene.objects[owner].shape
     mentioned = [obj for obj, names in zip(scene.objects, named.objects, strict=True) if names is not None]
     assert {values["shape"] for values in told} - {"unnamed"} == {obj.shape for obj in mentioned}
+
+
+def test_a_ball_is_not_taken_for_a_balloon_that_is_named_before_it():
+    scene = Scene((Object("ball", "red", "big", "left"),), "gray", "blue", balloon=Balloon("red", "right"))
+    named, wording = Named((frozenset(),), frozenset({"balloon"})), Wording(("balloon", *PARTS[:1], *PARTS[2:]))
+    text = caption(scene, named, wording)
+    assert text == "a balloon in the air, a ball."
+    phrases = {text[p.start : p.end]: p.owner for p in phrases_of(scene, named, wording, text)}
+    assert phrases == {"a balloon in the air": 1, "a ball": 0}
 
 
 @given(seeds)

@@ -136,8 +136,10 @@ class Phrase:
 
 def phrases_of(scene: Scene, named: Named, wording: Wording, text: str) -> list[Phrase]:
     """Return the phrases of a caption."""
-    parts, phrases = caption_parts(scene, named, wording), []
-    start = text.index(parts["objects"])
+    parts, phrases, starts = caption_parts(scene, named, wording), [], {}
+    for part in filter(parts.get, wording.order):  # "a ball" also begins "a balloon", which may come first
+        starts[part] = sum(len(parts[before]) + len(", ") for before in starts)
+    start = starts["objects"]
     for k, (obj, names) in enumerate(zip(scene.objects, named.objects, strict=True)):
         if names is not None:
             end = start + len(describe_object(obj, names, wording))
@@ -145,7 +147,8 @@ def phrases_of(scene: Scene, named: Named, wording: Wording, text: str) -> list[
             start = end + len(wording.connective)
     for part, phrase in parts.items():
         if part != "objects":
-            start, owner = text.index(phrase), len(scene.objects) if part == "balloon" else -1
+            start, owner = starts[part], len(scene.objects) if part == "balloon" else -1
+            assert text.startswith(phrase, start), (text, phrase)
             phrases.append(Phrase(start, start + len(phrase), owner, part_values(scene, part, named.scene)))
     return phrases
 
