@@ -81,7 +81,8 @@ def test_a_caption_with_another_word_is_refused(seed, data):
 @pytest.mark.parametrize(
     "text",
     ["a red red ball", "a red blue ball", "a ball ball", "a ball on the left on the right", "balls", "a cat", "",
-     "on the", "a ball on a gray floor on a teal floor", "two balls", "a ball hops rests", "the camera"],
+     "on the", "a ball on a gray floor on a teal floor", "two balls", "a ball hops rests", "the camera",
+     "a red gold ball"],
 )  # fmt: skip
 def test_what_is_said_twice_or_not_at_all_is_no_caption(text):
     assert not is_caption(text)

@@ -27,8 +27,6 @@ WORDS: dict[str, tuple[str, ...]] = {
     "come nearer": ("the camera comes nearer", "the camera moves in"),
 }  # fmt: skip
 PLURALS = {"box": "boxes"}
-OBJECT_FIELDS = ("colour", "size", "place", "row", "motion", "material", "hat", "hat colour")
-SCENE_FIELDS = ("floor", "sky", "camera", "light", "style", "balloon", "balloon colour", "balloon place")
 PARTS = ("objects", "balloon", "floor", "sky", "light", "style", "camera")
 EXTRA_WORDS = "a an and beside three with hat balloon in the air on under sky light , . nothing stands there"
 VOCABULARY = frozenset(" ".join([EXTRA_WORDS, *COLOURS, *FLOORS, *SKIES, *LIGHTS, *chain(*WORDS.values())]).split()) | {

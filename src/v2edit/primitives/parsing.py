@@ -138,7 +138,10 @@ def parse_caption(text: str) -> Description:
             raise UserError(_refuse_caption(text, match[0].split()))
         if match["noun"] in PLURAL_NOUNS and not match["three"]:
             raise UserError(_refuse_caption(text, [match["noun"]]))
-        found.append((match.start(), *read_object(match)))
+        obj, names = read_object(match)
+        if obj.material == "gold" and "colour" in names:
+            raise UserError(f"{quoted(match[0].strip())} says both {obj.colour!r} and 'gold': leave one of them out")
+        found.append((match.start(), obj, names))
     flat = OBJECT.sub(" ", flat)
     if found:
         positions["objects"] = found[0][0]
