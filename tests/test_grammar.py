@@ -104,6 +104,15 @@ def test_plain_instructions_give_the_prompts_that_one_would_write(prompt, instru
         ("make the red one purple", "a small purple ball on the left hops"),
         ("make the ball slide left", "a small red ball on the left slides left and"),
         ("stop the ball", "a small red ball on the left stays still"),
+        ("keep the ball still", "a small red ball on the left stays still"),
+        ("let the ball not move", "a small red ball on the left stays still"),
+        ("take the ball to the middle", "a small red ball in the middle hops"),
+        ("take the ball and put it in the middle", "a small red ball in the middle hops"),
+        ("take the ball and the cube away", "on a gray floor"),
+        ("take away the ball", "a big blue cube on the right, on"),
+        ("add a cone that hops", "and a cone in the middle hops,"),
+        ("add a cone to the middle of the scene", "and a cone in the middle,"),
+        ("add a red balloon to the left", "a red balloon in the air on the left"),
         ("make the ball golden", "a small gold ball on the left hops"),
         ("give the cube a yellow hat", "a big blue cube with a yellow hat on the right"),
         ("add a big green cone in the middle", "and a big green cone in the middle,"),
@@ -166,6 +175,17 @@ MEANT = {
     "add a cone and a star": "no room for another object",
     "put the star on the right": "nothing that fits 'the star'",
     "let the camera hop": "the camera orbits left",
+    # What would be another edit than was asked for.
+    "make the sky not dark": "say what is to be instead",
+    "do not make the ball blue": "say what is to be instead",
+    "keep the ball and make the cube red": "does not understand 'keep the ball'",
+    "remove the cube's colour": "does not understand 'remove the cube colour'",
+    "take the ball to the cube": "does not understand 'take the ball to the cube'",
+    "put the ball on top of the cube": "does not understand 'put the ball on top of the cube'",
+    "make the ball as big as the cube": "does not understand 'make the ball as big as the cube'",
+    "turn the ball into two cones": "one, or three side by side",
+    "add a cone to the left of the cube": "does not understand 'to the left of the cube'",
+    "add a balloon over the ball": "does not understand 'over the ball'",
 }
 
 
@@ -178,6 +198,11 @@ def test_what_is_refused_says_why_in_a_line_and_what_works(instruction, says):
     proposal = re.search(r"did you mean '(.*?)'|try: ([\w ]+)", message)
     if proposal:
         assert edit_prompt(TWO, proposal[1] or proposal[2]).target != TWO
+
+
+def test_what_is_gone_is_not_taken_for_what_is_left():
+    with pytest.raises(UserError, match="fits 'it'"):
+        edit_prompt(TWO, "remove the ball and make it small")
 
 
 def test_a_long_instruction_is_quoted_in_part():

@@ -27,9 +27,11 @@ VERB = either(
 REPHRASED = (
     (rf"^(?:enlarge|grow) ({REFERENCE})", r"make \1 big"),
     (rf"^shrink ({REFERENCE})", r"make \1 small"),
-    (rf"^(?:stop|keep) ({REFERENCE})$", r"make \1 stay"),
+    (rf"^stop ({REFERENCE})$", r"make \1 stay"),
+    (rf"^(?:keep|make) ({REFERENCE}) still$", r"make \1 stay"),
 )
 EXCHANGE = rf"\b(exchange|swap|switch) (?:(?:the )?(?:places|positions) of )?({REFERENCE}) and ({REFERENCE})"
+TAKE_AND_PUT = rf"\btake ({REFERENCE}) (?:and )?(?:then )?(move|put|place|bring|push) it\b"
 
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
@@ -54,6 +56,8 @@ def _edit(source: Description, instruction: str) -> Pair:
     ]:
         names = ", ".join(map(repr, [*dict.fromkeys(unknown)][:3]))
         raise UserError(f"the built-in grammar does not know {names}: the source shows {shown(source)}")
+    if negated := re.search(r"\b(?:\w+ )?not (?!mov)\w+", simplify(instruction)):
+        raise UserError(f"it is asked what is not to be, {quoted(negated[0])}: say what is to be instead")
     pair = start = Pair(source, source)
     for clause in _clauses(instruction):
         try:
@@ -91,7 +95,7 @@ def _clauses(instruction: str) -> list[str]:
     """Split an instruction at "and", "then" and commas before verbs. A part without a verb takes the verb before it, or
     goes on with what the object before it becomes."""
     flat = simplify(re.sub(rf"[,;.:!]\s*(?=(?:then )?{VERB}\b)", " and ", instruction.lower()))
-    flat = re.sub(EXCHANGE, r"\1 \2 with \3", flat)
+    flat = re.sub(TAKE_AND_PUT, r"\2 \1", re.sub(EXCHANGE, r"\1 \2 with \3", flat))
     clauses: list[str] = []
     for part in filter(None, map(str.strip, re.split(r"\b(?:and|then)\b", flat))):
         if not clauses or re.match(rf"{VERB}\b", part):

@@ -110,7 +110,9 @@ def find_object(pair: Pair, reference: str) -> int:
     """Return the index in the target of the object that a reference fits: of those that nothing contradicts, the one
     that the prompt says most of. Raises `UserError` where that is not one."""
     target = pair.target
-    if reference.strip() == "it" and pair.subject in target.keys:
+    if reference.strip() == "it" and pair.subject is not None:
+        if pair.subject not in target.keys:
+            raise UserError(f"{quoted('it')} is gone: say which object of {shown(target)} you mean")
         return target.keys.index(pair.subject)
     told, fields = read_reference(reference)
     fits: list[tuple[int, int]] = []

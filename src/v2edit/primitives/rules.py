@@ -32,11 +32,14 @@ from v2edit.primitives.references import (
     refuse_place,
     shown,
 )
-from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, LIGHTS, PLACES, SIZES, SKIES, Balloon
+from v2edit.primitives.scene import CAMERAS, COLOURS, FLOORS, LIGHTS, MOTIONS, PLACES, SIZES, SKIES, Balloon
 
 ADD = either("add", "put", "insert", "place", "hang")
 REMOVE = either("remove", "take", "delete", "erase", "get rid of")
-MOVE = either("move", "put", "place", "bring", "push", "shift", "add", "insert")
+MOVE = either("move", "put", "place", "bring", "push", "shift", "add", "insert", "take")
+# Words behind an object that say nothing of it.
+SURROUNDINGS = rf" (?:on|under|in|from) (?:an?|the) (?:\w+ )?(?:{wordings('floor')}|sky|light)\b"
+ASIDE = rf"{SURROUNDINGS}| (?:(?:of|in|from|to|into) the (?:scene|picture|video|clip|air)|here|there|too|side|up)\b"
 COLOUR = either(*COLOURS)
 HAT = rf"an? (?:(?P<hat_colour>{COLOUR}) )?hat"
 THE_BALLOON = rf"\b(?:the|it) (?:{COLOUR} )?balloon\b"
@@ -97,6 +100,7 @@ def _change_balloon(pair: Pair, clause: str) -> Pair | None:
     """Hang a balloon up, remove it, or give it another colour or place."""
     if match := re.search(rf"\b{ADD} {OF_SCENE['balloon'].pattern}", clause):
         colour, place = (match["colour"] or "").strip(), read_concept(match["place"] or "", PLACES)
+        place = _read_where(pair, clause, clause[match.end() :]).get("place", place)
         fields = {"balloon", *(["balloon colour"] if colour else []), *(["balloon place"] if place else [])}
         balloon = Balloon(colour or "red", place or "middle")
         return pair.with_target(pair.target.with_scene(*fields, balloon=balloon))
@@ -105,7 +109,7 @@ def _change_balloon(pair: Pair, clause: str) -> Pair | None:
     target = pair.target
     if "balloon" not in target.named.scene or target.scene.balloon is None:
         raise UserError(f"the source shows no balloon: it shows {shown(target)}")
-    if re.match(REMOVE, clause):
+    if re.match(REMOVE, clause) and _says_away(match["rest"]):
         return pair.with_target(target.without_scene("balloon", "balloon colour", "balloon place"))
     colour, where = read_concept(match["rest"], COLOURS), re.search(rf"{DESTINATION}$", match["rest"])
     place = read_destination(pair, where).get("place") if where else None
@@ -161,12 +165,11 @@ def _change_style(pair: Pair, clause: str) -> Pair | None:
 def _insert(pair: Pair, clause: str) -> Pair | None:
     match = re.match(rf"{ADD} (?={either('a', 'an', 'three', 'another')} )", clause)
     text = re.sub(r"^another\b", "a", clause[match.end() :]) if match else ""
-    found = OBJECT.match(text)
+    found = OBJECT.match(re.sub(rf" (?:that|which)(?= {wordings(*MOTIONS)}\b)", "", text))
     if found is None:
         return None
     new, names = read_object(found)
-    where = re.match(rf"{DESTINATION}$", text[found.end() :])
-    told = read_destination(pair, where) if where else {}
+    told = _read_where(pair, clause, found.string[found.end() :])
     new, names = replace(new, **told), names | set(told)
     target = pair.target
     if len(target.scene.objects) >= MOST_OBJECTS:
@@ -193,15 +196,31 @@ def _insert(pair: Pair, clause: str) -> Pair | None:
     return pair.with_target(target.with_another(new, names, key), key)
 
 
+def _read_where(pair: Pair, clause: str, rest: str) -> dict[str, str]:
+    """Return the place and the row, as far as they are told, that follow a new thing. Raises `UserError` where
+    something else does."""
+    rest = re.sub(ASIDE, "", rest)
+    if where := re.match(rf"{DESTINATION}$", rest):
+        return read_destination(pair, where)
+    if rest.strip():
+        raise UserError(f"the built-in grammar does not understand {quoted(rest)} in {quoted(clause)}")
+    return {}
+
+
+def _says_away(rest: str) -> bool:
+    """Return whether what follows a thing says no more than that it goes."""
+    return re.fullmatch(r"(?: (?:away|out|off))*", re.sub(ASIDE, "", rest)) is not None
+
+
 def _remove(pair: Pair, clause: str) -> Pair | None:
-    match = re.match(rf"{REMOVE} ({REFERENCE})", clause)
-    if match is None or re.match(r" hat\b", clause[match.end() :]):
+    match = re.match(rf"{REMOVE}(?: (?:away|out|off))? ({REFERENCE})(?: (?:behind|before) {REFERENCE})?", clause)
+    if match is None or not _says_away(clause[match.end() :]):
         return None
     pair, k = refer(pair, match[1])
     objects, named = list(pair.target.scene.objects), list(pair.target.named.objects)
     del objects[k], named[k]
     keys = pair.target.keys
-    return pair.with_target(pair.target.with_objects(objects, named, (*keys[:k], *keys[k + 1 :])))
+    return pair.with_target(pair.target.with_objects(objects, named, (*keys[:k], *keys[k + 1 :])), keys[k])
 
 
 def _move(pair: Pair, clause: str) -> Pair | None:
@@ -251,12 +270,13 @@ def _change_hat(pair: Pair, clause: str) -> Pair | None:
 
 
 def _change_object(pair: Pair, clause: str) -> Pair | None:
-    if (match := re.search(rf"({REFERENCE}) ?(.*)", clause)) is None:
-        return None
+    match = re.search(rf"({REFERENCE}) ?(.*)", clause)
+    if match is None or re.match(rf"(?:{ADD}|{MOVE}|{REMOVE})\b", clause) or re.search(r"\bas (?:\w+ )?as\b", clause):
+        return None  # "put the ball on the cube", "as big as the cube"
     reference, new = match[1], match[2]
     if multiplied := re.match(rf"make three (?:{either(*NOUNS)} )?(?:of|from|out of) ({REFERENCE})$", clause):
         reference, new = multiplied[1], clause[: multiplied.start(1)]
-    new = re.sub(rf"\b(?:on|under|in) (?:an?|the) (?:\w+ )?(?:{wordings('floor')}|sky|light)\b", "", new)
+    new = re.sub(SURROUNDINGS, "", f" {new}").strip()
     where, told = re.search(rf"{DESTINATION}$", f" {new}"), {}
     if where and not re.search(r"(?:slide|glide|move|go) \S*$", f" {new}"[: where.end()]):
         told, new = read_destination(pair, where), f" {new}"[: where.start()]
@@ -285,6 +305,8 @@ def _change_object(pair: Pair, clause: str) -> Pair | None:
 
 def _read_changes(new: str) -> dict[str, object]:
     """Return what a clause says about what an object is to become. Raises `UserError` where it says two things."""
+    if re.search(r"\btwo\b", new):
+        raise UserError(f"{quoted(new)} are two: the built-in model knows one, or three side by side")
     nouns = [word for word in new.split() if word in NOUNS]
     if len(nouns) > 1:
         raise UserError(f"{quoted(new)} says both {nouns[0]!r} and {nouns[1]!r}: leave one of them out")

@@ -63,7 +63,7 @@ def suggest_instruction(instruction: str, works: Callable[[str], bool]) -> str |
         return "it understands plain English, such as 'make the red ball blue'"
     moods = {word: edit for words, edit in MOODS.items() for word in words.split()}
     found = next((moods[word] for word in re.findall(r"\w+", flat) if word in moods), None)
-    return f"try: {found}" if found and works(found) else None
+    return f"try: {found}" if found and "not" not in words and works(found) else None
 
 
 def unknown_words(flat: str) -> list[str]:
