@@ -50,6 +50,7 @@ from v2edit.primitives.scene import (
     Scene,
     sample_scene,
 )
+from v2edit.video.stream import Frames
 
 TEXT_LENGTH = 96  # tokens
 SIDE = 64  # pixels
@@ -108,13 +109,12 @@ def contrast(images: Tensor, texts: Tensor, wrong: Tensor, scale: Tensor) -> Ten
     return (F.cross_entropy(to_texts, right) + F.cross_entropy(to_texts[:, : len(images)].T, right)) / 2
 
 
-def evaluate(clip: ClipEncoder, count: int = 200) -> dict[str, float]:
-    """Return, for each attribute, how often the frames of fresh clips prefer the right caption to its alternatives."""
+def evaluate(clip: ClipEncoder, fresh: list[tuple[Scene, Frames]]) -> dict[str, float]:
+    """Return, for each attribute, how often frames of fresh clips prefer the right caption to its alternatives."""
     hits: dict[str, list[bool]] = {field: [] for field in (*OF_OBJECT, *OF_SCENE)}
     rng = Random(0)
-    for seed in range(EVALUATION_SEED, EVALUATION_SEED + count):
-        scene = sample_scene(Random(seed))
-        images = clip.encode_images(render_clip(scene, FRAMES).frames[::4]).mean(0)
+    for scene, frames in fresh:
+        images = clip.encode_images(frames).mean(0)
         for _ in range(3):
             _, named, wording = sample_caption(rng, scene, 1.0)
             field, scenes = alternatives(scene, named, rng)
@@ -133,6 +133,8 @@ def main() -> None:
     shards = load_shards(OUT / "clips")
     names = sorted((OUT / "clips").glob("*.npy"))
     scenes = [scene for path in names for scene in shard_scenes("clips", int(path.stem))]
+    unseen = [sample_scene(Random(seed)) for seed in range(EVALUATION_SEED, EVALUATION_SEED + 300)]
+    fresh = [(scene, render_clip(scene, 3).frames) for scene in unseen]
     model, processor = new_clip()
     if options.from_model:  # with its tokenizer, which the weights depend on
         model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipEncoder.load().processor
@@ -158,7 +160,7 @@ def main() -> None:
             save_state(path, model=model.state_dict(), averaged=averaged.model.state_dict(),
                        optimizers=[s.state_dict() for s in optimizers], minutes=saved_at, step=step)  # fmt: skip
             line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
-            print(json.dumps(line | evaluate(ClipEncoder(averaged.model, processor))), flush=True)
+            print(json.dumps(line | evaluate(ClipEncoder(averaged.model, processor), fresh[::3])), flush=True)
         if clock.done >= 1:
             break
         frames = gather_clips(shards, indices)[np.arange(len(indices)), rng.integers(0, FRAMES, len(indices)), :, :, :3]
@@ -188,7 +190,7 @@ def main() -> None:
         step += 1
     averaged.model.half().save_pretrained(WEIGHTS)
     processor.save_pretrained(WEIGHTS)
-    print(WEIGHTS, json.dumps(evaluate(ClipEncoder.load(), 400)))
+    print(WEIGHTS, json.dumps(evaluate(ClipEncoder.load(), fresh)))
 
 
 if __name__ == "__main__":

@@ -83,13 +83,15 @@ def new_text_encoder(vocabulary: int) -> T5EncoderModel:
 
 def sample_caption(rng: Random, scene: Scene, full: float = 0.0) -> tuple[str, Named, Wording]:
     """Sample a caption of a scene, what it names and its wording; none is longer than the text encoder reads. A share
-    of `full` names all it can, the others as much as `sample_named` draws."""
+    of `full` names everything, where that is not too long, the others as much as `sample_named` draws."""
+    names_all = rng.random() < full
     while True:
-        named = sample_named(rng, scene, 1.0 if rng.random() < full else None)
+        named = sample_named(rng, scene, 1.0 if names_all else None)
         wording = sample_wording(rng)
         text = caption(scene, named, wording)
         if count_words(text) < TEXT_LENGTH:
             return text, named, wording
+        names_all = False
 
 
 def tokenise(tokenizer: T5Tokenizer, texts: list[str]) -> tuple[Tensor, list[list[tuple[int, int]]]]:
