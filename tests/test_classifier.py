@@ -13,11 +13,12 @@ import torch
 
 from v2edit import video
 from v2edit.primitives.captions import describe
-from v2edit.primitives.classifier import SceneClassifier, matches_scene
+from v2edit.primitives.classifier import SceneClassifier, matches_scene, preprocess
 from v2edit.primitives.parsing import is_caption
 from v2edit.primitives.questions import MIN_VISIBLE, QUESTIONS, SLOTS, scene_labels
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import Scene, sample_scene
+from v2edit.video.stream import as_stream
 
 FRESH = 1_700_000_000  # no seed of the training set
 LEAST = {"shape": 0.75, "floor": 0.8, "sky": 0.8, "style": 0.85, "balloon": 0.85, "colour": 0.75, "camera": 0.4,
@@ -52,6 +53,10 @@ def test_other_sizes_and_lengths_are_read_as_well():
     scenes = [sample_scene(Random(FRESH + 100 + k), style="photo") for k in range(4)]
     shares = shares_right(scenes, frames=17, height=128, width=192)
     assert shares["shape"] > 0.6 and shares["floor"] >= 0.5 and shares["sky"] >= 0.5
+    square = render_clip(scenes[0], 17, 48, 48).frames
+    wide = preprocess(square)  # of whose rows the outer ones are not read
+    torch.testing.assert_close(preprocess(as_stream(square)), wide, rtol=0, atol=0)
+    torch.testing.assert_close(preprocess(square[:, 8:40]), wide, rtol=0, atol=0)
 
 
 def test_a_still_shows_floor_and_sky():

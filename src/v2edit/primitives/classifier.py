@@ -124,7 +124,7 @@ def preprocess(frames: Frames) -> Tensor:
     rows, columns = frames.shape[1:3]
     height, width = min(rows, round(columns * HEIGHT / WIDTH)), min(columns, round(rows * WIDTH / HEIGHT))
     top, left = (rows - height) // 2, (columns - width) // 2
-    middle = frames[indices, top : top + height, left : left + width]
+    middle = np.asarray(frames[indices])[:, top : top + height, left : left + width]
     video = torch.from_numpy(middle).permute(0, 3, 1, 2).float() / 127.5 - 1
     return video if video.shape[2:] == (HEIGHT, WIDTH) else F.interpolate(video, (HEIGHT, WIDTH), mode="area")
 
