@@ -236,7 +236,7 @@ def test_earlier_uploads_are_taken_again_or_deleted(browser, studio, sample):
     id = studio.upload(sample.clip, name="an earlier clip.mp4")["id"]
     with browser.page("#/edit") as page:
         earlier = page.get_by_role("listitem").filter(has_text="an earlier clip.mp4")
-        expect(earlier).to_contain_text("32 × 32")
+        expect(earlier).to_contain_text("48 × 32")
         expect(earlier).to_contain_text("5 frames")
         earlier.get_by_role("button", name="an earlier clip.mp4").first.click()
         expect(page.get_by_role("heading", name="an earlier clip.mp4")).to_be_visible()
