@@ -22,6 +22,7 @@ from v2edit.primitives.captions import (
     sample_wording,
     with_article,
 )
+from v2edit.primitives.grammar import understands
 from v2edit.primitives.render import ClipCameras, RenderedClip, render_clip
 from v2edit.primitives.scene import (
     COLOURS,
@@ -110,12 +111,15 @@ def sample_edit(rng: Random, kind: str | None = None) -> Edit:
         source = sample_scene(rng, style="photo")
         if (change := _CHANGES[kind](rng, source, wording)) is not None:
             break
-    while True:  # Something that stays is named, and the text encoder reads both prompts whole.
+    while (
+        True
+    ):  # Something that stays is named, the text encoder reads both prompts whole, and they tell which is meant.
         around = sample_named(rng, source, rate=rng.choice((0.1, 0.3, 0.5)))
         named = _name_change(around, source, change, kind)
         edit = Edit(kind, change.words, source, change.target, *named, wording, change.subject)
         stays = edit.target_named.scene or any(names is not None for names in edit.target_named.objects)
-        if stays and max(count_words(edit.source_prompt), count_words(edit.target_prompt)) < TEXT_LENGTH:
+        is_read = max(count_words(edit.source_prompt), count_words(edit.target_prompt)) < TEXT_LENGTH
+        if stays and is_read and understands(edit.source_prompt, edit.instruction):
             return edit
 
 

@@ -49,6 +49,14 @@ def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
     return PromptPair(pair.source.text, pair.target.text)
 
 
+def understands(source_prompt: str, instruction: str) -> bool:
+    """Return whether `edit_prompt` makes a pair of this."""
+    try:
+        return bool(_shorten(_edit(parse_caption(source_prompt), instruction)))
+    except UserError:
+        return False
+
+
 def _edit(source: Description, instruction: str) -> Pair:
     """Apply an instruction to a prompt. Raises `UserError`."""
     if unknown := unknown_words(simplify(instruction)) + [
