@@ -2,9 +2,10 @@
 
     python -m recipes.primitives.clip --minutes 20
 
-Pairs are a random frame of a clip and a caption that names some of its scene. Negatives are the other captions of the
-batch and, for each frame, the same caption with one attribute changed (otherwise a CLIP need not learn attributes that
-rarely tell captions apart). Frames are squeezed into a square, so that what stands at their sides is seen. Writes
+Pairs are a still, or every other step a random frame of a clip, and a caption that names some of its scene. (Of a
+thousand clips alone the captions are learnt by heart.) Negatives are the other captions of the batch and, for each
+frame, the same caption with one attribute changed (otherwise a CLIP need not learn attributes that rarely tell captions
+apart). Frames are squeezed into a square, so that what stands at their sides is seen. Writes
 src/v2edit/weights/clip and prints how often frames prefer their caption to those with one attribute changed.
 """
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from recipes.primitives.classifier import degrade
-from recipes.primitives.clips import EVALUATION_SEED, FRAMES, shard_scenes
+from recipes.primitives.clips import EVALUATION_SEED, SHARDS, shard_scenes
 from recipes.primitives.text import sample_caption
 from recipes.primitives.training import (
     OUT,
@@ -130,9 +131,11 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--from-model", action="store_true", help="start from the committed weights")
     options = parser.parse_args()
-    shards = load_shards(OUT / "clips")
-    names = sorted((OUT / "clips").glob("*.npy"))
-    scenes = [scene for path in names for scene in shard_scenes("clips", int(path.stem))]
+    shards = [load_shards(OUT / kind) for kind in SHARDS]
+    scenes = [
+        [scene for path in sorted((OUT / kind).glob("*.npy")) for scene in shard_scenes(kind, int(path.stem))]
+        for kind in SHARDS
+    ]
     unseen = [sample_scene(Random(seed)) for seed in range(EVALUATION_SEED, EVALUATION_SEED + 300)]
     fresh = [(scene, render_clip(scene, 3).frames) for scene in unseen]
     model, processor = new_clip()
@@ -154,7 +157,8 @@ def main() -> None:
         clock.before, step = state["minutes"], state["step"]
     rng, words = np.random.default_rng(step), Random(step)
     torch.manual_seed(step)
-    for indices in batches(rng, len(scenes), options.batch):
+    drawn = [batches(rng, len(one), options.batch) for one in scenes]
+    while True:
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
             save_state(path, model=model.state_dict(), averaged=averaged.model.state_dict(),
@@ -163,13 +167,16 @@ def main() -> None:
             print(json.dumps(line | evaluate(ClipEncoder(averaged.model, processor), fresh[::3])), flush=True)
         if clock.done >= 1:
             break
-        frames = gather_clips(shards, indices)[np.arange(len(indices)), rng.integers(0, FRAMES, len(indices)), :, :, :3]
+        kind = step % 2
+        indices = next(drawn[kind])
+        clips = gather_clips(shards[kind], indices)
+        frames = clips[np.arange(len(indices)), rng.integers(0, clips.shape[1], len(indices)), :, :, :3]
         video = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         video = F.interpolate(video, (SIDE, SIDE), mode="bilinear", antialias=True)[:, None]
         right, wrong = [], []
         for index in indices:
-            text, named, wording = sample_caption(words, scenes[index])
-            others = alternatives(scenes[index], named, words, SHAPE_WEIGHT)[1][1:]
+            text, named, wording = sample_caption(words, scenes[kind][index])
+            others = alternatives(scenes[kind][index], named, words, SHAPE_WEIGHT)[1][1:]
             right.append(text)
             wrong.append(caption(words.choice(others), named, wording))
         inputs = processor.tokenizer(right + wrong, padding=True, return_tensors="pt")
