@@ -28,17 +28,17 @@ from v2edit.scenes.primitives import write_task
 from v2edit import video
 folder = Path(sys.argv[1])
 for name, frames in (("clip", 9), ("long", 33)):
-    video.write(render_clip(sample_edit(Random(7)).source, frames).frames, folder / f"{name}.mp4", fps=8)
+    video.write(render_clip(sample_edit(Random(17), "recolour").source, frames).frames, folder / f"{name}.mp4", fps=8)
 (folder / "scene").mkdir()
 write_task(3, folder / "scene", "recolour")
 """
-RECOLOUR = "make the ball yellow"
+RECOLOUR = "make the ball red"
 EDITS = {
     "demo": ["edit", "{inputs}/clip.mp4", RECOLOUR],
     "subtasks": ["edit", "{inputs}/clip.mp4", RECOLOUR, "--subtasks", "3", "--mixture", "0.7"],
     "loop": ["edit", "{inputs}/clip.mp4", RECOLOUR, "--loop", "--steps", "25"],
     "long": ["edit", "{inputs}/long.mp4", RECOLOUR, "--steps", "25"],
-    "scene": ["scene", "{inputs}/scene", "make the orange ball green", "--steps", "25"],
+    "scene": ["scene", "{inputs}/scene", "turn the green stars yellow", "--steps", "25"],
 }
 BENCH = ["bench", "--count", "1", "--clip", "primitives"]
 RENAMED = ("source", "unedited")  # a row, since November 2026
