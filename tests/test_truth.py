@@ -103,6 +103,27 @@ def test_the_colour_of_gold_which_shows_its_own_is_not_asked_for():
         assert asked.answers[left + right - of_gold] == list(COLOURS).index("green")
 
 
+def test_what_is_misread_off_the_true_clips_is_not_asked_for():
+    """So nothing succeeds that has not changed, and no classifier's error counts as an edit's."""
+    asked, source, target = (
+        asked_answers(BLUE_CONE, render_truth(BLUE_CONE)),
+        labels_of(SCENE),
+        labels_of(BLUE_CONE.target),
+    )
+    assert all(map(np.array_equal, vars(asked.readable(source, target)).values(), vars(asked).values()))
+    colour, floor = (list(QUESTIONS).index(one) for one in (("left", "front", "colour"), ("", "", "floor")))
+    for misread, answer in ((source, target[colour]), (target, source[colour])):
+        before, misread[colour] = misread[colour], answer
+        narrowed = asked.readable(source, target)
+        assert not narrowed.changed[colour] and narrowed.changed.sum() == 1
+        assert attributes(narrowed, source)["success"] == 0 and attributes(narrowed, target)["success"] == 1
+        misread[colour] = before
+    source[floor] = 1 - source[floor].clip(max=1)
+    narrowed = asked.readable(source, target)
+    assert not (narrowed.kept | narrowed.unsaid)[floor] and narrowed.kept.sum() == asked.kept.sum() - 1
+    assert attributes(narrowed, source)["kept"] == 1
+
+
 def test_all_may_be_taken_away():
     alone = replace(SCENE, objects=(BALL,))
     one = replace(edit_to(replace(SCENE, objects=())), source=alone, source_named=Named((frozenset(),), frozenset()),
@@ -158,7 +179,7 @@ def test_preservation_alone_is_worth_nothing_and_neither_is_success(seed: int):
     read = perfect_reader(one, clips)
     noise = np.random.default_rng(0).integers(0, 256, clips.source.frames.shape, dtype=np.uint8)
     assert measure(one, clips, clips.source.frames, read).score == 0
-    assert measure(one, clips, noise, lambda frames: read(clips.target.frames)).score < 0.3
+    assert measure(one, clips, noise, lambda x: read(clips.target.frames if x is noise else x)).score < 0.3
 
 
 def test_a_style_that_changes_every_pixel_is_scored_by_what_is_kept():
@@ -167,6 +188,7 @@ def test_a_style_that_changes_every_pixel_is_scored_by_what_is_kept():
     everything = replace(clips, changed=np.ones_like(clips.changed))
     asked = asked_answers(one, everything)
     seen = labels_of(replace(one.target, floor="brown", sky="pink"))
-    found = measure(one, everything, clips.target.frames, lambda frames: seen)
+    edited, read = clips.target.frames.copy(), perfect_reader(one, clips)
+    found = measure(one, everything, edited, lambda frames: seen if frames is edited else read(frames))
     assert math.isnan(found.ssim_outside) and found.kept == pytest.approx(1 - 2 / asked.kept.sum())
     assert found.score == pytest.approx(2 / (1 + 1 / found.kept))

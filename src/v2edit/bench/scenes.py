@@ -117,11 +117,12 @@ class SceneTask(BenchTask):
         source, target = self.posed.dataset.held_out.images, self.posed.truth.held_out.images
         held_out, frames = region_psnr(result["held_out"], source, target), result["frames"]
         source = frames if start is None else start["frames"]
+        asked, true = asked_answers(self.edit, self.clips), (self.clips.source.frames, self.clips.target.frames)
         figures = {
             "psnr_held_out": held_out.whole,
             "held_out_inside": held_out.inside,
             "held_out_outside": held_out.outside,
-            **attributes(asked_answers(self.edit, self.clips), measures.read(frames)),
+            **attributes(asked.readable(*map(measures.read, true)), measures.read(frames)),
         }
         figures |= {name: float(result.get(name, math.nan)) for name in CHANGE_FIGURES}
         if clip is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,13 +31,14 @@ NO_OBJECT = QUESTIONS["left", "front", "shape"].index(NONE)  # the answer to the
 @dataclass(frozen=True)
 class Scores:
     """The figures of one edit, in the order of the tables. An undefined one (a region without a pixel, a hue where none
-    changes, an attribute that nothing has) is nan."""
+    changes, an attribute that nothing has or that is misread off the truth) is nan."""
 
     # Harmonic mean of `success` and preservation: `ssim_outside` clipped to 0 ... 1, or `kept` where hardly any pixel
     # is outside.
     score: float
-    success: float  # share of the answers that the edit changes which are read as in the true edited clip
-    kept: float  # share of the answers that the edit is to leave which are read as in the source
+    # Of the answers that the classifier reads rightly off the true clips themselves:
+    success: float  # share of those that the edit changes which are read as in the true edited clip
+    kept: float  # share of those that the edit is to leave which are read as in the source
     unsaid: float  # the same, of what the source prompt does not name
     unsaid_pattern: float  # of these alone, which no caption ever names
     unsaid_tone: float
@@ -63,11 +64,19 @@ class AskedAnswers:
     kept: np.ndarray
     unsaid: np.ndarray  # of those kept, what the source prompt does not name
 
+    def readable(self, source: np.ndarray, target: np.ndarray) -> AskedAnswers:
+        """Return the same without what a classifier misreads off the true clips themselves, by its answers [Q] to
+        both: such an answer would tell of the classifier, not of an edit."""
+        right = target == self.answers
+        kept = right & (source == self.answers)
+        return replace(self, changed=self.changed & right & ~kept, kept=self.kept & kept, unsaid=self.unsaid & kept)
+
 
 def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read) -> Scores:
     """Return the figures of an edited clip."""
     source, target, outside = clips.source.frames, clips.target.frames, ~clips.changed
-    shares = attributes(asked_answers(edit, clips), read(frames))
+    asked = asked_answers(edit, clips).readable(read(source), read(target))
+    shares = attributes(asked, read(frames))
     ssim_outside = ssim(frames, source, outside)
     preserved = shares["kept"] if outside.mean() < LEAST_OUTSIDE else min(max(ssim_outside, 0.0), 1.0)
     return Scores(
