@@ -188,6 +188,13 @@ def test_a_blind_model_does_not_describe_the_built_in_world(tmp_path: Path) -> N
     assert read_prompts(tmp_path / "pair.json")[0] == right
 
 
+def test_where_the_classifier_may_have_misread_the_clip_is_said(tmp_path: Path) -> None:
+    write_easy_sample(tmp_path)
+    (tmp_path / "clip.json").unlink()
+    with pytest.raises(UserError, match=r"read off its frames: if that is wrong, say it with --source-prompt"):
+        preview_edit(tmp_path / "clip.mp4", "make the gold dragon blue")
+
+
 def test_prompts_are_saved_edited_by_hand_and_used(
     clip: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,9 +96,8 @@ def resolve_prompts(
     try:
         return edit_prompt(source_prompt, instruction)
     except UserError as error:
-        raise UserError(
-            f"{error}; for anything else, use --lvlm, or say what it is to show with --target-prompt"
-        ) from error
+        more = "or anything else, use --lvlm, or say what it is to show with --target-prompt"
+        raise UserError(f"{error}{' F' if str(error).endswith('?') else '; f'}{more}") from error
 
 
 def check_token_limit(prompts: PromptPair, tokenizer: PromptTokenizer) -> None:
@@ -198,7 +197,12 @@ def caption_and_edit(
     frames, and what its grammar makes of that; the log says by what `name` the clip goes. Raises `UserError` where
     either cannot."""
     caption = _caption(path, frames, is_scene)
-    pair = resolve_prompts(path, instruction, caption, None)
+    try:
+        pair = resolve_prompts(path, instruction, caption, None)
+    except UserError as error:
+        raise UserError(
+            f"{error}. What {name} shows is read off its frames: if that is wrong, say it with --source-prompt"
+        ) from error
     _log_caption(caption, name)
     return pair
 
