@@ -11,27 +11,14 @@ from dataclasses import replace
 
 from v2edit.errors import UserError
 from v2edit.primitives.captions import LEFT_OUT, TEXT_LENGTH, count_words
-from v2edit.primitives.parsing import Description, either, normalise, parse_caption, parse_wording, quoted
-from v2edit.primitives.references import REFERENCE, Pair, shown, simplify
+from v2edit.primitives.clauses import rephrase, split_clauses
+from v2edit.primitives.parsing import Description, normalise, parse_caption, parse_wording, quoted
+from v2edit.primitives.quantifiers import find_beside, find_several
+from v2edit.primitives.references import Pair, shown, simplify
 from v2edit.primitives.rules import apply_clause
 from v2edit.primitives.scene import COLOURS, SHAPES
 from v2edit.primitives.suggestions import correct_word, suggest_instruction, unknown_words
 from v2edit.prompts import PromptPair
-
-VERB = either(
-    "make", "turn", "paint", "let", "give", "change", "replace", "show", "add", "put", "insert", "place", "hang",
-    "remove", "take", "delete", "erase", "get", "move", "bring", "push", "shift", "exchange", "swap", "switch", "stop",
-    "set", "keep", "colour", "color", "enlarge", "grow", "shrink", "draw",
-)  # fmt: skip
-# Verbs that say what the object becomes.
-REPHRASED = (
-    (rf"^(?:enlarge|grow) ({REFERENCE})", r"make \1 big"),
-    (rf"^shrink ({REFERENCE})", r"make \1 small"),
-    (rf"^stop ({REFERENCE})$", r"make \1 stay"),
-    (rf"^(?:keep|make) ({REFERENCE}) still$", r"make \1 stay"),
-)
-EXCHANGE = rf"\b(exchange|swap|switch) (?:(?:the )?(?:places|positions) of )?({REFERENCE}) and ({REFERENCE})"
-TAKE_AND_PUT = rf"\btake ({REFERENCE}) (?:and )?(?:then )?(move|put|place|bring|push) it\b"
 
 
 def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
@@ -67,13 +54,13 @@ def _edit(source: Description, instruction: str) -> Pair:
     if negated := re.search(r"\b(?:\w+ )?not (?!mov)\w+", simplify(instruction)):
         raise UserError(f"it is asked what is not to be, {quoted(negated[0])}: say what is to be instead")
     pair = start = Pair(source, source)
-    for clause in _clauses(instruction):
+    for clause in split_clauses(instruction):
         try:
-            changed = apply_clause(pair, clause)
+            changed = _apply(pair, clause)
         except UserError as error:
             if pair.target == source:
                 raise
-            apply_clause(start, clause)  # says what the source shows
+            _apply(start, clause)  # says what the source shows
             raise UserError(f"{error}, after the changes before") from None
         if changed is None:
             raise UserError(
@@ -92,34 +79,24 @@ def _edit(source: Description, instruction: str) -> Pair:
     return pair
 
 
+def _apply(pair: Pair, clause: str) -> Pair | None:
+    """Apply a clause to each object that it is about, also to what stands behind another. Raises `UserError`."""
+    keys, about_each = find_several(pair, clause)
+    if not keys:
+        pair, clause = find_beside(pair, clause)
+        return apply_clause(pair, rephrase(clause))
+    for key in keys:
+        if (changed := apply_clause(replace(pair, subject=key), rephrase(about_each))) is None:
+            return None
+        pair = changed
+    return pair
+
+
 def _is_edit(source: Description, instruction: str) -> bool:
     try:
         return bool(_edit(source, instruction))
     except UserError:
         return False
-
-
-def _clauses(instruction: str) -> list[str]:
-    """Split an instruction at "and", "then" and commas before verbs. A part without a verb takes the verb before it, or
-    goes on with what the object before it becomes."""
-    flat = simplify(re.sub(rf"[,;.:!]\s*(?=(?:then )?{VERB}\b)", " and ", instruction.lower()))
-    flat = re.sub(TAKE_AND_PUT, r"\2 \1", re.sub(EXCHANGE, r"\1 \2 with \3", flat))
-    clauses: list[str] = []
-    for part in filter(None, map(str.strip, re.split(r"\b(?:and|then)\b", flat))):
-        if not clauses or re.match(rf"{VERB}\b", part):
-            clauses.append(part)
-        elif re.match(rf"(?:the|an?|three|another|it)\b|{REFERENCE}", part):
-            clauses.append(f"{clauses[-1].split()[0]} {part}")
-        else:
-            clauses[-1] += f" {part}"
-    if not clauses:
-        raise UserError(
-            f"the instruction {quoted(instruction)} has no words that the built-in grammar reads: say in English what "
-            "to change, for example 'make the red ball blue'"
-        )
-    for pattern, words in REPHRASED:
-        clauses = [re.sub(pattern, words, clause) for clause in clauses]
-    return clauses
 
 
 def _shorten(pair: Pair) -> Pair:

@@ -30,17 +30,21 @@ REFERENCE = (
     rf"(?: with an? (?:{either(*COLOURS)} )?hat)?(?: (?:{wordings(*PLACES)}|{wordings(*ROWS)}))*"
 )
 POLITE = (
-    r"\b(?:please|kindly|now|just|also|instead|again|(?:can|could|would|will) you|i (?:want|would like)(?: you)? to)\b"
+    r"\b(?:please|kindly|now|just|also|instead|again|(?:can|could|would|will) you|should(?: be(?:come)?)?"
+    r"|i (?:want|(?:would|d) like)(?: you)?(?: to)?)\b"
 )
 # What people write in an instruction, and the same in the grammar's words.
 SPELLINGS = (
+    (r"\b(?:let )?there (?:should )?be\b", "add"),
     (POLITE, ""),
     (r"\bits\b", "it"),
+    (rf"(?<!the )(?<!all )\b((?:{either(*COLOURS)} )?)hats\b", r"a \1hat"),
     (r"\b(?:bigger|larger|huge|giant|enormous)\b", "big"),
     (r"\b(?:smaller|tiny)\b", "small"),
     (r"\bcent(?:er|re)\b", "middle"),
     (r"\bwith the (\w+ hat|hat)\b", r"with a \1"),
     (r"\bin (?:the )?front of\b", "before"),
+    (r"\bwhat (?:is|stands) (?=behind|before)", "the thing "),
     (r"\b(?:at|in|on) the (?:front|foreground)\b", "in front"),
     (r"\b(?:at|on) the back\b|\bin back\b|\bin the background\b", "in the back"),
     (r"\b(?:at|in) the (left|right)\b", r"on the \1"),
@@ -88,11 +92,21 @@ def shown(description: Description) -> str:
     return " and ".join(phrase_of(description, k) for k in range(count)) or "no object"
 
 
-def refer(pair: Pair, reference: str) -> tuple[Pair, int]:
+@dataclass(frozen=True)
+class Beside:
+    """What "behind the cube" tells of an object: the place and the row, where the prompt says where the cube is, and
+    which object the cube is."""
+
+    words: str
+    where: dict[str, str]
+    other: int
+
+
+def refer(pair: Pair, reference: str, beside: Beside | None = None) -> tuple[Pair, int]:
     """Return both prompts, with what a reference tells of its object, and the object's index in the target. Raises
     `UserError` where no object fits or several do."""
-    k = find_object(pair, reference)
-    told, fields = read_reference(reference)
+    k = find_object(pair, reference, beside)
+    told, fields = read_reference(reference, beside)
     source, target = pair.source, pair.target
     before = target.named.objects[k] or frozenset()
     key, added = target.keys[k], fields - before - {"shape", "copies"}
@@ -106,7 +120,7 @@ def refer(pair: Pair, reference: str) -> tuple[Pair, int]:
     return Pair(source, target, key), k
 
 
-def find_object(pair: Pair, reference: str) -> int:
+def find_object(pair: Pair, reference: str, beside: Beside | None = None) -> int:
     """Return the index in the target of the object that a reference fits: of those that nothing contradicts, the one
     that the prompt says most of. Raises `UserError` where that is not one."""
     target = pair.target
@@ -114,7 +128,7 @@ def find_object(pair: Pair, reference: str) -> int:
         if pair.subject not in target.keys:
             raise UserError(f"{quoted('it')} is gone: say which object of {shown(target)} you mean")
         return target.keys.index(pair.subject)
-    told, fields = read_reference(reference)
+    told, fields = read_reference(reference, beside)
     fits: list[tuple[int, int]] = []
     for k, (obj, names) in enumerate(zip(target.scene.objects, target.named.objects, strict=True)):
         known = (names or frozenset()) | {"shape", "copies"}
@@ -122,7 +136,7 @@ def find_object(pair: Pair, reference: str) -> int:
         if "hat colour" not in fields & known:
             common = [field for field in common if field != "hat"]
         if all(getattr(obj, field) == getattr(told, field) for field in common) and not (
-            _is_gold_and_coloured(told, fields, obj, known)
+            (beside and k == beside.other) or _is_gold_and_coloured(told, fields, obj, known)
         ):
             fits.append((len(common), k))
     best = max(fits, default=(0, -1))[0]
@@ -131,7 +145,8 @@ def find_object(pair: Pair, reference: str) -> int:
         return ties[0]
     found = "more than one object that fits" if ties else "nothing that fits"
     hint = "; say which by its colour, shape or place" if ties else ""
-    raise UserError(f"the source shows {found} {quoted(reference.strip())}: it shows {shown(target)}{hint}")
+    called = f"{reference} {beside.words}" if beside else reference
+    raise UserError(f"the source shows {found} {quoted(called.strip())}: it shows {shown(target)}{hint}")
 
 
 def _is_gold_and_coloured(one: Object, fields: frozenset[str], other: Object, known: frozenset[str]) -> bool:
@@ -140,8 +155,17 @@ def _is_gold_and_coloured(one: Object, fields: frozenset[str], other: Object, kn
     return (of_gold[0] and "colour" in known) or (of_gold[1] and "colour" in fields)
 
 
-def read_reference(reference: str) -> tuple[Object, frozenset[str]]:
+def is_said_of(obj: Object, names: frozenset[str] | None, told: Object, fields: frozenset[str]) -> bool:
+    """Return whether a prompt says of an object, of which it names these fields, all that a reference tells."""
+    known = (names or frozenset()) | {"shape", "copies"}
+    return fields <= known and all(getattr(obj, field) == getattr(told, field) for field in fields)
+
+
+def read_reference(reference: str, beside: Beside | None = None) -> tuple[Object, frozenset[str]]:
     """Return what a reference says of an object, and the fields that it tells."""
+    if beside:
+        told, fields = read_reference(reference)
+        return replace(told, **beside.where), fields | set(beside.where)
     match = OBJECT.search(reference)
     if match is None:  # "the red one"
         concepts = {"colour": COLOURS, "size": SIZES, "place": PLACES, "row": ROWS}

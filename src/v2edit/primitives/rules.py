@@ -23,7 +23,6 @@ from v2edit.primitives.references import (
     DESTINATION,
     REFERENCE,
     Pair,
-    find_object,
     find_wearer,
     occupant,
     phrase_of,
@@ -43,9 +42,10 @@ ASIDE = rf"{SURROUNDINGS}| (?:(?:of|in|from|to|into) the (?:scene|picture|video|
 COLOUR = either(*COLOURS)
 HAT = rf"an? (?:(?P<hat_colour>{COLOUR}) )?hat"
 THE_BALLOON = rf"\b(?:the|it) (?:{COLOUR} )?balloon\b"
+SLIDE = either("slide", "glide", "move", "go", "roll")
 MOTIONS_OF_VERBS = {
-    "stay": r"stay|stand|rest|stop|not move", "slide left": r"(?:slide|glide|move|go) (?:to the )?left",
-    "slide right": r"(?:slide|glide|move|go) (?:to the )?right", "hop": r"hop|bounce|jump",
+    "stay": r"stay|stand|rest|stop|not move", "slide left": rf"{SLIDE} (?:to the )?left",
+    "slide right": rf"{SLIDE} (?:to the )?right", "hop": r"hop|bounce|jump",
 }  # fmt: skip
 MATERIALS_OF_WORDS = {"gold": r"gold|golden|golden metal", "glass": r"glass", "matt": r"matt|matte"}
 STYLES_OF_WORDS = {
@@ -75,10 +75,13 @@ def _exchange(pair: Pair, clause: str) -> Pair | None:
     match = re.match(rf"(?:exchange|swap|switch) ({REFERENCE}) (?:with|for) ({REFERENCE})$", clause)
     if match is None:
         return None
+    keys = []
     for text in (match[1], match[2]):
-        pair, _ = refer(pair, text)
-    i, j = (find_object(pair, text) for text in (match[1], match[2]))
+        told, k = refer(pair, text)
+        keys.append(told.target.keys[k])
+        pair = replace(told, subject=pair.subject)  # "it" is what it was
     target = pair.target
+    i, j = map(target.keys.index, keys)
     objects, named = list(target.scene.objects), list(target.named.objects)
     if i == j:
         raise UserError(f"{quoted(clause)} names one object twice: name two, 'exchange the ball and the cube'")
@@ -121,7 +124,9 @@ def _change_balloon(pair: Pair, clause: str) -> Pair | None:
 
 
 def _change_surroundings(pair: Pair, clause: str) -> Pair | None:
-    """Give the floor, the sky or the light another colour."""
+    """Give the floor, the sky or the light another colour. Raises `UserError` where a clause names two of them."""
+    if len(named := re.findall(rf"\b(?:{wordings('floor')}|sky|light)\b", clause)) > 1:
+        raise UserError(f"{quoted(clause)} names both {named[0]!r} and {named[1]!r}: say them one by one, with 'and'")
     for field, word, values in (
         ("floor", wordings("floor"), FLOORS), ("sky", "sky", SKIES), ("light", "light", LIGHTS),
     ):  # fmt: skip
@@ -135,7 +140,7 @@ def _change_surroundings(pair: Pair, clause: str) -> Pair | None:
 
 
 def _move_camera(pair: Pair, clause: str) -> Pair | None:
-    if not re.search(r"\bcamera\b", clause):
+    if not re.search(r"\bcamera\b|^zoom\b", clause):
         return None
     side = re.search(r"\b(left|right)\b", clause)
     for name, words in CAMERAS_OF_WORDS.items():
@@ -213,7 +218,7 @@ def _says_away(rest: str) -> bool:
 
 
 def _remove(pair: Pair, clause: str) -> Pair | None:
-    match = re.match(rf"{REMOVE}(?: (?:away|out|off))? ({REFERENCE})(?: (?:behind|before) {REFERENCE})?", clause)
+    match = re.match(rf"{REMOVE}(?: (?:away|out|off))? ({REFERENCE})", clause)
     if match is None or not _says_away(clause[match.end() :]):
         return None
     pair, k = refer(pair, match[1])
@@ -278,7 +283,8 @@ def _change_object(pair: Pair, clause: str) -> Pair | None:
         reference, new = multiplied[1], clause[: multiplied.start(1)]
     new = re.sub(SURROUNDINGS, "", f" {new}").strip()
     where, told = re.search(rf"{DESTINATION}$", f" {new}"), {}
-    if where and not re.search(r"(?:slide|glide|move|go) \S*$", f" {new}"[: where.end()]):
+    slides = rf"(?:{SLIDE} \S*|(?:slide|glide|roll) to the (?:left|right))$"
+    if where and not re.search(slides, f" {new}"[: where.end()]):
         told, new = read_destination(pair, where), f" {new}"[: where.start()]
     values = _read_changes(new)
     hat = re.search(rf"\b{HAT}", new)

@@ -23,7 +23,8 @@ USUAL = frozenset(
         that which this so wear wearing have out off onto top by as behind front back foreground background
         before stand still another three two bit more very really nice nicer size shape picture scene video clip
         whole everything some here matt matte metal metallic closer zoom zooms not moving fixed do does up down
-        over at if my me their they too
+        over at if my me their they too both every each them should d there roll recolour recolor dye freeze zoom
+        what stands
         """,
     )
 )
@@ -48,6 +49,18 @@ MOODS = {
     "water sea ocean lake underwater": "make the floor teal",
     "street concrete stone road city": "make the floor gray",
 }
+# Words beyond the built-in world, and the nearest that it knows.
+NEAREST = {
+    word: concept
+    for concept, words in {
+        "red": "crimson scarlet maroon", "blue": "navy azure", "purple": "violet lilac", "green": "lime",
+        "glass": "transparent translucent crystal", "gold": "gilded brass", "big": "tall taller",
+        "small": "short shorter mini", "ball": "orb globe", "cube": "block dice", "cone": "pyramid",
+        "cylinder": "pillar column can", "ring": "donut doughnut torus", "tower": "castle", "hat": "cap",
+    }.items()
+    for word in words.split()
+}  # fmt: skip
+VERBS = ("make", "turn", "paint", "give", "change", "replace", "remove", "delete", "move", "exchange", "swap")
 CUTOFF = 0.75  # of difflib's similarity: one letter of four may differ, be missing or be too many
 KNOWN = VOCABULARY | USUAL | {mood for words in MOODS for mood in words.split()}
 
@@ -72,7 +85,9 @@ def unknown_words(flat: str) -> list[str]:
 
 
 def correct_word(word: str) -> str:
-    """Return the concept that an unknown word is spelled like, or the word as it is."""
+    """Return the concept or verb that an unknown word is spelled like or near to, or the word as it is."""
     if len(word) < 3 or not unknown_words(word):
         return word
-    return next(iter(difflib.get_close_matches(word, CONCEPTS, n=1, cutoff=CUTOFF)), word)
+    if word in NEAREST:
+        return NEAREST[word]
+    return next(iter(difflib.get_close_matches(word, [*CONCEPTS, *VERBS], n=1, cutoff=CUTOFF)), word)
