@@ -159,7 +159,9 @@ def test_a_draft_is_of_its_clip_and_starts_only_with_prompts(browser, studio, sa
         page.get_by_role("radio", name="Painted").check()
         page.evaluate("id => (location.hash = `#/edit/${id}`)", other)
         expect(page.get_by_role("radio", name="Everything")).to_be_checked()
-        page.get_by_label("What should change?").fill("frobnicate the weather")
+        instruction = page.get_by_label("What should change?")
+        expect(instruction).to_have_attribute("placeholder", "turn the sky dark")  # of which the model knows all words
+        instruction.fill("frobnicate the weather")
         expect(page.get_by_role("alert")).to_have_count(1)
         expect(page.get_by_role("button", name="Start the edit")).to_be_disabled()
     browser.complaints[:] = [

@@ -111,6 +111,7 @@ function Form({ draft, source, change }) {
   const setPrompts = ({ lvlm, ...change_ }) =>
     change(lvlm === undefined ? change_ : { ...change_, options: withOption(draft.options, "lvlm", lvlm || null) });
   const setOptions = (options) => change({ options });
+  const isBuiltIn = (draft.options.model ?? machine?.default_model) === "primitives";
   const own = source.width ? { resolution: `${source.width}x${source.height}`, fps: source.frames > 1 && source.fps ? String(Number(source.fps.toFixed(2))) : undefined } : {};
   const refused = Boolean(prompts.error) && !(draft.source_prompt && draft.target_prompt);
   const go = () =>
@@ -130,7 +131,7 @@ function Form({ draft, source, change }) {
       <textarea
         id="instruction"
         rows="2"
-        placeholder=${text.edit.placeholder}
+        placeholder=${isBuiltIn ? text.edit.placeholderBuiltIn : text.edit.placeholder}
         aria-describedby="instruction-help"
         value=${draft.instruction}
         onInput=${(e) => change({ instruction: e.target.value, target_prompt: null })}

@@ -60,6 +60,7 @@ export const text = {
     all: "Whole clip",
     instruction: "What should change?",
     placeholder: "make the car red",
+    placeholderBuiltIn: "turn the sky dark",
     instructionHelp: "One sentence. What it is about changes, everything else stays.",
     models: "Looking what fits …",
     otherModel: "Another model …",
