@@ -20,10 +20,10 @@ import numpy as np
 from v2edit.backbones import Backbone, Size
 from v2edit.bench import methods
 from v2edit.bench.methods import Autoencoded, MethodConfig, Unedited
-from v2edit.bench.tasks import Arrays, BenchTask, select_seeds
+from v2edit.bench.tasks import Arrays, BenchTask, asked_of, select_seeds
 from v2edit.editing.editor import Editor
 from v2edit.editing.resize import resize_clip
-from v2edit.metrics.attributes import asked_answers, attributes
+from v2edit.metrics.attributes import attributes
 from v2edit.metrics.columns import CHANGE_FIGURES
 from v2edit.metrics.registry import EditedClip, Measures
 from v2edit.primitives import posed
@@ -117,12 +117,11 @@ class SceneTask(BenchTask):
         source, target = self.posed.dataset.held_out.images, self.posed.truth.held_out.images
         held_out, frames = region_psnr(result["held_out"], source, target), result["frames"]
         source = frames if start is None else start["frames"]
-        asked, true = asked_answers(self.edit, self.clips), (self.clips.source.frames, self.clips.target.frames)
         figures = {
             "psnr_held_out": held_out.whole,
             "held_out_inside": held_out.inside,
             "held_out_outside": held_out.outside,
-            **attributes(asked.readable(*map(measures.read, true)), measures.read(frames)),
+            **attributes(asked_of(self, measures.read), measures.read(frames)),
         }
         figures |= {name: float(result.get(name, math.nan)) for name in CHANGE_FIGURES}
         if clip is not None:

@@ -23,6 +23,7 @@ from v2edit.video.stream import Frames
 
 if TYPE_CHECKING:
     from v2edit.backbones import Backbone
+    from v2edit.metrics.attributes import AskedAnswers, Read
 
 # Training takes seeds below a billion, and its validation a few from there on. Settings are chosen on tuning seeds and
 # reported on others. Each kind has a thousand seeds of its own, so that no two kinds share their sources.
@@ -153,7 +154,7 @@ class BenchTask:
 
         assert measures.read is not None
         frames, clip = result["frames"], measures.clip
-        figures = asdict(measure(self.edit, self.clips, frames, measures.read))
+        figures = asdict(measure(self.edit, self.clips, frames, measures.read, asked_of(self, measures.read)))
         figures |= clip.score_edit(self.prompts, self.source, frames) if clip else {}
         edited = EditedClip(self.source, frames, self.prompts, self.instruction, self.clips.changed, self.truth)
         return measures.of(edited) | figures
@@ -162,6 +163,14 @@ class BenchTask:
 @lru_cache(maxsize=2)
 def _clips(task: BenchTask) -> EditTruth:
     return render_truth(task.edit)
+
+
+@lru_cache(maxsize=2)
+def asked_of(task: BenchTask, read: Read) -> AskedAnswers:
+    """Return what a task asks for, of what is read rightly off its true clips: the same for all methods."""
+    from v2edit.metrics.attributes import readable_answers
+
+    return readable_answers(task.edit, task.clips, read)
 
 
 def primitives_tasks(seeds: str, count: int, kinds: Sequence[str] = ()) -> list[BenchTask]:

@@ -135,7 +135,7 @@ def write_prompts_for(
     one, the frames do not look like the built-in world."""
     if lvlm.model is None:
         return caption_and_edit(path, frames, instruction, is_scene=is_scene)
-    if source is None and checkpoint.name == BUILT_IN and (source := _read_caption(frames, is_scene)) is not None:
+    if source is None and checkpoint.name == BUILT_IN and (source := read_caption(frames, is_scene)) is not None:
         _log_caption(source, "the video")
     from v2edit import backbones
     from v2edit.prompts.lvlm import generate_prompts, open_chat
@@ -213,7 +213,7 @@ def _log_caption(caption: str, name: str) -> None:
 
 def _caption(path: Path, frames: Frames, is_scene: bool) -> str:
     """Caption a clip of the built-in world. Raises `UserError` for one that does not look like that world."""
-    caption = _read_caption(frames, is_scene)
+    caption = read_caption(frames, is_scene)
     if caption is None:
         looked = "It has no photographs, and its renders are" if path.suffix.lower() in SPLAT_SUFFIXES else "It is"
         raise UserError(
@@ -223,7 +223,7 @@ def _caption(path: Path, frames: Frames, is_scene: bool) -> str:
     return caption
 
 
-def _read_caption(frames: Frames, is_scene: bool) -> str | None:
+def read_caption(frames: Frames, is_scene: bool = False) -> str | None:
     """Return the caption that the classifier reads off a clip, or None where it is not of the built-in world. Nothing
     moves in a scene, and its views are no camera's path."""
     from v2edit.primitives.captions import describe

@@ -72,11 +72,10 @@ class AskedAnswers:
         return replace(self, changed=self.changed & right & ~kept, kept=self.kept & kept, unsaid=self.unsaid & kept)
 
 
-def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read) -> Scores:
-    """Return the figures of an edited clip."""
+def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read, asked: AskedAnswers | None = None) -> Scores:
+    """Return the figures of an edited clip; `asked` is `readable_answers` where it is known."""
     source, target, outside = clips.source.frames, clips.target.frames, ~clips.changed
-    asked = asked_answers(edit, clips).readable(read(source), read(target))
-    shares = attributes(asked, read(frames))
+    shares = attributes(asked or readable_answers(edit, clips, read), read(frames))
     ssim_outside = ssim(frames, source, outside)
     preserved = shares["kept"] if outside.mean() < LEAST_OUTSIDE else min(max(ssim_outside, 0.0), 1.0)
     return Scores(
@@ -90,6 +89,11 @@ def measure(edit: Edit, clips: EditTruth, frames: np.ndarray, read: Read) -> Sco
         flicker=flicker(frames, source, outside),
         hue=hue_success(edit, clips, frames),
     )
+
+
+def readable_answers(edit: Edit, clips: EditTruth, read: Read) -> AskedAnswers:
+    """Return what an edit asks for, of what a classifier reads rightly off the true clips."""
+    return asked_answers(edit, clips).readable(read(clips.source.frames), read(clips.target.frames))
 
 
 def asked_answers(edit: Edit, clips: EditTruth) -> AskedAnswers:

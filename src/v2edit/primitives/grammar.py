@@ -37,11 +37,8 @@ def edit_prompt(source_prompt: str, instruction: str) -> PromptPair:
 
 
 def understands(source_prompt: str, instruction: str) -> bool:
-    """Return whether `edit_prompt` makes a pair of this."""
-    try:
-        return bool(_shorten(_edit(parse_caption(source_prompt), instruction)))
-    except UserError:
-        return False
+    """Return whether `edit_prompt` makes a pair of this. Raises `UserError` for a prompt outside the grammar."""
+    return _is_edit(parse_caption(source_prompt), instruction)
 
 
 def _edit(source: Description, instruction: str) -> Pair:

@@ -7,10 +7,11 @@ import re
 
 from v2edit.errors import UserError
 from v2edit.primitives.clauses import VERB, each_becomes
-from v2edit.primitives.parsing import ADJECTIVES, NOUNS, PLURAL_NOUNS, either, quoted, wordings
+from v2edit.primitives.parsing import ADJECTIVES, NOUNS, PLURAL_NOUNS, either, quoted
 from v2edit.primitives.references import (
     BESIDE,
     REFERENCE,
+    STANDING,
     Beside,
     Pair,
     find_object,
@@ -20,16 +21,14 @@ from v2edit.primitives.references import (
     shown,
 )
 from v2edit.primitives.rules import ASIDE, REMOVE
-from v2edit.primitives.scene import PLACES, ROWS
 
-WHERE = rf"(?: (?:{wordings(*PLACES)}|{wordings(*ROWS)}))*"
 ALL = re.compile(
     rf"\b(?:everything|(?P<every>all|every|each|both)(?: of)?(?: the)? (?P<what>(?:(?:{ADJECTIVES}) )*"
-    rf"(?:{either(*NOUNS)}|objects?|things?|ones?|them)))\b(?P<where>{WHERE})"
+    rf"(?:{either(*NOUNS)}|objects?|things?|ones?|them)))\b(?P<where>{STANDING})"
 )
 PLURAL = re.compile(
     rf"\bthe (?P<every>two )?(?P<what>(?:(?:{ADJECTIVES}) )*(?:{either(*PLURAL_NOUNS)}|objects|things|ones))\b"
-    rf"(?P<where>{WHERE})"
+    rf"(?P<where>{STANDING})"
 )
 LOCATED = re.compile(rf"(?=\bthe )(?P<thing>{REFERENCE})(?: (?:that|which) is)?{BESIDE}(?P<rest>.*)")
 

@@ -25,9 +25,10 @@ from v2edit.primitives.scene import COLOURS, PLACES, ROWS, SIZES, Object
 ANYTHING = ("one", "object", "thing", "it")
 REFERRED = ("shape", "colour", "size", "place", "row", "material", "copies", "hat")  # what a reference may tell
 NOUN = either(*NOUNS, *ANYTHING)
+STANDING = rf"(?: (?:{wordings(*PLACES)}|{wordings(*ROWS)}))*"  # "on the left in the back"
 REFERENCE = (
     rf"(?:\bthe |\bit\b)?(?:three )?(?:(?:{ADJECTIVES}) )*\b(?:{NOUN})\b"
-    rf"(?: with an? (?:{either(*COLOURS)} )?hat)?(?: (?:{wordings(*PLACES)}|{wordings(*ROWS)}))*"
+    rf"(?: with an? (?:{either(*COLOURS)} )?hat)?{STANDING}"
 )
 POLITE = (
     r"\b(?:please|kindly|now|just|also|instead|again|(?:can|could|would|will) you|should(?: be(?:come)?)?"

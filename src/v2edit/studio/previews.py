@@ -70,12 +70,9 @@ def estimate(job: VideoEdit | SceneEdit) -> dict[str, Any]:
 def caption(path: str) -> dict[str, Any]:
     """Return the source prompt that the built-in classifier reads off a clip, None where it is not of its world."""
     from v2edit import video as videos
-    from v2edit.primitives.captions import describe
-    from v2edit.primitives.classifier import SceneClassifier, matches_scene
+    from v2edit.jobs.prompts import read_caption
 
-    frames = videos.read(path).frames
-    scene = SceneClassifier.load().classify(frames)
-    return {"source_prompt": describe(scene) if matches_scene(frames, scene) else None}
+    return {"source_prompt": read_caption(videos.read(path).frames)}
 
 
 def describe_machine(devices: list[str], model: str) -> dict[str, Any]:
