@@ -1,6 +1,7 @@
 """Scenes on a GPU, as far as they can be tested without one: gsplat as it is called, loaded and found broken, the steps
 of a fit on tensors without data, and the settings that a GPU gets."""
 
+import json
 import logging
 import re
 import sys
@@ -253,7 +254,8 @@ def test_a_job_finds_out_before_the_model_is_loaded(package, monkeypatch, caplog
     write_task(3, tmp_path / "scene", "recolour", views=16, side=40)
     monkeypatch.setattr(gsplat, "find_fault", lambda device: find_fault(CPU))
     monkeypatch.setattr(rasterise, "find_device", torch.device)
-    job = SceneEdit(tmp_path / "scene", "make the orange ball green", model_options=ModelOptions(device="cuda:0"))
+    instruction = json.loads((tmp_path / "scene" / "scene.json").read_text())["instruction"]
+    job = SceneEdit(tmp_path / "scene", instruction, model_options=ModelOptions(device="cuda:0"))
     prepared = job.prepare()
     assert prepared.device == CPU and prepared.side == 128 and "are not compiled" in caplog.text
     assert prepared.fit == FitConfig().resolve(0, False)

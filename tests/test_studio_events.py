@@ -1,9 +1,15 @@
-"""Events: all clients see the same, come back where they were, and take bounded memory whether they read or not."""
+"""Events: all clients see the same, come back where they were, and take bounded memory whether they read or not; the
+page misses none."""
 
 import json
+import shutil
 import socket
 import time
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
+from support.browser import Browser, browsing, expect
 from support.studio import API, Client, Listener, serving
 
 from v2edit.studio.events import EventLog
@@ -98,3 +104,52 @@ def test_streams_are_bounded_and_one_that_reads_nothing_is_dropped(tmp_path):
         assert events.clients < 2
         silent.close()
         other.close()
+
+
+@pytest.fixture(scope="module")
+def browser(studio: Client) -> Iterator[Browser]:
+    with browsing(f"http://127.0.0.1:{studio.port}/") as started:
+        yield started
+
+
+def test_no_job_is_missed_between_the_list_and_the_events(browser, studio):
+    ended: list[str] = []
+
+    def hold(route: Any) -> None:
+        answer = route.fetch()
+        if not ended:
+            gone = studio.studio.queue.submit(kind="edit", title="a job", input={"upload": "gone"})
+            ended.append(studio.ended(gone.id, "failed")["id"])
+        route.fulfill(response=answer)
+
+    with browser.page("#/gallery") as page:
+        page.route("**/api/v1/jobs", hold)
+        page.goto(browser.address + "#/jobs")
+        page.reload()
+        expect(page.locator("h1")).to_be_visible()
+        expect(page.locator(f"#job-{ended[0]}")).to_be_visible()
+
+
+def test_a_run_that_goes_while_the_page_reads_is_gone(browser, studio, sample_run):
+    """What an event told is not forgotten when a list comes that was asked for before."""
+    shutil.copytree(sample_run, studio.folder / "goes")
+    studio.studio.library.scan()
+    answered = 0
+
+    def hold(route: Any) -> None:
+        nonlocal answered
+        answer = route.fetch()
+        if answered == 1:  # the page listens, and reads once more what it may have missed
+            assert studio.api("DELETE", "/runs/goes").status < 300
+            time.sleep(0.3)  # the event goes ahead of the answer
+        route.fulfill(response=answer)
+        answered += 1
+
+    with browser.page() as page:
+        page.route("**/api/v1/jobs", hold)
+        page.goto(browser.address + "#/run/goes")
+        page.reload()
+        while answered < 2:
+            page.wait_for_timeout(20)
+        page.wait_for_timeout(200)  # what it does with the answer
+        expect(page.get_by_text("moved to the trash, or deleted")).to_be_visible()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.browser import LOOK, PATIENCE, WIDTHS, Browser, browsing, drop
+from support.browser import LOOK, PATIENCE, WIDTHS, Browser, browsing, drop, expect
 from support.studio import Client, Sample
 
 from v2edit import video as videos
@@ -35,13 +35,6 @@ def complains_of_nothing(browser: Browser) -> Iterator[None]:
     browser.complaints.clear()
     yield
     assert not browser.complaints and not browser.foreign
-
-
-def expect(locator: Any) -> Any:
-    from playwright.sync_api import expect as wait_for
-
-    wait_for.set_options(timeout=PATIENCE)
-    return wait_for(locator)
 
 
 def do_not_count(page: Any) -> None:
@@ -167,24 +160,6 @@ def test_a_draft_is_of_its_clip_and_starts_only_with_prompts(browser, studio, sa
     browser.complaints[:] = [
         one for one in browser.complaints if "422" not in one
     ]  # the refusals, which were asked for
-
-
-def test_no_job_is_missed_between_the_list_and_the_events(browser, studio):
-    ended: list[str] = []
-
-    def hold(route: Any) -> None:
-        answer = route.fetch()
-        if not ended:
-            gone = studio.studio.queue.submit(kind="edit", title="a job", input={"upload": "gone"})
-            ended.append(studio.ended(gone.id, "failed")["id"])
-        route.fulfill(response=answer)
-
-    with browser.page("#/gallery") as page:
-        page.route("**/api/v1/jobs", hold)
-        page.goto(browser.address + "#/jobs")
-        page.reload()
-        expect(page.locator("h1")).to_be_visible()
-        expect(page.locator(f"#job-{ended[0]}")).to_be_visible()
 
 
 def test_before_and_after_are_in_step(browser, studio, run):

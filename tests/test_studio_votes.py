@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import LOOK, PATIENCE, WIDTHS, Browser, browsing
+from support.browser import LOOK, PATIENCE, WIDTHS, Browser, browsing, expect
 from support.processes import PreloadedPool
 from support.studies import ASPECTS, FRAMES, LABELS, SECRETS, Voter, make_report, make_runs
 from support.studio import Client, server_process, serving
@@ -187,13 +187,6 @@ def test_a_server_that_is_killed_between_two_votes_loses_none(tmp_path):
 def browser(studio: Client) -> Iterator[Browser]:
     with browsing(f"http://127.0.0.1:{studio.port}/") as started:
         yield started
-
-
-def expect(locator: Any) -> Any:
-    from playwright.sync_api import expect as wait_for
-
-    wait_for.set_options(timeout=PATIENCE)
-    return wait_for(locator)
 
 
 def vote_by_mouse(page: Any, score: int) -> None:

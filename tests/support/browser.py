@@ -34,6 +34,14 @@ def find_browser() -> Path:
     return Path(found)
 
 
+def expect(locator: Any) -> Any:
+    """Return playwright's assertions on a locator, with patience."""
+    from playwright.sync_api import expect as wait_for
+
+    wait_for.set_options(timeout=PATIENCE)
+    return wait_for(locator)
+
+
 @dataclass
 class Browser:
     """A browser that is started, for a studio at an address; it notes what its pages complain of and ask for."""

@@ -181,10 +181,10 @@ function Panel({ run, job, setError }) {
 }
 
 export function RunView({ id }) {
-  const { jobs, runs } = useStore();
+  const { jobs, runs, readings } = useStore();
   const summary = runs.get(id);
   const gone = summary === null; // the server need not be asked
-  const { value, error } = useAsync(async () => (gone ? null : api.get(`runs/${api.name(id)}`)), [id, gone, summary?.state, summary?.finished]);
+  const { value, error } = useAsync(async () => (gone ? null : api.get(`runs/${api.name(id)}`)), [id, gone, summary?.state, summary?.finished, readings]);
   const [problem, setProblem] = useState(null);
   const run = useMemo(() => value && { ...value, ...pick(summary) }, [value, summary]);
   const job = [...jobs.values()].find((one) => one.run === id);

@@ -12,6 +12,7 @@ export const state = {
   runs: new Map(), // those of which an event has told; null of one that has gone
   uploads: new Map(),
   runsVersion: 0, // grows when a run has come, changed or gone
+  readings: 0, // grows when all has been read anew, since events may have been missed
 };
 
 const listeners = new Set();
@@ -69,19 +70,20 @@ async function readMachine() {
   changed();
 }
 
-let since = null; // jobs of events that came while the list was read, which is older than they are
+let since = null; // what events told while the list was read, which is older than they are
 
 /** Read what events do not tell: the jobs there are, and all that has changed unseen. */
 async function reload() {
-  const news = (since = new Map());
+  const news = (since = { jobs: new Map(), runs: new Map() });
   try {
     const jobs = await api.get("jobs");
     if (news !== since) return state.ready; // a later one reads it
     Object.assign(state, { ready: true, locked: false });
     state.jobs = new Map(jobs.jobs.map((job) => [job.id, job]));
-    for (const [id, job] of news) job ? state.jobs.set(id, job) : state.jobs.delete(id);
-    state.runs.clear();
+    for (const [id, job] of news.jobs) job ? state.jobs.set(id, job) : state.jobs.delete(id);
+    state.runs = new Map(news.runs);
     state.runsVersion += 1;
+    state.readings += 1;
     for (const { id, state: stands } of [...state.uploads.values()]) if (stands === "probing") api.get(`uploads/${id}`).then(putUpload, () => {});
   } catch (error) {
     state.locked = error.status === 401;
@@ -91,12 +93,15 @@ async function reload() {
   return state.ready && !state.locked;
 }
 
+function putRun(name, run) {
+  state.runs.set(name, run);
+  since?.runs.set(name, run);
+  state.runsVersion += 1;
+}
+
 const gone = {
-  job: (id) => (state.jobs.delete(id), since?.set(id, null)),
-  run: (id) => {
-    state.runs.set(id, null);
-    state.runsVersion += 1;
-  },
+  job: (id) => (state.jobs.delete(id), since?.jobs.set(id, null)),
+  run: (id) => putRun(id, null),
   upload: (id) => state.uploads.delete(id),
 };
 
@@ -109,12 +114,9 @@ function listen() {
     if (hello.reset) reload(); // the first time too: what has happened between the first list and now
     epoch = hello.epoch;
   });
-  on("job", (job) => (state.jobs.set(job.id, job), since?.set(job.id, job)));
+  on("job", (job) => (state.jobs.set(job.id, job), since?.jobs.set(job.id, job)));
   on("upload", (upload) => state.uploads.set(upload.id, upload));
-  on("run", (run) => {
-    state.runs.set(run.name, run);
-    state.runsVersion += 1;
-  });
+  on("run", (run) => putRun(run.name, run));
   on("gone", ({ kind, id }) => gone[kind]?.(id));
   events.onopen = () => {
     state.online = true;
