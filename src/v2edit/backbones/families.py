@@ -85,6 +85,8 @@ class Defaults:
     """Classifier-free guidance."""
     guidance_2: float | None = None
     """That of a second expert, where it is another."""
+    guidance_until: float = 0.0
+    """The share of the steps that are left when guidance ends."""
     alpha: float | None = 0.9
     """The share of the steps that an edit runs; None: the largest at whose level the noise's share is `ALPHA_NOISE`."""
     beta: float | None = 0.5
@@ -99,7 +101,7 @@ PUBLISHED_DEFAULTS = Defaults()
 # Chosen by the sweeps on tuning seeds in recipes/primitives/LOG.md: at alpha .9 the built-in model sees which sky and
 # floor there are, and leaves them, at 1 it forgets the colours of what no prompt says; with little guidance and
 # controls to the end more of that is kept. This is not measured for CogVideoX.
-BUILT_IN_DEFAULTS = Defaults(guidance=2.0, alpha=0.96, beta=0.0)
+BUILT_IN_DEFAULTS = Defaults(guidance=3.0, guidance_until=0.5, alpha=0.96, beta=0.0)
 
 
 def parse_resolution(text: str) -> tuple[int, int]:

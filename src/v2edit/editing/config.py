@@ -57,8 +57,9 @@ class EditConfig:
     source_guidance: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Guidance of the source's own denoising (default: the edit's). Lower pulls the edit further towards its prompt,
     also where the prompts are equal."""
-    guidance_until: Annotated[float, arg(metavar="SHARE")] = 0.0
-    """Guidance acts above this share of the steps; the last ones, without it, take half the time."""
+    guidance_until: Annotated[float | None, arg(metavar="SHARE", help_behavior_hint="")] = None
+    """Guidance acts above this share of the steps; the last ones, without it, take half the time (default: the model's
+    own; CogVideoX: 0)."""
     solver: SolverName = "auto"
     """The denoising solver; auto is that of the model's own scheduler."""
     ending: Ending = "deterministic"
@@ -146,6 +147,8 @@ class EditConfig:
         defaults = STRENGTHS[str(self.strength)].apply(defaults, schedule, self.alpha)
         settings: dict[str, Any] = {setting.name: getattr(self, setting.name) for setting in fields(EditConfig)}
         settings.update(self._guidance(defaults), **self._shares(defaults, schedule))
+        if self.guidance_until is None:
+            settings["guidance_until"] = defaults.guidance_until
         if self.cache:
             if not defaults.magnitudes:
                 raise UserError(
@@ -200,6 +203,7 @@ class ResolvedConfig(EditConfig):
     beta: float = field(kw_only=True)
     guidance: float = field(kw_only=True)
     source_guidance: float = field(kw_only=True)
+    guidance_until: float = field(default=0.0, kw_only=True)
     source_guidance_2: float | None = field(default=None, kw_only=True)
     """Guidance of the sources with the second expert; runs that began before there were two have none."""
 
