@@ -99,8 +99,9 @@ class Defaults:
 ALPHA_NOISE, BETA_NOISE = 0.96, 0.70
 PUBLISHED_DEFAULTS = Defaults()
 # Chosen by the sweeps on tuning seeds in recipes/primitives/LOG.md: at alpha .9 the built-in model sees which sky and
-# floor there are, and leaves them, at 1 it forgets the colours of what no prompt says; with little guidance and
-# controls to the end more of that is kept. This is not measured for CogVideoX.
+# floor there are, and leaves them, at 1 it forgets the colours of what no prompt says; with controls to the end more of
+# that is kept. Guidance decides in the first half of the steps whether a hard edit comes; in the second it only costs.
+# This is not measured for CogVideoX.
 BUILT_IN_DEFAULTS = Defaults(guidance=3.0, guidance_until=0.5, alpha=0.96, beta=0.0)
 
 
