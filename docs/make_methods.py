@@ -2,8 +2,8 @@
 
     python docs/make_methods.py BENCH
 
-BENCH is the folder of the benchmark whose command docs/ablations.md gives. A row is the first task of a kind, by a frame
-in the middle of the clip: the source, the true result, and what the methods make of it, as it comes out.
+BENCH is the folder of the benchmark whose command docs/ablations.md gives. A row is the first task of a kind, by a
+frame in the middle of the clip: the source, the true result, and what the methods make of it, as it comes out.
 """
 
 import sys
