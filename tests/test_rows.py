@@ -82,7 +82,8 @@ def test_the_source_comes_back_without_guidance(backbone, changes, solver):
 
 
 def test_guidance_is_that_of_the_steps_above_its_last_share(backbone):
-    """Left out of all steps it is guidance 1, of none the default, and in between neither."""
+    """Left out of all steps it is guidance 1, of none CogVideoX's default, and in between neither; a model may have a
+    share of its own, which an edit can do without."""
     config = EditConfig(steps=8)
     alone, none, half, default = (
         edited(backbone, replace(config, **changes))[1]
@@ -90,6 +91,9 @@ def test_guidance_is_that_of_the_steps_above_its_last_share(backbone):
     )
     assert torch.equal(none, alone)
     assert min((half - alone).norm(), (half - default).norm()) > 1e-3 * default.norm()
+    backbone.defaults = replace(backbone.defaults, guidance_until=0.5)
+    assert torch.equal(edited(backbone, config)[1], half)
+    assert torch.equal(edited(backbone, replace(config, guidance_until=0.0))[1], default)
 
 
 @pytest.mark.parametrize("changes", [{"source_guidance": 1.0}, {"guidance": 1.0, "source_guidance": 4.0}], ids=str)
