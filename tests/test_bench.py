@@ -170,15 +170,16 @@ def test_intervals_by_hand():
     assert math.isnan(bootstrap_mean([np.array([math.nan])]).mean)
 
 
-def test_kinds_of_one_task_are_pooled_in_suites_of_files():
+def test_kinds_with_a_figure_of_one_task_are_drawn_together():
     one, two, nan = np.array([5.0]), np.array([1.0, 3.0]), np.array([math.nan, 7.0])
     assert [group.tolist() for group in pool_singles([two, one, nan])] == [[5.0, 7.0], [1.0, 3.0]]
     assert [group.tolist() for group in pool_singles([two, one])] == [[5.0, 1.0, 3.0]]
     assert [group.tolist() for group in pool_singles([two, two])] == [[1.0, 3.0], [1.0, 3.0]]
     assert [group.tolist() for group in pool_singles([one])] == [[5.0]] and pool_singles([]) == []
-    rows = [Row(kind, kind, "full", {"score": value}) for kind, value in (("a", 0.2), ("b", 0.6))]
-    assert math.isnan(Table(rows).mean("full", "score").low)
-    assert Table(rows, pooled=True).mean("full", "score") == BootstrapMean(pytest.approx(0.4), 0.2, 0.6)
+    tasks = (("a", "1", 0.2), ("a", "2", math.nan), ("b", "1", 0.6))  # of the second a nothing can be read
+    rows = [Row(kind, task, "full", {"score": value}) for kind, task, value in tasks]
+    assert Table(rows).mean("full", "score") == BootstrapMean(pytest.approx(0.4), 0.2, 0.6)
+    assert math.isnan(Table(rows[:2]).mean("full", "score").low)
 
 
 def test_intervals_are_as_wide_as_the_theory_says():
@@ -213,8 +214,8 @@ def test_the_tables_in_print():
     text = as_markdown(Table(rows), "full")
     assert "| method | score ↑ | seconds ↓ |" in text
     assert "| full | 0.600 (0.600 … 0.600) | 2.0 (2.0 … 2.0) |" in text
-    assert "| w o it | 0.250 |" in text  # one kind has a single score left, so there is no interval
-    assert "| w o it | +0.317 |" in text  # 0.25, 0.25, 0.45 where both are known
+    assert "| w o it | 0.250 (0.250 … 0.250) |" in text  # one kind has a single score left, and is drawn with the other
+    assert "| w o it | +0.317 (+0.250 … +0.450) |" in text  # 0.25, 0.25, 0.45 where both are known
     assert "| unedited | +" not in text  # doing nothing is no method to be ahead of
     assert "| full | 0.50 (0.50 … 0.50) | 0.70 (0.70 … 0.70) |" in text
     assert text.startswith("Means over 4 tasks of these kinds: sky, floor.")

@@ -272,8 +272,7 @@ def _write_report(
     from v2edit.bench import page, paper_tables, report
 
     rows = [row for one in scored for row in one.rows]
-    pooled = suite.of_files or options.quick
-    table = report.Table(rows, columns, suite.references, pooled=pooled)
+    table = report.Table(rows, columns, suite.references)
     title = f"V2Edit benchmark: {suite.name}"
     summary = (
         f"{'' if suite.of_files else f'{options.seed_set} seeds; '}"
@@ -285,7 +284,7 @@ def _write_report(
     line = f"    {shlex.join(facts['command'])}\n\n" if facts["command"] else ""
     against = next(iter(selected), next(iter(facts["results"]), ""))
     by_kind = [[row for one in scored if one.task.has_start is scenes for row in one.rows] for scenes in (False, True)]
-    of_kind = [report.Table(some, columns, suite.references, pooled=pooled) if some else None for some in by_kind]
+    of_kind = [report.Table(some, columns, suite.references) if some else None for some in by_kind]
     tables = paper_tables.paper_tables(*of_kind)
     own = f"{report.as_markdown(table, against)}{paper_tables.as_markdown(tables)}"
     markdown = f"# {title}\n\n{line}{summary}.\n{notes}\n{own}"

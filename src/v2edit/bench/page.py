@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from v2edit.bench.report import Table
+from v2edit.bench.report import INTERVALS, Table
 from v2edit.bench.scoring import ScoredTask
 from v2edit.bench.tasks import Task
 from v2edit.errors import UserError
@@ -29,7 +29,7 @@ def as_html(scored: Sequence[ScoredTask], table: Table, title: str, facts: str) 
     data: dict[str, Any] = {
         "title": title,
         "facts": facts,
-        "notes": f"{explain_columns(table.columns, table.known)} {table.intervals}",
+        "notes": f"{explain_columns(table.columns, table.known)} {INTERVALS}",
         "kinds": table.kinds,
         "columns": columns,
         "references": [name for name in columns if name in table.references or name not in table.methods],

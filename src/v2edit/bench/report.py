@@ -21,7 +21,10 @@ from v2edit.metrics.columns import COLUMNS, Column, explain_columns, head
 RESAMPLES, COVERED = 10_000, 0.95
 
 
-INTERVALS = "The interval beside a mean holds 95 % of 10,000 bootstrap means, with tasks drawn anew within each kind."
+INTERVALS = (
+    "The interval beside a mean holds 95 % of 10,000 bootstrap means, with tasks drawn anew within each kind; kinds of "
+    "one task that has the figure are drawn together."
+)
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,16 @@ def pool_singles(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 class Table:
     """Rows by method, kind and task; `columns` are the names of the figures that at least one row has, among `known`,
-    which says what they are; `references` are methods that edit nothing. Where kinds are `pooled`, those with a single
-    task are drawn anew together: a suite of anyone's clips has such kinds, and an interval all the same."""
+    which says what they are; `references` are methods that edit nothing. Kinds with a figure of a single task are drawn
+    anew together: a quick benchmark has such kinds, and so has anyone's suite, and an interval all the same."""
 
     def __init__(
         self,
         rows: Sequence[Row],
         known: Mapping[str, Column] = COLUMNS,
         references: Collection[str] = REFERENCES,
-        pooled: bool = False,
     ) -> None:
-        self.known, self.references, self.pooled = known, references, pooled
+        self.known, self.references = known, references
         self.methods = list(dict.fromkeys(row.method for row in rows))
         self.kinds = list(dict.fromkeys(row.kind for row in rows))
         self.figures = {(row.method, row.kind, row.task): row.figures for row in rows}
@@ -105,29 +107,17 @@ class Table:
 
     def mean(self, method: str, column: str, kinds: Sequence[str] = ()) -> BootstrapMean:
         """Return the mean over all tasks, or over those of some kinds."""
-        return self._bootstrap([self.values(method, column, kind) for kind in kinds or self.kinds])
+        return bootstrap_mean(pool_singles([self.values(method, column, kind) for kind in kinds or self.kinds]))
 
     def difference(self, method: str, other: str, column: str) -> BootstrapMean:
         """Return the mean of method - other, paired by task: the variance that tasks have in common cancels."""
         pairs = ((self.values(method, column, kind), self.values(other, column, kind)) for kind in self.kinds)
-        return self._bootstrap([a - b for a, b in pairs])
+        return bootstrap_mean(pool_singles([a - b for a, b in pairs]))
 
     def pairs(self, method: str, other: str, column: str) -> int:
         """Return the number of tasks of which both methods have a figure."""
         pairs = ((self.values(method, column, kind), self.values(other, column, kind)) for kind in self.kinds)
         return sum(int(np.isfinite(a - b).sum()) for a, b in pairs)
-
-    def _bootstrap(self, groups: Sequence[np.ndarray]) -> BootstrapMean:
-        return bootstrap_mean(pool_singles(groups) if self.pooled else groups)
-
-    @property
-    def intervals(self) -> str:
-        """The note on the intervals."""
-        return (
-            INTERVALS.replace("each kind.", "each kind; kinds of one task are drawn together.")
-            if self.pooled
-            else INTERVALS
-        )
 
 
 def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -169,9 +159,7 @@ def as_markdown(table: Table, against: str) -> str:
         parts += ["", f"{table.known[first].heading[:1].upper()}{table.known[first].heading[1:]} by kind of edit:", ""]
         rows = [[one, *(table.mean(one, first, [kind]).text(2) for kind in table.kinds)] for one in table.methods]
         parts += _markdown(["method", *table.kinds], rows)
-    return "\n".join(
-        [*parts, "", textwrap.fill(f"{explain_columns(table.columns, table.known)} {table.intervals}", 120), ""]
-    )
+    return "\n".join([*parts, "", textwrap.fill(f"{explain_columns(table.columns, table.known)} {INTERVALS}", 120), ""])
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> list[str]:
