@@ -121,7 +121,7 @@ def test_notes_are_events(tmp_path: Path, capsys) -> None:
     assert main(["prompts", str(tmp_path / "s" / "clip.mp4"), "turn the sky dark", "--json"]) == 0
     _, note, last = events(capsys.readouterr().out)
     assert note["event"] == "note" and "is taken to show" in note["message"]
-    assert last["prompts"]["target"] and last["forwards"] == [192]
+    assert last["prompts"]["target"] and last["forwards"] == [142]
 
 
 def test_stages_are_counted_each_by_itself(capsys) -> None:
