@@ -286,10 +286,10 @@ def test_runs_are_starred_noted_deleted_and_restored(browser, studio, sample_run
         gallery.get_by_label("Starred").check()
         expect(gallery.locator(".card")).to_have_count(1)
         assert studio.get(f"/runs/{name}")["note"] == "a good one"
-        with browser.page(f"#/run/{name}") as other:  # learns of it by the event, and asks for nothing that has gone
+        with browser.page(f"#/run/{name}") as other:  # learns of it by the event, or as it reads anew
             expect(other.locator(".player canvas")).to_be_visible()
             page.get_by_role("button", name="Move to the trash").click()
-            expect(other.get_by_text("moved to the trash, or deleted")).to_be_visible()
+            expect(other.get_by_text("This run is not here")).to_be_visible()
             page.get_by_role("button", name="Restore").first.click()
             expect(other.locator(".player canvas")).to_be_visible()
         expect(gallery.get_by_text("The chosen one")).to_be_visible()
