@@ -6,7 +6,8 @@
 Fresh prompts, which name as much as those of training do, to clips by the plain diffusers pipeline; the classifier
 tells what each shows. A prompt's objects are matched with those shown where it lets them stand, so that as many of its
 words as possible are right. Beside each share stands that of the renders of the same scenes, the classifier's own
-ceiling. The entropy of what is not named is that of the answers, in bits, beside the scenes' own.
+ceiling, and the share of what it reads rightly off those renders, as the benchmark counts. The entropy of what is not
+named is that of the answers, in bits, beside the scenes' own.
 """
 
 from __future__ import annotations
@@ -92,21 +93,26 @@ def entropy(values: list[str]) -> float:
 
 
 def as_table(shown: list[Fact], rendered: list[Fact]) -> str:
-    """Return, of each field, the share of named values that are right, of generated clips and of renders, and the
-    entropy of unnamed ones, of generated clips and of the scenes, as Markdown."""
-    lines = ["| | named | obeyed | of renders | unnamed | entropy, bits | of the scenes |", "|---|" + "---:|" * 6]
+    """Return, of each field, the share of named values that are right, of generated clips, of renders, and of generated
+    clips where those of the renders are; and the entropy of unnamed ones, of generated clips and of the scenes, as
+    Markdown. The facts are of the same prompts, in the same order."""
+    lines = [
+        "| | named | obeyed | of renders | obeyed where readable | unnamed | entropy, bits | of the scenes |",
+        "|---|" + "---:|" * 7,
+    ]
     groups: dict[str, tuple[list[Fact], list[Fact]]] = defaultdict(lambda: ([], []))
     for facts, k in ((shown, 0), (rendered, 1)):
         for fact in facts:
             groups[fact[0]][k].append(fact)
     for field, (ours, theirs) in groups.items():
         named, left = [f for f in ours if f[1]], [f for f in ours if not f[1] and f[3] != MISSING]
-        ceiling = [f[2] == f[3] for f in theirs if f[1]]
-        cells = [f"{len(named)}", "", "", f"{len(left)}", "", ""]
+        obeyed, readable = (np.array([f[2] == f[3] for f in facts if f[1]]) for facts in (ours, theirs))
+        cells = [f"{len(named)}", "", "", "", f"{len(left)}", "", ""]
         if named:
-            cells[1:3] = [f"{100 * np.mean([f[2] == f[3] for f in named]):.0f} %", f"{100 * np.mean(ceiling):.0f} %"]
+            shares = [obeyed, readable, obeyed[readable]]
+            cells[1:4] = [f"{100 * share.mean():.0f} %" if len(share) else "" for share in shares]
         if left:
-            cells[4:] = [f"{entropy([f[3] for f in left]):.2f}", f"{entropy([f[2] for f in left]):.2f}"]
+            cells[5:] = [f"{entropy([f[3] for f in left]):.2f}", f"{entropy([f[2] for f in left]):.2f}"]
         lines.append(f"| {field} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

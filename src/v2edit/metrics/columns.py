@@ -23,7 +23,7 @@ class Column:
 # In the order of the bench's table, which compares kinds of edit by the first that it has.
 COLUMNS = {
     "score": Column("score", 3,
-        note="harmonic mean of success and SSIM outside, or of success and kept where the edit changes every pixel"),
+        note="harmonic mean of success and SSIM outside, or of success and kept where under 5 % of pixels lie outside"),
     "psnr_held_out": Column("PSNR", 2,
         note="of the edited scene against the true edited scene, in views that were held out, in dB"),
     "held_out_inside": Column("inside", 2, note="the same where the true edit changes something"),
