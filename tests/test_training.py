@@ -1,5 +1,6 @@
 """The training of the built-in model: what tokens are told, where attention looks, and what prompts obey."""
 
+import re
 from dataclasses import replace
 from random import Random
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from recipes.primitives.classifier import compute_loss, mirrored
 from recipes.primitives.clip import alternatives
+from recipes.primitives.clip_probe import FIELDS as SEEN
+from recipes.primitives.clip_probe import ClipProbe, last_tokens, object_labels, patch_labels
 from recipes.primitives.denoising import FreshClips
 from recipes.primitives.diffusion import PhraseAttention, new_scheduler, sample_timesteps
 from recipes.primitives.generation import MISSING, entropy, facts_of
@@ -92,6 +95,50 @@ def test_every_token_of_a_phrase_is_told_what_the_phrase_says(seed):
         assert owner < 0 or values["part"] == "balloon" or values["shape"] == scene.objects[owner].shape
     mentioned = [obj for obj, names in zip(scene.objects, named.objects, strict=True) if names is not None]
     assert {values["shape"] for values in told} - {"unnamed"} == {obj.shape for obj in mentioned}
+
+
+@settings(max_examples=40)
+@given(seeds)
+def test_the_last_word_of_a_phrase_is_told_all_that_it_says(seed):
+    rng = Random(seed)
+    scene = sample_scene(rng)
+    text, named, wording = sample_caption(rng, scene)
+    phrases, words = phrases_of(scene, named, wording, text), [one.span() for one in re.finditer(r"\w+", text)]
+    last, labels = last_tokens(phrases, words)
+    assert [words[k][1] for k in last] == [phrase.end for phrase in phrases]
+    for phrase, row in zip(phrases, labels, strict=True):
+        told = {field: values[label] for (field, values), label in zip(SEEN.items(), row, strict=True)}
+        assert told == {field: phrase.values.get(field, values[0]) for field, values in SEEN.items()}
+
+
+def test_a_patch_is_told_of_the_object_that_most_of_it_shows():
+    objects = (Object("star", "red", "big", "left", material="gold"), Object("cone", "blue", "small", "right", "back"))
+    scene = replace(sample_scene(Random(0)), objects=objects, style="photo", balloon=Balloon("orange", "left"))
+    labels, owners = object_labels(scene), np.zeros((1, 64, 96), np.uint8)
+    owners[0, 16:24, 36:48] = 1  # the patch in row 2, column 3
+    owners[0, 40:46, 60:72], owners[0, 46:48, 60:66] = 2, 3  # row 5, column 5: of the cone, and a little of the balloon
+    owners[0, 0, :6] = 1  # a sixteenth of a patch
+    told = patch_labels(owners, labels[None], 8)[0].reshape(8, 8, -1)
+    assert (told[2, 3] == labels[1]).all() and (told[5, 5] == labels[2]).all()
+    told[2, 3], told[5, 5] = labels[0], labels[0]
+    assert (told == labels[0]).all()
+    says = [dict(zip(SEEN, row, strict=True)) for row in labels]
+    assert [SEEN["shape"][one["shape"]] for one in says[:4]] == ["unnamed", "star", "cone", "unnamed"]
+    assert [SEEN["colour"][one["colour"]] for one in says[2:4]] == ["blue", "orange"]
+    assert says[1]["sky"] == -1
+    drawn = dict(zip(SEEN, object_labels(replace(scene, style="pencil"))[2], strict=True))
+    assert drawn["colour"] == -1 and drawn["shape"] == says[2]["shape"]
+
+
+@torch.no_grad()
+def test_a_probe_asks_only_what_is_there_and_falls_to_nothing_where_tokens_point_to_the_answers():
+    probe, labels = ClipProbe(32), torch.full((3, len(SEEN)), -1)
+    shape = list(SEEN).index("shape")
+    labels[:, shape] = torch.tensor([1, 4, -1])
+    probe.heads["shape"].copy_(torch.eye(32)[: len(SEEN["shape"])])
+    right, other = torch.eye(32)[[1, 4, 9]], torch.eye(32)[[4, 1, 9]]
+    assert float(probe(right, labels)) < 1e-5 and float(probe(other, labels)) > 10
+    assert float(probe(torch.stack([right[0], right[1], -right[2]]), labels)) == float(probe(right, labels))
 
 
 def test_a_ball_is_not_taken_for_a_balloon_that_is_named_before_it():

@@ -2,11 +2,12 @@
 
     python -m recipes.primitives.clip --minutes 20
 
-Pairs are a still, or every other step a random frame of a clip, and a caption that names some of its scene. (Of a
-thousand clips alone the captions are learnt by heart.) Negatives are the other captions of the batch and, for each
-frame, the same caption with one attribute changed (otherwise a CLIP need not learn attributes that rarely tell captions
-apart). Frames are squeezed into a square, so that what stands at their sides is seen. Writes
-src/v2edit/weights/clip and prints how often frames prefer their caption to those with one attribute changed.
+Pairs are a still, or every fourth step a random frame of a clip, and a caption that names some of its scene; half of
+them mirrored. (Of a thousand clips alone the captions are learnt by heart.) Negatives are the other captions of the
+batch and, for each frame, the same caption with one attribute changed (otherwise a CLIP need not learn attributes that
+rarely tell captions apart). Beside them both towers are told what they see, token by token (`clip_probe`). Frames are
+stretched into a square, so that what stands at their sides is seen. Writes src/v2edit/weights/clip and prints how
+often frames prefer their caption to those with one attribute changed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from recipes.primitives.classifier import degrade
+from recipes.primitives.classifier import degrade, mirrored
+from recipes.primitives.clip_probe import ClipProbe, last_tokens, object_labels, patch_labels, scene_labels
 from recipes.primitives.clips import EVALUATION_SEED, SHARDS, shard_scenes
-from recipes.primitives.text import sample_caption
+from recipes.primitives.text import Phrase, phrases_of, sample_caption
 from recipes.primitives.training import (
     OUT,
     AveragedModel,
@@ -53,11 +56,12 @@ from v2edit.primitives.scene import (
 )
 from v2edit.video.stream import Frames
 
-TEXT_LENGTH = 96  # tokens
-SIDE = 64  # pixels
+TEXT_LENGTH, WIDTH = 96, 128  # tokens; of their embeddings
+SIDE, PATCH = 96, 12  # pixels; a patch is 8 x 12 pixels of the clip
 OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "material": MATERIALS[1:]}
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "light": tuple(LIGHTS), "style": STYLES[1:]}
 SHAPE_WEIGHT = 4  # times as often: shapes are learnt last
+PROBE_WEIGHT = 2.0  # of what is told token by token, in the loss
 
 
 def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
@@ -71,13 +75,13 @@ def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    tower = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
+    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = CLIPConfig(
         text_config={**tower, **special, "vocab_size": len(tokenizer), "num_hidden_layers": 2,
                      "max_position_embeddings": TEXT_LENGTH},
-        vision_config={**tower, "num_hidden_layers": 4, "image_size": SIDE, "patch_size": 8},
-        projection_dim=128,
+        vision_config={**tower, "num_hidden_layers": 4, "image_size": SIDE, "patch_size": PATCH},
+        projection_dim=WIDTH,
     )  # fmt: skip
     return CLIPModel(config), CLIPProcessor(images, tokenizer)
 
@@ -124,6 +128,65 @@ def evaluate(clip: ClipEncoder, fresh: list[tuple[Scene, Frames]]) -> dict[str, 
     return {field: round(float(np.mean(values)), 3) for field, values in hits.items() if values}
 
 
+class Pairs:
+    """Frames of the rendered shards with captions of their scenes, as they are and mirrored."""
+
+    def __init__(self, batch: int, seed: int) -> None:
+        self.rng, self.words = np.random.default_rng(seed), Random(seed)
+        self.shards = [load_shards(OUT / kind) for kind in SHARDS]
+        found = [[s for path in sorted((OUT / kind).glob("*.npy")) for s in shard_scenes(kind, int(path.stem))]
+                 for kind in SHARDS]  # fmt: skip
+        self.scenes = [[(scene, mirrored(scene)) for scene in one] for one in found]
+        self.drawn = [batches(self.rng, len(one), batch) for one in found]
+
+    def draw(self, kind: int) -> tuple[Tensor, np.ndarray, list[Scene]]:
+        """Return frames of one kind [B, 1, 3, SIDE, SIDE], the object at each of their pixels, uint8 [B, H, W], and
+        their scenes."""
+        indices = next(self.drawn[kind])
+        clips, mirror = gather_clips(self.shards[kind], indices), self.rng.random(len(indices)) < 0.5
+        frames = clips[np.arange(len(indices)), self.rng.integers(0, clips.shape[1], len(indices))]
+        frames = np.where(mirror[:, None, None, None], frames[:, :, ::-1], frames)
+        video = torch.from_numpy(frames[..., :3]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        video = F.interpolate(video, (SIDE, SIDE), mode="bilinear", antialias=True)[:, None]
+        scenes = [self.scenes[kind][k][int(turned)] for k, turned in zip(indices, mirror, strict=True)]
+        return video, frames[..., 3], scenes
+
+    def captions(self, scenes: list[Scene]) -> tuple[list[str], list[list[Phrase]]]:
+        """Return a caption of each scene, then one of each with one attribute changed, and the phrases of all."""
+        right, wrong = [], []
+        for scene in scenes:
+            text, named, wording = sample_caption(self.words, scene)
+            other = self.words.choice(alternatives(scene, named, self.words, SHAPE_WEIGHT)[1][1:])
+            right.append((text, phrases_of(scene, named, wording, text)))
+            text = caption(other, named, wording)
+            wrong.append((text, phrases_of(other, named, wording, text)))
+        texts, phrases = zip(*right, *wrong, strict=True)
+        return list(texts), list(phrases)
+
+
+def compute_loss(model: CLIPModel, processor: CLIPProcessor, probe: ClipProbe, pairs: Pairs, kind: int) -> Tensor:
+    """Return the loss of a batch: of the contrast, and of what each token is to tell."""
+    video, owners, scenes = pairs.draw(kind)
+    texts, phrases = pairs.captions(scenes)
+    tokens = processor.tokenizer(texts, padding=True, return_tensors="pt", return_offsets_mapping=True)  # pyright: ignore
+    offsets = tokens.pop("offset_mapping").tolist()
+    seen: Any = model.get_image_features(degrade(video)[:, 0])
+    read: Any = model.get_text_features(**tokens)
+    images, words = (F.normalize(one.pooler_output, dim=-1) for one in (seen, read))
+    loss = contrast(images, *words.chunk(2), scale=model.logit_scale.exp().clamp(max=100))
+    told = patch_labels(owners, np.stack([object_labels(scene) for scene in scenes]), SIDE // PATCH)
+    of_scene = np.array([scene_labels(scene) for scene in scenes])[:, None]
+    patches = torch.from_numpy(np.concatenate([of_scene, told], axis=1)).flatten(0, 1)  # the class token comes first
+    places, labels = [], []
+    for k, (one, own) in enumerate(zip(phrases, offsets, strict=True)):
+        last, told = last_tokens(one, own)
+        places += [(k, token) for token in last]
+        labels += told
+    rows, columns = torch.tensor(places).T
+    lessons = probe(seen.last_hidden_state.flatten(0, 1), patches)
+    return loss + PROBE_WEIGHT * (lessons + probe(read.last_hidden_state[rows, columns], torch.tensor(labels)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20)
@@ -131,65 +194,45 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--from-model", action="store_true", help="start from the committed weights")
     options = parser.parse_args()
-    shards = [load_shards(OUT / kind) for kind in SHARDS]
-    scenes = [
-        [scene for path in sorted((OUT / kind).glob("*.npy")) for scene in shard_scenes(kind, int(path.stem))]
-        for kind in SHARDS
-    ]
     unseen = [sample_scene(Random(seed)) for seed in range(EVALUATION_SEED, EVALUATION_SEED + 300)]
     fresh = [(scene, render_clip(scene, 3).frames) for scene in unseen]
     model, processor = new_clip()
     if options.from_model:  # with its tokenizer, which the weights depend on
         model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipEncoder.load().processor
+    probe = ClipProbe(WIDTH)
     model.train()
     averaged = AveragedModel(model, 0.998)
     inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
-    rest = [p for p in model.parameters() if all(p is not q for q in inside)]
+    rest = [p for p in [*model.parameters(), *probe.parameters()] if all(p is not q for q in inside)]
     optimizers = [Muon(inside, lr=options.lr), torch.optim.AdamW(rest, lr=options.lr, weight_decay=0.0)]
     clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.7), 0, 0.0, 0.0
     path = OUT / "clip.pt"
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
+        probe.load_state_dict(state["probe"])
         averaged.model.load_state_dict(state["averaged"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         clock.before, step = state["minutes"], state["step"]
-    rng, words = np.random.default_rng(step), Random(step)
     torch.manual_seed(step)
-    drawn = [batches(rng, len(one), options.batch) for one in scenes]
+    pairs = Pairs(options.batch, step)
     while True:
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
-            save_state(path, model=model.state_dict(), averaged=averaged.model.state_dict(),
+            save_state(path, model=model.state_dict(), probe=probe.state_dict(), averaged=averaged.model.state_dict(),
                        optimizers=[s.state_dict() for s in optimizers], minutes=saved_at, step=step)  # fmt: skip
             line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
             print(json.dumps(line | evaluate(ClipEncoder(averaged.model, processor), fresh[::3])), flush=True)
         if clock.done >= 1:
             break
-        kind = step % 2
-        indices = next(drawn[kind])
-        clips = gather_clips(shards[kind], indices)
-        frames = clips[np.arange(len(indices)), rng.integers(0, clips.shape[1], len(indices)), :, :, :3]
-        video = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-        video = F.interpolate(video, (SIDE, SIDE), mode="bilinear", antialias=True)[:, None]
-        right, wrong = [], []
-        for index in indices:
-            text, named, wording = sample_caption(words, scenes[kind][index])
-            others = alternatives(scenes[kind][index], named, words, SHAPE_WEIGHT)[1][1:]
-            right.append(text)
-            wrong.append(caption(words.choice(others), named, wording))
-        inputs = processor.tokenizer(right + wrong, padding=True, return_tensors="pt")
+        loss = compute_loss(model, processor, probe, pairs, kind=int(step % 4 > 0))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * clock.factor(step)
-        images = F.normalize(model.get_image_features(degrade(video)[:, 0]).pooler_output, dim=-1)
-        texts = F.normalize(model.get_text_features(**inputs).pooler_output, dim=-1)
-        loss = contrast(images, *texts.chunk(2), scale=model.logit_scale.exp().clamp(max=100))
-        for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_([*model.parameters(), *probe.parameters()], 1.0)
         for optimizer in optimizers:
             optimizer.step()
         averaged.update(model, step)
