@@ -38,11 +38,12 @@ help: ## this list
 
 demo: $(SETUP)-run ## make a little video, edit it, and say where the pictures are
 	@out=runs/demo; n=1; while [ -e "$$out" ]; do n=$$((n+1)); out=runs/demo-$$n; done; \
-	'$(PY)' -m v2edit sample --seed $(DEMO_SEED) -o "$$out" && \
+	'$(PY)' -m v2edit sample --seed $(DEMO_SEED) --kind $(DEMO_KIND) -o "$$out" && \
 	'$(PY)' -m v2edit edit "$$out/clip.mp4" "$(DEMO_INSTRUCTION)" -o "$$out/edit" && \
 	echo && echo "before and after: $$out/edit/contact.png   as a video: $$out/edit/compare.mp4"
-DEMO_SEED ?= 154
-DEMO_INSTRUCTION ?= turn the sky dark
+DEMO_SEED ?= 2
+DEMO_KIND ?= behind
+DEMO_INSTRUCTION ?= add a big yellow tower in the middle in the back
 
 # Many tests wait for processes of their own: two at a time take little more than half.
 test: $(SETUP)-test ## the tests (minutes at most, no GPU, no network)

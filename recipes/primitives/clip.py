@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -84,6 +85,20 @@ def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
         projection_dim=WIDTH,
     )  # fmt: skip
     return CLIPModel(config), CLIPProcessor(images, tokenizer)
+
+
+@torch.no_grad()
+def take_vision(model: CLIPModel, folder: Path) -> None:
+    """Begin with the image tower of another CLIP of this size, whose patches may have other pixels: its filters are
+    resized to answer alike to a frame that is."""
+    state = CLIPModel.from_pretrained(folder).float().state_dict()
+    name = "vision_model.embeddings.patch_embedding.weight"
+    share = (state[name].shape[-1] / PATCH) ** 2  # of a pixel that one is now
+    state[name] = share * F.interpolate(state[name], (PATCH, PATCH), mode="bilinear")
+    model.load_state_dict(
+        {key: value for key, value in state.items() if key.startswith(("vision_model", "visual_projection"))},
+        strict=False,
+    )
 
 
 def alternatives(scene: Scene, named: Named, rng: Random, shapes: int = 1) -> tuple[str, list[Scene]]:
@@ -193,12 +208,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--from-model", action="store_true", help="start from the committed weights")
+    parser.add_argument("--vision", type=Path, metavar="FOLDER", help="begin with the image tower of this CLIP")
     options = parser.parse_args()
     unseen = [sample_scene(Random(seed)) for seed in range(EVALUATION_SEED, EVALUATION_SEED + 300)]
     fresh = [(scene, render_clip(scene, 3).frames) for scene in unseen]
     model, processor = new_clip()
     if options.from_model:  # with its tokenizer, which the weights depend on
         model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipEncoder.load().processor
+    if options.vision:
+        take_vision(model, options.vision)
     probe = ClipProbe(WIDTH)
     model.train()
     averaged = AveragedModel(model, 0.998)
