@@ -28,18 +28,19 @@ NAMES = [f"seed-{seed}" for seed in SEEDS]
 
 
 @pytest.fixture(scope="module")
-def edit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The options of an edit by the built-in model."""
+def edit(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The options of an edit by a tiny model."""
     folder = tmp_path_factory.mktemp("sample")
     write_sample(7, folder, "recolour", frames=5, size=32)
     facts = json.loads((folder / "clip.json").read_text())
     config = EditConfig(steps=4, guidance=1.0, seed=SEEDS[0])
-    return {"video": folder / "clip.mp4", "instruction": facts["instruction"], "config": config}
+    options = {"instruction": facts["instruction"], "model": str(tiny_model), "config": config}
+    return {"video": folder / "clip.mp4"} | options
 
 
 @pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return LoadedModel(backbones.find(), backbones.load())
+def loaded(tiny_model: Path) -> LoadedModel:
+    return LoadedModel(backbones.find(str(tiny_model)), backbones.load(str(tiny_model)))
 
 
 @pytest.fixture(scope="module")
