@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.captures import FOCAL, HEIGHT, WIDTH, arc, matrix_of, photograph, turning, write_photos
+from support.processes import RunningCommand
 
 from benchmarks.poses import compare_poses, measure
 from v2edit import video
@@ -250,9 +250,7 @@ def test_without_pycolmap_it_is_said(photos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_it_and_leave_nothing(end, photos, tmp_path):
-    words = ["-m", "v2edit", "scene", str(photos), *PROMPTS, "--json", "-o", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    process = RunningCommand("scene", photos, *PROMPTS, "--json", "-o", tmp_path / "run")
     for line in process.stdout:
         if json.loads(line).get("stage") == "features":
             process.send_signal(end)

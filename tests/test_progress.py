@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.models import pipeline_of
+from support.processes import run_command
 
 from v2edit import video
 from v2edit.cli.app import main
@@ -35,8 +36,7 @@ def events(text: str) -> list[dict]:
 
 
 def test_a_program_follows_an_edit_in_a_process_of_its_own(words: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "v2edit", "--json", *words, "-o", str(tmp_path / "run")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ran = run_command("--json", *words, "-o", tmp_path / "run", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     first, *steps, last = events(ran.stdout)
     assert first["event"] == "started" and first["command"][:3] == ["v2edit", "--json", "edit"]

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -68,6 +70,50 @@ def run_python(code: str, cwd: Path) -> CompletedProcess[str]:
         process.join(300)
         assert process.exitcode is not None, f"{code} takes more than five minutes"
         return CompletedProcess([code], process.exitcode, *(path.read_text() for path in printed))
+
+
+class RunningCommand:
+    """A `v2edit` command line in a process of its own while it runs: `stdout` and `stderr` can be read, and signals
+    sent, as with `subprocess.Popen`."""
+
+    def __init__(self, *words: object) -> None:
+        pipes = [SERVER.Pipe(duplex=False) for _ in range(2)]
+        code = f"from v2edit.cli.app import main; sys.exit(main({list(map(str, words))!r}))"
+        self._process = SERVER.Process(target=_run_at_pipes, args=(code, *(writer for _, writer in pipes)))
+        self._process.start()
+        for _, writer in pipes:
+            writer.close()
+        self.stdout, self.stderr = (os.fdopen(os.dup(reader.fileno())) for reader, _ in pipes)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or minus the number of the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for the end, no longer than `timeout` seconds, and return as `poll` does."""
+        self._process.join(timeout)
+        return self.poll()
+
+    def kill(self) -> None:
+        """End it if it still runs."""
+        self._process.kill()
+        self._process.join()
+
+
+def _run_at_pipes(code: str, out: Connection, err: Connection) -> None:
+    # As a shell starts it, whatever the server's own parent ignores.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    for pipe, number in ((out, 1), (err, 2)):
+        os.dup2(pipe.fileno(), number)
+        pipe.close()
+    # Those of the server may be files, where one can seek.
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    exec(code, {"sys": sys})
 
 
 def _run_python(code: str, cwd: Path, out: Path, err: Path) -> None:
