@@ -41,13 +41,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def edit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The options of an edit by the built-in model, in four blocks at each step."""
+def edit(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The options of an edit by a tiny model, in four blocks at each step."""
     folder = tmp_path_factory.mktemp("sample")
     write_sample(7, folder, "recolour", frames=21, size=32)
     facts = json.loads((folder / "clip.json").read_text())
     config = EditConfig(steps=4, alpha=0.75, beta=0.5, guidance=1.0, long="blocks")
-    return {"video": folder / "clip.mp4", "instruction": facts["instruction"], "mask": "auto", "config": config}
+    options = {"instruction": facts["instruction"], "model": str(tiny_model), "mask": "auto", "config": config}
+    return {"video": folder / "clip.mp4"} | options
 
 
 @pytest.fixture

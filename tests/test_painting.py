@@ -205,10 +205,11 @@ def test_what_cannot_be_carried_is_refused_in_a_line(make, view, says, scene, tm
     assert main([*command, "--mask-view", "view_001"]) == 2 and "--mask FILE" in capsys.readouterr().err
 
 
-def test_outside_what_a_painted_mask_selects_no_gaussian_changes(scene, tmp_path):
+def test_outside_what_a_painted_mask_selects_no_gaussian_changes(scene, tiny_model, tmp_path):
     """The whole command, on a splat, the mask painted over a frame of its path; run.json and the state have it."""
     task = json.loads((scene / "scene.json").read_text())
     options = ["--steps", "2", "--gaussians", "400", "--fit-steps", "30", "--refit-steps", "10", "--subtasks", "1"]
+    options += ["--model", str(tiny_model)]
     mask = ["--mask", write_mask(tmp_path / "view_001.png")]
     assert main(["scene", str(scene), task["instruction"], "-o", str(tmp_path / "r"), *options, *mask]) == 0
     facts = json.loads((tmp_path / "r" / "run.json").read_text())

@@ -250,11 +250,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(sample: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edit")
     instruction = json.loads((sample / "scene.json").read_text())["instruction"]
     with redirect_stderr(StringIO()) as errors, redirect_stdout(StringIO()) as lines:
-        assert main(["scene", str(sample), instruction, *QUICK, "--subtasks", "2", "-o", str(folder / "run")]) == 0
+        words = [*QUICK, "--subtasks", "2", "--model", str(tiny_model)]
+        assert main(["scene", str(sample), instruction, *words, "-o", str(folder / "run")]) == 0
     assert "subtask 2/2, reconstructing, PSNR" in errors.getvalue() and "v2edit view" in lines.getvalue()
     assert [one.name for one in folder.iterdir()] == ["run"]  # nothing half-written is left
     return folder / "run"
@@ -289,7 +290,7 @@ def test_the_run_folder_holds_what_was_promised(sample, run, tmp_path):
     assert len(list((run / "held-out").iterdir())) == source.is_held_out.sum()
 
 
-def test_a_splat_alone_can_be_edited(run, tmp_path):
+def test_a_splat_alone_can_be_edited(run, tiny_model, tmp_path):
     """By the prompts that another run's manifest holds, along the path that it saved. What its file says beside its
     Gaussians is kept, and the edited one is written in another format, too."""
     labels = np.ones(600, [("label", "u1")])
@@ -297,7 +298,7 @@ def test_a_splat_alone_can_be_edited(run, tmp_path):
         tmp_path / "a.ply", Splat(replace(read_splat(run / "scene.ply"), antialiased=True), ("Made by hand",), labels)
     )
     words = ["--prompts", run / "run.json", "--path", run / "camera_path.json", "--frames", 5, "--side", 32]
-    quick = ["--steps", 2, "--refit-steps", 2, "--format", "spz"]
+    quick = ["--steps", 2, "--refit-steps", 2, "--format", "spz", "--model", tiny_model]
     assert main(["scene", *map(str, [tmp_path / "a.ply", *words, *quick, "-o", tmp_path / "out"])]) == 0
     splat = read_splat_file(tmp_path / "out" / "edited.ply")
     assert splat.gaussians.antialiased and "Made by hand" in splat.comments and splat.extra is not None

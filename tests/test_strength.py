@@ -112,7 +112,7 @@ def test_a_batch_has_a_strength_for_each_line(tmp_path):
         read_tasks(tmp_path / "tasks.jsonl")
 
 
-def test_a_run_records_the_word_and_what_it_became_and_resumes_with_it(tmp_path):
+def test_a_run_records_the_word_and_what_it_became_and_resumes_with_it(tiny_model, tmp_path):
     write_sample(7, tmp_path, "recolour", frames=5, size=32)
     instruction = json.loads((tmp_path / "clip.json").read_text())["instruction"]
     options = {"video": tmp_path / "clip.mp4", "instruction": instruction, "steps": 4, "strength": "strong"}
@@ -120,7 +120,8 @@ def test_a_run_records_the_word_and_what_it_became_and_resumes_with_it(tmp_path)
     assert plan["subtle"].steps < plan["normal"].steps == plan["strong"].steps
     assert plan["strong"].forwards < plan["normal"].forwards  # the edit alone has fewer rows
     assert estimate_edit(**options).forwards == plan["strong"].forwards
-    loaded = LoadedModel(backbones.find(), backbones.load())
+    options["model"] = str(tiny_model)
+    loaded = LoadedModel(backbones.find(str(tiny_model)), backbones.load(str(tiny_model)))
 
     def stop(progress: Any) -> None:
         if progress.step == 2:
