@@ -1,16 +1,19 @@
 """CTIDS and CDC: by hand on chosen embeddings, and over transformers' own CLIP classes at tiny size."""
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
+    CLIPTextConfig,
     CLIPTokenizer,
     SiglipConfig,
     SiglipModel,
@@ -20,6 +23,11 @@ from transformers import (
 
 from v2edit.errors import UserError
 from v2edit.metrics.clip_score import ClipEncoder, cdc, ctids
+from v2edit.primitives.classifier import SceneClassifier
+from v2edit.primitives.clip import PrimitivesClip
+from v2edit.primitives.questions import SLOTS
+from v2edit.primitives.render import render_clip
+from v2edit.primitives.scene import sample_scene
 
 PROMPTS = ("a red ball on the floor", "a blue ball on the floor")
 
@@ -134,3 +142,45 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path):
     ).save_pretrained(tmp_path)  # fmt: skip
     with pytest.raises(UserError, match="is no CLIP"):
         ClipEncoder(AutoModel.from_pretrained(tmp_path), None)
+
+
+def built_in() -> PrimitivesClip:
+    torch.manual_seed(0)
+    return PrimitivesClip.new(CLIPTextConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        projection_dim=6, max_position_embeddings=5, eos_token_id=2,
+    )).eval()  # fmt: skip
+
+
+@torch.no_grad()
+def test_the_built_in_one_is_what_was_saved_and_never_changes_the_classifier(tmp_path: Path):
+    clip, frames = built_in(), torch.rand(2, 3, 64, 96) * 2 - 1
+    clip.save(tmp_path)
+    again, tokens = PrimitivesClip.load(tmp_path).eval(), {"input_ids": torch.tensor([[1, 5, 2], [1, 7, 2]])}
+    for one, other in ((clip, again), (again, PrimitivesClip.load(tmp_path).eval())):
+        for get, inputs in (("get_image_features", {"pixel_values": frames}), ("get_text_features", tokens)):
+            before, after = getattr(one, get)(**inputs), getattr(other, get)(**inputs)
+            assert before.shape == (2, 6)
+            torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-2)  # half precision
+    assert not any("classifier" in name for file in tmp_path.glob("*.safetensors") for name in load_file(file))
+    clip.train()
+    clip.get_image_features(frames)
+    for name, tensor in SceneClassifier.load().state_dict().items():
+        assert torch.equal(tensor, clip.classifier.state_dict()[name]), name
+    assert not any(parameter.requires_grad for parameter in clip.classifier.parameters())
+
+
+@torch.no_grad()
+def test_the_built_in_one_sees_what_the_classifier_answers_by():
+    scene = sample_scene(Random(3))
+    video = as_pixels(render_clip(scene, 1).frames)
+    classifier = SceneClassifier.load()
+    seen = classifier.look(video[None])
+    assert seen.shape == (1, 1, len(SLOTS) + classifier.OF_SCENE, classifier.WIDTH)
+    clip = built_in()
+    assert torch.equal(clip.get_image_features(video), clip.image(seen[:, 0]))
+    assert not torch.equal(clip.get_image_features(video.flip(3)), clip.get_image_features(video))
+
+
+def as_pixels(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1

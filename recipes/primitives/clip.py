@@ -1,33 +1,32 @@
-"""Step 8: train a small CLIP on rendered frames and captions of them.
+"""Step 8: train the built-in CLIP (`v2edit.primitives.clip`) on rendered frames and captions of them.
 
     python -m recipes.primitives.clip --minutes 20
 
 Pairs are a still, or every fourth step a random frame of a clip, and a caption that names some of its scene; half of
 them mirrored. (Of a thousand clips alone the captions are learnt by heart.) Negatives are the other captions of the
 batch and, for each frame, the same caption with one attribute changed (otherwise a CLIP need not learn attributes that
-rarely tell captions apart). Beside them both towers are told what they see, token by token (`clip_probe`). Frames are
-stretched into a square, so that what stands at their sides is seen. Writes src/v2edit/weights/clip and prints how
-often frames prefer their caption to those with one attribute changed.
+rarely tell captions apart). Frames are seen through the classifier's eyes, and the text tower is told beside the
+contrast what each phrase says (`PhraseProbe`). Writes src/v2edit/weights/clip and prints how often frames prefer their
+caption to those with one attribute changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import replace
-from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPImageProcessorPil, CLIPProcessor, CLIPTextConfig, CLIPTokenizer
 
-from recipes.primitives.classifier import degrade, mirrored
-from recipes.primitives.clip_probe import ClipProbe, last_tokens, object_labels, patch_labels, scene_labels
-from recipes.primitives.clips import EVALUATION_SEED, SHARDS, shard_scenes
+from recipes.primitives.classifier import as_video, degrade, mirrored
+from recipes.primitives.clip_probe import PhraseProbe, last_tokens
+from recipes.primitives.clips import EVALUATION_SEED, HEIGHT, SHARDS, WIDTH, shard_scenes
 from recipes.primitives.text import Phrase, phrases_of, sample_caption
 from recipes.primitives.training import (
     OUT,
@@ -41,6 +40,7 @@ from recipes.primitives.training import (
 )
 from v2edit.metrics.clip_score import WEIGHTS, ClipEncoder
 from v2edit.primitives.captions import Named, caption
+from v2edit.primitives.clip import PrimitivesClip
 from v2edit.primitives.questions import COLOURS_ALONE
 from v2edit.primitives.render import render_clip
 from v2edit.primitives.scene import (
@@ -57,48 +57,27 @@ from v2edit.primitives.scene import (
 )
 from v2edit.video.stream import Frames
 
-TEXT_LENGTH, WIDTH = 96, 128  # tokens; of their embeddings
-SIDE, PATCH = 96, 12  # pixels; a patch is 8 x 12 pixels of the clip
+TEXT_LENGTH = 96  # tokens
 OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "material": MATERIALS[1:]}
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "light": tuple(LIGHTS), "style": STYLES[1:]}
 SHAPE_WEIGHT = 4  # times as often: shapes are learnt last
 PROBE_WEIGHT = 2.0  # of what is told token by token, in the loss
 
 
-def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
+def new_clip() -> tuple[PrimitivesClip, CLIPProcessor]:
     rng = Random(0)
     texts = [sample_caption(rng, sample_scene(rng), 0.5)[0] for _ in range(5000)]
     tokenizer = CLIPTokenizer().train_new_from_iterator(texts, 400)
     tokenizer.model_max_length = TEXT_LENGTH
     images = CLIPImageProcessorPil(
-        size={"height": SIDE, "width": SIDE},
-        do_center_crop=False,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
+        size={"height": HEIGHT, "width": WIDTH}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    config = CLIPConfig(
-        text_config={**tower, **special, "vocab_size": len(tokenizer), "num_hidden_layers": 2,
-                     "max_position_embeddings": TEXT_LENGTH},
-        vision_config={**tower, "num_hidden_layers": 4, "image_size": SIDE, "patch_size": PATCH},
-        projection_dim=WIDTH,
+    config = CLIPTextConfig(
+        hidden_size=128, intermediate_size=512, num_attention_heads=4, projection_dim=256, num_hidden_layers=2,
+        vocab_size=len(tokenizer), max_position_embeddings=TEXT_LENGTH, **special,
     )  # fmt: skip
-    return CLIPModel(config), CLIPProcessor(images, tokenizer)
-
-
-@torch.no_grad()
-def take_vision(model: CLIPModel, folder: Path) -> None:
-    """Begin with the image tower of another CLIP of this size, whose patches may have other pixels: its filters are
-    resized to answer alike to a frame that is."""
-    state = CLIPModel.from_pretrained(folder).float().state_dict()
-    name = "vision_model.embeddings.patch_embedding.weight"
-    share = (state[name].shape[-1] / PATCH) ** 2  # of a pixel that one is now
-    state[name] = share * F.interpolate(state[name], (PATCH, PATCH), mode="bilinear")
-    model.load_state_dict(
-        {key: value for key, value in state.items() if key.startswith(("vision_model", "visual_projection"))},
-        strict=False,
-    )
+    return PrimitivesClip.new(config), CLIPProcessor(images, tokenizer)
 
 
 def alternatives(scene: Scene, named: Named, rng: Random, shapes: int = 1) -> tuple[str, list[Scene]]:
@@ -154,17 +133,14 @@ class Pairs:
         self.scenes = [[(scene, mirrored(scene)) for scene in one] for one in found]
         self.drawn = [batches(self.rng, len(one), batch) for one in found]
 
-    def draw(self, kind: int) -> tuple[Tensor, np.ndarray, list[Scene]]:
-        """Return frames of one kind [B, 1, 3, SIDE, SIDE], the object at each of their pixels, uint8 [B, H, W], and
-        their scenes."""
+    def draw(self, kind: int) -> tuple[Tensor, list[Scene]]:
+        """Return frames of one kind, float [B, 1, 3, H, W], and their scenes."""
         indices = next(self.drawn[kind])
         clips, mirror = gather_clips(self.shards[kind], indices), self.rng.random(len(indices)) < 0.5
-        frames = clips[np.arange(len(indices)), self.rng.integers(0, clips.shape[1], len(indices))]
+        frames = clips[np.arange(len(indices)), self.rng.integers(0, clips.shape[1], len(indices)), :, :, :3]
         frames = np.where(mirror[:, None, None, None], frames[:, :, ::-1], frames)
-        video = torch.from_numpy(frames[..., :3]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        video = F.interpolate(video, (SIDE, SIDE), mode="bilinear", antialias=True)[:, None]
         scenes = [self.scenes[kind][k][int(turned)] for k, turned in zip(indices, mirror, strict=True)]
-        return video, frames[..., 3], scenes
+        return as_video(frames[:, None]), scenes
 
     def captions(self, scenes: list[Scene]) -> tuple[list[str], list[list[Phrase]]]:
         """Return a caption of each scene, then one of each with one attribute changed, and the phrases of all."""
@@ -179,27 +155,26 @@ class Pairs:
         return list(texts), list(phrases)
 
 
-def compute_loss(model: CLIPModel, processor: CLIPProcessor, probe: ClipProbe, pairs: Pairs, kind: int) -> Tensor:
-    """Return the loss of a batch: of the contrast, and of what each token is to tell."""
-    video, owners, scenes = pairs.draw(kind)
-    texts, phrases = pairs.captions(scenes)
-    tokens = processor.tokenizer(texts, padding=True, return_tensors="pt", return_offsets_mapping=True)  # pyright: ignore
-    offsets = tokens.pop("offset_mapping").tolist()
-    seen: Any = model.get_image_features(degrade(video)[:, 0])
-    read: Any = model.get_text_features(**tokens)
-    images, words = (F.normalize(one.pooler_output, dim=-1) for one in (seen, read))
-    loss = contrast(images, *words.chunk(2), scale=model.logit_scale.exp().clamp(max=100))
-    told = patch_labels(owners, np.stack([object_labels(scene) for scene in scenes]), SIDE // PATCH)
-    of_scene = np.array([scene_labels(scene) for scene in scenes])[:, None]
-    patches = torch.from_numpy(np.concatenate([of_scene, told], axis=1)).flatten(0, 1)  # the class token comes first
-    places, labels = [], []
-    for k, (one, own) in enumerate(zip(phrases, offsets, strict=True)):
-        last, told = last_tokens(one, own)
-        places += [(k, token) for token in last]
-        labels += told
-    rows, columns = torch.tensor(places).T
-    lessons = probe(seen.last_hidden_state.flatten(0, 1), patches)
-    return loss + PROBE_WEIGHT * (lessons + probe(read.last_hidden_state[rows, columns], torch.tensor(labels)))
+class ClipObjective(nn.Module):
+    """The loss of a batch: the contrast's, and that of what each phrase says."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale, self.probe = nn.Parameter(torch.tensor(math.log(14.0))), PhraseProbe(width)
+
+    def forward(self, model: PrimitivesClip, processor: CLIPProcessor, pairs: Pairs, kind: int) -> Tensor:
+        video, scenes = pairs.draw(kind)
+        texts, phrases = pairs.captions(scenes)
+        tokens = processor.tokenizer(texts, padding=True, return_tensors="pt", return_offsets_mapping=True)  # pyright: ignore
+        offsets = tokens.pop("offset_mapping").tolist()
+        read = model.text(**tokens)
+        images = F.normalize(model.get_image_features(degrade(video)[:, 0]), dim=-1)
+        right, wrong = F.normalize(read.text_embeds, dim=-1).chunk(2)
+        told = [last_tokens(one, own) for one, own in zip(phrases, offsets, strict=True)]
+        rows = [k for k, (last, _) in enumerate(told) for _ in last]
+        columns, labels = ([item for one in told for item in one[k]] for k in range(2))
+        lessons = self.probe(read.last_hidden_state[rows, columns], torch.tensor(labels))
+        return contrast(images, right, wrong, self.scale.exp().clamp(max=100)) + PROBE_WEIGHT * lessons
 
 
 def main() -> None:
@@ -208,27 +183,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--from-model", action="store_true", help="start from the committed weights")
-    parser.add_argument("--vision", type=Path, metavar="FOLDER", help="begin with the image tower of this CLIP")
     options = parser.parse_args()
     unseen = [sample_scene(Random(seed)) for seed in range(EVALUATION_SEED, EVALUATION_SEED + 300)]
     fresh = [(scene, render_clip(scene, 3).frames) for scene in unseen]
     model, processor = new_clip()
     if options.from_model:  # with its tokenizer, which the weights depend on
-        model, processor = CLIPModel.from_pretrained(WEIGHTS).float(), ClipEncoder.load().processor
-    if options.vision:
-        take_vision(model, options.vision)
-    probe = ClipProbe(WIDTH)
+        model, processor = PrimitivesClip.load(WEIGHTS), ClipEncoder.load().processor
+    objective = ClipObjective(model.config.hidden_size)
     model.train()
-    averaged = AveragedModel(model, 0.998)
-    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
-    rest = [p for p in [*model.parameters(), *probe.parameters()] if all(p is not q for q in inside)]
+    averaged = AveragedModel(model, 0.995)
+    learnt = [p for p in [*model.parameters(), *objective.parameters()] if p.requires_grad]
+    inside = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and "layers" in n]
+    rest = [p for p in learnt if all(p is not q for q in inside)]
     optimizers = [Muon(inside, lr=options.lr), torch.optim.AdamW(rest, lr=options.lr, weight_decay=0.0)]
     clock, step, saved_at, running = TrainingClock(options.minutes, fall=0.7), 0, 0.0, 0.0
     path = OUT / "clip.pt"
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
-        probe.load_state_dict(state["probe"])
+        objective.load_state_dict(state["objective"])
         averaged.model.load_state_dict(state["averaged"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -238,25 +211,26 @@ def main() -> None:
     while True:
         if clock.elapsed - saved_at > 3 or clock.done >= 1:
             saved_at = clock.elapsed
-            save_state(path, model=model.state_dict(), probe=probe.state_dict(), averaged=averaged.model.state_dict(),
-                       optimizers=[s.state_dict() for s in optimizers], minutes=saved_at, step=step)  # fmt: skip
+            save_state(path, model=model.state_dict(), objective=objective.state_dict(),
+                       averaged=averaged.model.state_dict(), optimizers=[s.state_dict() for s in optimizers],
+                       minutes=saved_at, step=step)  # fmt: skip
             line = {"minutes": round(saved_at, 1), "step": step, "loss": round(running, 3)}
             print(json.dumps(line | evaluate(ClipEncoder(averaged.model, processor), fresh[::3])), flush=True)
         if clock.done >= 1:
             break
-        loss = compute_loss(model, processor, probe, pairs, kind=int(step % 4 > 0))
+        loss = objective(model, processor, pairs, kind=int(step % 4 > 0))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * clock.factor(step)
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*model.parameters(), *probe.parameters()], 1.0)
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         for optimizer in optimizers:
             optimizer.step()
         averaged.update(model, step)
         running += (float(loss.detach()) - running) * (0.02 if step else 1.0)
         step += 1
-    averaged.model.half().save_pretrained(WEIGHTS)
+    averaged.model.save(WEIGHTS)
     processor.save_pretrained(WEIGHTS)
     print(WEIGHTS, json.dumps(evaluate(ClipEncoder.load(), fresh)))
 

@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoProcessor
 from v2edit.backbones.families import BUILT_IN
 from v2edit.errors import UserError
 from v2edit.host import quiet_libraries
+from v2edit.primitives.clip import PrimitivesClip
 from v2edit.prompts import PromptPair
 from v2edit.video.stream import Frames, FrameStream, in_chunks
 
@@ -47,12 +48,13 @@ class ClipEncoder:
     ) -> ClipEncoder:
         """Load the built-in CLIP, which knows the built-in world alone, a Hugging Face id or a local folder. Raises
         `UserError` where there is no such model, or it is no CLIP."""
-        path = WEIGHTS if str(name) == BUILT_IN else name
+        if str(name) == BUILT_IN:
+            return cls(PrimitivesClip.load(WEIGHTS).to(device), AutoProcessor.from_pretrained(WEIGHTS))
         try:
             # Weights that are pickles could run code, and every CLIP worth the name has safetensors.
             with quiet_libraries():
-                model = AutoModel.from_pretrained(path, revision=revision, use_safetensors=True)
-                processor = AutoProcessor.from_pretrained(path, revision=revision)
+                model = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
+                processor = AutoProcessor.from_pretrained(name, revision=revision)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()
             raise UserError(f"no CLIP called {name}: {reason[0] if reason else type(error).__name__}") from error

@@ -56,6 +56,7 @@ class SceneClassifier(nn.Module):
     shading and shadow tell it, and the scene's queries alone had not begun to learn it."""
 
     OF_SCENE = 4  # queries
+    WIDTH = 128  # of a query
     LIGHT_FROM = "", "", "light from"  # the last of the questions
 
     @classmethod
@@ -91,19 +92,24 @@ class SceneClassifier(nn.Module):
 
     def forward(self, clips: Tensor) -> dict[tuple[str, str, str], Tensor]:
         """Map clips, float [B, T, 3, H, W] in -1..1, or stills (T = 1), to the logits [B, K] of each question."""
-        change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 8).clamp(-1, 1)
-        inputs = torch.cat([clips, change], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        cells = self.frame(inputs).flatten(2).transpose(1, 2) + self.places
-        queries = self.queries.expand(len(cells), -1, -1)
-        for reader in self.readers:
-            queries = reader(queries, cells)
-        seen = queries.unflatten(0, clips.shape[:2]).expand(-1, FRAMES, -1, -1).transpose(1, 2)  # [B, queries, T, 128]
+        seen = self.look(clips).expand(-1, FRAMES, -1, -1).transpose(1, 2)  # [B, queries, T, WIDTH]
         slots, scene = seen[:, : len(SLOTS)], seen[:, len(SLOTS) :]
         heard = self.about_scene(scene.transpose(1, 2).flatten(2))[:, None].expand_as(slots)
         slots = torch.cat([slots, heard], dim=-1).flatten(2)
         parts = self.slot(slots).flatten(1), self.scene(scene.flatten(1)), self.light(slots).mean(1)
         sizes = [len(answers) for answers in QUESTIONS.values()]
         return dict(zip(QUESTIONS, torch.cat(parts, dim=1).float().split(sizes, dim=1), strict=True))
+
+    def look(self, clips: Tensor) -> Tensor:
+        """Return what the queries read in each frame of clips, float [B, T, 3, H, W] in -1..1: [B, T, queries, WIDTH],
+        those of the slots first."""
+        change = (F.pad(clips.diff(dim=1), (0, 0, 0, 0, 0, 0, 0, 1)) * 8).clamp(-1, 1)
+        inputs = torch.cat([clips, change], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        cells = self.frame(inputs).flatten(2).transpose(1, 2) + self.places
+        queries = self.queries.expand(len(cells), -1, -1)
+        for reader in self.readers:
+            queries = reader(queries, cells)
+        return queries.unflatten(0, clips.shape[:2])
 
     @torch.no_grad()
     def read(self, frames: Frames) -> np.ndarray:
