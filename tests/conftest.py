@@ -78,11 +78,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A short edit for the studio."""
+def sample(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A short edit for the studio, by a tiny model."""
     from support.studio import make_sample
 
-    return make_sample(tmp_path_factory.mktemp("clip"))
+    return make_sample(tmp_path_factory.mktemp("clip"), tiny_model)
 
 
 @pytest.fixture(scope="session")
@@ -98,9 +98,9 @@ def sample_run(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A studio that all tests share, with its client."""
+def studio(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A studio that all tests share, with its client. Jobs that name no model take the tiny one."""
     from support.studio import serving
 
-    with serving(tmp_path_factory.mktemp("studio") / "runs") as client:
+    with serving(tmp_path_factory.mktemp("studio") / "runs", model=str(tiny_model)) as client:
         yield client

@@ -12,6 +12,7 @@ import pytest
 from support.studio import API, Client, Sample, server_process, serving
 from support.survival import contents
 
+from v2edit.backbones import BUILT_IN
 from v2edit.cli.app import parse
 
 
@@ -82,9 +83,9 @@ def test_the_command_of_a_job_is_its_command(studio, done, sample):
     assert names["steps"] == 4 and names["instruction"] == sample.instruction
 
 
-def test_a_run_is_listed_with_its_files(studio, done):
+def test_a_run_is_listed_with_its_files(studio, done, sample):
     (run,) = [one for one in studio.get("/runs?q=" + done["run"])["runs"] if one["name"] == done["run"]]
-    assert run["state"] == "done" and run["model"] == "primitives" and run["seconds"] >= 0
+    assert run["state"] == "done" and run["model"] == sample.options["model"] and run["seconds"] >= 0
     full = studio.get(f"/runs/{done['run']}")
     roles = {one["name"]: one["role"] for one in full["files"]}
     assert roles == {"compare.mp4": "compare", "contact.png": "sheet", "edited.mp4": "edited", "run.json": "manifest"}
@@ -109,7 +110,8 @@ def test_downloads_are_made_of_a_run(studio, done, tmp_path, kind, head):
 
 
 def test_prompts_and_estimates_are_told_before(studio, upload, sample):
-    body = {"input": {"upload": upload["id"]}, "instruction": sample.instruction, "options": {"steps": 4}}
+    options = {"steps": 4, "model": BUILT_IN}  # a tiny one's seconds are none
+    body = {"input": {"upload": upload["id"]}, "instruction": sample.instruction, "options": options}
     told = studio.api("POST", "/prompts", body | {"source_prompt": sample.source_prompt}).json
     assert told["source"] == sample.source_prompt and told["written_by"] == "grammar" and told["forwards"]
     kinds = {kind for one in told["comparisons"] for kind, _ in one["pieces"]}
@@ -149,13 +151,13 @@ def test_a_worker_that_is_killed_is_replaced(studio, upload, sample, whole):
 def test_a_server_that_is_killed_goes_on_with_its_next_start(sample, whole, tmp_path):
     folder = tmp_path / "runs"
     folder.mkdir()
-    with server_process(folder) as (client, process):
+    with server_process(folder, model=sample.options["model"]) as (client, process):
         upload = client.upload(sample.clip)["id"]
         jobs = [client.submit(upload, sample.instruction, **sample.options) for _ in range(2)]
         client.wait(f"/jobs/{jobs[0]}", lambda one: one["state"] in ("running", "done"))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    with server_process(folder) as (client, process):
+    with server_process(folder, model=sample.options["model"]) as (client, process):
         runs = [client.ended(id)["run"] for id in jobs]
         assert client.get("/jobs")["total"] == 2 and len(set(runs)) == 2
         assert {one["name"] for one in client.get("/runs")["runs"]} == set(runs)

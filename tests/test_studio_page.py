@@ -12,15 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 from support.browser import LOOK, PATIENCE, WIDTHS, Browser, browsing, drop, expect
-from support.studio import Client, Sample
+from support.studio import Client, Sample, serving
 
 from v2edit import video as videos
+from v2edit.backbones import BUILT_IN
 from v2edit.studio.options import ALLOWED
 
 PAGE = Path(__file__).resolve().parent.parent / "src" / "v2edit" / "studio" / "page"
 MODULES = [path for path in PAGE.glob("*.js") if 'from "./text.js"' in path.read_text()]
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="  # a picture of another shape than any clip
 FEW_STEPS = {"steps": "4", "guidance": "1"}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A studio of the built-in model, which alone says what its clips show."""
+    with serving(tmp_path_factory.mktemp("studio") / "runs") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,9 @@ def start(page: Any, studio: Client) -> Path:
 def run(studio: Client, sample: Sample) -> str:
     """The name of a run with two subtasks."""
     upload = studio.upload(sample.clip)
-    return studio.ended(studio.submit(upload["id"], sample.instruction, **sample.options | {"subtasks": 2}))["run"]
+    return studio.ended(
+        studio.submit(upload["id"], sample.instruction, **sample.options | {"model": BUILT_IN, "subtasks": 2})
+    )["run"]
 
 
 def test_an_edit_from_drop_to_download(browser, studio, sample):
@@ -117,7 +127,9 @@ def test_what_is_not_painted_stays_as_it_was(browser, studio, sample):
 
 def test_tabs_agree_and_a_reload_loses_nothing(browser, studio, sample):
     upload = studio.upload(sample.clip)
-    job = studio.submit(upload["id"], sample.instruction, **sample.options | {"steps": 200, "subtasks": 6})
+    job = studio.submit(
+        upload["id"], sample.instruction, **sample.options | {"model": BUILT_IN, "steps": 200, "subtasks": 6}
+    )
     with browser.page(f"#/jobs/{job}") as one, browser.page("#/jobs") as other:
         cards = [page.locator(f"article:has(#job-{job})") for page in (one, other)]
         for card in cards:

@@ -13,6 +13,7 @@ from support.captures import arc, photograph, write_photos
 from support.studio import Client, Sample, serving
 
 from v2edit import video as videos
+from v2edit.backbones import BUILT_IN
 from v2edit.cli.app import main
 from v2edit.scenes.formats.splats import read_splat
 
@@ -122,7 +123,9 @@ def test_photographs_become_a_scene(browser: Browser, studio: Client, tmp_path: 
 
 def test_several_seeds_are_a_group(studio: Client, sample: Sample) -> None:
     upload = studio.upload(sample.clip)
-    job = studio.ended(studio.submit(upload["id"], sample.instruction, **sample.options | {"seeds": 2}))
+    job = studio.ended(
+        studio.submit(upload["id"], sample.instruction, **sample.options | {"model": BUILT_IN, "seeds": 2})
+    )
     run = studio.wait(f"/runs/{job['run']}", lambda one: one["state"] == "done")
     assert (
         run["kind"] == "seeds" and run["media"]["sheet"] and run["seeds"] == [f"{run['name']}~seed-{k}" for k in (5, 6)]

@@ -345,7 +345,8 @@ def test_without_its_packages_the_studio_says_what_to_install(monkeypatch: pytes
 
 
 def test_jobs_are_bounded_in_rate_and_number(sample: Any, tmp_path: Path):
-    with serving(tmp_path / "runs", devices=(), jobs_per_minute=3) as client:
+    model = sample.options["model"]
+    with serving(tmp_path / "runs", devices=(), jobs_per_minute=3, model=model) as client:
         upload = client.upload(sample.clip)["id"]
         for _ in range(3):
             client.submit(upload, sample.instruction, **sample.options)

@@ -181,10 +181,10 @@ def serving(folder: Path, pool: type[ProcessPool] = PreloadedPool, **changes: An
 
 
 @contextmanager
-def server_process(folder: Path) -> Iterator[tuple[Client, Any]]:
+def server_process(folder: Path, **changes: Any) -> Iterator[tuple[Client, Any]]:
     """Serve a studio in a process of its own, which may be killed."""
     port = free_port()  # another each time: workers of a server that was killed may hold its port for a moment
-    process = SERVER.Process(target=_serve, args=(folder, port))
+    process = SERVER.Process(target=_serve, args=(folder, port, changes))
     process.start()
     client = Client(port, folder)
     try:
@@ -202,14 +202,14 @@ def server_process(folder: Path) -> Iterator[tuple[Client, Any]]:
         process.join()
 
 
-def _serve(folder: Path, port: int) -> None:
+def _serve(folder: Path, port: int, changes: dict[str, Any]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with socket.create_server(("127.0.0.1", port)) as listener:
         from v2edit.studio.app import create_app
         from v2edit.studio.core import Studio
         from v2edit.studio.server import make_server
 
-        settings = settings_for(folder, port)
+        settings = settings_for(folder, port, **changes)
         studio = Studio(settings, ForkingPool)
         studio.start()
         make_server(create_app(studio), settings).run([listener])
@@ -231,8 +231,9 @@ class Sample:
     options: dict[str, Any]
 
 
-def make_sample(folder: Path) -> Sample:
+def make_sample(folder: Path, model: Path) -> Sample:
     write_sample(7, folder, "recolour", frames=5, size=32)
     facts = json.loads((folder / "clip.json").read_text())
     options = {"steps": 4, "guidance": 1.0, "seed": 5, "save_every": 1, "source_prompt": facts["source_prompt"]}
+    options["model"] = str(model)
     return Sample(folder / "clip.mp4", facts["instruction"], facts["source_prompt"], options)
