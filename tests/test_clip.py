@@ -170,6 +170,11 @@ def test_the_built_in_one_is_what_was_saved_and_never_changes_the_classifier(tmp
     assert not any(parameter.requires_grad for parameter in clip.classifier.parameters())
 
 
+def test_loading_the_built_in_one_prints_nothing(capfd):
+    ClipEncoder.load()
+    assert capfd.readouterr() == ("", "")
+
+
 @torch.no_grad()
 def test_the_built_in_one_sees_what_the_classifier_answers_by():
     scene = sample_scene(Random(3))

@@ -17,7 +17,7 @@ from recipes.primitives.clip_probe import FIELDS as SAID
 from recipes.primitives.clip_probe import PhraseProbe, last_tokens
 from recipes.primitives.denoising import FreshClips
 from recipes.primitives.diffusion import PhraseAttention, new_scheduler, sample_timesteps
-from recipes.primitives.generation import MISSING, entropy, facts_of
+from recipes.primitives.generation import MISSING, as_table, entropy, facts_of
 from recipes.primitives.text import (
     FIELDS,
     new_tokenizer,
@@ -245,3 +245,14 @@ def test_wrong_captions_for_the_clip_differ_in_one_attribute_that_is_named(seed)
     _, scenes = alternatives(scene, named, rng)
     texts = [caption(one, named, wording) for one in scenes]
     assert texts[0] == text and len(set(texts)) == len(texts) > 1
+
+
+def test_what_is_obeyed_is_also_told_of_what_the_renders_show():
+    def facts(*seen: str) -> list[tuple[str, bool, str, str]]:
+        return [("shape", named, "cube", value) for named, value in zip((True,) * 4 + (False,), seen, strict=True)]
+
+    shown = facts("cube", "cube", "ball", "ball", "ball")
+    row = as_table(shown, facts("cube", "ball", "cube", "cube", "cube")).splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[1:6]] == ["shape", "4", "50 %", "75 %", "33 %"]
+    nothing = as_table(shown, facts("ball", "ball", "ball", "ball", "ball")).splitlines()[-1]
+    assert [cell.strip() for cell in nothing.split("|")[1:6]] == ["shape", "4", "50 %", "0 %", ""]

@@ -61,7 +61,7 @@ TEXT_LENGTH = 96  # tokens
 OF_OBJECT = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "material": MATERIALS[1:]}
 OF_SCENE = {"floor": tuple(FLOORS), "sky": tuple(SKIES), "light": tuple(LIGHTS), "style": STYLES[1:]}
 SHAPE_WEIGHT = 4  # times as often: shapes are learnt last
-PROBE_WEIGHT = 2.0  # of what is told token by token, in the loss
+PROBE_WEIGHT = 2.0  # of what is told phrase by phrase, in the loss
 
 
 def new_clip() -> tuple[PrimitivesClip, CLIPProcessor]:

@@ -10,32 +10,25 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes.primitives.text import FIELDS as SAID
-from recipes.primitives.text import Phrase, phrase_labels
+from recipes.primitives.text import FieldHeads, Phrase, phrase_labels
 from v2edit.primitives.questions import OF_CLIPS
 
 FIELDS = {field: values for field, values in SAID.items() if field not in OF_CLIPS}  # a frame shows no motion
 
 
-class PhraseProbe(nn.Module):
-    """Reads fields off tokens: logits are cosines at a fixed scale, so that large weights cannot make up for small
-    differences."""
-
-    SCALE = 16.0
+class PhraseProbe(FieldHeads):
+    """Training objective of the last words of phrases: each predicts every field that its phrase says."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = nn.ParameterDict({field: nn.Parameter(torch.randn(len(v), width)) for field, v in FIELDS.items()})
+        super().__init__({field: len(values) for field, values in FIELDS.items()}, width)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of tokens [N, D] by labels int64 [N, F]."""
-        tokens, losses = F.normalize(tokens, dim=-1), []
-        for k, field in enumerate(FIELDS):
-            logits = self.SCALE * tokens @ F.normalize(self.heads[field], dim=-1).T
-            losses.append(F.cross_entropy(logits, labels[:, k]))
-        return torch.stack(losses).mean()
+        told = self.logits(tokens)
+        return torch.stack([F.cross_entropy(told[field], labels[:, k]) for k, field in enumerate(FIELDS)]).mean()
 
 
 def last_tokens(phrases: list[Phrase], offsets: list[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:

@@ -169,29 +169,38 @@ def token_owners(phrases: list[Phrase], offsets: list[tuple[int, int]]) -> list[
     return [max((p.owner for p in phrases if p.holds(token)), default=-1) for token in offsets]
 
 
-class TextObjective(nn.Module):
-    """Training objective in place of pretraining the text encoder: each token's embedding predicts its word and every
-    field of the part of the caption that it belongs to, "unnamed" among the answers.
-
-    Logits are cosines at a fixed scale, so that large weights cannot make up for small differences.
-    """
+class FieldHeads(nn.Module):
+    """Reads fields off embeddings: a direction for each answer. Logits are cosines at a fixed scale, so that large
+    weights cannot make up for small differences."""
 
     SCALE = 16.0
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, answers: dict[str, int], width: int) -> None:
         super().__init__()
-        sizes = {"word": vocabulary, **{field: len(values) for field, values in FIELDS.items()}}
-        self.heads = nn.ParameterDict({k: nn.Parameter(torch.randn(n, WIDTH)) for k, n in sizes.items()})
+        self.heads = nn.ParameterDict({k: nn.Parameter(torch.randn(n, width)) for k, n in answers.items()})
+
+    def logits(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Return the logits [..., answers] of each field, of embeddings [..., D]."""
+        unit = self.SCALE * F.normalize(embeddings, dim=-1)
+        return {field: unit @ F.normalize(head, dim=-1).T for field, head in self.heads.items()}
+
+
+class TextObjective(FieldHeads):
+    """Training objective in place of pretraining the text encoder: each token's embedding predicts its word and every
+    field of the part of the caption that it belongs to, "unnamed" among the answers."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__({"word": vocabulary, **{field: len(values) for field, values in FIELDS.items()}}, WIDTH)
 
     def forward(self, text: Tensor, ids: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of text [B, L, D], ids [B, L] and labels int64 [B, L, fields], and the share of right
         answers by field."""
-        text = F.normalize(text, dim=-1)
+        told = self.logits(text)
         right = {"word": ids} | {f: labels[..., k] for k, f in enumerate(FIELDS)}
         weight = torch.where(ids == 0, PADDING_WEIGHT, 1.0).flatten()
         losses, accuracy = {}, {}
         for field, answer in right.items():
-            logits = (self.SCALE * text @ F.normalize(self.heads[field], dim=-1).T).flatten(0, 1)
+            logits = told[field].flatten(0, 1)
             costs = F.cross_entropy(logits, answer.flatten(), reduction="none")
             losses[field] = (costs * weight).sum() / weight.sum()
             accuracy[field] = float((logits.argmax(-1) == answer.flatten())[ids.flatten() != 0].float().mean())

@@ -58,7 +58,7 @@ class InlinePool:
 
 def run_command(*words: object, cwd: Path) -> CompletedProcess[str]:
     """Run a `v2edit` command line in a process of its own; return its exit code and what it printed."""
-    return run_python(f"from v2edit.cli.app import main; sys.exit(main({list(map(str, words))!r}))", cwd)
+    return run_python(_code_of(words), cwd)
 
 
 def run_python(code: str, cwd: Path) -> CompletedProcess[str]:
@@ -78,8 +78,7 @@ class RunningCommand:
 
     def __init__(self, *words: object) -> None:
         pipes = [SERVER.Pipe(duplex=False) for _ in range(2)]
-        code = f"from v2edit.cli.app import main; sys.exit(main({list(map(str, words))!r}))"
-        self._process = SERVER.Process(target=_run_at_pipes, args=(code, *(writer for _, writer in pipes)))
+        self._process = SERVER.Process(target=_run_at_pipes, args=(_code_of(words), *(writer for _, writer in pipes)))
         self._process.start()
         for _, writer in pipes:
             writer.close()
@@ -102,6 +101,10 @@ class RunningCommand:
         """End it if it still runs."""
         self._process.kill()
         self._process.join()
+
+
+def _code_of(words: Sequence[object]) -> str:
+    return f"from v2edit.cli.app import main; sys.exit(main({list(map(str, words))!r}))"
 
 
 def _run_at_pipes(code: str, out: Connection, err: Connection) -> None:

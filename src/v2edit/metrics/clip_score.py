@@ -48,11 +48,11 @@ class ClipEncoder:
     ) -> ClipEncoder:
         """Load the built-in CLIP, which knows the built-in world alone, a Hugging Face id or a local folder. Raises
         `UserError` where there is no such model, or it is no CLIP."""
-        if str(name) == BUILT_IN:
-            return cls(PrimitivesClip.load(WEIGHTS).to(device), AutoProcessor.from_pretrained(WEIGHTS))
         try:
-            # Weights that are pickles could run code, and every CLIP worth the name has safetensors.
             with quiet_libraries():
+                if str(name) == BUILT_IN:
+                    return cls(PrimitivesClip.load(WEIGHTS).to(device), AutoProcessor.from_pretrained(WEIGHTS))
+                # Weights that are pickles could run code, and every CLIP worth the name has safetensors.
                 model = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
                 processor = AutoProcessor.from_pretrained(name, revision=revision)
         except (OSError, ValueError, KeyError) as error:

@@ -73,16 +73,16 @@ class SceneClassifier(nn.Module):
         for before, after in pairwise(sizes):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
             layers += [nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.frame = nn.Sequential(*layers, nn.Conv2d(sizes[-1], 128, 1))
-        self.places = nn.Parameter(0.5 * torch.randn(HEIGHT // 8 * (WIDTH // 8), 128))
-        self.queries = nn.Parameter(0.5 * torch.randn(len(SLOTS) + self.OF_SCENE, 128))
-        self.readers = nn.ModuleList(Reader(128) for _ in range(depth))
-        self.about_scene = nn.Linear(128 * self.OF_SCENE, 128)
+        self.frame = nn.Sequential(*layers, nn.Conv2d(sizes[-1], self.WIDTH, 1))
+        self.places = nn.Parameter(0.5 * torch.randn(HEIGHT // 8 * (WIDTH // 8), self.WIDTH))
+        self.queries = nn.Parameter(0.5 * torch.randn(len(SLOTS) + self.OF_SCENE, self.WIDTH))
+        self.readers = nn.ModuleList(Reader(self.WIDTH) for _ in range(depth))
+        self.about_scene = nn.Linear(self.WIDTH * self.OF_SCENE, self.WIDTH)
         of_slot = sum(len(answers) for answers, _ in OF_OBJECT.values())
         of_light = len(QUESTIONS[self.LIGHT_FROM])
         of_scene = sum(len(answers) for answers, _ in OF_SCENE.values()) - of_light
-        self.slot, self.light = (self._answering(FRAMES * 256, outputs) for outputs in (of_slot, of_light))
-        self.scene = self._answering(FRAMES * 128 * self.OF_SCENE, of_scene)
+        self.slot, self.light = (self._answering(FRAMES * 2 * self.WIDTH, outputs) for outputs in (of_slot, of_light))
+        self.scene = self._answering(FRAMES * self.WIDTH * self.OF_SCENE, of_scene)
 
     @staticmethod
     def _answering(inputs: int, outputs: int) -> nn.Module:

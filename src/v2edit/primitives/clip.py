@@ -59,7 +59,7 @@ class PrimitivesClip(nn.Module):
         """Load what `save` wrote."""
         clip = cls(CLIPTextModelWithProjection.from_pretrained(folder, dtype=torch.float32))
         clip.image.load_state_dict(load_file(folder / IMAGE_FILE))
-        return clip.float()
+        return clip
 
     def save(self, folder: Path) -> None:
         """Write the text tower as transformers does and the image's head beside it, in half precision."""
